@@ -1,0 +1,83 @@
+"""Every choice behind the embedded default, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parents[2] / "src" / "steerlens"
+MODEL_NAME = "steerlens-embedded"
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    vocabulary: int = 8192
+    """Mostly whole words: success of steering is then easier to read off single tokens."""
+    min_frequency: int = 4
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    d_model: int = 192
+    n_layers: int = 8
+    n_heads: int = 6
+    d_mlp: int = 512
+    tied: bool = False
+    context: int = 128
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    tokens: int = 16_000_000
+    """Budget. `python lm.py --stop-at HH:MM` starts the decay early enough to end then."""
+    batch: int = 32
+    optimizer: str = "muon"
+    muon_lr: float = 0.02
+    adam_lr: float = 3e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    decay_share: float = 0.3
+    """Warmup, constant, then linear to zero over this share of the budget."""
+    bf16: bool = True
+    compile: bool = True
+    seed: int = 0
+    validation_rows: int = 512
+    checkpoint_minutes: float = 5.0
+
+
+@dataclass(frozen=True)
+class SAESettings:
+    release: str
+    architecture: str
+    d_sae: int
+    options: dict[str, Any] = field(default_factory=dict)
+    tokens: int = 3_000_000
+    batch: int = 2048
+    lr: float = 1e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    scratch: Path = Path("/tmp/steerlens-embedded")
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    saes: tuple[SAESettings, ...] = (
+        SAESettings("sae-topk", "topk", 2048, {"k": 24}),
+        SAESettings("sae-batchtopk", "batchtopk", 1024, {"k": 32}),
+    )
+    threads: int = 2
+
+    @property
+    def corpus_file(self) -> Path:
+        return self.scratch / "corpus.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.scratch / "checkpoint"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values without the machine's paths, for the card."""
+        return {key: value for key, value in asdict(self).items() if key != "scratch"}

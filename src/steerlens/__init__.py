@@ -1,0 +1,27 @@
+"""Which SAE features steer a language model, toward what, how strongly, and is it worth it?
+
+import steerlens
+subject = steerlens.load_subject("embedded", "embedded-topk", layer=4)
+frame = steerlens.score_features(subject, "output", features=range(100))
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from steerlens.errors import SteerlensError
+
+if TYPE_CHECKING:
+    from steerlens.api import load_subject, score_features
+
+__version__ = version("steerlens")
+__all__ = ["SteerlensError", "__version__", "load_subject", "score_features"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that the command line can answer without importing torch.
+    if name in ("load_subject", "score_features"):
+        return getattr(import_module("steerlens.api"), name)
+    raise AttributeError(f"module 'steerlens' has no attribute {name!r}")

@@ -1,0 +1,88 @@
+"""The Python interface: load a subject, score features, get a DataFrame. Needs no Hydra run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steerlens.errors import SteerlensError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from steerlens.subject import Subject
+
+
+def load_subject(
+    model: str = "embedded",
+    sae: str = "embedded-topk",
+    layer: int | str = "all",
+    **settings: Any,
+) -> Subject:
+    """A model and the SAE of one of its layers.
+
+    Args:
+        model: an entry of `steerlens list models`.
+        sae: an entry of `steerlens list saes`.
+        layer: the layer; `"all"` where the SAE is a single one.
+        **settings: any other key of the configuration, e.g. `device="cpu"` or
+            `**{"model.path": "DIR"}`.
+
+    Raises:
+        SteerlensError: in one sentence, if anything doesn't exist or doesn't fit together.
+    """
+    from steerlens.config.compose import compose
+    from steerlens.subject import load_subjects
+
+    overrides = [_override(key, value) for key, value in {"layer": layer, **settings}.items()]
+    subjects = load_subjects(compose([f"model={model}", f"sae={sae}", *overrides]))
+    subject = next(subjects)
+    if not isinstance(layer, int) and next(subjects, None) is not None:
+        raise SteerlensError(f"{sae} has SAEs of several layers; choose one: layer=0, say.")
+    return subject
+
+
+def score_features(
+    subject: Subject,
+    method: str = "output",
+    features: Iterable[int] | None = None,
+    logit_lens_k: int = 20,
+    memory_budget: int = 2 * 1024**3,
+    seed: int = 0,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Scores features of `subject`: one row each, with the columns of `features.parquet`.
+
+    Args:
+        subject: from `load_subject`.
+        method: an entry of `steerlens list scores`.
+        features: feature ids; None = all.
+        logit_lens_k: number of logit-lens tokens in the table.
+        memory_budget: bytes that scoring may use beyond the weights.
+        seed: for methods that draw.
+        **settings: the method's own settings, e.g. `factor=10`.
+    """
+    from steerlens.config.parse import parse_ids
+    from steerlens.errors import unknown
+    from steerlens.results import features_frame
+    from steerlens.scores import ScoreRun, load_method
+    from steerlens.scoring import score_layer
+
+    config_class = load_method(method).Config
+    try:
+        config = config_class(**settings)
+    except TypeError:
+        valid = config_class.__dataclass_fields__
+        wrong = next(key for key in settings if key not in valid)
+        raise unknown(f"setting of score {method}", wrong, valid) from None
+    ids = range(subject.d_sae) if features is None else parse_ids(list(features), subject.d_sae)
+    run = ScoreRun(memory_budget=memory_budget, seed=seed)
+    return features_frame(score_layer(subject, ids, {method: config}, logit_lens_k, run))
+
+
+def _override(key: str, value: Any) -> str:
+    """`key=value` in Hydra's grammar, whose quoted strings and lists are JSON's."""
+    text = str(value) if isinstance(value, Path) else value
+    return f"{key}={json.dumps(text, ensure_ascii=False)}"

@@ -1,0 +1,237 @@
+"""The one command: verbs, help and refused input first, then Hydra."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from steerlens.errors import SteerlensError, nearest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+USAGE_LIST = "steerlens list models|saes|releases|scores [filter]"
+USAGE_REPORT = "steerlens report DIR"
+VERBS = ("list", "report")
+INFO = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `steerlens` with the arguments `argv` (default: the shell's) and exit."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = any(word.lower() in ("debug=true", "debug=1") for word in words)
+    try:
+        sys.exit(_dispatch(words))
+    except KeyboardInterrupt:
+        print("steerlens: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `steerlens list releases | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        _tell(error, debug)
+        sys.exit(1)
+
+
+def _dispatch(words: list[str]) -> int:
+    """Do what `words` ask for, and return the exit code."""
+    if any(word in ("--help", "-h") for word in words):
+        from steerlens.catalog import help_text
+
+        print(help_text())
+    elif "--version" in words:
+        print(f"steerlens {importlib.metadata.version('steerlens')}")
+    elif words and "=" not in words[0] and words[0][:1] not in "-+~":
+        _verb(words[0], words[1:])
+    else:
+        return _hydra(words)
+    return 0
+
+
+def _verb(verb: str, arguments: list[str]) -> None:
+    if verb == "list":
+        from steerlens.catalog import listing
+
+        if not 1 <= len(arguments) <= 2:
+            raise SteerlensError(f"usage: {USAGE_LIST}")
+        print(listing(*arguments))
+    elif verb == "report":
+        from steerlens.report import report
+
+        if len(arguments) != 1:
+            raise SteerlensError(f"usage: {USAGE_REPORT}")
+        report(Path(arguments[0]))
+    else:
+        raise _unknown_verb(verb)
+
+
+def _unknown_verb(verb: str) -> SteerlensError:
+    from steerlens.catalog import options
+
+    groups = [group for group, names in options().items() if verb in names]
+    near = nearest(verb, VERBS, n=1)
+    if groups:
+        hint = f"did you mean {groups[0]}={verb}?"
+    elif verb in options():
+        hint = f"did you mean {verb}=OPTION? `steerlens --help` lists the options."
+    elif near:
+        hint = f"did you mean 'steerlens {near[0]}'?"
+    else:
+        hint = f"verbs are {' and '.join(VERBS)}; everything else is key=value, such as layer=3."
+    return SteerlensError(f"unknown verb {verb!r}; {hint}")
+
+
+def _hydra(words: list[str]) -> int:
+    """Check the overrides, then hand over to Hydra; 1 if a job failed."""
+    args = _flags().parse_intermixed_args(words)
+    overrides: list[str] = args.overrides
+    if args.config_dir:
+        if any(override.startswith("hydra.searchpath=") for override in overrides):
+            raise SteerlensError("give either --config-dir or hydra.searchpath, not both.")
+        # As an override, so that the check and every job of a multirun see the folder too.
+        overrides.insert(0, f'hydra.searchpath=["file://{Path(args.config_dir).absolute()}"]')
+    if not (args.shell_completion or args.hydra_help or args.experimental_rerun):
+        try:
+            _check(overrides, args.multirun, show_only=bool(args.cfg or args.info))
+        except SteerlensError as error:
+            folder = _output_dir(overrides)
+            if folder:
+                _record_failure(folder, error)
+            raise
+    return _run_hydra(args)
+
+
+def _flags() -> argparse.ArgumentParser:
+    """Those of Hydra's flags that make sense here, so that a wrong one is told in a sentence."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("--package", "-p")
+    parser.add_argument("--info", "-i", nargs="?", const="all", choices=INFO)
+    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--hydra-help", action="store_true")
+    parser.add_argument("--shell-completion", "-sc", action="store_true")
+    parser.add_argument("--experimental-rerun")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SteerlensError(f"{message}; see `steerlens --help`.")
+
+
+def _check(overrides: list[str], multirun: bool, show_only: bool) -> None:
+    """Refuse what can be refused without a model, and a folder that can't be written."""
+    from steerlens.config.check import check
+    from steerlens.config.compose import compose_jobs, to_config
+    from steerlens.files import make_folder
+
+    trees = compose_jobs(overrides, multirun)
+    if show_only:
+        return
+    configs = [to_config(tree) for tree in trees]
+    for config in configs:
+        check(config)
+    # The default folder carries the time at which Hydra composes, which is still to come.
+    make_folder(_output_dir(overrides) or Path(configs[0].paths.output_dir).parent)
+
+
+def _output_dir(overrides: list[str]) -> Path | None:
+    """The run's folder if the command line names it."""
+    from steerlens.config.overrides import parse
+
+    for override in reversed(overrides):
+        if override.lstrip("+").startswith("paths.output_dir="):
+            with suppress(SteerlensError):
+                value = parse([override])[0].value()
+                return Path(str(value)) if value and "${" not in str(value) else None
+    return None
+
+
+def _record_failure(folder: Path, error: SteerlensError) -> None:
+    """Say in `status.json` that nothing was run, unless the folder holds a finished run."""
+    from steerlens.files import make_folder, read_json, write_json
+    from steerlens.status import STATUS_FILE, reason
+
+    with suppress(SteerlensError):  # the folder itself may be what was refused
+        path = make_folder(folder) / STATUS_FILE
+        old = read_json(path)
+        if not (isinstance(old, dict) and old.get("state") == "done"):
+            write_json(path, {"state": "failed", "reason": reason(error)})
+
+
+def _run_hydra(args: argparse.Namespace) -> int:
+    import hydra
+
+    from steerlens.config.compose import HYDRA_VERSION, conf_dir, register
+
+    failed: list[Exception] = []
+    here = os.getpid()
+
+    def task(tree: DictConfig) -> None:
+        try:
+            _job(tree)
+        except Exception as error:
+            _tell(error, bool(tree.get("debug")))
+            if os.getpid() != here:
+                raise  # a launcher's own process: `failed` there is a copy
+            failed.append(error)  # not raised, so that Hydra prints nothing and goes on
+
+    register()
+    # Hydra's own failures come to `main` as exceptions, instead of being printed with a traceback.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    arguments, sys.argv = sys.argv, [sys.argv[0], *_words(args)]
+    try:
+        run = hydra.main(str(conf_dir()), config_name="config", version_base=HYDRA_VERSION)
+        run(task)()
+    finally:
+        sys.argv = arguments
+    return 1 if failed else 0
+
+
+def _words(args: argparse.Namespace) -> list[str]:
+    """The arguments with the flags first: Hydra's parser wants the overrides in one piece."""
+    words = []
+    for name, value in vars(args).items():
+        if value and name not in ("overrides", "config_dir"):
+            words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [value])
+    return [*words, *args.overrides]
+
+
+def _job(tree: DictConfig) -> None:
+    """One run, inside Hydra."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from steerlens.config.check import check
+    from steerlens.config.compose import to_config
+
+    config = to_config(tree)
+    config.paths.output_dir = HydraConfig.get().runtime.output_dir
+    try:
+        check(config)
+    except SteerlensError as error:
+        _record_failure(Path(config.paths.output_dir), error)
+        raise
+    from steerlens.run import run
+
+    run(config)
+
+
+def _tell(error: Exception, debug: bool) -> None:
+    """One sentence on stderr, or with `debug` the traceback."""
+    if debug:
+        traceback.print_exception(error)
+        return
+    text = " ".join(str(error).split())
+    if not isinstance(error, SteerlensError):
+        text = f"{type(error).__name__}: {text}; run again with debug=true for the traceback."
+    print(f"steerlens: {text}", file=sys.stderr)

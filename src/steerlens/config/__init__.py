@@ -1,0 +1,1 @@
+"""Configuration: dataclass schemas, and every check that needs no model. Imports no torch."""

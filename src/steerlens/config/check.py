@@ -1,0 +1,200 @@
+"""Every check of a configuration that needs no model."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+from steerlens.catalog import entries, known_models, read_release, releases
+from steerlens.config.folders import (
+    check_model_folder,
+    count_layers,
+    model_fact,
+    sae_facts,
+    sae_folders,
+)
+from steerlens.config.parse import (
+    layer_numbers,
+    parse_feature_file,
+    parse_ids,
+    parse_layers,
+    parse_memory,
+    parse_scores,
+)
+from steerlens.config.schema import FeaturesConfig, ModelConfig, RunConfig, SaeConfig
+from steerlens.errors import SteerlensError, unknown
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+TRACKING = ("offline", "online", "disabled")
+
+
+def check(config: RunConfig) -> None:
+    """Refuse, in one sentence, what can't work; reads local folders, but loads nothing."""
+    _check_scalars(config)
+    _check_scores(config)
+    _check_features(config.features)
+    layer_numbers(config.layer)
+    folder = local_folder(config.model)
+    if folder:
+        check_model_folder(folder)
+    _check_sae_source(config)
+    n_layers = count_layers(config.model)
+    if n_layers is not None:
+        layers = parse_layers(config.layer, n_layers, config.model.late_from)
+        _check_sae_layers(config, layers)
+    if config.features.ids is not None:
+        parse_ids(config.features.ids, config.sae.d_sae)
+
+
+def local_folder(model: ModelConfig) -> Path | None:
+    """The model's folder, or None for a name on the Hugging Face hub."""
+    path = Path(model.path)
+    is_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model.path) and model.name != "local"
+    return None if is_name and not path.is_dir() else path
+
+
+def _check_scalars(config: RunConfig) -> None:
+    if not re.fullmatch(r"\w[\w .-]*", config.name):
+        raise SteerlensError(f"name={config.name} is no folder name; use letters, digits, - and _.")
+    if not 0 <= config.seed < 2**32:
+        raise SteerlensError(f"seed={config.seed} is out of range; seeds are 0 to 4294967295.")
+    if config.logit_lens_k < 1:
+        raise SteerlensError(f"logit_lens_k={config.logit_lens_k} must be at least 1.")
+    if config.dtype not in DTYPES:
+        raise unknown("dtype", config.dtype, DTYPES)
+    if re.sub(r":\d+$", "", config.device) not in DEVICES:
+        raise unknown("device", config.device, DEVICES)
+    if isinstance(config.device_map, str) and config.device_map not in DEVICE_MAPS:
+        raise unknown("device_map", config.device_map, DEVICE_MAPS)
+    if not (config.device_map is None or isinstance(config.device_map, str | dict)):
+        raise SteerlensError("device_map must be auto, or {module: device}.")
+    if config.tracking.mode not in TRACKING:
+        raise unknown("tracking.mode", config.tracking.mode, TRACKING)
+    parse_memory(config.memory_budget)
+
+
+def _check_scores(config: RunConfig) -> None:
+    """The settings that mean the same in every method."""
+    for name, score in parse_scores(config.score).items():
+        prompt = getattr(score, "prompt", None)
+        if isinstance(prompt, str) and not prompt.strip():
+            raise SteerlensError(f"the prompt of score {name} is empty; give it at least one word.")
+        factor = getattr(score, "factor", None)
+        if isinstance(factor, float) and not math.isfinite(factor):
+            raise SteerlensError(f"the factor of score {name} is {factor}; it must be finite.")
+        top_k = getattr(score, "top_k", None)
+        if isinstance(top_k, int) and top_k < 1:
+            raise SteerlensError(f"the top_k of score {name} is {top_k}; it must be at least 1.")
+
+
+def _check_features(features: FeaturesConfig) -> None:
+    given = [name for name in ("ids", "n", "file") if getattr(features, name) is not None]
+    if len(given) > 1:
+        both = " and ".join(f"features.{name}" for name in given)
+        raise SteerlensError(f"{both} are both given; choose one of them.")
+    if features.n is not None and features.n < 1:
+        raise SteerlensError(f"features.n={features.n} must be at least 1.")
+    if features.ids is not None:
+        parse_ids(features.ids)
+    if features.file is not None:
+        parse_feature_file(features.file)
+
+
+def _check_sae_source(config: RunConfig) -> None:
+    sae = config.sae
+    if sae.path and sae.release:
+        raise SteerlensError(
+            f"sae={sae.name} has a path and a release; for a folder choose sae=local sae.path=DIR."
+        )
+    if not sae.path and not (sae.release and sae.sae_id):
+        raise SteerlensError(
+            "no SAE is chosen: give sae=local sae.path=DIR, or sae=release sae.release=... "
+            "sae.sae_id=... ."
+        )
+    if sae.model:
+        refuse_other_model(f"sae={sae.name}", sae.model, config.model)
+    if sae.path:
+        d_model = model_fact(config.model, "d_model", "hidden_size", "n_embd", "d_model")
+        for folder in sae_folders(Path(sae.path)):
+            _, d_in, model_name = sae_facts(folder)
+            if model_name and not sae.model:
+                refuse_other_model(f"the SAE {folder}", model_name, config.model)
+            if d_in and d_model and d_in != d_model:
+                raise SteerlensError(
+                    f"the SAE {folder} reads vectors of size {d_in} (d_in), but the residual "
+                    f"stream of {config.model.name} has {d_model} (d_model)."
+                )
+    elif sae.release in releases():
+        _check_release(sae, config)
+    elif "/" not in str(sae.release):  # with a slash it is a repository on the hub
+        raise unknown("SAELens release", str(sae.release), releases())
+
+
+def _check_release(sae: SaeConfig, config: RunConfig) -> None:
+    assert sae.release and sae.sae_id
+    release = read_release(sae.release)
+    if not sae.model:
+        refuse_other_model(f"SAELens release {sae.release}", release["model"], config.model)
+    ids = [one["id"] for one in release["saes"]]
+    if "{layer}" not in sae.sae_id and sae.sae_id not in ids:
+        raise unknown(f"id in SAELens release {sae.release}", sae.sae_id, ids)
+
+
+def _check_sae_layers(config: RunConfig, layers: list[int]) -> None:
+    """Refuse layers that the SAEs don't have: every one that is named, or all of `all`, `late`."""
+    available = _sae_layers(config, layers)
+    if available is None:
+        return
+    absent = [layer for layer in layers if layer not in available]
+    if absent and (layer_numbers(config.layer) is not None or len(absent) == len(layers)):
+        raise SteerlensError(
+            f"sae={config.sae.name} has no SAE at layer {absent[0]}; it has layers "
+            f"{', '.join(map(str, sorted(available))) or 'of other models only'}."
+        )
+
+
+def _sae_layers(config: RunConfig, layers: list[int]) -> set[int] | None:
+    """The layers for which there are SAEs; None if only the weights tell."""
+    sae = config.sae
+    if sae.path:
+        known = [sae_facts(folder)[0] for folder in sae_folders(Path(sae.path))]
+        return None if None in known else {layer for layer in known if layer is not None}
+    if not sae.sae_id or "{layer}" not in sae.sae_id:
+        return None
+    available = set(layers if sae.layers is None else sae.layers)
+    if sae.release in releases():
+        ids = {one["id"] for one in read_release(sae.release)["saes"]}
+        every = range(max(available | set(layers), default=0) + 200)
+        listed = {layer for layer in every if sae.sae_id.replace("{layer}", str(layer)) in ids}
+        if not listed:
+            raise unknown(f"id in SAELens release {sae.release}", sae.sae_id, ids)
+        available = listed if sae.layers is None else available & listed
+    return available
+
+
+def refuse_other_model(what: str, told: str, model: ModelConfig) -> None:
+    """Refuse `what`, which belongs to the model `told`, on another `model`.
+
+    A local folder may have any name: there, only the name of another known model counts.
+    """
+    ours = {model.name, model.path, *model.aliases}
+    if _short(told) in {_short(name) for name in ours}:
+        return
+    is_known = _short(told) in {_short(name) for name in known_models()}
+    if model.name in ("local", "hub") and not is_known:
+        return
+    saes = [name for name, entry in entries("sae").items() if entry.get("model") == model.name]
+    hint = (
+        f"choose sae={' or sae='.join(saes)}."
+        if saes
+        else f"if that is the same model, say so with 'model.aliases=[\"{told}\"]'."
+    )
+    raise SteerlensError(f"{what} belongs to the model {told}, not to {model.name}; {hint}")
+
+
+def _short(name: str) -> str:
+    """The name without case and organisation."""
+    return name.rstrip("/").rsplit("/", 1)[-1].lower()

@@ -1,0 +1,124 @@
+"""From overrides to a plain `RunConfig`; whatever is wrong with them is told in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from steerlens.config import explain
+from steerlens.config.overrides import jobs, parse
+from steerlens.config.schema import RunConfig
+from steerlens.errors import SteerlensError
+from steerlens.scores import load_method, methods
+
+PACKAGE = Path(__file__).resolve().parents[1]
+HYDRA_VERSION = "1.3"
+
+
+def conf_dir() -> Path:
+    """The folder of YAML files: inside an installed package, else at the top of the repository."""
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parents[1] / "conf"
+
+
+def register() -> dict[str, str]:
+    """Tell Hydra the schemas and resolvers; can be called again.
+
+    Returns why a scoring method couldn't be imported, by the method's name: that matters only to
+    those who ask for it.
+    """
+    OmegaConf.register_new_resolver(
+        "steerlens.embedded", lambda name: str(PACKAGE / "embedded" / name), replace=True
+    )
+    store = ConfigStore.instance()
+    store.store(name="base_config", node=RunConfig)
+    broken = {}
+    for name in methods():
+        try:
+            store.store(group="score", name=f"{name}_schema", node=load_method(name).Config)
+        except Exception as error:  # somebody else's module: anything can happen
+            broken[name] = f"{type(error).__name__}: {error}"
+    return broken
+
+
+def compose(overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration for `overrides`, as on the command line, without a Hydra run."""
+    return to_config(compose_tree(overrides))
+
+
+def compose_tree(overrides: Sequence[str] = ()) -> DictConfig:
+    """What Hydra composes from `overrides`, its own `hydra` node included."""
+    broken = register()
+    parsed = parse(overrides)
+    _check_searchpath(parsed)
+    with _hydra():
+        try:
+            tree = hydra_compose("config", list(overrides), return_hydra_config=True)
+        except Exception as error:
+            raise explain.failure(error, parsed, broken) from error
+    explain.refuse_extra_keys(tree)
+    return tree
+
+
+def compose_jobs(overrides: Sequence[str], multirun: bool = False) -> list[DictConfig]:
+    """The tree of a run; for a multirun, one tree for every value that is swept over."""
+    trees = _compose_sweep(overrides) if multirun else [compose_tree(overrides)]
+    # A file can ask for a sweep as well, by `hydra.mode` and `hydra.sweeper.params`.
+    hydra = trees[0].hydra
+    params = OmegaConf.select(hydra, "sweeper.params")
+    if params and (multirun or hydra.mode is RunMode.MULTIRUN):
+        return _compose_sweep([*(f"{key}={value}" for key, value in params.items()), *overrides])
+    return trees
+
+
+def _compose_sweep(overrides: Sequence[str]) -> list[DictConfig]:
+    register()
+    with _hydra():
+        loader = GlobalHydra.instance().config_loader()
+        checked = jobs(parse(overrides, multirun=True, loader=loader))
+    return [compose_tree(job) for job in checked]
+
+
+def to_config(tree: DictConfig) -> RunConfig:
+    """`tree` as plain dataclasses; refuses values that are missing or can't be resolved."""
+    register()  # the resolvers, in a launcher's process
+    tree = tree.copy()
+    with open_dict(tree):
+        tree.pop("hydra", None)
+    try:
+        missing = sorted(OmegaConf.missing_keys(tree))
+        if missing:
+            raise explain.missing(missing[0], tree)
+        config = OmegaConf.to_object(tree)
+    except OmegaConfBaseException as error:
+        raise explain.unresolved(error) from error
+    assert isinstance(config, RunConfig)
+    return config
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    with initialize_config_dir(str(conf_dir()), job_name="steerlens", version_base=HYDRA_VERSION):
+        yield
+
+
+def _check_searchpath(parsed: Sequence[Override]) -> None:
+    """Hydra only warns of a folder that isn't there, and then finds nothing."""
+    for override in parsed:
+        value = override.value()
+        if override.key_or_group != "hydra.searchpath" or not isinstance(value, list):
+            continue
+        for entry in value:
+            folder = str(entry).removeprefix("file://")
+            if not str(entry).startswith("pkg://") and not Path(folder).is_dir():
+                raise SteerlensError(f"hydra.searchpath: there is no folder {folder!r}.")

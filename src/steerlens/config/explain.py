@@ -1,0 +1,183 @@
+"""Every way in which composing can fail, in one sentence that names the nearest valid words."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from hydra.core.override_parser.types import Override
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from steerlens.config.overrides import quoted
+from steerlens.config.schema import RunConfig
+from steerlens.errors import SteerlensError, nearest, unknown
+from steerlens.scores import methods, output
+
+GROUPS = ("model", "sae", "features", "score", "tracking", "paths", "experiment")
+
+
+def failure(
+    error: Exception, parsed: Sequence[Override], broken: Mapping[str, str]
+) -> SteerlensError:
+    """What Hydra's `error` means for the user who typed the `parsed` overrides.
+
+    `broken` says which scoring methods can't be imported, and why.
+    """
+    if isinstance(error, MissingConfigException):
+        return _missing_option(error, broken)
+    for override in parsed:
+        told = _group_misuse(override)
+        if told:
+            return told
+    cause = _omegaconf_cause(error)
+    file = re.search(r"In '([^']+)'", str(error))
+    where = f" in {file[1]}.yaml" if file and file[1] != "config" else ""
+    if cause is None:
+        return SteerlensError(_one_line(str(error)) or type(error).__name__)
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        return _unknown_key(str(cause.full_key), _siblings(cause.parent_node), where)
+    key = str(cause.full_key or "")
+    for override in parsed:
+        if override.key_or_group == key and not isinstance(override.value(), int | float):
+            text = override.get_value_string()
+            return SteerlensError(
+                f"{key}: {_first_line(cause)}; if a text is meant, write {quoted(key, text)}"
+            )
+    return SteerlensError(f"{key or 'configuration'}{where}: {_first_line(cause)}.")
+
+
+def refuse_extra_keys(tree: DictConfig) -> None:
+    """Refuse keys that `+key=value` added to a part of the configuration that has a schema."""
+    for path, node in _typed_nodes("", tree):
+        fields = _field_names(OmegaConf.get_type(node))
+        for key in node:
+            if key not in fields and not (path == "" and key == "hydra"):
+                raise _unknown_key(f"{path}{key}", fields, "")
+
+
+def missing(key: str, tree: DictConfig) -> SteerlensError:
+    """The error for a mandatory value that nobody gave."""
+    group, _, last = key.partition(".")
+    option = OmegaConf.select(tree, f"{group}.name", throw_on_missing=False)
+    of = f"{group}={option} " if last and isinstance(option, str) else ""
+    return SteerlensError(f"{of}needs a value for {key}: add {key}=VALUE.")
+
+
+def unresolved(error: OmegaConfBaseException) -> SteerlensError:
+    """The error for an interpolation that leads nowhere, or a value that a schema refuses."""
+    return SteerlensError(
+        f"{error.full_key or 'the configuration'}: {_first_line(error)} "
+        "(a literal ${ is written \\${)."
+        if "nterpolation" in type(error).__name__ or "Grammar" in type(error).__name__
+        else f"{error.full_key or 'the configuration'}: {_first_line(error)}."
+    )
+
+
+def _missing_option(error: MissingConfigException, broken: Mapping[str, str]) -> SteerlensError:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    method = name.removesuffix("_schema")
+    if name != method:
+        if method in broken:
+            return SteerlensError(f"scoring method {method!r} can't be imported: {broken[method]}")
+        return unknown("scoring method", method, methods())
+    options = [option for option in error.options or [] if not option.endswith("_schema")]
+    file = re.search(r"In '([^']+)'", str(error))
+    where = f" (chosen in {file[1]}.yaml)" if file and file[1] != "config" else ""
+    return unknown(group or "file", name + where if where else name, options)
+
+
+def _group_misuse(override: Override) -> SteerlensError | None:
+    """A group that doesn't exist, or one used in a way that Hydra has no sentence for."""
+    line, name = override.input_line, override.key_or_group
+    root = name.split("/")[0]
+    if "/" in name or override.package is not None:
+        if root not in (*GROUPS, "hydra"):
+            return unknown("group", root, GROUPS)
+        return None
+    if name in GROUPS and override.is_add() and override.value_type is not None:
+        return SteerlensError(f"write {str(line).lstrip('+')!r}, without the +.")
+    if override.is_delete() and name.split(".")[0] not in _field_names(RunConfig):
+        return _unknown_key(name, _field_names(RunConfig), "")
+    if name in GROUPS and not override.is_delete() and not isinstance(override.value(), str | dict):
+        return SteerlensError(
+            f"{line!r}: {name} is a group, so its value is the name of one option; "
+            f"`steerlens --help` lists them."
+        )
+    return None
+
+
+def _unknown_key(full_key: str, siblings: Iterable[str], where: str) -> SteerlensError:
+    parent, _, last = full_key.rpartition(".")
+    prefix = f"{parent}." if parent else ""
+    siblings = [name for name in siblings if name != "hydra"]
+    if parent == "score" and last in methods():
+        return SteerlensError(
+            f"unknown key {full_key!r}{where}; with one method its settings are score.KEY, "
+            f"score.{last}.KEY is for score=all."
+        )
+    if not parent:
+        siblings += [name for name in GROUPS if name not in siblings]
+    near = _elsewhere(full_key) or [prefix + name for name in nearest(last, siblings)]
+    if near:
+        hint = f"did you mean {' or '.join(repr(name) for name in near)}?"
+    elif siblings:
+        hint = f"valid: {', '.join(prefix + name for name in siblings)}."
+    else:
+        hint = f"{parent!r} is a plain value, without keys of its own."
+    return SteerlensError(f"unknown key {full_key!r}{where}; {hint}")
+
+
+def _elsewhere(full_key: str) -> list[str]:
+    """Where a key belongs that was given without its group, such as `score.prompt` for `prompt`."""
+    if "." in full_key:
+        return []
+    groups = {
+        field.name: [inner.name for inner in dataclasses.fields(field.default_factory)]
+        for field in dataclasses.fields(RunConfig)
+        if dataclasses.is_dataclass(field.default_factory)
+    }
+    groups["score"] = [field.name for field in dataclasses.fields(output.Config)]
+    return [f"{group}.{full_key}" for group, keys in groups.items() if full_key in keys]
+
+
+def _typed_nodes(path: str, node: DictConfig) -> Iterable[tuple[str, DictConfig]]:
+    """The nodes with a schema, each with the prefix of its keys."""
+    if dataclasses.is_dataclass(OmegaConf.get_type(node)):
+        yield path, node
+    for key in node:
+        if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
+            continue
+        child = node[key]
+        if isinstance(child, DictConfig) and not (path == "" and key == "hydra"):
+            yield from _typed_nodes(f"{path}{key}.", child)
+
+
+def _siblings(node: object) -> list[str]:
+    if not isinstance(node, DictConfig):
+        return []
+    kind = OmegaConf.get_type(node)
+    return _field_names(kind) if dataclasses.is_dataclass(kind) else [str(key) for key in node]
+
+
+def _field_names(kind: type | None) -> list[str]:
+    assert kind is not None and dataclasses.is_dataclass(kind)
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _omegaconf_cause(error: BaseException | None) -> OmegaConfBaseException | None:
+    while error is not None:
+        if isinstance(error, OmegaConfBaseException):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "").rstrip(".")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())

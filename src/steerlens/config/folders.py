@@ -1,0 +1,120 @@
+"""Local folders of models and SAEs: what they must hold, seen without loading any weights."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from steerlens.config.schema import ModelConfig
+from steerlens.errors import SteerlensError
+
+SAE_WEIGHTS = "sae_weights.safetensors"  # SAELens' own names
+SAE_CONFIG = "cfg.json"
+
+
+def check_model_folder(folder: Path) -> None:
+    """Refuse a folder that isn't a whole model in the Hugging Face layout."""
+    if not folder.is_dir():
+        raise SteerlensError(f"model.path: there is no folder {folder}.")
+    read_json_object(folder / "config.json", "model.path")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        only = " (only .bin files, which are not read)" if list(folder.glob("*.bin")) else ""
+        raise SteerlensError(f"model.path: {folder} has no weights, *.safetensors{only}.")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = read_json_object(index, "model.path").get("weight_map", {}).values()
+        for name in sorted(set(shards) - {file.name for file in files}):
+            raise SteerlensError(f"model.path: {folder} lacks {name}, one of its weight files.")
+    for file in files:
+        check_safetensors(file)
+
+
+def model_fact(model: ModelConfig, field: str, *keys: str) -> int | None:
+    """`model.FIELD`, or the first of `keys` in its folder's config.json; None if neither says."""
+    value = getattr(model, field)
+    file = Path(model.path) / "config.json"
+    if value is not None or not file.is_file():
+        return value
+    config = read_json_object(file, "model.path")
+    config = config.get("text_config") or config  # models that read images too
+    found = (config.get(key) for key in keys)
+    return next((value for value in found if isinstance(value, int)), None)
+
+
+def count_layers(model: ModelConfig) -> int | None:
+    """Number of the model's blocks, if anything tells before it is downloaded."""
+    return model_fact(model, "n_layers", "num_hidden_layers", "n_layer", "num_layers")
+
+
+def sae_folders(folder: Path) -> list[Path]:
+    """The folders of the SAEs in `folder`: itself, or its sub-folders; each is checked."""
+    if not folder.is_dir():
+        raise SteerlensError(f"sae.path: there is no folder {folder}.")
+    if (folder / SAE_CONFIG).is_file():
+        found = [folder]
+    else:
+        found = sorted(file.parent for file in folder.glob(f"*/{SAE_CONFIG}"))
+    if not found:
+        raise SteerlensError(
+            f"sae.path: {folder} holds no SAE; {SAE_CONFIG} and {SAE_WEIGHTS} are expected in it, "
+            "or in one sub-folder per layer."
+        )
+    for one in found:
+        if not (one / SAE_WEIGHTS).is_file():
+            raise SteerlensError(f"sae.path: {one} has no weights, {SAE_WEIGHTS}.")
+        check_safetensors(one / SAE_WEIGHTS)
+    return found
+
+
+def sae_facts(folder: Path) -> tuple[int | None, int | None, str | None]:
+    """Layer, d_in and the model's name, as far as the SAE's cfg.json tells them."""
+    config = read_json_object(folder / SAE_CONFIG, "sae.path")
+    metadata = {**config, **(config.get("metadata") or {})}  # older SAELens: all in one
+    hook = re.match(r"blocks\.(\d+)\.", str(metadata.get("hook_name") or ""))
+    d_in = config.get("d_in")
+    name = metadata.get("model_name")
+    return (
+        int(hook[1]) if hook else None,
+        d_in if isinstance(d_in, int) else None,
+        str(name) if name else None,
+    )
+
+
+def check_safetensors(file: Path) -> None:
+    """Refuse a file that is shorter than its own header says: a download or copy that broke off."""
+    safetensors_header(file)
+
+
+def safetensors_header(file: Path) -> dict[str, Any]:
+    """Names, shapes and dtypes of the tensors in `file`."""
+    size = file.stat().st_size
+    broken = SteerlensError(f"{file} is truncated or no safetensors file; copy it again.")
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise broken
+        try:
+            header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
+            raise broken from None
+    if 8 + length + end > size:
+        raise broken
+    return header
+
+
+def read_json_object(file: Path, key: str) -> dict[str, Any]:
+    """The content of a JSON file that must be there and hold an object."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SteerlensError(f"{key}: {file.parent} has no {file.name}.") from None
+    except (OSError, ValueError) as error:
+        raise SteerlensError(f"{key}: {file} can't be read ({error}).") from error
+    if not isinstance(content, dict):
+        raise SteerlensError(f"{key}: {file} is not a JSON object.")
+    return content

@@ -1,0 +1,133 @@
+"""Command-line overrides: parsed by Hydra's own parser, quoted anew when it can't read them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
+from hydra.errors import HydraException
+
+from steerlens.errors import SteerlensError
+
+
+def quoted(key: str, text: str) -> str:
+    """`key=text` so that, typed in a shell, Hydra reads exactly `text`."""
+    return shlex.quote(override(key, text))
+
+
+def override(key: str, value: Any) -> str:
+    """`key=value` in Hydra's grammar, for any value that a YAML file could hold."""
+    return f"{key}={_grammar(value)}"
+
+
+def _grammar(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_grammar(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return "[" + ",".join(_grammar(item) for item in value) + "]"
+    text = str(value)
+    # Double quotes unless the text has some: fewer backslashes to read.
+    quote = Quote.single if '"' in text and "'" not in text else Quote.double
+    return QuotedString(text, quote).with_quotes()
+
+
+def parse(
+    overrides: Sequence[str], multirun: bool = False, loader: ConfigLoader | None = None
+) -> list[Override]:
+    """Every override as Hydra reads it; one sentence for the first that it can't read.
+
+    Without `multirun`, several values for one key are refused too.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+    parsed = []
+    for index, text in enumerate(overrides):
+        if not text.partition("=")[0].strip("+~"):
+            raise SteerlensError(
+                f"{text!r} has no key; write key=value, without spaces around the =."
+            )
+        if "=" not in text and not text.startswith("~"):
+            raise _no_equal_sign(overrides, index)
+        try:
+            one = parser.parse_overrides([text])[0]
+        except HydraException as error:
+            raise _unreadable(parser, text) from error
+        if one.is_sweep_override() and not multirun:
+            raise _several_values(one)
+        parsed.append(one)
+    return parsed
+
+
+def _no_equal_sign(overrides: Sequence[str], index: int) -> SteerlensError:
+    """A word without `=`, most often a piece of a value with spaces."""
+    word = overrides[index]
+    before = index - 1
+    while before >= 0 and "=" not in overrides[before]:
+        before -= 1
+    if before < 0:
+        return SteerlensError(f"{word!r} is no key=value; see `steerlens --help`.")
+    after = index + 1
+    while after < len(overrides) and "=" not in overrides[after]:
+        after += 1
+    key, _, text = " ".join(overrides[before:after]).partition("=")
+    return SteerlensError(
+        f"{word!r} is no key=value; if it belongs to the value before it, quote that twice, "
+        f"for the shell and for Hydra: {quoted(key, text)}"
+    )
+
+
+def _unreadable(parser: OverridesParser, line: str) -> SteerlensError:
+    """An override that isn't in Hydra's grammar, most often a text with , ( # = or quotes."""
+    key, _, text = line.partition("=")
+    try:
+        parser.parse_override(f"{key}=1")
+    except HydraException:
+        return SteerlensError(f"{key!r} is no key; keys look like layer, model or score.prompt.")
+    return SteerlensError(
+        f"Hydra can't read {line!r}; quote the value twice, for the shell and for Hydra: "
+        f"{quoted(key, text)}"
+    )
+
+
+def _several_values(one: Override) -> SteerlensError:
+    key, text = one.get_key_element(), one.get_value_string()
+    line = f"{key}={text}"
+    message = f"{line!r} asks for several runs: add -m for one run per value"
+    if one.value_type is not ValueType.SIMPLE_CHOICE_SWEEP:
+        return SteerlensError(message + ".")
+    if not re.search(r"\s", text):
+        message += f", write {shlex.quote(f'{key}=[{text}]')} for one list"
+    return SteerlensError(f"{message}, or {quoted(key, text)} for one text.")
+
+
+def jobs(parsed: Sequence[Override]) -> list[list[str]]:
+    """Overrides of the jobs to check before a multirun, so that each value occurs in one.
+
+    That is one job, and for every further value of a key the same job with that value: a sweep of
+    thousands of combinations is checked in as many steps as there are values.
+    """
+    fixed = []
+    swept: list[list[str]] = []
+    for one in parsed:
+        if one.is_discrete_sweep():
+            key = one.get_key_element()
+            values = [f"{key}={value}" for value in one.sweep_string_iterator()]
+            if not values:
+                raise SteerlensError(f"{one.input_line!r} matches nothing, so nothing would run.")
+            swept.append(values)
+        elif not one.is_sweep_override():  # an interval is up to the sweeper that takes it
+            fixed.append(one.input_line or "")
+    first = [values[0] for values in swept]
+    found = [fixed + first]
+    for index, values in enumerate(swept):
+        found += [fixed + first[:index] + [value] + first[index + 1 :] for value in values[1:]]
+    return found

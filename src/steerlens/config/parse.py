@@ -1,0 +1,177 @@
+"""Values with several spellings, parsed once into plain ones. Every refusal is one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+from steerlens.errors import SteerlensError, unknown
+from steerlens.scores import ScoreConfig, load_method
+
+LAYER_WORDS = ("all", "late")
+UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+def layer_numbers(spec: Any) -> list[int] | None:
+    """The layers that `spec` counts up, in rising order; None for `all` and `late`."""
+    if isinstance(spec, str):
+        if spec not in LAYER_WORDS:
+            raise SteerlensError(
+                f"layer={spec} is unknown; give a number, a list such as 'layer=[3,5]', all or late."
+            )
+        return None
+    numbers = spec if isinstance(spec, list | tuple) else [spec]
+    if not numbers:
+        raise SteerlensError("layer=[] names no layer; give a number, a list, all or late.")
+    for number in numbers:
+        if not _is_integer(number) or number < 0:
+            raise SteerlensError(
+                f"layer {number!r} is not a layer; layers are counted 0, 1, 2, ..."
+            )
+    _refuse_duplicates("layer", numbers)
+    return sorted(int(number) for number in numbers)
+
+
+def parse_layers(spec: Any, n_layers: int, late_from: int | None = None) -> list[int]:
+    """The layers that `spec` means in a model of `n_layers`, in rising order.
+
+    `late` begins at `late_from`, by default at round(0.6 n_layers).
+    """
+    numbers = layer_numbers(spec)
+    if numbers is None:
+        first = 0
+        if spec == "late":
+            first = round(0.6 * n_layers) if late_from is None else late_from
+            if not 0 <= first < n_layers:
+                raise SteerlensError(
+                    f"model.late_from={first} is not one of the layers 0 to {n_layers - 1}."
+                )
+        return list(range(first, n_layers))
+    if numbers[-1] >= n_layers:
+        raise SteerlensError(
+            f"layer {numbers[-1]} doesn't exist; the model has layers 0 to {n_layers - 1}."
+        )
+    return numbers
+
+
+def parse_ids(value: Any, d_sae: int | None = None, where: str = "features.ids") -> list[int]:
+    """Feature ids in the given order: integers from 0, below `d_sae` if that is known, each once."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        if not _is_integer(value):
+            raise SteerlensError(
+                f"{where} must be a list of integers, such as 'features.ids=[1,2,3]', not {value!r}."
+            )
+        value = [value]
+    ids = list(value)
+    if not ids:
+        raise SteerlensError(f"{where} is empty; name at least one feature.")
+    for number in ids:
+        if not _is_integer(number):
+            raise SteerlensError(f"{where}: {number!r} is not an integer.")
+        if number < 0 or (d_sae is not None and number >= d_sae):
+            valid = "count from 0" if d_sae is None else f"are 0 to {d_sae - 1}"
+            raise SteerlensError(
+                f"{where}: there is no feature {number}; the SAE's features {valid}."
+            )
+    _refuse_duplicates(where, ids)
+    return [int(number) for number in ids]
+
+
+def parse_memory(value: Any) -> int:
+    """Bytes: an integer, or a text such as `2GiB` or `512 MB`."""
+    if _is_integer(value):
+        size = int(value)
+    else:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?b)\s*", str(value).lower())
+        if match is None:
+            raise SteerlensError(f"memory_budget={value} is no amount of memory; write 2GiB, say.")
+        size = int(float(match[1]) * UNITS[match[2]])
+    if size < 2**20:
+        raise SteerlensError(f"memory_budget={value} is less than 1 MiB; write 2GiB, say.")
+    return size
+
+
+def parse_feature_file(path: str | Path, d_sae: int | None = None) -> dict[int, list[int]]:
+    """The features of each layer from a JSON file `{"layer": [ids]}`."""
+    form = 'expected {"layer": [ids]}, for example {"3": [0, 17]}'
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        content = json.loads(text, object_pairs_hook=_unique_keys)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise SteerlensError(f"features.file={path} can't be read ({reason}).") from error
+    except ValueError as error:
+        raise SteerlensError(
+            f"features.file={path} is not valid JSON ({error}); {form}."
+        ) from error
+    if not isinstance(content, dict) or not content:
+        raise SteerlensError(f"features.file={path} has another form; {form}.")
+    features = {}
+    for key, ids in content.items():
+        if not re.fullmatch(r"0|[1-9]\d*", key):
+            raise SteerlensError(f"features.file={path}: {key!r} is not a layer; {form}.")
+        if not isinstance(ids, list):
+            raise SteerlensError(f"features.file={path}: layer {key} has no list of ids; {form}.")
+        features[int(key)] = parse_ids(ids, d_sae, where=f"features.file={path}, layer {key}")
+    return dict(sorted(features.items()))
+
+
+def parse_scores(score: Any) -> dict[str, ScoreConfig]:
+    """The settings of every scoring method to run, by name.
+
+    `score` is one method's settings (they have a `method`), or several by name.
+    """
+    if isinstance(score, ScoreConfig):
+        return {score.method: score}
+    if not isinstance(score, Mapping) or not score:
+        raise SteerlensError("score names no method; `steerlens list scores` shows them.")
+    if "method" in score:
+        settings = _method_settings(score)
+        return {settings.method: settings}
+    found: dict[str, ScoreConfig] = {}
+    for name, settings in score.items():
+        if isinstance(settings, Mapping) and "method" in settings:
+            settings = _method_settings(settings)
+        if not isinstance(settings, ScoreConfig):
+            raise unknown("scoring method under score", str(name), [*found, *_typed(score)])
+        found[str(name)] = settings
+    return found
+
+
+def _typed(score: Mapping[Any, Any]) -> list[str]:
+    return [str(name) for name, value in score.items() if isinstance(value, ScoreConfig)]
+
+
+def _method_settings(settings: Mapping[Any, Any]) -> ScoreConfig:
+    """Settings that came without a schema, as the method's own `Config`."""
+    kind = load_method(str(settings["method"])).Config
+    names = [field.name for field in dataclasses.fields(kind)]
+    for key in settings:
+        if key not in names:
+            raise unknown(f"setting of score {settings['method']}", str(key), names)
+    return kind(**{str(key): value for key, value in settings.items()})
+
+
+def _is_integer(value: Any) -> bool:
+    # Integral includes numpy's integers, and Python's bool.
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _refuse_duplicates(where: str, values: Iterable[Any]) -> None:
+    seen = set()
+    for value in values:
+        if value in seen:
+            raise SteerlensError(f"{where}: {value} is there twice.")
+        seen.add(value)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; Python would quietly keep only the last of two equal keys."""
+    _refuse_duplicates("features.file", [key for key, _ in pairs])
+    return dict(pairs)

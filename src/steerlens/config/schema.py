@@ -1,0 +1,126 @@
+"""The schema of every configuration group.
+
+Hydra composes YAML into these dataclasses, so a key that is not here is refused. `Any` marks
+values that OmegaConf can't type (unions with containers); `steerlens.config.parse` gives them
+their one meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MISSING: Any = "???"
+
+
+@dataclass
+class ModelConfig:
+    """A language model: a Hugging Face name or a local folder."""
+
+    name: str = MISSING
+    """Name of this entry; SAEs name the model they belong to by it."""
+    path: str = MISSING
+    """Hugging Face repository, or a folder in the Hugging Face layout."""
+    revision: str | None = None
+    """Branch, tag or commit of the repository."""
+    aliases: list[str] = field(default_factory=list)
+    """Other names by which SAE releases call this model."""
+    n_layers: int | None = None
+    """Number of blocks, so that `layer` can be checked before weights are loaded."""
+    d_model: int | None = None
+    """Width of the residual stream."""
+    d_vocab: int | None = None
+    """Number of tokens in the vocabulary."""
+    n_params: float | None = None
+    """Number of parameters, so that weights that can't fit are refused before download."""
+    late_from: int | None = None
+    """First of the `late` layers; null = round(0.6 n_layers)."""
+    license_url: str | None = None
+    """Page on which the licence of gated weights is accepted."""
+
+
+@dataclass
+class SaeConfig:
+    """An SAE release: SAELens' release and id, or a local folder in the SAELens layout."""
+
+    name: str = MISSING
+    """Name of this entry."""
+    release: str | None = None
+    """SAELens release name (`steerlens list releases`)."""
+    sae_id: str | None = None
+    """SAELens id inside the release; `{layer}` stands for the layer."""
+    path: str | None = None
+    """Folder with one SAE (cfg.json), or with one sub-folder per layer."""
+    model: str | None = None
+    """Name of the `model` entry that this release was trained on; null = what the SAE says."""
+    layers: list[int] | None = None
+    """Layers that the release has; null = every layer of the model."""
+    d_sae: int | None = None
+    """Number of features, for the plan before the weights are there."""
+
+
+@dataclass
+class FeaturesConfig:
+    """Which features to score. At most one of `ids`, `n`, `file`; none of them = all."""
+
+    ids: Any = None
+    """Explicit ids, the same in every layer: `[1,2,3]`."""
+    n: int | None = None
+    """This many random features in each layer, drawn from `seed` and the layer."""
+    file: str | None = None
+    """JSON file `{"layer": [ids]}`."""
+
+
+@dataclass
+class TrackingConfig:
+    """Weights & Biases."""
+
+    mode: str = "offline"
+    """offline, online or disabled."""
+    project: str = "steerlens"
+    entity: str | None = None
+    group: str | None = None
+    name: str | None = None
+    """Name of the W&B run; null = the name of the run's folder."""
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class PathsConfig:
+    output_dir: str = MISSING
+    """This run's folder; by default Hydra's, under outputs/<name>/."""
+    cache_dir: str = MISSING
+    """Cache that runs share."""
+
+
+@dataclass
+class RunConfig:
+    """The whole configuration of one run."""
+
+    name: str = "run"
+    """Name of the folder under outputs/."""
+    layer: Any = "all"
+    """An integer, a list of integers, `all` or `late`."""
+    seed: int = 0
+    device: str = "auto"
+    """auto (cuda, else mps, else cpu) or a torch device."""
+    dtype: str = "auto"
+    """auto (float32 on CPU, else bfloat16), float32, float16 or bfloat16; for model and SAE."""
+    device_map: Any = None
+    """Hugging Face device map for models larger than one GPU: `auto`, or `{module: device}`."""
+    memory_budget: Any = "2GiB"
+    """Memory that scoring may use beyond the weights; batch sizes follow from it."""
+    logit_lens_k: int = 20
+    """Number of logit-lens tokens kept per feature."""
+    plan: bool = False
+    """Print what would run, and stop."""
+    debug: bool = False
+    """Show tracebacks."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sae: SaeConfig = field(default_factory=SaeConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    score: Any = MISSING
+    """One scoring method's settings (`method: output, ...`), or several by name."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)

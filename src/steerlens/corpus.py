@@ -1,0 +1,257 @@
+"""The embedded corpus: English prose that every installation already has on its disk.
+
+The text is read from Python source files of the standard library and of the installed
+packages: docstrings, long string literals (that is how `numpy` and `torch` document their
+compiled functions), block comments, and the language reference in `pydoc_data.topics`.
+Sources are parsed, never imported. Nothing of the text is shipped with the package.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+__all__ = ["Document", "Kind", "Split", "clean", "default_roots", "documents", "read_module"]
+
+Kind = Literal["docstring", "string", "comment"]
+Split = Literal["train", "validation"]
+
+#: One document in so many is held out for validation.
+VALIDATION_EVERY = 50
+#: Documents and stray strings shorter than this say too little.
+MIN_CHARS = 60
+#: Paragraphs shorter than this may repeat ("Returns the result."): too short to be boilerplate.
+MIN_UNIQUE_CHARS = 30
+
+_SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "lib2to3", "test", "tests", "_vendor"})
+_LICENCE = re.compile(
+    r"licen[sc]ed? |copyright|\(c\) \d{4}|warrant(y|ies)|redistribut|all rights reserved", re.I
+)
+_UNDERLINE = re.compile(r"^\s*([-=~^*#+_.\"'`|: ])\1{2,}[-=~^*#+_.|: ]*$")
+_SECTION = re.compile(
+    r"^\s*(args?|arguments|parameters?|returns?|yields?|raises|notes?|examples?|see also|"
+    r"references|attributes|methods|warnings?|warns|keyword arguments|other parameters|"
+    r"inputs?|outputs?|shape|usage|todo)\s*:?\s*$",
+    re.I,
+)
+_FIELD = re.compile(r"^\s*:(?:param|type|return|returns|rtype|raises|raise|var|ivar|arg)\b[^:]*:\s*")
+_GOOGLE_FIELD = re.compile(r"^(?:[-*]\s+)?[`*]*\w+[`*]*\s*\([^()]{1,80}\)\s*:\s*")
+_TYPE_LINE = re.compile(r"^[*`]*\w[\w*`, ]{0,50}\s:\s\S.{0,90}$")
+_DIRECTIVE = re.compile(r"^\.\. ?[\w\[|-]+.*$")
+_ROLE = re.compile(r":[a-z][\w:+-]*:`~?\.?([^`<]*?)(?:\s*<[^`>]*>)?`")
+_LINK = re.compile(r"\[([^\]\[]*)\]\((?:[^()]|\([^()]*\))*\)")
+_URL = re.compile(r"<?\b(?:https?|ftp)://\S+")
+_MARKUP = re.compile(r"</?[a-z][a-z0-9]*(?: [^<>]*)?/?>|``?|\*\*|\[\d+\]_|\$")
+_SPACES = re.compile(r"\s+")
+_WORD = re.compile(r"[A-Za-z][a-z]*(?:['-][a-z]+)*[.,;:!?)]*$")
+#: Words that prose cannot do without; a paragraph with hardly any is a table or code.
+_GLUE = frozenset(
+    "the a an of to in is and for or be are by as with that this it if not on from which will "
+    "can at should has have when used use into its all each then than but may must was".split()
+)
+
+
+@dataclass(frozen=True)
+class Document:
+    """One piece of prose and where it comes from."""
+
+    text: str
+    module: str  # dotted path of the module: the concept label
+    name: str  # path inside the module ("Class.method"), or "line 12" where there is none
+    kind: Kind
+
+    @property
+    def package(self) -> str:
+        """The top-level package or module."""
+        return self.module.partition(".")[0]
+
+    @property
+    def key(self) -> str:
+        """Hash of the text alone, so that a document keeps its split wherever it moves."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def split(self) -> Split:
+        return "validation" if int(self.key[:8], 16) % VALIDATION_EVERY == 0 else "train"
+
+
+def default_roots() -> list[Path]:
+    """The standard library first, then the folder of installed packages."""
+    paths = sysconfig.get_paths()
+    return [Path(path) for path in dict.fromkeys((paths["stdlib"], paths["purelib"]))]
+
+
+def documents(
+    roots: Iterable[Path] | None = None,
+    *,
+    packages: Iterable[str] | None = None,
+    split: Split | None = None,
+    kinds: Iterable[Kind] = ("docstring", "string", "comment"),
+) -> Iterator[Document]:
+    """Yield cleaned documents in a fixed order, no paragraph twice.
+
+    `packages` keeps only these top-level packages. What is dropped as a repetition depends on
+    the files read before, so ask for `split` here rather than reading twice.
+    """
+    wanted = None if packages is None else frozenset(packages)
+    allowed = frozenset(kinds)
+    seen: set[bytes] = set()
+    for root in default_roots() if roots is None else roots:
+        for path, module in _modules(root, wanted):
+            for document in read_module(path, module):
+                if document.kind not in allowed:
+                    continue
+                fresh = _drop_repeats(document, seen)
+                if fresh is not None and split in (None, fresh.split):
+                    yield fresh
+
+
+def read_module(path: Path, module: str) -> Iterator[Document]:
+    """Yield the documents of one source file, cleaned; their paragraphs are lines."""
+    try:
+        source = path.read_text(encoding="utf-8")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # other people's invalid escapes are not our news
+            tree = ast.parse(source)
+    except (OSError, SyntaxError, UnicodeDecodeError, ValueError, RecursionError):
+        return
+    for name, kind, raw in (*_strings(tree), *_comments(source)):
+        text = clean(raw)
+        if len(text) >= MIN_CHARS:
+            yield Document(text, module, name, kind)
+
+
+def clean(raw: str) -> str:
+    """Prose of a docstring: one paragraph a line, without code, tables, types and markup."""
+    paragraphs = (_tidy(" ".join(block)) for block in _blocks(raw))
+    return "\n".join(text for text in paragraphs if _is_prose(text))
+
+
+def _modules(root: Path, wanted: frozenset[str] | None) -> Iterator[tuple[Path, str]]:
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        if _SKIPPED_FOLDERS.intersection(parts[:-1]) or any("-" in part for part in parts):
+            continue
+        if parts[-1] == "__init__" and len(parts) > 1:
+            parts = parts[:-1]
+        if wanted is None or parts[0] in wanted:
+            yield path, ".".join(parts)
+
+
+def _drop_repeats(document: Document, seen: set[bytes]) -> Document | None:
+    kept = []
+    for paragraph in document.text.split("\n"):
+        mark = hashlib.blake2b(paragraph.lower().encode(), digest_size=12).digest()
+        if mark not in seen:
+            kept.append(paragraph)
+            if len(paragraph) >= MIN_UNIQUE_CHARS:
+                seen.add(mark)
+    text = " ".join(kept)
+    if len(text) < MIN_CHARS:
+        return None
+    return Document(text, document.module, document.name, document.kind)
+
+
+def _strings(tree: ast.Module) -> Iterator[tuple[str, Kind, str]]:
+    """Docstrings and other long strings, in the order of the source."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    stack: list[tuple[ast.AST, str]] = [(tree, "")]
+    while stack:
+        node, name = stack.pop()
+        docstring = None
+        if isinstance(node, documented):
+            if not isinstance(node, ast.Module):
+                name = f"{name}.{node.name}".lstrip(".")
+            if node.body and isinstance(node.body[0], ast.Expr):
+                docstring = ast.get_docstring(node)
+                if docstring is not None:
+                    yield name or "module", "docstring", docstring
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if len(node.value) >= MIN_CHARS:
+                yield name or f"line {node.lineno}", "string", node.value
+        children = list(ast.iter_child_nodes(node))
+        if docstring is not None:
+            children.remove(node.body[0])  # type: ignore[attr-defined]
+        stack.extend((child, name) for child in reversed(children))
+
+
+def _comments(source: str) -> Iterator[tuple[str, Kind, str]]:
+    """Blocks of at least two whole-line comments."""
+    block: list[str] = []
+    start = 0
+    for number, line in enumerate((*source.splitlines(), ""), start=1):
+        stripped = line.strip()
+        if stripped.startswith("#") and not stripped.startswith(("#!", "#:")):
+            start = start if block else number
+            block.append(stripped.lstrip("#").removeprefix(" "))
+            continue
+        if len(block) > 1:
+            yield f"line {start}", "comment", "\n".join(block)
+        block = []
+
+
+def _blocks(raw: str) -> Iterator[list[str]]:
+    """Paragraphs as lists of lines; code examples and literal blocks are left out."""
+    block: list[str] = []
+    literal_indent = -1
+    in_doctest = in_fence = False
+    for line in (*raw.expandtabs(4).splitlines(), ""):
+        bare = line.strip()
+        indent = len(line) - len(line.lstrip())
+        if bare.startswith(("```", "~~~")):
+            in_fence = not in_fence
+            bare = ""
+        if in_fence:
+            continue
+        if bare.startswith((">>>", "In [")):
+            in_doctest = True
+        if not bare:
+            in_doctest = False
+        if bare and literal_indent >= 0 and indent <= literal_indent:
+            literal_indent = -1
+        if in_doctest or literal_indent >= 0:
+            bare = ""
+        if bare.startswith(".. ") or bare.endswith("::"):
+            is_prose = bare.endswith("::") and not bare.startswith("..")
+            keeps = bare.startswith((".. note", ".. warning", ".. version", ".. deprecated"))
+            literal_indent = -1 if keeps else indent
+            bare = bare.rstrip(":") + ":" if is_prose else ""
+        if not bare or _UNDERLINE.match(bare) or _SECTION.match(bare) or _is_type(bare):
+            if block:
+                yield block
+            block = []
+            continue
+        field = _FIELD.match(bare) or _GOOGLE_FIELD.match(bare) or re.match(r"[-*+•] ", bare)
+        if field:
+            if block:
+                yield block
+            block = []
+            bare = bare[field.end() :]
+        if bare:
+            block.append(bare)
+
+
+def _is_type(line: str) -> bool:
+    """A line such as `axis : {int, tuple of int}, optional` of a parameter table."""
+    return bool(_TYPE_LINE.match(line)) and not line.endswith(".")
+
+
+def _tidy(text: str) -> str:
+    text = _LINK.sub(r"\1", _ROLE.sub(r"\1", text))
+    return _SPACES.sub(" ", _MARKUP.sub("", _URL.sub("", text))).strip(" -*|:#")
+
+
+def _is_prose(text: str) -> bool:
+    words = text.split()
+    if len(words) < 4 or len(text) / len(words) > 12 or _LICENCE.search(text):
+        return False
+    plain = sum(1 for word in words if _WORD.match(word))
+    glue = sum(1 for word in words if word.lower() in _GLUE)
+    return plain >= 0.72 * len(words) and glue >= 0.12 * len(words)

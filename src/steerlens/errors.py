@@ -1,0 +1,32 @@
+"""The one exception that users see, and near-name suggestions for it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SteerlensError(Exception):
+    """Bad input or a bad environment, told in one sentence that says what to do."""
+
+
+def nearest(name: str, choices: Iterable[str], n: int = 3) -> list[str]:
+    """The up to `n` members of `choices` that look most like `name`, best first."""
+    by_lower: dict[str, str] = {}
+    for choice in choices:
+        by_lower.setdefault(choice.lower(), choice)
+    matches = difflib.get_close_matches(name.lower(), list(by_lower), n=n, cutoff=0.5)
+    return [by_lower[match] for match in matches]
+
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> SteerlensError:
+    """The error for a `name` that is no known `kind`, with the nearest valid names."""
+    choices = sorted(choices)
+    near = nearest(name, choices)
+    if near:
+        hint = f"did you mean {' or '.join(repr(match) for match in near)}?"
+    elif len(choices) <= 12:
+        hint = f"valid: {', '.join(choices)}." if choices else "none is available."
+    else:
+        hint = f"there are {len(choices)}, for example {', '.join(choices[:5])}."
+    return SteerlensError(f"unknown {kind} {name!r}; {hint}")

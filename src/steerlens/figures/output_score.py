@@ -1,0 +1,170 @@
+"""Figures of the output score S_out: by layer, and how it is distributed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+
+from steerlens.figures import style
+from steerlens.results import THRESHOLDS
+from steerlens.text import visible
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FLOOR = 1e-12
+"""Scores below it, zero too, are drawn here: a logarithmic axis has no zero."""
+
+S_OUT = r"$S_\mathrm{out}$"
+MARKS = tuple(zip(THRESHOLDS, (style.GREEN, style.RED), ("o", "s"), strict=True))
+
+Scores = dict[int, np.ndarray]
+"""The output scores of every layer, without nulls; layers in order."""
+
+
+def by_layer(frame: pd.DataFrame) -> Figure | None:
+    """Median and quartiles of S_out in every layer, and the share above each threshold."""
+    scores = _scores(frame)
+    if not scores:
+        return None
+    layers = np.array(list(scores))
+    span = int(layers.max() - layers.min()) + 1
+    figure = style.new_figure(float(np.clip(3 + 0.22 * span, 6.4, 12)), 5.6)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    _quartiles(top, scores)
+    for threshold, color, marker in MARKS:
+        share = [float((values >= threshold).mean()) for values in scores.values()]
+        label = f"{S_OUT} ≥ {threshold:g}"
+        bottom.plot(layers, share, color=color, marker=marker, label=label)
+    bottom.set(xlabel="layer", ylabel="share of features", ylim=(-0.04, 1.04))
+    bottom.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _layer_ticks(bottom, layers)
+    for axes in (top, bottom):
+        style.legend_above(axes)
+    style.headline(figure, "Output score by layer", _subtitle(frame, scores))
+    return figure
+
+
+def distribution(frame: pd.DataFrame) -> Figure | None:
+    """How S_out is distributed over all features, and in every layer."""
+    scores = _scores(frame)
+    if not scores:
+        return None
+    pooled = np.concatenate(list(scores.values()))
+    figure = style.new_figure(10, 4.4)
+    left, right = figure.subplots(1, 2)
+    # Down to the decade of the smallest score, and never so narrow that no threshold is seen.
+    lowest = max(float(pooled.min()), FLOOR)
+    start = min(10.0 ** np.floor(np.log10(lowest)), THRESHOLDS[0] / 10)
+    _histogram(left, pooled, start)
+    _shares(right, scores, start)
+    if len(scores) > 1:
+        bounds = Normalize(min(scores), max(scores))
+        bar = figure.colorbar(ScalarMappable(bounds, style.LAYERS), ax=right, label="layer", pad=0.02)
+        bar.locator = MaxNLocator(integer=True, nbins=8)
+        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    for axes in (left, right):
+        _score_axis(axes, start, floored=bool((pooled < FLOOR).any()))
+    style.legend_above(left)
+    style.headline(figure, "Distribution of the output score", _subtitle(frame, scores))
+    return figure
+
+
+def _scores(frame: pd.DataFrame) -> Scores:
+    scored = frame[frame["output_score"].notna()]
+    return {
+        int(str(layer)): rows.to_numpy(dtype=float)
+        for layer, rows in scored.groupby("layer", sort=True)["output_score"]
+    }
+
+
+def _quartiles(axes: Axes, scores: Scores) -> None:
+    """A line through the medians and a band between the quartiles, on whole layers only."""
+    layers = np.array(list(scores))
+    quartiles = np.array([np.quantile(values, (0.25, 0.5, 0.75)) for values in scores.values()])
+    positive = np.maximum(quartiles[quartiles[:, 1] > 0], FLOOR)
+    # Medians from 1e-7 in early layers to 0.5 in late ones would be a flat line and a wall.
+    log = positive.size > 0 and positive[:, 1].max() > 100 * positive[:, 1].min()
+    low, middle, high = (np.maximum(quartiles, FLOOR) if log else quartiles).T
+    if len(layers) > 2:
+        axes.fill_between(layers, low, high, color=style.BLUE, alpha=0.2, lw=0, label="quartiles")
+    else:  # a band through one or two layers would be no band
+        axes.vlines(layers, low, high, color=style.BLUE, alpha=0.35, lw=6, label="quartiles")
+    axes.plot(layers, middle, color=style.BLUE, marker="o", label="median")
+    axes.set_ylabel(f"output score {S_OUT}")
+    if log:
+        axes.set_yscale("log")
+        axes.set_ylim(10 ** np.floor(np.log10(positive.min())), 1.3)
+        for threshold, color, _ in MARKS:
+            axes.axhline(threshold, color=color, ls="--", lw=1.2)
+    else:
+        axes.set_ylim(0, None if high.max() > 0 else 1)
+
+
+def _layer_ticks(axes: Axes, layers: np.ndarray) -> None:
+    """A tick at every layer that was scored, and as many labels as fit."""
+    step = int(np.ceil(len(layers) / 32))
+    axes.xaxis.set_major_locator(FixedLocator(layers[::step].tolist()))
+    axes.xaxis.set_minor_locator(FixedLocator(layers.tolist()))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(layers.min() - 0.6, layers.max() + 0.6)
+
+
+def _histogram(axes: Axes, pooled: np.ndarray, start: float) -> None:
+    bins = np.geomspace(start, 1, 61)
+    axes.hist(np.clip(pooled, start, 1), bins=bins.tolist(), color=style.BLUE, alpha=0.75)
+    for threshold, color, _ in MARKS:
+        label = f"{(pooled >= threshold).mean():.1%} have {S_OUT} ≥ {threshold:g}"
+        axes.axvline(threshold, color=color, ls="--", lw=1.4, label=label)
+    axes.set_ylabel("number of features")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+
+
+def _shares(axes: Axes, scores: Scores, start: float) -> None:
+    """For every layer, the share of features with at least the score on the x axis."""
+    grid = np.geomspace(start, 1, 300)
+    colors = matplotlib.colormaps[style.LAYERS](np.linspace(0, 1, max(len(scores), 2)))
+    if len(scores) > 1:  # the colour says the layer's place on the bar, not its rank
+        places = np.array(list(scores), dtype=float)
+        colors = matplotlib.colormaps[style.LAYERS](Normalize()(places))
+    for values, color in zip(scores.values(), colors, strict=False):
+        share = 1 - np.searchsorted(np.sort(values), grid) / len(values)
+        axes.plot(grid, share, color=color, lw=1.2)
+    for threshold, color, _ in MARKS:
+        axes.axvline(threshold, color=color, ls="--", lw=1.4)
+    axes.set_ylabel("share of features with at least this score")
+    axes.set_ylim(-0.02, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def _score_axis(axes: Axes, start: float, floored: bool) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(start, 1)
+    axes.xaxis.set_major_locator(LogLocator(numticks=8))
+    axes.xaxis.set_minor_locator(LogLocator(numticks=99))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    note = r" (0 is drawn at $10^{-12}$)" if floored else ""
+    axes.set_xlabel(f"output score {S_OUT}{note}")
+
+
+def _subtitle(frame: pd.DataFrame, scores: Scores) -> str:
+    count = sum(len(values) for values in scores.values())
+    parts = [_one(frame["model"], "models"), _one(frame["sae"], "SAEs")]
+    if len(scores) == 1:
+        parts.append(f"layer {next(iter(scores))}")
+    else:
+        parts.append(f"{len(scores)} layers")
+    parts.append(f"{count:,} feature{'s' * (count != 1)}")
+    return "  ·  ".join(part for part in parts if part)
+
+
+def _one(column: pd.Series, plural: str) -> str:
+    names = [str(name) for name in column.dropna().unique()]
+    return visible(names[0]) if len(names) == 1 else f"{len(names)} {plural}" if names else ""

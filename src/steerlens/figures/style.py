@@ -1,0 +1,91 @@
+"""One look for every figure.
+
+Figures are `Figure` objects, never pyplot's: no global state, no window, no leak. Draw and save
+them inside `look()`, because Matplotlib reads some settings only when it renders.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart under every common kind of colour blindness.
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+INK, MUTED, GRID = "#222222", "#666666", "#dddddd"
+LAYERS = "viridis"
+"""Colour map from the first layer to the last: even in lightness, so it prints in grey too."""
+
+LOOK = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "savefig.dpi": 160,
+    "pdf.fonttype": 42,
+}
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """Matplotlib's settings for our figures, only inside the block."""
+    with matplotlib.rc_context(LOOK):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, that keeps its parts from overlapping."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def headline(figure: Figure, title: str, subtitle: str) -> None:
+    """What the figure shows, in bold, and under it what it was measured on."""
+    # Two sizes in one headline: the blank lines of the first text make room for the second.
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(subtitle, int(width * 13))  # characters of this size that fit
+    left, top = 0.08 / width, 1 - 0.08 / height
+    figure.suptitle(
+        title + "\n" * len(lines), x=left, y=top, ha="left", va="top", fontsize=12, weight="bold"
+    )
+    below = top - 0.26 / height
+    # parse_math: a `$` in a model's name is a dollar.
+    text = "\n".join(lines)
+    figure.text(left, below, text, va="top", fontsize=9, color=MUTED, parse_math=False)
+
+
+def legend_above(axes: Axes) -> None:
+    """The legend in one line above the plot, where it can't hide data."""
+    handles, _ = axes.get_legend_handles_labels()
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderpad=0.2,
+        borderaxespad=0.2,
+        ncols=max(len(handles), 1),
+        handlelength=1.6,
+        columnspacing=1.4,
+    )

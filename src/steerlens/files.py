@@ -1,0 +1,105 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from steerlens.errors import SteerlensError
+
+_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+
+
+def cannot_write(path: Path, error: OSError) -> SteerlensError:
+    """`error`, which happened while writing `path`, in one sentence."""
+    if error.errno in _FULL:
+        return SteerlensError(
+            f"no space left to write {path}; free some, or choose another place with "
+            "paths.output_dir=DIR."
+        )
+    reason = (error.strerror or str(error)).lower()
+    return SteerlensError(
+        f"can't write {path} ({reason}); choose another place with paths.output_dir=DIR."
+    )
+
+
+def make_folder(path: Path) -> Path:
+    """Create folder `path` and its parents, and make sure that it can be written to."""
+    probe = path / f".{uuid.uuid4().hex[:12]}.tmp"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return path
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that takes the name `path` once the block has ended without an error.
+
+    Until then an older `path` stays as it was, and after an error nothing new is left behind.
+    """
+    path = Path(path)
+    # In the same folder, because only within one file system is a rename atomic.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8", errors="replace"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, atomically; see `json_text`."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """`value` as indented JSON. Numbers that JSON doesn't know (NaN, infinity) become null."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """`value` in JSON's own types; also takes numpy's scalars and arrays, paths, pandas' NA."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return _plain(value.tolist())
+    if type(value).__name__ in {"NAType", "NaTType"}:
+        return None
+    return str(value)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, or None when it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,47 @@
+"""The tokens that a feature stands for: top-k of unembed(LN(d_i)) (paper Section 2)."""
+
+from __future__ import annotations
+
+import torch
+
+from steerlens.errors import SteerlensError
+from steerlens.memory import batches, rows_that_fit
+from steerlens.subject import Subject
+
+
+@torch.no_grad()
+def logit_lens(
+    subject: Subject, features: torch.Tensor, k: int = 20, memory_budget: int = 2 * 1024**3
+) -> torch.Tensor:
+    """Top-k logit-lens tokens of `features`, best first: (n, k) int64 token ids, on the CPU.
+
+    Streamed: never F x V logits in memory. The last answer is kept with the subject, because
+    several scores of a run ask for the same tokens.
+
+    Args:
+        features: (n,) feature ids.
+        k: number of tokens per feature.
+        memory_budget: bytes for the logits of one chunk and what their top-k needs.
+    """
+    head = subject.lm.head
+    if not 1 <= k <= head.d_vocab:
+        raise SteerlensError(
+            f"top_k={k} is out of range: {subject.lm.name} has {head.d_vocab} tokens."
+        )
+    if subject.logit_lens_memo is not None:
+        known_features, known = subject.logit_lens_memo
+        if known.shape[1] >= k and torch.equal(known_features, features):
+            return known[:, :k]
+    W_dec = subject.sae.W_dec
+    token_ids = torch.empty((len(features), k), dtype=torch.int64)
+    per_row = head.d_vocab * (W_dec.element_size() + 8)
+
+    def run(rows: slice) -> None:
+        d_BD = W_dec[features[rows].to(W_dec.device)].to(head.device)
+        logits_BV = head.logits(head.norm(d_BD))
+        token_ids[rows] = logits_BV.topk(k, dim=-1).indices.cpu()
+
+    for _ in batches(len(features), rows_that_fit(memory_budget, per_row, 1024), run):
+        pass
+    subject.logit_lens_memo = (features, token_ids)
+    return token_ids

@@ -1,0 +1,86 @@
+"""Rank and probability of a feature's best token, without rows x vocabulary logits in memory."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from steerlens.subject.head import Head
+
+# Logits are computed for this many bytes of rows x tokens at a time: small enough for the
+# processor's cache, where softmax and counting then run, large enough for the matrix product.
+CHUNK_BYTES = 32 * 1024**2
+GATHER_ROWS = 128
+
+
+class BestToken(NamedTuple):
+    """The best-ranked one of each row's own tokens. Each (B,)."""
+
+    token: torch.Tensor
+    """int64 id."""
+    rank: torch.Tensor
+    """int64: number of tokens in the vocabulary with a larger logit."""
+    probability: torch.Tensor
+    """float32: exp(logit - logsumexp)."""
+
+
+def bytes_per_row(k: int) -> int:
+    """Memory that one more row takes in `best_token_of_rows`, besides the fixed chunks."""
+    return 8 * 4 * k + 64
+
+
+@torch.no_grad()
+def best_token_of_rows(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) -> BestToken:
+    """The best of each row's tokens in the next-token distribution of that row's normed vector.
+
+    A row's own logits are computed apart, in float32, and stand in for the matrix product's, so
+    that a token never outranks itself by rounding and bfloat16 doesn't coarsen probabilities.
+    """
+    tokens_BK = tokens_BK.to(h_BD.device)
+    own_BK = torch.cat(
+        [
+            _own_logits(head, h, tokens)
+            for h, tokens in zip(
+                h_BD.split(GATHER_ROWS), tokens_BK.split(GATHER_ROWS), strict=True
+            )
+        ]
+    )
+    best_B, which_B = own_BK.max(dim=-1)
+    rank_B = torch.zeros_like(tokens_BK[:, 0])
+    lse_B = torch.full_like(best_B, -torch.inf)
+    width = max(256, CHUNK_BYTES // (4 * len(h_BD)))
+    for start in range(0, head.d_vocab, width):
+        chunk = slice(start, min(start + width, head.d_vocab))
+        logits_BC = head.finish(head.logits(h_BD, chunk).float())
+        rows, k = ((tokens_BK >= chunk.start) & (tokens_BK < chunk.stop)).nonzero(as_tuple=True)
+        logits_BC[rows, tokens_BK[rows, k] - chunk.start] = own_BK[rows, k]
+        rank_B += (logits_BC > best_B[:, None]).sum(dim=-1)
+        lse_B = torch.logaddexp(lse_B, logits_BC.logsumexp(dim=-1))
+    return BestToken(
+        token=tokens_BK.gather(1, which_B[:, None])[:, 0],
+        rank=rank_B,
+        probability=(best_B - lse_B).exp(),
+    )
+
+
+@torch.no_grad()
+def best_token_of_one(head: Head, h_D: torch.Tensor, tokens_BK: torch.Tensor) -> BestToken:
+    """The same for B sets of tokens in the distribution of one normed vector, shape (D,)."""
+    tokens_BK = tokens_BK.to(h_D.device)
+    logits_V = head.finish(head.logits(h_D[None]).float())[0]
+    best_B, which_B = logits_V[tokens_BK].max(dim=-1)
+    larger_B = head.d_vocab - torch.searchsorted(logits_V.sort().values, best_B, right=True)
+    return BestToken(
+        token=tokens_BK.gather(1, which_B[:, None])[:, 0],
+        rank=larger_B,
+        probability=(best_B - logits_V.logsumexp(dim=-1)).exp(),
+    )
+
+
+def _own_logits(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) -> torch.Tensor:
+    weight_BKD = head.weight[tokens_BK].float()
+    logits_BK = torch.einsum("bd,bkd->bk", h_BD.float(), weight_BKD)
+    if head.bias is not None:
+        logits_BK = logits_BK + head.bias[tokens_BK].float()
+    return head.finish(logits_BK)

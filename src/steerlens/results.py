@@ -1,0 +1,241 @@
+"""Result tables: one schema for every run, written atomically."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steerlens.errors import SteerlensError
+from steerlens.files import atomic_write, make_folder, write_json, write_text
+from steerlens.status import Status
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+__all__ = [
+    "COLUMNS",
+    "FEATURES_FILE",
+    "SUMMARY_FILE",
+    "THRESHOLDS",
+    "Status",
+    "atomic_write",
+    "best_features",
+    "features_frame",
+    "make_folder",
+    "read_features",
+    "summarise",
+    "write_features",
+    "write_json",
+    "write_text",
+]
+
+FEATURES_FILE = "features.parquet"
+SUMMARY_FILE = "summary.json"
+
+COLUMNS: dict[str, str] = {
+    "model": "string",
+    "sae": "string",
+    "hook_name": "string",
+    "layer": "int64",
+    "feature": "int64",
+    "output_score": "double",
+    "output_score_delta": "double",
+    "output_rank": "int64",
+    "output_probability": "double",
+    "output_token": "string",
+    "input_score": "double",
+    "input_score_unique": "double",
+    "input_examples": "int64",
+    "logit_lens_tokens": "list<string>",
+    "logit_lens_token_ids": "list<int64>",
+    "token_confidence_delta": "double",
+    "max_activation": "double",
+    "activation_frequency": "double",
+}
+"""The columns of `features.parquet` in their order, with their Arrow types. Every column may be
+null but those of `KEYS`; columns of other scoring methods come after these."""
+
+KEYS = ("model", "sae", "hook_name", "layer", "feature")
+"""The columns that say which feature a row is about."""
+
+THRESHOLDS = (0.01, 0.1)
+"""The paper's two lines: below the first a feature hardly steers, from the second on it is an
+output feature."""
+
+
+def _type(column: str) -> pa.DataType | None:
+    import pyarrow as pa
+
+    types = {
+        "string": pa.string(),
+        "int64": pa.int64(),
+        "double": pa.float64(),
+        "list<string>": pa.list_(pa.string()),
+        "list<int64>": pa.list_(pa.int64()),
+    }
+    return types[COLUMNS[column]] if column in COLUMNS else None
+
+
+def features_frame(columns: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> pd.DataFrame:
+    """The table of features, from rows or from columns (a DataFrame is one of the latter).
+
+    Every column of `COLUMNS` is there, null where unfilled (NaN counts as null). Types are
+    pandas' nullable ones; the two list columns are Arrow's, so that millions of tokens stay
+    compact, and give Python lists.
+    """
+    return _to_pandas(_table(columns))
+
+
+def _table(columns: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> pa.Table:
+    import pyarrow as pa
+
+    if isinstance(columns, Sequence):
+        names = dict.fromkeys(name for row in columns for name in row)
+        columns = {name: [row.get(name) for row in columns] for name in names}
+    elif "feature" not in columns:
+        raise SteerlensError("a table of features needs the column 'feature'.")
+    size = len(columns["feature"]) if "feature" in columns else 0
+    missing = [None] * size
+    names = [*COLUMNS, *(name for name in columns if name not in COLUMNS)]
+    arrays = {str(name): _array(name, columns.get(name, missing), size) for name in names}
+    return pa.table(arrays)
+
+
+def _array(name: str, values: Any, size: int) -> pa.Array:
+    """`values` as an Arrow array with the type of column `name`."""
+    import numpy as np
+    import pyarrow as pa
+
+    if isinstance(values, str) or not hasattr(values, "__len__"):
+        values = [values] * size  # one value for all rows, as for model and sae
+    if len(values) != size:
+        raise SteerlensError(f"column {name!r} has {len(values)} entries for {size} features.")
+    if isinstance(values, np.ndarray) and values.ndim > 1:
+        values = list(values)
+    try:
+        if isinstance(values, pa.ChunkedArray):  # a column read from a file
+            array = values.combine_chunks().cast(_type(name) or values.type)
+        else:
+            array = pa.array(values, type=_type(name), from_pandas=True)
+    except UnicodeEncodeError:  # half of a surrogate pair: no text, but tokenizers have them
+        array = pa.array(_encodable(values), type=_type(name), from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        expected = COLUMNS.get(name, "one type that Arrow knows")
+        raise SteerlensError(f"column {name!r} must hold {expected}: {error}") from error
+    if isinstance(array, pa.ChunkedArray):  # pandas' strings may come in chunks
+        array = array.combine_chunks()
+    return array.cast(pa.float64()) if pa.types.is_null(array.type) else array
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list | tuple) or hasattr(value, "tolist"):
+        return [_encodable(item) for item in value]
+    return value
+
+
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow as pa
+
+    nullable = {
+        pa.string(): pd.StringDtype(),
+        pa.int64(): pd.Int64Dtype(),
+        pa.float64(): pd.Float64Dtype(),
+        pa.bool_(): pd.BooleanDtype(),
+    }
+
+    def dtype(arrow: pa.DataType) -> Any:
+        return nullable.get(arrow) or (pd.ArrowDtype(arrow) if pa.types.is_list(arrow) else None)
+
+    frame = table.to_pandas(types_mapper=dtype)
+    return frame.astype({"layer": "int64", "feature": "int64"})
+
+
+def write_features(frame: pd.DataFrame, folder: Path) -> Path:
+    """Write `features.parquet` into `folder`, atomically and with the same types every time."""
+    import pyarrow.parquet as pq
+
+    path = Path(folder) / FEATURES_FILE
+    table = _table(frame)
+    with atomic_write(path) as file:
+        pq.write_table(table, file, compression="zstd")
+    return path
+
+
+def read_features(folder: Path) -> pd.DataFrame:
+    """The table of a run's folder; refuses a folder without one and a file that isn't one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(folder) / FEATURES_FILE
+    if not path.is_file():
+        raise SteerlensError(f"there is no {FEATURES_FILE} in {folder}.")
+    try:
+        with path.open("rb") as file:
+            table = pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise SteerlensError(
+            f"{path} can't be read: it is truncated or no Parquet file; run the job again."
+        ) from error
+    lacking = [name for name in KEYS if name not in table.column_names]
+    if lacking:
+        raise SteerlensError(
+            f"{path} is no table of features: it lacks the column {', '.join(lacking)}."
+        )
+    return _to_pandas(_table({name: table[name] for name in table.column_names}))
+
+
+def best_features(frame: pd.DataFrame, n: int) -> pd.DataFrame:
+    """The `n` features with the highest output score; ties in the order of layer and feature."""
+    scored = frame[frame["output_score"].notna()]
+    order = ["output_score", "layer", "feature"]
+    return scored.sort_values(order, ascending=[False, True, True]).head(n)
+
+
+def summarise(frame: pd.DataFrame) -> dict[str, Any]:
+    """What `summary.json` says: output scores by layer and overall, and the best features."""
+    layers = {int(str(layer)): rows for layer, rows in frame.groupby("layer", sort=True)}
+    best = best_features(frame, 20)
+    return {
+        "model": _names(frame["model"]),
+        "sae": _names(frame["sae"]),
+        "overall": _statistics(frame),
+        "layers": [{"layer": layer, **_statistics(rows)} for layer, rows in layers.items()],
+        "best_features": [
+            {
+                "layer": int(row["layer"]),
+                "feature": int(row["feature"]),
+                "output_score": float(row["output_score"]),
+                "output_token": _or_none(row["output_token"]),
+                "logit_lens_tokens": list(_or_none(row["logit_lens_tokens"]) or [])[:5],
+            }
+            for row in best.to_dict("records")
+        ],
+    }
+
+
+def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
+    """Counts, quartiles and shares; null where nothing was scored."""
+    scores = frame["output_score"].dropna().astype(float)
+    quartiles = scores.quantile([0.25, 0.5, 0.75]).tolist() if len(scores) else [None] * 3
+    statistics: dict[str, Any] = {"features": len(frame), "scored": len(scores)}
+    names = ("output_score_q25", "output_score_median", "output_score_q75")
+    statistics |= dict(zip(names, quartiles, strict=True))
+    for threshold in THRESHOLDS:
+        share = float((scores >= threshold).mean()) if len(scores) else None
+        statistics[f"share_at_least_{threshold:g}"] = share
+    return statistics
+
+
+def _names(column: pd.Series) -> str | list[str] | None:
+    """The one value of a column, or all of them."""
+    names = [str(name) for name in column.dropna().unique()]
+    return names if len(names) > 1 else names[0] if names else None
+
+
+def _or_none(value: Any) -> Any:
+    return value if isinstance(value, str) or hasattr(value, "__len__") else None

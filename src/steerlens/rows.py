@@ -1,0 +1,89 @@
+"""The engine: one prompt's last position, run in many rows that differ only from the hook on.
+
+The edit changes nothing but the last position's residual vector at the SAE's hook. So the prompt
+runs once and keeps its keys and values; then the last token runs in one row up to the hook, which
+turns that row into B, and only the blocks above it see B rows. It is exact: position by position,
+the rows compute what B separate forwards would.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from steerlens.subject import Subject
+
+
+class LastPosition:
+    """A prompt whose last position can be run again from the SAE's hook on, in many rows."""
+
+    def __init__(self, subject: Subject, tokens_1L: torch.Tensor) -> None:
+        from transformers import DynamicCache
+
+        self._subject = subject
+        self._bridge = subject.lm.bridge
+        self._length = int(tokens_1L.shape[1])
+        self._token_11 = tokens_1L[:, -1:]
+        self._cache = DynamicCache(config=self._bridge.original_model.config)
+        with torch.no_grad():
+            if self._length > 1:
+                self._bridge(
+                    tokens_1L[:, :-1],
+                    past_key_values=self._cache,
+                    use_cache=True,
+                    return_type="logits",
+                )
+            seen: list[torch.Tensor] = []
+            self.h_D = self._run([(subject.hook_name, lambda x, hook: seen.append(x))], 1)[0]
+        self.x_D = seen[0][0, -1]
+        """(D,): the unsteered residual vector at the hook."""
+
+    @torch.no_grad()
+    def run(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """Final normed vectors (B, D), one for each row of residual vectors at the hook."""
+
+        def expand(x_11D: torch.Tensor, hook: Any) -> torch.Tensor:
+            return x_BD[:, None].to(x_11D)
+
+        return self._run([(self._subject.hook_name, expand)], len(x_BD))
+
+    def bytes_per_row(self) -> int:
+        """Memory that one more row takes at its peak, a generous estimate."""
+        cfg = self._bridge.cfg
+        size = self._subject.lm.dtype.itemsize
+        n_kv = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
+        blocks = self._subject.lm.n_layers - self._subject.first_row_block
+        keys_values = 2 * n_kv * cfg.d_head * (self._length + 1) * blocks
+        d_mlp = cfg.d_mlp or 4 * cfg.d_model
+        return size * (keys_values + 5 * d_mlp + 16 * cfg.d_model + 8 * cfg.n_heads * cfg.d_head)
+
+    def _run(self, hooks: list[tuple[str, Any]], n_rows: int) -> torch.Tensor:
+        """Final normed vectors (n_rows, D); the model's own unembedding sees one row only."""
+        seen: list[torch.Tensor] = []
+
+        def catch(h_B1D: torch.Tensor, hook: Any) -> torch.Tensor:
+            seen.append(h_B1D)
+            return h_B1D[:1]
+
+        self._bridge.run_with_hooks(
+            self._token_11,
+            fwd_hooks=[*hooks, ("unembed.hook_in", catch)],
+            past_key_values=self._cache_of_rows(n_rows),
+            use_cache=True,
+        )
+        return seen[0][:, -1]
+
+    def _cache_of_rows(self, n_rows: int) -> Any:
+        """The prompt's cache with B rows, as views, in the blocks above the hook.
+
+        A copy, because a forward appends the last token's keys and values to what it is given.
+        """
+        cache = copy.copy(self._cache)
+        cache.layers = [copy.copy(layer) for layer in self._cache.layers]
+        if self._length > 1:
+            for layer in cache.layers[self._subject.first_row_block :]:
+                layer.keys = layer.keys.expand(n_rows, -1, -1, -1)
+                layer.values = layer.values.expand(n_rows, -1, -1, -1)
+        return cache

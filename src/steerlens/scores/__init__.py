@@ -1,0 +1,82 @@
+"""Scoring methods: one module each, found through the entry-point group `steerlens.scores`.
+
+A method is a module with
+
+- a first docstring line that says what it measures (shown by `steerlens list scores`);
+- `Config`, a dataclass that extends `ScoreConfig`: the method's settings;
+- `score(subject, features, config, run)`, which returns columns of `features.parquet`, each
+  with one entry per feature, in the order of `features`.
+
+Method modules import torch inside `score`, so that listing and checking settings stays fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, Protocol
+
+from steerlens.errors import SteerlensError, unknown
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from steerlens.subject import Subject
+
+GROUP = "steerlens.scores"
+
+
+@dataclass
+class ScoreConfig:
+    """What every method's settings begin with."""
+
+    method: str = "???"
+    """Name of the method's entry point."""
+
+
+def _nothing(_done: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class ScoreRun:
+    """What a method may know of the run around it."""
+
+    memory_budget: int = 2 * 1024**3
+    """Bytes that scoring may use beyond the weights."""
+    seed: int = 0
+    progress: Callable[[int], None] = _nothing
+    """Called with the number of features that have just been finished."""
+
+
+class Method(Protocol):
+    """The interface of a method's module."""
+
+    __name__: str
+    __doc__: str | None
+    Config: type[ScoreConfig]
+
+    def score(
+        self, subject: Subject, features: np.ndarray, config: Any, run: ScoreRun
+    ) -> Mapping[str, Sequence[Any] | np.ndarray]: ...
+
+
+def methods() -> dict[str, EntryPoint]:
+    """Every installed method by name, not yet imported."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def load_method(name: str) -> Method:
+    """The module of method `name`; refuses an unknown name and a module without the interface."""
+    found = methods()
+    if name not in found:
+        raise unknown("scoring method", name, found)
+    module = found[name].load()
+    for attribute in ("Config", "score"):
+        if not hasattr(module, attribute):
+            raise SteerlensError(
+                f"scoring method {name!r} ({found[name].value}) has no {attribute!r}; "
+                "see CONTRIBUTING.md, 'Add a scoring method'."
+            )
+    return module

@@ -1,0 +1,96 @@
+"""Output score S_out: how much amplifying a feature makes its own logit-lens tokens likely.
+
+Paper Eq. 9-10: after the edit, `P = (1 - r / |V|) * p`, with `r` the 0-based rank and `p` the
+probability of the best-ranked of the feature's top-k logit-lens tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from steerlens.errors import SteerlensError
+from steerlens.scores import ScoreConfig, ScoreRun
+
+if TYPE_CHECKING:
+    import torch
+
+    from steerlens.subject import Subject
+
+
+@dataclass
+class Config(ScoreConfig):
+    """Settings of the output score."""
+
+    method: str = "output"
+    prompt: str = "From my experience,"
+    """Neutral prompt. The authors' code has this one, the paper "In my experience,"."""
+    factor: float = 10.0
+    """Steering factor s: the feature's activation grows by s times the largest activation."""
+    top_k: int = 20
+    """Number of logit-lens tokens that stand for the feature."""
+    keep_error: bool = True
+    """Keep the SAE's reconstruction error (the authors' code) or drop it (the paper's Eq. 6)."""
+
+
+def score(
+    subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
+) -> Mapping[str, np.ndarray | list[str]]:
+    """Scores `features`, shape (n,).
+
+    Returns:
+        `output_score` (the published number), `output_score_delta` (minus the unsteered term, as
+        in Eq. 10), `output_rank`, `output_probability` and `output_token` of the best token.
+
+    Raises:
+        SteerlensError: for an empty prompt, a `top_k` beyond the vocabulary, or NaN scores.
+    """
+    import torch
+
+    from steerlens.intervention import prepare_edit
+    from steerlens.logit_lens import logit_lens
+    from steerlens.memory import batches, rows_that_fit
+    from steerlens.ranks import best_token_of_one, best_token_of_rows, bytes_per_row
+    from steerlens.rows import LastPosition
+
+    head = subject.lm.head
+    ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
+    tokens_FK = logit_lens(subject, ids_F, config.top_k, run.memory_budget)
+    position = LastPosition(subject, subject.to_tokens(config.prompt))
+    edit = prepare_edit(subject.sae, position.x_D, config.keep_error)
+    rank_F = torch.empty(len(ids_F), dtype=torch.int64)
+    probability_F = torch.empty(len(ids_F), dtype=torch.float32)
+    token_F = torch.empty(len(ids_F), dtype=torch.int64)
+
+    def run_batch(rows: slice) -> None:
+        h_BD = position.run(edit.rows(ids_F[rows], config.factor))
+        best = best_token_of_rows(head, h_BD, tokens_FK[rows])
+        token_F[rows], rank_F[rows], probability_F[rows] = (column.cpu() for column in best)
+
+    per_row = position.bytes_per_row() + bytes_per_row(config.top_k)
+    size = rows_that_fit(run.memory_budget, per_row, len(ids_F))
+    for done in batches(len(ids_F), size, run_batch):
+        run.progress(done)
+
+    before = best_token_of_one(head, position.h_D, tokens_FK)
+    score_F = rank_weighted(rank_F, probability_F, head.d_vocab)
+    unsteered_F = rank_weighted(before.rank.cpu(), before.probability.cpu(), head.d_vocab)
+    if not torch.isfinite(score_F).all():
+        raise SteerlensError(
+            f"layer {subject.layer} gives NaN scores in {subject.lm.dtype}; use dtype=float32."
+        )
+    return {
+        "output_score": score_F.numpy(),
+        "output_score_delta": (score_F - unsteered_F).numpy(),
+        "output_rank": rank_F.numpy(),
+        "output_probability": probability_F.double().numpy(),
+        "output_token": subject.lm.tokenizer.batch_decode(token_F[:, None].tolist()),
+    }
+
+
+def rank_weighted(rank: torch.Tensor, probability: torch.Tensor, d_vocab: int) -> torch.Tensor:
+    """`P = (1 - r / |V|) * p` (Eq. 9), in float64."""
+    return (1 - rank.double() / d_vocab) * probability.double()

@@ -1,0 +1,98 @@
+"""The subject of an experiment: a language model and one SAE of its, joined at a hook.
+
+`load_subjects` yields one `Subject` per layer, with the model loaded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from steerlens.config.schema import RunConfig
+from steerlens.errors import SteerlensError
+from steerlens.subject.belonging import check_belongs
+from steerlens.subject.model import LoadedModel, load_model
+from steerlens.subject.sae import SaeSource, load_sae, sae_sources
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+
+__all__ = ["LoadedModel", "SaeSource", "Subject", "load_subjects"]
+
+
+@dataclass
+class Subject:
+    """A model and an SAE that belongs to it.
+
+    Dimension letters everywhere: B rows, L positions, D d_model, F d_sae, V vocabulary, K top-k.
+    """
+
+    lm: LoadedModel
+    sae: SAE[Any]
+    name: str
+    """Name of the SAE release."""
+    layer: int
+    hook_name: str
+    prepend_bos: bool
+    identity: dict[str, Any] = field(default_factory=dict)
+    """What was loaded, and how: written to provenance.json."""
+
+    logit_lens_memo: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, repr=False)
+    """(features, token ids) of the last `logit_lens`."""
+
+    @property
+    def site(self) -> str:
+        """The hook's place in its block, e.g. `resid_post`."""
+        return self.hook_name.rsplit("hook_", 1)[-1]
+
+    @property
+    def first_row_block(self) -> int:
+        """The first block that runs after the SAE's hook."""
+        return self.layer + (self.site == "resid_post")
+
+    @property
+    def d_sae(self) -> int:
+        return int(self.sae.cfg.d_sae)
+
+    def to_tokens(self, text: str) -> torch.Tensor:
+        """Token ids of `text`, shape (1, L), with BOS exactly when the SAE was trained with it."""
+        if not text:
+            raise SteerlensError("the prompt is empty; give it at least one word.")
+        ids = list(self.lm.tokenizer(text, add_special_tokens=False)["input_ids"])
+        bos = self.lm.tokenizer.bos_token_id
+        if self.prepend_bos and bos is not None and ids[:1] != [bos]:
+            ids = [bos, *ids]
+        n_ctx = int(self.lm.bridge.cfg.n_ctx)
+        if not ids or len(ids) > n_ctx:
+            raise SteerlensError(
+                f"the prompt has {len(ids)} tokens; {self.lm.name} takes 1 to {n_ctx}."
+            )
+        return torch.tensor([ids], device=self.lm.device)
+
+
+def load_subjects(config: RunConfig) -> Iterator[Subject]:
+    """The subjects of a run, one per layer in rising order; the model is loaded once."""
+    lm: LoadedModel | None = None
+    for source in sae_sources(config):
+        sae, sae_identity = load_sae(source, config)
+        lm = lm or load_model(config, sae.cfg.metadata)
+        layer, hook_name = check_belongs(lm, sae, source, config)
+        told = sae.cfg.metadata.prepend_bos
+        prepend_bos = lm.tokenizer_prepends_bos if told is None else bool(told)
+        yield Subject(
+            lm=lm,
+            sae=sae.to(lm.device_of_block(layer)),
+            name=config.sae.name,
+            layer=layer,
+            hook_name=hook_name,
+            prepend_bos=prepend_bos,
+            identity={
+                **sae_identity,
+                "hook_name": hook_name,
+                "prepend_bos": prepend_bos,
+                "prepend_bos_from": "tokenizer" if told is None else "SAE metadata",
+            },
+        )

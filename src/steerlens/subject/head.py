@@ -1,0 +1,91 @@
+"""The model's last stage, from the last block's output to logits, callable on rows of vectors.
+
+Scores need it apart from the model: the logit lens applies it to decoder rows, and the output
+score must never hold rows x vocabulary logits at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from steerlens.errors import SteerlensError
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+class Head:
+    """Final norm, unembedding, and what some models do to logits after it."""
+
+    def __init__(self, bridge: TransformerBridge) -> None:
+        hf_config = bridge.original_model.config.get_text_config()
+        self._norm = bridge.ln_final
+        self._unembed = bridge.unembed
+        self.softcap: float | None = getattr(hf_config, "final_logit_softcapping", None)
+        """Logits become softcap * tanh(logits / softcap) (Gemma)."""
+        self.scale = _logit_scale(hf_config)
+        """Logits are multiplied by this (Cohere, Granite)."""
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """Unembedding matrix as stored, shape (V, D)."""
+        return self._unembed.original_component.weight
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """Unembedding bias, shape (V,)."""
+        return self._unembed.original_component.bias
+
+    @property
+    def d_vocab(self) -> int:
+        return int(self.weight.shape[0])
+
+    @property
+    def device(self) -> torch.device:
+        return self.weight.device
+
+    def norm(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """The final norm of rows of residual vectors, (B, D) to (B, D)."""
+        return self._norm(x_BD[:, None])[:, 0]
+
+    def logits(self, h_BD: torch.Tensor, tokens: slice = slice(None)) -> torch.Tensor:
+        """Logits before `finish` of normed rows for a slice of the vocabulary: (B, V)."""
+        bias = self.bias
+        return torch.nn.functional.linear(
+            h_BD, self.weight[tokens], None if bias is None else bias[tokens]
+        )
+
+    def finish(self, logits: torch.Tensor) -> torch.Tensor:
+        """Scale and soft cap, in place; both keep the order of logits."""
+        if self.scale != 1.0:
+            logits.mul_(self.scale)
+        if self.softcap is not None:
+            logits.div_(self.softcap).tanh_().mul_(self.softcap)
+        return logits
+
+
+def _logit_scale(hf_config: object) -> float:
+    if (divisor := getattr(hf_config, "logits_scaling", None)) is not None:
+        return 1.0 / float(divisor)
+    return float(getattr(hf_config, "logit_scale", None) or 1.0)
+
+
+@torch.no_grad()
+def checked_head(bridge: TransformerBridge) -> Head:
+    """The head of `bridge`, after a check that it gives the logits that the model itself gives."""
+    head = Head(bridge)
+    seen: list[torch.Tensor] = []
+    token = torch.zeros((1, 1), dtype=torch.int64, device=next(bridge.embed.parameters()).device)
+    expected = bridge.run_with_hooks(
+        token, fwd_hooks=[("unembed.hook_in", lambda h, hook: seen.append(h))]
+    )[0, -1].float()
+    got = head.finish(head.logits(seen[0][0, -1:]))[0].float()
+    tolerance = 1e-4 if expected.dtype == torch.float32 else 0.05
+    if not torch.allclose(got, expected, rtol=tolerance, atol=tolerance * expected.abs().max()):
+        raise SteerlensError(
+            f"{bridge.cfg.architecture} does something to its logits that steerlens doesn't know "
+            "of; please report it with the model's name."
+        )
+    return head

@@ -1,0 +1,177 @@
+"""Finding and loading SAEs: a SAELens release, or a local folder in the SAELens layout."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from steerlens.config.parse import parse_layers
+from steerlens.config.schema import RunConfig
+from steerlens.errors import SteerlensError, unknown
+from steerlens.provenance import folder_identity
+from steerlens.subject.device import resolve_dtype
+from steerlens.subject.model import count_layers
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+
+
+@dataclass(frozen=True)
+class SaeSource:
+    """Where one SAE comes from. `layer` is None while only its weights could tell."""
+
+    layer: int | None
+    path: Path | None = None
+    release: str | None = None
+    sae_id: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.path else f"{self.release}/{self.sae_id}"
+
+
+def sae_sources(config: RunConfig) -> list[SaeSource]:
+    """The SAEs that `layer` asks for, in rising order of layers."""
+    n_layers = count_layers(config.model)
+    wanted = parse_layers(config.layer, n_layers, config.model.late_from)
+    if config.sae.path:
+        found = _local_sources(Path(config.sae.path))
+    else:
+        found = _release_sources(config, range(n_layers))
+    if len(found) == 1 and found[0].layer is None:
+        return found
+    by_layer = {source.layer: source for source in found}
+    missing = [layer for layer in wanted if layer not in by_layer]
+    if missing and config.layer not in ("all", "late"):
+        raise SteerlensError(
+            f"{config.sae.name} has no SAE at layer {missing[0]}; it has "
+            f"{', '.join(str(layer) for layer in sorted(k for k in by_layer if k is not None))}."
+        )
+    chosen = [by_layer[layer] for layer in wanted if layer in by_layer]
+    if not chosen:
+        raise SteerlensError(f"{config.sae.name} has no SAE in layers {wanted}.")
+    return chosen
+
+
+def layer_of_hook(hook_name: str | None) -> int | None:
+    """The block number in a hook name, e.g. 3 for `blocks.3.hook_resid_post`."""
+    match = re.match(r"blocks\.(\d+)\.", hook_name or "")
+    return int(match.group(1)) if match else None
+
+
+def _local_sources(folder: Path) -> list[SaeSource]:
+    configs = (
+        [folder / "cfg.json"] if (folder / "cfg.json").is_file() else folder.glob("*/cfg.json")
+    )
+    sources: dict[int | None, SaeSource] = {}
+    for path in sorted(configs):
+        try:
+            cfg = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SteerlensError(f"{path} is not valid JSON ({error}).") from None
+        metadata = cfg.get("metadata") or {}
+        layer = layer_of_hook(metadata.get("hook_name") or cfg.get("hook_name"))
+        if layer in sources:
+            raise SteerlensError(
+                f"{sources[layer].path} and {path.parent} are both SAEs of layer {layer}; "
+                "point sae.path at one of them."
+            )
+        sources[layer] = SaeSource(layer=layer, path=path.parent)
+    if not sources:
+        raise SteerlensError(
+            f"{folder} holds no SAE: expected cfg.json and sae_weights.safetensors in it, or one "
+            "sub-folder per layer with them."
+        )
+    return list(sources.values())
+
+
+def _release_sources(config: RunConfig, every_layer: range) -> list[SaeSource]:
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    release, sae_id = config.sae.release, config.sae.sae_id
+    if not release or not sae_id:
+        raise SteerlensError("choose an SAE: sae.path=DIR, or sae.release=... and sae.sae_id=... .")
+    directory = get_pretrained_saes_directory()
+    if release not in directory:
+        if "/" not in release:
+            raise unknown("SAE release", release, directory)
+        known_ids = None  # a Hugging Face repository outside SAELens' list
+    else:
+        known_ids = directory[release].saes_map
+    if "{layer}" not in sae_id:
+        if known_ids is not None and sae_id not in known_ids:
+            raise unknown(f"SAE id of {release}", sae_id, known_ids)
+        return [SaeSource(layer=None, release=release, sae_id=sae_id)]
+    layers = config.sae.layers if config.sae.layers is not None else every_layer
+    ids = {layer: sae_id.format(layer=layer) for layer in layers}
+    return [
+        SaeSource(layer=layer, release=release, sae_id=one)
+        for layer, one in ids.items()
+        if known_ids is None or one in known_ids
+    ]
+
+
+def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, Any]]:
+    """The SAE of `source` on the CPU in the run's dtype, and its identity for provenance.
+
+    Decoder norms are not folded: scores are those of the SAE as released.
+    """
+    from sae_lens import SAE
+    from sae_lens.loading.pretrained_saes_directory import get_repo_id_and_folder_name
+
+    dtype = str(resolve_dtype(config)).removeprefix("torch.")
+    with warnings.catch_warnings():
+        # SAELens warns about model kwargs; `load_model` follows them and records it.
+        warnings.simplefilter("ignore")
+        try:
+            if source.path:
+                sae = SAE.load_from_disk(source.path, device="cpu", dtype=dtype)
+                identity = folder_identity(source.path, Path(config.paths.cache_dir))
+            else:
+                assert source.release and source.sae_id
+                sae = SAE.from_pretrained(source.release, source.sae_id, "cpu", dtype)
+                repo_id, folder = get_repo_id_and_folder_name(source.release, source.sae_id)
+                identity = {"repo_id": repo_id, "path": folder, "revision": _hub_revision(repo_id)}
+        except Exception as error:
+            raise SteerlensError(
+                f"can't load the SAE {source}: {type(error).__name__}: {error}"
+            ) from error
+    sae.eval().requires_grad_(False)
+    _refuse_nan(sae, source)
+    return sae, {
+        **identity,
+        "release": source.release,
+        "sae_id": source.sae_id,
+        "architecture": sae.cfg.architecture(),
+        "d_sae": sae.cfg.d_sae,
+        "normalize_activations": sae.cfg.normalize_activations,
+        "decoder_norm_folded": False,
+        "metadata": _plain(sae.cfg.metadata.to_dict()),
+    }
+
+
+def _hub_revision(repo_id: str) -> str | None:
+    """Commit of the cached snapshot of `repo_id`, if the hub's cache says."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    ref = Path(HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}" / "refs" / "main"
+    return ref.read_text(encoding="utf-8").strip() if ref.is_file() else None
+
+
+def _refuse_nan(sae: SAE[Any], source: SaeSource) -> None:
+    for name, parameter in sae.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise SteerlensError(f"the SAE {source} has NaN or infinite values in {name}.")
+
+
+def _plain(metadata: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in metadata.items()
+        if isinstance(value, str | int | float | bool | list | dict | None)
+    }

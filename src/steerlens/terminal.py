@@ -1,0 +1,169 @@
+"""What a run shows in the terminal: a progress bar, then its best features."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from steerlens.results import THRESHOLDS, best_features, summarise
+from steerlens.text import visible, visible_token, visible_tokens
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def _console(stream: TextIO) -> Console:
+    # A terminal that isn't UTF-8 shows other characters as escapes instead of stopping the run.
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    return Console(file=stream)
+
+
+class _Rate(ProgressColumn):
+    """Finished units a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{_rate(speed)} {self.unit}/s" if speed else "", style="cyan")
+
+
+@contextmanager
+def progress(
+    total: int, description: str, unit: str = "features", console: Console | None = None
+) -> Iterator[Callable[[int], None]]:
+    """A progress bar; call what it gives with the number of units that have just been finished.
+
+    Where no one is watching (no terminal) only one line is printed, at the end.
+    """
+    console = console or _console(sys.stderr)
+    done = 0
+    start = time.perf_counter()
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        _Rate(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        expand=True,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(visible(description), total=total)
+
+        def advance(n: int) -> None:
+            nonlocal done
+            done += n
+            bar.advance(task, n)
+
+        yield advance
+    seconds = time.perf_counter() - start
+    rate = f", {_rate(done / seconds)} {unit}/s" if seconds > 0 else ""
+    line = f"{visible(description)}: {done:,} {unit} in {_duration(seconds)}{rate}"
+    console.print(Text(line), soft_wrap=True)
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def print_summary(
+    frame: pd.DataFrame, folder: Path, console: Console | None = None, rows: int = 10
+) -> None:
+    """Print the best output features, what their numbers mean, and where the files are."""
+    console = console or _console(sys.stdout)
+    overall = summarise(frame)["overall"]
+    if overall["scored"]:
+        console.print(_best_table(frame, rows, console.width))
+        for line in explanation(overall):
+            console.print(Text(line))
+    else:
+        features = f"{overall['features']:,} feature{'s' * (overall['features'] != 1)}"
+        console.print(Text(f"{features}, none with an output score."))
+    console.print(Text(f"Results: {visible(str(folder))}"), soft_wrap=True)
+
+
+def explanation(overall: dict[str, float]) -> list[str]:
+    """What the output scores of a run say, in two sentences."""
+    low, high = (overall[f"share_at_least_{threshold:g}"] for threshold in THRESHOLDS)
+    return [
+        "S_out near 1: amplifying the feature makes its own logit-lens tokens the next token; "
+        f"below {THRESHOLDS[0]:g}: it hardly steers.",
+        f"Of {overall['scored']:,} features {low:.1%} have S_out >= {THRESHOLDS[0]:g} and "
+        f"{high:.1%} have S_out >= {THRESHOLDS[1]:g}; the median is "
+        f"{overall['output_score_median']:.3g}.",
+    ]
+
+
+def _best_table(frame: pd.DataFrame, rows: int, width: int) -> Table:
+    header = ("layer", "feature", "S_out", "rank", "p", "token", "logit lens")
+    cells = [
+        (
+            str(row["layer"]),
+            str(row["feature"]),
+            _number(row["output_score"], ".4f"),
+            _number(row["output_rank"], ",.0f"),
+            _number(row["output_probability"], ".4f"),
+            _cut(visible_token(row["output_token"]), 14),
+            visible_tokens(row["logit_lens_tokens"], 8),
+        )
+        for row in best_features(frame, rows).to_dict("records")
+    ]
+    # In a narrow terminal rich would squeeze the numbers; only the last column may get shorter.
+    columns = list(zip(*[header, *cells], strict=True))[:-1]
+    taken = sum(2 + max(map(cell_len, column)) for column in columns)
+    rest = max(width - taken - 4, 10)
+    style = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+    table = Table(title="Best output features", title_justify="left", **style)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i < 5 else "left", no_wrap=True)
+    for row in cells:
+        # Text, not str: rich would read a token such as [red] as markup.
+        table.add_row(*(Text(cell) for cell in row[:-1]), Text(_cut(row[-1], rest)))
+    return table
+
+
+def _cut(text: str, width: int) -> str:
+    line = Text(text)
+    line.truncate(width, overflow="ellipsis")
+    return line.plain
+
+
+def _number(value: object, spec: str) -> str:
+    # Nulls come as None or pandas' NA, depending on the column's neighbours.
+    return format(value, spec) if isinstance(value, int | float) else "-"

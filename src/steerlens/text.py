@@ -1,0 +1,55 @@
+"""Text that a model produced, made safe and visible wherever it is shown.
+
+A vocabulary holds newlines, ANSI escapes, right-to-left marks and lone accents. Printed as they
+are, they break a table or, worse, drive the reader's terminal. Everything that shows tokens
+(terminal, report, figures, W&B tables) goes through here; files keep the tokens as they are.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+SPACE = "␣"
+"""Shown for a space inside a token, where `the` and ` the` are different things."""
+
+_SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\"}
+_MARKDOWN = set("\\`*_{}[]()<>&|~$#!:@\"'")
+
+
+def visible(text: str) -> str:
+    """`text` in one line of printable characters; what can't be seen is written as an escape."""
+    return "".join(_visible(char, first=i == 0) for i, char in enumerate(text))
+
+
+def _visible(char: str, first: bool) -> str:
+    if char in _SHORT:
+        return _SHORT[char]
+    category = unicodedata.category(char)
+    # C*: controls, direction marks, surrogates, unassigned; Z*: line breaks and odd spaces; a
+    # combining mark (M*) without its base would sit on the character before the token.
+    hidden = category[0] == "C" or (category[0] == "Z" and char != " ")
+    if not (hidden or (first and category[0] == "M")):
+        return char
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+
+
+def visible_token(token: Any) -> str:
+    """One token as it stands in a table; `-` for none, and spaces are shown."""
+    if not isinstance(token, str):
+        return "-"
+    return visible(token).replace(" ", SPACE) if token else "''"
+
+
+def visible_tokens(tokens: Any, n: int = 5) -> str:
+    """The first `n` tokens with a space between them; `-` for none."""
+    if isinstance(tokens, str) or not isinstance(tokens, Iterable):
+        return "-"
+    return " ".join(visible_token(token) for token in list(tokens)[:n]) or "-"
+
+
+def markdown(text: str) -> str:
+    """`text` so that Markdown and HTML show it as it is, also in a table's cell."""
+    return "".join(f"&#{ord(char)};" if char in _MARKDOWN else char for char in visible(text))

@@ -1,0 +1,49 @@
+"""Fixtures: tiny subjects on disk, and no hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+
+if TYPE_CHECKING:
+    from steerlens.subject import Subject
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder with a tiny model of the given kind, made once a session."""
+    from tests.support.tiny import save_model
+
+    made: dict[str, Path] = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = save_model(tmp_path_factory.mktemp("models") / kind, kind)
+        return made[kind]
+
+    return folder
+
+
+@pytest.fixture
+def tiny_subject(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., Subject]:
+    """A loaded subject: `tiny_subject("llama", "topk", layer=2, site="resid_pre", ...)`."""
+    from steerlens import load_subject
+    from tests.support.tiny import save_sae
+
+    def make(kind: str = "llama", architecture: str = "standard", **settings: object) -> Subject:
+        sae = save_sae(tmp_path / "sae", architecture, **settings)  # type: ignore[arg-type]
+        return load_subject(
+            "local",
+            "local",
+            "all",
+            **{"model.path": tiny_folder(kind), "sae.path": sae, "paths.cache_dir": tmp_path},
+        )
+
+    return make
