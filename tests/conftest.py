@@ -39,11 +39,7 @@ def tiny_subject(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Callable
 
     def make(kind: str = "llama", architecture: str = "standard", **settings: object) -> Subject:
         sae = save_sae(tmp_path / "sae", architecture, **settings)  # type: ignore[arg-type]
-        return load_subject(
-            "local",
-            "local",
-            "all",
-            **{"model.path": tiny_folder(kind), "sae.path": sae, "paths.cache_dir": tmp_path},
-        )
+        paths = {"model.path": tiny_folder(kind), "sae.path": sae, "paths.cache_dir": tmp_path}
+        return load_subject("local", "local", "all", **paths)
 
     return make

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 from loss import chunked_cross_entropy
+from optim import Optimizers, Schedule
 from prepare import load_rows, load_sizes
 from safetensors.torch import load_file, save_file
-from settings import Settings, TrainingSettings
+from settings import Settings
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -44,87 +45,6 @@ def build_model(settings: Settings) -> LlamaForCausalLM:
         pad_token_id=2,
     )
     return LlamaForCausalLM(config)
-
-
-class Optimizers:
-    """Muon for the matrices inside the blocks, AdamW for embeddings and norms."""
-
-    def __init__(self, model: LlamaForCausalLM, settings: TrainingSettings) -> None:
-        self.model, self.settings = model, settings
-        matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
-        inside = {id(p) for p in matrices}
-        if settings.optimizer == "adamw":
-            matrices, inside = [], set()
-        rest = [p for p in model.parameters() if id(p) not in inside]
-        decayed = {"params": [p for p in rest if p.ndim == 2]}
-        plain = {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}
-        self.all: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                [decayed, plain],
-                lr=settings.adam_lr,
-                betas=(0.9, 0.95),
-                weight_decay=settings.weight_decay,
-                fused=True,
-            )
-        ]
-        if matrices:
-            self.all.append(
-                torch.optim.Muon(
-                    matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay
-                )
-            )
-        self.peaks = [optimizer.param_groups[0]["lr"] for optimizer in self.all]
-
-    def step(self, scale: float) -> None:
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer, peak in zip(self.all, self.peaks, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = peak * scale
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """State as flat tensors, so that a checkpoint needs no pickle."""
-        flat = {}
-        for index, optimizer in enumerate(self.all):
-            for key, state in optimizer.state_dict()["state"].items():
-                flat |= {f"{index}/{key}/{name}": value for name, value in state.items()}
-        return flat
-
-    def load(self, flat: dict[str, Tensor]) -> None:
-        for index, optimizer in enumerate(self.all):
-            state: dict[int, dict[str, Tensor]] = {}
-            for path, value in flat.items():
-                owner, key, name = path.split("/")
-                if int(owner) == index:
-                    state.setdefault(int(key), {})[name] = value
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-
-
-class Schedule:
-    """Warmup, constant, linear decay; the decay starts by token budget or by the clock."""
-
-    def __init__(self, settings: TrainingSettings, tokens_per_step: int) -> None:
-        self.settings = settings
-        self.total = settings.tokens // tokens_per_step
-        self.decay_from = int(self.total * (1 - settings.decay_share))
-        self.fixed = False
-
-    def end_by(self, stop_at: float, step: int, seconds_per_step: float) -> None:
-        """Fix the decay once the steps left are `decay_share` of what the clock allows."""
-        if self.fixed:
-            return
-        left = max(1, int((stop_at - time.time()) / seconds_per_step))
-        self.total = step + left
-        self.decay_from = int(self.total * (1 - self.settings.decay_share))
-        self.fixed = step >= self.decay_from
-
-    def scale(self, step: int) -> float:
-        if step < self.settings.warmup_steps:
-            return (step + 1) / self.settings.warmup_steps
-        if step < self.decay_from:
-            return 1.0
-        return max(0.0, (self.total - step) / max(1, self.total - self.decay_from))
 
 
 def loss_of(
@@ -166,7 +86,7 @@ def save_checkpoint(
     state = {f"optimizer/{name}": t.contiguous() for name, t in optimizers.tensors().items()}
     partial = folder / "state.partial"
     save_file({**weights, **state}, partial, metadata={"progress": json.dumps(progress)})
-    os.replace(partial, folder / "state.safetensors")
+    partial.replace(folder / "state.safetensors")
     (folder / "progress.json").write_text(json.dumps(progress, indent=1) + "\n")
 
 
@@ -185,45 +105,64 @@ def load_checkpoint(
     return progress
 
 
+class Pace:
+    """Seconds per step, smoothed; compilation and pauses (SIGSTOP) are not slowness."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.steps = 0
+
+    def update(self, took: float) -> None:
+        self.steps += 1
+        if self.steps < 5:
+            self.seconds = took
+        else:
+            self.seconds = 0.98 * self.seconds + 0.02 * min(took, 3 * self.seconds)
+
+
+def batches(rows: Tensor, batch: int, first_step: int) -> Iterator[Tensor]:
+    """Endless shuffled batches, the same whether or not training was interrupted before."""
+    per_epoch = len(rows) // batch
+    step = first_step
+    while True:
+        epoch = step // per_epoch
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(epoch))
+        for at in range(step % per_epoch, per_epoch):
+            yield rows[order[at * batch : (at + 1) * batch]].long()
+        step = (epoch + 1) * per_epoch
+
+
 def train(settings: Settings, stop_at: float | None = None, resume: bool = True) -> dict[str, Any]:
+    """Train to the end of the schedule, from the checkpoint if there is one."""
     chosen = settings.training
     model = build_model(settings)
     optimizers = Optimizers(model, chosen)
-    progress: dict[str, Any] = {"step": 0, "minutes": 0.0, "history": []}
+    progress: dict[str, Any] = {"step": 0, "minutes": 0.0, "history": [], "decay": None}
     if resume and (settings.checkpoint / "state.safetensors").exists():
         progress = load_checkpoint(settings.checkpoint, model, optimizers)
     rows = load_rows(settings, "train")
     held_out = load_rows(settings, "validation")[: chosen.validation_rows]
     body = torch.compile(model.model) if chosen.compile else model.model
     per_step = chosen.batch * settings.model.context
-    schedule = Schedule(chosen, per_step)
-    if progress.get("decay"):  # a decay that had begun goes on as planned
-        schedule.decay_from, schedule.total = progress["decay"]
-        schedule.fixed = True
-    step, started, spent = progress["step"], time.time(), 60 * progress["minutes"]
-    saved, pace, running = time.time(), 0.0, 0.0
-    while step < schedule.total:
-        if step % (len(rows) // chosen.batch) == 0 or step == progress["step"]:
-            epoch = step // (len(rows) // chosen.batch)
-            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(epoch))
-        tick = time.time()
-        at = step % (len(rows) // chosen.batch) * chosen.batch
-        loss = loss_of(model, body, rows[order[at : at + chosen.batch]].long(), chosen.bf16)
+    schedule = Schedule(chosen, per_step, progress["decay"])
+    pace, saved, last = Pace(), time.time(), time.time()
+    stream = batches(rows, chosen.batch, progress["step"])
+    while (step := progress["step"]) < schedule.total:
+        loss = loss_of(model, body, next(stream), chosen.bf16)
         loss.backward()
         optimizers.step(schedule.scale(step))
         step += 1
-        took = time.time() - tick
-        # A pause (SIGSTOP) or the compilation must not count as slowness.
-        pace = took if pace == 0.0 or step < 5 else 0.98 * pace + 0.02 * min(took, 3 * pace)
-        running = loss.item() if running == 0.0 else 0.98 * running + 0.02 * loss.item()
-        if stop_at is not None and step > 5:
-            schedule.end_by(stop_at, step, pace)
-        progress |= {"step": step, "tokens": step * per_step, "epochs": step * chosen.batch / len(rows)}
-        progress["minutes"] = (spent + time.time() - started) / 60
-        progress["decay"] = [schedule.decay_from, schedule.total] if schedule.fixed else None
+        now = time.time()
+        pace.update(now - last)
+        progress["minutes"] += (now - last) / 60
+        last = now
+        if stop_at is not None and pace.steps > 5:
+            schedule.end_by(stop_at, step, pace.seconds)
+        progress |= {"step": step, "tokens": step * per_step, "decay": schedule.plan()}
+        progress["epochs"] = step * chosen.batch / len(rows)
         if step % LOG_EVERY == 0:
-            line = f"{step}/{schedule.total} loss {running:.3f} lr x{schedule.scale(step):.3f}"
-            print(f"{line} {per_step / pace:.0f} tok/s {progress['minutes']:.1f} min", flush=True)
+            line = f"{step}/{schedule.total} loss {loss.item():.3f} lr x{schedule.scale(step):.3f}"
+            print(f"{line} {per_step / pace.seconds:.0f} tok/s", flush=True)
         if time.time() - saved > 60 * chosen.checkpoint_minutes or step >= schedule.total:
             value = validation_loss(model, held_out)
             progress["history"].append({"step": step, "validation_loss": value})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +26,7 @@ def write_corpus(settings: Settings) -> None:
     with partial.open("w", encoding="utf-8") as file:
         for document in documents():
             file.write(json.dumps({**asdict(document), "split": document.split}) + "\n")
-    os.replace(partial, settings.corpus_file)
+    partial.replace(settings.corpus_file)
 
 
 def read_corpus(settings: Settings, split: str) -> Iterator[dict[str, str]]:

@@ -52,9 +52,17 @@ class SAESettings:
     architecture: str
     d_sae: int
     options: dict[str, Any] = field(default_factory=dict)
-    tokens: int = 3_000_000
+
+
+@dataclass(frozen=True)
+class SAETrainingSettings:
+    """Shared by all SAEs: they are trained side by side on the same activations."""
+
+    tokens: int = 1_500_000
     batch: int = 2048
     lr: float = 1e-3
+    buffer_rows: int = 192
+    bf16: bool = True
     seed: int = 0
 
 
@@ -68,6 +76,7 @@ class Settings:
         SAESettings("sae-topk", "topk", 2048, {"k": 24}),
         SAESettings("sae-batchtopk", "batchtopk", 1024, {"k": 32}),
     )
+    sae_training: SAETrainingSettings = field(default_factory=SAETrainingSettings)
     threads: int = 2
 
     @property

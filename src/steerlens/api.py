@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlens.errors import SteerlensError
@@ -34,9 +32,10 @@ def load_subject(
         SteerlensError: in one sentence, if anything doesn't exist or doesn't fit together.
     """
     from steerlens.config.compose import compose
+    from steerlens.config.overrides import override
     from steerlens.subject import load_subjects
 
-    overrides = [_override(key, value) for key, value in {"layer": layer, **settings}.items()]
+    overrides = [override(key, value) for key, value in {"layer": layer, **settings}.items()]
     subjects = load_subjects(compose([f"model={model}", f"sae={sae}", *overrides]))
     subject = next(subjects)
     if not isinstance(layer, int) and next(subjects, None) is not None:
@@ -80,9 +79,3 @@ def score_features(
     ids = range(subject.d_sae) if features is None else parse_ids(list(features), subject.d_sae)
     run = ScoreRun(memory_budget=memory_budget, seed=seed)
     return features_frame(score_layer(subject, ids, {method: config}, logit_lens_k, run))
-
-
-def _override(key: str, value: Any) -> str:
-    """`key=value` in Hydra's grammar, whose quoted strings and lists are JSON's."""
-    text = str(value) if isinstance(value, Path) else value
-    return f"{key}={json.dumps(text, ensure_ascii=False)}"

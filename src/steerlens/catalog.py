@@ -62,7 +62,7 @@ def listing(kind: str, filter: str = "") -> str:
     rows = kinds[kind]()
     chosen = [row for row in rows if any(filter.lower() in cell.lower() for cell in row)]
     if not chosen:
-        near = nearest(filter, [row[0] for row in rows])
+        near = nearest(filter, [row[0].rpartition("=")[2] for row in rows])
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "try a shorter word."
         raise SteerlensError(f"no {kind} match {filter!r}; {hint}")
     return table(chosen)
@@ -141,6 +141,7 @@ def releases() -> dict[str, str]:
     return dict(sorted(zip(pieces[1::2], pieces[2::2], strict=True)))
 
 
+@cache
 def read_release(name: str) -> Entry:
     """One release of SAELens: `model`, `repo_id`, and `saes` with an `id` each."""
     if name not in releases():

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _dispatch(words: list[str]) -> int:
     """Do what `words` ask for, and return the exit code."""
-    if any(word in ("--help", "-h") for word in words):
+    if any(word in ("--help", "-h") for word in words) or words[:1] == ["help"]:
         from steerlens.catalog import help_text
 
         print(help_text())
@@ -57,16 +57,16 @@ def _dispatch(words: list[str]) -> int:
 
 def _verb(verb: str, arguments: list[str]) -> None:
     if verb == "list":
-        from steerlens.catalog import listing
-
         if not 1 <= len(arguments) <= 2:
             raise SteerlensError(f"usage: {USAGE_LIST}")
+        from steerlens.catalog import listing
+
         print(listing(*arguments))
     elif verb == "report":
-        from steerlens.report import report
-
         if len(arguments) != 1:
             raise SteerlensError(f"usage: {USAGE_REPORT}")
+        from steerlens.report import report
+
         report(Path(arguments[0]))
     else:
         raise _unknown_verb(verb)

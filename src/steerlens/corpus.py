@@ -30,7 +30,9 @@ MIN_CHARS = 60
 #: Paragraphs shorter than this may repeat ("Returns the result."): too short to be boilerplate.
 MIN_UNIQUE_CHARS = 30
 
-_SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "lib2to3", "test", "tests", "_vendor"})
+_SKIPPED_FOLDERS = frozenset(
+    {"__pycache__", "site-packages", "lib2to3", "test", "tests", "_vendor"}
+)
 _LICENCE = re.compile(
     r"licen[sc]ed? |copyright|\(c\) \d{4}|warrant(y|ies)|redistribut|all rights reserved", re.I
 )
@@ -41,10 +43,11 @@ _SECTION = re.compile(
     r"inputs?|outputs?|shape|usage|todo)\s*:?\s*$",
     re.I,
 )
-_FIELD = re.compile(r"^\s*:(?:param|type|return|returns|rtype|raises|raise|var|ivar|arg)\b[^:]*:\s*")
+_FIELD = re.compile(r"^\s*:(?:param|type|returns?|rtype|raises?|i?var|arg)\b[^:]*:\s*")
 _GOOGLE_FIELD = re.compile(r"^(?:[-*]\s+)?[`*]*\w+[`*]*\s*\([^()]{1,80}\)\s*:\s*")
 _TYPE_LINE = re.compile(r"^[*`]*\w[\w*`, ]{0,50}\s:\s\S.{0,90}$")
-_DIRECTIVE = re.compile(r"^\.\. ?[\w\[|-]+.*$")
+_BULLET = re.compile(r"[-*+•] ")
+_PROSE_DIRECTIVES = (".. note", ".. warning", ".. version", ".. deprecated")
 _ROLE = re.compile(r":[a-z][\w:+-]*:`~?\.?([^`<]*?)(?:\s*<[^`>]*>)?`")
 _LINK = re.compile(r"\[([^\]\[]*)\]\((?:[^()]|\([^()]*\))*\)")
 _URL = re.compile(r"<?\b(?:https?|ftp)://\S+")
@@ -52,9 +55,9 @@ _MARKUP = re.compile(r"</?[a-z][a-z0-9]*(?: [^<>]*)?/?>|``?|\*\*|\[\d+\]_|\$")
 _SPACES = re.compile(r"\s+")
 _WORD = re.compile(r"[A-Za-z][a-z]*(?:['-][a-z]+)*[.,;:!?)]*$")
 #: Words that prose cannot do without; a paragraph with hardly any is a table or code.
-_GLUE = frozenset(
-    "the a an of to in is and for or be are by as with that this it if not on from which will "
-    "can at should has have when used use into its all each then than but may must was".split()
+_GLUE = re.compile(
+    "the|a|an|of|to|in|is|and|for|or|be|are|by|as|with|that|this|it|if|not|on|from|which|will|"
+    "can|at|should|has|have|when|used|use|into|its|all|each|then|than|but|may|must|was"
 )
 
 
@@ -174,8 +177,7 @@ def _strings(tree: ast.Module) -> Iterator[tuple[str, Kind, str]]:
                 if docstring is not None:
                     yield name or "module", "docstring", docstring
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if len(node.value) >= MIN_CHARS:
-                yield name or f"line {node.lineno}", "string", node.value
+            yield name or f"line {node.lineno}", "string", node.value
         children = list(ast.iter_child_nodes(node))
         if docstring is not None:
             children.remove(node.body[0])  # type: ignore[attr-defined]
@@ -198,8 +200,22 @@ def _comments(source: str) -> Iterator[tuple[str, Kind, str]]:
 
 
 def _blocks(raw: str) -> Iterator[list[str]]:
-    """Paragraphs as lists of lines; code examples and literal blocks are left out."""
+    """Paragraphs as lists of lines, without underlines, section names and types."""
     block: list[str] = []
+    for line in _without_code(raw):
+        ends = not line or _UNDERLINE.match(line) or _SECTION.match(line) or _is_type(line)
+        entry = _FIELD.match(line) or _GOOGLE_FIELD.match(line) or _BULLET.match(line)
+        if ends or entry:
+            if block:
+                yield block
+            block = []
+        text = line[entry.end() :] if entry else line
+        if text and not ends:
+            block.append(text)
+
+
+def _without_code(raw: str) -> Iterator[str]:
+    """Stripped lines; doctests, fenced and literal blocks and directives become empty lines."""
     literal_indent = -1
     in_doctest = in_fence = False
     for line in (*raw.expandtabs(4).splitlines(), ""):
@@ -210,32 +226,16 @@ def _blocks(raw: str) -> Iterator[list[str]]:
             bare = ""
         if in_fence:
             continue
-        if bare.startswith((">>>", "In [")):
-            in_doctest = True
-        if not bare:
-            in_doctest = False
+        in_doctest = bool(bare) and (in_doctest or bare.startswith((">>>", "In [")))
         if bare and literal_indent >= 0 and indent <= literal_indent:
             literal_indent = -1
         if in_doctest or literal_indent >= 0:
             bare = ""
         if bare.startswith(".. ") or bare.endswith("::"):
-            is_prose = bare.endswith("::") and not bare.startswith("..")
-            keeps = bare.startswith((".. note", ".. warning", ".. version", ".. deprecated"))
-            literal_indent = -1 if keeps else indent
-            bare = bare.rstrip(":") + ":" if is_prose else ""
-        if not bare or _UNDERLINE.match(bare) or _SECTION.match(bare) or _is_type(bare):
-            if block:
-                yield block
-            block = []
-            continue
-        field = _FIELD.match(bare) or _GOOGLE_FIELD.match(bare) or re.match(r"[-*+•] ", bare)
-        if field:
-            if block:
-                yield block
-            block = []
-            bare = bare[field.end() :]
-        if bare:
-            block.append(bare)
+            introduces = bare.endswith("::") and not bare.startswith("..")
+            literal_indent = -1 if bare.startswith(_PROSE_DIRECTIVES) else indent
+            bare = bare.rstrip(":") + ":" if introduces else ""
+        yield bare
 
 
 def _is_type(line: str) -> bool:
@@ -253,5 +253,5 @@ def _is_prose(text: str) -> bool:
     if len(words) < 4 or len(text) / len(words) > 12 or _LICENCE.search(text):
         return False
     plain = sum(1 for word in words if _WORD.match(word))
-    glue = sum(1 for word in words if word.lower() in _GLUE)
+    glue = sum(1 for word in words if _GLUE.fullmatch(word.lower()))
     return plain >= 0.72 * len(words) and glue >= 0.12 * len(words)

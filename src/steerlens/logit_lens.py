@@ -34,12 +34,12 @@ def logit_lens(
             return known[:, :k]
     W_dec = subject.sae.W_dec
     token_ids = torch.empty((len(features), k), dtype=torch.int64)
-    per_row = head.d_vocab * (W_dec.element_size() + 8)
+    per_row = head.d_vocab * (W_dec.element_size() + 12)
 
     def run(rows: slice) -> None:
         d_BD = W_dec[features[rows].to(W_dec.device)].to(head.device)
         logits_BV = head.logits(head.norm(d_BD))
-        token_ids[rows] = logits_BV.topk(k, dim=-1).indices.cpu()
+        token_ids[rows] = logits_BV.float().topk(k, dim=-1).indices.cpu()
 
     for _ in batches(len(features), rows_that_fit(memory_budget, per_row, 1024), run):
         pass

@@ -26,9 +26,20 @@ from steerlens.status import now
 PROVENANCE_FILE = "provenance.json"
 
 PACKAGES = (
-    "steerlens torch transformers transformer-lens sae-lens hydra-core omegaconf numpy pandas "
-    "pyarrow safetensors datasets wandb"
-).split()
+    "steerlens",
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "sae-lens",
+    "hydra-core",
+    "omegaconf",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "safetensors",
+    "datasets",
+    "wandb",
+)
 
 SUBJECT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".npz", ".json", ".model", ".jinja"}
 SUBJECT_NAMES = {"merges.txt", "vocab.txt"}
@@ -140,7 +151,9 @@ def file_identity(path: Path, cache_dir: Path) -> dict[str, Any]:
             if _stamp(path) == before:
                 _remember(cached, before, sha256)
     except OSError as error:
-        raise SteerlensError(f"can't read {path}: {(error.strerror or str(error)).lower()}.") from error
+        raise SteerlensError(
+            f"can't read {path}: {(error.strerror or str(error)).lower()}."
+        ) from error
     return {"file": path.name, "bytes": before["bytes"], "sha256": sha256}
 
 

@@ -49,14 +49,19 @@ def best_token_of_rows(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) 
     best_B, which_B = own_BK.max(dim=-1)
     rank_B = torch.zeros_like(tokens_BK[:, 0])
     lse_B = torch.full_like(best_B, -torch.inf)
-    width = max(256, CHUNK_BYTES // (4 * len(h_BD)))
+    width = min(head.d_vocab, max(512, CHUNK_BYTES // (4 * len(h_BD))))
+    # One buffer for all chunks: fresh memory costs more than the passes over it.
+    buffer = h_BD.new_empty(len(h_BD) * width)
     for start in range(0, head.d_vocab, width):
-        chunk = slice(start, min(start + width, head.d_vocab))
-        logits_BC = head.finish(head.logits(h_BD, chunk).float())
-        rows, k = ((tokens_BK >= chunk.start) & (tokens_BK < chunk.stop)).nonzero(as_tuple=True)
-        logits_BC[rows, tokens_BK[rows, k] - chunk.start] = own_BK[rows, k]
+        stop = min(start + width, head.d_vocab)
+        out_BC = buffer[: len(h_BD) * (stop - start)].view(len(h_BD), stop - start)
+        logits_BC = head.finish(head.logits(h_BD, slice(start, stop), out_BC).float())
+        rows, k = ((tokens_BK >= start) & (tokens_BK < stop)).nonzero(as_tuple=True)
+        logits_BC[rows, tokens_BK[rows, k] - start] = own_BK[rows, k]
         rank_B += (logits_BC > best_B[:, None]).sum(dim=-1)
-        lse_B = torch.logaddexp(lse_B, logits_BC.logsumexp(dim=-1))
+        top_B = logits_BC.amax(dim=-1)
+        sum_B = logits_BC.sub_(top_B[:, None]).exp_().sum(dim=-1)
+        lse_B = torch.logaddexp(lse_B, top_B + sum_B.log())
     return BestToken(
         token=tokens_BK.gather(1, which_B[:, None])[:, 0],
         rank=rank_B,

@@ -24,6 +24,7 @@ __all__ = [
     "best_features",
     "features_frame",
     "make_folder",
+    "names",
     "read_features",
     "summarise",
     "write_features",
@@ -78,7 +79,9 @@ def _type(column: str) -> pa.DataType | None:
     return types[COLUMNS[column]] if column in COLUMNS else None
 
 
-def features_frame(columns: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> pd.DataFrame:
+def features_frame(
+    columns: Sequence[Mapping[str, Any]] | Mapping[str, Any] | pd.DataFrame,
+) -> pd.DataFrame:
     """The table of features, from rows or from columns (a DataFrame is one of the latter).
 
     Every column of `COLUMNS` is there, null where unfilled (NaN counts as null). Types are
@@ -88,22 +91,22 @@ def features_frame(columns: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> 
     return _to_pandas(_table(columns))
 
 
-def _table(columns: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> pa.Table:
+def _table(columns: Sequence[Mapping[str, Any]] | Mapping[str, Any] | pd.DataFrame) -> pa.Table:
     import pyarrow as pa
 
     if isinstance(columns, Sequence):
-        names = dict.fromkeys(name for row in columns for name in row)
-        columns = {name: [row.get(name) for row in columns] for name in names}
+        filled = dict.fromkeys(name for row in columns for name in row)
+        columns = {name: [row.get(name) for row in columns] for name in filled}
     elif "feature" not in columns:
         raise SteerlensError("a table of features needs the column 'feature'.")
     size = len(columns["feature"]) if "feature" in columns else 0
     missing = [None] * size
-    names = [*COLUMNS, *(name for name in columns if name not in COLUMNS)]
-    arrays = {str(name): _array(name, columns.get(name, missing), size) for name in names}
+    order = [*COLUMNS, *(name for name in columns if name not in COLUMNS)]
+    arrays = {str(name): _array(name, columns.get(name, missing), size) for name in order}
     return pa.table(arrays)
 
 
-def _array(name: str, values: Any, size: int) -> pa.Array:
+def _array(name: str, values: Any, size: int) -> pa.Array | pa.ChunkedArray:
     """`values` as an Arrow array with the type of column `name`."""
     import numpy as np
     import pyarrow as pa
@@ -115,17 +118,12 @@ def _array(name: str, values: Any, size: int) -> pa.Array:
     if isinstance(values, np.ndarray) and values.ndim > 1:
         values = list(values)
     try:
-        if isinstance(values, pa.ChunkedArray):  # a column read from a file
-            array = values.combine_chunks().cast(_type(name) or values.type)
-        else:
-            array = pa.array(values, type=_type(name), from_pandas=True)
+        array = pa.array(values, type=_type(name), from_pandas=True)
     except UnicodeEncodeError:  # half of a surrogate pair: no text, but tokenizers have them
         array = pa.array(_encodable(values), type=_type(name), from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         expected = COLUMNS.get(name, "one type that Arrow knows")
         raise SteerlensError(f"column {name!r} must hold {expected}: {error}") from error
-    if isinstance(array, pa.ChunkedArray):  # pandas' strings may come in chunks
-        array = array.combine_chunks()
     return array.cast(pa.float64()) if pa.types.is_null(array.type) else array
 
 
@@ -186,12 +184,29 @@ def read_features(folder: Path) -> pd.DataFrame:
         raise SteerlensError(
             f"{path} is no table of features: it lacks the column {', '.join(lacking)}."
         )
-    return _to_pandas(_table({name: table[name] for name in table.column_names}))
+    try:
+        return _to_pandas(_like_ours(table))
+    except (pa.ArrowException, ValueError) as error:
+        raise SteerlensError(f"{path} is no table of features: {error}") from error
+
+
+def _like_ours(table: pa.Table) -> pa.Table:
+    """`table`, perhaps by another version or program, with our columns, order and types."""
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {}
+    for name in [*COLUMNS, *(name for name in table.column_names if name not in COLUMNS)]:
+        arrow = _type(name)
+        if name not in table.column_names:
+            columns[name] = pa.nulls(len(table), arrow)
+        else:
+            columns[name] = table[name].cast(arrow) if arrow else table[name]
+    return pa.table(columns)
 
 
 def best_features(frame: pd.DataFrame, n: int) -> pd.DataFrame:
     """The `n` features with the highest output score; ties in the order of layer and feature."""
-    scored = frame[frame["output_score"].notna()]
+    scored = frame.loc[frame["output_score"].notna()]
     order = ["output_score", "layer", "feature"]
     return scored.sort_values(order, ascending=[False, True, True]).head(n)
 
@@ -201,8 +216,8 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
     layers = {int(str(layer)): rows for layer, rows in frame.groupby("layer", sort=True)}
     best = best_features(frame, 20)
     return {
-        "model": _names(frame["model"]),
-        "sae": _names(frame["sae"]),
+        "model": _one_or_all(names(frame, "model")),
+        "sae": _one_or_all(names(frame, "sae")),
         "overall": _statistics(frame),
         "layers": [{"layer": layer, **_statistics(rows)} for layer, rows in layers.items()],
         "best_features": [
@@ -220,21 +235,26 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
 
 def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
     """Counts, quartiles and shares; null where nothing was scored."""
-    scores = frame["output_score"].dropna().astype(float)
-    quartiles = scores.quantile([0.25, 0.5, 0.75]).tolist() if len(scores) else [None] * 3
+    import numpy as np
+
+    scores = frame["output_score"].dropna().to_numpy(dtype=float)
+    quartiles = np.quantile(scores, [0.25, 0.5, 0.75]).tolist() if len(scores) else [None] * 3
     statistics: dict[str, Any] = {"features": len(frame), "scored": len(scores)}
-    names = ("output_score_q25", "output_score_median", "output_score_q75")
-    statistics |= dict(zip(names, quartiles, strict=True))
+    keys = ("output_score_q25", "output_score_median", "output_score_q75")
+    statistics |= dict(zip(keys, quartiles, strict=True))
     for threshold in THRESHOLDS:
         share = float((scores >= threshold).mean()) if len(scores) else None
         statistics[f"share_at_least_{threshold:g}"] = share
     return statistics
 
 
-def _names(column: pd.Series) -> str | list[str] | None:
-    """The one value of a column, or all of them."""
-    names = [str(name) for name in column.dropna().unique()]
-    return names if len(names) > 1 else names[0] if names else None
+def names(frame: pd.DataFrame, column: str) -> list[str]:
+    """The different values of a column of names, in order of appearance."""
+    return [str(name) for name in frame[column].dropna().drop_duplicates().tolist()]
+
+
+def _one_or_all(found: list[str]) -> str | list[str] | None:
+    return found if len(found) > 1 else found[0] if found else None
 
 
 def _or_none(value: Any) -> Any:

@@ -29,14 +29,10 @@ class LastPosition:
         self._cache = DynamicCache(config=self._bridge.original_model.config)
         with torch.no_grad():
             if self._length > 1:
-                self._bridge(
-                    tokens_1L[:, :-1],
-                    past_key_values=self._cache,
-                    use_cache=True,
-                    return_type="logits",
-                )
+                self._run(tokens_1L[:, :-1], [], self._cache)
             seen: list[torch.Tensor] = []
-            self.h_D = self._run([(subject.hook_name, lambda x, hook: seen.append(x))], 1)[0]
+            look = [(subject.hook_name, lambda x, hook: seen.append(x))]
+            self.h_D = self._run(self._token_11, look, self._cache_of_rows(1))[0]
         self.x_D = seen[0][0, -1]
         """(D,): the unsteered residual vector at the hook."""
 
@@ -47,7 +43,8 @@ class LastPosition:
         def expand(x_11D: torch.Tensor, hook: Any) -> torch.Tensor:
             return x_BD[:, None].to(x_11D)
 
-        return self._run([(self._subject.hook_name, expand)], len(x_BD))
+        hooks = [(self._subject.hook_name, expand)]
+        return self._run(self._token_11, hooks, self._cache_of_rows(len(x_BD)))
 
     def bytes_per_row(self) -> int:
         """Memory that one more row takes at its peak, a generous estimate."""
@@ -59,21 +56,23 @@ class LastPosition:
         d_mlp = cfg.d_mlp or 4 * cfg.d_model
         return size * (keys_values + 5 * d_mlp + 16 * cfg.d_model + 8 * cfg.n_heads * cfg.d_head)
 
-    def _run(self, hooks: list[tuple[str, Any]], n_rows: int) -> torch.Tensor:
-        """Final normed vectors (n_rows, D); the model's own unembedding sees one row only."""
+    def _run(
+        self, tokens_1L: torch.Tensor, hooks: list[tuple[str, Any]], cache: Any
+    ) -> torch.Tensor:
+        """Final normed vectors of the last position, one for each row that comes out."""
         seen: list[torch.Tensor] = []
 
-        def catch(h_B1D: torch.Tensor, hook: Any) -> torch.Tensor:
-            seen.append(h_B1D)
-            return h_B1D[:1]
+        def catch(h_BLD: torch.Tensor, hook: Any) -> torch.Tensor:
+            seen.append(h_BLD[:, -1])
+            return h_BLD[:0]  # the unembedding is not the model's to do here
 
         self._bridge.run_with_hooks(
-            self._token_11,
+            tokens_1L,
             fwd_hooks=[*hooks, ("unembed.hook_in", catch)],
-            past_key_values=self._cache_of_rows(n_rows),
+            past_key_values=cache,
             use_cache=True,
         )
-        return seen[0][:, -1]
+        return seen[0]
 
     def _cache_of_rows(self, n_rows: int) -> Any:
         """The prompt's cache with B rows, as views, in the blocks above the hook.

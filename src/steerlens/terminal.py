@@ -86,7 +86,7 @@ def progress(
         yield advance
     seconds = time.perf_counter() - start
     rate = f", {_rate(done / seconds)} {unit}/s" if seconds > 0 else ""
-    line = f"{visible(description)}: {done:,} {unit} in {_duration(seconds)}{rate}"
+    line = f"{visible(description)}: {done:,} {unit} in {duration(seconds)}{rate}"
     console.print(Text(line), soft_wrap=True)
 
 
@@ -94,7 +94,8 @@ def _rate(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`seconds` for people: `4.2 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, seconds = divmod(round(seconds), 60)

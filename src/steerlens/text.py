@@ -33,7 +33,9 @@ def _visible(char: str, first: bool) -> str:
     if not (hidden or (first and category[0] == "M")):
         return char
     code = ord(char)
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+    return (
+        f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+    )
 
 
 def visible_token(token: Any) -> str:
@@ -50,6 +52,6 @@ def visible_tokens(tokens: Any, n: int = 5) -> str:
     return " ".join(visible_token(token) for token in list(tokens)[:n]) or "-"
 
 
-def markdown(text: str) -> str:
-    """`text` so that Markdown and HTML show it as it is, also in a table's cell."""
-    return "".join(f"&#{ord(char)};" if char in _MARKDOWN else char for char in visible(text))
+def markdown(shown: str) -> str:
+    """Text that is already `visible`, in a form that Markdown and HTML show as it is."""
+    return "".join(f"&#{ord(char)};" if char in _MARKDOWN else char for char in shown)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from steerlens.errors import unknown
-from steerlens.results import best_features
-from steerlens.text import visible_token, visible_tokens
+from steerlens.results import best_features, summarise
+from steerlens.text import visible, visible_token, visible_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from steerlens.config.schema import TrackingConfig
+
+logger = logging.getLogger(__name__)
 
 MODES = ("offline", "online", "disabled")
 
@@ -70,10 +72,9 @@ def start(config: TrackingConfig, folder: Path, run_config: Mapping[str, Any]) -
 class WandbTracker:
     """A W&B run whose files lie in the run's folder; silent after its first failure."""
 
-    def __init__(
-        self, config: TrackingConfig, folder: Path, run_config: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, config: TrackingConfig, folder: Path, run_config: Mapping[str, Any]) -> None:
         self.folder = folder
+        self._offline = config.mode == "offline"
         self._run: Any = None
         self._wandb: Any = None
         self._try("starting", lambda: self._start(config, run_config))
@@ -93,15 +94,15 @@ class WandbTracker:
         if self._run is None and what != "starting":
             return
         try:
-            with _files_in(self.folder), _no_prompt():
+            with _files_in(self.folder, self._offline), _no_prompt():
                 action()
         except Exception as error:
-            text = " ".join(str(error).split())[:200] or type(error).__name__
-            warnings.warn(
-                f"W&B failed while {what} ({text}); the run goes on without it, and its results "
-                f"are in {self.folder}.",
-                RuntimeWarning,
-                stacklevel=3,
+            text = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+            logger.warning(
+                "W&B failed while %s (%s); the run goes on without it and its results are in %s.",
+                what,
+                visible(text),
+                self.folder,
             )
             self._abandon()
 
@@ -126,13 +127,14 @@ class WandbTracker:
         if "finish_timeout" in type(settings).model_fields:  # since wandb 0.22 or so
             settings.finish_timeout = FINISH_TIMEOUT
             settings.finish_timeout_raises = False
+        mode: Any = config.mode
         self._run = wandb.init(
             project=config.project,
             entity=config.entity,
             group=config.group,
             name=config.name or self.folder.name,
             tags=list(config.tags),
-            mode="online" if config.mode == "online" else "offline",
+            mode=mode,
             dir=str(self.folder),
             config=dict(run_config),
             settings=settings,
@@ -140,23 +142,22 @@ class WandbTracker:
 
     def _log_features(self, frame: pd.DataFrame) -> None:
         self._run.define_metric("by_layer/*", step_metric="layer")
-        scored = frame[frame["output_score"].notna()]
-        for layer, scores in scored.groupby("layer", sort=True)["output_score"]:
-            values = scores.to_numpy(dtype=float)
-            self._run.log(
-                {
-                    "layer": int(str(layer)),
-                    "by_layer/output_score": self._wandb.Histogram(values, num_bins=50),
-                }
-            )
+        scored = frame.loc[frame["output_score"].notna()]
+        scores = {int(str(key)): rows for key, rows in scored.groupby("layer")["output_score"]}
+        for statistics in summarise(frame)["layers"]:
+            layer = statistics.pop("layer")
+            values = {f"by_layer/{key}": number for key, number in statistics.items()}
+            if layer in scores:
+                numbers = scores[layer].to_numpy(dtype=float)
+                values["by_layer/output_score"] = self._wandb.Histogram(numbers, num_bins=50)
+            self._run.log({"layer": layer, **values})
         best = best_features(frame, TABLE_ROWS)
-        table = self._wandb.Table(
-            columns=["layer", "feature", "S_out", "rank", "p", "token", "logit lens"],
-            data=[_table_row(row) for row in best.to_dict("records")],
-        )
-        self._run.log({"best_features": table})
-        self._run.summary["features"] = len(frame)
-        self._run.summary["features_in_table"] = len(best)
+        table = table_rows(best)
+        columns = list(table[0]) if table else []
+        rows = [list(row.values()) for row in table]
+        self._run.log({"features": self._wandb.Table(columns=columns, data=rows)})
+        note = f"the best {len(best):,} of {len(frame):,}; features.parquet has all"
+        self._run.summary["features_table"] = note
 
     def _log_figures(self, figures: Mapping[str, list[Path]]) -> None:
         pictures = {
@@ -171,3 +172,61 @@ class WandbTracker:
     def _finish(self, summary: Mapping[str, Any], failed: bool) -> None:
         self._run.summary.update(_flat(summary))
         self._run.finish(exit_code=int(failed))
+
+
+def table_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows for W&B: the columns that are filled, with tokens as they can be shown."""
+    filled = frame.columns[frame.notna().any().tolist()]
+    names = [name for name in filled if name != "logit_lens_token_ids"]
+    return [
+        {name: _cell(name, row[name]) for name in names}
+        for row in frame.loc[:, names].to_dict("records")
+    ]
+
+
+def _cell(name: str, value: Any) -> Any:
+    if name == "output_token":
+        return visible_token(value)
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, bool | int | float):
+        return value
+    return visible_tokens(value, 20) if hasattr(value, "__len__") else None
+
+
+def _flat(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers and names of `summary.json` outside its lists, keyed `a.b`."""
+    flat: dict[str, Any] = {}
+    for key, value in summary.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{name}": inner for name, inner in _flat(value).items()}
+        elif isinstance(value, bool | int | float | str):
+            flat[key] = value
+    return flat
+
+
+@contextmanager
+def _files_in(folder: Path, offline: bool) -> Iterator[None]:
+    """W&B's caches, too, lie in the run's folder; what the user has set counts more."""
+    names = ["CACHE", "DATA", "ARTIFACT"]
+    if offline:
+        names.append("CONFIG")  # online, the user's own holds the address of their server
+    wanted = {f"WANDB_{name}_DIR": str(folder / "wandb" / name.lower()) for name in names}
+    added = {key: value for key, value in wanted.items() if key not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            os.environ.pop(key, None)
+
+
+@contextmanager
+def _no_prompt() -> Iterator[None]:
+    """Without a key W&B would ask for one, and wait: nobody sits in front of a batch job."""
+    stdin = sys.stdin
+    with open(os.devnull) as sys.stdin:  # noqa: PTH123
+        try:
+            yield
+        finally:
+            sys.stdin = stdin

@@ -42,11 +42,10 @@ def check(config: RunConfig) -> None:
         check_model_folder(folder)
     _check_sae_source(config)
     n_layers = count_layers(config.model)
+    layers = None
     if n_layers is not None:
-        layers = parse_layers(config.layer, n_layers, config.model.late_from)
-        _check_sae_layers(config, layers)
-    if config.features.ids is not None:
-        parse_ids(config.features.ids, config.sae.d_sae)
+        layers = _with_sae(config, parse_layers(config.layer, n_layers, config.model.late_from))
+    _check_ids(config, layers)
 
 
 def local_folder(model: ModelConfig) -> Path | None:
@@ -73,6 +72,8 @@ def _check_scalars(config: RunConfig) -> None:
         raise SteerlensError("device_map must be auto, or {module: device}.")
     if config.tracking.mode not in TRACKING:
         raise unknown("tracking.mode", config.tracking.mode, TRACKING)
+    if not config.paths.output_dir.strip():
+        raise SteerlensError("paths.output_dir is empty; name a folder, or leave it out.")
     parse_memory(config.memory_budget)
 
 
@@ -100,7 +101,29 @@ def _check_features(features: FeaturesConfig) -> None:
     if features.ids is not None:
         parse_ids(features.ids)
     if features.file is not None:
+        if not features.file:
+            raise SteerlensError("features=file needs features.file=FILE.")
         parse_feature_file(features.file)
+
+
+def _check_ids(config: RunConfig, layers: list[int] | None) -> None:
+    """Refuse features that don't exist, as far as the SAE's size and the `layers` are known."""
+    features, d_sae = config.features, config.sae.d_sae
+    if config.sae.path:
+        sizes = [sae_facts(folder).d_sae for folder in sae_folders(Path(config.sae.path))]
+        d_sae = None if None in sizes else max(size for size in sizes if size is not None)
+    if features.ids is not None:
+        parse_ids(features.ids, d_sae)
+    if features.n is not None and d_sae is not None and features.n > d_sae:
+        raise SteerlensError(f"features.n={features.n} is more than the SAE's {d_sae} features.")
+    if features.file is not None:
+        in_file = list(parse_feature_file(features.file, d_sae))
+        for layer in layers or []:
+            if layer not in in_file:
+                raise SteerlensError(
+                    f"features.file={features.file} names no features of layer {layer}; to run "
+                    f"the layers of the file, add 'layer={in_file}'."
+                )
 
 
 def _check_sae_source(config: RunConfig) -> None:
@@ -110,21 +133,19 @@ def _check_sae_source(config: RunConfig) -> None:
             f"sae={sae.name} has a path and a release; for a folder choose sae=local sae.path=DIR."
         )
     if not sae.path and not (sae.release and sae.sae_id):
-        raise SteerlensError(
-            "no SAE is chosen: give sae=local sae.path=DIR, or sae=release sae.release=... "
-            "sae.sae_id=... ."
-        )
+        needs = "sae.path=DIR" if sae.name == "local" else "sae.release=... and sae.sae_id=..."
+        raise SteerlensError(f"sae={sae.name} needs {needs}.")
     if sae.model:
         refuse_other_model(f"sae={sae.name}", sae.model, config.model)
     if sae.path:
         d_model = model_fact(config.model, "d_model", "hidden_size", "n_embd", "d_model")
         for folder in sae_folders(Path(sae.path)):
-            _, d_in, model_name = sae_facts(folder)
-            if model_name and not sae.model:
-                refuse_other_model(f"the SAE {folder}", model_name, config.model)
-            if d_in and d_model and d_in != d_model:
+            facts = sae_facts(folder)
+            if facts.model_name and not sae.model:
+                refuse_other_model(f"the SAE {folder}", facts.model_name, config.model)
+            if facts.d_in and d_model and facts.d_in != d_model:
                 raise SteerlensError(
-                    f"the SAE {folder} reads vectors of size {d_in} (d_in), but the residual "
+                    f"the SAE {folder} reads vectors of size {facts.d_in} (d_in), but the residual "
                     f"stream of {config.model.name} has {d_model} (d_model)."
                 )
     elif sae.release in releases():
@@ -134,7 +155,8 @@ def _check_sae_source(config: RunConfig) -> None:
 
 
 def _check_release(sae: SaeConfig, config: RunConfig) -> None:
-    assert sae.release and sae.sae_id
+    assert sae.release
+    assert sae.sae_id
     release = read_release(sae.release)
     if not sae.model:
         refuse_other_model(f"SAELens release {sae.release}", release["model"], config.model)
@@ -143,24 +165,28 @@ def _check_release(sae: SaeConfig, config: RunConfig) -> None:
         raise unknown(f"id in SAELens release {sae.release}", sae.sae_id, ids)
 
 
-def _check_sae_layers(config: RunConfig, layers: list[int]) -> None:
-    """Refuse layers that the SAEs don't have: every one that is named, or all of `all`, `late`."""
+def _with_sae(config: RunConfig, layers: list[int]) -> list[int] | None:
+    """Those of `layers` that have an SAE; None if only the weights tell.
+
+    Refuses a layer that is named but has none; of `all` and `late`, some may have none.
+    """
     available = _sae_layers(config, layers)
     if available is None:
-        return
+        return None
     absent = [layer for layer in layers if layer not in available]
     if absent and (layer_numbers(config.layer) is not None or len(absent) == len(layers)):
+        numbers = ", ".join(map(str, sorted(available))) or "none of this model"
         raise SteerlensError(
-            f"sae={config.sae.name} has no SAE at layer {absent[0]}; it has layers "
-            f"{', '.join(map(str, sorted(available))) or 'of other models only'}."
+            f"sae={config.sae.name} has no SAE at layer {absent[0]}; it has: {numbers}."
         )
+    return [layer for layer in layers if layer in available]
 
 
 def _sae_layers(config: RunConfig, layers: list[int]) -> set[int] | None:
     """The layers for which there are SAEs; None if only the weights tell."""
     sae = config.sae
     if sae.path:
-        known = [sae_facts(folder)[0] for folder in sae_folders(Path(sae.path))]
+        known = [sae_facts(folder).layer for folder in sae_folders(Path(sae.path))]
         return None if None in known else {layer for layer in known if layer is not None}
     if not sae.sae_id or "{layer}" not in sae.sae_id:
         return None
@@ -170,7 +196,8 @@ def _sae_layers(config: RunConfig, layers: list[int]) -> set[int] | None:
         every = range(max(available | set(layers), default=0) + 200)
         listed = {layer for layer in every if sae.sae_id.replace("{layer}", str(layer)) in ids}
         if not listed:
-            raise unknown(f"id in SAELens release {sae.release}", sae.sae_id, ids)
+            one = sae.sae_id.replace("{layer}", str(layers[0]))
+            raise unknown(f"id in SAELens release {sae.release}", one, ids)
         available = listed if sae.layers is None else available & listed
     return available
 

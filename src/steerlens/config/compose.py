@@ -59,15 +59,8 @@ def compose(overrides: Sequence[str] = ()) -> RunConfig:
 def compose_tree(overrides: Sequence[str] = ()) -> DictConfig:
     """What Hydra composes from `overrides`, its own `hydra` node included."""
     broken = register()
-    parsed = parse(overrides)
-    _check_searchpath(parsed)
     with _hydra():
-        try:
-            tree = hydra_compose("config", list(overrides), return_hydra_config=True)
-        except Exception as error:
-            raise explain.failure(error, parsed, broken) from error
-    explain.refuse_extra_keys(tree)
-    return tree
+        return _compose(overrides, broken)
 
 
 def compose_jobs(overrides: Sequence[str], multirun: bool = False) -> list[DictConfig]:
@@ -82,11 +75,23 @@ def compose_jobs(overrides: Sequence[str], multirun: bool = False) -> list[DictC
 
 
 def _compose_sweep(overrides: Sequence[str]) -> list[DictConfig]:
-    register()
+    broken = register()
     with _hydra():
         loader = GlobalHydra.instance().config_loader()
         checked = jobs(parse(overrides, multirun=True, loader=loader))
-    return [compose_tree(job) for job in checked]
+        return [_compose(job, broken) for job in checked]
+
+
+def _compose(overrides: Sequence[str], broken: dict[str, str]) -> DictConfig:
+    parsed = parse(overrides)
+    _check_searchpath(parsed)
+    try:
+        tree = hydra_compose("config", list(overrides), return_hydra_config=True)
+    except Exception as error:
+        raise explain.failure(error, parsed, broken) from error
+    explain.refuse_extra_keys(tree)
+    explain.refuse_changed_texts(tree, parsed)
+    return tree
 
 
 def to_config(tree: DictConfig) -> RunConfig:

@@ -26,12 +26,12 @@ def failure(
 
     `broken` says which scoring methods can't be imported, and why.
     """
-    if isinstance(error, MissingConfigException):
-        return _missing_option(error, broken)
     for override in parsed:
         told = _group_misuse(override)
         if told:
             return told
+    if isinstance(error, MissingConfigException):
+        return _missing_option(error, broken)
     cause = _omegaconf_cause(error)
     file = re.search(r"In '([^']+)'", str(error))
     where = f" in {file[1]}.yaml" if file and file[1] != "config" else ""
@@ -40,13 +40,19 @@ def failure(
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return _unknown_key(str(cause.full_key), _siblings(cause.parent_node), where)
     key = str(cause.full_key or "")
+    option = re.search(r"str is not a subclass of (\w+)Config\. value: (.+)", _first_line(cause))
+    if option:
+        group, name = option[1].lower(), option[2]
+        return SteerlensError(
+            f"'{group}: {name}'{where} is no set of values; to choose an option write "
+            f"'- override /{group}: {name}' under 'defaults:'."
+        )
+    message = f"{key or 'configuration'}{where}: {_first_line(cause)}"
     for override in parsed:
-        if override.key_or_group == key and not isinstance(override.value(), int | float):
+        if override.key_or_group == key and ("string" in message or "Optional" in message):
             text = override.get_value_string()
-            return SteerlensError(
-                f"{key}: {_first_line(cause)}; if a text is meant, write {quoted(key, text)}"
-            )
-    return SteerlensError(f"{key or 'configuration'}{where}: {_first_line(cause)}.")
+            return SteerlensError(f"{message}; if a text is meant, write {quoted(key, text)}")
+    return SteerlensError(message + ".")
 
 
 def refuse_extra_keys(tree: DictConfig) -> None:
@@ -56,6 +62,22 @@ def refuse_extra_keys(tree: DictConfig) -> None:
         for key in node:
             if key not in fields and not (path == "" and key == "hydra"):
                 raise _unknown_key(f"{path}{key}", fields, "")
+
+
+def refuse_changed_texts(tree: DictConfig, parsed: Sequence[Override]) -> None:
+    """Refuse unquoted texts that wouldn't arrive as typed: ` x` as `x`, `1e3` as `1000.0`."""
+    last = {override.key_or_group: override for override in parsed}
+    for key, override in last.items():
+        value = override.value()
+        if override.is_delete() or not isinstance(value, str | bool | int | float):
+            continue
+        text = override.get_value_string()
+        changed = value == text.strip() if isinstance(value, str) else True
+        target = OmegaConf.select(tree, key, throw_on_resolution_failure=False)
+        if str(value) != text and changed and isinstance(target, str):
+            raise SteerlensError(
+                f"{key} would become {str(value)!r}; to keep {text!r}, write {quoted(key, text)}"
+            )
 
 
 def missing(key: str, tree: DictConfig) -> SteerlensError:
@@ -147,10 +169,7 @@ def _typed_nodes(path: str, node: DictConfig) -> Iterable[tuple[str, DictConfig]
     """The nodes with a schema, each with the prefix of its keys."""
     if dataclasses.is_dataclass(OmegaConf.get_type(node)):
         yield path, node
-    for key in node:
-        if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
-            continue
-        child = node[key]
+    for key, child in node.items_ex(resolve=False):
         if isinstance(child, DictConfig) and not (path == "" and key == "hydra"):
             yield from _typed_nodes(f"{path}{key}.", child)
 
@@ -163,7 +182,8 @@ def _siblings(node: object) -> list[str]:
 
 
 def _field_names(kind: type | None) -> list[str]:
-    assert kind is not None and dataclasses.is_dataclass(kind)
+    assert kind is not None
+    assert dataclasses.is_dataclass(kind)
     return [field.name for field in dataclasses.fields(kind)]
 
 

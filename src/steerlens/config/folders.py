@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from steerlens.config.schema import ModelConfig
 from steerlens.errors import SteerlensError
@@ -69,17 +69,26 @@ def sae_folders(folder: Path) -> list[Path]:
     return found
 
 
-def sae_facts(folder: Path) -> tuple[int | None, int | None, str | None]:
-    """Layer, d_in and the model's name, as far as the SAE's cfg.json tells them."""
+class SaeFacts(NamedTuple):
+    """What an SAE's cfg.json tells; None where it doesn't."""
+
+    layer: int | None
+    d_in: int | None
+    d_sae: int | None
+    model_name: str | None
+
+
+def sae_facts(folder: Path) -> SaeFacts:
+    """The facts of the SAE in `folder`."""
     config = read_json_object(folder / SAE_CONFIG, "sae.path")
     metadata = {**config, **(config.get("metadata") or {})}  # older SAELens: all in one
     hook = re.match(r"blocks\.(\d+)\.", str(metadata.get("hook_name") or ""))
-    d_in = config.get("d_in")
-    name = metadata.get("model_name")
-    return (
-        int(hook[1]) if hook else None,
-        d_in if isinstance(d_in, int) else None,
-        str(name) if name else None,
+    d_in, d_sae = config.get("d_in"), config.get("d_sae")
+    return SaeFacts(
+        layer=int(hook[1]) if hook else None,
+        d_in=d_in if isinstance(d_in, int) else None,
+        d_sae=d_sae if isinstance(d_sae, int) else None,
+        model_name=str(metadata.get("model_name") or "") or None,
     )
 
 

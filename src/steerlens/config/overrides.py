@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -92,6 +93,10 @@ def _unreadable(parser: OverridesParser, line: str) -> SteerlensError:
         parser.parse_override(f"{key}=1")
     except HydraException:
         return SteerlensError(f"{key!r} is no key; keys look like layer, model or score.prompt.")
+    if text.startswith("~/"):  # which the shell expands only at the beginning of a word
+        return SteerlensError(
+            f"Hydra can't read ~; write {quoted(key, f'{Path.home()}{text[1:]}')}"
+        )
     return SteerlensError(
         f"Hydra can't read {line!r}; quote the value twice, for the shell and for Hydra: "
         f"{quoted(key, text)}"

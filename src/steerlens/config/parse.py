@@ -20,10 +20,12 @@ UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 def layer_numbers(spec: Any) -> list[int] | None:
     """The layers that `spec` counts up, in rising order; None for `all` and `late`."""
+    if isinstance(spec, str) and spec.isdecimal():
+        spec = int(spec)
     if isinstance(spec, str):
         if spec not in LAYER_WORDS:
             raise SteerlensError(
-                f"layer={spec} is unknown; give a number, a list such as 'layer=[3,5]', all or late."
+                f"layer={spec} is unknown; give a number, a list ('layer=[3,5]'), all or late."
             )
         return None
     numbers = spec if isinstance(spec, list | tuple) else [spec]
@@ -61,11 +63,11 @@ def parse_layers(spec: Any, n_layers: int, late_from: int | None = None) -> list
 
 
 def parse_ids(value: Any, d_sae: int | None = None, where: str = "features.ids") -> list[int]:
-    """Feature ids in the given order: integers from 0, below `d_sae` if that is known, each once."""
+    """Feature ids in the given order: integers, each once, below `d_sae` if that is known."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         if not _is_integer(value):
             raise SteerlensError(
-                f"{where} must be a list of integers, such as 'features.ids=[1,2,3]', not {value!r}."
+                f"{where} must be a list of integers, as in 'features.ids=[1,2,3]', not {value!r}."
             )
         value = [value]
     ids = list(value)

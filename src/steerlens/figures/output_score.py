@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from steerlens.figures import style
-from steerlens.results import THRESHOLDS
+from steerlens.results import THRESHOLDS, names
 from steerlens.text import visible
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def distribution(frame: pd.DataFrame) -> Figure | None:
     _shares(right, scores, start)
     if len(scores) > 1:
         bounds = Normalize(min(scores), max(scores))
-        bar = figure.colorbar(ScalarMappable(bounds, style.LAYERS), ax=right, label="layer", pad=0.02)
+        bar = figure.colorbar(
+            ScalarMappable(bounds, style.LAYERS), ax=right, label="layer", pad=0.02
+        )
         bar.locator = MaxNLocator(integer=True, nbins=8)
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     for axes in (left, right):
@@ -78,7 +80,7 @@ def distribution(frame: pd.DataFrame) -> Figure | None:
 
 
 def _scores(frame: pd.DataFrame) -> Scores:
-    scored = frame[frame["output_score"].notna()]
+    scored = frame.loc[frame["output_score"].notna()]
     return {
         int(str(layer)): rows.to_numpy(dtype=float)
         for layer, rows in scored.groupby("layer", sort=True)["output_score"]
@@ -105,7 +107,8 @@ def _quartiles(axes: Axes, scores: Scores) -> None:
         for threshold, color, _ in MARKS:
             axes.axhline(threshold, color=color, ls="--", lw=1.2)
     else:
-        axes.set_ylim(0, None if high.max() > 0 else 1)
+        top = 1.08 * float(high.max()) or 1.0
+        axes.set_ylim(-0.03 * top, top)
 
 
 def _layer_ticks(axes: Axes, layers: np.ndarray) -> None:
@@ -135,7 +138,8 @@ def _shares(axes: Axes, scores: Scores, start: float) -> None:
         places = np.array(list(scores), dtype=float)
         colors = matplotlib.colormaps[style.LAYERS](Normalize()(places))
     for values, color in zip(scores.values(), colors, strict=False):
-        share = 1 - np.searchsorted(np.sort(values), grid) / len(values)
+        drawn = np.sort(np.maximum(values, start))
+        share = 1 - np.searchsorted(drawn, grid) / len(values)
         axes.plot(grid, share, color=color, lw=1.2)
     for threshold, color, _ in MARKS:
         axes.axvline(threshold, color=color, ls="--", lw=1.4)
@@ -156,7 +160,7 @@ def _score_axis(axes: Axes, start: float, floored: bool) -> None:
 
 def _subtitle(frame: pd.DataFrame, scores: Scores) -> str:
     count = sum(len(values) for values in scores.values())
-    parts = [_one(frame["model"], "models"), _one(frame["sae"], "SAEs")]
+    parts = [_one(names(frame, "model"), "models"), _one(names(frame, "sae"), "SAEs")]
     if len(scores) == 1:
         parts.append(f"layer {next(iter(scores))}")
     else:
@@ -165,6 +169,5 @@ def _subtitle(frame: pd.DataFrame, scores: Scores) -> str:
     return "  ·  ".join(part for part in parts if part)
 
 
-def _one(column: pd.Series, plural: str) -> str:
-    names = [str(name) for name in column.dropna().unique()]
-    return visible(names[0]) if len(names) == 1 else f"{len(names)} {plural}" if names else ""
+def _one(found: list[str], plural: str) -> str:
+    return visible(found[0]) if len(found) == 1 else f"{len(found)} {plural}" if found else ""

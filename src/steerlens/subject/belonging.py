@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
-from steerlens.catalog import known_models
+from steerlens.config.check import refuse_other_model
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError, nearest
 from steerlens.subject.model import LoadedModel
@@ -21,7 +20,8 @@ def check_belongs(
     lm: LoadedModel, sae: SAE[Any], source: SaeSource, config: RunConfig
 ) -> tuple[int, str]:
     """The SAE's layer and hook name; refuses an SAE that can't be of this model."""
-    _check_model_name(lm, sae, source, config)
+    if sae.cfg.metadata.model_name:
+        refuse_other_model(f"the SAE {source}", str(sae.cfg.metadata.model_name), config.model)
     if sae.cfg.d_in != lm.d_model:
         raise SteerlensError(
             f"the SAE {source} reads vectors of size {sae.cfg.d_in} (d_in), but the residual "
@@ -49,29 +49,3 @@ def check_belongs(
     if source.layer is None and isinstance(config.layer, int) and config.layer != layer:
         raise SteerlensError(f"the SAE {source} is of layer {layer}, not of layer {config.layer}.")
     return layer, hook_name
-
-
-def _check_model_name(
-    lm: LoadedModel, sae: SAE[Any], source: SaeSource, config: RunConfig
-) -> None:
-    """Compares names. A local folder may have any name, so there only a known other name counts."""
-    told = sae.cfg.metadata.model_name
-    entry = config.model
-    ours = {entry.name, entry.path, entry.path.rstrip("/").rsplit("/", 1)[-1], *entry.aliases}
-    if not told or _same(str(told), ours):
-        return
-    known = known_models()
-    if entry.name != "local" or any(_same(str(told), {name}) for name in known):
-        raise SteerlensError(
-            f"the SAE {source} was trained on {told}, not on {lm.name} ({entry.path}); if they "
-            f"are the same model, say so with 'model.aliases=[\"{told}\"]'."
-        )
-    logging.getLogger("steerlens").warning(
-        "the SAE says that it was trained on %s; taking %s for that model.", told, entry.path
-    )
-
-
-def _same(name: str, names: set[str]) -> bool:
-    """Whether `name` is one of `names`, whatever the case or the organisation before the slash."""
-    short = {other.lower().rsplit("/", 1)[-1] for other in names}
-    return name.lower().rsplit("/", 1)[-1] in short

@@ -22,21 +22,17 @@ class Head:
     def __init__(self, bridge: TransformerBridge) -> None:
         hf_config = bridge.original_model.config.get_text_config()
         self._norm = bridge.ln_final
-        self._unembed = bridge.unembed
+        unembed = bridge.unembed.original_component
+        self.weight: torch.Tensor = unembed.weight
+        """Unembedding matrix as stored, shape (V, D)."""
+        # The bridge gives every unembedding a bias; zeros would only cost time.
+        has_bias = unembed.bias is not None and bool(unembed.bias.any())
+        self.bias: torch.Tensor | None = unembed.bias if has_bias else None
+        """Unembedding bias, shape (V,)."""
         self.softcap: float | None = getattr(hf_config, "final_logit_softcapping", None)
         """Logits become softcap * tanh(logits / softcap) (Gemma)."""
         self.scale = _logit_scale(hf_config)
         """Logits are multiplied by this (Cohere, Granite)."""
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """Unembedding matrix as stored, shape (V, D)."""
-        return self._unembed.original_component.weight
-
-    @property
-    def bias(self) -> torch.Tensor | None:
-        """Unembedding bias, shape (V,)."""
-        return self._unembed.original_component.bias
 
     @property
     def d_vocab(self) -> int:
@@ -50,12 +46,15 @@ class Head:
         """The final norm of rows of residual vectors, (B, D) to (B, D)."""
         return self._norm(x_BD[:, None])[:, 0]
 
-    def logits(self, h_BD: torch.Tensor, tokens: slice = slice(None)) -> torch.Tensor:
+    def logits(
+        self,
+        h_BD: torch.Tensor,
+        tokens: slice = slice(None),
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Logits before `finish` of normed rows for a slice of the vocabulary: (B, V)."""
-        bias = self.bias
-        return torch.nn.functional.linear(
-            h_BD, self.weight[tokens], None if bias is None else bias[tokens]
-        )
+        logits_BV = torch.mm(h_BD, self.weight[tokens].T, out=out)
+        return logits_BV if self.bias is None else logits_BV.add_(self.bias[tokens])
 
     def finish(self, logits: torch.Tensor) -> torch.Tensor:
         """Scale and soft cap, in place; both keep the order of logits."""

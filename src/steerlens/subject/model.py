@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from steerlens.config import folders
 from steerlens.config.schema import ModelConfig, RunConfig
 from steerlens.errors import SteerlensError
 from steerlens.provenance import folder_identity
@@ -63,24 +63,16 @@ class LoadedModel:
 
 
 def count_layers(config: ModelConfig) -> int:
-    """Number of blocks, from the entry or from the model's own config, without its weights."""
-    if config.n_layers is not None:
-        return config.n_layers
-    local = Path(config.path) / "config.json"
-    if local.is_file():
-        cfg = json.loads(local.read_text(encoding="utf-8"))
-        cfg = cfg.get("text_config") or cfg
-        for key in ("num_hidden_layers", "n_layer", "num_layers"):
-            if isinstance(cfg.get(key), int):
-                return cfg[key]
-    return int(_hf_config(config).get_text_config().num_hidden_layers)
+    """Number of blocks, from the entry or the model's own config, without its weights."""
+    known = folders.count_layers(config)
+    return int(_hf_config(config).get_text_config().num_hidden_layers) if known is None else known
 
 
 def load_model(config: RunConfig, metadata: SAEMetadata) -> LoadedModel:
     """The model of `config`, processed as `metadata` says its SAE was trained."""
     from transformer_lens.model_bridge import TransformerBridge
 
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    _silence_transformers()
     entry = config.model
     hf_model = _load_weights(config)
     tokenizer = _load_tokenizer(entry)
@@ -115,6 +107,14 @@ def load_model(config: RunConfig, metadata: SAEMetadata) -> LoadedModel:
             "processing": processing,
         },
     )
+
+
+def _silence_transformers() -> None:
+    """The terminal belongs to the run's own progress bar and errors."""
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
 def _process(bridge: TransformerBridge, metadata: SAEMetadata) -> dict[str, Any] | str:

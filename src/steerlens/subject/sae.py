@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steerlens.config.parse import parse_layers
+from steerlens.config.folders import sae_facts, sae_folders
+from steerlens.config.parse import LAYER_WORDS, parse_layers
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError, unknown
 from steerlens.provenance import folder_identity
@@ -47,15 +47,14 @@ def sae_sources(config: RunConfig) -> list[SaeSource]:
         return found
     by_layer = {source.layer: source for source in found}
     missing = [layer for layer in wanted if layer not in by_layer]
-    if missing and config.layer not in ("all", "late"):
+    # `all` and `late` mean what there is; a named layer must be there.
+    if len(missing) == len(wanted) or (missing and config.layer not in LAYER_WORDS):
+        there = ", ".join(sorted(map(str, by_layer), key=lambda layer: (len(layer), layer)))
         raise SteerlensError(
-            f"{config.sae.name} has no SAE at layer {missing[0]}; it has "
-            f"{', '.join(str(layer) for layer in sorted(k for k in by_layer if k is not None))}."
+            f"{config.sae.name} has no SAE at layer {missing[0]} of {config.model.name} (layers 0 "
+            f"to {n_layers - 1}); it has {there}."
         )
-    chosen = [by_layer[layer] for layer in wanted if layer in by_layer]
-    if not chosen:
-        raise SteerlensError(f"{config.sae.name} has no SAE in layers {wanted}.")
-    return chosen
+    return [by_layer[layer] for layer in wanted if layer in by_layer]
 
 
 def layer_of_hook(hook_name: str | None) -> int | None:
@@ -65,28 +64,15 @@ def layer_of_hook(hook_name: str | None) -> int | None:
 
 
 def _local_sources(folder: Path) -> list[SaeSource]:
-    configs = (
-        [folder / "cfg.json"] if (folder / "cfg.json").is_file() else folder.glob("*/cfg.json")
-    )
     sources: dict[int | None, SaeSource] = {}
-    for path in sorted(configs):
-        try:
-            cfg = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise SteerlensError(f"{path} is not valid JSON ({error}).") from None
-        metadata = cfg.get("metadata") or {}
-        layer = layer_of_hook(metadata.get("hook_name") or cfg.get("hook_name"))
+    for path in sae_folders(folder):
+        layer = sae_facts(path)[0]
         if layer in sources:
             raise SteerlensError(
-                f"{sources[layer].path} and {path.parent} are both SAEs of layer {layer}; "
+                f"{sources[layer].path} and {path} are both SAEs of layer {layer}; "
                 "point sae.path at one of them."
             )
-        sources[layer] = SaeSource(layer=layer, path=path.parent)
-    if not sources:
-        raise SteerlensError(
-            f"{folder} holds no SAE: expected cfg.json and sae_weights.safetensors in it, or one "
-            "sub-folder per layer with them."
-        )
+        sources[layer] = SaeSource(layer=layer, path=path)
     return list(sources.values())
 
 
@@ -133,7 +119,8 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
                 sae = SAE.load_from_disk(source.path, device="cpu", dtype=dtype)
                 identity = folder_identity(source.path, Path(config.paths.cache_dir))
             else:
-                assert source.release and source.sae_id
+                assert source.release is not None
+                assert source.sae_id is not None
                 sae = SAE.from_pretrained(source.release, source.sae_id, "cpu", dtype)
                 repo_id, folder = get_repo_id_and_folder_name(source.release, source.sae_id)
                 identity = {"repo_id": repo_id, "path": folder, "revision": _hub_revision(repo_id)}

@@ -1,0 +1,246 @@
+"""What a run would need, before it starts.
+
+Everything but the calibration answers without torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from steerlens.catalog import read_release, releases
+from steerlens.config.check import local_folder
+from steerlens.config.folders import sae_folders, safetensors_header
+from steerlens.config.parse import parse_memory, parse_scores
+from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
+from steerlens.errors import SteerlensError
+from steerlens.scores import ScoreConfig, ScoreRun
+from steerlens.selection import select_features
+from steerlens.terminal import duration
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def device_type(config: RunConfig) -> str:
+    """cpu, cuda or mps: what `device=auto` will most likely be, guessed without torch."""
+    if config.device != "auto":
+        return config.device.split(":")[0]
+    if gpu_memory():
+        return "cuda"
+    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+    return "mps" if apple else "cpu"
+
+
+def dtype_name(config: RunConfig) -> str:
+    """The dtype that `dtype=auto` means on the run's device."""
+    if config.dtype != "auto":
+        return config.dtype
+    on_cpu = device_type(config) == "cpu" and config.device_map is None
+    return "float32" if on_cpu else "bfloat16"
+
+
+def estimate_weights(config: RunConfig) -> int | None:
+    """Bytes of the model's weights and one SAE's; None where nothing tells the model's size."""
+    n_params = _model_size(config.model)
+    if n_params is None:
+        return None
+    return int((n_params + _sae_size(config.sae, config.model)) * BYTES[dtype_name(config)])
+
+
+def refuse_if_too_big(config: RunConfig) -> None:
+    """Refuse weights that can't fit in memory, before they are downloaded."""
+    needed = estimate_weights(config)
+    if needed is None:
+        return
+    device = device_type(config)
+    there = available_memory(config)
+    if there is None or needed <= there:
+        return
+    ways = ["a smaller model"]
+    if dtype_name(config) == "float32":
+        ways.insert(0, "dtype=bfloat16")
+    if device == "cuda" and config.device_map is None:
+        ways.insert(0, "device_map=auto")
+    where = "all devices together have" if config.device_map else f"{device} has"
+    raise SteerlensError(
+        f"the weights of {config.model.name} and {config.sae.name} take {gigabytes(needed)} in "
+        f"{dtype_name(config)}, but {where} {gigabytes(there)}; try {' or '.join(ways)}."
+    )
+
+
+def available_memory(config: RunConfig) -> int | None:
+    """Bytes that weights can take where the run puts them; None if nothing tells."""
+    gpus = gpu_memory()
+    if config.device_map is not None:
+        return sum(gpus) + main_memory()
+    if device_type(config) != "cuda":
+        return main_memory()
+    match = re.search(r":(\d+)$", config.device)
+    if match and int(match[1]) < len(gpus):
+        return gpus[int(match[1])]
+    return max(gpus, default=None)
+
+
+def main_memory() -> int:
+    """Bytes of main memory that are free for this process, within a container's limit."""
+    free = psutil.virtual_memory().available
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return min(free, int(text)) if text.isdigit() else free
+
+
+def gpu_memory() -> list[int]:
+    """Bytes of memory of each NVIDIA GPU, as the driver's own tool tells."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [int(line) * 2**20 for line in told.split() if line.isdigit()]
+
+
+def gigabytes(size: float) -> str:
+    return f"{size / 1e9:.3g} GB"
+
+
+CALIBRATION_FEATURES = 128
+TABLE_BYTES = 1000
+"""Of one feature in features.parquet and W&B's table, generously."""
+
+
+def print_plan(config: RunConfig) -> None:
+    """Prints what a run would do and need, timed on a few of its features."""
+    methods = parse_scores(config.score)
+    weights = estimate_weights(config)
+    rows = [
+        ("model", f"{config.model.name} ({config.model.path})"),
+        ("SAE", config.sae.name),
+        ("scores", ", ".join(methods)),
+        ("device", f"{device_type(config)}, {dtype_name(config)}"),
+        (
+            "memory",
+            f"{gigabytes(weights) if weights else 'unknown'} of weights, and up to "
+            f"{gigabytes(parse_memory(config.memory_budget))} beyond (memory_budget)",
+        ),
+    ]
+    rows += _measured(config, methods) if weights_are_here(config) else _guessed(config, weights)
+    width = max(len(name) for name, _ in rows)
+    print("This would run (plan=true stops here):")
+    for name, text in rows:
+        print(f"  {name:<{width}}  {text}")
+
+
+def weights_are_here(config: RunConfig) -> bool:
+    """Whether model and SAE need no download."""
+    return _model_is_here(config.model) and (
+        config.sae.path is not None or _release_is_here(config.sae.release)
+    )
+
+
+def _model_is_here(model: ModelConfig) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    if local_folder(model) is not None:
+        return True
+    files = ("model.safetensors", "model.safetensors.index.json")
+    found = [try_to_load_from_cache(model.path, file, revision=model.revision) for file in files]
+    return any(isinstance(path, str) for path in found)
+
+
+def _release_is_here(release: str | None) -> bool:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if release not in releases():
+        return False
+    repo_id = read_release(release)["repo_id"]
+    return (Path(HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}" / "snapshots").is_dir()
+
+
+def _guessed(config: RunConfig, weights: int | None) -> list[tuple[str, str]]:
+    return [
+        ("layers", str(config.layer)),
+        ("disk", f"a download of {gigabytes(weights) if weights else 'unknown size'} first"),
+        ("time", "unknown until the weights are here, because it is measured on them"),
+    ]
+
+
+def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tuple[str, str]]:
+    """Times a few features of the first and the last layer; the cost is linear in between."""
+    from steerlens.subject import load_subjects
+    from steerlens.subject.sae import sae_sources
+
+    layers = [source.layer for source in sae_sources(config)]
+    ends = sorted({layer for layer in (layers[0], layers[-1]) if layer is not None})
+    probe = dataclasses.replace(config, layer=ends or config.layer)
+    timed, counts = {}, {}
+    for subject in load_subjects(probe):
+        features = select_features(config.features, subject.layer, subject.d_sae, config.seed)
+        timed[subject.layer] = _seconds_each(subject, features, config, methods)
+        counts = {
+            layer: len(select_features(config.features, layer, subject.d_sae, config.seed))
+            for layer in (layers if ends else [subject.layer])
+            if layer is not None
+        }
+    n_features = sum(counts.values())
+    seconds = sum(n * np.interp(layer, list(timed), list(timed.values())) for layer, n in counts.items())
+    return [
+        ("layers", ", ".join(map(str, counts))),
+        ("features", f"{n_features:,}"),
+        (
+            "forwards",
+            f"{n_features * len(methods):,} rows of one position, "
+            f"{len(counts) * len(methods)} of the whole prompt",
+        ),
+        ("time", f"about {duration(float(seconds))} of scoring"),
+        ("disk", f"about {gigabytes(n_features * TABLE_BYTES + 1e6)} in the run's folder"),
+    ]
+
+
+def _seconds_each(
+    subject: Any, features: list[int], config: RunConfig, methods: Mapping[str, ScoreConfig]
+) -> float:
+    """Seconds a feature, timed the second time: the first pays for what happens once."""
+    from steerlens.scoring import score_layer
+
+    few = features[:CALIBRATION_FEATURES]
+    run = ScoreRun(parse_memory(config.memory_budget), config.seed)
+    seconds = 0.0
+    for _ in range(2):
+        subject.logit_lens_memo = None
+        start = time.perf_counter()
+        score_layer(subject, few, methods, config.logit_lens_k, run)
+        seconds = time.perf_counter() - start
+    return seconds / len(few)
+
+
+def _model_size(model: ModelConfig) -> float | None:
+    folder = local_folder(model)
+    if folder is None:
+        return model.n_params
+    return sum(_tensor_sizes(file) for file in folder.glob("*.safetensors"))
+
+
+def _sae_size(sae: SaeConfig, model: ModelConfig) -> float:
+    """Numbers in the largest SAE; 0 where nothing tells: SAEs are small beside their model."""
+    if sae.path:
+        folders = sae_folders(Path(sae.path))
+        return max(_tensor_sizes(file) for one in folders for file in one.glob("*.safetensors"))
+    return 2 * (sae.d_sae or 0) * (model.d_model or 0)
+
+
+def _tensor_sizes(file: Path) -> int:
+    return sum(math.prod(tensor["shape"]) for tensor in safetensors_header(file).values())

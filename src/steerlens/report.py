@@ -1,0 +1,141 @@
+"""`steerlens report DIR`: draw a finished run again from its tables, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steerlens.errors import SteerlensError
+from steerlens.files import read_json, write_json, write_text
+from steerlens.results import (
+    FEATURES_FILE,
+    SUMMARY_FILE,
+    THRESHOLDS,
+    best_features,
+    read_features,
+    summarise,
+)
+from steerlens.status import STATUS_FILE
+from steerlens.text import markdown, visible, visible_token, visible_tokens
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REPORT_FILE = "report.md"
+BEST_ROWS = 50
+
+
+def report(folder: Path) -> None:
+    """Redraw the figures of the run in `folder`, rewrite its summary and `report.md`, show both."""
+    # Matplotlib and rich only after the folder is known to hold a run: refusing stays quick.
+    folder = Path(folder)
+    frame = _read(folder)
+    from steerlens.figures import draw_all
+    from steerlens.terminal import print_summary
+
+    figures = draw_all(frame, folder)
+    summary = summarise(frame)
+    write_json(folder / SUMMARY_FILE, summary)
+    write_text(folder / REPORT_FILE, report_text(frame, summary, figures, folder))
+    print_summary(frame, folder)
+
+
+def _read(folder: Path) -> pd.DataFrame:
+    if not (folder / FEATURES_FILE).is_file():
+        near = _newest_run_near(folder)
+        hint = f"the newest run is {near}." if near else "give the folder of a finished run."
+        status = read_json(folder / STATUS_FILE)
+        state = status.get("state") if isinstance(status, dict) else None
+        what = f"its run is {state} and" if state else "it"
+        raise SteerlensError(f"{folder} can't be reported: {what} has no {FEATURES_FILE}; {hint}")
+    return read_features(folder)
+
+
+def _newest_run_near(folder: Path) -> Path | None:
+    """The newest run below `folder`, else below `outputs`; looks a few levels down only."""
+    for root in (folder, Path("outputs")):
+        found = [
+            path
+            for depth in ("*", "*/*", "*/*/*")
+            for path in root.glob(f"{depth}/{FEATURES_FILE}")
+        ]
+        if found:
+            return max(found, key=lambda path: path.stat().st_mtime).parent
+    return None
+
+
+def report_text(
+    frame: pd.DataFrame,
+    summary: Mapping[str, Any],
+    figures: Mapping[str, Sequence[Path]],
+    folder: Path,
+) -> str:
+    """The report in Markdown: what was measured, the figures, a table by layer, the best features.
+
+    It depends on the results only, not on the time, so that reporting twice changes nothing.
+    """
+    overall = summary["overall"]
+    counts = f"{overall['features']:,} features, {overall['scored']:,} with an output score"
+    parts = [
+        f"# {_names(summary['model'])} with {_names(summary['sae'])}",
+        f"{counts}.",
+        *[
+            f"![{name.replace('_', ' ')}]({path.relative_to(folder).as_posix()})"
+            for name, paths in figures.items()
+            for path in paths
+            if path.suffix == ".png"
+        ],
+    ]
+    if overall["scored"]:
+        parts += [
+            "## By layer",
+            _layer_table([*summary["layers"], {"layer": "all", **overall}]),
+            "## Best output features",
+            "S_out near 1: amplifying the feature makes its own logit-lens tokens the next token; "
+            f"below {THRESHOLDS[0]:g}: it hardly steers.",
+            _best_table(best_features(frame, BEST_ROWS)),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _names(names: str | list[str] | None) -> str:
+    names = [names] if isinstance(names, str) else names or ["?"]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return markdown(visible(", ".join(names[:3]))) + more
+
+
+def _layer_table(layers: Sequence[Mapping[str, Any]]) -> str:
+    header = ["layer", "features", "q25", "median", "q75", *(f">= {t:g}" for t in THRESHOLDS)]
+    rows = []
+    for layer in layers:
+        quartiles = [layer[f"output_score_{key}"] for key in ("q25", "median", "q75")]
+        shares = [layer[f"share_at_least_{threshold:g}"] for threshold in THRESHOLDS]
+        rows.append(
+            [
+                str(layer["layer"]),
+                f"{layer['features']:,}",
+                *("-" if number is None else f"{number:.3g}" for number in quartiles),
+                *("-" if share is None else f"{share:.1%}" for share in shares),
+            ]
+        )
+    return _table(header, rows)
+
+
+def _best_table(best: pd.DataFrame) -> str:
+    rows = [
+        [
+            str(row["layer"]),
+            str(row["feature"]),
+            f"{row['output_score']:.4f}",
+            markdown(visible_token(row["output_token"])),
+            markdown(visible_tokens(row["logit_lens_tokens"], 8)),
+        ]
+        for row in best.to_dict("records")
+    ]
+    return _table(["layer", "feature", "S_out", "token", "logit lens"], rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

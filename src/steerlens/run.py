@@ -1,0 +1,82 @@
+"""One run: load each subject, score its features, keep and show what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from steerlens import figures, tracking
+from steerlens.config.parse import parse_memory, parse_scores
+from steerlens.config.schema import RunConfig
+from steerlens.files import write_json, write_text
+from steerlens.plan import print_plan, refuse_if_too_big
+from steerlens.provenance import PROVENANCE_FILE, provenance
+from steerlens.results import SUMMARY_FILE, features_frame, summarise, write_features
+from steerlens.scores import ScoreRun
+from steerlens.selection import select_features
+from steerlens.status import Status
+from steerlens.terminal import print_summary, progress
+
+CONFIG_FILE = "config.yaml"
+
+
+def run(config: RunConfig) -> None:
+    """Scores what `config` asks for; everything it finds lies in `paths.output_dir` afterwards.
+
+    Raises:
+        SteerlensError: bad input, in one sentence; `status.json` then says `failed` and why.
+    """
+    folder = Path(config.paths.output_dir)
+    if config.plan:
+        refuse_if_too_big(config)
+        print_plan(config)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # Hydra has made it; a plan leaves nothing behind
+        return
+    with Status(folder):
+        refuse_if_too_big(config)
+        settings = json.loads(json.dumps(dataclasses.asdict(config)))
+        write_text(folder / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False))
+        tracker = tracking.start(config.tracking, folder, settings)
+        try:
+            frame, summary = _score(config, folder)
+            tracker.log_features(frame)
+            tracker.log_figures(figures.draw_all(frame, folder))
+        except BaseException:
+            tracker.finish({}, failed=True)
+            raise
+        tracker.finish(summary)
+        print_summary(frame, folder)
+
+
+def _score(config: RunConfig, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The table of all layers and its summary; each finished layer is written at once."""
+    from steerlens.scoring import score_layer
+    from steerlens.subject import load_subjects
+
+    methods = parse_scores(config.score)
+    frames: list[pd.DataFrame] = []
+    identities: dict[str, Any] = {"model": None, "saes": {}, "seconds": {}}
+    for subject in load_subjects(config):
+        features = select_features(config.features, subject.layer, subject.d_sae, config.seed)
+        start = time.perf_counter()
+        with progress(len(features) * len(methods), f"layer {subject.layer}") as advance:
+            score_run = ScoreRun(parse_memory(config.memory_budget), config.seed, advance)
+            columns = score_layer(subject, features, methods, config.logit_lens_k, score_run)
+        frames.append(features_frame(columns))
+        identities["model"] = subject.lm.identity
+        identities["saes"][subject.layer] = subject.identity
+        identities["seconds"][subject.layer] = round(time.perf_counter() - start, 3)
+        frame = pd.concat(frames, ignore_index=True)
+        write_features(frame, folder)
+        write_json(folder / PROVENANCE_FILE, provenance(identities, sys.argv, config.seed))
+    summary = summarise(frame)
+    write_json(folder / SUMMARY_FILE, summary)
+    return frame, summary

@@ -1,0 +1,234 @@
+"""What is refused before any model is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerlens.catalog import entries, read_release
+from steerlens.config.check import check
+from steerlens.config.compose import compose
+from steerlens.errors import SteerlensError
+from tests.config.folders import model_folder, sae_folder
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(SteerlensError) as caught:
+        check(compose(overrides))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+GPT2 = ["model=gpt2-small", "sae=gpt2-small-res-jb"]
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> list[str]:
+    """The overrides for a whole local model and SAE."""
+    model = model_folder(tmp_path / "model")
+    sae = sae_folder(tmp_path / "sae")
+    return ["model=local", f"model.path={model}", "sae=local", f"sae.path={sae}"]
+
+
+def test_every_pair_of_ready_entries_passes() -> None:
+    pairs = [(entry["model"], name) for name, entry in entries("sae").items() if entry.get("model")]
+    published = [pair for pair in pairs if not pair[0].startswith("embedded")]
+    assert len(published) >= 9
+    for model, sae in published:
+        check(compose([f"model={model}", f"sae={sae}"]))
+        late = entries("sae")[sae].get("layers") or [0]
+        check(compose([f"model={model}", f"sae={sae}", f"layer={late[-1]}"]))
+
+
+def test_every_ready_sae_is_in_the_release_that_it_names_at_each_of_its_layers() -> None:
+    for entry in entries("sae").values():
+        if not entry.get("release"):
+            continue
+        ids = {one["id"] for one in read_release(entry["release"])["saes"]}
+        layers = entry.get("layers") or range(entries("model")[entry["model"]]["n_layers"])
+        assert {entry["sae_id"].format(layer=layer) for layer in layers} <= ids
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["layer=12"], "layer 12 doesn't exist; the model has layers 0 to 11"),
+        (["layer=[3,x]"], "layer 'x' is not a layer"),
+        (["layer=last"], "layer=last is unknown"),
+        (['score.prompt=""'], "prompt of score output is empty"),
+        (['score.prompt="  "'], "prompt of score output is empty"),
+        (["score.factor=inf"], "must be finite"),
+        (["score.factor=nan"], "must be finite"),
+        (["score.top_k=0"], "must be at least 1"),
+        (["score=all", "score.output.top_k=0"], "top_k of score output"),
+        (["logit_lens_k=0"], "logit_lens_k=0 must be at least 1"),
+        (["tracking.mode=ofline"], "unknown tracking.mode 'ofline'; did you mean 'offline'"),
+        (["device=gpu"], "unknown device 'gpu'"),
+        (["dtype=bf16"], "unknown dtype 'bf16'; did you mean 'bfloat16'"),
+        (["device_map=atuo"], "unknown device_map 'atuo'; did you mean 'auto'"),
+        (["device_map=3"], "device_map must be auto, or {module: device}"),
+        (["seed=-1"], "seed=-1 is out of range"),
+        (["memory_budget=lots"], "is no amount of memory"),
+        (["name=a/b"], "is no folder name"),
+        (["paths.output_dir="], "paths.output_dir is empty"),
+        (["features.ids=[24576]"], "the SAE's features are 0 to 24575"),
+        (["features.ids=[1.5]"], "1.5 is not an integer"),
+        (["features.n=0"], "features.n=0 must be at least 1"),
+        (["features.n=3", "features.ids=[1]"], "features.ids and features.n are both given"),
+        (["features=ids"], "features.ids is empty"),
+        (["features=file"], "needs features.file=FILE"),
+        (["features.file=/nowhere"], "can't be read"),
+        (["sae.path=/somewhere"], "has a path and a release"),
+        (["sae=local"], "sae=local needs sae.path=DIR"),
+        (["sae=release"], "sae=release needs sae.release=... and sae.sae_id=..."),
+        (["model=pythia-70m-deduped"], "not to pythia-70m-deduped; choose sae=pythia-70m-res."),
+    ],
+)
+def test_a_wrong_value_is_told_in_one_sentence(overrides: list[str], expected: str) -> None:
+    assert expected in refusal(*GPT2, *overrides)
+
+
+def test_layers_of_a_release_with_gaps() -> None:
+    gaps = ["model=gemma-2-9b-it", "sae=gemma-scope-9b-it-res-131k"]
+    check(compose([*gaps, "layer=all"]))
+    check(compose([*gaps, "layer=[20,31]"]))
+    assert "has no SAE at layer 5; it has: 9, 20, 31" in refusal(*gaps, "layer=5")
+
+
+def test_a_device_may_have_a_number() -> None:
+    check(compose([*GPT2, "device=cuda:1"]))
+
+
+RELEASE = ["sae=release", "sae.release=gpt2-small-resid-post-v5-32k"]
+ID = 'sae.sae_id="blocks.{layer}.hook_resid_post"'
+
+
+def test_any_release_of_saelens_can_be_named() -> None:
+    check(compose(["model=gpt2-small", *RELEASE, ID, "layer=6"]))
+    check(compose(["model=gpt2-small", *RELEASE, "sae.sae_id=blocks.6.hook_resid_post"]))
+    # Outside SAELens' list, a repository on the hub is taken at its word.
+    check(compose(["model=gpt2-small", "sae=release", "sae.release=a/b", "sae.sae_id=c"]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["sae=release", "sae.release=gpt2-small-res-jp", ID], "did you mean 'gpt2-small-res-jb'"),
+        (
+            [*RELEASE, "sae.sae_id=blocks.6.hook_resid_pst"],
+            "did you mean 'blocks.6.hook_resid_post'",
+        ),
+        ([*RELEASE, 'sae.sae_id="blocks.{layer}.x"', "layer=6"], "unknown id in SAELens release"),
+    ],
+)
+def test_an_unknown_release_or_id_is_told(overrides: list[str], expected: str) -> None:
+    assert expected in refusal("model=gpt2-small", *overrides)
+
+
+def test_a_release_of_another_model_is_refused_with_both_names() -> None:
+    message = refusal("model=gemma-2-2b", *RELEASE, ID)
+    assert "belongs to the model gpt2-small, not to gemma-2-2b" in message
+
+
+def test_an_alias_makes_a_release_belong() -> None:
+    check(compose(["model=hub", "model.path=me/copy", "model.aliases=[gpt2-small]", *RELEASE, ID]))
+
+
+def test_whole_local_folders_pass(local: list[str]) -> None:
+    check(compose(local))
+    check(compose([*local, "layer=1"]))
+
+
+def test_a_folder_with_one_sae_per_layer_passes(local: list[str], tmp_path: Path) -> None:
+    for layer in (0, 2):
+        sae_folder(tmp_path / "saes" / f"layer_{layer}", layer=layer)
+    local[-1] = f"sae.path={tmp_path / 'saes'}"
+    check(compose(local))
+    check(compose([*local, "layer=2"]))
+    assert "has no SAE at layer 1; it has: 0, 2" in refusal(*local, "layer=1")
+
+
+def test_layers_of_a_local_model_come_from_its_own_config(local: list[str]) -> None:
+    assert "the model has layers 0 to 3" in refusal(*local, "layer=4")
+
+
+def test_features_of_a_local_sae_are_counted_by_its_own_config(
+    local: list[str], tmp_path: Path
+) -> None:
+    check(compose([*local, "features.ids=[15]"]))
+    assert "the SAE's features are 0 to 15" in refusal(*local, "features.ids=[16]")
+    file = tmp_path / "features.json"
+    file.write_text('{"1": [16]}')
+    assert "layer 1: there is no feature 16" in refusal(*local, f"features.file={file}")
+    file.write_text('{"4": [0]}')
+    message = refusal(*local, f"features.file={file}")
+    assert message.endswith(
+        "names no features of layer 1; to run the layers of the file, add 'layer=[4]'."
+    )
+    assert "features.n=17 is more than the SAE's 16 features" in refusal(*local, "features.n=17")
+
+
+def test_an_sae_of_another_width_is_refused_with_both(local: list[str], tmp_path: Path) -> None:
+    local[-1] = f"sae.path={sae_folder(tmp_path / 'wide', d_in=16)}"
+    message = refusal(*local)
+    assert "16 (d_in)" in message
+    assert "8 (d_model)" in message
+
+
+def test_an_sae_of_another_known_model_is_refused_with_both(
+    local: list[str], tmp_path: Path
+) -> None:
+    local[-1] = f"sae.path={sae_folder(tmp_path / 'other', model='google/gemma-2-2b')}"
+    assert "belongs to the model google/gemma-2-2b, not to local" in refusal(*local)
+    check(compose([*local, "model.aliases=[gemma-2-2b]"]))
+
+
+def spoil(folder: Path, file: str, content: bytes | None) -> None:
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "content", "expected"),
+    [
+        ("model", "config.json", None, "has no config.json"),
+        ("model", "config.json", b"{", "can't be read"),
+        ("model", "config.json", b"[]", "is not a JSON object"),
+        ("model", "model.safetensors", None, "has no weights, *.safetensors"),
+        ("model", "model.safetensors", b"", "is truncated or no safetensors file"),
+        ("model", "model.safetensors", b"x" * 50, "is truncated or no safetensors file"),
+        ("sae", "cfg.json", None, "holds no SAE"),
+        ("sae", "cfg.json", b"{", "can't be read"),
+        ("sae", "sae_weights.safetensors", None, "has no weights, sae_weights.safetensors"),
+        ("sae", "sae_weights.safetensors", b"\x02" + b"\x00" * 7 + b"[]", "is truncated"),
+    ],
+)
+def test_what_a_local_folder_lacks_is_told(
+    local: list[str], tmp_path: Path, folder: str, file: str, content: bytes | None, expected: str
+) -> None:
+    spoil(tmp_path / folder, file, content)
+    assert expected in refusal(*local)
+
+
+@pytest.mark.parametrize("file", ["model/model.safetensors", "sae/sae_weights.safetensors"])
+def test_truncated_weights_are_told(local: list[str], tmp_path: Path, file: str) -> None:
+    whole = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(whole[:-1])
+    assert f"{file} is truncated" in refusal(*local)
+
+
+def test_a_missing_shard_is_told(local: list[str], tmp_path: Path) -> None:
+    index: dict[str, Any] = {"weight_map": {"a": "model.safetensors", "b": "second.safetensors"}}
+    (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "lacks second.safetensors" in refusal(*local)
+
+
+def test_missing_folders_are_told(local: list[str]) -> None:
+    assert "there is no folder /nowhere" in refusal(*local, "model.path=/nowhere")
+    assert "there is no folder gpt2" in refusal(*local, "model.path=gpt2")
+    assert "there is no folder /nowhere" in refusal(*local, "sae.path=/nowhere")

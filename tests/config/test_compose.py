@@ -1,0 +1,280 @@
+"""Composing: what comes out, and one sentence for whatever goes wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from steerlens.config.compose import (
+    PACKAGE,
+    compose,
+    compose_jobs,
+    compose_tree,
+    conf_dir,
+    register,
+)
+from steerlens.config.schema import RunConfig
+from steerlens.errors import SteerlensError
+from steerlens.scores import load_method
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(SteerlensError) as caught:
+        compose(overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def my_conf(tmp_path: Path) -> Path:
+    """A user's own configuration folder, with an empty `experiment` group."""
+    (tmp_path / "experiment").mkdir()
+    return tmp_path
+
+
+def write_experiment(folder: Path, text: str) -> list[str]:
+    """The overrides that choose an experiment of that text."""
+    (folder / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    return [f"hydra.searchpath=[file://{folder}]", "experiment=mine"]
+
+
+def test_the_default_is_the_embedded_model_in_plain_dataclasses() -> None:
+    config = compose()
+    assert isinstance(config, RunConfig)
+    assert (config.model.name, config.sae.name, config.layer) == (
+        "embedded",
+        "embedded-topk",
+        "all",
+    )
+    assert isinstance(config.score, load_method("output").Config)
+    assert Path(config.model.path).is_absolute()
+    assert Path(config.sae.path or "").parent.name == "embedded"
+
+
+def test_scores_are_flat_alone_and_nested_together() -> None:
+    assert compose(["score=output", "score.factor=3"]).score.factor == 3
+    assert compose(["score=all", "score.output.factor=3"]).score["output"].factor == 3
+
+
+def test_ids_are_given_without_choosing_another_group() -> None:
+    assert compose(["features.ids=[1,2,3]"]).features.ids == [1, 2, 3]
+
+
+def test_the_last_of_two_values_counts() -> None:
+    assert compose(["name=a", "name=b"]).name == "b"
+
+
+def test_values_may_refer_to_others() -> None:
+    assert compose(["name=run_${seed}", "seed=3"]).name == "run_3"
+
+
+def test_two_configurations_do_not_share_a_folder() -> None:
+    assert compose().paths.output_dir != compose().paths.output_dir
+
+
+def test_the_shared_cache_can_be_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEERLENS_CACHE", "/somewhere")
+    assert compose().paths.cache_dir == "/somewhere"
+    monkeypatch.delenv("STEERLENS_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert compose().paths.cache_dir == "/caches/steerlens"
+
+
+def test_registering_twice_changes_nothing() -> None:
+    register()
+    assert register() == {}
+
+
+@pytest.mark.parametrize("group", ["model", "sae", "features", "score", "tracking", "experiment"])
+def test_every_option_of_every_group_composes(group: str) -> None:
+    files = sorted((conf_dir() / group).glob("*.yaml"))
+    assert files
+    for file in files:
+        tree = compose_tree([f"{group}={file.stem}"])
+        if group in ("model", "sae"):
+            assert tree[group].name == file.stem
+
+
+def test_every_experiment_names_its_command_and_changes_only_known_keys() -> None:
+    for file in (conf_dir() / "experiment").rglob("*.yaml"):
+        name = file.relative_to(conf_dir() / "experiment").with_suffix("").as_posix()
+        text = file.read_text()
+        assert text.startswith("# @package _global_\n")
+        assert f"#   steerlens experiment={name}" in text
+        assert compose([f"experiment={name}"]).name == name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["modle=x"], "unknown key 'modle'; did you mean 'model'?"),
+        (["modle@score=x"], "unknown group 'modle'; did you mean 'model'?"),
+        (["model=gemma-2-2"], "unknown model 'gemma-2-2'; did you mean 'gemma-2-2b'"),
+        (["score=outptu"], "unknown score 'outptu'; did you mean 'output'?"),
+        (["sae.pth=x"], "unknown key 'sae.pth'; did you mean 'sae.path'?"),
+        (["+sae.pth=x"], "unknown key 'sae.pth'; did you mean 'sae.path'?"),
+        (["++leyer=3"], "unknown key 'leyer'; did you mean 'layer'?"),
+        (["score.promt=x"], "unknown key 'score.promt'; did you mean 'score.prompt'?"),
+        (["prompt=x"], "unknown key 'prompt'; did you mean 'score.prompt'?"),
+        (["layer.x=3"], "'layer' is a plain value"),
+        (["score.output.factor=3"], "score.output.KEY is for score=all"),
+        (["score=all", "score.factor=3"], "unknown key 'score.factor'; valid: score.output."),
+        (["score=all", "score.outptu.factor=3"], "did you mean 'score.output'?"),
+        (["hydra.swep.dir=x"], "did you mean 'hydra.sweep'"),
+        (["~modle"], "unknown key 'modle'; did you mean 'model'?"),
+        (["seed=abc"], "seed: Value 'abc' of type 'str' could not be converted to Integer."),
+        (["score.prompt=[a]"], """if a text is meant, write 'score.prompt="[a]"'"""),
+        (["score.prompt=null"], """if a text is meant, write 'score.prompt="null"'"""),
+        (["score.prompt= a"], """to keep ' a', write 'score.prompt=" a"'"""),
+        (["score.prompt=1e3"], """would become '1000.0'; to keep '1e3'"""),
+        (["score.prompt=${nothing}"], "a literal ${ is written"),
+        (["model=local"], "model=local needs a value for model.path: add model.path=VALUE."),
+        (["model=3"], "model is a group, so its value is the name of one option"),
+        (["model=[a,b]"], "model is a group, so its value is the name of one option"),
+        (["+experiment=demo"], "write 'experiment=demo', without the +."),
+        (["hydra.searchpath=[file:///nowhere]"], "there is no folder '/nowhere'"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence(overrides: list[str], expected: str) -> None:
+    assert expected in refusal(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "sae:\n  pth: x",
+            "unknown key 'sae.pth' in experiment/mine.yaml; did you mean 'sae.path'",
+        ),
+        ("leyer: 3", "unknown key 'leyer' in experiment/mine.yaml; did you mean 'layer'?"),
+        ("score:\n  promt: x", "unknown key 'score.promt' in experiment/mine.yaml"),
+        ("seed: abc", "seed in experiment/mine.yaml: Value 'abc'"),
+        ("model: gemma-2-2b", "write '- override /model: gemma-2-2b'"),
+        ("defaults:\n  - override /model: gema-2-2b", "unknown model 'gema-2-2b'"),
+        ("name: [", "mine.yaml"),
+    ],
+)
+def test_a_mistake_in_an_experiment_file_names_the_file(
+    my_conf: Path, text: str, expected: str
+) -> None:
+    assert expected in refusal(*write_experiment(my_conf, text))
+
+
+def test_an_experiment_in_a_folder_of_ones_own_is_found_and_wins_over_the_defaults(
+    my_conf: Path,
+) -> None:
+    text = "defaults:\n  - override /model: gpt2-small\nseed: 7\nscore:\n  factor: 2"
+    config = compose([*write_experiment(my_conf, text), "score.factor=3"])
+    assert (config.model.name, config.seed, config.score.factor) == ("gpt2-small", 7, 3)
+
+
+def test_an_unknown_method_in_a_nested_score_of_a_file_is_refused(my_conf: Path) -> None:
+    (my_conf / "score").mkdir()
+    (my_conf / "score" / "mine.yaml").write_text("defaults:\n  - outptu_schema@output\n")
+    assert "unknown scoring method 'outptu'" in refusal(
+        f"hydra.searchpath=[file://{my_conf}]", "score=mine"
+    )
+
+
+def test_every_value_of_a_sweep_is_checked() -> None:
+    assert len(compose_jobs(["seed=1,2", "layer=3"], multirun=True)) == 2
+    with pytest.raises(SteerlensError, match="unknown model 'gtp2-small'"):
+        compose_jobs(["model=gpt2-small,gtp2-small"], multirun=True)
+
+
+def test_a_sweep_over_all_experiments_finds_them() -> None:
+    assert len(compose_jobs(["experiment=glob(*)"], multirun=True)) >= 2
+
+
+def test_a_sweep_over_no_experiment_is_refused() -> None:
+    with pytest.raises(SteerlensError, match="matches nothing"):
+        compose_jobs(["experiment=glob(paper*)"], multirun=True)
+
+
+def test_a_sweep_in_an_experiment_file_is_checked_too(my_conf: Path) -> None:
+    text = "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 1,x"
+    with pytest.raises(SteerlensError, match="seed: Value 'x'"):
+        compose_jobs(write_experiment(my_conf, text))
+
+
+def test_the_tree_shows_the_folder_that_hydra_will_use() -> None:
+    tree = compose_tree(["paths.output_dir=here"])
+    assert tree.hydra.run.dir == tree.hydra.sweep.dir == "here"
+    assert OmegaConf.is_missing(tree.hydra.runtime, "output_dir")
+
+
+def test_an_installed_package_brings_its_own_conf(tmp_path: Path) -> None:
+    copy = tmp_path / "steerlens"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("embedded", "__pycache__"))
+    shutil.copytree(conf_dir(), copy / "conf", dirs_exist_ok=True)
+    code = "from steerlens.config import compose as c; print(c.conf_dir()); c.compose()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.strip() == str(copy / "conf")
+
+
+MINE = '''"""Mine: every feature is equal."""
+from dataclasses import dataclass
+from steerlens.scores import ScoreConfig
+
+@dataclass
+class Config(ScoreConfig):
+    method: str = "mine"
+    strength: float = 1.0
+
+def score(subject, features, config, run):
+    return {}
+'''
+
+
+@pytest.fixture
+def my_method(my_conf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed distribution with a scoring method, and a YAML file for it."""
+    (my_conf / "mine_scores.py").write_text(MINE)
+    info = my_conf / "mine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[steerlens.scores]\nmine = mine_scores\n")
+    (my_conf / "score").mkdir()
+    (my_conf / "score" / "mine.yaml").write_text("defaults:\n  - mine_schema\n  - _self_\n")
+    monkeypatch.setenv("PYTHONPATH", str(my_conf))
+    return my_conf
+
+
+def steerlens(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "steerlens", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_method_of_ones_own_needs_no_change_of_ours(my_method: Path) -> None:
+    search = f"hydra.searchpath=[file://{my_method}]"
+    shown = steerlens(search, "score=mine", "score.strength=2", "--cfg", "job", "-p", "score")
+    assert shown.stdout.splitlines()[1:] == ["method: mine", "strength: 2.0"]
+    listed = steerlens("list", "scores", "mine")
+    assert listed.stdout.split() == ["score=mine", "Mine:", "every", "feature", "is", "equal."]
+    typo = steerlens(search, "score=mine", "score.strenth=2")
+    assert typo.returncode == 1
+    assert "did you mean 'score.strength'?" in typo.stderr
+
+
+def test_a_method_that_cannot_be_imported_is_told_only_to_those_who_ask(my_method: Path) -> None:
+    (my_method / "mine_scores.py").write_text("import nothing_like_this")
+    assert steerlens("--cfg", "job").returncode == 0
+    asked = steerlens(f"hydra.searchpath=[file://{my_method}]", "score=mine")
+    assert asked.returncode == 1
+    assert "scoring method 'mine' can't be imported: ModuleNotFoundError" in asked.stderr
+    assert "can't be imported" in steerlens("list", "scores").stdout

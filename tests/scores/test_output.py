@@ -1,0 +1,167 @@
+"""The fast output score against one forward per feature with SAELens' own encode and decode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from steerlens import SteerlensError, score_features
+from steerlens.subject import Subject
+from tests.support.naive import naive_output_score
+from tests.support.tiny import ARCHITECTURES, D_SAE, D_VOCAB, MODELS
+
+MakeSubject = Callable[..., Subject]
+PROMPT = "From my experience,"
+PROBES = range(0, D_SAE, 7)
+
+
+def assert_equals_naive(subject: Subject, factor: float, **settings: object) -> None:
+    # A budget of a few rows, so that features fall into several batches.
+    frame = score_features(
+        subject, features=PROBES, factor=factor, memory_budget=60_000, **settings
+    )
+    for row in frame.to_dict("records"):
+        score, rank, probability = naive_output_score(
+            subject, row["feature"], PROMPT, factor, **settings
+        )
+        assert row["output_rank"] == rank
+        assert row["output_score"] == pytest.approx(score, rel=1e-4)
+        assert row["output_probability"] == pytest.approx(probability, rel=1e-4)
+
+
+@pytest.mark.parametrize("factor", [0.3, 10.0])
+@pytest.mark.parametrize("site", ["resid_pre", "resid_post"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_equals_one_forward_per_feature(
+    tiny_subject: MakeSubject, kind: str, architecture: str, site: str, factor: float
+) -> None:
+    assert_equals_naive(tiny_subject(kind, architecture, site=site), factor)
+
+
+@pytest.mark.parametrize("norm", ["layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_equals_naive_with_run_time_normalisation(
+    tiny_subject: MakeSubject, architecture: str, norm: str
+) -> None:
+    subject = tiny_subject("gemma2", architecture, normalize_activations=norm)
+    assert_equals_naive(subject, 10.0)
+    assert_equals_naive(subject, 0.3, keep_error=False)
+
+
+def test_equals_naive_where_topk_is_rescaled_by_decoder_norms(tiny_subject: MakeSubject) -> None:
+    subject = tiny_subject("llama", "topk", rescale_acts_by_decoder_norm=True)
+    assert_equals_naive(subject, 10.0)
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_equals_naive_on_a_processed_model(tiny_subject: MakeSubject, kind: str) -> None:
+    kwargs = {"center_writing_weights": True, "fold_ln": True}
+    subject = tiny_subject(kind, metadata={"model_from_pretrained_kwargs": kwargs})
+    assert subject.lm.identity["processing"] != "none"
+    assert_equals_naive(subject, 10.0)
+
+
+@pytest.mark.parametrize("layer", [0, 3])
+@pytest.mark.parametrize("site", ["resid_pre", "resid_post"])
+def test_equals_naive_at_the_first_and_last_block(
+    tiny_subject: MakeSubject, layer: int, site: str
+) -> None:
+    assert_equals_naive(tiny_subject("gemma2", layer=layer, site=site), 10.0)
+
+
+def test_dropping_the_error_changes_the_score(tiny_subject: MakeSubject) -> None:
+    subject = tiny_subject()
+    assert_equals_naive(subject, 10.0, keep_error=False)
+    kept = score_features(subject)["output_score"].to_numpy(float)
+    dropped = score_features(subject, keep_error=False)["output_score"].to_numpy(float)
+    assert np.abs(kept - dropped).max() > 1e-3
+
+
+def test_factor_zero_steers_nothing(tiny_subject: MakeSubject) -> None:
+    frame = score_features(tiny_subject(), factor=0.0)
+    assert frame["output_score_delta"].abs().max() < 1e-7
+    assert frame["output_score"].max() > 0
+
+
+def test_delta_is_the_score_minus_the_unsteered_one(tiny_subject: MakeSubject) -> None:
+    subject = tiny_subject()
+    frame = score_features(subject, features=PROBES)
+    for row in frame.to_dict("records"):
+        unsteered, _, _ = naive_output_score(subject, row["feature"], PROMPT, factor=0.0)
+        difference = row["output_score"] - row["output_score_delta"]
+        assert difference == pytest.approx(unsteered, rel=1e-4)
+
+
+def test_a_batch_equals_one_by_one(tiny_subject: MakeSubject) -> None:
+    subject = tiny_subject("gemma2", "topk")
+    together = score_features(subject)
+    for feature in (0, 20, D_SAE - 1):
+        alone = score_features(subject, features=[feature]).iloc[0]
+        row = together.iloc[feature]
+        assert alone["output_score"] == pytest.approx(row["output_score"], rel=1e-5)
+        assert alone["output_rank"] == row["output_rank"]
+        assert alone["output_token"] == row["output_token"]
+
+
+def test_the_order_of_features_is_kept(tiny_subject: MakeSubject) -> None:
+    frame = score_features(tiny_subject(), features=[9, 3, 30])
+    assert frame["feature"].tolist() == [9, 3, 30]
+
+
+def test_the_best_token_is_one_of_the_logit_lens(tiny_subject: MakeSubject) -> None:
+    frame = score_features(tiny_subject())
+    assert all(
+        row["output_token"] in row["logit_lens_tokens"] for row in frame.to_dict("records")
+    )
+
+
+def test_every_token_in_the_lens_gives_rank_zero(tiny_subject: MakeSubject) -> None:
+    frame = score_features(tiny_subject(), top_k=D_VOCAB)
+    assert (frame["output_rank"] == 0).all()
+
+
+def test_a_prompt_of_one_token_works(tiny_subject: MakeSubject) -> None:
+    subject = tiny_subject(metadata={"prepend_bos": False})
+    score, rank, _ = naive_output_score(subject, 5, "From", 10.0)
+    row = score_features(subject, features=[5], prompt="From").iloc[0]
+    assert row["output_score"] == pytest.approx(score, rel=1e-4)
+    assert row["output_rank"] == rank
+
+
+def test_the_model_has_no_hooks_left(tiny_subject: MakeSubject) -> None:
+    subject = tiny_subject()
+    before = subject.lm.bridge(subject.to_tokens(PROMPT))
+    score_features(subject)
+    assert not any(hook.fwd_hooks for hook in subject.lm.bridge.hook_dict.values())
+    assert (subject.lm.bridge(subject.to_tokens(PROMPT)) == before).all()
+
+
+def test_bfloat16_ranks_features_like_float32(tiny_subject: MakeSubject) -> None:
+    subject = tiny_subject("llama")
+    exact = score_features(subject)["output_score"].to_numpy(float)
+    import torch
+
+    subject.lm.bridge.original_model.to(torch.bfloat16)
+    subject.sae.to(torch.bfloat16)
+    subject.logit_lens_memo = None
+    coarse = score_features(subject)["output_score"].to_numpy(float)
+    assert np.corrcoef(exact, coarse)[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("top_k", [0, D_VOCAB + 1])
+def test_top_k_beyond_the_vocabulary_is_refused(tiny_subject: MakeSubject, top_k: int) -> None:
+    with pytest.raises(SteerlensError, match="top_k"):
+        score_features(tiny_subject(), top_k=top_k)
+
+
+def test_an_empty_prompt_is_refused(tiny_subject: MakeSubject) -> None:
+    with pytest.raises(SteerlensError, match="prompt is empty"):
+        score_features(tiny_subject(), prompt="")
+
+
+def test_a_prompt_longer_than_the_context_is_refused(tiny_subject: MakeSubject) -> None:
+    with pytest.raises(SteerlensError, match="65 tokens; local takes 1 to 64"):
+        score_features(tiny_subject(), prompt="the " * 64)

@@ -1,0 +1,200 @@
+"""Loading subjects: as the SAE was trained, and nothing that doesn't belong together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from steerlens import SteerlensError, load_subject
+from steerlens.subject import Subject
+from tests.support.tiny import MODELS, save_model, save_sae, save_tokenizer
+
+MakeSubject = Callable[..., Subject]
+
+
+def load(model: Path, sae: Path, layer: Any = "all", **settings: Any) -> Subject:
+    paths = {"model.path": model, "sae.path": sae, "paths.cache_dir": sae.parent / "cache"}
+    return load_subject("local", "local", layer, **paths, **settings)
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    file = next(folder.glob("*.safetensors"))
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_without_metadata_the_model_gives_hugging_face_logits(
+    tiny_subject: MakeSubject, tiny_folder: Callable[[str], Path], kind: str
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    subject = tiny_subject(kind)
+    tokens = subject.to_tokens("the experience")
+    reference = AutoModelForCausalLM.from_pretrained(tiny_folder(kind), attn_implementation="eager")
+    assert subject.lm.identity["processing"] == "none"
+    assert torch.allclose(subject.lm.bridge(tokens), reference(tokens).logits, atol=1e-5)
+
+
+def test_weights_are_processed_as_the_metadata_says(tiny_subject: MakeSubject) -> None:
+    kwargs = {"center_writing_weights": True}
+    subject = tiny_subject("gpt2", metadata={"model_from_pretrained_kwargs": kwargs})
+    assert subject.lm.identity["processing"]["center_writing_weights"] is True
+    assert subject.lm.identity["processing"]["fold_ln"] is False
+    _, cache = subject.lm.bridge.run_with_cache(subject.to_tokens("the"))
+    residual = cache["blocks.3.hook_resid_post"]
+    assert residual.mean(dim=-1).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("told", "tokenizer_prepends", "expected"),
+    [(True, False, True), (False, True, False), (None, True, True), (None, False, False)],
+)
+def test_bos_follows_the_metadata_and_else_the_tokenizer(
+    tmp_path: Path, told: bool | None, tokenizer_prepends: bool, expected: bool
+) -> None:
+    model = save_model(tmp_path / "model")
+    save_tokenizer(model, tokenizer_prepends)
+    subject = load(model, save_sae(tmp_path / "sae", metadata={"prepend_bos": told}))
+    tokens = subject.to_tokens("the the")[0].tolist()
+    assert tokens == ([0] if expected else []) + [9, 9]
+    assert subject.identity["prepend_bos_from"] == ("tokenizer" if told is None else "SAE metadata")
+
+
+def test_one_folder_per_layer_gives_the_layer_asked_for(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model")
+    for layer in (1, 3):
+        save_sae(tmp_path / "saes" / f"layer_{layer}", layer=layer, seed=layer)
+    subject = load(model, tmp_path / "saes", 3)
+    assert (subject.layer, subject.hook_name) == (3, "blocks.3.hook_resid_post")
+    with pytest.raises(SteerlensError, match="no SAE at layer 2"):
+        load(model, tmp_path / "saes", 2)
+    with pytest.raises(SteerlensError, match="choose one"):
+        load(model, tmp_path / "saes")
+
+
+def test_two_saes_of_one_layer_are_refused(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model")
+    save_sae(tmp_path / "saes" / "a", layer=1)
+    save_sae(tmp_path / "saes" / "b", layer=1)
+    with pytest.raises(SteerlensError, match="both SAEs of layer 1"):
+        load(model, tmp_path / "saes")
+
+
+def test_an_sae_of_another_known_model_is_refused_with_both_names(
+    tiny_subject: MakeSubject,
+) -> None:
+    with pytest.raises(SteerlensError, match=r"gpt2-small.*local"):
+        tiny_subject("llama", metadata={"model_name": "gpt2-small"})
+
+
+def test_a_wrong_d_in_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model")
+    with pytest.raises(SteerlensError, match=r"48.*32"):
+        load(model, save_sae(tmp_path / "sae", d_in=48))
+
+
+@pytest.mark.parametrize(
+    ("hook_name", "message"),
+    [
+        ("blocks.2.hook_nowhere", "no hook 'blocks.2.hook_nowhere'"),
+        ("blocks.7.hook_resid_post", r"layers 0 to 3\); it has 7"),
+        ("blocks.2.hook_mlp_out", "resid_pre and blocks.L.hook_resid_post"),
+        (None, "doesn't say its hook_name"),
+    ],
+)
+def test_a_hook_that_can_not_be_used_is_refused(
+    tiny_subject: MakeSubject, hook_name: str | None, message: str
+) -> None:
+    with pytest.raises(SteerlensError, match=message):
+        tiny_subject(metadata={"hook_name": hook_name})
+
+
+def test_missing_weights_are_refused_and_not_made_up(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model")
+    change_weights(model, lambda weights: weights.pop("model.layers.1.mlp.up_proj.weight"))
+    with pytest.raises(SteerlensError, match=r"missing model.layers.1.mlp.up_proj.weight"):
+        load(model, save_sae(tmp_path / "sae"))
+
+
+def test_nan_in_the_models_weights_is_refused_by_name(tmp_path: Path) -> None:
+    def spoil(weights: dict[str, torch.Tensor]) -> None:
+        weights["model.layers.2.mlp.up_proj.weight"][0, 0] = float("nan")
+
+    model = save_model(tmp_path / "model")
+    change_weights(model, spoil)
+    with pytest.raises(SteerlensError, match=r"NaN or infinite in model.layers.2.mlp.up_proj"):
+        load(model, save_sae(tmp_path / "sae"))
+
+
+def test_nan_in_the_saes_weights_is_refused_by_name(tmp_path: Path) -> None:
+    def spoil(weights: dict[str, torch.Tensor]) -> None:
+        weights["W_dec"][3, 1] = float("inf")
+
+    model = save_model(tmp_path / "model")
+    change_weights(save_sae(tmp_path / "sae"), spoil)
+    with pytest.raises(SteerlensError, match="NaN or infinite values in W_dec"):
+        load(model, tmp_path / "sae")
+
+
+def test_gated_weights_name_the_licence_and_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoConfig
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError("You are trying to access a gated repo. 401 Client Error.")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
+    from steerlens.config.compose import compose
+    from steerlens.subject.model import _hf_config
+
+    entry = compose(["model=gemma-2-2b", "sae=gemma-scope-2b-res"]).model
+    with pytest.raises(SteerlensError, match=r"huggingface.co/google/gemma-2-2b.*HF_TOKEN"):
+        _hf_config(entry)
+
+
+def test_a_model_that_is_not_in_the_cache_is_refused_offline(tmp_path: Path) -> None:
+    with pytest.raises(SteerlensError, match="nobody/nothing"):
+        load_subject(
+            "hub", "local", **{"model.path": "nobody/nothing", "sae.path": save_sae(tmp_path / "s")}
+        )
+
+
+def test_identities_tell_files_and_choices(tmp_path: Path) -> None:
+    subject = load(save_model(tmp_path / "model"), save_sae(tmp_path / "sae"), dtype="float32")
+    files = {file["file"]: file for file in subject.lm.identity["files"]}
+    assert len(files["model.safetensors"]["sha256"]) == 64
+    assert subject.identity["decoder_norm_folded"] is False
+    assert json.loads(json.dumps(subject.identity)) == subject.identity
+    shutil.rmtree(tmp_path / "cache")
+
+
+def test_an_unaffine_decoder_is_refused(tiny_subject: MakeSubject) -> None:
+    from steerlens.intervention import prepare_edit
+
+    subject = tiny_subject()
+    decode = subject.sae.decode
+    subject.sae.decode = lambda acts: decode(acts).relu()  # type: ignore[method-assign]
+    with pytest.raises(SteerlensError, match="not affine"):
+        prepare_edit(subject.sae, torch.randn(32))
+
+
+def test_a_model_that_changes_its_logits_in_an_unknown_way_is_refused(
+    tiny_subject: MakeSubject,
+) -> None:
+    from steerlens.subject.head import checked_head
+
+    bridge = tiny_subject("gemma2").lm.bridge
+    assert checked_head(bridge).softcap == 30.0
+    bridge.original_model.config.final_logit_softcapping = 0.1
+    checked_head(bridge)  # the model itself follows its config
+    bridge.unembed.original_component.register_forward_hook(lambda m, i, out: out * 2)
+    with pytest.raises(SteerlensError, match="does something to its logits"):
+        checked_head(bridge)

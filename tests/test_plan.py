@@ -1,0 +1,88 @@
+"""Weights that can't fit are refused before they are downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from steerlens import plan
+from steerlens.config.compose import compose
+from steerlens.errors import SteerlensError
+from tests.config.folders import model_folder, sae_folder
+
+GEMMA = ["model=gemma-2-9b", "sae=gemma-scope-9b-res"]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with 16 GB of main memory and two GPUs of 10 and 20 GB."""
+    monkeypatch.setattr(plan, "main_memory", lambda: 16 * 10**9)
+    monkeypatch.setattr(plan, "gpu_memory", lambda: [10 * 10**9, 20 * 10**9])
+
+
+def test_weights_are_those_of_the_model_and_one_sae_in_the_runs_dtype() -> None:
+    sae = 2 * 16384 * 3584
+    for dtype, size in [("float32", 4), ("bfloat16", 2)]:
+        needed = plan.estimate_weights(compose([*GEMMA, f"dtype={dtype}"]))
+        assert needed == int((9.242e9 + sae) * size)
+
+
+def test_a_local_folder_tells_its_size_by_its_headers(tmp_path: Path) -> None:
+    model, sae = model_folder(tmp_path / "model"), sae_folder(tmp_path / "saes" / "0")
+    sae_folder(tmp_path / "saes" / "1")
+    local = ["model=local", f"model.path={model}", "sae=local", f"sae.path={sae.parent}"]
+    needed = plan.estimate_weights(compose([*local, "dtype=float32"]))
+    assert needed == 4 * (10 * 8 + 16 * 8)
+
+
+def test_nothing_is_refused_where_nothing_tells_the_size() -> None:
+    config = compose(["model=hub", "model.path=a/b", "sae=gpt2-small-res-jb"])
+    assert plan.estimate_weights(config) is None
+    plan.refuse_if_too_big(config)
+
+
+@pytest.mark.usefixtures("machine")
+def test_what_fits_passes() -> None:
+    plan.refuse_if_too_big(compose(GEMMA))  # 18.7 GB in bfloat16 on the larger GPU
+    plan.refuse_if_too_big(compose([*GEMMA, "device_map=auto", "dtype=float32"]))  # all together
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["device=cpu"],
+            "the weights of gemma-2-9b and gemma-scope-9b-res take 37.4 GB in float32, but cpu has "
+            "16 GB; try dtype=bfloat16 or a smaller model.",
+        ),
+        (["device=cuda", "dtype=float32"], "cuda has 20 GB; try device_map=auto or dtype=bfloat16"),
+        (["device=cuda:0"], "18.7 GB in bfloat16, but cuda has 10 GB; try device_map=auto"),
+        (["model.n_params=1e11", "device_map=auto"], "all devices together have 46 GB; try a sm"),
+    ],
+)
+def test_what_cannot_fit_is_told_with_both_numbers_and_ways_out(
+    overrides: list[str], expected: str
+) -> None:
+    with pytest.raises(SteerlensError) as caught:
+        plan.refuse_if_too_big(compose([*GEMMA, *overrides]))
+    assert expected in str(caught.value)
+
+
+def test_gpus_are_asked_of_the_drivers_own_tool(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 81559\necho 40960\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert plan.gpu_memory() == [81559 * 2**20, 40960 * 2**20]
+    tool.write_text("#!/bin/sh\necho 'no driver'\nexit 9\n")
+    assert plan.gpu_memory() == []
+    monkeypatch.setenv("PATH", "")
+    assert plan.gpu_memory() == []
+
+
+def test_main_memory_is_some_but_not_more_than_there_is() -> None:
+    assert 10**7 < plan.main_memory() < 10**14

@@ -1,0 +1,236 @@
+"""Whole runs from the command line, on tiny subjects: what they leave behind, and how they fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from steerlens.results import COLUMNS, read_features
+from tests.support.tiny import D_SAE, save_model, save_sae
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, Path]:
+    for layer in (1, 3):
+        save_sae(tmp_path / "saes" / f"layer_{layer}", layer=layer, seed=layer)
+    return {
+        "model": save_model(tmp_path / "model"),
+        "saes": tmp_path / "saes",
+        "out": tmp_path / "out",
+    }
+
+
+@pytest.fixture
+def steerlens(folders: dict[str, Path], tmp_path: Path) -> Run:
+    """Runs the command in a shell's way; later words overwrite earlier ones."""
+
+    def run(*words: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        command = [
+            *(sys.executable, "-m", "steerlens", "model=local", f"model.path={folders['model']}"),
+            *("sae=local", f"sae.path={folders['saes']}", "tracking.mode=disabled"),
+            *(f"paths.output_dir={folders['out']}", f"paths.cache_dir={tmp_path / 'cache'}"),
+            *("device=cpu", "dtype=float32", "seed=0", *words),
+        ]
+        last = {word.partition("=")[0]: word for word in command}
+        command = [word for word in command if last[word.partition("=")[0]] == word]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, **kwargs)
+
+    return run
+
+
+def state(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "status.json").read_text())
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("steerlens: ")]
+    assert len(lines) == 1, done.stderr
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_a_run_leaves_everything_in_its_folder(steerlens: Run, folders: dict[str, Path]) -> None:
+    done = steerlens("score=output", 'score.prompt="From my experience,"', "score.factor=10")
+    assert done.returncode == 0, done.stderr
+    out = folders["out"]
+    assert state(out)["state"] == "done"
+    frame = pd.read_parquet(out / "features.parquet")
+    assert list(frame.columns)[: len(COLUMNS)] == list(COLUMNS)
+    assert frame[["layer", "feature"]].to_numpy().tolist() == [
+        [layer, feature] for layer in (1, 3) for feature in range(D_SAE)
+    ]
+    assert frame["output_score"].between(0, 1).all()
+    assert frame["input_score"].isna().all()
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["score"]["factor"] == 10.0
+    assert config["paths"]["output_dir"] == str(out)
+    provenance = json.loads((out / "provenance.json").read_text())
+    assert provenance["versions"]["torch"].startswith("2.")
+    assert provenance["saes"]["3"]["hook_name"] == "blocks.3.hook_resid_post"
+    assert json.loads((out / "summary.json").read_text())["overall"]["features"] == 2 * D_SAE
+    suffixes = {file.suffix for file in (out / "figures").iterdir()}
+    assert suffixes == {".png", ".pdf"}
+    assert "Best output features" in done.stdout
+    assert "HYDRA" not in done.stdout + done.stderr
+    assert not list(out.parent.glob("outputs*"))
+
+
+def test_two_runs_with_the_same_seed_are_equal(
+    steerlens: Run, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        done = steerlens("features=random", "features.n=5", f"paths.output_dir={tmp_path / name}")
+        assert done.returncode == 0, done.stderr
+    a, b = read_features(tmp_path / "a"), read_features(tmp_path / "b")
+    pd.testing.assert_frame_equal(a, b)
+    assert len(a) == 10
+
+
+def test_ids_and_layer_choose_rows(steerlens: Run, folders: dict[str, Path]) -> None:
+    assert steerlens("layer=3", "features.ids=[7,2]").returncode == 0
+    frame = read_features(folders["out"])
+    assert frame["layer"].tolist() == [3, 3]
+    assert frame["feature"].tolist() == [7, 2]
+
+
+def test_several_scores_are_nested(steerlens: Run, folders: dict[str, Path]) -> None:
+    done = steerlens("score=all", "score.output.factor=0", "layer=1")
+    assert done.returncode == 0, done.stderr
+    assert read_features(folders["out"])["output_score_delta"].abs().max() < 1e-7
+
+
+def test_a_plan_says_what_would_run_and_leaves_nothing(
+    steerlens: Run, folders: dict[str, Path]
+) -> None:
+    done = steerlens("plan=true")
+    assert done.returncode == 0, done.stderr
+    for part in ("layers", "1, 3", "features", str(2 * D_SAE), "time", "memory", "disk"):
+        assert part in done.stdout
+    assert not folders["out"].exists()
+
+
+def test_a_finished_run_is_redrawn_without_its_model(
+    steerlens: Run, folders: dict[str, Path]
+) -> None:
+    assert steerlens("layer=1").returncode == 0
+    shutil.rmtree(folders["model"])
+    shutil.rmtree(folders["out"] / "figures")
+    command = [sys.executable, "-m", "steerlens", "report", str(folders["out"])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list((folders["out"] / "figures").glob("*.png"))
+
+
+def test_wandb_lies_in_the_runs_folder(
+    steerlens: Run, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    done = steerlens("layer=1", "tracking.mode=offline")
+    assert done.returncode == 0, done.stderr
+    assert list(folders["out"].glob("wandb/offline-run-*/*.wandb"))
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_the_default_folder_is_under_outputs_and_each_run_has_its_own(
+    steerlens: Run, tmp_path: Path
+) -> None:
+    words = ["name=mine", "layer=1", "paths.output_dir=outputs/${name}/${now:%f}"]
+    for _ in range(2):
+        done = steerlens(*words)
+        assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "outputs" / "mine").glob("*/features.parquet"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["score=outptu"], ["outptu", "output"]),
+        (["score.promt=x"], ["promt", "prompt"]),
+        (["layer=9"], ["9", "0 to 3"]),
+        (["layer=2"], ["no SAE at layer 2"]),
+        (["features.ids=[1,48]"], ["48", "0 to 47"]),
+        (["features.ids=[1.5]"], ["1.5", "integer"]),
+        (['score.prompt=""'], ["prompt", "empty"]),
+        (["tracking.mode=ofline"], ["ofline", "offline"]),
+        (["memory_budget=lots"], ["lots", "2GiB"]),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    steerlens: Run, folders: dict[str, Path], words: list[str], parts: list[str]
+) -> None:
+    assert_refused(steerlens(*words), *parts)
+    assert state(folders["out"])["state"] == "failed"
+    assert {file.name for file in folders["out"].iterdir()} == {"status.json"}
+
+
+def test_truncated_weights_are_one_sentence(steerlens: Run, folders: dict[str, Path]) -> None:
+    weights = folders["model"] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:50_000])
+    assert_refused(steerlens(), "model.safetensors", "truncated")
+    assert state(folders["out"])["state"] == "failed"
+
+
+def test_an_unwritable_folder_is_one_sentence(
+    steerlens: Run, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert_refused(steerlens(f"paths.output_dir={tmp_path / 'file' / 'out'}"), str(tmp_path))
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(
+    steerlens: Run, folders: dict[str, Path]
+) -> None:
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    done = steerlens("layer=1", "hydra.output_subdir=null", preexec_fn=limit)
+    assert_refused(done, "write")
+    assert state(folders["out"])["state"] == "failed"
+    assert not (folders["out"] / "features.parquet").exists()
+    assert not list(folders["out"].rglob("*tmp*"))
+
+
+def test_with_debug_the_traceback_is_shown(steerlens: Run) -> None:
+    done = steerlens("layer=9", "debug=true")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_finished_layers_survive_an_interruption(
+    steerlens: Run, folders: dict[str, Path]
+) -> None:
+    weights = folders["saes"] / "layer_3" / "sae_weights.safetensors"
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(weights)
+    tensors["W_enc"][0, 0] = float("nan")
+    save_file(tensors, weights)
+    assert_refused(steerlens(), "NaN", "W_enc")
+    assert state(folders["out"])["state"] == "failed"
+    assert set(read_features(folders["out"])["layer"]) == {1}
+
+
+def test_a_multirun_gives_each_job_a_folder_and_goes_on_after_a_failure(
+    steerlens: Run, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    done = steerlens("-m", "layer=1,3", sweep, "paths.output_dir=unused", env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    layers = [set(read_features(tmp_path / "sweep" / job)["layer"]) for job in ("0", "1")]
+    assert layers == [{1}, {3}]

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerlens.config.schema import TrackingConfig
+from steerlens.errors import SteerlensError
+from steerlens.figures import draw_all
+from steerlens.results import summarise
+from steerlens.tracking import NullTracker, start, table_rows
+from tests.support.frames import frame
+
+
+def track(folder: Path, mode: str = "offline") -> None:
+    table = frame()
+    tracker = start(TrackingConfig(mode=mode, tags=["t"]), folder, {"layer": 3, "a": {"b": None}})
+    tracker.log_features(table)
+    tracker.log_figures(draw_all(table, folder))
+    tracker.finish(summarise(table))
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the user was told; W&B's own log records stay in its files."""
+    return [r.getMessage() for r in caplog.records if r.name == "steerlens.tracking"]
+
+
+def test_an_unknown_mode_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(SteerlensError, match=r"unknown tracking\.mode 'ofline'.*'offline'"):
+        start(TrackingConfig(mode="ofline"), tmp_path, {})
+
+
+def test_disabled_means_no_wandb_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert isinstance(start(TrackingConfig(mode="disabled"), tmp_path, {}), NullTracker)
+    track(tmp_path, "disabled")
+
+
+def test_an_offline_run_lies_in_the_folder_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    home, here, folder = (tmp_path / name for name in ("home", "here", "run"))
+    for path in (home, here, folder):
+        path.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.delenv(f"XDG_{name}_HOME", raising=False)
+    track(folder)
+    assert warnings(caplog) == []
+    [run] = (folder / "wandb").glob("offline-run-*")
+    assert next(run.glob("run-*.wandb")).stat().st_size > 0
+    assert len(list(run.glob("files/media/images/**/*.png"))) == 2
+    [table] = run.glob("files/media/table/*.json")
+    rows = json.loads(table.read_text())
+    assert len(rows["data"]) == 36
+    assert "\\x1b[31mred" in table.read_text(encoding="utf-8").replace("\\\\", "\\")
+    assert list(here.iterdir()) == []
+    assert [path for path in home.rglob("*") if "wandb" in path.name] == []
+
+
+def test_two_runs_of_one_process_have_their_own_files(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        track(tmp_path / name)
+        assert len(list((tmp_path / name / "wandb").glob("offline-run-*"))) == 1
+
+
+class Broken:
+    """A W&B run that fails at the calls named in `at`."""
+
+    def __init__(self, at: str) -> None:
+        self.at = at
+        self.summary: dict[str, Any] = {}
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*_: Any, **__: Any) -> None:
+            self.calls.append(name)
+            if name == self.at:
+                raise RuntimeError(f"{name} is\nbroken.")
+
+        return call
+
+
+@pytest.mark.parametrize("at", ["init", "define_metric", "log", "finish"])
+def test_a_failing_wandb_is_told_once_and_stops_nothing(
+    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Broken(at)
+    fake: Any = types.ModuleType("wandb")
+
+    def init(**_: Any) -> Broken:
+        if at == "init":
+            raise RuntimeError("init is\nbroken.")
+        return run
+
+    fake.init = init
+    for name in ("Settings", "Histogram", "Table", "Image"):
+        setattr(fake, name, lambda *_, **__: object())
+    fake.Settings = type("Settings", (), {"model_fields": {}, "__init__": lambda *_, **__: None})
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with caplog.at_level(logging.WARNING):
+        track(tmp_path)
+    [message] = warnings(caplog)
+    assert f"({at} is broken); the run goes on without it" in message
+    assert "\n" not in message
+    assert run.calls.count("log") <= 1 or at == "finish"
+
+
+def test_a_missing_wandb_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    track(tmp_path)
+    assert len(warnings(caplog)) == 1
+
+
+def test_online_without_a_key_neither_asks_nor_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+    class Keyboard:
+        def isatty(self) -> bool:
+            return True
+
+        def __getattr__(self, name: str) -> Any:
+            pytest.fail("W&B asked on stdin")
+
+    monkeypatch.setattr(sys, "stdin", Keyboard())
+    track(tmp_path, "online")
+    [message] = warnings(caplog)
+    assert "W&B failed while starting" in message
+
+
+def test_the_table_for_wandb_holds_what_is_filled_and_safe_to_show() -> None:
+    [row] = table_rows(frame([0], 1, output_token=["\n"], my_score=[0.5]))
+    assert row["output_token"] == "\\n"
+    assert row["my_score"] == 0.5
+    assert "\x1b" not in row["logit_lens_tokens"]
+    assert not {"input_score", "logit_lens_token_ids"} & set(row)
