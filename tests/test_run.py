@@ -212,9 +212,7 @@ def test_with_debug_the_traceback_is_shown(steerlens: Run) -> None:
     assert "Traceback" in done.stderr
 
 
-def test_finished_layers_survive_an_interruption(
-    steerlens: Run, folders: dict[str, Path]
-) -> None:
+def test_finished_layers_survive_an_interruption(steerlens: Run, folders: dict[str, Path]) -> None:
     weights = folders["saes"] / "layer_3" / "sae_weights.safetensors"
     from safetensors.torch import load_file, save_file
 

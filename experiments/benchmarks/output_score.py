@@ -47,7 +47,10 @@ class Shapes(NamedTuple):
 
 def shapes_above(config: Gemma2Config, layer: int) -> Shapes:
     D, M = config.hidden_size, config.intermediate_size
-    q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    q, kv = (
+        config.num_attention_heads * config.head_dim,
+        config.num_key_value_heads * config.head_dim,
+    )
     block = [(D, q), (D, kv), (D, kv), (q, D), (D, M), (D, M), (M, D)]
     return Shapes(block * (config.num_hidden_layers - 1 - layer), (D, config.vocab_size))
 
@@ -62,27 +65,43 @@ def random_model(config: Gemma2Config, device: str) -> LoadedModel:
     embedding *= 3 / config.hidden_size**0.5 / embedding[:1000].std()
     folder = Path(tempfile.mkdtemp())
     save_tokenizer(folder)
-    bridge = TransformerBridge.boot_transformers(str(folder), hf_model=hf_model.eval(), device=device)
+    bridge = TransformerBridge.boot_transformers(
+        str(folder), hf_model=hf_model.eval(), device=device
+    )
     for parameter in hf_model.parameters():
         parameter.requires_grad_(False)
-    return LoadedModel(bridge, AutoTokenizer.from_pretrained(folder), checked_head(bridge), "random")
+    return LoadedModel(
+        bridge, AutoTokenizer.from_pretrained(folder), checked_head(bridge), "random"
+    )
 
 
-def random_sae(config: Gemma2Config, d_sae: int, device: str) -> Any:
+def random_sae(lm: LoadedModel, d_sae: int) -> Any:
+    """A JumpReLU SAE with unit decoder rows.
+
+    Each row points toward one token's unembedding, with a cosine between 0 and 0.6: the output
+    scores then spread over orders of magnitude, as those of trained SAEs do.
+    """
     from sae_lens import SAE
 
     sae = SAE.from_dict(
         {
             "architecture": "jumprelu",
-            "d_in": config.hidden_size,
+            "d_in": lm.d_model,
             "d_sae": d_sae,
-            "device": device,
+            "device": str(lm.device),
             "apply_b_dec_to_input": False,
             "metadata": {"prepend_bos": True},
         }
     ).requires_grad_(False)
-    sae.W_dec.data.normal_()
-    sae.W_dec.data /= sae.W_dec.data.norm(dim=-1, keepdim=True)
+
+    def unit(rows: torch.Tensor) -> torch.Tensor:
+        return rows / rows.norm(dim=-1, keepdim=True)
+
+    tokens = torch.randint(lm.head.d_vocab, (d_sae,))
+    cosine = 0.6 * torch.rand(d_sae, 1, device=lm.device)
+    toward = unit(lm.head.weight[tokens.to(lm.device)])
+    away = unit(torch.randn_like(toward))
+    sae.W_dec.data.copy_(unit(cosine * toward + (1 - cosine**2).sqrt() * away))
     sae.W_enc.data.copy_(sae.W_dec.data.T)
     return sae
 
@@ -138,11 +157,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     lm = random_model(GEMMA_2_2B, args.device)
-    sae = random_sae(GEMMA_2_2B, args.d_sae, args.device)
+    sae = random_sae(lm, args.d_sae)
     print(f"threads {torch.get_num_threads()}, {args.features} features, device {args.device}")
-    print(
-        "layer  dtype      score/s  GFLOP/s   matmul  of it   with lens   of it  naive/s  ours/naive"
-    )
+    print("layer  dtype    score/s  GFLOP/s  matmul  of it  with lens  of it  naive/s  ours/naive")
     fp32 = {layer: measure(lm, sae, layer, args.features, args.loops) for layer in args.layers}
     lm.bridge.original_model.to(torch.bfloat16)
     sae.to(torch.bfloat16)

@@ -196,7 +196,8 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
             if layer is not None
         }
     n_features = sum(counts.values())
-    seconds = sum(n * np.interp(layer, list(timed), list(timed.values())) for layer, n in counts.items())
+    each = np.interp(list(counts), list(timed), list(timed.values()))
+    seconds = float(np.dot(each, list(counts.values())))
     return [
         ("layers", ", ".join(map(str, counts))),
         ("features", f"{n_features:,}"),
@@ -205,7 +206,7 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
             f"{n_features * len(methods):,} rows of one position, "
             f"{len(counts) * len(methods)} of the whole prompt",
         ),
-        ("time", f"about {duration(float(seconds))} of scoring"),
+        ("time", f"about {duration(seconds)} of scoring"),
         ("disk", f"about {gigabytes(n_features * TABLE_BYTES + 1e6)} in the run's folder"),
     ]
 

@@ -41,9 +41,7 @@ def best_token_of_rows(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) 
     own_BK = torch.cat(
         [
             _own_logits(head, h, tokens)
-            for h, tokens in zip(
-                h_BD.split(GATHER_ROWS), tokens_BK.split(GATHER_ROWS), strict=True
-            )
+            for h, tokens in zip(h_BD.split(GATHER_ROWS), tokens_BK.split(GATHER_ROWS), strict=True)
         ]
     )
     best_B, which_B = own_BK.max(dim=-1)

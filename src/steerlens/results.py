@@ -7,30 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlens.errors import SteerlensError
-from steerlens.files import atomic_write, make_folder, write_json, write_text
-from steerlens.status import Status
+from steerlens.files import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-
-__all__ = [
-    "COLUMNS",
-    "FEATURES_FILE",
-    "SUMMARY_FILE",
-    "THRESHOLDS",
-    "Status",
-    "atomic_write",
-    "best_features",
-    "features_frame",
-    "make_folder",
-    "names",
-    "read_features",
-    "summarise",
-    "write_features",
-    "write_json",
-    "write_text",
-]
 
 FEATURES_FILE = "features.parquet"
 SUMMARY_FILE = "summary.json"

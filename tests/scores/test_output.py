@@ -113,9 +113,7 @@ def test_the_order_of_features_is_kept(tiny_subject: MakeSubject) -> None:
 
 def test_the_best_token_is_one_of_the_logit_lens(tiny_subject: MakeSubject) -> None:
     frame = score_features(tiny_subject())
-    assert all(
-        row["output_token"] in row["logit_lens_tokens"] for row in frame.to_dict("records")
-    )
+    assert all(row["output_token"] in row["logit_lens_tokens"] for row in frame.to_dict("records"))
 
 
 def test_every_token_in_the_lens_gives_rank_zero(tiny_subject: MakeSubject) -> None:
