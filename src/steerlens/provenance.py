@@ -195,6 +195,18 @@ def folder_identity(path: Path, cache_dir: Path) -> dict[str, Any]:
     }
 
 
+def hub_revision(repo_id: str, revision: str | None = None) -> str | None:
+    """Commit of the cached snapshot of a Hugging Face repository, if the hub's cache says."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    name = revision or "main"
+    repo = Path(HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
+    if (repo / "snapshots" / name).is_dir():
+        return name  # the revision is a commit already
+    ref = repo / "refs" / name
+    return ref.read_text(encoding="utf-8").strip() if ref.is_file() else None
+
+
 def _is_subject_file(file: Path, root: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
     wanted = file.suffix in SUBJECT_SUFFIXES or file.name in SUBJECT_NAMES

@@ -31,14 +31,21 @@ def report(folder: Path) -> None:
     # Matplotlib and rich only after the folder is known to hold a run: refusing stays quick.
     folder = Path(folder)
     frame = _read(folder)
-    from steerlens.figures import draw_all
     from steerlens.terminal import print_summary
+
+    write_report(frame, folder)
+    print_summary(frame, folder)
+
+
+def write_report(frame: pd.DataFrame, folder: Path) -> tuple[dict[str, Any], dict[str, list[Path]]]:
+    """Write all that follows from the table alone; gives the summary and the figures' files."""
+    from steerlens.figures import draw_all
 
     figures = draw_all(frame, folder)
     summary = summarise(frame)
     write_json(folder / SUMMARY_FILE, summary)
     write_text(folder / REPORT_FILE, report_text(frame, summary, figures, folder))
-    print_summary(frame, folder)
+    return summary, figures
 
 
 def _read(folder: Path) -> pd.DataFrame:

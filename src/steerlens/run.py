@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -12,13 +12,15 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from steerlens import figures, tracking
+from steerlens import tracking
 from steerlens.config.parse import parse_memory, parse_scores
 from steerlens.config.schema import RunConfig
+from steerlens.figures import FIGURES_FOLDER
 from steerlens.files import write_json, write_text
 from steerlens.plan import print_plan, refuse_if_too_big
 from steerlens.provenance import PROVENANCE_FILE, provenance
-from steerlens.results import SUMMARY_FILE, features_frame, summarise, write_features
+from steerlens.report import REPORT_FILE, write_report
+from steerlens.results import FEATURES_FILE, SUMMARY_FILE, features_frame, write_features
 from steerlens.scores import ScoreRun
 from steerlens.selection import select_features
 from steerlens.status import Status
@@ -42,13 +44,15 @@ def run(config: RunConfig) -> None:
         return
     with Status(folder):
         refuse_if_too_big(config)
-        settings = json.loads(json.dumps(dataclasses.asdict(config)))
+        _clear(folder)
+        settings = dataclasses.asdict(config)
         write_text(folder / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False))
         tracker = tracking.start(config.tracking, folder, settings)
         try:
-            frame, summary = _score(config, folder)
+            frame = _score(config, folder)
+            summary, figures = write_report(frame, folder)
             tracker.log_features(frame)
-            tracker.log_figures(figures.draw_all(frame, folder))
+            tracker.log_figures(figures)
         except BaseException:
             tracker.finish({}, failed=True)
             raise
@@ -56,8 +60,15 @@ def run(config: RunConfig) -> None:
         print_summary(frame, folder)
 
 
-def _score(config: RunConfig, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The table of all layers and its summary; each finished layer is written at once."""
+def _clear(folder: Path) -> None:
+    """Removes what an earlier run left in the folder: it would pass for this run's."""
+    for name in (FEATURES_FILE, SUMMARY_FILE, REPORT_FILE, PROVENANCE_FILE):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / FIGURES_FOLDER, ignore_errors=True)
+
+
+def _score(config: RunConfig, folder: Path) -> pd.DataFrame:
+    """The table of all layers; each finished layer is written at once."""
     from steerlens.scoring import score_layer
     from steerlens.subject import load_subjects
 
@@ -74,9 +85,6 @@ def _score(config: RunConfig, folder: Path) -> tuple[pd.DataFrame, dict[str, Any
         identities["model"] = subject.lm.identity
         identities["saes"][subject.layer] = subject.identity
         identities["seconds"][subject.layer] = round(time.perf_counter() - start, 3)
-        frame = pd.concat(frames, ignore_index=True)
-        write_features(frame, folder)
+        write_features(pd.concat(frames, ignore_index=True), folder)
         write_json(folder / PROVENANCE_FILE, provenance(identities, sys.argv, config.seed))
-    summary = summarise(frame)
-    write_json(folder / SUMMARY_FILE, summary)
-    return frame, summary
+    return pd.concat(frames, ignore_index=True)

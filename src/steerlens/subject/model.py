@@ -12,7 +12,7 @@ import torch
 from steerlens.config import folders
 from steerlens.config.schema import ModelConfig, RunConfig
 from steerlens.errors import SteerlensError
-from steerlens.provenance import folder_identity
+from steerlens.provenance import folder_identity, hub_revision
 from steerlens.subject.device import resolve_device, resolve_dtype
 from steerlens.subject.head import Head, checked_head
 
@@ -92,7 +92,7 @@ def load_model(config: RunConfig, metadata: SAEMetadata) -> LoadedModel:
     where = (
         folder_identity(local, Path(config.paths.cache_dir))
         if local.is_dir()
-        else {"repo_id": entry.path, "revision": getattr(hf_model.config, "_commit_hash", None)}
+        else {"repo_id": entry.path, "revision": hub_revision(entry.path, entry.revision)}
     )
     return LoadedModel(
         bridge=bridge,

@@ -14,7 +14,7 @@ from steerlens.config.folders import sae_facts, sae_folders
 from steerlens.config.parse import LAYER_WORDS, parse_layers
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError, unknown
-from steerlens.provenance import folder_identity
+from steerlens.provenance import folder_identity, hub_revision
 from steerlens.subject.device import resolve_dtype
 from steerlens.subject.model import count_layers
 
@@ -123,7 +123,7 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
                 assert source.sae_id is not None
                 sae = SAE.from_pretrained(source.release, source.sae_id, "cpu", dtype)
                 repo_id, folder = get_repo_id_and_folder_name(source.release, source.sae_id)
-                identity = {"repo_id": repo_id, "path": folder, "revision": _hub_revision(repo_id)}
+                identity = {"repo_id": repo_id, "path": folder, "revision": hub_revision(repo_id)}
         except Exception as error:
             raise SteerlensError(
                 f"can't load the SAE {source}: {type(error).__name__}: {error}"
@@ -140,14 +140,6 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
         "decoder_norm_folded": False,
         "metadata": _plain(sae.cfg.metadata.to_dict()),
     }
-
-
-def _hub_revision(repo_id: str) -> str | None:
-    """Commit of the cached snapshot of `repo_id`, if the hub's cache says."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    ref = Path(HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}" / "refs" / "main"
-    return ref.read_text(encoding="utf-8").strip() if ref.is_file() else None
 
 
 def _refuse_nan(sae: SAE[Any], source: SaeSource) -> None:
