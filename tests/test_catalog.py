@@ -12,7 +12,7 @@ import yaml
 from steerlens import catalog
 from steerlens.config.compose import conf_dir
 from steerlens.errors import SteerlensError
-from steerlens.scores import methods
+from steerlens.registry import methods
 
 
 def test_every_file_of_conf_is_listed() -> None:

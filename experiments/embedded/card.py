@@ -62,7 +62,7 @@ def measure_model(settings: Settings, folder: Path) -> dict[str, Any]:
         "steps": progress["step"],
         "tokens_seen": progress["tokens"],
         "epochs": round(progress["epochs"], 3),
-        "training_minutes": round(progress["minutes"], 1),
+        "training_minutes_by_the_clock": round(progress["minutes"], 1),
         "validation_loss": round(loss, 4),
         "bits_per_byte": round(bits_per_byte(loss, settings), 4),
     }
@@ -122,8 +122,8 @@ def render(card: dict[str, Any]) -> str:
         f"installed packages ({sources}, ...): {text['train']['documents']:,} documents, "
         f"{text['train']['tokens'] / 1e6:.1f}M tokens.",
         f"- **Training**: {model['steps']:,} steps, {model['tokens_seen'] / 1e6:.1f}M tokens "
-        f"({model['epochs']:.2f} epochs), {model['training_minutes']:.0f} minutes on two "
-        "shared CPU cores.",
+        f"({model['epochs']:.2f} epochs), {model['training_minutes_by_the_clock']:.0f} "
+        "minutes by the clock on two CPU cores shared with other work.",
         f"- **Validation** ({text['validation']['documents']:,} held-out documents): "
         f"{model['validation_loss']:.3f} nats a token, {model['bits_per_byte']:.3f} bits a byte.",
         "",
@@ -147,6 +147,9 @@ def render(card: dict[str, Any]) -> str:
 def _release_table(release: dict[str, Any], layers: dict[str, dict[str, float]]) -> list[str]:
     return [
         f"## {release['release']}: {release['architecture']}, {release['d_sae']:,} features",
+        "",
+        f"Trained with SAELens on {release['tokens'] / 1e6:.1f}M tokens a layer, "
+        f"k {release['options']['k']}.",
         "",
         "| layer | explained variance | L0 | dead share | loss spliced in | loss recovered |",
         "|---|---|---|---|---|---|",

@@ -66,7 +66,7 @@ def sae_config(settings: Settings, chosen: SAESettings) -> TrainingSAEConfig:
 def runner_config(settings: Settings, chosen: SAESettings) -> MultiSAETrainingRunnerConfig:
     training = settings.sae_training
     layers = {f"layer_{layer}": layer for layer in range(settings.model.n_layers)}
-    steps = training.tokens // training.batch
+    steps = chosen.tokens // training.batch
     return MultiSAETrainingRunnerConfig(
         saes={name: sae_config(settings, chosen) for name in layers},
         hook_names={name: hook_name(layer) for name, layer in layers.items()},
@@ -80,15 +80,15 @@ def runner_config(settings: Settings, chosen: SAESettings) -> MultiSAETrainingRu
         exclude_special_tokens=True,
         n_batches_in_buffer=training.buffer_rows,
         store_batch_size_prompts=32,
-        training_tokens=training.tokens,
+        training_tokens=chosen.tokens,
         train_batch_size_tokens=training.batch,
         lr=training.lr,
         lr_end=training.lr / 100,
-        lr_warm_up_steps=min(50, steps // 10),
+        lr_warm_up_steps=steps // 20,
         lr_decay_steps=steps // 3,
-        dead_feature_window=min(500, max(1, steps // 4)),
+        dead_feature_window=training.dead_window,
         feature_sampling_window=1000,
-        n_batches_for_norm_estimate=8,
+        n_batches_for_norm_estimate=16,
         autocast=training.bf16,
         autocast_lm=training.bf16,
         seed=training.seed,
@@ -122,7 +122,7 @@ def train_release(
     torch.manual_seed(training.seed)
     rows = load_rows(settings, "train")
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(training.seed))
-    needed = order[: training.tokens // settings.model.context * 5 // 4 + 1024]
+    needed = order[: chosen.tokens // settings.model.context * 5 // 4 + 1024]
     dataset = Dataset.from_dict({"input_ids": rows[needed].numpy()})
     runner = MultiSAETrainingRunner(
         runner_config(settings, chosen),

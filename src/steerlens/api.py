@@ -65,8 +65,9 @@ def score_features(
     """
     from steerlens.config.parse import parse_ids
     from steerlens.errors import unknown
+    from steerlens.registry import load_method
     from steerlens.results import features_frame
-    from steerlens.scores import ScoreRun, load_method
+    from steerlens.scores import ScoreRun
     from steerlens.scoring import score_layer
 
     config_class = load_method(method).Config

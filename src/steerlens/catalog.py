@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from steerlens.config.compose import conf_dir, register
 from steerlens.errors import SteerlensError, nearest, unknown
-from steerlens.scores import load_method, methods
+from steerlens.registry import load_method, methods
 
 Entry = dict[str, Any]
 

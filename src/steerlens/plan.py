@@ -25,7 +25,8 @@ from steerlens.config.folders import sae_folders, safetensors_header
 from steerlens.config.parse import parse_memory, parse_scores
 from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
 from steerlens.errors import SteerlensError
-from steerlens.scores import ScoreConfig, ScoreRun
+from steerlens.registry import ScoreConfig
+from steerlens.scores import ScoreRun
 from steerlens.selection import select_features
 from steerlens.terminal import duration
 

@@ -10,7 +10,7 @@ from steerlens.subject.head import Head
 
 # Logits are computed for this many bytes of rows x tokens at a time: small enough for the
 # processor's cache, where softmax and counting then run, large enough for the matrix product.
-CHUNK_BYTES = 32 * 1024**2
+CHUNK_BYTES = 4 * 1024**2
 GATHER_ROWS = 128
 
 
@@ -45,24 +45,31 @@ def best_token_of_rows(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) 
         ]
     )
     best_B, which_B = own_BK.max(dim=-1)
-    rank_B = torch.zeros_like(tokens_BK[:, 0])
+    rank_B = torch.zeros_like(best_B)
     lse_B = torch.full_like(best_B, -torch.inf)
-    width = min(head.d_vocab, max(512, CHUNK_BYTES // (4 * len(h_BD))))
-    # One buffer for all chunks: fresh memory costs more than the passes over it.
-    buffer = h_BD.new_empty(len(h_BD) * width)
+    n_rows = len(h_BD)
+    width = min(head.d_vocab, max(256, CHUNK_BYTES // (4 * n_rows)))
+    # The same memory for every chunk: fresh memory costs more than the passes over it.
+    product, logits, larger = (
+        torch.empty(n_rows * width, dtype=dtype, device=h_BD.device)
+        for dtype in (h_BD.dtype, torch.float32, torch.float32)
+    )
     for start in range(0, head.d_vocab, width):
-        stop = min(start + width, head.d_vocab)
-        out_BC = buffer[: len(h_BD) * (stop - start)].view(len(h_BD), stop - start)
-        logits_BC = head.finish(head.logits(h_BD, slice(start, stop), out_BC).float())
-        rows, k = ((tokens_BK >= start) & (tokens_BK < stop)).nonzero(as_tuple=True)
+        shape = (n_rows, min(width, head.d_vocab - start))
+        product_BC, logits_BC, larger_BC = (
+            flat[: shape[0] * shape[1]].view(shape) for flat in (product, logits, larger)
+        )
+        head.logits(h_BD, slice(start, start + shape[1]), out=product_BC)
+        head.finish(logits_BC.copy_(product_BC))
+        rows, k = ((tokens_BK >= start) & (tokens_BK < start + shape[1])).nonzero(as_tuple=True)
         logits_BC[rows, tokens_BK[rows, k] - start] = own_BK[rows, k]
-        rank_B += (logits_BC > best_B[:, None]).sum(dim=-1)
+        rank_B += torch.gt(logits_BC, best_B[:, None], out=larger_BC).sum(dim=-1)
         top_B = logits_BC.amax(dim=-1)
         sum_B = logits_BC.sub_(top_B[:, None]).exp_().sum(dim=-1)
         lse_B = torch.logaddexp(lse_B, top_B + sum_B.log())
     return BestToken(
         token=tokens_BK.gather(1, which_B[:, None])[:, 0],
-        rank=rank_B,
+        rank=rank_B.long(),
         probability=(best_B - lse_B).exp(),
     )
 

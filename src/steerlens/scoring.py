@@ -10,7 +10,8 @@ import torch
 
 from steerlens.errors import SteerlensError
 from steerlens.logit_lens import logit_lens
-from steerlens.scores import ScoreConfig, ScoreRun, load_method
+from steerlens.registry import ScoreConfig, load_method
+from steerlens.scores import ScoreRun
 from steerlens.subject import Subject
 
 

@@ -21,7 +21,7 @@ from steerlens.config.compose import (
 )
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError
-from steerlens.scores import load_method
+from steerlens.registry import load_method
 
 
 def refusal(*overrides: str) -> str:

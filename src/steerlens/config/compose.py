@@ -19,7 +19,7 @@ from steerlens.config import explain
 from steerlens.config.overrides import jobs, parse
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError
-from steerlens.scores import load_method, methods
+from steerlens.registry import load_method, methods
 
 PACKAGE = Path(__file__).resolve().parents[1]
 HYDRA_VERSION = "1.3"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException
@@ -14,7 +15,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from steerlens.config.overrides import quoted
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError, nearest, unknown
-from steerlens.scores import methods, output
+from steerlens.registry import load_method, methods
 
 GROUPS = ("model", "sae", "features", "score", "tracking", "paths", "experiment")
 
@@ -161,7 +162,9 @@ def _elsewhere(full_key: str) -> list[str]:
         for field in dataclasses.fields(RunConfig)
         if dataclasses.is_dataclass(field.default_factory)
     }
-    groups["score"] = [field.name for field in dataclasses.fields(output.Config)]
+    for method in methods():
+        with suppress(Exception):  # somebody else's module: not what is being explained
+            groups["score"] = groups.get("score", []) + _field_names(load_method(method).Config)
     return [f"{group}.{full_key}" for group, keys in groups.items() if full_key in keys]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from steerlens.errors import SteerlensError, unknown
-from steerlens.scores import ScoreConfig, load_method
+from steerlens.registry import ScoreConfig, load_method
 
 LAYER_WORDS = ("all", "late")
 UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}

@@ -14,25 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
-from steerlens.errors import SteerlensError, unknown
+from steerlens.registry import ScoreConfig
 
 if TYPE_CHECKING:
     import numpy as np
 
     from steerlens.subject import Subject
 
-GROUP = "steerlens.scores"
-
-
-@dataclass
-class ScoreConfig:
-    """What every method's settings begin with."""
-
-    method: str = "???"
-    """Name of the method's entry point."""
+__all__ = ["Method", "ScoreConfig", "ScoreRun"]
 
 
 def _nothing(_done: int) -> None:
@@ -60,23 +51,3 @@ class Method(Protocol):
     def score(
         self, subject: Subject, features: np.ndarray, config: Any, run: ScoreRun
     ) -> Mapping[str, Sequence[Any] | np.ndarray]: ...
-
-
-def methods() -> dict[str, EntryPoint]:
-    """Every installed method by name, not yet imported."""
-    return {point.name: point for point in entry_points(group=GROUP)}
-
-
-def load_method(name: str) -> Method:
-    """The module of method `name`; refuses an unknown name and a module without the interface."""
-    found = methods()
-    if name not in found:
-        raise unknown("scoring method", name, found)
-    module = found[name].load()
-    for attribute in ("Config", "score"):
-        if not hasattr(module, attribute):
-            raise SteerlensError(
-                f"scoring method {name!r} ({found[name].value}) has no {attribute!r}; "
-                "see CONTRIBUTING.md, 'Add a scoring method'."
-            )
-    return module
