@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -30,6 +30,7 @@ from sae_lens import (
 from sae_lens.saes.sae import TrainingSAEConfig
 from safetensors.torch import load_file, save_file
 from settings import MODEL_NAME, SAESettings, Settings
+from transformer_lens.HookedRootModule import HookedRootModule
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 
@@ -88,7 +89,7 @@ def runner_config(settings: Settings, chosen: SAESettings) -> MultiSAETrainingRu
         lr_decay_steps=steps // 3,
         dead_feature_window=training.dead_window,
         feature_sampling_window=1000,
-        n_batches_for_norm_estimate=16,
+        n_batches_for_norm_estimate=32,
         autocast=training.bf16,
         autocast_lm=training.bf16,
         seed=training.seed,
@@ -127,7 +128,7 @@ def train_release(
     runner = MultiSAETrainingRunner(
         runner_config(settings, chosen),
         override_dataset=dataset,
-        override_model=boot_bridge(model_folder),
+        override_model=cast(HookedRootModule, boot_bridge(model_folder)),  # has all that it uses
     )
     trained = runner.run()
     with tempfile.TemporaryDirectory(dir=settings.scratch) as scratch:

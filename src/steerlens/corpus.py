@@ -144,8 +144,9 @@ def _modules(root: Path, wanted: frozenset[str] | None) -> Iterator[tuple[Path, 
             continue
         if parts[-1] == "__init__" and len(parts) > 1:
             parts = parts[:-1]
-        if wanted is None or parts[0] in wanted:
-            yield path, ".".join(parts)
+        module = ".".join(parts)
+        if wanted is None or module.partition(".")[0] in wanted:
+            yield path, module
 
 
 def _drop_repeats(document: Document, seen: set[bytes]) -> Document | None:
