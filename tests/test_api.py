@@ -11,11 +11,13 @@ import pytest
 import steerlens
 from steerlens import SteerlensError
 from steerlens.subject import Subject
+from tests.support.embedded import needs_embedded
 from tests.support.tiny import D_SAE
 
 README = Path(__file__).parents[1] / "README.md"
 
 
+@needs_embedded
 def test_the_readmes_five_lines_run() -> None:
     block = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
     assert block is not None

@@ -36,3 +36,21 @@ def test_other_features_are_not_answered_from_memory(tiny_subject: Callable[...,
     first = logit_lens(subject, torch.tensor([0, 1]), 3)
     second = logit_lens(subject, torch.tensor([1, 0]), 3)
     assert torch.equal(first, second.flip(0))
+
+
+def test_logits_in_memory_never_exceed_the_budget(
+    tiny_subject: Callable[..., Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = tiny_subject()
+    head, sizes = subject.lm.head, []
+    whole = head.logits
+
+    def count(h_BD: torch.Tensor) -> torch.Tensor:
+        logits_BV = whole(h_BD)
+        sizes.append(logits_BV.numel() * logits_BV.element_size())
+        return logits_BV
+
+    monkeypatch.setattr(head, "logits", count)
+    logit_lens(subject, torch.arange(D_SAE), 20, memory_budget=30_000)
+    assert len(sizes) > 1
+    assert max(sizes) <= 30_000

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.embedded import needs_embedded
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -31,8 +33,12 @@ def run(unpacked: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, env=env, cwd=cwd)
 
 
-def test_the_wheel_carries_its_configuration_and_weights(unpacked: Path) -> None:
+def test_the_wheel_carries_its_configuration(unpacked: Path) -> None:
     assert (unpacked / "steerlens" / "conf" / "config.yaml").is_file()
+
+
+@needs_embedded
+def test_the_wheel_carries_the_embedded_weights(unpacked: Path) -> None:
     assert (unpacked / "steerlens" / "embedded" / "model" / "model.safetensors").is_file()
     assert list((unpacked / "steerlens" / "embedded").glob("sae-*/layer_0/sae_weights.safetensors"))
 
@@ -44,6 +50,7 @@ def test_the_wheel_composes_and_lists_outside_the_checkout(unpacked: Path, tmp_p
     assert "gemma-2-2b" in run(unpacked, tmp_path, "list", "models").stdout
 
 
+@needs_embedded
 def test_the_wheel_scores_the_embedded_default(unpacked: Path, tmp_path: Path) -> None:
     words = ["layer=0", "features.ids=[0,1]", "tracking.mode=disabled", "paths.output_dir=out"]
     done = run(unpacked, tmp_path, *words)
