@@ -130,7 +130,8 @@ def measure(lm: LoadedModel, sae: Any, layer: int, n: int, loops: int) -> tuple[
     """Prints one row of the table; returns the scores and features per second."""
     subject = Subject(lm, sae, "random", layer, f"blocks.{layer}.hook_resid_post", True)
     features, config, run = torch.arange(n).numpy(), Config(prompt=PROMPT), ScoreRun()
-    shapes = shapes_above(lm.bridge.original_model.config, layer)
+    hf_model: Any = lm.bridge.original_model
+    shapes = shapes_above(hf_model.config, layer)
     lens = seconds(lambda: score(subject, features, config, run))  # logit lens and score
     result: list[Any] = []
     alone = seconds(lambda: result.append(score(subject, features, config, run)))  # lens is kept
@@ -149,7 +150,7 @@ def measure(lm: LoadedModel, sae: Any, layer: int, n: int, loops: int) -> tuple[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Output score at Gemma-2-2B's shapes.")
     parser.add_argument("--layers", type=int, nargs="+", default=[20, 6])
     parser.add_argument("--features", type=int, default=1024)
     parser.add_argument("--loops", type=int, default=3, help="features of the naive loop")
@@ -165,7 +166,7 @@ def main() -> None:
     sae.to(torch.bfloat16)
     for layer in args.layers:
         scores, rate = measure(lm, sae, layer, args.features, args.loops)
-        correlation = float(spearmanr(scores, fp32[layer][0])[0])
+        correlation = spearmanr(scores, fp32[layer][0]).statistic  # type: ignore[attr-defined]
         print(
             f"layer {layer}: bfloat16 is {rate / fp32[layer][1]:.2f}x float32; Spearman of its "
             f"scores with float32's {correlation:.5f}"

@@ -67,11 +67,12 @@ def _encode_decode(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(feature_acts, reconstruction, output scale). `decode` consumes what `encode` leaves."""
     feature_acts = sae.encode(x_11D)
-    match sae.cfg.normalize_activations:
+    left: Any = sae  # the attributes are there between `encode` and `decode` only
+    match str(sae.cfg.normalize_activations):
         case "layer_norm":
-            out_scale = sae.ln_std
+            out_scale = left.ln_std
         case "constant_norm_rescale":
-            out_scale = 1.0 / sae.x_norm_coeff
+            out_scale = 1.0 / left.x_norm_coeff
         case _:
             out_scale = torch.ones((), dtype=x_11D.dtype, device=x_11D.device)
     reconstruction = sae.decode(feature_acts)

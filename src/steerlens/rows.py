@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from steerlens.errors import SteerlensError
 from steerlens.subject import Subject
 
 
@@ -21,12 +22,19 @@ class LastPosition:
 
     def __init__(self, subject: Subject, tokens_1L: torch.Tensor) -> None:
         from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
 
         self._subject = subject
         self._bridge = subject.lm.bridge
         self._length = int(tokens_1L.shape[1])
         self._token_11 = tokens_1L[:, -1:]
-        self._cache = DynamicCache(config=self._bridge.original_model.config)
+        hf_model: Any = self._bridge.original_model
+        self._cache = DynamicCache(config=hf_model.config)
+        if not all(isinstance(layer, DynamicLayer) for layer in self._cache.layers):
+            raise SteerlensError(
+                f"{subject.lm.name} ({hf_model.config.model_type}) remembers its past by more than "
+                "keys and values, which steerlens can't expand to rows yet."
+            )
         with torch.no_grad():
             if self._length > 1:
                 self._run(tokens_1L[:, :-1], [], self._cache)
@@ -82,7 +90,8 @@ class LastPosition:
         cache = copy.copy(self._cache)
         cache.layers = [copy.copy(layer) for layer in self._cache.layers]
         if self._length > 1:
-            for layer in cache.layers[self._subject.first_row_block :]:
+            layers: list[Any] = cache.layers[self._subject.first_row_block :]
+            for layer in layers:
                 layer.keys = layer.keys.expand(n_rows, -1, -1, -1)
                 layer.values = layer.values.expand(n_rows, -1, -1, -1)
         return cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ PROMPT = "From my experience,"
 PROBES = range(0, D_SAE, 7)
 
 
-def assert_equals_naive(subject: Subject, factor: float, **settings: object) -> None:
+def assert_equals_naive(subject: Subject, factor: float, **settings: Any) -> None:
     # A budget of a few rows, so that features fall into several batches.
     frame = score_features(
         subject, features=PROBES, factor=factor, memory_budget=60_000, **settings
@@ -82,8 +83,8 @@ def test_dropping_the_error_changes_the_score(tiny_subject: MakeSubject) -> None
 
 def test_factor_zero_steers_nothing(tiny_subject: MakeSubject) -> None:
     frame = score_features(tiny_subject(), factor=0.0)
-    assert frame["output_score_delta"].abs().max() < 1e-7
-    assert frame["output_score"].max() > 0
+    assert np.abs(frame["output_score_delta"].to_numpy(float)).max() < 1e-7
+    assert frame["output_score"].to_numpy(float).max() > 0
 
 
 def test_delta_is_the_score_minus_the_unsteered_one(tiny_subject: MakeSubject) -> None:
@@ -118,7 +119,7 @@ def test_the_best_token_is_one_of_the_logit_lens(tiny_subject: MakeSubject) -> N
 
 def test_every_token_in_the_lens_gives_rank_zero(tiny_subject: MakeSubject) -> None:
     frame = score_features(tiny_subject(), top_k=D_VOCAB)
-    assert (frame["output_rank"] == 0).all()
+    assert set(frame["output_rank"].tolist()) == {0}
 
 
 def test_a_prompt_of_one_token_works(tiny_subject: MakeSubject) -> None:

@@ -119,8 +119,11 @@ def test_a_hook_that_can_not_be_used_is_refused(
 
 
 def test_missing_weights_are_refused_and_not_made_up(tmp_path: Path) -> None:
+    def drop(weights: dict[str, torch.Tensor]) -> None:
+        del weights["model.layers.1.mlp.up_proj.weight"]
+
     model = save_model(tmp_path / "model")
-    change_weights(model, lambda weights: weights.pop("model.layers.1.mlp.up_proj.weight"))
+    change_weights(model, drop)
     with pytest.raises(SteerlensError, match=r"missing model.layers.1.mlp.up_proj.weight"):
         load(model, save_sae(tmp_path / "sae"))
 
@@ -193,7 +196,8 @@ def test_a_model_that_changes_its_logits_in_an_unknown_way_is_refused(
 
     bridge = tiny_subject("gemma2").lm.bridge
     assert checked_head(bridge).softcap == 30.0
-    bridge.original_model.config.final_logit_softcapping = 0.1
+    hf_model: Any = bridge.original_model
+    hf_model.config.final_logit_softcapping = 0.1
     checked_head(bridge)  # the model itself follows its config
     bridge.unembed.original_component.register_forward_hook(lambda m, i, out: out * 2)
     with pytest.raises(SteerlensError, match="does something to its logits"):

@@ -40,7 +40,7 @@ MODELS: dict[str, Any] = {
         final_logit_softcapping=30.0,
         attn_logit_softcapping=50.0,
     ),
-    "neox": GPTNeoXConfig(**SHARED, rotary_pct=0.25),
+    "neox": GPTNeoXConfig(**SHARED),
     "gpt2": GPT2Config(
         vocab_size=D_VOCAB,
         n_embd=D_MODEL,

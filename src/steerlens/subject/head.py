@@ -6,7 +6,7 @@ score must never hold rows x vocabulary logits at once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,7 +20,8 @@ class Head:
     """Final norm, unembedding, and what some models do to logits after it."""
 
     def __init__(self, bridge: TransformerBridge) -> None:
-        hf_config = bridge.original_model.config.get_text_config()
+        hf_model: Any = bridge.original_model
+        hf_config = hf_model.config.get_text_config()
         self._norm = bridge.ln_final
         unembed = bridge.unembed.original_component
         self.weight: torch.Tensor = unembed.weight

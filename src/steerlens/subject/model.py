@@ -148,7 +148,7 @@ def _load_weights(config: RunConfig) -> Any:
     hf_config = _hf_config(entry)
     try:
         architecture = determine_architecture_from_hf_config(hf_config)
-        model_class = get_hf_model_class_for_architecture(architecture)
+        model_class: Any = get_hf_model_class_for_architecture(architecture)
         hf_model, info = model_class.from_pretrained(
             entry.path,
             revision=entry.revision,
