@@ -72,18 +72,19 @@ def test_reading_twice_gives_the_same_documents_in_the_same_order(root: Path) ->
 
 
 def test_splits_are_disjoint_and_together_are_everything(root: Path) -> None:
-    train = {d.key for d in documents([root], split="train")}
-    validation = {d.key for d in documents([root], split="validation")}
+    train = {d.text for d in documents([root], split="train")}
+    validation = {d.text for d in documents([root], split="validation")}
     assert train
     assert validation
     assert not train & validation
-    assert train | validation == {d.key for d in documents([root])}
+    assert train | validation == {d.text for d in documents([root])}
 
 
-def test_the_split_depends_on_the_text_alone() -> None:
-    first = Document(SORTING, "alpha", "module", "docstring")
-    second = Document(SORTING, "beta.gamma", "function", "comment")
-    assert (first.key, first.split) == (second.key, second.split)
+def test_a_module_is_held_out_as_a_whole() -> None:
+    texts = (SORTING, NETWORK)
+    for module in (f"package.module_{number}" for number in range(200)):
+        splits = {Document(text, module, "name", "docstring").split for text in texts}
+        assert len(splits) == 1
 
 
 def test_no_document_is_empty_and_whitespace_is_folded(root: Path) -> None:

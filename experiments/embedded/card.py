@@ -84,11 +84,14 @@ def measure_saes(settings: Settings, target: Path) -> dict[str, dict[str, Any]]:
 
 
 def write_card(settings: Settings, target: Path, minutes: dict[str, float]) -> None:
+    model = measure_model(settings, target / "model")
+    # A resumed training has taken longer than the stage that ended it.
+    minutes = minutes | {"lm": model["training_minutes_by_the_clock"]}
     card = {
         "name": MODEL_NAME,
         "licence_note": "weights trained on the documentation of installed open-source packages",
         "text": {**load_sizes(settings), "sources": text_sources(settings)},
-        "model": measure_model(settings, target / "model"),
+        "model": model,
         "saes": measure_saes(settings, target),
         "measured_on": {
             "validation_rows": {"activations": ACTIVATION_ROWS, "splicing": SPLICE_ROWS},
@@ -136,12 +139,17 @@ def render(card: dict[str, Any]) -> str:
         "Explained variance, L0 and dead share: "
         f"{card['measured_on']['validation_rows']['activations']} validation rows of "
         f"{card['measured_on']['tokens_per_row']} tokens without BOS; recovered loss: between zero "
-        f"ablation and the clean model, {card['measured_on']['validation_rows']['splicing']} rows.",
+        f"ablation and the clean model ({_clean_loss(card):.3f}), "
+        f"{card['measured_on']['validation_rows']['splicing']} rows.",
         "",
         "Licence note: " + card["licence_note"] + ". No text of theirs is shipped.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _clean_loss(card: dict[str, Any]) -> float:
+    return next(iter(card["saes"].values()))["layer_0"]["ce_clean"]
 
 
 def _release_table(release: dict[str, Any], layers: dict[str, dict[str, float]]) -> list[str]:

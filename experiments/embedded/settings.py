@@ -24,14 +24,14 @@ class ModelSettings:
     n_heads: int = 6
     d_mlp: int = 512
     tied: bool = False
-    context: int = 128
+    context: int = 256
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    tokens: int = 16_000_000
+    tokens: int = 32_000_000
     """Budget. `python lm.py --stop-at HH:MM` starts the decay early enough to end then."""
-    batch: int = 32
+    batch: int = 16
     optimizer: str = "muon"
     muon_lr: float = 0.02
     adam_lr: float = 3e-3

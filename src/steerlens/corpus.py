@@ -23,7 +23,7 @@ __all__ = ["Document", "Kind", "Split", "clean", "default_roots", "documents", "
 Kind = Literal["docstring", "string", "comment"]
 Split = Literal["train", "validation"]
 
-#: One document in so many is held out for validation.
+#: One module in so many is held out for validation.
 VALIDATION_EVERY = 50
 #: Documents and stray strings shorter than this say too little.
 MIN_CHARS = 60
@@ -76,13 +76,10 @@ class Document:
         return self.module.partition(".")[0]
 
     @property
-    def key(self) -> str:
-        """Hash of the text alone, so that a document keeps its split wherever it moves."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
-
-    @property
     def split(self) -> Split:
-        return "validation" if int(self.key[:8], 16) % VALIDATION_EVERY == 0 else "train"
+        """Whole modules are held out: their documents are about the same things."""
+        key = hashlib.sha256(self.module.encode()).hexdigest()
+        return "validation" if int(key[:8], 16) % VALIDATION_EVERY == 0 else "train"
 
 
 def default_roots() -> list[Path]:
