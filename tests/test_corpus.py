@@ -41,6 +41,11 @@ class Solver:
 '''
 
 
+def letters(number: int) -> str:
+    """A word of its own for each number, because numbers don't tell paragraphs apart."""
+    return "".join("abcdefghij"[int(digit)] for digit in str(number))
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     files = {
@@ -51,7 +56,7 @@ def root(tmp_path: Path) -> Path:
         "broken.py": 'def first(:\n    """Nobody can parse this file, which is quite all right."""',
         **{
             f"many/module_{number}.py": (
-                f'"""The module number {number} of the many that are in this folder of modules."""'
+                f'"""Module {letters(number)} is one of very many that this folder has."""'
             )
             for number in range(300)
         },
@@ -106,6 +111,14 @@ def test_labels_name_the_module_and_the_place_inside_it(root: Path) -> None:
 
 def test_a_paragraph_appears_once(root: Path) -> None:
     assert sum(SORTING in d.text for d in documents([root])) == 1
+
+
+def test_paragraphs_that_differ_only_in_names_of_code_appear_once(tmp_path: Path) -> None:
+    text = "The first argument to the {} constructor must be a dict or an instance of it."
+    for number, name in enumerate(("graph.Bar_Plot", "graph.ErrorX", "axis2d")):
+        (tmp_path / f"module_{number}.py").write_text(f'"""{text.format(name)}"""')
+    (tmp_path / "other.py").write_text(f'"""{text.format("plain")}"""')
+    assert len(list(documents([tmp_path]))) == 2
 
 
 def test_packages_and_kinds_narrow_the_reading(root: Path) -> None:

@@ -52,6 +52,8 @@ _ROLE = re.compile(r":[a-z][\w:+-]*:`~?\.?([^`<]*?)(?:\s*<[^`>]*>)?`")
 _LINK = re.compile(r"\[([^\]\[]*)\]\((?:[^()]|\([^()]*\))*\)")
 _URL = re.compile(r"<?\b(?:https?|ftp)://\S+")
 _MARKUP = re.compile(r"</?[a-z][a-z0-9]*(?: [^<>]*)?/?>|``?|\*\*|\[\d+\]_|\$")
+#: Names of code; paragraphs that differ in nothing else come from one template.
+_NAME = re.compile(r"\w*(?:[_\d]|\.\w|[a-z][A-Z])[\w.]*")
 _SPACES = re.compile(r"\s+")
 _WORD = re.compile(r"[A-Za-z][a-z]*(?:['-][a-z]+)*[.,;:!?)]*$")
 #: Words that prose cannot do without; a paragraph with hardly any is a table or code.
@@ -149,7 +151,8 @@ def _modules(root: Path, wanted: frozenset[str] | None) -> Iterator[tuple[Path, 
 def _drop_repeats(document: Document, seen: set[bytes]) -> Document | None:
     kept = []
     for paragraph in document.text.split("\n"):
-        mark = hashlib.blake2b(paragraph.lower().encode(), digest_size=12).digest()
+        template = _NAME.sub("#", paragraph).lower()
+        mark = hashlib.blake2b(template.encode(), digest_size=12).digest()
         if mark not in seen:
             kept.append(paragraph)
             if len(paragraph) >= MIN_UNIQUE_CHARS:
