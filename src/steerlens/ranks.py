@@ -10,7 +10,7 @@ from steerlens.subject.head import Head
 
 # Logits are computed for this many bytes of rows x tokens at a time: small enough for the
 # processor's cache, where softmax and counting then run, large enough for the matrix product.
-CHUNK_BYTES = 4 * 1024**2
+CHUNK_BYTES = 8 * 1024**2
 GATHER_ROWS = 128
 
 
