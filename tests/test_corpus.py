@@ -10,6 +10,7 @@ from steerlens.corpus import MIN_CHARS, Document, clean, documents
 
 SORTING = "Return a sorted copy of the list that is given, without touching the list itself."
 NETWORK = "Open a connection to the server and wait until it is ready for the first request."
+MANY = "The module {} is one of the many that are in this folder full of small modules."
 LICENCE = "Redistribution and use in source and binary forms are permitted under the licence."
 
 SOLVER = f'''
@@ -55,9 +56,7 @@ def root(tmp_path: Path) -> Path:
         "beta.py": f'def first():\n    """{SORTING}"""\n',
         "broken.py": 'def first(:\n    """Nobody can parse this file, which is quite all right."""',
         **{
-            f"many/module_{number}.py": (
-                f'"""Module {letters(number)} is one of very many that this folder has."""'
-            )
+            f"many/module_{number}.py": (f'"""{MANY.format(letters(number))}"""')
             for number in range(300)
         },
     }
