@@ -29,15 +29,15 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    tokens: int = 32_000_000
-    """Budget. `python lm.py --stop-at HH:MM` starts the decay early enough to end then."""
+    tokens: int = 26_000_000
+    """Budget. `build.py --stop-at HH:MM` starts the decay early enough to end then."""
     batch: int = 16
     optimizer: str = "muon"
-    muon_lr: float = 0.02
+    muon_lr: float = 0.01
     adam_lr: float = 3e-3
     weight_decay: float = 0.01
     warmup_steps: int = 100
-    decay_share: float = 0.3
+    decay_share: float = 0.6
     """Warmup, constant, then linear to zero over this share of the budget."""
     bf16: bool = True
     compile: bool = True
