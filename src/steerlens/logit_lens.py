@@ -32,12 +32,11 @@ def logit_lens(
         known_features, known = subject.logit_lens_memo
         if known.shape[1] >= k and torch.equal(known_features, features):
             return known[:, :k]
-    W_dec = subject.sae.W_dec
     token_ids = torch.empty((len(features), k), dtype=torch.int64)
-    per_row = head.d_vocab * (W_dec.element_size() + 12)
+    per_row = head.d_vocab * (subject.sae.W_dec.element_size() + 12)
 
     def run(rows: slice) -> None:
-        d_BD = W_dec[features[rows].to(W_dec.device)].to(head.device)
+        d_BD = subject.directions(features[rows]).to(head.device)
         logits_BV = head.logits(head.norm(d_BD))
         token_ids[rows] = logits_BV.float().topk(k, dim=-1).indices.cpu()
 

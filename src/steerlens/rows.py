@@ -1,9 +1,10 @@
 """The engine: one prompt's last position, run in many rows that differ only from the hook on.
 
-The edit changes nothing but the last position's residual vector at the SAE's hook. So the prompt
-runs once and keeps its keys and values; then the last token runs in one row up to the hook, which
-turns that row into B, and only the blocks above it see B rows. It is exact: position by position,
-the rows compute what B separate forwards would.
+The edit changes nothing but the last position's vector at the hook where it is written. So the
+prompt runs once and keeps its keys and values; then the last token runs in one row up to the hook,
+which turns that row into B, and only what comes after it sees B rows (the block adds the one row of
+the residual stream to the B rows of a sub-layer's output). It is exact: position by position, the
+rows compute what B separate forwards would.
 """
 
 from __future__ import annotations
@@ -36,30 +37,39 @@ class LastPosition:
                 "keys and values, which steerlens can't expand to rows yet."
             )
         with torch.no_grad():
+            read: list[torch.Tensor] = []
+            written: list[torch.Tensor] = []
+            look = [
+                (subject.site.read, lambda x, hook: read.append(x.flatten(2))),
+                (subject.site.write, lambda x, hook: written.append(x.flatten(2))),
+            ]
             if self._length > 1:
-                self._run(tokens_1L[:, :-1], [], self._cache)
-            seen: list[torch.Tensor] = []
-            look = [(subject.hook_name, lambda x, hook: seen.append(x))]
+                self._run(tokens_1L[:, :-1], look, self._cache)
             self.h_D = self._run(self._token_11, look, self._cache_of_rows(1))[0]
-        self.x_D = seen[0][0, -1]
-        """(D,): the unsteered residual vector at the hook."""
+        for hook_name, values in ((subject.site.read, read), (subject.site.write, written)):
+            if not values:
+                raise SteerlensError(f"the hook {hook_name} of {subject.lm.name} never fires.")
+        self.x_1LD = torch.cat(read, dim=1)
+        """(1, L, D): the unsteered vectors that the SAE encodes."""
+        self.out_D = written[-1][0, -1]
+        """(D,): the unsteered vector that the edit changes, at the last position."""
 
     @torch.no_grad()
-    def run(self, x_BD: torch.Tensor) -> torch.Tensor:
-        """Final normed vectors (B, D), one for each row of residual vectors at the hook."""
+    def run(self, out_BD: torch.Tensor) -> torch.Tensor:
+        """Final normed vectors (B, D), one for each row of vectors at the hook of the edit."""
 
-        def expand(x_11D: torch.Tensor, hook: Any) -> torch.Tensor:
-            return x_BD[:, None].to(x_11D)
+        def expand(out_11D: torch.Tensor, hook: Any) -> torch.Tensor:
+            return out_BD.to(out_11D).reshape(-1, *out_11D.shape[1:])
 
-        hooks = [(self._subject.hook_name, expand)]
-        return self._run(self._token_11, hooks, self._cache_of_rows(len(x_BD)))
+        hooks = [(self._subject.site.write, expand)]
+        return self._run(self._token_11, hooks, self._cache_of_rows(len(out_BD)))
 
     def bytes_per_row(self) -> int:
         """Memory that one more row takes at its peak, a generous estimate."""
         cfg = self._bridge.cfg
         size = self._subject.lm.dtype.itemsize
         n_kv = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
-        blocks = self._subject.lm.n_layers - self._subject.first_row_block
+        blocks = self._subject.lm.n_layers - self._subject.site.first_row_block
         keys_values = 2 * n_kv * cfg.d_head * (self._length + 1) * blocks
         d_mlp = cfg.d_mlp or 4 * cfg.d_model
         return size * (keys_values + 5 * d_mlp + 16 * cfg.d_model + 8 * cfg.n_heads * cfg.d_head)
@@ -90,7 +100,7 @@ class LastPosition:
         cache = copy.copy(self._cache)
         cache.layers = [copy.copy(layer) for layer in self._cache.layers]
         if self._length > 1:
-            layers: list[Any] = cache.layers[self._subject.first_row_block :]
+            layers: list[Any] = cache.layers[self._subject.site.first_row_block :]
             for layer in layers:
                 layer.keys = layer.keys.expand(n_rows, -1, -1, -1)
                 layer.values = layer.values.expand(n_rows, -1, -1, -1)

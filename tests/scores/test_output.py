@@ -11,7 +11,7 @@ import pytest
 from steerlens import SteerlensError, score_features
 from steerlens.subject import Subject
 from tests.support.naive import naive_output_score
-from tests.support.tiny import ARCHITECTURES, D_SAE, D_VOCAB, MODELS
+from tests.support.tiny import ARCHITECTURES, D_SAE, D_VOCAB, MODELS, OTHERS, TRANSCODERS
 
 MakeSubject = Callable[..., Subject]
 PROMPT = "From my experience,"
@@ -40,6 +40,36 @@ def test_equals_one_forward_per_feature(
     tiny_subject: MakeSubject, kind: str, architecture: str, site: str, factor: float
 ) -> None:
     assert_equals_naive(tiny_subject(kind, architecture, site=site), factor)
+
+
+@pytest.mark.parametrize("site", ["resid_mid", "attn_out", "attn.hook_z", "mlp_out"])
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_equals_naive_inside_the_block(tiny_subject: MakeSubject, kind: str, site: str) -> None:
+    if (kind, site) == ("neox", "resid_mid"):
+        pytest.skip("its attention and MLP run side by side: there is no such place")
+    subject = tiny_subject(kind, "jumprelu", site=site)
+    assert_equals_naive(subject, 10.0)
+    assert_equals_naive(subject, 0.3, keep_error=False)
+
+
+@pytest.mark.parametrize("site", ["ln2.hook_normalized", "mlp.hook_in", "mlp_in", "resid_mid"])
+@pytest.mark.parametrize("architecture", TRANSCODERS)
+def test_equals_naive_with_transcoders(
+    tiny_subject: MakeSubject, architecture: str, site: str
+) -> None:
+    subject = tiny_subject("gemma2", architecture, site=site)
+    assert subject.site.write.endswith("mlp_out")
+    assert_equals_naive(subject, 10.0)
+    assert_equals_naive(subject, 0.3, keep_error=False)
+
+
+@pytest.mark.parametrize("architecture", list(OTHERS))
+def test_equals_naive_with_other_architectures(
+    tiny_subject: MakeSubject, architecture: str
+) -> None:
+    subject = tiny_subject("llama", architecture)
+    assert_equals_naive(subject, 10.0)
+    assert_equals_naive(subject, 0.3, keep_error=False)
 
 
 @pytest.mark.parametrize("norm", ["layer_norm", "constant_norm_rescale"])

@@ -10,6 +10,52 @@ from steerlens.subject import Subject
 
 
 @torch.no_grad()
+def naive_steered_logits(
+    subject: Subject,
+    feature: int,
+    prompt: str,
+    factor: float,
+    top_k: int = 20,
+    keep_error: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits after the edit, (V,) float64, and the feature's own logit-lens tokens."""
+    bridge, sae = subject.lm.bridge, subject.sae
+    tokens = subject.to_tokens(prompt)
+    _, cache = bridge.run_with_cache(tokens)
+    block = f"blocks.{subject.layer}."
+    row = sae.W_dec[feature]
+    read, write = subject.hook_name, sae.cfg.metadata.hook_name_out or subject.hook_name
+    if read.endswith("hook_mlp_in"):
+        read = f"{block}mlp.hook_in"
+    x = cache[read]
+    if write.endswith("resid_mid"):
+        x = cache[f"{block}hook_resid_pre"] + cache[f"{block}hook_attn_out"]
+        write = f"{block}hook_attn_out"
+    if read.endswith("hook_z"):
+        row = row @ bridge.blocks[subject.layer].attn.W_O.flatten(0, -2)
+        x = x.flatten(2)
+    own = bridge.unembed(bridge.ln_final(row[None, None]))[0, 0].topk(top_k).indices
+
+    # Each decode right after its own encode: some SAEs keep state from one for the other.
+    plain = sae.decode(sae.encode(x))
+    reconstruction = sae(x)
+    feature_acts = sae.encode(x).clone()
+    feature_acts[..., feature] += factor * feature_acts[0, -1].max()
+    change = sae.decode(feature_acts) - plain
+    if not keep_error:
+        target = cache[write] if hasattr(sae.cfg, "d_out") else x
+        change = change + reconstruction - target.flatten(2)
+
+    def edit(out: torch.Tensor, hook: Any) -> torch.Tensor:
+        out = out.clone()
+        out[:, -1] += change[:, -1].reshape(out[:, -1].shape)
+        return out
+
+    logits = bridge.run_with_hooks(tokens, fwd_hooks=[(write, edit)])[0, -1].double()
+    return logits, own
+
+
+@torch.no_grad()
 def naive_output_score(
     subject: Subject,
     feature: int,
@@ -19,22 +65,7 @@ def naive_output_score(
     keep_error: bool = True,
 ) -> tuple[float, int, float]:
     """(score, rank, probability) of one feature, by the definitions (paper Eq. 6, 9, 10)."""
-    bridge, sae = subject.lm.bridge, subject.sae
-    own = bridge.unembed(bridge.ln_final(sae.W_dec[feature][None, None]))[0, 0].topk(top_k).indices
-
-    def edit(x: torch.Tensor, hook: Any) -> torch.Tensor:
-        last = x[:, -1:]
-        feature_acts = sae.encode(last)
-        reconstruction = sae.decode(feature_acts)
-        feature_acts = sae.encode(last).clone()
-        feature_acts[..., feature] += factor * feature_acts.max()
-        changed = sae.decode(feature_acts)
-        x = x.clone()
-        x[:, -1:] = changed + (last - reconstruction) if keep_error else changed
-        return x
-
-    tokens = subject.to_tokens(prompt)
-    logits = bridge.run_with_hooks(tokens, fwd_hooks=[(subject.hook_name, edit)])[0, -1].double()
+    logits, own = naive_steered_logits(subject, feature, prompt, factor, top_k, keep_error)
     best = own[logits[own].argmax()]
     rank = int((logits > logits[best]).sum())
     probability = float(logits.softmax(-1)[best])

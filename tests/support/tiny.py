@@ -14,7 +14,10 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
 )
+from transformers.models.gemma3 import Gemma3TextConfig
 
 D_MODEL, N_LAYERS, D_VOCAB, D_SAE = 32, 4, 211, 48
 WORDS = ("From", "In", "my", "experience", ",", ".", "the", "Note", "that")
@@ -50,8 +53,23 @@ MODELS: dict[str, Any] = {
         bos_token_id=0,
         eos_token_id=1,
     ),
+    "qwen2": Qwen2Config(**SHARED, num_key_value_heads=2),
+    "qwen3": Qwen3Config(**SHARED, num_key_value_heads=2, head_dim=8),
+    "gemma3": Gemma3TextConfig(
+        **SHARED,
+        num_key_value_heads=2,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        sliding_window=3,
+    ),
 }
 ARCHITECTURES = ("standard", "gated", "jumprelu", "topk")
+OTHERS: dict[str, dict[str, Any]] = {
+    "abstopk": {"k": 6},
+    "matching_pursuit": {"max_iterations": 4},
+    "temporal": {"n_heads": 2, "bottleneck_factor": 8, "kval_topk": 6},
+}
+TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 
 
 def save_tokenizer(folder: Path, prepends_bos: bool = True) -> None:
@@ -100,7 +118,10 @@ def save_sae(
     from sae_lens import SAE
 
     torch.manual_seed(seed)
-    extra = {"k": 6} if architecture == "topk" else {}
+    extra = {"k": 6} if architecture == "topk" else OTHERS.get(architecture, {})
+    if architecture in TRANSCODERS:
+        extra = {"apply_b_dec_to_input": False, "d_out": D_MODEL}
+        metadata = {"hook_name_out": f"blocks.{layer}.hook_mlp_out", **(metadata or {})}
     sae = SAE.from_dict(
         {
             "architecture": architecture,
@@ -112,7 +133,7 @@ def save_sae(
             "normalize_activations": "none",
             "metadata": {
                 "model_name": "tiny",
-                "hook_name": f"blocks.{layer}.hook_{site}",
+                "hook_name": f"blocks.{layer}.{site if '.' in site else f'hook_{site}'}",
                 "prepend_bos": True,
                 **(metadata or {}),
             },

@@ -74,6 +74,7 @@ class SaeFacts(NamedTuple):
 
     layer: int | None
     d_in: int | None
+    """None also where it isn't the width of the residual stream."""
     d_sae: int | None
     model_name: str | None
 
@@ -83,10 +84,12 @@ def sae_facts(folder: Path) -> SaeFacts:
     config = read_json_object(folder / SAE_CONFIG, "sae.path")
     metadata = {**config, **(config.get("metadata") or {})}  # older SAELens: all in one
     hook = re.match(r"blocks\.(\d+)\.", str(metadata.get("hook_name") or ""))
+    reads_z = str(metadata.get("hook_name")).endswith("hook_z")
     d_in, d_sae = config.get("d_in"), config.get("d_sae")
     return SaeFacts(
         layer=int(hook[1]) if hook else None,
-        d_in=d_in if isinstance(d_in, int) else None,
+        # SAEs of the heads' outputs don't read the residual stream.
+        d_in=d_in if isinstance(d_in, int) and not reads_z else None,
         d_sae=d_sae if isinstance(d_sae, int) else None,
         model_name=str(metadata.get("model_name") or "") or None,
     )

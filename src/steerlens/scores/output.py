@@ -60,7 +60,7 @@ def score(
     ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
     tokens_FK = logit_lens(subject, ids_F, config.top_k, run.memory_budget)
     position = LastPosition(subject, subject.to_tokens(config.prompt))
-    edit = prepare_edit(subject.sae, position.x_D, config.keep_error)
+    edit = prepare_edit(subject.sae, position.x_1LD, position.out_D, config.keep_error)
     rank_F = torch.empty(len(ids_F), dtype=torch.int64)
     probability_F = torch.empty(len(ids_F), dtype=torch.float32)
     token_F = torch.empty(len(ids_F), dtype=torch.int64)

@@ -16,11 +16,12 @@ from steerlens.errors import SteerlensError
 from steerlens.subject.belonging import check_belongs
 from steerlens.subject.model import LoadedModel, load_model
 from steerlens.subject.sae import SaeSource, load_sae, sae_sources
+from steerlens.subject.site import Site
 
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-__all__ = ["LoadedModel", "SaeSource", "Subject", "load_subjects"]
+__all__ = ["LoadedModel", "SaeSource", "Site", "Subject", "load_subjects"]
 
 
 @dataclass
@@ -34,8 +35,7 @@ class Subject:
     sae: SAE[Any]
     name: str
     """Name of the SAE release."""
-    layer: int
-    hook_name: str
+    site: Site
     prepend_bos: bool
     identity: dict[str, Any] = field(default_factory=dict)
     """What was loaded, and how: written to provenance.json."""
@@ -44,18 +44,27 @@ class Subject:
     """(features, token ids) of the last `logit_lens`."""
 
     @property
-    def site(self) -> str:
-        """The hook's place in its block, e.g. `resid_post`."""
-        return self.hook_name.rsplit("hook_", 1)[-1]
+    def layer(self) -> int:
+        return self.site.layer
 
     @property
-    def first_row_block(self) -> int:
-        """The first block that runs after the SAE's hook."""
-        return self.layer + (self.site == "resid_post")
+    def hook_name(self) -> str:
+        return self.site.hook_name
 
     @property
     def d_sae(self) -> int:
         return int(self.sae.cfg.d_sae)
+
+    def directions(self, features: torch.Tensor) -> torch.Tensor:
+        """What one unit of each feature adds to the residual stream: (B, D).
+
+        The decoder row; for an SAE of the heads' outputs (`hook_z`), the row after W_O.
+        """
+        rows_BD = self.sae.W_dec[features.to(self.sae.W_dec.device)]
+        if not self.site.is_z:
+            return rows_BD
+        W_O = self.lm.bridge.blocks[self.layer].attn.o.original_component
+        return W_O(rows_BD) - W_O(torch.zeros_like(rows_BD[:1]))  # without its bias
 
     def to_tokens(self, text: str) -> torch.Tensor:
         """Token ids of `text`, shape (1, L), with BOS exactly when the SAE was trained with it."""
@@ -79,19 +88,20 @@ def load_subjects(config: RunConfig) -> Iterator[Subject]:
     for source in sae_sources(config):
         sae, sae_identity = load_sae(source, config)
         lm = lm or load_model(config, sae.cfg.metadata)
-        layer, hook_name = check_belongs(lm, sae, source, config)
+        site = check_belongs(lm, sae, source, config)
         told = sae.cfg.metadata.prepend_bos
         prepend_bos = lm.tokenizer_prepends_bos if told is None else bool(told)
         yield Subject(
             lm=lm,
-            sae=sae.to(lm.device_of_block(layer)),
+            sae=sae.to(lm.device_of_block(site.layer)),
             name=config.sae.name,
-            layer=layer,
-            hook_name=hook_name,
+            site=site,
             prepend_bos=prepend_bos,
             identity={
                 **sae_identity,
-                "hook_name": hook_name,
+                "hook_name": site.hook_name,
+                "read_at": site.read,
+                "written_at": site.write,
                 "prepend_bos": prepend_bos,
                 "prepend_bos_from": "tokenizer" if told is None else "SAE metadata",
             },

@@ -57,12 +57,6 @@ def sae_sources(config: RunConfig) -> list[SaeSource]:
     return [by_layer[layer] for layer in wanted if layer in by_layer]
 
 
-def layer_of_hook(hook_name: str | None) -> int | None:
-    """The block number in a hook name, e.g. 3 for `blocks.3.hook_resid_post`."""
-    match = re.match(r"blocks\.(\d+)\.", hook_name or "")
-    return int(match.group(1)) if match else None
-
-
 def _local_sources(folder: Path) -> list[SaeSource]:
     sources: dict[int | None, SaeSource] = {}
     for path in sae_folders(folder):
@@ -129,6 +123,8 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
                 f"can't load the SAE {source}: {type(error).__name__}: {error}"
             ) from error
     sae.eval().requires_grad_(False)
+    # Heads' outputs come and go as one vector here; the bridge's shape is the engine's business.
+    sae.turn_off_forward_pass_hook_z_reshaping()
     _refuse_nan(sae, source)
     return sae, {
         **identity,
