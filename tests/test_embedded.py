@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import steerlens
-from steerlens.corpus import documents
+from steerlens.corpus.installed import documents
 from tests.support.embedded import FOLDER, RELEASES, needs_embedded
 from tests.support.naive import naive_output_score
 

@@ -13,7 +13,7 @@ from settings import Settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from steerlens.corpus import documents
+from steerlens.corpus.installed import documents
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 SPLITS = ("train", "validation")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from steerlens.errors import SteerlensError
@@ -10,6 +10,7 @@ from steerlens.errors import SteerlensError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from steerlens.config.schema import CorpusConfig
     from steerlens.subject import Subject
 
 
@@ -50,6 +51,7 @@ def score_features(
     logit_lens_k: int = 20,
     memory_budget: int = 2 * 1024**3,
     seed: int = 0,
+    corpus: str | Mapping[str, Any] = "embedded",
     **settings: Any,
 ) -> pd.DataFrame:
     """Scores features of `subject`: one row each, with the columns of `features.parquet`.
@@ -61,6 +63,8 @@ def score_features(
         logit_lens_k: number of logit-lens tokens in the table.
         memory_budget: bytes that scoring may use beyond the weights.
         seed: for methods that draw.
+        corpus: for methods that need texts: an option of the `corpus` group, or its name and keys,
+            e.g. `{"name": "text", "path": "FILE"}`.
         **settings: the method's own settings, e.g. `factor=10`.
     """
     from steerlens.config.parse import parse_ids
@@ -78,5 +82,15 @@ def score_features(
         wrong = next(key for key in settings if key not in valid)
         raise unknown(f"setting of score {method}", wrong, valid) from None
     ids = range(subject.d_sae) if features is None else parse_ids(list(features), subject.d_sae)
-    run = ScoreRun(memory_budget=memory_budget, seed=seed)
+    run = ScoreRun(memory_budget=memory_budget, seed=seed, corpus=_corpus(corpus))
     return features_frame(score_layer(subject, ids, {method: config}, logit_lens_k, run))
+
+
+def _corpus(corpus: str | Mapping[str, Any]) -> CorpusConfig:
+    from steerlens.config.compose import compose
+    from steerlens.config.overrides import override
+
+    keys = {"name": corpus} if isinstance(corpus, str) else dict(corpus)
+    name = keys.pop("name", "embedded")
+    overrides = [override(f"corpus.{key}", value) for key, value in keys.items()]
+    return compose([f"corpus={name}", *overrides]).corpus

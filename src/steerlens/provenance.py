@@ -195,12 +195,14 @@ def folder_identity(path: Path, cache_dir: Path) -> dict[str, Any]:
     }
 
 
-def hub_revision(repo_id: str, revision: str | None = None) -> str | None:
+def hub_revision(
+    repo_id: str, revision: str | None = None, kind: str = "models"
+) -> str | None:
     """Commit of the cached snapshot of a Hugging Face repository, if the hub's cache says."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     name = revision or "main"
-    repo = Path(HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
+    repo = Path(HF_HUB_CACHE) / f"{kind}--{repo_id.replace('/', '--')}"
     if (repo / "snapshots" / name).is_dir():
         return name  # the revision is a commit already
     ref = repo / "refs" / name

@@ -1,7 +1,8 @@
-"""Rank and probability of a feature's best token, without rows x vocabulary logits in memory."""
+"""Questions about next-token distributions, without rows x vocabulary logits in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -26,8 +27,31 @@ class BestToken(NamedTuple):
 
 
 def bytes_per_row(k: int) -> int:
-    """Memory that one more row takes in `best_token_of_rows`, besides the fixed chunks."""
+    """Memory that one more row takes in the functions below, besides the fixed chunks."""
     return 8 * 4 * k + 64
+
+
+def _logits_in_chunks(head: Head, h_BD: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """(first token, logits (B, C) in float32) for a few tokens at a time.
+
+    The same memory for every chunk: fresh memory costs more than the passes over it.
+    """
+    n_rows = len(h_BD)
+    width = min(head.d_vocab, max(256, CHUNK_BYTES // (4 * n_rows)))
+    product = torch.empty(n_rows * width, dtype=h_BD.dtype, device=h_BD.device)
+    logits = torch.empty(n_rows * width, dtype=torch.float32, device=h_BD.device)
+    for start in range(0, head.d_vocab, width):
+        size = min(width, head.d_vocab - start)
+        product_BC, logits_BC = (flat[: n_rows * size].view(-1, size) for flat in (product, logits))
+        head.logits(h_BD, slice(start, start + size), out=product_BC)
+        yield start, head.finish(logits_BC.copy_(product_BC))
+
+
+def _add_logsumexp(lse_B: torch.Tensor, logits_BC: torch.Tensor) -> torch.Tensor:
+    """`lse_B` with one more chunk; overwrites the chunk."""
+    top_B = logits_BC.amax(dim=-1)
+    sum_B = logits_BC.sub_(top_B[:, None]).exp_().sum(dim=-1)
+    return torch.logaddexp(lse_B, top_B + sum_B.log())
 
 
 @torch.no_grad()
@@ -47,31 +71,34 @@ def best_token_of_rows(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) 
     best_B, which_B = own_BK.max(dim=-1)
     rank_B = torch.zeros_like(best_B)
     lse_B = torch.full_like(best_B, -torch.inf)
-    n_rows = len(h_BD)
-    width = min(head.d_vocab, max(256, CHUNK_BYTES // (4 * n_rows)))
-    # The same memory for every chunk: fresh memory costs more than the passes over it.
-    product, logits, larger = (
-        torch.empty(n_rows * width, dtype=dtype, device=h_BD.device)
-        for dtype in (h_BD.dtype, torch.float32, torch.float32)
-    )
-    for start in range(0, head.d_vocab, width):
-        shape = (n_rows, min(width, head.d_vocab - start))
-        product_BC, logits_BC, larger_BC = (
-            flat[: shape[0] * shape[1]].view(shape) for flat in (product, logits, larger)
-        )
-        head.logits(h_BD, slice(start, start + shape[1]), out=product_BC)
-        head.finish(logits_BC.copy_(product_BC))
-        rows, k = ((tokens_BK >= start) & (tokens_BK < start + shape[1])).nonzero(as_tuple=True)
+    larger = torch.empty(0, device=h_BD.device)
+    for start, logits_BC in _logits_in_chunks(head, h_BD):
+        here = (tokens_BK >= start) & (tokens_BK < start + logits_BC.shape[1])
+        rows, k = here.nonzero(as_tuple=True)
         logits_BC[rows, tokens_BK[rows, k] - start] = own_BK[rows, k]
+        # As floats: summing a comparison's booleans costs more.
+        if larger.numel() < logits_BC.numel():
+            larger = torch.empty_like(logits_BC).flatten()
+        larger_BC = larger[: logits_BC.numel()].view_as(logits_BC)
         rank_B += torch.gt(logits_BC, best_B[:, None], out=larger_BC).sum(dim=-1)
-        top_B = logits_BC.amax(dim=-1)
-        sum_B = logits_BC.sub_(top_B[:, None]).exp_().sum(dim=-1)
-        lse_B = torch.logaddexp(lse_B, top_B + sum_B.log())
+        lse_B = _add_logsumexp(lse_B, logits_BC)
     return BestToken(
         token=tokens_BK.gather(1, which_B[:, None])[:, 0],
         rank=rank_B.long(),
         probability=(best_B - lse_B).exp(),
     )
+
+
+@torch.no_grad()
+def token_confidence(head: Head, h_BD: torch.Tensor, k: int) -> torch.Tensor:
+    """Mean negative log-probability (nats) of each row's k most probable tokens: (B,) float32."""
+    top_BK = torch.full((len(h_BD), k), -torch.inf, device=h_BD.device)
+    lse_B = top_BK[:, 0].clone()
+    for _, logits_BC in _logits_in_chunks(head, h_BD):
+        here_BK = logits_BC.topk(min(k, logits_BC.shape[1]), dim=-1).values
+        top_BK = torch.cat([top_BK, here_BK], dim=-1).topk(k, dim=-1).values
+        lse_B = _add_logsumexp(lse_B, logits_BC)
+    return lse_B - top_BK.mean(dim=-1)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -17,6 +18,26 @@ class ScoreConfig:
 
     method: str = "???"
     """Name of the method's entry point."""
+
+    def check(self) -> None:
+        """Refuse settings that can't work, before anything is loaded.
+
+        Here are those that mean the same in every method; a method may add its own.
+        """
+        prompt = getattr(self, "prompt", None)
+        if isinstance(prompt, str) and not prompt.strip():
+            raise self.refusal("prompt", "is empty; give it at least one word")
+        factor = getattr(self, "factor", None)
+        if isinstance(factor, float) and not math.isfinite(factor):
+            raise self.refusal("factor", "must be finite")
+        for name in ("top_k", "k", "min_examples", "max_examples"):
+            number = getattr(self, name, None)
+            if isinstance(number, int) and number < 1:
+                raise self.refusal(name, "must be at least 1")
+
+    def refusal(self, name: str, why: str) -> SteerlensError:
+        """The error for setting `name`: `why` goes on after its value."""
+        return SteerlensError(f"{name}={getattr(self, name)} of score {self.method} {why}.")
 
 
 def methods() -> dict[str, EntryPoint]:

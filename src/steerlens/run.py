@@ -79,7 +79,9 @@ def _score(config: RunConfig, folder: Path) -> pd.DataFrame:
         features = select_features(config.features, subject.layer, subject.d_sae, config.seed)
         start = time.perf_counter()
         with progress(len(features) * len(methods), f"layer {subject.layer}") as advance:
-            score_run = ScoreRun(parse_memory(config.memory_budget), config.seed, advance)
+            score_run = ScoreRun(
+                parse_memory(config.memory_budget), config.seed, advance, progress, config.corpus
+            )
             columns = score_layer(subject, features, methods, config.logit_lens_k, score_run)
         frames.append(features_frame(columns))
         identities["model"] = subject.lm.identity

@@ -54,11 +54,11 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress(
-    total: int, description: str, unit: str = "features", console: Console | None = None
+    total: int | None, description: str, unit: str = "features", console: Console | None = None
 ) -> Iterator[Callable[[int], None]]:
     """A progress bar; call what it gives with the number of units that have just been finished.
 
-    Where no one is watching (no terminal) only one line is printed, at the end.
+    Bars may be nested. Where no one is watching (no terminal) only one line is printed, at the end.
     """
     console = console or _console(sys.stderr)
     done = 0

@@ -10,6 +10,15 @@ from steerlens.subject import Subject
 
 
 @torch.no_grad()
+def naive_logit_lens(subject: Subject, feature: int, top_k: int) -> torch.Tensor:
+    """The feature's own tokens: top-k of unembed(LN(d_i)), after W_O for heads' outputs."""
+    bridge, row_D = subject.lm.bridge, subject.sae.W_dec[feature]
+    if subject.hook_name.endswith("hook_z"):
+        row_D = row_D @ bridge.blocks[subject.layer].attn.W_O.flatten(0, -2)
+    return bridge.unembed(bridge.ln_final(row_D[None, None]))[0, 0].topk(top_k).indices
+
+
+@torch.no_grad()
 def naive_steered_logits(
     subject: Subject,
     feature: int,
@@ -23,7 +32,7 @@ def naive_steered_logits(
     tokens = subject.to_tokens(prompt)
     _, cache = bridge.run_with_cache(tokens)
     block = f"blocks.{subject.layer}."
-    row = sae.W_dec[feature]
+    own = naive_logit_lens(subject, feature, top_k)
     read, write = subject.hook_name, sae.cfg.metadata.hook_name_out or subject.hook_name
     if read.endswith("hook_mlp_in"):
         read = f"{block}mlp.hook_in"
@@ -32,10 +41,7 @@ def naive_steered_logits(
         x = cache[f"{block}hook_resid_pre"] + cache[f"{block}hook_attn_out"]
         write = f"{block}hook_attn_out"
     if read.endswith("hook_z"):
-        row = row @ bridge.blocks[subject.layer].attn.W_O.flatten(0, -2)
         x = x.flatten(2)
-    own = bridge.unembed(bridge.ln_final(row[None, None]))[0, 0].topk(top_k).indices
-
     # Each decode right after its own encode: some SAEs keep state from one for the other.
     plain = sae.decode(sae.encode(x))
     reconstruction = sae(x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 
@@ -22,20 +21,23 @@ from steerlens.config.parse import (
     parse_memory,
     parse_scores,
 )
-from steerlens.config.schema import FeaturesConfig, ModelConfig, RunConfig, SaeConfig
+from steerlens.config.schema import CorpusConfig, FeaturesConfig, ModelConfig, RunConfig, SaeConfig
 from steerlens.errors import SteerlensError, unknown
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+CORPORA = ("embedded", "text", "json", "parquet", "hub")
 TRACKING = ("offline", "online", "disabled")
 
 
 def check(config: RunConfig) -> None:
     """Refuse, in one sentence, what can't work; reads local folders, but loads nothing."""
     _check_scalars(config)
-    _check_scores(config)
+    for score in parse_scores(config.score).values():
+        score.check()
     _check_features(config.features)
+    _check_corpus(config.corpus)
     layer_numbers(config.layer)
     folder = local_folder(config.model)
     if folder:
@@ -77,18 +79,15 @@ def _check_scalars(config: RunConfig) -> None:
     parse_memory(config.memory_budget)
 
 
-def _check_scores(config: RunConfig) -> None:
-    """The settings that mean the same in every method."""
-    for name, score in parse_scores(config.score).items():
-        prompt = getattr(score, "prompt", None)
-        if isinstance(prompt, str) and not prompt.strip():
-            raise SteerlensError(f"the prompt of score {name} is empty; give it at least one word.")
-        factor = getattr(score, "factor", None)
-        if isinstance(factor, float) and not math.isfinite(factor):
-            raise SteerlensError(f"the factor of score {name} is {factor}; it must be finite.")
-        top_k = getattr(score, "top_k", None)
-        if isinstance(top_k, int) and top_k < 1:
-            raise SteerlensError(f"the top_k of score {name} is {top_k}; it must be at least 1.")
+def _check_corpus(corpus: CorpusConfig) -> None:
+    if corpus.source not in CORPORA:
+        raise unknown("corpus.source", corpus.source, CORPORA)
+    if corpus.n_tokens is not None and corpus.n_tokens < 1:
+        raise SteerlensError(f"corpus.n_tokens={corpus.n_tokens} must be at least 1.")
+    if corpus.context_length < 2:
+        raise SteerlensError(f"corpus.context_length={corpus.context_length} must be at least 2.")
+    if corpus.source not in ("embedded", "hub") and not Path(str(corpus.path)).is_file():
+        raise SteerlensError(f"corpus.path: there is no file {corpus.path}.")
 
 
 def _check_features(features: FeaturesConfig) -> None:

@@ -17,7 +17,7 @@ from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError, nearest, unknown
 from steerlens.registry import load_method, methods
 
-GROUPS = ("model", "sae", "features", "score", "tracking", "paths", "experiment")
+GROUPS = ("model", "sae", "features", "score", "corpus", "tracking", "paths", "experiment")
 
 
 def failure(

@@ -72,6 +72,32 @@ class FeaturesConfig:
 
 
 @dataclass
+class CorpusConfig:
+    """Texts for the scores that need some."""
+
+    name: str = MISSING
+    """Name of this entry."""
+    source: str = MISSING
+    """embedded (the installation's own documentation), text, json, parquet or hub."""
+    path: str | None = None
+    """File, or Hugging Face data set."""
+    subset: str | None = None
+    """Configuration of the data set."""
+    split: str = "train"
+    revision: str | None = None
+    """Branch, tag or commit of the data set."""
+    column: str = "text"
+    """Where the text is in a row."""
+    n_tokens: int | None = None
+    """Read this many tokens; null = all."""
+    context_length: int = 128
+    """Documents are cut into pieces of this many tokens, BOS included, or of as many as the model
+    can take."""
+    seed: int | None = None
+    """Shuffles the documents; null = in their order."""
+
+
+@dataclass
 class TrackingConfig:
     """Weights & Biases."""
 
@@ -122,5 +148,6 @@ class RunConfig:
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     score: Any = MISSING
     """One scoring method's settings (`method: output, ...`), or several by name."""
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)

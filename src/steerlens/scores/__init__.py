@@ -12,10 +12,12 @@ Method modules import torch inside `score`, so that listing and checking setting
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from steerlens.config.schema import CorpusConfig
 from steerlens.registry import ScoreConfig
 
 if TYPE_CHECKING:
@@ -30,6 +32,11 @@ def _nothing(_done: int) -> None:
     pass
 
 
+@contextmanager
+def _no_bar(_total: int | None, _description: str, _unit: str) -> Iterator[Callable[[int], None]]:
+    yield _nothing
+
+
 @dataclass(frozen=True)
 class ScoreRun:
     """What a method may know of the run around it."""
@@ -39,6 +46,12 @@ class ScoreRun:
     seed: int = 0
     progress: Callable[[int], None] = _nothing
     """Called with the number of features that have just been finished."""
+    task: Callable[[int | None, str, str], AbstractContextManager[Callable[[int], None]]] = _no_bar
+    """A progress bar (total, description, unit) for work that isn't counted in features."""
+    corpus: CorpusConfig | None = None
+    """The run's corpus."""
+    memo: dict[Any, Any] = field(default_factory=dict)
+    """What methods on one subject share."""
 
 
 class Method(Protocol):

@@ -50,32 +50,24 @@ def score(
     """
     import torch
 
-    from steerlens.intervention import prepare_edit
     from steerlens.logit_lens import logit_lens
-    from steerlens.memory import batches, rows_that_fit
     from steerlens.ranks import best_token_of_one, best_token_of_rows, bytes_per_row
-    from steerlens.rows import LastPosition
+    from steerlens.steered import SteeredPrompt
 
     head = subject.lm.head
     ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
     tokens_FK = logit_lens(subject, ids_F, config.top_k, run.memory_budget)
-    position = LastPosition(subject, subject.to_tokens(config.prompt))
-    edit = prepare_edit(subject.sae, position.x_1LD, position.out_D, config.keep_error)
+    prompt = SteeredPrompt(subject, config.prompt, config.keep_error)
     rank_F = torch.empty(len(ids_F), dtype=torch.int64)
     probability_F = torch.empty(len(ids_F), dtype=torch.float32)
     token_F = torch.empty(len(ids_F), dtype=torch.int64)
 
-    def run_batch(rows: slice) -> None:
-        h_BD = position.run(edit.rows(ids_F[rows], config.factor))
+    def best_token(rows: slice, h_BD: torch.Tensor) -> None:
         best = best_token_of_rows(head, h_BD, tokens_FK[rows])
         token_F[rows], rank_F[rows], probability_F[rows] = (column.cpu() for column in best)
 
-    per_row = position.bytes_per_row() + bytes_per_row(config.top_k)
-    size = rows_that_fit(run.memory_budget, per_row, len(ids_F))
-    for done in batches(len(ids_F), size, run_batch):
-        run.progress(done)
-
-    before = best_token_of_one(head, position.h_D, tokens_FK)
+    prompt.run(ids_F, config.factor, run, bytes_per_row(config.top_k), best_token)
+    before = best_token_of_one(head, prompt.h_D, tokens_FK)
     score_F = rank_weighted(rank_F, probability_F, head.d_vocab)
     unsteered_F = rank_weighted(before.rank.cpu(), before.probability.cpu(), head.d_vocab)
     if not torch.isfinite(score_F).all():

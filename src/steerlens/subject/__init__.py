@@ -66,14 +66,18 @@ class Subject:
         W_O = self.lm.bridge.blocks[self.layer].attn.o.original_component
         return W_O(rows_BD) - W_O(torch.zeros_like(rows_BD[:1]))  # without its bias
 
+    @property
+    def bos(self) -> int | None:
+        """The token before every text, if the SAE was trained with one."""
+        return self.lm.tokenizer.bos_token_id if self.prepend_bos else None
+
     def to_tokens(self, text: str) -> torch.Tensor:
         """Token ids of `text`, shape (1, L), with BOS exactly when the SAE was trained with it."""
         if not text:
             raise SteerlensError("the prompt is empty; give it at least one word.")
         ids = list(self.lm.tokenizer(text, add_special_tokens=False)["input_ids"])
-        bos = self.lm.tokenizer.bos_token_id
-        if self.prepend_bos and bos is not None and ids[:1] != [bos]:
-            ids = [bos, *ids]
+        if self.bos is not None and ids[:1] != [self.bos]:
+            ids = [self.bos, *ids]
         n_ctx = int(self.lm.bridge.cfg.n_ctx)
         if not ids or len(ids) > n_ctx:
             raise SteerlensError(

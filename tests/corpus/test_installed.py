@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steerlens.corpus import MIN_CHARS, Document, clean, documents
+from steerlens.corpus.installed import MIN_CHARS, Document, clean, documents
 
 SORTING = "Return a sorted copy of the list that is given, without touching the list itself."
 NETWORK = "Open a connection to the server and wait until it is ready for the first request."

@@ -96,8 +96,11 @@ def documents(
     packages: Iterable[str] | None = None,
     split: Split | None = None,
     kinds: Iterable[Kind] = ("docstring", "string", "comment"),
+    seed: int | None = None,
 ) -> Iterator[Document]:
     """Yield cleaned documents in a fixed order, no paragraph twice.
+
+    With a `seed`, modules come in an order drawn from it, so that a part of all is a fair sample.
 
     `packages` keeps only these top-level packages. What is dropped as a repetition depends on
     the files read before, so ask for `split` here rather than reading twice.
@@ -105,14 +108,13 @@ def documents(
     wanted = None if packages is None else frozenset(packages)
     allowed = frozenset(kinds)
     seen: set[bytes] = set()
-    for root in default_roots() if roots is None else roots:
-        for path, module in _modules(root, wanted):
-            for document in read_module(path, module):
-                if document.kind not in allowed:
-                    continue
-                fresh = _drop_repeats(document, seen)
-                if fresh is not None and split in (None, fresh.split):
-                    yield fresh
+    for path, module in _ordered(default_roots() if roots is None else roots, wanted, seed):
+        for document in read_module(path, module):
+            if document.kind not in allowed:
+                continue
+            fresh = _drop_repeats(document, seen)
+            if fresh is not None and split in (None, fresh.split):
+                yield fresh
 
 
 def read_module(path: Path, module: str) -> Iterator[Document]:
@@ -134,6 +136,15 @@ def clean(raw: str) -> str:
     """Prose of a docstring: one paragraph a line, without code, tables, types and markup."""
     paragraphs = (_tidy(" ".join(block)) for block in _blocks(raw))
     return "\n".join(text for text in paragraphs if _is_prose(text))
+
+
+def _ordered(
+    roots: Iterable[Path], wanted: frozenset[str] | None, seed: int | None
+) -> Iterable[tuple[Path, str]]:
+    modules = (module for root in roots for module in _modules(root, wanted))
+    if seed is None:
+        return modules
+    return sorted(modules, key=lambda found: hashlib.sha256(f"{seed} {found[1]}".encode()).digest())
 
 
 def _modules(root: Path, wanted: frozenset[str] | None) -> Iterator[tuple[Path, str]]:

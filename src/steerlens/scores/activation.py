@@ -1,0 +1,78 @@
+"""Activation: how often, how strongly and at most how strongly a feature fires on a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from steerlens.errors import SteerlensError
+from steerlens.scores import ScoreConfig, ScoreRun
+
+if TYPE_CHECKING:
+    from steerlens.activations import Activations
+    from steerlens.subject import Subject
+
+EXAMPLES = 100
+
+
+@dataclass
+class Config(ScoreConfig):
+    """Settings of the activation statistics."""
+
+    method: str = "activation"
+    context_length: int | None = None
+    """Tokens in a piece of text at most; null = corpus.context_length."""
+
+
+def score(
+    subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
+) -> Mapping[str, np.ndarray]:
+    """Statistics of `features`, shape (n,), over the tokens of the corpus, BOS left out.
+
+    Returns:
+        `activation_frequency` (share of tokens on which it fires), `mean_activation` (over these
+        tokens; null for a feature that never fires), `max_activation`.
+    """
+    features = np.asarray(features, dtype=np.int64)
+    found = corpus_activations(subject, run, config.context_length, 0)
+    fired, total = found.fired_F[features], found.sum_F[features]
+    run.progress(len(features))
+    return {
+        "activation_frequency": fired / max(found.n_tokens, 1),
+        "mean_activation": np.divide(
+            total, fired, out=np.full(len(features), np.nan), where=fired > 0
+        ),
+        "max_activation": found.max_F[features].astype(float),
+    }
+
+
+def corpus_activations(
+    subject: Subject, run: ScoreRun, context_length: int | None, n_examples: int
+) -> Activations:
+    """The pass over the run's corpus, made once for all methods that ask for it."""
+    from steerlens.activations import activations
+    from steerlens.corpus import texts
+    from steerlens.corpus.pieces import pieces
+
+    if run.corpus is None:
+        raise SteerlensError("this score needs a corpus: corpus=embedded, say.")
+    n_ctx = int(subject.lm.bridge.cfg.n_ctx)
+    length = context_length or min(run.corpus.context_length, n_ctx)
+    if not 2 <= length <= n_ctx:
+        raise SteerlensError(
+            f"context_length={length} is out of range: {subject.lm.name} takes 2 to {n_ctx} tokens."
+        )
+    known = run.memo.get(length)
+    if known is None or known.value_FN.shape[1] < n_examples:
+        found = pieces(
+            texts(run.corpus), subject.lm.tokenizer, length, subject.bos, run.corpus.n_tokens
+        )
+        with run.task(run.corpus.n_tokens, f"layer {subject.layer}, corpus", "tokens") as advance:
+            known = activations(
+                subject, found, max(n_examples, EXAMPLES), run.memory_budget, advance
+            )
+        run.memo[length] = known
+    return known

@@ -1,0 +1,126 @@
+"""Input score S_in: how often a feature fires hardest on its own logit-lens tokens.
+
+Paper Eq. 8: of the sentences where the feature fires, take each one's maximally activated token;
+the score is the share of these tokens that are among the feature's top-k logit-lens tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steerlens.errors import SteerlensError, unknown
+from steerlens.scores import ScoreConfig, ScoreRun
+
+if TYPE_CHECKING:
+    from steerlens.subject import Subject
+
+SOURCES = ("corpus", "neuronpedia")
+
+
+@dataclass
+class Config(ScoreConfig):
+    """Settings of the input score."""
+
+    method: str = "input"
+    source: str = "corpus"
+    """corpus (the `corpus` group), or neuronpedia (files in `path`)."""
+    path: str | None = None
+    """Folder of Neuronpedia's files."""
+    min_examples: int = 20
+    """With fewer sentences there is no score (null). The paper says 20, the authors' code 10."""
+    max_examples: int = 100
+    """The sentences with the largest activations are counted, at most so many."""
+    top_k: int = 20
+    """Number of logit-lens tokens that stand for the feature."""
+    context_length: int | None = None
+    """Tokens in a sentence at most; null = corpus.context_length."""
+    show_examples: int = 5
+    """Examples of each feature that are kept as text."""
+
+    def check(self) -> None:
+        super().check()
+        if self.max_examples < self.min_examples:
+            raise self.refusal("max_examples", f"is less than min_examples={self.min_examples}")
+        if self.source not in SOURCES:
+            raise unknown("source of score input", self.source, SOURCES)
+        if self.source == "neuronpedia" and not self.path:
+            raise SteerlensError("score.source=neuronpedia needs score.path=DIR.")
+
+
+def score(
+    subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
+) -> Mapping[str, Any]:
+    """Scores `features`, shape (n,).
+
+    Returns:
+        `input_score` (a token that tops 30 sentences counts 30 times, as in the published
+        numbers), `input_score_unique` (it counts once, as Eq. 8 reads), `input_examples` (number
+        of sentences counted), and `input_top_examples` (their text, the token marked «so»).
+
+    Raises:
+        SteerlensError: for a corpus without text, or NaN activations.
+    """
+    import torch
+
+    from steerlens.logit_lens import logit_lens
+    from steerlens.scores.activation import corpus_activations
+
+    features = np.asarray(features, dtype=np.int64)
+    ids_F = torch.from_numpy(features)
+    lens_FK = logit_lens(subject, ids_F, config.top_k, run.memory_budget).numpy()
+    found = corpus_activations(subject, run, config.context_length, config.max_examples)
+    token_FN = found.token_FN(features)[:, : config.max_examples]
+    rows = [
+        input_scores(tokens[tokens >= 0], own, config.min_examples)
+        for tokens, own in zip(token_FN, lens_FK, strict=True)
+    ]
+    run.progress(len(features))
+    return {
+        "input_score": [row[0] for row in rows],
+        "input_score_unique": [row[1] for row in rows],
+        "input_examples": [row[2] for row in rows],
+        "input_top_examples": [
+            _texts(subject, found, feature, config.show_examples) for feature in features
+        ],
+    }
+
+
+def input_scores(
+    top_tokens: np.ndarray, own_tokens: np.ndarray, min_examples: int
+) -> tuple[float | None, float | None, int]:
+    """(S_in by sentences, S_in by distinct tokens, number of sentences) of one feature.
+
+    `top_tokens` has the maximally activated token of each sentence, as ids or as texts.
+    """
+    n = len(top_tokens)
+    if n < max(min_examples, 1):
+        return None, None, n
+    unique = np.unique(top_tokens)
+    return (
+        float(np.isin(top_tokens, own_tokens).mean()),
+        float(np.isin(unique, own_tokens).mean()),
+        n,
+    )
+
+
+def _texts(subject: Subject, found: Any, feature: int, n: int, around: int = 12) -> list[str]:
+    """The feature's top examples, a few tokens around the maximally activated one."""
+    decode = subject.lm.tokenizer.decode
+    texts = []
+    for value, piece, at in zip(
+        found.value_FN[feature, :n],
+        found.piece_FN[feature, :n],
+        found.position_FN[feature, :n],
+        strict=True,
+    ):
+        if value <= 0:
+            break
+        tokens = found.pieces[piece]
+        start = max(at - around, 0 if subject.bos is None else 1)
+        before, token, after = tokens[start:at], tokens[at : at + 1], tokens[at + 1 :][:around]
+        texts.append(f"{decode(before)}«{decode(token)}»{decode(after)}")
+    return texts

@@ -1,0 +1,33 @@
+"""Random score: the control that every other score has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from steerlens.scores import ScoreConfig, ScoreRun
+
+if TYPE_CHECKING:
+    from steerlens.subject import Subject
+
+
+@dataclass
+class Config(ScoreConfig):
+    """Settings of the random score."""
+
+    method: str = "random"
+
+
+def score(
+    subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
+) -> Mapping[str, np.ndarray]:
+    """`random_score` of `features`, shape (n,): uniform in [0, 1).
+
+    A feature's number depends on the run's seed, its layer and its id alone.
+    """
+    numbers_F = np.random.default_rng([run.seed, subject.layer]).random(subject.d_sae)
+    run.progress(len(features))
+    return {"random_score": numbers_F[np.asarray(features, dtype=np.int64)]}

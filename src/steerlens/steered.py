@@ -1,0 +1,50 @@
+"""One prompt's last position with features raised: the engine and the edit together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from steerlens.intervention import prepare_edit
+from steerlens.memory import batches, rows_that_fit
+from steerlens.rows import LastPosition
+from steerlens.scores import ScoreRun
+from steerlens.subject import Subject
+
+
+class SteeredPrompt:
+    """A prompt that can be run with any features raised, many at once."""
+
+    def __init__(self, subject: Subject, prompt: str, keep_error: bool = True) -> None:
+        self._position = LastPosition(subject, subject.to_tokens(prompt))
+        position = self._position
+        self.edit = prepare_edit(subject.sae, position.x_1LD, position.out_D, keep_error)
+        self.h_D = position.h_D
+        """(D,): the unsteered final normed vector."""
+
+    def run(
+        self,
+        features_F: torch.Tensor,
+        factor: float,
+        run: ScoreRun,
+        bytes_per_row: int,
+        use: Callable[[slice, torch.Tensor], None],
+    ) -> None:
+        """Calls `use(rows, h_BD)` with the final normed vectors of slices of `features_F`.
+
+        Args:
+            features_F: feature ids; each is raised alone, in a row of its own.
+            factor: steering factor s.
+            run: memory budget and progress.
+            bytes_per_row: memory that `use` takes for each row.
+            use: must not depend on how rows are grouped.
+        """
+
+        def run_batch(rows: slice) -> None:
+            use(rows, self._position.run(self.edit.rows(features_F[rows], factor)))
+
+        per_row = self._position.bytes_per_row() + bytes_per_row
+        size = rows_that_fit(run.memory_budget, per_row, len(features_F))
+        for done in batches(len(features_F), size, run_batch):
+            run.progress(done)
