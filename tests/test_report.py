@@ -9,7 +9,8 @@ import pytest
 from steerlens.errors import SteerlensError
 from steerlens.files import write_json
 from steerlens.report import report
-from steerlens.results import features_frame, summarise, write_features
+from steerlens.results import features_frame, write_features
+from steerlens.summary import summarise
 from tests.support.frames import frame
 
 

@@ -16,12 +16,11 @@ from steerlens.files import json_text
 from steerlens.results import (
     COLUMNS,
     FEATURES_FILE,
-    best_features,
     features_frame,
     read_features,
-    summarise,
     write_features,
 )
+from steerlens.summary import best_features, summarise
 from tests.support.frames import NASTY, frame
 
 KEY = {"model": "m", "sae": "s", "hook_name": "h"}
@@ -124,8 +123,8 @@ def test_the_summary_counts_what_numpy_counts() -> None:
     summary = summarise(table)
     scores = table["output_score"].to_numpy(float)
     assert summary["overall"]["output_score_median"] == np.median(scores)
-    assert summary["overall"]["share_at_least_0.01"] == (scores >= 0.01).mean()
-    assert summary["overall"]["share_at_least_0.1"] == (scores >= 0.1).mean()
+    assert summary["overall"]["output_score_at_least_0.01"] == (scores >= 0.01).mean()
+    assert summary["overall"]["output_score_at_least_0.1"] == (scores >= 0.1).mean()
     assert [row["layer"] for row in summary["layers"]] == [0, 1, 2, 3]
     layer = scores[table["layer"] == 2]
     assert summary["layers"][2]["output_score_q25"] == np.quantile(layer, 0.25)

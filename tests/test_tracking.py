@@ -12,7 +12,7 @@ import pytest
 from steerlens.config.schema import TrackingConfig
 from steerlens.errors import SteerlensError
 from steerlens.figures import draw_all
-from steerlens.results import summarise
+from steerlens.summary import summarise
 from steerlens.tracking import NullTracker, start, table_rows
 from tests.support.frames import frame
 

@@ -6,19 +6,31 @@ the running top examples of each feature stay in memory: F x n numbers, however 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import contextlib
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save
 
 from steerlens.errors import SteerlensError
+from steerlens.files import atomic_write
 from steerlens.memory import batches, rows_that_fit
 from steerlens.subject import Subject
 
 SORTED_AT_ONCE = 512
 """Pieces that are sorted by length before they are batched, so that little is padding."""
+
+ARRAYS = ("fired_F", "sum_F", "value_FN", "piece_FN", "position_FN")
+
+KEEP_SECONDS = 60
+"""How much of a pass a killed run may lose."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,28 @@ class Activations:
         return np.where(self.value_FN[features] > 0, flat[at_FN], -1)
 
 
+def write_activations(path: Path, found: Activations) -> None:
+    """Writes the result of a pass, atomically, as safetensors."""
+    arrays = {name: getattr(found, name) for name in ARRAYS}
+    arrays["tokens"] = np.concatenate(found.pieces)
+    arrays["lengths"] = np.array([len(piece) for piece in found.pieces])
+    arrays["n_tokens"] = np.array([found.n_tokens])
+    with atomic_write(path) as file:
+        file.write(save(arrays))
+
+
+def read_activations(path: Path) -> Activations | None:
+    """What `write_activations` has written, or None if it isn't there."""
+    if not path.is_file():
+        return None
+    arrays = load_file(path)
+    return Activations(
+        n_tokens=int(arrays["n_tokens"][0]),
+        pieces=np.split(arrays["tokens"], arrays["lengths"].cumsum()[:-1]),
+        **{name: arrays[name] for name in ARRAYS},
+    )
+
+
 class _TopExamples:
     """The pieces with the largest activation of each feature; earlier pieces win ties."""
 
@@ -85,6 +119,63 @@ class _HookReached(Exception):
     pass
 
 
+class _Tally:
+    """The running result of a pass."""
+
+    def __init__(self, subject: Subject, n_examples: int, begun: Activations | None) -> None:
+        self.subject = subject
+        self.device = subject.sae.W_dec.device
+        self.skip = 0 if subject.bos is None else 1
+        self.top = _TopExamples(n_examples)
+        self.pieces: list[np.ndarray] = []
+        self.n_tokens = 0
+        self.fired_F = torch.zeros(subject.d_sae, dtype=torch.int64, device=self.device)
+        self.sum_F = torch.zeros(subject.d_sae, dtype=torch.float64, device=self.device)
+        if begun is not None:
+            self.pieces, self.n_tokens = list(begun.pieces), begun.n_tokens
+            self.fired_F += torch.from_numpy(begun.fired_F).to(self.device)
+            self.sum_F += torch.from_numpy(begun.sum_F).to(self.device)
+            parts = (begun.value_FN, begun.piece_FN, begun.position_FN)
+            self.top.new = [tuple(torch.from_numpy(part).to(self.device) for part in parts)]
+
+    def add(self, group: list[int], rows: slice) -> None:
+        """Runs some of the pieces that `group` has the indices of, all at once."""
+        indices = group[rows]
+        feature_acts, mask_BL = _encode(self.subject, [self.pieces[index] for index in indices])
+        feature_acts, mask_BL = feature_acts[:, self.skip :], mask_BL[:, self.skip :]
+        if not mask_BL.all():
+            feature_acts = feature_acts * mask_BL[..., None]
+        value_BF, position_BF = feature_acts.float().max(dim=1)
+        fired_F = (feature_acts > 0).sum(dim=(0, 1))
+        sum_F = feature_acts.clamp(min=0).sum(dim=(0, 1), dtype=torch.float32)
+        # Only now, so that a batch that runs out of memory has changed nothing.
+        self.top.add(
+            value_BF.clamp(min=0),
+            torch.tensor(indices, device=self.device),
+            position_BF + self.skip,
+        )
+        self.fired_F += fired_F
+        self.sum_F += sum_F
+        self.n_tokens += int(mask_BL.sum())
+
+    def result(self) -> Activations:
+        if not torch.isfinite(self.sum_F).all():
+            raise SteerlensError(
+                f"layer {self.subject.layer} has NaN activations in {self.subject.lm.dtype}; use "
+                "dtype=float32."
+            )
+        value_FN, piece_FN, position_FN = (part.cpu().numpy() for part in self.top.compact())
+        return Activations(
+            n_tokens=self.n_tokens,
+            fired_F=self.fired_F.cpu().numpy(),
+            sum_F=self.sum_F.cpu().numpy(),
+            value_FN=value_FN,
+            piece_FN=piece_FN,
+            position_FN=position_FN,
+            pieces=list(self.pieces),
+        )
+
+
 @torch.no_grad()
 def activations(
     subject: Subject,
@@ -92,6 +183,8 @@ def activations(
     n_examples: int,
     memory_budget: int,
     progress: Callable[[int], None],
+    begun: Activations | None = None,
+    keep: Callable[[Activations], None] = lambda part: None,
 ) -> Activations:
     """Runs the model up to the SAE's hook over `pieces` and encodes every position.
 
@@ -101,68 +194,40 @@ def activations(
         n_examples: top pieces kept for each feature.
         memory_budget: bytes for one batch's activations.
         progress: called with the number of tokens just read.
+        begun: what `keep` was given in an earlier pass over the same pieces; goes on after it.
+        keep: called now and then with what there is so far.
 
     Raises:
         SteerlensError: for NaN activations.
     """
-    d_sae = subject.d_sae
-    device = subject.sae.W_dec.device
-    skip = 1 if subject.bos is not None else 0
-    read: list[np.ndarray] = []
-    fired_F = torch.zeros(d_sae, dtype=torch.int64, device=device)
-    sum_F = torch.zeros(d_sae, dtype=torch.float64, device=device)
-    top = _TopExamples(n_examples)
-    at_once = rows_that_fit(memory_budget // 2, _bytes_per_token(subject), 2**15)
-    n_tokens = 0
-    for group in _batched(pieces, read, at_once):
-
-        def run_batch(rows: slice, group: list[int] = group) -> None:
-            nonlocal n_tokens
-            some = [read[index] for index in group[rows]]
-            feature_acts, mask_BL = _encode(subject, some)
-            feature_acts, mask_BL = feature_acts[:, skip:], mask_BL[:, skip:]
-            if not mask_BL.all():
-                feature_acts = feature_acts * mask_BL[..., None]
-            sum_F.add_(feature_acts.sum(dim=(0, 1), dtype=torch.float32))
-            fired_F.add_((feature_acts > 0).sum(dim=(0, 1)))
-            value_BF, position_BF = feature_acts.float().max(dim=1)
-            index_B = torch.tensor(group[rows], device=device)
-            top.add(value_BF.clamp_(min=0), index_B, position_BF + skip)
-            n_tokens += int(mask_BL.sum())
-
-        for done in batches(len(group), len(group), run_batch):
-            progress(sum(len(read[index]) - skip for index in group[:done]))
-    if not torch.isfinite(sum_F).all():
-        raise SteerlensError(
-            f"layer {subject.layer} has NaN activations in {subject.lm.dtype}; use dtype=float32."
-        )
-    value_FN, piece_FN, position_FN = (part.cpu().numpy() for part in top.compact())
-    return Activations(
-        n_tokens=n_tokens,
-        fired_F=fired_F.cpu().numpy(),
-        sum_F=sum_F.cpu().numpy(),
-        value_FN=value_FN,
-        piece_FN=piece_FN,
-        position_FN=position_FN,
-        pieces=read,
-    )
+    tally = _Tally(subject, n_examples, begun)
+    progress(tally.n_tokens)
+    tokens_at_once = rows_that_fit(memory_budget // 2, _bytes_per_token(subject), 2**15)
+    pieces = itertools.islice(pieces, len(tally.pieces), None)
+    kept = time.monotonic()
+    while window := list(itertools.islice(pieces, SORTED_AT_ONCE)):
+        new = range(len(tally.pieces), len(tally.pieces) + len(window))
+        tally.pieces += window
+        for group in _of_similar_length(new, tally.pieces, tokens_at_once):
+            before = tally.n_tokens
+            for _ in batches(len(group), len(group), functools.partial(tally.add, group)):
+                pass
+            progress(tally.n_tokens - before)
+        if time.monotonic() - kept > KEEP_SECONDS:
+            keep(tally.result())
+            kept = time.monotonic()
+    return tally.result()
 
 
-def _batched(
-    pieces: Iterable[np.ndarray], read: list[np.ndarray], tokens_at_once: int
+def _of_similar_length(
+    indices: Iterable[int], pieces: Sequence[np.ndarray], tokens_at_once: int
 ) -> Iterator[list[int]]:
-    """Indices into `read`, which grows meanwhile: pieces of similar length together."""
-    pieces = iter(pieces)
-    while True:
-        first = len(read)
-        read.extend(piece for piece, _ in zip(pieces, range(SORTED_AT_ONCE), strict=False))
-        if len(read) == first:
-            return
-        order = sorted(range(first, len(read)), key=lambda index: (-len(read[index]), index))
-        while order:
-            size = max(1, tokens_at_once // len(read[order[0]]))
-            yield order[:size]
-            order = order[size:]
+    """`indices` in batches of about `tokens_at_once` tokens, longest pieces first."""
+    order = sorted(indices, key=lambda index: (-len(pieces[index]), index))
+    while order:
+        size = max(1, tokens_at_once // len(pieces[order[0]]))
+        yield order[:size]
+        order = order[size:]
 
 
 def _encode(subject: Subject, pieces: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -182,12 +247,10 @@ def _encode(subject: Subject, pieces: list[np.ndarray]) -> tuple[torch.Tensor, t
         seen.append(x_BLD.flatten(2))
         raise _HookReached
 
-    try:
+    with contextlib.suppress(_HookReached):
         subject.lm.bridge.run_with_hooks(
             torch.from_numpy(tokens).to(subject.lm.device), fwd_hooks=[(subject.site.read, catch)]
         )
-    except _HookReached:
-        pass
     sae = subject.sae
     return sae.encode(seen[0].to(sae.device)), torch.from_numpy(mask).to(sae.device)
 

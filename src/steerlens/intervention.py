@@ -71,7 +71,9 @@ def prepare_edit(
     if not keep_error:
         target_D = out_D if is_transcoder(sae) else x_1LD[0, -1]
         base_D = out_D + (sae(x_1LD)[0, -1] - target_D).to(out_D)
-    edit = PreparedEdit(sae=sae, base_D=base_D, a_max=feature_acts[0, -1].max(), out_scale=out_scale)
+    edit = PreparedEdit(
+        sae=sae, base_D=base_D, a_max=feature_acts[0, -1].max(), out_scale=out_scale
+    )
     _check_affine(edit, x_1LD)
     return edit
 

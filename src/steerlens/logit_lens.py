@@ -15,8 +15,8 @@ def logit_lens(
 ) -> torch.Tensor:
     """Top-k logit-lens tokens of `features`, best first: (n, k) int64 token ids, on the CPU.
 
-    Streamed: never F x V logits in memory. The last answer is kept with the subject, because
-    several scores of a run ask for the same tokens.
+    Streamed: never F x V logits in memory. Answers are kept with the subject, because several
+    scores of a run ask for the same tokens.
 
     Args:
         features: (n,) feature ids.
@@ -28,19 +28,18 @@ def logit_lens(
         raise SteerlensError(
             f"top_k={k} is out of range: {subject.lm.name} has {head.d_vocab} tokens."
         )
-    if subject.logit_lens_memo is not None:
-        known_features, known = subject.logit_lens_memo
-        if known.shape[1] >= k and torch.equal(known_features, features):
-            return known[:, :k]
-    token_ids = torch.empty((len(features), k), dtype=torch.int64)
+    known = subject.logit_lens_memo
+    if known is None or known.shape[1] < k:
+        known = torch.full((subject.d_sae, k), -1, dtype=torch.int64)
+    missing = features[known[features, 0] < 0]
     per_row = head.d_vocab * (subject.sae.W_dec.element_size() + 12)
 
     def run(rows: slice) -> None:
-        d_BD = subject.directions(features[rows]).to(head.device)
+        d_BD = subject.directions(missing[rows]).to(head.device)
         logits_BV = head.logits(head.norm(d_BD))
-        token_ids[rows] = logits_BV.float().topk(k, dim=-1).indices.cpu()
+        known[missing[rows]] = logits_BV.float().topk(known.shape[1], dim=-1).indices.cpu()
 
-    for _ in batches(len(features), rows_that_fit(memory_budget, per_row, 1024), run):
+    for _ in batches(len(missing), rows_that_fit(memory_budget, per_row, 1024), run):
         pass
-    subject.logit_lens_memo = (features, token_ids)
-    return token_ids
+    subject.logit_lens_memo = known
+    return known[features, :k]

@@ -13,6 +13,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,19 @@ PACKAGES = (
     "safetensors",
     "datasets",
     "wandb",
+)
+
+LIBRARIES = ("torch", "transformers", "transformer-lens", "sae-lens")
+ROOMS = (
+    "subject/*.py",
+    "corpus/*.py",
+    "scores/*.py",
+    "logit_lens.py",
+    "intervention.py",
+    "rows.py",
+    "steered.py",
+    "ranks.py",
+    "activations.py",
 )
 
 SUBJECT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".npz", ".json", ".model", ".jinja"}
@@ -79,6 +93,21 @@ def versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[name] = None
     return found
+
+
+@cache
+def code_digest() -> str:
+    """Digest of the code that numbers depend on, and the versions of the libraries it calls.
+
+    What is kept for later runs has it in its key, so that nothing made by other code is found.
+    """
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(file for room in ROOMS for file in package.glob(room)):
+        digest.update(file.read_bytes())
+    for name in LIBRARIES:
+        digest.update(f"{name}=={version(name)}".encode())
+    return digest.hexdigest()[:16]
 
 
 def git_state() -> dict[str, Any] | None:
@@ -195,9 +224,7 @@ def folder_identity(path: Path, cache_dir: Path) -> dict[str, Any]:
     }
 
 
-def hub_revision(
-    repo_id: str, revision: str | None = None, kind: str = "models"
-) -> str | None:
+def hub_revision(repo_id: str, revision: str | None = None, kind: str = "models") -> str | None:
     """Commit of the cached snapshot of a Hugging Face repository, if the hub's cache says."""
     from huggingface_hub.constants import HF_HUB_CACHE
 

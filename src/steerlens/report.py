@@ -11,12 +11,10 @@ from steerlens.files import read_json, write_json, write_text
 from steerlens.results import (
     FEATURES_FILE,
     SUMMARY_FILE,
-    THRESHOLDS,
-    best_features,
     read_features,
-    summarise,
 )
 from steerlens.status import STATUS_FILE
+from steerlens.summary import THRESHOLDS, best_features, summarise
 from steerlens.text import markdown, visible, visible_token, visible_tokens
 
 if TYPE_CHECKING:
@@ -83,7 +81,9 @@ def report_text(
     It depends on the results only, not on the time, so that reporting twice changes nothing.
     """
     overall = summary["overall"]
-    counts = f"{overall['features']:,} features, {overall['scored']:,} with an output score"
+    counts = (
+        f"{overall['features']:,} features, {overall['output_score_count']:,} with an output score"
+    )
     parts = [
         f"# {_names(summary['model'])} with {_names(summary['sae'])}",
         f"{counts}.",
@@ -94,7 +94,7 @@ def report_text(
             if path.suffix == ".png"
         ],
     ]
-    if overall["scored"]:
+    if overall["output_score_count"]:
         parts += [
             "## By layer",
             _layer_table([*summary["layers"], {"layer": "all", **overall}]),
@@ -117,7 +117,7 @@ def _layer_table(layers: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for layer in layers:
         quartiles = [layer[f"output_score_{key}"] for key in ("q25", "median", "q75")]
-        shares = [layer[f"share_at_least_{threshold:g}"] for threshold in THRESHOLDS]
+        shares = [layer[f"output_score_at_least_{threshold:g}"] for threshold in THRESHOLDS]
         rows.append(
             [
                 str(layer["layer"]),

@@ -32,19 +32,23 @@ COLUMNS: dict[str, str] = {
     "input_examples": "int64",
     "logit_lens_tokens": "list<string>",
     "logit_lens_token_ids": "list<int64>",
+    "input_top_examples": "list<string>",
     "token_confidence_delta": "double",
     "max_activation": "double",
+    "mean_activation": "double",
     "activation_frequency": "double",
+    "random_score": "double",
+    "output_score_mean": "double",
+    "output_score_std": "double",
+    "output_score_by_prompt": "list<double>",
+    "label": "string",
+    "neuronpedia_url": "string",
 }
 """The columns of `features.parquet` in their order, with their Arrow types. Every column may be
 null but those of `KEYS`; columns of other scoring methods come after these."""
 
 KEYS = ("model", "sae", "hook_name", "layer", "feature")
 """The columns that say which feature a row is about."""
-
-THRESHOLDS = (0.01, 0.1)
-"""The paper's two lines: below the first a feature hardly steers, from the second on it is an
-output feature."""
 
 
 def _type(column: str) -> pa.DataType | None:
@@ -56,6 +60,7 @@ def _type(column: str) -> pa.DataType | None:
         "double": pa.float64(),
         "list<string>": pa.list_(pa.string()),
         "list<int64>": pa.list_(pa.int64()),
+        "list<double>": pa.list_(pa.float64()),
     }
     return types[COLUMNS[column]] if column in COLUMNS else None
 
@@ -83,14 +88,18 @@ def _table(columns: Sequence[Mapping[str, Any]] | Mapping[str, Any] | pd.DataFra
     size = len(columns["feature"]) if "feature" in columns else 0
     missing = [None] * size
     order = [*COLUMNS, *(name for name in columns if name not in COLUMNS)]
-    arrays = {str(name): _array(name, columns.get(name, missing), size) for name in order}
-    return pa.table(arrays)
+    arrays = {str(name): column_array(name, columns.get(name, missing), size) for name in order}
+    nulls = {name: array for name, array in arrays.items() if pa.types.is_null(array.type)}
+    return pa.table(arrays | {name: array.cast(pa.float64()) for name, array in nulls.items()})
 
 
-def _array(name: str, values: Any, size: int) -> pa.Array | pa.ChunkedArray:
-    """`values` as an Arrow array with the type of column `name`."""
+def column_array(name: str, values: Any, size: int) -> pa.Array | pa.ChunkedArray:
+    """`values` as an Arrow array with the type of column `name`; all null if they all are."""
     import numpy as np
     import pyarrow as pa
+
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values.cast(_type(name)) if name in COLUMNS else values
 
     if isinstance(values, str) or not hasattr(values, "__len__"):
         values = [values] * size  # one value for all rows, as for model and sae
@@ -105,7 +114,7 @@ def _array(name: str, values: Any, size: int) -> pa.Array | pa.ChunkedArray:
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         expected = COLUMNS.get(name, "one type that Arrow knows")
         raise SteerlensError(f"column {name!r} must hold {expected}: {error}") from error
-    return array.cast(pa.float64()) if pa.types.is_null(array.type) else array
+    return array
 
 
 def _encodable(value: Any) -> Any:
@@ -185,58 +194,6 @@ def _like_ours(table: pa.Table) -> pa.Table:
     return pa.table(columns)
 
 
-def best_features(frame: pd.DataFrame, n: int) -> pd.DataFrame:
-    """The `n` features with the highest output score; ties in the order of layer and feature."""
-    scored = frame.loc[frame["output_score"].notna()]
-    order = ["output_score", "layer", "feature"]
-    return scored.sort_values(order, ascending=[False, True, True]).head(n)
-
-
-def summarise(frame: pd.DataFrame) -> dict[str, Any]:
-    """What `summary.json` says: output scores by layer and overall, and the best features."""
-    layers = {int(str(layer)): rows for layer, rows in frame.groupby("layer", sort=True)}
-    best = best_features(frame, 20)
-    return {
-        "model": _one_or_all(names(frame, "model")),
-        "sae": _one_or_all(names(frame, "sae")),
-        "overall": _statistics(frame),
-        "layers": [{"layer": layer, **_statistics(rows)} for layer, rows in layers.items()],
-        "best_features": [
-            {
-                "layer": int(row["layer"]),
-                "feature": int(row["feature"]),
-                "output_score": float(row["output_score"]),
-                "output_token": _or_none(row["output_token"]),
-                "logit_lens_tokens": list(_or_none(row["logit_lens_tokens"]) or [])[:5],
-            }
-            for row in best.to_dict("records")
-        ],
-    }
-
-
-def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
-    """Counts, quartiles and shares; null where nothing was scored."""
-    import numpy as np
-
-    scores = frame["output_score"].dropna().to_numpy(dtype=float)
-    quartiles = np.quantile(scores, [0.25, 0.5, 0.75]).tolist() if len(scores) else [None] * 3
-    statistics: dict[str, Any] = {"features": len(frame), "scored": len(scores)}
-    keys = ("output_score_q25", "output_score_median", "output_score_q75")
-    statistics |= dict(zip(keys, quartiles, strict=True))
-    for threshold in THRESHOLDS:
-        share = float((scores >= threshold).mean()) if len(scores) else None
-        statistics[f"share_at_least_{threshold:g}"] = share
-    return statistics
-
-
 def names(frame: pd.DataFrame, column: str) -> list[str]:
     """The different values of a column of names, in order of appearance."""
     return [str(name) for name in frame[column].dropna().drop_duplicates().tolist()]
-
-
-def _one_or_all(found: list[str]) -> str | list[str] | None:
-    return found if len(found) > 1 else found[0] if found else None
-
-
-def _or_none(value: Any) -> Any:
-    return value if isinstance(value, str) or hasattr(value, "__len__") else None

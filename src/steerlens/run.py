@@ -24,6 +24,7 @@ from steerlens.results import FEATURES_FILE, SUMMARY_FILE, features_frame, write
 from steerlens.scores import ScoreRun
 from steerlens.selection import select_features
 from steerlens.status import Status
+from steerlens.store import Store
 from steerlens.terminal import print_summary, progress
 
 CONFIG_FILE = "config.yaml"
@@ -80,7 +81,12 @@ def _score(config: RunConfig, folder: Path) -> pd.DataFrame:
         start = time.perf_counter()
         with progress(len(features) * len(methods), f"layer {subject.layer}") as advance:
             score_run = ScoreRun(
-                parse_memory(config.memory_budget), config.seed, advance, progress, config.corpus
+                memory_budget=parse_memory(config.memory_budget),
+                seed=config.seed,
+                progress=advance,
+                task=progress,
+                corpus=config.corpus,
+                store=Store(Path(config.paths.cache_dir) / "scores"),
             )
             columns = score_layer(subject, features, methods, config.logit_lens_k, score_run)
         frames.append(features_frame(columns))

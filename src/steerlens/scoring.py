@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from steerlens import corpus
 from steerlens.errors import SteerlensError
 from steerlens.logit_lens import logit_lens
 from steerlens.registry import ScoreConfig, load_method
+from steerlens.results import column_array
 from steerlens.scores import ScoreRun
+from steerlens.store import merged
 from steerlens.subject import Subject
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BLOCK = 1024
+"""Features that are scored, and kept, at a time: what a killed run can lose of one method."""
 
 
 def score_layer(
@@ -36,17 +48,64 @@ def score_layer(
         "logit_lens_tokens": decode_tokens(subject, lens),
         "logit_lens_token_ids": lens.tolist(),
     }
-    for method, config in configs.items():
-        for name, values in load_method(config.method).score(subject, ids, config, run).items():
-            if len(values) != len(ids):
-                raise SteerlensError(
-                    f"scoring method {method!r} returned {len(values)} values of {name!r} for "
-                    f"{len(ids)} features."
-                )
+    for config in configs.values():
+        table = _score(subject, ids, config, run)
+        for name in table.column_names:
+            if name == "feature":
+                continue
             if name in columns:
                 raise SteerlensError(f"two scoring methods fill the column {name!r}.")
-            columns[name] = values
+            columns[name] = table[name]
     return columns
+
+
+def _score(subject: Subject, ids: np.ndarray, config: ScoreConfig, run: ScoreRun) -> pa.Table:
+    """The method's columns for `ids`: what the store has, and what is missing there."""
+    key = score_key(subject, config, run) if run.store else {}
+    known = run.store.read(key) if run.store else None
+    tables = [] if known is None else [known]
+    missing = ids if known is None else ids[~np.isin(ids, known["feature"].to_numpy())]
+    run.progress(len(ids) - len(missing))
+    for start in range(0, len(missing), BLOCK):
+        block = missing[start : start + BLOCK]
+        tables.append(_score_block(subject, block, config, run))
+        if run.store:
+            run.store.add(key, tables[-1])
+    table = merged(tables)
+    return table.take(np.searchsorted(table["feature"].to_numpy(), ids))
+
+
+def _score_block(
+    subject: Subject, block: np.ndarray, config: ScoreConfig, run: ScoreRun
+) -> pa.Table:
+    import pyarrow as pa
+
+    columns = load_method(config.method).score(subject, block, config, run)
+    for name, values in columns.items():
+        if len(values) != len(block):
+            raise SteerlensError(
+                f"scoring method {config.method!r} returned {len(values)} values of {name!r} for "
+                f"{len(block)} features."
+            )
+    arrays = {name: column_array(name, values, len(block)) for name, values in columns.items()}
+    return pa.table({"feature": block, **arrays})
+
+
+def score_key(subject: Subject, config: ScoreConfig, run: ScoreRun) -> dict[str, Any]:
+    """Everything that a method's numbers depend on.
+
+    A method's `USES` says whether that includes the run's seed and its corpus; without it, both.
+    """
+    method = load_method(config.method)
+    uses = getattr(method, "USES", ("seed", "corpus"))
+    source = hashlib.sha256(inspect.getsource(method).encode()).hexdigest()
+    key = {**subject.key, "score": dataclasses.asdict(config), "method": source}
+    if "seed" in uses:
+        key["seed"] = run.seed
+    if "corpus" in uses and run.corpus and run.store:
+        key["corpus"] = corpus.identity(run.corpus, run.store.root.parent)
+        key["context_length"] = run.corpus.context_length
+    return key
 
 
 def decode_tokens(subject: Subject, token_ids_FK: torch.Tensor) -> list[list[str]]:

@@ -26,7 +26,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from steerlens.results import THRESHOLDS, best_features, summarise
+from steerlens.summary import THRESHOLDS, best_features, summarise
 from steerlens.text import visible, visible_token, visible_tokens
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def print_summary(
     """Print the best output features, what their numbers mean, and where the files are."""
     console = console or _console(sys.stdout)
     overall = summarise(frame)["overall"]
-    if overall["scored"]:
+    if overall["output_score_count"]:
         console.print(_best_table(frame, rows, console.width))
         for line in explanation(overall):
             console.print(Text(line))
@@ -121,11 +121,11 @@ def print_summary(
 
 def explanation(overall: dict[str, float]) -> list[str]:
     """What the output scores of a run say, in two sentences."""
-    low, high = (overall[f"share_at_least_{threshold:g}"] for threshold in THRESHOLDS)
+    low, high = (overall[f"output_score_at_least_{threshold:g}"] for threshold in THRESHOLDS)
     return [
         "S_out near 1: amplifying the feature makes its own logit-lens tokens the next token; "
         f"below {THRESHOLDS[0]:g}: it hardly steers.",
-        f"Of {overall['scored']:,} features {low:.1%} have S_out >= {THRESHOLDS[0]:g} and "
+        f"Of {overall['output_score_count']:,} features {low:.1%} have S_out >= {THRESHOLDS[0]:g} and "
         f"{high:.1%} have S_out >= {THRESHOLDS[1]:g}; the median is "
         f"{overall['output_score_median']:.3g}.",
     ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from steerlens.errors import unknown
-from steerlens.results import best_features, summarise
+from steerlens.summary import SCORES, best_features, summarise
 from steerlens.text import visible, visible_token, visible_tokens
 
 if TYPE_CHECKING:
@@ -142,14 +142,13 @@ class WandbTracker:
 
     def _log_features(self, frame: pd.DataFrame) -> None:
         self._run.define_metric("by_layer/*", step_metric="layer")
-        scored = frame.loc[frame["output_score"].notna()]
-        scores = {int(str(key)): rows for key, rows in scored.groupby("layer")["output_score"]}
         for statistics in summarise(frame)["layers"]:
             layer = statistics.pop("layer")
             values = {f"by_layer/{key}": number for key, number in statistics.items()}
-            if layer in scores:
-                numbers = scores[layer].to_numpy(dtype=float)
-                values["by_layer/output_score"] = self._wandb.Histogram(numbers, num_bins=50)
+            for column in SCORES:
+                numbers = frame.loc[frame["layer"] == layer, column].dropna().to_numpy(dtype=float)
+                if len(numbers):
+                    values[f"by_layer/{column}"] = self._wandb.Histogram(numbers, num_bins=50)
             self._run.log({"layer": layer, **values})
         best = best_features(frame, TABLE_ROWS)
         table = table_rows(best)

@@ -154,5 +154,5 @@ def test_the_model_has_no_hooks_left(tiny_subject: MakeSubject, corpus: dict[str
 def test_a_longer_context_than_the_models_is_refused(
     tiny_subject: MakeSubject, corpus: dict[str, Any]
 ) -> None:
-    with pytest.raises(SteerlensError, match="context_length=128 is out of range.*2 to 64"):
+    with pytest.raises(SteerlensError, match=r"context_length=128 is out of range.*2 to 64"):
         score_features(tiny_subject(), "input", corpus=corpus, context_length=128)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from steerlens.figures import output_score
+from steerlens.figures import input_output, output_score
 from steerlens.figures.style import look
 from steerlens.files import atomic_write, make_folder
 
@@ -25,6 +25,8 @@ FIGURES_FOLDER = "figures"
 FIGURES: dict[str, Callable[[pd.DataFrame], Figure | None]] = {
     "output_score_by_layer": output_score.by_layer,
     "output_score_distribution": output_score.distribution,
+    "input_output_by_layer": input_output.by_layer,
+    "input_against_output": input_output.against,
 }
 
 

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from steerlens.figures import style
-from steerlens.results import THRESHOLDS, names
+from steerlens.results import names
+from steerlens.summary import THRESHOLDS
 from steerlens.text import visible
 
 if TYPE_CHECKING:
@@ -38,17 +39,19 @@ def by_layer(frame: pd.DataFrame) -> Figure | None:
     span = int(layers.max() - layers.min()) + 1
     figure = style.new_figure(float(np.clip(3 + 0.22 * span, 6.4, 12)), 5.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    _quartiles(top, scores)
+    quartiles(top, scores, f"output score {S_OUT}")
     for threshold, color, marker in MARKS:
         share = [float((values >= threshold).mean()) for values in scores.values()]
         label = f"{S_OUT} ≥ {threshold:g}"
         bottom.plot(layers, share, color=color, marker=marker, label=label)
     bottom.set(xlabel="layer", ylabel="share of features", ylim=(-0.04, 1.04))
     bottom.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _layer_ticks(bottom, layers)
+    layer_ticks(bottom, layers)
     for axes in (top, bottom):
         style.legend_above(axes)
-    style.headline(figure, "Output score by layer", _subtitle(frame, scores))
+    style.headline(
+        figure, "Output score by layer", subtitle(frame.loc[frame["output_score"].notna()])
+    )
     return figure
 
 
@@ -75,7 +78,11 @@ def distribution(frame: pd.DataFrame) -> Figure | None:
     for axes in (left, right):
         _score_axis(axes, start, floored=bool((pooled < FLOOR).any()))
     style.legend_above(left)
-    style.headline(figure, "Distribution of the output score", _subtitle(frame, scores))
+    style.headline(
+        figure,
+        "Distribution of the output score",
+        subtitle(frame.loc[frame["output_score"].notna()]),
+    )
     return figure
 
 
@@ -87,20 +94,20 @@ def _scores(frame: pd.DataFrame) -> Scores:
     }
 
 
-def _quartiles(axes: Axes, scores: Scores) -> None:
+def quartiles(axes: Axes, scores: Scores, label: str) -> None:
     """A line through the medians and a band between the quartiles, on whole layers only."""
     layers = np.array(list(scores))
-    quartiles = np.array([np.quantile(values, (0.25, 0.5, 0.75)) for values in scores.values()])
-    positive = np.maximum(quartiles[quartiles[:, 1] > 0], FLOOR)
+    found = np.array([np.quantile(values, (0.25, 0.5, 0.75)) for values in scores.values()])
+    positive = np.maximum(found[found[:, 1] > 0], FLOOR)
     # Medians from 1e-7 in early layers to 0.5 in late ones would be a flat line and a wall.
     log = positive.size > 0 and positive[:, 1].max() > 100 * positive[:, 1].min()
-    low, middle, high = (np.maximum(quartiles, FLOOR) if log else quartiles).T
+    low, middle, high = (np.maximum(found, FLOOR) if log else found).T
     if len(layers) > 2:
         axes.fill_between(layers, low, high, color=style.BLUE, alpha=0.2, lw=0, label="quartiles")
     else:  # a band through one or two layers would be no band
         axes.vlines(layers, low, high, color=style.BLUE, alpha=0.35, lw=6, label="quartiles")
     axes.plot(layers, middle, color=style.BLUE, marker="o", label="median")
-    axes.set_ylabel(f"output score {S_OUT}")
+    axes.set_ylabel(label)
     if log:
         axes.set_yscale("log")
         axes.set_ylim(10 ** np.floor(np.log10(positive.min())), 1.3)
@@ -111,7 +118,7 @@ def _quartiles(axes: Axes, scores: Scores) -> None:
         axes.set_ylim(-0.03 * top, top)
 
 
-def _layer_ticks(axes: Axes, layers: np.ndarray) -> None:
+def layer_ticks(axes: Axes, layers: np.ndarray) -> None:
     """A tick at every layer that was scored, and as many labels as fit."""
     step = int(np.ceil(len(layers) / 32))
     axes.xaxis.set_major_locator(FixedLocator(layers[::step].tolist()))
@@ -158,14 +165,12 @@ def _score_axis(axes: Axes, start: float, floored: bool) -> None:
     axes.set_xlabel(f"output score {S_OUT}{note}")
 
 
-def _subtitle(frame: pd.DataFrame, scores: Scores) -> str:
-    count = sum(len(values) for values in scores.values())
+def subtitle(frame: pd.DataFrame) -> str:
+    """Model, SAE, layers and number of the features in `frame`."""
+    layers = frame["layer"].drop_duplicates().tolist()
     parts = [_one(names(frame, "model"), "models"), _one(names(frame, "sae"), "SAEs")]
-    if len(scores) == 1:
-        parts.append(f"layer {next(iter(scores))}")
-    else:
-        parts.append(f"{len(scores)} layers")
-    parts.append(f"{count:,} feature{'s' * (count != 1)}")
+    parts.append(f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers")
+    parts.append(f"{len(frame):,} feature{'s' * (len(frame) != 1)}")
     return "  ·  ".join(part for part in parts if part)
 
 

@@ -5,7 +5,9 @@ A method is a module with
 - a first docstring line that says what it measures (shown by `steerlens list scores`);
 - `Config`, a dataclass that extends `ScoreConfig`: the method's settings;
 - `score(subject, features, config, run)`, which returns columns of `features.parquet`, each
-  with one entry per feature, in the order of `features`.
+  with one entry per feature, in the order of `features`. It is called with some of the features
+  at a time, and what it returns is kept: a feature's numbers must not depend on the others.
+- optionally `USES`, which of `seed` and `corpus` of the run its numbers depend on (else both).
 
 Method modules import torch inside `score`, so that listing and checking settings stays fast.
 """
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from steerlens.config.schema import CorpusConfig
 from steerlens.registry import ScoreConfig
+from steerlens.store import Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +55,8 @@ class ScoreRun:
     """The run's corpus."""
     memo: dict[Any, Any] = field(default_factory=dict)
     """What methods on one subject share."""
+    store: Store | None = None
+    """Where finished scores are kept."""
 
 
 class Method(Protocol):

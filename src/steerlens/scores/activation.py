@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from steerlens.subject import Subject
 
 EXAMPLES = 100
+
+USES = ("corpus",)
 
 
 @dataclass
@@ -52,9 +55,12 @@ def score(
 def corpus_activations(
     subject: Subject, run: ScoreRun, context_length: int | None, n_examples: int
 ) -> Activations:
-    """The pass over the run's corpus, made once for all methods that ask for it."""
-    from steerlens.activations import activations
-    from steerlens.corpus import texts
+    """The pass over the run's corpus, made once for all methods and runs that ask for it.
+
+    Always over all features of the SAE: the pass costs the same for one.
+    """
+    from steerlens.activations import activations, read_activations, write_activations
+    from steerlens.corpus import identity, texts
     from steerlens.corpus.pieces import pieces
 
     if run.corpus is None:
@@ -65,14 +71,32 @@ def corpus_activations(
         raise SteerlensError(
             f"context_length={length} is out of range: {subject.lm.name} takes 2 to {n_ctx} tokens."
         )
-    known = run.memo.get(length)
-    if known is None or known.value_FN.shape[1] < n_examples:
-        found = pieces(
+    n_examples = max(n_examples, EXAMPLES)
+    asked = (length, n_examples)
+    if asked in run.memo:
+        return run.memo[asked]
+    finished = part = None
+    if run.store is not None:
+        what = {"corpus": identity(run.corpus, run.store.root.parent), "pass": asked}
+        folder = run.store.folder({**subject.key, **what})
+        finished, part = folder / "activations.safetensors", folder / "begun.safetensors"
+    found = finished and read_activations(finished)
+    if not found:
+        cut = pieces(
             texts(run.corpus), subject.lm.tokenizer, length, subject.bos, run.corpus.n_tokens
         )
         with run.task(run.corpus.n_tokens, f"layer {subject.layer}, corpus", "tokens") as advance:
-            known = activations(
-                subject, found, max(n_examples, EXAMPLES), run.memory_budget, advance
+            found = activations(
+                subject,
+                cut,
+                n_examples,
+                run.memory_budget,
+                advance,
+                begun=read_activations(part) if part else None,
+                keep=functools.partial(write_activations, part) if part else lambda begun: None,
             )
-        run.memo[length] = known
-    return known
+        if finished and part:
+            write_activations(finished, found)
+            part.unlink(missing_ok=True)
+    run.memo[asked] = found
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 SOURCES = ("corpus", "neuronpedia")
 
+USES = ("corpus",)
+
 
 @dataclass
 class Config(ScoreConfig):
@@ -30,6 +33,8 @@ class Config(ScoreConfig):
     """corpus (the `corpus` group), or neuronpedia (files in `path`)."""
     path: str | None = None
     """Folder of Neuronpedia's files."""
+    underscore_is_space: bool = False
+    """Read `_` in Neuronpedia's tokens as a space, as the authors' code does."""
     min_examples: int = 20
     """With fewer sentences there is no score (null). The paper says 20, the authors' code 10."""
     max_examples: int = 100
@@ -67,26 +72,64 @@ def score(
     import torch
 
     from steerlens.logit_lens import logit_lens
-    from steerlens.scores.activation import corpus_activations
 
     features = np.asarray(features, dtype=np.int64)
     ids_F = torch.from_numpy(features)
     lens_FK = logit_lens(subject, ids_F, config.top_k, run.memory_budget).numpy()
-    found = corpus_activations(subject, run, config.context_length, config.max_examples)
-    token_FN = found.token_FN(features)[:, : config.max_examples]
-    rows = [
-        input_scores(tokens[tokens >= 0], own, config.min_examples)
-        for tokens, own in zip(token_FN, lens_FK, strict=True)
-    ]
+    if config.source == "neuronpedia":
+        peaks = _neuronpedia_peaks(subject, features, lens_FK, config)
+    else:
+        peaks = _corpus_peaks(subject, features, lens_FK, config, run)
+    rows = [input_scores(top, own, config.min_examples) for top, own, _ in peaks]
     run.progress(len(features))
     return {
         "input_score": [row[0] for row in rows],
         "input_score_unique": [row[1] for row in rows],
         "input_examples": [row[2] for row in rows],
-        "input_top_examples": [
-            _texts(subject, found, feature, config.show_examples) for feature in features
-        ],
+        "input_top_examples": [texts for _, _, texts in peaks],
     }
+
+
+Peaks = tuple[np.ndarray, np.ndarray, list[str]]
+"""Of one feature: the maximally activated token of each sentence, the feature's own tokens (both
+as ids or both as texts), and a few examples to show."""
+
+
+def _corpus_peaks(
+    subject: Subject, features: np.ndarray, lens_FK: np.ndarray, config: Config, run: ScoreRun
+) -> list[Peaks]:
+    from steerlens.scores.activation import corpus_activations
+
+    found = corpus_activations(subject, run, config.context_length, config.max_examples)
+    token_FN = found.token_FN(features)[:, : config.max_examples]
+    return [
+        (top[top >= 0], own, _texts(subject, found, feature, config.show_examples))
+        for feature, top, own in zip(features, token_FN, lens_FK, strict=True)
+    ]
+
+
+def _neuronpedia_peaks(
+    subject: Subject, features: np.ndarray, lens_FK: np.ndarray, config: Config
+) -> list[Peaks]:
+    from steerlens import neuronpedia
+
+    tokenizer = subject.lm.tokenizer
+    underscore = config.underscore_is_space
+    exported = neuronpedia.read_activations(
+        Path(str(config.path)), subject.layer, features.tolist(), subject.lm.names
+    )
+    peaks = []
+    for feature, own in zip(features.tolist(), lens_FK.tolist(), strict=True):
+        examples = exported.get(feature, [])
+        found = neuronpedia.peaks(examples, tokenizer.bos_token, underscore)[: config.max_examples]
+        # Exports write a token as its text or as the tokenizer's own piece: either will do.
+        texts = [*tokenizer.convert_ids_to_tokens(own), *(tokenizer.decode([one]) for one in own)]
+        names = {neuronpedia.plain_token(str(text), underscore) for text in texts}
+        top = np.array([token for _, token in found], dtype=object)
+        shown = sorted(examples, key=lambda one: -max(one.values, default=0))
+        marked = [neuronpedia.marked(one) for one in shown[: config.show_examples]]
+        peaks.append((top, np.array(sorted(names), dtype=object), marked))
+    return peaks
 
 
 def input_scores(
@@ -99,12 +142,10 @@ def input_scores(
     n = len(top_tokens)
     if n < max(min_examples, 1):
         return None, None, n
-    unique = np.unique(top_tokens)
-    return (
-        float(np.isin(top_tokens, own_tokens).mean()),
-        float(np.isin(unique, own_tokens).mean()),
-        n,
-    )
+    own = set(own_tokens.tolist())
+    hits = [token in own for token in top_tokens.tolist()]
+    unique = set(top_tokens.tolist())
+    return sum(hits) / n, len(unique & own) / len(unique), n
 
 
 def _texts(subject: Subject, found: Any, feature: int, n: int, around: int = 12) -> list[str]:

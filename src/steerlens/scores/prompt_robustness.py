@@ -72,6 +72,8 @@ PROMPTS = (
     "To sum up,",
 )
 
+USES = ()
+
 
 @dataclass
 class Config(ScoreConfig):
@@ -90,7 +92,9 @@ class Config(ScoreConfig):
     def check(self) -> None:
         super().check()
         if len(self.prompts) < 2 or not all(prompt.strip() for prompt in self.prompts):
-            raise SteerlensError("prompts of score prompt_robustness: give two or more, none empty.")
+            raise SteerlensError(
+                "prompts of score prompt_robustness: give two or more, none empty."
+            )
 
 
 def score(
@@ -107,9 +111,7 @@ def score(
         SteerlensError: as `output` does.
     """
     silent = dataclasses.replace(run, progress=lambda done: None)
-    settings = output.Config(
-        factor=config.factor, top_k=config.top_k, keep_error=config.keep_error
-    )
+    settings = output.Config(factor=config.factor, top_k=config.top_k, keep_error=config.keep_error)
     scores_PF = np.stack(
         [
             np.asarray(

@@ -13,6 +13,8 @@ from steerlens.scores import ScoreConfig, ScoreRun
 if TYPE_CHECKING:
     from steerlens.subject import Subject
 
+USES = ("seed",)
+
 
 @dataclass
 class Config(ScoreConfig):

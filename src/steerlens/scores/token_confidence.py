@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from steerlens.subject import Subject
 
+USES = ()
+
 
 @dataclass
 class Config(ScoreConfig):

@@ -13,6 +13,7 @@ import torch
 
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError
+from steerlens.provenance import code_digest
 from steerlens.subject.belonging import check_belongs
 from steerlens.subject.model import LoadedModel, load_model
 from steerlens.subject.sae import SaeSource, load_sae, sae_sources
@@ -40,8 +41,14 @@ class Subject:
     identity: dict[str, Any] = field(default_factory=dict)
     """What was loaded, and how: written to provenance.json."""
 
-    logit_lens_memo: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, repr=False)
-    """(features, token ids) of the last `logit_lens`."""
+    logit_lens_memo: torch.Tensor | None = field(default=None, repr=False)
+    """(F, K) token ids that `logit_lens` has found; -1 where it hasn't been asked."""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Everything that numbers of this subject depend on: two equal keys, equal numbers."""
+        model = {name: what for name, what in self.lm.identity.items() if name != "device"}
+        return {"model": model, "sae": self.identity, "code": code_digest()}
 
     @property
     def layer(self) -> int:

@@ -34,6 +34,8 @@ class LoadedModel:
     """As the model's authors ship it; the bridge's own copy has its BOS behaviour changed."""
     head: Head
     name: str
+    names: tuple[str, ...] = ()
+    """All names by which others may call it, its own first."""
     identity: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -99,6 +101,7 @@ def load_model(config: RunConfig, metadata: SAEMetadata) -> LoadedModel:
         tokenizer=tokenizer,
         head=checked_head(bridge),
         name=entry.name,
+        names=(entry.name, entry.path, *entry.aliases),
         identity={
             **where,
             "architecture": hf_model.config.architectures,

@@ -1,0 +1,128 @@
+"""What a table of features says: `summary.json`, from the table alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steerlens.results import names
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+THRESHOLDS = (0.01, 0.1)
+"""The paper's two lines: below the first a feature hardly steers, from the second on it is an
+output feature."""
+
+HYBRID = 0.1
+"""A hybrid feature has both scores at least this high (paper Section 5)."""
+
+SCORES = ("output_score", "input_score")
+
+RESAMPLES = 10_000
+
+
+def best_features(frame: pd.DataFrame, n: int) -> pd.DataFrame:
+    """The `n` features with the highest output score; ties in the order of layer and feature."""
+    scored = frame.loc[frame["output_score"].notna()]
+    order = ["output_score", "layer", "feature"]
+    return scored.sort_values(order, ascending=[False, True, True]).head(n)
+
+
+def summarise(frame: pd.DataFrame) -> dict[str, Any]:
+    """What `summary.json` says: output scores by layer and overall, and the best features."""
+    layers = {int(str(layer)): rows for layer, rows in frame.groupby("layer", sort=True)}
+    best = best_features(frame, 20)
+    return {
+        "model": _one_or_all(names(frame, "model")),
+        "sae": _one_or_all(names(frame, "sae")),
+        "overall": _statistics(frame),
+        "layers": [{"layer": layer, **_statistics(rows)} for layer, rows in layers.items()],
+        "hybrids": hybrids(frame),
+        "prompt_correlations": prompt_correlations(frame),
+        "best_features": [
+            {
+                "layer": int(row["layer"]),
+                "feature": int(row["feature"]),
+                "output_score": float(row["output_score"]),
+                "output_token": _or_none(row["output_token"]),
+                "logit_lens_tokens": list(_or_none(row["logit_lens_tokens"]) or [])[:5],
+            }
+            for row in best.to_dict("records")
+        ],
+    }
+
+
+def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
+    """Counts, quartiles and shares of both scores; null where nothing was scored."""
+    statistics: dict[str, Any] = {"features": len(frame)}
+    for column in SCORES:
+        scores = frame[column].dropna().to_numpy(dtype=float)
+        quartiles = np.quantile(scores, [0.25, 0.5, 0.75]).tolist() if len(scores) else [None] * 3
+        keys = (f"{column}_q25", f"{column}_median", f"{column}_q75")
+        statistics[f"{column}_count"] = len(scores)
+        statistics |= dict(zip(keys, quartiles, strict=True))
+        for threshold in THRESHOLDS:
+            share = float((scores >= threshold).mean()) if len(scores) else None
+            statistics[f"{column}_at_least_{threshold:g}"] = share
+    examples = frame["input_examples"].dropna()
+    statistics["never_fires"] = int((examples == 0).sum()) if len(examples) else None
+    return statistics
+
+
+def hybrids(frame: pd.DataFrame) -> dict[str, Any] | None:
+    """How often high input and output scores meet in one feature (paper Section 5).
+
+    Of the features with both scores: the share with both >= 0.1, the share that there would be if
+    the two had nothing to do with each other, and the ratio of the shares with its 95 % interval
+    (bootstrap over features). None where no feature has both scores.
+    """
+    both = frame.loc[frame["input_score"].notna() & frame["output_score"].notna()]
+    if both.empty:
+        return None
+    high_in = both["input_score"].to_numpy(dtype=float) >= HYBRID
+    high_out = both["output_score"].to_numpy(dtype=float) >= HYBRID
+    cells = np.array([(a & b).mean() for a in (high_in, ~high_in) for b in (high_out, ~high_out)])
+    share, expected = _hybrid_shares(cells)
+    # Drawing features again is drawing how many fall into each of the four cells.
+    drawn = np.random.default_rng(0).multinomial(len(both), cells, size=RESAMPLES) / len(both)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        again, by_chance = _hybrid_shares(drawn.T)
+        ratios = again / by_chance
+    ratios = ratios[np.isfinite(ratios)]
+    interval = np.quantile(ratios, [0.025, 0.975]).tolist() if len(ratios) else None
+    return {
+        "features": len(both),
+        "input_share": float(high_in.mean()),
+        "output_share": float(high_out.mean()),
+        "hybrid_share": float(share),
+        "hybrid_share_if_independent": float(expected),
+        "ratio": float(share / expected) if expected > 0 else None,
+        "ratio_interval": interval,
+    }
+
+
+def _hybrid_shares(cells: np.ndarray) -> tuple[Any, Any]:
+    """(share of hybrids, the same if independent) from the four cells' shares."""
+    both, only_in, only_out, _ = cells
+    return both, (both + only_in) * (both + only_out)
+
+
+def prompt_correlations(frame: pd.DataFrame) -> list[float] | None:
+    """For every prompt, the correlation of its scores with the mean over prompts (Appendix D)."""
+    by_prompt = frame["output_score_by_prompt"].dropna()
+    if len(by_prompt) < 2:
+        return None
+    scores_FP = np.array(by_prompt.tolist(), dtype=float)
+    mean_F = scores_FP.mean(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return [float(np.corrcoef(column, mean_F)[0, 1]) for column in scores_FP.T]
+
+
+def _one_or_all(found: list[str]) -> str | list[str] | None:
+    return found if len(found) > 1 else found[0] if found else None
+
+
+def _or_none(value: Any) -> Any:
+    return value if isinstance(value, str) or hasattr(value, "__len__") else None
