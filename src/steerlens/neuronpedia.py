@@ -100,6 +100,17 @@ def read_labels(path: Path, model_names: Iterable[str]) -> dict[tuple[int, int],
     return labels
 
 
+def label_columns(
+    labels: Mapping[tuple[int, int], tuple[str, str]], layer: int, features: Iterable[int]
+) -> dict[str, list[str | None]]:
+    """The columns `label` and `neuronpedia_url` of a layer's `features`, null where there is none."""
+    found = [labels.get((layer, feature), (None, None)) for feature in features]
+    return {
+        "label": [one[0] for one in found],
+        "neuronpedia_url": [one[1] or None for one in found],
+    }
+
+
 def layer_of(source: str) -> int | None:
     """The layer in a source's id, e.g. 20 for `20-gemmascope-res-16k`."""
     match = re.match(r"(\d+)(-|$)", source)

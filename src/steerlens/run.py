@@ -17,6 +17,7 @@ from steerlens.config.parse import parse_memory, parse_scores
 from steerlens.config.schema import RunConfig
 from steerlens.figures import FIGURES_FOLDER
 from steerlens.files import write_json, write_text
+from steerlens.neuronpedia import label_columns, read_labels
 from steerlens.plan import print_plan, refuse_if_too_big
 from steerlens.provenance import PROVENANCE_FILE, provenance
 from steerlens.report import REPORT_FILE, write_report
@@ -74,6 +75,8 @@ def _score(config: RunConfig, folder: Path) -> pd.DataFrame:
     from steerlens.subject import load_subjects
 
     methods = parse_scores(config.score)
+    names = (config.model.name, config.model.path, *config.model.aliases)
+    labels = read_labels(Path(config.labels), names) if config.labels else {}
     frames: list[pd.DataFrame] = []
     identities: dict[str, Any] = {"model": None, "saes": {}, "seconds": {}}
     for subject in load_subjects(config):
@@ -89,6 +92,7 @@ def _score(config: RunConfig, folder: Path) -> pd.DataFrame:
                 store=Store(Path(config.paths.cache_dir) / "scores"),
             )
             columns = score_layer(subject, features, methods, config.logit_lens_k, score_run)
+        columns |= label_columns(labels, subject.layer, features)
         frames.append(features_frame(columns))
         identities["model"] = subject.lm.identity
         identities["saes"][subject.layer] = subject.identity

@@ -125,8 +125,8 @@ def explanation(overall: dict[str, float]) -> list[str]:
     return [
         "S_out near 1: amplifying the feature makes its own logit-lens tokens the next token; "
         f"below {THRESHOLDS[0]:g}: it hardly steers.",
-        f"Of {overall['output_score_count']:,} features {low:.1%} have S_out >= {THRESHOLDS[0]:g} and "
-        f"{high:.1%} have S_out >= {THRESHOLDS[1]:g}; the median is "
+        f"Of {overall['output_score_count']:,} features {low:.1%} have S_out >= "
+        f"{THRESHOLDS[0]:g} and {high:.1%} have S_out >= {THRESHOLDS[1]:g}; the median is "
         f"{overall['output_score_median']:.3g}.",
     ]
 

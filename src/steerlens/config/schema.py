@@ -136,6 +136,8 @@ class RunConfig:
     """Hugging Face device map for models larger than one GPU: `auto`, or `{module: device}`."""
     memory_budget: Any = "2GiB"
     """Memory that scoring may use beyond the weights; batch sizes follow from it."""
+    labels: str | None = None
+    """Neuronpedia's explanations of the features: a JSON Lines file or an export folder."""
     logit_lens_k: int = 20
     """Number of logit-lens tokens kept per feature."""
     plan: bool = False

@@ -49,9 +49,7 @@ def by_layer(frame: pd.DataFrame) -> Figure | None:
     layer_ticks(bottom, layers)
     for axes in (top, bottom):
         style.legend_above(axes)
-    style.headline(
-        figure, "Output score by layer", subtitle(frame.loc[frame["output_score"].notna()])
-    )
+    style.headline(figure, "Output score by layer", subtitle(_scored(frame)))
     return figure
 
 
@@ -81,17 +79,20 @@ def distribution(frame: pd.DataFrame) -> Figure | None:
     style.headline(
         figure,
         "Distribution of the output score",
-        subtitle(frame.loc[frame["output_score"].notna()]),
+        subtitle(_scored(frame)),
     )
     return figure
 
 
 def _scores(frame: pd.DataFrame) -> Scores:
-    scored = frame.loc[frame["output_score"].notna()]
     return {
         int(str(layer)): rows.to_numpy(dtype=float)
-        for layer, rows in scored.groupby("layer", sort=True)["output_score"]
+        for layer, rows in _scored(frame).groupby("layer", sort=True)["output_score"]
     }
+
+
+def _scored(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.loc[frame["output_score"].notna()]
 
 
 def quartiles(axes: Axes, scores: Scores, label: str) -> None:

@@ -1,0 +1,68 @@
+"""Token confidence, prompt robustness, random and combined scores against their definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from steerlens import SteerlensError, score_features
+from steerlens.subject import Subject
+from tests.support.naive import naive_output_score, naive_steered_logits
+from tests.support.tiny import D_SAE, D_VOCAB
+
+MakeSubject = Callable[..., Subject]
+PROMPT = "From my experience,"
+PROBES = range(0, D_SAE, 7)
+
+
+@pytest.mark.parametrize("k", [1, 5, D_VOCAB])
+@pytest.mark.parametrize(("kind", "site"), [("gemma2", "resid_post"), ("llama", "mlp_out")])
+def test_token_confidence_equals_one_forward_per_feature(
+    tiny_subject: MakeSubject, kind: str, site: str, k: int
+) -> None:
+    subject = tiny_subject(kind, "topk", site=site)
+    frame = score_features(subject, "token_confidence", PROBES, k=k, memory_budget=60_000)
+
+    def confidence(feature: int, factor: float) -> float:
+        logits, _ = naive_steered_logits(subject, feature, PROMPT, factor)
+        return -float(logits.log_softmax(-1).topk(k).values.mean())
+
+    for feature, delta in zip(PROBES, frame["token_confidence_delta"], strict=True):
+        expected = confidence(feature, 10.0) - confidence(feature, 0.0)
+        assert delta == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_factor_zero_changes_no_confidence(tiny_subject: MakeSubject) -> None:
+    frame = score_features(tiny_subject(), "token_confidence", factor=0.0)
+    assert np.abs(frame["token_confidence_delta"].to_numpy(float)).max() < 1e-5
+
+
+@pytest.mark.parametrize("k", [0, D_VOCAB + 1])
+def test_a_k_beyond_the_vocabulary_is_refused(tiny_subject: MakeSubject, k: int) -> None:
+    with pytest.raises(SteerlensError, match=f"k={k}"):
+        score_features(tiny_subject(), "token_confidence", k=k)
+
+
+def test_prompt_robustness_is_the_output_score_under_every_prompt(
+    tiny_subject: MakeSubject,
+) -> None:
+    subject = tiny_subject()
+    prompts = ["the", "In my experience,", "Note that"]
+    frame = score_features(subject, "prompt_robustness", [3, 11], prompts=prompts)
+    for row in frame.to_dict("records"):
+        scores = [naive_output_score(subject, row["feature"], one, 10.0)[0] for one in prompts]
+        assert list(row["output_score_by_prompt"]) == pytest.approx(scores, rel=1e-4)
+        assert row["output_score_mean"] == pytest.approx(np.mean(scores), rel=1e-4)
+        assert row["output_score_std"] == pytest.approx(np.std(scores), rel=1e-3)
+
+
+def test_random_scores_depend_on_seed_layer_and_feature_alone(tiny_subject: MakeSubject) -> None:
+    subject = tiny_subject()
+    every = score_features(subject, "random", seed=1)["random_score"].to_numpy(float)
+    some = score_features(subject, "random", [40, 3], seed=1)["random_score"].tolist()
+    assert some == [every[40], every[3]]
+    other = score_features(subject, "random", seed=2)["random_score"].to_numpy(float)
+    assert not np.intersect1d(every, other).size
+    assert 0 <= every.min() <= every.max() < 1

@@ -1,0 +1,132 @@
+"""Input scores and labels from Neuronpedia's files, made here."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from steerlens import SteerlensError, score_features
+from steerlens.neuronpedia import Example, label_columns, peaks, read_labels
+from steerlens.subject import Subject
+from tests.support.naive import naive_logit_lens
+
+MakeSubject = Callable[..., Subject]
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def activation(token: str, other: str = "zz") -> dict[str, Any]:
+    return {"tokens": ["<bos>", other, token], "values": [99.0, 0.5, 2.0]}
+
+
+@pytest.fixture
+def subject(tiny_subject: MakeSubject) -> Subject:
+    return tiny_subject()
+
+
+def own_token(subject: Subject, feature: int) -> str:
+    return subject.lm.tokenizer.decode([int(naive_logit_lens(subject, feature, 20)[3])])
+
+
+def score(subject: Subject, path: Path, features: list[int], **settings: Any) -> pd.DataFrame:
+    settings = {"min_examples": 4, **settings}
+    return score_features(
+        subject, "input", features, source="neuronpedia", path=str(path), **settings
+    )
+
+
+@pytest.mark.parametrize("layout", ["one file each", "export", "export per source"])
+def test_scores_count_sentences_and_distinct_tokens(
+    subject: Subject, tmp_path: Path, layout: str
+) -> None:
+    own = own_token(subject, 5)
+    found = [activation(own)] * 3 + [activation("other"), {"tokens": ["a"], "values": [0.0]}]
+    if layout == "one file each":
+        (tmp_path / "2_5.json").write_text(json.dumps({"activations": found}))
+    else:
+        folder = tmp_path / "2-res" if layout == "export per source" else tmp_path
+        rows = [{**row, "index": "5", "layer": "2-res", "modelId": "local"} for row in found]
+        write_jsonl(folder / "activations/batch-0.jsonl.gz", rows[:2])
+        write_jsonl(folder / "activations/batch-1.jsonl.gz", rows[2:])
+    frame = score(subject, tmp_path, [5, 6])
+    row = frame.iloc[0]
+    assert (row["input_examples"], row["input_score"], row["input_score_unique"]) == (4, 0.75, 0.5)
+    assert list(row["input_top_examples"])[0] == f"<bos>zz«{own}»"
+    assert frame.iloc[1]["input_examples"] == 0
+    assert pd.isna(frame.iloc[1]["input_score"])
+
+
+def test_fewer_than_the_minimum_give_no_score(subject: Subject, tmp_path: Path) -> None:
+    (tmp_path / "2_5.json").write_text(json.dumps({"activations": [activation("a")] * 3}))
+    row = score(subject, tmp_path, [5]).iloc[0]
+    assert row["input_examples"] == 3
+    assert pd.isna(row["input_score"])
+
+
+def test_marks_of_tokenizers_are_spaces_and_underscores_where_asked() -> None:
+    examples = [Example(["\u2581a", "b"], np.array([2.0, 1.0])), Example(["_c"], np.array([1.0]))]
+    assert [token for _, token in peaks(examples, None, False)] == [" a", "_c"]
+    assert [token for _, token in peaks(examples, None, True)] == [" a", " c"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"tokens": ["a", "b"], "values": [1.0]}, "2 tokens and 1 values"),
+        ({"tokens": ["a"], "values": [float("nan")]}, "not all numbers"),
+        ({"tokens": ["a"], "values": ["x"]}, "not all numbers"),
+        ({"values": [1.0]}, "without tokens"),
+        ({"tokens": ["a"], "values": [1.0], "modelId": "gpt2-small"}, "of the model gpt2-small"),
+        ({"tokens": ["a"], "values": [1.0], "layer": "7-res"}, "of 7-res, not of layer 2"),
+        ({"tokens": ["a"], "values": [1.0], "index": "x"}, "index is 'x'"),
+    ],
+)
+def test_rows_that_can_not_be_right_are_refused(
+    subject: Subject, tmp_path: Path, row: dict[str, Any], message: str
+) -> None:
+    write_jsonl(tmp_path / "activations/batch-0.jsonl.gz", [{"index": "5", **row}])
+    with pytest.raises(SteerlensError, match=message):
+        score(subject, tmp_path, [5])
+
+
+def test_a_folder_without_files_of_the_layer_is_refused(subject: Subject, tmp_path: Path) -> None:
+    (tmp_path / "3_5.json").write_text("{}")
+    with pytest.raises(SteerlensError, match="has neither 2_FEATURE.json nor"):
+        score(subject, tmp_path, [5])
+    (tmp_path / "2_5.json").write_text("{")
+    with pytest.raises(SteerlensError, match="not valid JSON"):
+        score(subject, tmp_path, [5])
+
+
+def test_a_truncated_export_is_refused(subject: Subject, tmp_path: Path) -> None:
+    file = tmp_path / "activations/batch-0.jsonl.gz"
+    write_jsonl(file, [{"index": "5", **activation("a")}] * 50)
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(SteerlensError, match="truncated"):
+        score(subject, tmp_path, [5])
+
+
+def test_labels_are_nullable_and_of_this_model(tmp_path: Path) -> None:
+    rows = [
+        {"modelId": "m", "layer": "2-res", "index": "5", "description": " planets "},
+        {"modelId": "m", "layer": "2-res", "index": "5", "description": "second"},
+        {"modelId": "m", "layer": "3-res", "index": "6", "description": None},
+    ]
+    write_jsonl(tmp_path / "2-res/explanations/batch-0.jsonl.gz", rows)
+    labels = read_labels(tmp_path, ["m"])
+    columns = label_columns(labels, 2, [5, 6])
+    assert columns["label"] == ["planets", None]
+    assert columns["neuronpedia_url"] == ["https://www.neuronpedia.org/m/2-res/5", None]
+    with pytest.raises(SteerlensError, match="of the model m, not of other"):
+        read_labels(tmp_path, ["other"])
