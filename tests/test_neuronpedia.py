@@ -62,7 +62,7 @@ def test_scores_count_sentences_and_distinct_tokens(
     frame = score(subject, tmp_path, [5, 6])
     row = frame.iloc[0]
     assert (row["input_examples"], row["input_score"], row["input_score_unique"]) == (4, 0.75, 0.5)
-    assert list(row["input_top_examples"])[0] == f"<bos>zz«{own}»"
+    assert next(iter(row["input_top_examples"])) == f"<bos>zz«{own}»"
     assert frame.iloc[1]["input_examples"] == 0
     assert pd.isna(frame.iloc[1]["input_score"])
 
@@ -102,7 +102,7 @@ def test_rows_that_can_not_be_right_are_refused(
 
 def test_a_folder_without_files_of_the_layer_is_refused(subject: Subject, tmp_path: Path) -> None:
     (tmp_path / "3_5.json").write_text("{}")
-    with pytest.raises(SteerlensError, match="has neither 2_FEATURE.json nor"):
+    with pytest.raises(SteerlensError, match=r"has neither 2_FEATURE.json nor"):
         score(subject, tmp_path, [5])
     (tmp_path / "2_5.json").write_text("{")
     with pytest.raises(SteerlensError, match="not valid JSON"):

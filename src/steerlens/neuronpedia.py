@@ -103,11 +103,11 @@ def read_labels(path: Path, model_names: Iterable[str]) -> dict[tuple[int, int],
 def label_columns(
     labels: Mapping[tuple[int, int], tuple[str, str]], layer: int, features: Iterable[int]
 ) -> dict[str, list[str | None]]:
-    """The columns `label` and `neuronpedia_url` of a layer's `features`, null where there is none."""
+    """The columns `label` and `neuronpedia_url` of a layer's `features`, null where unknown."""
     found = [labels.get((layer, feature), (None, None)) for feature in features]
     return {
-        "label": [one[0] for one in found],
-        "neuronpedia_url": [one[1] or None for one in found],
+        "label": [text for text, _ in found],
+        "neuronpedia_url": [address or None for _, address in found],
     }
 
 

@@ -36,7 +36,7 @@ def test_tables_are_read_by_their_column(tmp_path: Path, source: str) -> None:
     else:
         pd.DataFrame({"id": 1, "body": LINES}).to_parquet(file)
     assert list(texts(corpus(source, file, column="body"))) == LINES
-    with pytest.raises(SteerlensError, match="unknown column .*'bdoy'.*'body'"):
+    with pytest.raises(SteerlensError, match=r"unknown column .*'bdoy'.*'body'"):
         list(texts(corpus(source, file, column="bdoy")))
 
 
