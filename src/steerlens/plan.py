@@ -23,7 +23,7 @@ from steerlens.catalog import read_release, releases
 from steerlens.config.check import local_folder
 from steerlens.config.folders import sae_folders, safetensors_header
 from steerlens.config.parse import parse_memory, parse_scores
-from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
+from steerlens.config.schema import CorpusConfig, ModelConfig, RunConfig, SaeConfig
 from steerlens.errors import SteerlensError
 from steerlens.registry import ScoreConfig
 from steerlens.scores import ScoreRun
@@ -119,6 +119,7 @@ def gigabytes(size: float) -> str:
 
 
 CALIBRATION_FEATURES = 128
+CALIBRATION_TOKENS = 4096
 TABLE_BYTES = 1000
 """Of one feature in features.parquet and W&B's table, generously."""
 
@@ -187,10 +188,11 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
     layers = [source.layer for source in sae_sources(config)]
     ends = sorted({layer for layer in (layers[0], layers[-1]) if layer is not None})
     probe = dataclasses.replace(config, layer=ends or config.layer)
-    timed, counts = {}, {}
+    timed, corpus, counts = {}, {}, {}
     for subject in load_subjects(probe):
         features = select_features(config.features, subject.layer, subject.d_sae, config.seed)
         timed[subject.layer] = _seconds_each(subject, features, config, methods)
+        corpus[subject.layer] = _corpus_seconds(subject, config, methods)
         counts = {
             layer: len(select_features(config.features, layer, subject.d_sae, config.seed))
             for layer in (layers if ends else [subject.layer])
@@ -198,7 +200,8 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
         }
     n_features = sum(counts.values())
     each = np.interp(list(counts), list(timed), list(timed.values()))
-    seconds = float(np.dot(each, list(counts.values())))
+    passes = np.interp(list(counts), list(corpus), list(corpus.values()))
+    seconds = float(np.dot(each, list(counts.values())) + passes.sum())
     return [
         ("layers", ", ".join(map(str, counts))),
         ("features", f"{n_features:,}"),
@@ -218,6 +221,7 @@ def _seconds_each(
     """Seconds a feature, timed the second time: the first pays for what happens once."""
     from steerlens.scoring import score_layer
 
+    methods = {name: one for name, one in methods.items() if not _reads_corpus(one)}
     few = features[:CALIBRATION_FEATURES]
     run = ScoreRun(parse_memory(config.memory_budget), config.seed)
     seconds = 0.0
@@ -227,6 +231,35 @@ def _seconds_each(
         score_layer(subject, few, methods, config.logit_lens_k, run)
         seconds = time.perf_counter() - start
     return seconds / len(few)
+
+
+def _reads_corpus(config: ScoreConfig) -> bool:
+    run = ScoreRun(corpus=CorpusConfig(), store=None)
+    return "corpus" in config.depends_on(run)
+
+
+def _corpus_seconds(subject: Any, config: RunConfig, methods: Mapping[str, ScoreConfig]) -> float:
+    """Seconds of one pass over the corpus, timed on its first tokens."""
+    from steerlens.scores.activation import corpus_activations
+
+    if not any(_reads_corpus(one) for one in methods.values()):
+        return 0.0
+    corpus = dataclasses.replace(config.corpus, n_tokens=CALIBRATION_TOKENS)
+    seconds, read = 0.0, 1
+    for _ in range(2):
+        start = time.perf_counter()
+        run = ScoreRun(parse_memory(config.memory_budget), config.seed, corpus=corpus)
+        read = corpus_activations(subject, run, None, 0).n_tokens
+        seconds = time.perf_counter() - start
+    return seconds / read * _corpus_tokens(config.corpus)
+
+
+def _corpus_tokens(corpus: CorpusConfig) -> float:
+    """How many tokens a run will read: at most what it asks for, at about 4 bytes each."""
+    asked = math.inf if corpus.n_tokens is None else corpus.n_tokens
+    if corpus.source in ("embedded", "hub"):
+        return asked
+    return min(asked, Path(str(corpus.path)).stat().st_size / 4)
 
 
 def _model_size(model: ModelConfig) -> float | None:

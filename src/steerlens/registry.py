@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steerlens.errors import SteerlensError, unknown
+
+if TYPE_CHECKING:
+    from steerlens.scores import ScoreRun
 
 GROUP = "steerlens.scores"
 
@@ -34,6 +37,14 @@ class ScoreConfig:
             number = getattr(self, name, None)
             if isinstance(number, int) and number < 1:
                 raise self.refusal(name, "must be at least 1")
+
+    def depends_on(self, run: ScoreRun) -> dict[str, Any]:
+        """What the numbers depend on besides the model, the SAE and these settings.
+
+        Finished scores are found again by it. A method that uses neither the run's seed nor its
+        corpus says so here, so that its scores are found under others, too.
+        """
+        return {"seed": run.seed, "corpus": run.corpus_key()}
 
     def refusal(self, name: str, why: str) -> SteerlensError:
         """The error for setting `name`: `why` goes on after its value."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from steerlens import corpus
 from steerlens.errors import SteerlensError
 from steerlens.logit_lens import logit_lens
 from steerlens.registry import ScoreConfig, load_method
@@ -92,20 +91,14 @@ def _score_block(
 
 
 def score_key(subject: Subject, config: ScoreConfig, run: ScoreRun) -> dict[str, Any]:
-    """Everything that a method's numbers depend on.
-
-    A method's `USES` says whether that includes the run's seed and its corpus; without it, both.
-    """
-    method = load_method(config.method)
-    uses = getattr(method, "USES", ("seed", "corpus"))
-    source = hashlib.sha256(inspect.getsource(method).encode()).hexdigest()
-    key = {**subject.key, "score": dataclasses.asdict(config), "method": source}
-    if "seed" in uses:
-        key["seed"] = run.seed
-    if "corpus" in uses and run.corpus and run.store:
-        key["corpus"] = corpus.identity(run.corpus, run.store.root.parent)
-        key["context_length"] = run.corpus.context_length
-    return key
+    """Everything that a method's numbers depend on."""
+    source = inspect.getsource(load_method(config.method))
+    return {
+        **subject.key,
+        **config.depends_on(run),
+        "score": dataclasses.asdict(config),
+        "method": hashlib.sha256(source.encode()).hexdigest(),
+    }
 
 
 def decode_tokens(subject: Subject, token_ids_FK: torch.Tensor) -> list[list[str]]:

@@ -7,7 +7,6 @@ A method is a module with
 - `score(subject, features, config, run)`, which returns columns of `features.parquet`, each
   with one entry per feature, in the order of `features`. It is called with some of the features
   at a time, and what it returns is kept: a feature's numbers must not depend on the others.
-- optionally `USES`, which of `seed` and `corpus` of the run its numbers depend on (else both).
 
 Method modules import torch inside `score`, so that listing and checking settings stays fast.
 """
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from steerlens.config.schema import CorpusConfig
+from steerlens.corpus import identity
 from steerlens.registry import ScoreConfig
 from steerlens.store import Store
 
@@ -57,6 +57,13 @@ class ScoreRun:
     """What methods on one subject share."""
     store: Store | None = None
     """Where finished scores are kept."""
+
+    def corpus_key(self) -> dict[str, Any] | None:
+        """What the corpus is, for the store."""
+        if self.corpus is None or self.store is None:
+            return None
+        what = identity(self.corpus, self.store.root)
+        return {**what, "context_length": self.corpus.context_length}
 
 
 class Method(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 EXAMPLES = 100
 
-USES = ("corpus",)
-
 
 @dataclass
 class Config(ScoreConfig):
@@ -28,6 +26,9 @@ class Config(ScoreConfig):
     method: str = "activation"
     context_length: int | None = None
     """Tokens in a piece of text at most; null = corpus.context_length."""
+
+    def depends_on(self, run: ScoreRun) -> dict[str, Any]:
+        return {"corpus": run.corpus_key()}
 
 
 def score(
@@ -60,7 +61,7 @@ def corpus_activations(
     Always over all features of the SAE: the pass costs the same for one.
     """
     from steerlens.activations import activations, read_activations, write_activations
-    from steerlens.corpus import identity, texts
+    from steerlens.corpus import texts
     from steerlens.corpus.pieces import pieces
 
     if run.corpus is None:
@@ -77,8 +78,7 @@ def corpus_activations(
         return run.memo[asked]
     finished = part = None
     if run.store is not None:
-        what = {"corpus": identity(run.corpus, run.store.root.parent), "pass": asked}
-        folder = run.store.folder({**subject.key, **what})
+        folder = run.store.folder({**subject.key, "corpus": run.corpus_key(), "pass": asked})
         finished, part = folder / "activations.safetensors", folder / "begun.safetensors"
     found = finished and read_activations(finished)
     if not found:

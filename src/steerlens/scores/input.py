@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 SOURCES = ("corpus", "neuronpedia")
 
-USES = ("corpus",)
-
 
 @dataclass
 class Config(ScoreConfig):
@@ -54,6 +52,13 @@ class Config(ScoreConfig):
             raise unknown("source of score input", self.source, SOURCES)
         if self.source == "neuronpedia" and not self.path:
             raise SteerlensError("score.source=neuronpedia needs score.path=DIR.")
+
+    def depends_on(self, run: ScoreRun) -> dict[str, Any]:
+        if self.source == "corpus":
+            return {"corpus": run.corpus_key()}
+        files = sorted(file for file in Path(str(self.path)).rglob("*.json*") if file.is_file())
+        stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return {"files": stats}
 
 
 def score(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -72,8 +72,6 @@ PROMPTS = (
     "To sum up,",
 )
 
-USES = ()
-
 
 @dataclass
 class Config(ScoreConfig):
@@ -95,6 +93,9 @@ class Config(ScoreConfig):
             raise SteerlensError(
                 "prompts of score prompt_robustness: give two or more, none empty."
             )
+
+    def depends_on(self, run: ScoreRun) -> dict[str, Any]:
+        return {}
 
 
 def score(

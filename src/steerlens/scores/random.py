@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,14 +13,15 @@ from steerlens.scores import ScoreConfig, ScoreRun
 if TYPE_CHECKING:
     from steerlens.subject import Subject
 
-USES = ("seed",)
-
 
 @dataclass
 class Config(ScoreConfig):
     """Settings of the random score."""
 
     method: str = "random"
+
+    def depends_on(self, run: ScoreRun) -> dict[str, Any]:
+        return {"seed": run.seed}
 
 
 def score(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import torch
 
     from steerlens.subject import Subject
-
-USES = ()
 
 
 @dataclass
@@ -36,6 +34,9 @@ class Config(ScoreConfig):
     """Number of most probable tokens; with 1 a sharper distribution scores lower, not higher."""
     keep_error: bool = True
     """Keep the SAE's reconstruction error."""
+
+    def depends_on(self, run: ScoreRun) -> dict[str, Any]:
+        return {}
 
 
 def score(
