@@ -13,24 +13,24 @@ unembedding, and, where it is said, the logit lens.
 from __future__ import annotations
 
 import argparse
-import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from scipy.stats import spearmanr
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
+from transformers import Gemma2Config
 
+from experiments.benchmarks.random_subject import (
+    GEMMA_2_2B,
+    random_model,
+    random_sae,
+    random_subject,
+    seconds,
+)
 from steerlens.scores import ScoreRun
 from steerlens.scores.output import Config, score
-from steerlens.subject import LoadedModel, Subject
-from steerlens.subject.head import checked_head
+from steerlens.subject import LoadedModel
 from tests.support.naive import naive_output_score
-from tests.support.tiny import save_tokenizer
 
-GEMMA_2_2B = Gemma2Config()  # the defaults are its shapes
 PROMPT = "From my experience,"
 
 
@@ -55,65 +55,6 @@ def shapes_above(config: Gemma2Config, layer: int) -> Shapes:
     return Shapes(block * (config.num_hidden_layers - 1 - layer), (D, config.vocab_size))
 
 
-def random_model(config: Gemma2Config, device: str) -> LoadedModel:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    torch.manual_seed(0)
-    hf_model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").to(device)
-    # Logits that spread like a trained model's (deviation 3) instead of nearly equal ones.
-    embedding = hf_model.get_input_embeddings().weight.data
-    embedding *= 3 / config.hidden_size**0.5 / embedding[:1000].std()
-    folder = Path(tempfile.mkdtemp())
-    save_tokenizer(folder)
-    bridge = TransformerBridge.boot_transformers(
-        str(folder), hf_model=hf_model.eval(), device=device
-    )
-    for parameter in hf_model.parameters():
-        parameter.requires_grad_(False)
-    return LoadedModel(
-        bridge, AutoTokenizer.from_pretrained(folder), checked_head(bridge), "random"
-    )
-
-
-def random_sae(lm: LoadedModel, d_sae: int) -> Any:
-    """A JumpReLU SAE with unit decoder rows.
-
-    Each row points toward one token's unembedding, with a cosine between 0 and 0.6: the output
-    scores then spread over orders of magnitude, as those of trained SAEs do.
-    """
-    from sae_lens import SAE
-
-    sae = SAE.from_dict(
-        {
-            "architecture": "jumprelu",
-            "d_in": lm.d_model,
-            "d_sae": d_sae,
-            "device": str(lm.device),
-            "apply_b_dec_to_input": False,
-            "metadata": {"prepend_bos": True},
-        }
-    ).requires_grad_(False)
-
-    def unit(rows: torch.Tensor) -> torch.Tensor:
-        return rows / rows.norm(dim=-1, keepdim=True)
-
-    tokens = torch.randint(lm.head.d_vocab, (d_sae,))
-    cosine = 0.6 * torch.rand(d_sae, 1, device=lm.device)
-    toward = unit(lm.head.weight[tokens.to(lm.device)])
-    away = unit(torch.randn_like(toward))
-    sae.W_dec.data.copy_(unit(cosine * toward + (1 - cosine**2).sqrt() * away))
-    sae.W_enc.data.copy_(sae.W_dec.data.T)
-    return sae
-
-
-def seconds(action: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    action()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def matmul_rate(shapes: Shapes, rows: int, like: torch.Tensor) -> float:
     """FLOP/s of plain products (rows, D) x (D, M) with exactly the weights' shapes."""
     total = 0.0
@@ -128,7 +69,7 @@ def matmul_rate(shapes: Shapes, rows: int, like: torch.Tensor) -> float:
 
 def measure(lm: LoadedModel, sae: Any, layer: int, n: int, loops: int) -> tuple[Any, float]:
     """Prints one row of the table; returns the scores and features per second."""
-    subject = Subject(lm, sae, "random", layer, f"blocks.{layer}.hook_resid_post", True)
+    subject = random_subject(lm, sae, layer)
     features, config, run = torch.arange(n).numpy(), Config(prompt=PROMPT), ScoreRun()
     hf_model: Any = lm.bridge.original_model
     shapes = shapes_above(hf_model.config, layer)

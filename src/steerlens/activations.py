@@ -141,7 +141,9 @@ class _Tally:
     def add(self, group: list[int], rows: slice) -> None:
         """Runs some of the pieces that `group` has the indices of, all at once."""
         indices = group[rows]
-        feature_acts, mask_BL = _encode(self.subject, [self.pieces[index] for index in indices])
+        feature_acts, mask_BL = encode_pieces(
+            self.subject, [self.pieces[index] for index in indices]
+        )
         feature_acts, mask_BL = feature_acts[:, self.skip :], mask_BL[:, self.skip :]
         if not mask_BL.all():
             feature_acts = feature_acts * mask_BL[..., None]
@@ -230,7 +232,7 @@ def _of_similar_length(
         order = order[size:]
 
 
-def _encode(subject: Subject, pieces: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_pieces(subject: Subject, pieces: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
     """Feature activations (B, L, F) of padded pieces, and which positions are real (B, L).
 
     Padding stands after the text, where a causal model can't see it.

@@ -1,0 +1,83 @@
+"""Time and memory of scoring as the number of features and the vocabulary grow.
+
+    python -m experiments.benchmarks.scale
+
+One block with random weights at Gemma-2-9B's width, so that the dictionary and the vocabulary are
+what counts. For each size it prints seconds a feature and how far the process grew beyond the
+weights, each in a process of its own: the growth must stay within `memory_budget`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import torch
+from transformers import Gemma2Config
+
+from experiments.benchmarks.random_subject import random_model, random_sae, random_subject, seconds
+from steerlens.activations import activations
+from steerlens.scores import ScoreRun
+from steerlens.scores.output import Config, score
+
+SIZES = ((1_024, 8_192), (16_384, 8_192), (16_384, 65_536), (131_072, 65_536), (131_072, 256_000))
+
+
+def peak() -> int:
+    """Bytes of memory that this process has had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def one(d_sae: int, d_vocab: int, d_model: int, n: int, budget: int) -> None:
+    config = Gemma2Config(
+        num_hidden_layers=2,
+        vocab_size=d_vocab,
+        hidden_size=d_model,
+        intermediate_size=4 * d_model,
+    )
+    lm = random_model(config, "cpu")
+    subject = random_subject(lm, random_sae(lm, d_sae), 0)
+    run = ScoreRun(memory_budget=budget)
+    before = peak()
+    few, many = np.arange(n // 4), np.arange(n)
+    score(subject, few[:8], Config(), run)
+    subject.logit_lens_memo = None
+    short = seconds(lambda: score(subject, few, Config(), run))
+    subject.logit_lens_memo = None
+    long = seconds(lambda: score(subject, many, Config(), run))
+    after_output = peak() - before
+    draw = np.random.default_rng(0)
+    pieces = [draw.integers(0, 200, 64).astype(np.int32) for _ in range(64)]
+    reading = seconds(lambda: activations(subject, pieces, 100, budget, lambda done: None))
+    print(
+        f"{d_sae:>8,}{d_vocab:>9,}{short / len(few) * 1e3:>12.2f}{long / n * 1e3:>12.2f}"
+        f"{after_output / 2**30:>12.2f}{64 * 63 / reading:>14,.0f}{(peak() - before) / 2**30:>10.2f}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time and memory as sizes grow.")
+    parser.add_argument("--features", type=int, default=512, help="the slice that is scored")
+    parser.add_argument("--d-model", type=int, default=3584)
+    parser.add_argument("--budget", type=float, default=2.0, help="memory_budget in GiB")
+    parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        one(*args.one, args.d_model, args.features, int(args.budget * 2**30))
+        return
+    print(f"threads {torch.get_num_threads()}, memory_budget {args.budget:g} GiB, float32")
+    print(
+        "   d_sae  d_vocab  ms/feature  4x as many  output GiB  corpus tok/s  both GiB", flush=True
+    )
+    own = [sys.executable, "-m", "experiments.benchmarks.scale"]
+    for size in SIZES:
+        settings = ["--d-model", args.d_model, "--features", args.features, "--budget", args.budget]
+        subprocess.run([*own, *map(str, settings), "--one", *map(str, size)], check=True)
+
+
+if __name__ == "__main__":
+    main()
