@@ -141,9 +141,7 @@ class _Tally:
     def add(self, group: list[int], rows: slice) -> None:
         """Runs some of the pieces that `group` has the indices of, all at once."""
         indices = group[rows]
-        feature_acts, mask_BL = encode_pieces(
-            self.subject, [self.pieces[index] for index in indices]
-        )
+        feature_acts, mask_BL = encode_pieces(self.subject, [self.pieces[i] for i in indices])
         feature_acts, mask_BL = feature_acts[:, self.skip :], mask_BL[:, self.skip :]
         if not mask_BL.all():
             feature_acts = feature_acts * mask_BL[..., None]
