@@ -27,7 +27,7 @@ SIZES = ((1_024, 8_192), (16_384, 8_192), (16_384, 65_536), (131_072, 65_536), (
 
 
 def status(field: str) -> int:
-    """Bytes of memory of this process, now (VmRSS) or at most since `forget_peak` (VmHWM); Linux."""
+    """Bytes of memory of this process (Linux): VmRSS now, VmHWM at most since `forget_peak`."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 

@@ -14,7 +14,7 @@ from steerlens.results import (
     read_features,
 )
 from steerlens.status import STATUS_FILE
-from steerlens.summary import THRESHOLDS, best_features, summarise
+from steerlens.summary import THRESHOLDS, best_features, explanation, summarise
 from steerlens.text import markdown, visible, visible_token, visible_tokens
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ def report_text(
             "## By layer",
             _layer_table([*summary["layers"], {"layer": "all", **overall}]),
             "## Best output features",
-            "S_out near 1: amplifying the feature makes its own logit-lens tokens the next token; "
-            f"below {THRESHOLDS[0]:g}: it hardly steers.",
+            " ".join(explanation(summary)),
             _best_table(best_features(frame, BEST_ROWS)),
         ]
     return "\n\n".join(parts) + "\n"
@@ -135,12 +134,18 @@ def _best_table(best: pd.DataFrame) -> str:
             str(row["layer"]),
             str(row["feature"]),
             f"{row['output_score']:.4f}",
+            f"{row['input_score']:.2f}" if isinstance(row["input_score"], float) else "-",
             markdown(visible_token(row["output_token"])),
             markdown(visible_tokens(row["logit_lens_tokens"], 8)),
+            markdown(visible(_first(row["input_top_examples"]))),
         ]
         for row in best.to_dict("records")
     ]
-    return _table(["layer", "feature", "S_out", "token", "logit lens"], rows)
+    return _table(["layer", "feature", "S_out", "S_in", "token", "logit lens", "fires on"], rows)
+
+
+def _first(texts: Any) -> str:
+    return next(iter(texts), "") if hasattr(texts, "__len__") else ""
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

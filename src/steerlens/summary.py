@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,6 +70,28 @@ def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
     examples = frame["input_examples"].dropna()
     statistics["never_fires"] = int((examples == 0).sum()) if len(examples) else None
     return statistics
+
+
+def explanation(summary: Mapping[str, Any]) -> list[str]:
+    """What the scores of a run say, in a few sentences."""
+    overall = summary["overall"]
+    low, high = (overall[f"output_score_at_least_{threshold:g}"] for threshold in THRESHOLDS)
+    lines = [
+        "S_out near 1: amplifying the feature makes its own logit-lens tokens the next token; "
+        f"below {THRESHOLDS[0]:g}: it hardly steers.",
+        f"Of {overall['output_score_count']:,} features {low:.1%} have S_out >= "
+        f"{THRESHOLDS[0]:g} and {high:.1%} have S_out >= {THRESHOLDS[1]:g}; the median is "
+        f"{overall['output_score_median']:.3g}.",
+    ]
+    if found := summary["hybrids"]:
+        lines.append(
+            f"S_in and S_out are both at least {HYBRID:g} in {found['hybrid_share']:.1%} of the "
+            f"{found['features']:,} features with both; it would be "
+            f"{found['hybrid_share_if_independent']:.1%} if they were independent."
+        )
+    if overall["never_fires"]:
+        lines.append(f"{overall['never_fires']:,} features never fire on the corpus.")
+    return lines
 
 
 def hybrids(frame: pd.DataFrame) -> dict[str, Any] | None:

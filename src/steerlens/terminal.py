@@ -26,7 +26,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from steerlens.summary import THRESHOLDS, best_features, summarise
+from steerlens.summary import best_features, explanation, summarise
 from steerlens.text import visible, visible_token, visible_tokens
 
 if TYPE_CHECKING:
@@ -108,10 +108,11 @@ def print_summary(
 ) -> None:
     """Print the best output features, what their numbers mean, and where the files are."""
     console = console or _console(sys.stdout)
-    overall = summarise(frame)["overall"]
+    summary = summarise(frame)
+    overall = summary["overall"]
     if overall["output_score_count"]:
         console.print(_best_table(frame, rows, console.width))
-        for line in explanation(overall):
+        for line in explanation(summary):
             console.print(Text(line))
     else:
         features = f"{overall['features']:,} feature{'s' * (overall['features'] != 1)}"
@@ -119,25 +120,14 @@ def print_summary(
     console.print(Text(f"Results: {visible(str(folder))}"), soft_wrap=True)
 
 
-def explanation(overall: dict[str, float]) -> list[str]:
-    """What the output scores of a run say, in two sentences."""
-    low, high = (overall[f"output_score_at_least_{threshold:g}"] for threshold in THRESHOLDS)
-    return [
-        "S_out near 1: amplifying the feature makes its own logit-lens tokens the next token; "
-        f"below {THRESHOLDS[0]:g}: it hardly steers.",
-        f"Of {overall['output_score_count']:,} features {low:.1%} have S_out >= "
-        f"{THRESHOLDS[0]:g} and {high:.1%} have S_out >= {THRESHOLDS[1]:g}; the median is "
-        f"{overall['output_score_median']:.3g}.",
-    ]
-
-
 def _best_table(frame: pd.DataFrame, rows: int, width: int) -> Table:
-    header = ("layer", "feature", "S_out", "rank", "p", "token", "logit lens")
+    header = ("layer", "feature", "S_out", "S_in", "rank", "p", "token", "logit lens")
     cells = [
         (
             str(row["layer"]),
             str(row["feature"]),
             _number(row["output_score"], ".4f"),
+            _number(row["input_score"], ".2f"),
             _number(row["output_rank"], ",.0f"),
             _number(row["output_probability"], ".4f"),
             _cut(visible_token(row["output_token"]), 14),
@@ -152,7 +142,7 @@ def _best_table(frame: pd.DataFrame, rows: int, width: int) -> Table:
     style = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
     table = Table(title="Best output features", title_justify="left", **style)
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i < 5 else "left", no_wrap=True)
+        table.add_column(name, justify="right" if i < 6 else "left", no_wrap=True)
     for row in cells:
         # Text, not str: rich would read a token such as [red] as markup.
         table.add_row(*(Text(cell) for cell in row[:-1]), Text(_cut(row[-1], rest)))

@@ -173,10 +173,14 @@ class WandbTracker:
         self._run.finish(exit_code=int(failed))
 
 
+NOT_SHOWN = ("logit_lens_token_ids", "output_score_by_prompt")
+"""Columns that nobody reads in a table."""
+
+
 def table_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows for W&B: the columns that are filled, with tokens as they can be shown."""
     filled = frame.columns[frame.notna().any().tolist()]
-    names = [name for name in filled if name != "logit_lens_token_ids"]
+    names = [name for name in filled if name not in NOT_SHOWN]
     return [
         {name: _cell(name, row[name]) for name in names}
         for row in frame.loc[:, names].to_dict("records")
