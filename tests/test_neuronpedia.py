@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from steerlens import SteerlensError, score_features
-from steerlens.neuronpedia import Example, label_columns, peaks, read_labels
+from steerlens.neuronpedia import Example, label_columns, peak, read_labels
 from steerlens.subject import Subject
 from tests.support.naive import naive_logit_lens
 
@@ -76,8 +76,8 @@ def test_fewer_than_the_minimum_give_no_score(subject: Subject, tmp_path: Path) 
 
 def test_marks_of_tokenizers_are_spaces_and_underscores_where_asked() -> None:
     examples = [Example(["\u2581a", "b"], np.array([2.0, 1.0])), Example(["_c"], np.array([1.0]))]
-    assert [token for _, token in peaks(examples, None, False)] == [" a", "_c"]
-    assert [token for _, token in peaks(examples, None, True)] == [" a", " c"]
+    assert [peak(one) for one in examples] == [" a", "_c"]
+    assert [peak(one, underscore_is_space=True) for one in examples] == [" a", " c"]
 
 
 @pytest.mark.parametrize(

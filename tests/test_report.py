@@ -45,7 +45,7 @@ def test_tokens_cannot_break_the_report(tmp_path: Path) -> None:
     assert "\x1b" not in text
     assert "<b>" not in text
     rows = text.partition("## Best output features")[2].splitlines()
-    assert {row.count("|") for row in rows if row.startswith("|")} == {6}
+    assert {row.count("|") for row in rows if row.startswith("|")} == {8}
     assert "[bold␣red]x[/]" in html.unescape(text)
 
 

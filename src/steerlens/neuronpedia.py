@@ -51,9 +51,15 @@ def activation_files(folder: Path, layer: int) -> tuple[list[Path], bool]:
 
 
 def read_activations(
-    folder: Path, layer: int, features: Iterable[int], model_names: Iterable[str]
+    folder: Path,
+    layer: int,
+    features: Iterable[int],
+    model_names: Iterable[str],
+    bos: str | None = None,
 ) -> dict[int, list[Example]]:
     """The examples of `features`; a feature that has no file or no row isn't in the answer.
+
+    What a feature does on the token `bos` counts as 0.
 
     Refuses an export of another model or layer, and rows that can't be what they say.
     """
@@ -65,14 +71,14 @@ def read_activations(
             match = re.fullmatch(rf"{layer}_(\d+)", file.stem)
             if match and int(match[1]) in wanted:
                 rows = _object(_load(file.read_text(encoding="utf-8"), file), file)
-                found[int(match[1])] = [_example(row, file) for row in _list(rows, file)]
+                found[int(match[1])] = [_example(row, file, bos) for row in _list(rows, file)]
         return found
     for file in files:
         for row in jsonl(file):
             refuse_other(row, layer, model_names, file)
             feature = _integer(row.get("index"), file)
             if feature in wanted:
-                found.setdefault(feature, []).append(_example(row, file))
+                found.setdefault(feature, []).append(_example(row, file, bos))
     return found
 
 
@@ -141,19 +147,15 @@ def refuse_other(
         raise SteerlensError(f"{file} is of {source}, not of layer {layer}.")
 
 
-def peaks(
-    examples: Iterable[Example], bos: str | None, underscore_is_space: bool
-) -> list[tuple[float, str]]:
-    """(activation, token) of each example's maximally activated token, BOS left out, falling."""
-    found = []
-    for example in examples:
-        values = example.values.copy()
-        if bos is not None:
-            values[[token == bos for token in example.tokens]] = 0
-        if len(values) and values.max() > 0:
-            at = int(values.argmax())
-            found.append((float(values[at]), plain_token(example.tokens[at], underscore_is_space)))
-    return sorted(found, key=lambda peak: -peak[0])
+def firing(examples: Iterable[Example]) -> list[Example]:
+    """Those on which the feature fires at all, the largest activation first."""
+    found = [example for example in examples if max(example.values, default=0) > 0]
+    return sorted(found, key=lambda example: -example.values.max())
+
+
+def peak(example: Example, underscore_is_space: bool = False) -> str:
+    """The maximally activated token."""
+    return plain_token(example.tokens[int(example.values.argmax())], underscore_is_space)
 
 
 def marked(example: Example, around: int = 12) -> str:
@@ -170,7 +172,7 @@ def plain_token(token: str, underscore_is_space: bool = False) -> str:
     return token.replace("_", " ") if underscore_is_space else token
 
 
-def _example(row: Any, file: Path) -> Example:
+def _example(row: Any, file: Path, bos: str | None) -> Example:
     tokens, values = _object(row, file).get("tokens"), row.get("values")
     if not isinstance(tokens, list) or not isinstance(values, list):
         raise SteerlensError(f"{file} has an activation without tokens and values.")
@@ -184,6 +186,7 @@ def _example(row: Any, file: Path) -> Example:
         numbers = np.array([np.nan])
     if not np.isfinite(numbers).all():
         raise SteerlensError(f"{file} has an activation whose values are not all numbers.")
+    numbers[[token == bos for token in tokens]] = 0
     return Example([str(token) for token in tokens], numbers)
 
 

@@ -121,18 +121,20 @@ def _neuronpedia_peaks(
     tokenizer = subject.lm.tokenizer
     underscore = config.underscore_is_space
     exported = neuronpedia.read_activations(
-        Path(str(config.path)), subject.layer, features.tolist(), subject.lm.names
+        Path(str(config.path)),
+        subject.layer,
+        features.tolist(),
+        subject.lm.names,
+        tokenizer.bos_token,
     )
     peaks = []
     for feature, own in zip(features.tolist(), lens_FK.tolist(), strict=True):
-        examples = exported.get(feature, [])
-        found = neuronpedia.peaks(examples, tokenizer.bos_token, underscore)[: config.max_examples]
+        found = neuronpedia.firing(exported.get(feature, []))[: config.max_examples]
         # Exports write a token as its text or as the tokenizer's own piece: either will do.
         texts = [*tokenizer.convert_ids_to_tokens(own), *(tokenizer.decode([one]) for one in own)]
         names = {neuronpedia.plain_token(str(text), underscore) for text in texts}
-        top = np.array([token for _, token in found], dtype=object)
-        shown = sorted(examples, key=lambda one: -max(one.values, default=0))
-        marked = [neuronpedia.marked(one) for one in shown[: config.show_examples]]
+        top = np.array([neuronpedia.peak(one, underscore) for one in found], dtype=object)
+        marked = [neuronpedia.marked(one) for one in found[: config.show_examples]]
         peaks.append((top, np.array(sorted(names), dtype=object), marked))
     return peaks
 
