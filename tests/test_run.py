@@ -233,3 +233,67 @@ def test_a_multirun_gives_each_job_a_folder_and_goes_on_after_a_failure(
     assert done.returncode == 0, done.stderr
     layers = [set(read_features(tmp_path / "sweep" / job)["layer"]) for job in ("0", "1")]
     assert layers == [{1}, {3}]
+
+
+def test_input_scores_come_from_a_text_file(
+    steerlens: Run, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"the w{20 + i % 30} Note that w{i + 60}" for i in range(90)))
+    words = ["score=input", "corpus=text", f"corpus.path={text}", "layer=3"]
+    done = steerlens(
+        *words, "score.min_examples=5", "score.max_examples=30", "score.context_length=16"
+    )
+    assert done.returncode == 0, done.stderr
+    frame = read_features(folders["out"])
+    assert frame["input_examples"].max() == 30
+    few = frame["input_examples"] < 5
+    assert (frame["input_score"].isna() == few).all()
+    assert (frame["input_score_unique"].isna() == few).all()
+    assert frame["output_score"].isna().all()
+    provenance = json.loads((folders["out"] / "provenance.json").read_text())
+    assert provenance["corpus"]["tokens_read"] == 90 * 5
+    assert provenance["corpus"]["file"] == "text.txt"
+    asked = steerlens(*words, "corpus.n_tokens=1000")
+    assert "has 450 tokens, fewer than corpus.n_tokens=1,000" in asked.stderr
+
+
+def test_all_scores_at_once_draw_both_scores(
+    steerlens: Run, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"the w{20 + i % 30} Note that w{i + 60}" for i in range(90)))
+    done = steerlens("score=all", "corpus=text", f"corpus.path={text}", "score.input.top_k=60")
+    assert done.returncode == 0, done.stderr
+    frame = read_features(folders["out"])
+    for column in ("output_score", "token_confidence_delta", "max_activation", "random_score"):
+        assert frame[column].notna().all()
+    assert (folders["out"] / "figures" / "input_against_output.png").is_file()
+    assert (folders["out"] / "figures" / "input_output_by_layer.pdf").is_file()
+    summary = json.loads((folders["out"] / "summary.json").read_text())
+    assert summary["hybrids"]["features"] == frame["input_score"].notna().sum() > 10
+    assert "if they were independent" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["corpus.path=nowhere.txt"], "there is no file nowhere.txt"),
+        (["corpus.path=empty.txt"], "has no text in it"),
+        (["corpus=jsonl", "corpus.path=rows.jsonl"], "unknown column"),
+        (["corpus=jsonl", "corpus.path=rows.jsonl", "corpus.column=bdoy"], "did you mean 'body'"),
+        (["corpus.path=rows.jsonl", "score.min_examples=0"], "min_examples=0 of score input"),
+        (["corpus.path=rows.jsonl", "score.context_length=65"], "takes 2 to 64 tokens"),
+        (["corpus.path=rows.jsonl", "corpus.n_tokens=0"], "corpus.n_tokens=0"),
+        (["score.source=neuronpedia"], "needs score.path=DIR"),
+        (["score.source=neuronpedia", "score.path=nowhere"], "there is no folder nowhere"),
+    ],
+)
+def test_a_corpus_that_can_not_be_read_is_told_in_one_sentence(
+    steerlens: Run, tmp_path: Path, words: list[str], message: str
+) -> None:
+    (tmp_path / "empty.txt").write_text("\n\n")
+    (tmp_path / "rows.jsonl").write_text('{"body": "the"}\n')
+    source = [] if "corpus=jsonl" in words else ["corpus=text"]
+    path = [] if any("corpus.path" in word for word in words) else ["corpus.path=rows.jsonl"]
+    assert_refused(steerlens("score=input", *source, *path, *words, "layer=3"), message)

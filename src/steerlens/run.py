@@ -71,6 +71,7 @@ def _clear(folder: Path) -> None:
 
 def _score(config: RunConfig, folder: Path) -> pd.DataFrame:
     """The table of all layers; each finished layer is written at once."""
+    from steerlens.scores.activation import corpus_facts
     from steerlens.scoring import score_layer
     from steerlens.subject import load_subjects
 
@@ -78,7 +79,12 @@ def _score(config: RunConfig, folder: Path) -> pd.DataFrame:
     names = (config.model.name, config.model.path, *config.model.aliases)
     labels = read_labels(Path(config.labels), names) if config.labels else {}
     frames: list[pd.DataFrame] = []
-    identities: dict[str, Any] = {"model": None, "saes": {}, "seconds": {}}
+    identities: dict[str, Any] = {
+        "model": None,
+        "saes": {},
+        "corpus": None,
+        "seconds": {},
+    }
     for subject in load_subjects(config):
         features = select_features(config.features, subject.layer, subject.d_sae, config.seed)
         start = time.perf_counter()
@@ -96,6 +102,7 @@ def _score(config: RunConfig, folder: Path) -> pd.DataFrame:
         frames.append(features_frame(columns))
         identities["model"] = subject.lm.identity
         identities["saes"][subject.layer] = subject.identity
+        identities["corpus"] = corpus_facts(score_run) or identities["corpus"]
         identities["seconds"][subject.layer] = round(time.perf_counter() - start, 3)
         write_features(pd.concat(frames, ignore_index=True), folder)
         write_json(folder / PROVENANCE_FILE, provenance(identities, sys.argv, config.seed))

@@ -26,6 +26,7 @@ from steerlens.store import Store
 if TYPE_CHECKING:
     import numpy as np
 
+    from steerlens.activations import Activations
     from steerlens.subject import Subject
 
 __all__ = ["Method", "ScoreConfig", "ScoreRun"]
@@ -53,8 +54,8 @@ class ScoreRun:
     """A progress bar (total, description, unit) for work that isn't counted in features."""
     corpus: CorpusConfig | None = None
     """The run's corpus."""
-    memo: dict[Any, Any] = field(default_factory=dict)
-    """What methods on one subject share."""
+    memo: dict[tuple[int, int], Activations] = field(default_factory=dict)
+    """Passes over the corpus by (context length, examples), for all methods on one subject."""
     store: Store | None = None
     """Where finished scores are kept."""
 

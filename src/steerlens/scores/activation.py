@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from steerlens.subject import Subject
 
 EXAMPLES = 100
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -98,5 +101,17 @@ def corpus_activations(
         if finished and part:
             write_activations(finished, found)
             part.unlink(missing_ok=True)
+    wanted = run.corpus.n_tokens
+    if wanted is not None and found.n_tokens < wanted:
+        logger.warning(
+            "the corpus %s has %s tokens, fewer than corpus.n_tokens=%s: all of it was read.",
+            *(run.corpus.path or run.corpus.name, f"{found.n_tokens:,}", f"{wanted:,}"),
+        )
     run.memo[asked] = found
     return found
+
+
+def corpus_facts(run: ScoreRun) -> dict[str, Any] | None:
+    """What provenance says of the corpus, if a method has read it."""
+    read = [found.n_tokens for found in run.memo.values()]
+    return {**(run.corpus_key() or {}), "tokens_read": max(read)} if read else None

@@ -52,6 +52,8 @@ class Config(ScoreConfig):
             raise unknown("source of score input", self.source, SOURCES)
         if self.source == "neuronpedia" and not self.path:
             raise SteerlensError("score.source=neuronpedia needs score.path=DIR.")
+        if self.path and not Path(self.path).is_dir():
+            raise SteerlensError(f"score.path: there is no folder {self.path}.")
 
     def depends_on(self, run: ScoreRun) -> dict[str, Any]:
         if self.source == "corpus":
