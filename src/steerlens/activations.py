@@ -142,12 +142,12 @@ class _Tally:
         """Runs some of the pieces that `group` has the indices of, all at once."""
         indices = group[rows]
         feature_acts, mask_BL = encode_pieces(self.subject, [self.pieces[i] for i in indices])
-        feature_acts, mask_BL = feature_acts[:, self.skip :], mask_BL[:, self.skip :]
+        feature_acts, mask_BL = feature_acts[:, self.skip :].relu_(), mask_BL[:, self.skip :]
         if not mask_BL.all():
-            feature_acts = feature_acts * mask_BL[..., None]
-        value_BF, position_BF = feature_acts.float().max(dim=1)
-        fired_F = (feature_acts > 0).sum(dim=(0, 1))
-        sum_F = feature_acts.clamp(min=0).sum(dim=(0, 1), dtype=torch.float32)
+            feature_acts *= mask_BL[..., None]
+        value_BF, position_BF = feature_acts.max(dim=1)
+        fired_F = torch.count_nonzero(feature_acts, dim=(0, 1))
+        sum_F = feature_acts.sum(dim=(0, 1), dtype=torch.float32)
         # Only now, so that a batch that runs out of memory has changed nothing.
         self.top.add(
             value_BF.clamp(min=0),
