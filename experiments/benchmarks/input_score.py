@@ -24,7 +24,7 @@ from experiments.benchmarks.random_subject import (
     seconds,
 )
 from steerlens import load_subject
-from steerlens.activations import activations, encode_pieces
+from steerlens.activations import activations, residuals
 from steerlens.subject import Subject
 
 BUDGET = 2 * 1024**3
@@ -56,7 +56,8 @@ def plain(subject: Subject, pieces: list[np.ndarray], at_once: int) -> None:
     length = 128
     rows = flat[: len(flat) // length * length].reshape(-1, length)
     for batch in np.array_split(rows, max(1, rows.size // at_once)):
-        encode_pieces(subject, list(batch))
+        vectors, _ = residuals([subject], list(batch))
+        subject.sae.encode(vectors[0])
 
 
 @torch.no_grad()
@@ -75,9 +76,7 @@ def measure(name: str, subject: Subject, n_tokens: int, loops: int) -> None:
     plain(subject, pieces[:20], 4096)
     base = seconds(lambda: plain(subject, pieces, 4096))
     found: list[Any] = []
-    ours = seconds(
-        lambda: found.append(activations(subject, pieces, 100, BUDGET, lambda done: None))
-    )
+    ours = seconds(lambda: found.append(activations([subject], pieces, 100, BUDGET)))
     loop = seconds(lambda: naive(subject, pieces[:loops]))
     looped = sum(map(len, pieces[:loops])) - loops
     print(

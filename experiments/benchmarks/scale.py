@@ -59,7 +59,7 @@ def one(d_sae: int, d_vocab: int, d_model: int, n: int, budget: int) -> None:
     draw = np.random.default_rng(0)
     pieces = [draw.integers(0, 200, 64).astype(np.int32) for _ in range(64)]
     before = forget_peak()
-    reading = seconds(lambda: activations(subject, pieces, 100, budget, lambda done: None))
+    reading = seconds(lambda: activations([subject], pieces, 100, budget))
     print(
         f"{d_sae:>8,}{d_vocab:>9,}{short / len(few) * 1e3:>12.2f}{long / n * 1e3:>12.2f}"
         f"{output / 2**30:>12.2f}{64 * 63 / reading:>14,.0f}"

@@ -32,6 +32,13 @@ ARRAYS = ("fired_F", "sum_F", "value_FN", "piece_FN", "position_FN")
 KEEP_SECONDS = 60
 """How much of a pass a killed run may lose."""
 
+COMPACTED_AT_ONCE = 4096
+"""Features whose examples are sorted at a time."""
+
+Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""Largest activation of each piece and its position, (B, F); times fired and sum, (F,)."""
+
 
 @dataclass(frozen=True)
 class Activations:
@@ -94,103 +101,89 @@ class _TopExamples:
 
     def __init__(self, n: int) -> None:
         self.n = n
-        self.new: list[tuple[torch.Tensor, ...]] = []
-        self.rows = 0
+        self.parts: list[Triple] = []
+        """What has come since, and first the best of what came before; each (F, some)."""
 
     def add(self, value_BF: torch.Tensor, piece_B: torch.Tensor, position_BF: torch.Tensor) -> None:
-        piece_BF = piece_B[:, None].expand_as(value_BF)
-        self.new.append((value_BF.T, piece_BF.T.int(), position_BF.T.int()))
-        self.rows += len(value_BF)
-        if self.rows >= 4 * self.n:
+        piece_FB = piece_B.int().expand(value_BF.shape[1], -1)
+        self.parts.append((value_BF.T.float(), piece_FB, position_BF.T.int()))
+        if sum(part[0].shape[1] for part in self.parts) >= 3 * self.n:
             self.compact()
 
-    def compact(self) -> tuple[torch.Tensor, ...]:
-        merged = [torch.cat(parts, dim=1) for parts in zip(*self.new, strict=True)]
-        # Two stable sorts: by value, and among equals by piece.
-        for key, falling in ((1, False), (0, True)):
-            order = merged[key].argsort(dim=1, descending=falling, stable=True)
-            merged = [part.gather(1, order) for part in merged]
-        self.new = [tuple(part[:, : self.n].contiguous() for part in merged)]
-        self.rows = self.new[0][0].shape[1]
-        return self.new[0]
-
-
-class _HookReached(Exception):
-    pass
+    def compact(self) -> Triple:
+        """The best so far, falling: value, piece and position, each (F, at most n)."""
+        kept: list[Triple] = []
+        for features in torch.arange(len(self.parts[0][0])).split(COMPACTED_AT_ONCE):
+            rows = slice(int(features[0]), int(features[-1]) + 1)
+            found = [torch.cat([part[i][rows] for part in self.parts], dim=1) for i in range(3)]
+            # Two stable sorts: by piece, then by value.
+            for key, falling in ((1, False), (0, True)):
+                order = found[key].argsort(dim=1, descending=falling, stable=True)
+                found = [tensor.gather(1, order) for tensor in found]
+            value, piece, position = (tensor[:, : self.n].contiguous() for tensor in found)
+            kept.append((value, piece, position))
+        self.parts = [tuple(torch.cat(column) for column in zip(*kept, strict=True))]  # type: ignore[list-item]
+        return self.parts[0]
 
 
 class _Tally:
-    """The running result of a pass."""
+    """The running result of one subject."""
 
     def __init__(self, subject: Subject, n_examples: int, begun: Activations | None) -> None:
         self.subject = subject
         self.device = subject.sae.W_dec.device
-        self.skip = 0 if subject.bos is None else 1
         self.top = _TopExamples(n_examples)
-        self.pieces: list[np.ndarray] = []
-        self.n_tokens = 0
         self.fired_F = torch.zeros(subject.d_sae, dtype=torch.int64, device=self.device)
         self.sum_F = torch.zeros(subject.d_sae, dtype=torch.float64, device=self.device)
         if begun is not None:
-            self.pieces, self.n_tokens = list(begun.pieces), begun.n_tokens
-            self.fired_F += torch.from_numpy(begun.fired_F).to(self.device)
-            self.sum_F += torch.from_numpy(begun.sum_F).to(self.device)
-            parts = (begun.value_FN, begun.piece_FN, begun.position_FN)
-            self.top.new = [tuple(torch.from_numpy(part).to(self.device) for part in parts)]
+            arrays = [torch.from_numpy(getattr(begun, name)).to(self.device) for name in ARRAYS]
+            self.fired_F, self.sum_F = arrays[0].clone(), arrays[1].clone()
+            self.top.parts = [(arrays[2], arrays[3], arrays[4])]
 
-    def add(self, group: list[int], rows: slice) -> None:
-        """Runs some of the pieces that `group` has the indices of, all at once."""
-        indices = group[rows]
-        feature_acts, mask_BL = encode_pieces(self.subject, [self.pieces[i] for i in indices])
-        feature_acts, mask_BL = feature_acts[:, self.skip :].relu_(), mask_BL[:, self.skip :]
+    def of_batch(self, x_BLD: torch.Tensor, mask_BL: torch.Tensor, skip: int) -> Batch:
+        """What a batch has to say; nothing is added yet."""
+        acts_BLF = self.subject.sae.encode(x_BLD.to(self.device))[:, skip:].relu_()
+        mask_BL = mask_BL[:, skip:].to(self.device)
         if not mask_BL.all():
-            feature_acts *= mask_BL[..., None]
-        value_BF, position_BF = feature_acts.max(dim=1)
-        fired_F = torch.count_nonzero(feature_acts, dim=(0, 1))
-        sum_F = feature_acts.sum(dim=(0, 1), dtype=torch.float32)
-        # Only now, so that a batch that runs out of memory has changed nothing.
-        self.top.add(
-            value_BF.clamp(min=0),
-            torch.tensor(indices, device=self.device),
-            position_BF + self.skip,
-        )
+            acts_BLF *= mask_BL[..., None]
+        value_BF, position_BF = acts_BLF.max(dim=1)
+        fired_F = torch.count_nonzero(acts_BLF, dim=(0, 1))
+        return value_BF, position_BF + skip, fired_F, acts_BLF.sum(dim=(0, 1), dtype=torch.float32)
+
+    def add(self, batch: Batch, pieces: Sequence[int]) -> None:
+        value_BF, position_BF, fired_F, sum_F = batch
+        self.top.add(value_BF, torch.tensor(pieces, device=self.device), position_BF)
         self.fired_F += fired_F
         self.sum_F += sum_F
-        self.n_tokens += int(mask_BL.sum())
 
-    def result(self) -> Activations:
+    def result(self, pieces: list[np.ndarray], n_tokens: int) -> Activations:
         if not torch.isfinite(self.sum_F).all():
             raise SteerlensError(
                 f"layer {self.subject.layer} has NaN activations in {self.subject.lm.dtype}; use "
                 "dtype=float32."
             )
-        value_FN, piece_FN, position_FN = (part.cpu().numpy() for part in self.top.compact())
-        return Activations(
-            n_tokens=self.n_tokens,
-            fired_F=self.fired_F.cpu().numpy(),
-            sum_F=self.sum_F.cpu().numpy(),
-            value_FN=value_FN,
-            piece_FN=piece_FN,
-            position_FN=position_FN,
-            pieces=list(self.pieces),
-        )
+        arrays = (self.fired_F, self.sum_F, *self.top.compact())
+        named = {
+            name: array.cpu().numpy().copy() for name, array in zip(ARRAYS, arrays, strict=True)
+        }
+        return Activations(n_tokens=n_tokens, pieces=list(pieces), **named)
 
 
 @torch.no_grad()
 def activations(
-    subject: Subject,
+    subjects: Sequence[Subject],
     pieces: Iterable[np.ndarray],
     n_examples: int,
     memory_budget: int,
-    progress: Callable[[int], None],
-    begun: Activations | None = None,
-    keep: Callable[[Activations], None] = lambda part: None,
-) -> Activations:
-    """Runs the model up to the SAE's hook over `pieces` and encodes every position.
+    progress: Callable[[int], None] = lambda done: None,
+    begun: Sequence[Activations] = (),
+    keep: Callable[[list[Activations]], None] = lambda parts: None,
+) -> list[Activations]:
+    """Runs the model once over `pieces`, up to the last SAE's hook, and encodes every position.
 
     Args:
-        subject: model and SAE.
-        pieces: token ids, with BOS first exactly where the subject has it.
+        subjects: SAEs of one model in the order of their layers, all with BOS or all without.
+        pieces: token ids, with BOS first exactly where the subjects have it.
         n_examples: top pieces kept for each feature.
         memory_budget: bytes for one batch's activations.
         progress: called with the number of tokens just read.
@@ -200,23 +193,45 @@ def activations(
     Raises:
         SteerlensError: for NaN activations.
     """
-    tally = _Tally(subject, n_examples, begun)
-    progress(tally.n_tokens)
-    tokens_at_once = rows_that_fit(memory_budget // 2, _bytes_per_token(subject), 2**15)
-    pieces = itertools.islice(pieces, len(tally.pieces), None)
+    skip = 0 if subjects[0].bos is None else 1
+    befores = begun or [None] * len(subjects)
+    tallies = [
+        _Tally(subject, n_examples, before)
+        for subject, before in zip(subjects, befores, strict=True)
+    ]
+    read = list(begun[0].pieces) if begun else []
+    n_tokens = begun[0].n_tokens if begun else 0
+    progress(n_tokens)
+
+    def results() -> list[Activations]:
+        return [tally.result(read, n_tokens) for tally in tallies]
+
+    def run(group: list[int], rows: slice) -> None:
+        vectors, mask_BL = residuals(subjects, [read[index] for index in group[rows]])
+        # All of them before any is added, so that a batch that runs out of memory changes nothing.
+        found = [
+            tally.of_batch(x_BLD, mask_BL, skip)
+            for tally, x_BLD in zip(tallies, vectors, strict=True)
+        ]
+        for tally, batch in zip(tallies, found, strict=True):
+            tally.add(batch, group[rows])
+
+    tokens_at_once = rows_that_fit(memory_budget // 2, _bytes_per_token(subjects), 2**15)
+    pieces = itertools.islice(pieces, len(read), None)
     kept = time.monotonic()
     while window := list(itertools.islice(pieces, SORTED_AT_ONCE)):
-        new = range(len(tally.pieces), len(tally.pieces) + len(window))
-        tally.pieces += window
-        for group in _of_similar_length(new, tally.pieces, tokens_at_once):
-            before = tally.n_tokens
-            for _ in batches(len(group), len(group), functools.partial(tally.add, group)):
+        new = range(len(read), len(read) + len(window))
+        read += window
+        for group in _of_similar_length(new, read, tokens_at_once):
+            for _ in batches(len(group), len(group), functools.partial(run, group)):
                 pass
-            progress(tally.n_tokens - before)
+            size = sum(len(read[index]) - skip for index in group)
+            n_tokens += size
+            progress(size)
         if time.monotonic() - kept > KEEP_SECONDS:
-            keep(tally.result())
+            keep(results())
             kept = time.monotonic()
-    return tally.result()
+    return results()
 
 
 def _of_similar_length(
@@ -230,8 +245,15 @@ def _of_similar_length(
         order = order[size:]
 
 
-def encode_pieces(subject: Subject, pieces: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Feature activations (B, L, F) of padded pieces, and which positions are real (B, L).
+class _HookReached(Exception):
+    pass
+
+
+@torch.no_grad()
+def residuals(
+    subjects: Sequence[Subject], pieces: Sequence[np.ndarray]
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """What each subject's SAE reads, (B, L, d_in), and which positions are real, (B, L).
 
     Padding stands after the text, where a causal model can't see it.
     """
@@ -241,22 +263,26 @@ def encode_pieces(subject: Subject, pieces: list[np.ndarray]) -> tuple[torch.Ten
     for row, piece in enumerate(pieces):
         tokens[row, : len(piece)] = piece
         mask[row, : len(piece)] = True
-    seen: list[torch.Tensor] = []
+    seen: dict[str, torch.Tensor] = {}
+    last = subjects[-1].site.read
 
-    def catch(x_BLD: torch.Tensor, hook: Any) -> None:
-        seen.append(x_BLD.flatten(2))
-        raise _HookReached
+    def catch(x_BLD: torch.Tensor, hook: Any, name: str) -> None:
+        seen[name] = x_BLD.flatten(2)
+        if name == last:
+            raise _HookReached
 
+    names = dict.fromkeys(subject.site.read for subject in subjects)
+    hooks = [(name, functools.partial(catch, name=name)) for name in names]
+    lm = subjects[0].lm
     with contextlib.suppress(_HookReached):
-        subject.lm.bridge.run_with_hooks(
-            torch.from_numpy(tokens).to(subject.lm.device), fwd_hooks=[(subject.site.read, catch)]
-        )
-    sae = subject.sae
-    return sae.encode(seen[0].to(sae.device)), torch.from_numpy(mask).to(sae.device)
+        lm.bridge.run_with_hooks(torch.from_numpy(tokens).to(lm.device), fwd_hooks=hooks)
+    return [seen[subject.site.read] for subject in subjects], torch.from_numpy(mask)
 
 
-def _bytes_per_token(subject: Subject) -> int:
-    """Memory of one position in a batch: activations three times over, and the widest layer."""
-    cfg = subject.lm.bridge.cfg
+def _bytes_per_token(subjects: Sequence[Subject]) -> int:
+    """Memory of one position in a batch: the widest SAE's activations three times over, the
+    vectors at every hook, and the widest layer of the model."""
+    cfg = subjects[0].lm.bridge.cfg
     d_mlp = cfg.d_mlp or 4 * cfg.d_model
-    return 4 * (3 * subject.d_sae + 4 * d_mlp + 12 * cfg.d_model)
+    widest = max(subject.d_sae for subject in subjects)
+    return 4 * (3 * widest + 4 * d_mlp + (12 + len(subjects)) * cfg.d_model)

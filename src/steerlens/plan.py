@@ -221,7 +221,7 @@ def _seconds_each(
     """Seconds a feature, timed the second time: the first pays for what happens once."""
     from steerlens.scoring import score_layer
 
-    methods = {name: one for name, one in methods.items() if not _reads_corpus(one)}
+    methods = {name: one for name, one in methods.items() if not one.corpus_pass()}
     few = features[:CALIBRATION_FEATURES]
     run = ScoreRun(parse_memory(config.memory_budget), config.seed)
     seconds = 0.0
@@ -233,23 +233,22 @@ def _seconds_each(
     return seconds / len(few)
 
 
-def _reads_corpus(config: ScoreConfig) -> bool:
-    run = ScoreRun(corpus=CorpusConfig(), store=None)
-    return "corpus" in config.depends_on(run)
-
-
 def _corpus_seconds(subject: Any, config: RunConfig, methods: Mapping[str, ScoreConfig]) -> float:
-    """Seconds of one pass over the corpus, timed on its first tokens."""
-    from steerlens.scores.activation import corpus_activations
+    """Seconds of one layer's pass over the corpus, timed on its first tokens.
 
-    if not any(_reads_corpus(one) for one in methods.values()):
+    An upper bound: layers whose SAEs fit in the memory budget together share a pass.
+    """
+    from steerlens.corpus_pass import read_corpus
+
+    if not any(one.corpus_pass() for one in methods.values()):
         return 0.0
     corpus = dataclasses.replace(config.corpus, n_tokens=CALIBRATION_TOKENS)
     seconds, read = 0.0, 1
     for _ in range(2):
         start = time.perf_counter()
         run = ScoreRun(parse_memory(config.memory_budget), config.seed, corpus=corpus)
-        read = corpus_activations(subject, run, None, 0).n_tokens
+        read_corpus([subject], methods.values(), run)
+        read = max(found.n_tokens for found in run.activations.values())
         seconds = time.perf_counter() - start
     return seconds / read * _corpus_tokens(config.corpus)
 

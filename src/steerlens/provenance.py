@@ -53,6 +53,8 @@ ROOMS = (
     "steered.py",
     "ranks.py",
     "activations.py",
+    "corpus_pass.py",
+    "neuronpedia.py",
 )
 
 SUBJECT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".npz", ".json", ".model", ".jinja"}

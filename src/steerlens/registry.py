@@ -46,6 +46,10 @@ class ScoreConfig:
         """
         return {"seed": run.seed, "corpus": run.corpus_key()}
 
+    def corpus_pass(self) -> tuple[int | None, int] | None:
+        """What the method needs of a pass over the corpus: (context length, examples), or None."""
+        return None
+
     def refusal(self, name: str, why: str) -> SteerlensError:
         """The error for setting `name`: `why` goes on after its value."""
         return SteerlensError(f"{name}={getattr(self, name)} of score {self.method} {why}.")

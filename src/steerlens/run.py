@@ -71,39 +71,43 @@ def _clear(folder: Path) -> None:
 
 def _score(config: RunConfig, folder: Path) -> pd.DataFrame:
     """The table of all layers; each finished layer is written at once."""
-    from steerlens.scores.activation import corpus_facts
+    from steerlens.corpus_pass import in_groups, read_corpus
     from steerlens.scoring import score_layer
     from steerlens.subject import load_subjects
 
     methods = parse_scores(config.score)
+    budget = parse_memory(config.memory_budget)
     names = (config.model.name, config.model.path, *config.model.aliases)
     labels = read_labels(Path(config.labels), names) if config.labels else {}
     frames: list[pd.DataFrame] = []
-    identities: dict[str, Any] = {
-        "model": None,
-        "saes": {},
-        "corpus": None,
-        "seconds": {},
-    }
-    for subject in load_subjects(config):
-        features = select_features(config.features, subject.layer, subject.d_sae, config.seed)
-        start = time.perf_counter()
-        with progress(len(features) * len(methods), f"layer {subject.layer}") as advance:
-            score_run = ScoreRun(
-                memory_budget=parse_memory(config.memory_budget),
-                seed=config.seed,
-                progress=advance,
-                task=progress,
-                corpus=config.corpus,
-                store=Store(Path(config.paths.cache_dir) / "scores"),
-            )
-            columns = score_layer(subject, features, methods, config.logit_lens_k, score_run)
-        columns |= label_columns(labels, subject.layer, features)
-        frames.append(features_frame(columns))
-        identities["model"] = subject.lm.identity
-        identities["saes"][subject.layer] = subject.identity
-        identities["corpus"] = corpus_facts(score_run) or identities["corpus"]
-        identities["seconds"][subject.layer] = round(time.perf_counter() - start, 3)
-        write_features(pd.concat(frames, ignore_index=True), folder)
-        write_json(folder / PROVENANCE_FILE, provenance(identities, sys.argv, config.seed))
+    identities: dict[str, Any] = {"model": None, "saes": {}, "corpus": None, "seconds": {}}
+    for group in in_groups(load_subjects(config), methods.values(), budget):
+        group_run = ScoreRun(
+            memory_budget=budget,
+            seed=config.seed,
+            task=progress,
+            corpus=config.corpus,
+            store=Store(Path(config.paths.cache_dir) / "scores"),
+        )
+        read_corpus(group, methods.values(), group_run)
+        for subject in group:
+            features = select_features(config.features, subject.layer, subject.d_sae, config.seed)
+            start = time.perf_counter()
+            with progress(len(features) * len(methods), f"layer {subject.layer}") as advance:
+                run = dataclasses.replace(group_run, progress=advance)
+                columns = score_layer(subject, features, methods, config.logit_lens_k, run)
+            columns |= label_columns(labels, subject.layer, features)
+            frames.append(features_frame(columns))
+            identities["model"] = subject.lm.identity
+            identities["saes"][subject.layer] = subject.identity
+            identities["corpus"] = _corpus_facts(group_run)
+            identities["seconds"][subject.layer] = round(time.perf_counter() - start, 3)
+            write_features(pd.concat(frames, ignore_index=True), folder)
+            write_json(folder / PROVENANCE_FILE, provenance(identities, sys.argv, config.seed))
     return pd.concat(frames, ignore_index=True)
+
+
+def _corpus_facts(run: ScoreRun) -> dict[str, Any] | None:
+    """What provenance says of the corpus, if a method has read it."""
+    read = [found.n_tokens for found in run.activations.values()]
+    return {**(run.corpus_key() or {}), "tokens_read": max(read)} if read else None

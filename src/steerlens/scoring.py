@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from steerlens.corpus_pass import read_corpus
 from steerlens.errors import SteerlensError
 from steerlens.logit_lens import logit_lens
 from steerlens.registry import ScoreConfig, load_method
@@ -34,6 +35,7 @@ def score_layer(
     run: ScoreRun,
 ) -> dict[str, Any]:
     """Columns for `features` of one subject, one entry per feature, in their order."""
+    read_corpus([subject], configs.values(), run)
     ids = np.asarray(features, dtype=np.int64)
     # As many tokens as any method wants, so that the logit lens runs once.
     k = max([logit_lens_k, *(getattr(config, "top_k", 0) for config in configs.values())])

@@ -54,8 +54,8 @@ class ScoreRun:
     """A progress bar (total, description, unit) for work that isn't counted in features."""
     corpus: CorpusConfig | None = None
     """The run's corpus."""
-    memo: dict[tuple[int, int], Activations] = field(default_factory=dict)
-    """Passes over the corpus by (context length, examples), for all methods on one subject."""
+    activations: dict[tuple[str, int], Activations] = field(default_factory=dict)
+    """What passes over the corpus have found, by hook name and context length."""
     store: Store | None = None
     """Where finished scores are kept."""
 

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steerlens.errors import SteerlensError
 from steerlens.scores import ScoreConfig, ScoreRun
 
 if TYPE_CHECKING:
-    from steerlens.activations import Activations
     from steerlens.subject import Subject
-
-EXAMPLES = 100
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -33,6 +25,9 @@ class Config(ScoreConfig):
     def depends_on(self, run: ScoreRun) -> dict[str, Any]:
         return {"corpus": run.corpus_key()}
 
+    def corpus_pass(self) -> tuple[int | None, int] | None:
+        return self.context_length, 0
+
 
 def score(
     subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
@@ -43,8 +38,10 @@ def score(
         `activation_frequency` (share of tokens on which it fires), `mean_activation` (over these
         tokens; null for a feature that never fires), `max_activation`.
     """
+    from steerlens.corpus_pass import activations_of
+
     features = np.asarray(features, dtype=np.int64)
-    found = corpus_activations(subject, run, config.context_length, 0)
+    found = activations_of(subject, config.context_length, run)
     fired, total = found.fired_F[features], found.sum_F[features]
     run.progress(len(features))
     return {
@@ -54,64 +51,3 @@ def score(
         ),
         "max_activation": found.max_F[features].astype(float),
     }
-
-
-def corpus_activations(
-    subject: Subject, run: ScoreRun, context_length: int | None, n_examples: int
-) -> Activations:
-    """The pass over the run's corpus, made once for all methods and runs that ask for it.
-
-    Always over all features of the SAE: the pass costs the same for one.
-    """
-    from steerlens.activations import activations, read_activations, write_activations
-    from steerlens.corpus import texts
-    from steerlens.corpus.pieces import pieces
-
-    if run.corpus is None:
-        raise SteerlensError("this score needs a corpus: corpus=embedded, say.")
-    n_ctx = int(subject.lm.bridge.cfg.n_ctx)
-    length = context_length or min(run.corpus.context_length, n_ctx)
-    if not 2 <= length <= n_ctx:
-        raise SteerlensError(
-            f"context_length={length} is out of range: {subject.lm.name} takes 2 to {n_ctx} tokens."
-        )
-    n_examples = max(n_examples, EXAMPLES)
-    asked = (length, n_examples)
-    if asked in run.memo:
-        return run.memo[asked]
-    finished = part = None
-    if run.store is not None:
-        folder = run.store.folder({**subject.key, "corpus": run.corpus_key(), "pass": asked})
-        finished, part = folder / "activations.safetensors", folder / "begun.safetensors"
-    found = finished and read_activations(finished)
-    if not found:
-        cut = pieces(
-            texts(run.corpus), subject.lm.tokenizer, length, subject.bos, run.corpus.n_tokens
-        )
-        with run.task(run.corpus.n_tokens, f"layer {subject.layer}, corpus", "tokens") as advance:
-            found = activations(
-                subject,
-                cut,
-                n_examples,
-                run.memory_budget,
-                advance,
-                begun=read_activations(part) if part else None,
-                keep=functools.partial(write_activations, part) if part else lambda begun: None,
-            )
-        if finished and part:
-            write_activations(finished, found)
-            part.unlink(missing_ok=True)
-    wanted = run.corpus.n_tokens
-    if wanted is not None and found.n_tokens < wanted:
-        logger.warning(
-            "the corpus %s has %s tokens, fewer than corpus.n_tokens=%s: all of it was read.",
-            *(run.corpus.path or run.corpus.name, f"{found.n_tokens:,}", f"{wanted:,}"),
-        )
-    run.memo[asked] = found
-    return found
-
-
-def corpus_facts(run: ScoreRun) -> dict[str, Any] | None:
-    """What provenance says of the corpus, if a method has read it."""
-    read = [found.n_tokens for found in run.memo.values()]
-    return {**(run.corpus_key() or {}), "tokens_read": max(read)} if read else None

@@ -55,6 +55,9 @@ class Config(ScoreConfig):
         if self.path and not Path(self.path).is_dir():
             raise SteerlensError(f"score.path: there is no folder {self.path}.")
 
+    def corpus_pass(self) -> tuple[int | None, int] | None:
+        return (self.context_length, self.max_examples) if self.source == "corpus" else None
+
     def depends_on(self, run: ScoreRun) -> dict[str, Any]:
         if self.source == "corpus":
             return {"corpus": run.corpus_key()}
@@ -105,9 +108,9 @@ as ids or both as texts), and a few examples to show."""
 def _corpus_peaks(
     subject: Subject, features: np.ndarray, lens_FK: np.ndarray, config: Config, run: ScoreRun
 ) -> list[Peaks]:
-    from steerlens.scores.activation import corpus_activations
+    from steerlens.corpus_pass import activations_of
 
-    found = corpus_activations(subject, run, config.context_length, config.max_examples)
+    found = activations_of(subject, config.context_length, run)
     token_FN = found.token_FN(features)[:, : config.max_examples]
     return [
         (top[top >= 0], own, _texts(subject, found, feature, config.show_examples))

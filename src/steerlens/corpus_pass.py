@@ -1,0 +1,150 @@
+"""The run's corpus, read once for all that ask for it: methods, layers, and later runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steerlens.corpus import texts
+from steerlens.corpus.pieces import pieces
+from steerlens.errors import SteerlensError
+from steerlens.registry import ScoreConfig
+
+if TYPE_CHECKING:
+    from steerlens.activations import Activations
+    from steerlens.scores import ScoreRun
+    from steerlens.subject import Subject
+
+EXAMPLES = 100
+"""Examples kept for each feature at least, so that methods share a pass."""
+
+logger = logging.getLogger(__name__)
+
+
+def in_groups(
+    subjects: Iterable[Subject], configs: Iterable[ScoreConfig], memory_budget: int
+) -> Iterator[list[Subject]]:
+    """`subjects` in groups that read the corpus together: as many SAEs as fit in the budget.
+
+    One by one where no method reads it, so that one SAE is in memory at a time.
+    """
+    together = any(config.corpus_pass() for config in configs)
+    group: list[Subject] = []
+    for subject in subjects:
+        if group and not (together and _fits([*group, subject], memory_budget)):
+            yield group
+            group = []
+        group.append(subject)
+        del subject
+    if group:
+        yield group
+
+
+def _fits(subjects: Sequence[Subject], memory_budget: int) -> bool:
+    sizes = [
+        parameter.numel() * parameter.element_size()
+        for subject in subjects
+        for parameter in subject.sae.parameters()
+    ]
+    return sum(sizes) <= memory_budget and len({subject.bos for subject in subjects}) == 1
+
+
+def read_corpus(subjects: Sequence[Subject], configs: Iterable[ScoreConfig], run: ScoreRun) -> None:
+    """Fills `run.activations` with what `configs` need of `subjects` and isn't there yet."""
+    wanted: dict[int, int] = {}
+    for config in configs:
+        if asked := config.corpus_pass():
+            length = context_length(subjects[0], asked[0], run)
+            wanted[length] = max(wanted.get(length, EXAMPLES), asked[1])
+    for length, n_examples in wanted.items():
+        missing = [one for one in subjects if (one.hook_name, length) not in run.activations]
+        if missing:
+            _read(missing, length, n_examples, run)
+
+
+def context_length(subject: Subject, asked: int | None, run: ScoreRun) -> int:
+    """Tokens in a piece: as asked, else the corpus's default, cut to what the model can take."""
+    if run.corpus is None:
+        raise SteerlensError("this score needs a corpus: corpus=embedded, say.")
+    n_ctx = int(subject.lm.bridge.cfg.n_ctx)
+    length = asked or min(run.corpus.context_length, n_ctx)
+    if not 2 <= length <= n_ctx:
+        raise SteerlensError(
+            f"context_length={length} is out of range: {subject.lm.name} takes 2 to {n_ctx} tokens."
+        )
+    return length
+
+
+def activations_of(subject: Subject, asked: int | None, run: ScoreRun) -> Activations:
+    """What `read_corpus` has found for the subject."""
+    return run.activations[subject.hook_name, context_length(subject, asked, run)]
+
+
+def _read(subjects: Sequence[Subject], length: int, n_examples: int, run: ScoreRun) -> None:
+    from steerlens.activations import activations, read_activations, write_activations
+
+    assert run.corpus is not None
+    folders = [_folder(subject, length, n_examples, run) for subject in subjects]
+    for subject, folder in zip(subjects, folders, strict=True):
+        finished = folder and read_activations(folder / FINISHED)
+        if finished:
+            run.activations[subject.hook_name, length] = finished
+    left = [
+        (subject, folder)
+        for subject, folder in zip(subjects, folders, strict=True)
+        if (subject.hook_name, length) not in run.activations
+    ]
+    if not left:
+        return
+
+    def keep(parts: Sequence[Activations], name: str = BEGUN) -> None:
+        for (_, folder), part in zip(left, parts, strict=True):
+            if folder:
+                write_activations(folder / name, part)
+
+    begun = [folder and read_activations(folder / BEGUN) for _, folder in left]
+    # They were written together; a kill between two of them leaves different ones.
+    whole = [part for part in begun if part and part.n_tokens == (begun[0] or part).n_tokens]
+    cut = pieces(
+        texts(run.corpus), left[0][0].lm.tokenizer, length, left[0][0].bos, run.corpus.n_tokens
+    )
+    layers = ", ".join(str(subject.layer) for subject, _ in left)
+    with run.task(run.corpus.n_tokens, f"corpus, layer {layers}", "tokens") as advance:
+        found = activations(
+            [subject for subject, _ in left],
+            cut,
+            n_examples,
+            run.memory_budget,
+            advance,
+            begun=whole if len(whole) == len(left) else (),
+            keep=keep,
+        )
+    keep(found, FINISHED)
+    for (subject, folder), one in zip(left, found, strict=True):
+        run.activations[subject.hook_name, length] = one
+        if folder:
+            (folder / BEGUN).unlink(missing_ok=True)
+    _tell_if_short(run, found[0].n_tokens)
+
+
+FINISHED, BEGUN = "activations.safetensors", "begun.safetensors"
+
+
+def _folder(subject: Subject, length: int, n_examples: int, run: ScoreRun) -> Path | None:
+    if run.store is None:
+        return None
+    what = {"corpus": run.corpus_key(), "context_length": length, "n_examples": n_examples}
+    return run.store.folder({**subject.key, **what})
+
+
+def _tell_if_short(run: ScoreRun, n_tokens: int) -> None:
+    assert run.corpus is not None
+    if run.corpus.n_tokens is not None and n_tokens < run.corpus.n_tokens:
+        logger.warning(
+            "the corpus %s has %s tokens, fewer than corpus.n_tokens=%s: all of it was read.",
+            run.corpus.path or run.corpus.name,
+            f"{n_tokens:,}",
+            f"{run.corpus.n_tokens:,}",
+        )

@@ -1,0 +1,119 @@
+"""One pass for many layers, resumed and in any batch size, is the same pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from steerlens import activations as module
+from steerlens.activations import (
+    ARRAYS,
+    Activations,
+    activations,
+    read_activations,
+    write_activations,
+)
+from steerlens.config.compose import compose
+from steerlens.corpus_pass import in_groups
+from steerlens.scores import activation, output
+from steerlens.subject import Subject, load_subjects
+from tests.support.tiny import D_SAE, D_VOCAB, save_sae
+
+GIB = 1024**3
+
+
+@pytest.fixture
+def subjects(tiny_folder: Callable[[str], Path], tmp_path: Path) -> list[Subject]:
+    """Three layers' SAEs on one model."""
+    for layer in (0, 1, 3):
+        save_sae(tmp_path / "saes" / str(layer), "topk", layer=layer, seed=layer)
+    words = [
+        *("model=local", f"model.path={tiny_folder('gemma2')}"),
+        *("sae=local", f"sae.path={tmp_path / 'saes'}", f"paths.cache_dir={tmp_path / 'cache'}"),
+    ]
+    return list(load_subjects(compose(words)))
+
+
+@pytest.fixture
+def pieces() -> list[np.ndarray]:
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(1, 30, 70)
+    return [np.concatenate([[0], draw.integers(3, D_VOCAB, n)]).astype(np.int32) for n in lengths]
+
+
+def assert_same(one: Activations, two: Activations, rtol: float = 1e-5) -> None:
+    assert one.n_tokens == two.n_tokens
+    assert [piece.tolist() for piece in one.pieces] == [piece.tolist() for piece in two.pieces]
+    np.testing.assert_array_equal(one.fired_F, two.fired_F)
+    np.testing.assert_allclose(one.sum_F, two.sum_F, rtol=rtol)
+    np.testing.assert_allclose(one.value_FN, two.value_FN, rtol=rtol)
+    every = np.arange(D_SAE)
+    np.testing.assert_array_equal(one.token_FN(every), two.token_FN(every))
+
+
+def test_layers_together_are_layers_alone(
+    subjects: list[Subject], pieces: list[np.ndarray]
+) -> None:
+    together = activations(subjects, pieces, 10, GIB)
+    for subject, found in zip(subjects, together, strict=True):
+        assert_same(found, activations([subject], pieces, 10, GIB)[0])
+
+
+def test_small_batches_and_windows_change_nothing(
+    subjects: list[Subject], pieces: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = activations(subjects[:1], pieces, 10, GIB)[0]
+    monkeypatch.setattr(module, "SORTED_AT_ONCE", 8)
+    monkeypatch.setattr(module, "COMPACTED_AT_ONCE", 7)
+    assert_same(activations(subjects[:1], pieces, 10, 100_000)[0], whole)
+
+
+def test_a_pass_that_goes_on_ends_like_one_that_was_not_stopped(
+    subjects: list[Subject],
+    pieces: list[np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(module, "SORTED_AT_ONCE", 8)
+    monkeypatch.setattr(module, "KEEP_SECONDS", 0)
+    kept: list[list[Activations]] = []
+    whole = activations(subjects, pieces, 10, GIB, keep=kept.append)
+    assert len(kept) == 9
+    begun = []
+    for index, part in enumerate(kept[4]):
+        write_activations(tmp_path / f"{index}", part)
+        read = read_activations(tmp_path / f"{index}")
+        assert read is not None
+        begun.append(read)
+    done: list[int] = []
+    resumed = activations(subjects, pieces, 10, GIB, done.append, begun=begun)
+    assert done[0] == begun[0].n_tokens > 0
+    assert sum(done) == whole[0].n_tokens
+    for one, two in zip(resumed, whole, strict=True):
+        for name in ARRAYS:
+            np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+
+
+def test_of_equal_examples_the_earlier_ones_count(subjects: list[Subject]) -> None:
+    same = [np.array([0, 5, 9, 7], dtype=np.int32)] * 30
+    found = activations(subjects[:1], same, 4, GIB)[0]
+    fires = found.value_FN[:, 0] > 0
+    assert fires.any()
+    assert (found.piece_FN[fires] == np.arange(4)).all()
+
+
+def test_saes_are_read_together_as_far_as_the_budget_goes(subjects: list[Subject]) -> None:
+    size = sum(p.numel() * p.element_size() for p in subjects[0].sae.parameters())
+    reading, other = [activation.Config()], [output.Config()]
+
+    def groups(configs: list, budget: int) -> list[int]:
+        return [len(group) for group in in_groups(iter(subjects), configs, budget)]
+
+    assert groups(reading, 2 * size) == [2, 1]
+    assert groups(reading, 3 * size) == [3]
+    assert groups(reading, 1) == [1, 1, 1]
+    assert groups([*other, *reading], 3 * size) == [3]
+    assert groups(other, 3 * size) == [1, 1, 1]
