@@ -36,7 +36,8 @@ def subject(tiny_subject: MakeSubject) -> Subject:
 
 
 def own_token(subject: Subject, feature: int) -> str:
-    return subject.lm.tokenizer.decode([int(naive_logit_lens(subject, feature, 20)[3])])
+    token = int(naive_logit_lens(subject, feature, 20)[3])
+    return str(subject.lm.tokenizer.decode([token]))
 
 
 def score(subject: Subject, path: Path, features: list[int], **settings: Any) -> pd.DataFrame:

