@@ -82,7 +82,8 @@ def score_features(
         wrong = next(key for key in settings if key not in valid)
         raise unknown(f"setting of score {method}", wrong, valid) from None
     ids = range(subject.d_sae) if features is None else parse_ids(list(features), subject.d_sae)
-    run = ScoreRun(memory_budget=memory_budget, seed=seed, corpus=_corpus(corpus))
+    texts = _corpus(corpus) if config.corpus_pass() else None
+    run = ScoreRun(memory_budget=memory_budget, seed=seed, corpus=texts)
     return features_frame(score_layer(subject, ids, {method: config}, logit_lens_k, run))
 
 
