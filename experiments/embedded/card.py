@@ -120,14 +120,15 @@ def render(card: dict[str, Any]) -> str:
         f"- **Model**: Llama-type, {shape['n_layers']} blocks of width {shape['d_model']}, "
         f"vocabulary {card['settings']['tokenizer']['vocabulary']:,}, context {shape['context']}; "
         f"{model['parameters'] / 1e6:.1f}M parameters, stored in float16, used in float32.",
-        f"- **Text**: docstrings, long strings, comments and language reference of the Python "
+        f"- **Text**: docstrings, long strings and language reference of the Python "
         f"standard library and {len(text['sources']['main']) + text['sources']['other_packages']} "
-        f"installed packages ({sources}, ...): {text['train']['documents']:,} documents, "
+        f"installed packages ({sources}, ...): {text['train']['documents']:,} documents of "
+        f"{text['train']['modules']:,} modules, "
         f"{text['train']['tokens'] / 1e6:.1f}M tokens.",
         f"- **Training**: {model['steps']:,} steps, {model['tokens_seen'] / 1e6:.1f}M tokens "
         f"({model['epochs']:.2f} epochs), {model['training_minutes_by_the_clock']:.0f} "
         "minutes by the clock on two CPU cores shared with other work.",
-        f"- **Validation** ({text['validation']['documents']:,} held-out documents): "
+        f"- **Validation** ({text['validation']['modules']:,} held-out modules): "
         f"{model['validation_loss']:.3f} nats a token, {model['bits_per_byte']:.3f} bits a byte.",
         "",
         "It writes text that looks like documentation and knows nothing reliably.",
