@@ -8,9 +8,10 @@ import torch
 
 from steerlens.subject.head import Head
 
-# Logits are computed for this many bytes of rows x tokens at a time: small enough for the
-# processor's cache, where softmax and counting then run, large enough for the matrix product.
-CHUNK_BYTES = 8 * 1024**2
+# Logits (float32) are computed for this many bytes of rows x tokens at a time, times the size of
+# the model's numbers: small enough for the processor's cache, where softmax and counting then run,
+# large enough for the matrix product, which is the faster the smaller the numbers are.
+CHUNK_BYTES = 2 * 1024**2
 GATHER_ROWS = 128
 
 
@@ -48,7 +49,7 @@ def best_token_of_rows(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) 
     rank_B = torch.zeros_like(best_B)
     lse_B = torch.full_like(best_B, -torch.inf)
     n_rows = len(h_BD)
-    width = min(head.d_vocab, max(256, CHUNK_BYTES // (4 * n_rows)))
+    width = min(head.d_vocab, max(256, CHUNK_BYTES * h_BD.element_size() // (4 * n_rows)))
     # The same memory for every chunk: fresh memory costs more than the passes over it.
     product, logits, larger = (
         torch.empty(n_rows * width, dtype=dtype, device=h_BD.device)
