@@ -76,7 +76,7 @@ def test_a_run_leaves_everything_in_its_folder(steerlens: Run, folders: dict[str
         [layer, feature] for layer in (1, 3) for feature in range(D_SAE)
     ]
     assert all(0 <= score <= 1 for score in frame["output_score"])
-    assert frame["input_score"].isna().sum() == len(frame)
+    assert len(frame["input_score"].dropna()) == 0
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["score"]["factor"] == 10.0
     assert config["paths"]["output_dir"] == str(out)

@@ -9,9 +9,10 @@ import torch
 
 from steerlens.subject.head import Head
 
-# Logits are computed for this many bytes of rows x tokens at a time: small enough for the
-# processor's cache, where softmax and counting then run, large enough for the matrix product.
-CHUNK_BYTES = 8 * 1024**2
+# Logits (float32) are computed for this many bytes of rows x tokens at a time, times the size of
+# the model's numbers: small enough for the processor's cache, where softmax and counting then run,
+# large enough for the matrix product, which is the faster the smaller the numbers are.
+CHUNK_BYTES = 2 * 1024**2
 GATHER_ROWS = 128
 
 
@@ -37,7 +38,7 @@ def _logits_in_chunks(head: Head, h_BD: torch.Tensor) -> Iterator[tuple[int, tor
     The same memory for every chunk: fresh memory costs more than the passes over it.
     """
     n_rows = len(h_BD)
-    width = min(head.d_vocab, max(256, CHUNK_BYTES // (4 * n_rows)))
+    width = min(head.d_vocab, max(256, CHUNK_BYTES * h_BD.element_size() // (4 * n_rows)))
     product = torch.empty(n_rows * width, dtype=h_BD.dtype, device=h_BD.device)
     logits = torch.empty(n_rows * width, dtype=torch.float32, device=h_BD.device)
     for start in range(0, head.d_vocab, width):

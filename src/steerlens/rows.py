@@ -17,6 +17,10 @@ import torch
 from steerlens.errors import SteerlensError
 from steerlens.subject import Subject
 
+ROWS_ON_CPU = 512
+"""With more, a block's vectors no longer fit in memory that the allocator uses again, and new pages
+for every block cost a tenth of the time."""
+
 
 class LastPosition:
     """A prompt whose last position can be run again from the SAE's hook on, in many rows."""
@@ -58,6 +62,10 @@ class LastPosition:
     def run(self, out_BD: torch.Tensor) -> torch.Tensor:
         """Final normed vectors (B, D), one for each row of vectors at the hook of the edit."""
 
+        at_once = ROWS_ON_CPU if out_BD.device.type == "cpu" else len(out_BD)
+        return torch.cat([self._run_rows(rows_BD) for rows_BD in out_BD.split(at_once)])
+
+    def _run_rows(self, out_BD: torch.Tensor) -> torch.Tensor:
         def expand(out_11D: torch.Tensor, hook: Any) -> torch.Tensor:
             return out_BD.to(out_11D).reshape(-1, *out_11D.shape[1:])
 
