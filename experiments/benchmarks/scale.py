@@ -76,14 +76,15 @@ def main() -> None:
     parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        one(*args.one, args.d_model, args.features, int(args.budget * 2**30))
+        d_sae, d_vocab = args.one
+        one(d_sae, d_vocab, args.d_model, args.features, int(args.budget * 2**30))
         return
     print(f"threads {torch.get_num_threads()}, memory_budget {args.budget:g} GiB, float32")
     print(
         "   d_sae  d_vocab  ms/feature  4x as many  output GiB  corpus tok/s  corpus GiB",
         flush=True,
     )
-    own = [sys.executable, "-m", "experiments.benchmarks.scale"]
+    own: list[str] = [sys.executable, "-m", "experiments.benchmarks.scale"]
     for size in SIZES:
         settings = ["--d-model", args.d_model, "--features", args.features, "--budget", args.budget]
         subprocess.run([*own, *map(str, settings), "--one", *map(str, size)], check=True)

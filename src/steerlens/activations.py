@@ -272,7 +272,7 @@ def residuals(
             raise _HookReached
 
     names = dict.fromkeys(subject.site.read for subject in subjects)
-    hooks = [(name, functools.partial(catch, name=name)) for name in names]
+    hooks: list[Any] = [(name, functools.partial(catch, name=name)) for name in names]
     lm = subjects[0].lm
     with contextlib.suppress(_HookReached):
         lm.bridge.run_with_hooks(torch.from_numpy(tokens).to(lm.device), fwd_hooks=hooks)

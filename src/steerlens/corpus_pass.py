@@ -28,27 +28,25 @@ def in_groups(
 ) -> Iterator[list[Subject]]:
     """`subjects` in groups that read the corpus together: as many SAEs as fit in the budget.
 
-    One by one where no method reads it, so that one SAE is in memory at a time.
+    One by one where no method reads it. A group is emptied before the next is loaded, so that no
+    more SAEs than one group's are in memory.
     """
     together = any(config.corpus_pass() for config in configs)
     group: list[Subject] = []
     for subject in subjects:
-        if group and not (together and _fits([*group, subject], memory_budget)):
-            yield group
-            group = []
         group.append(subject)
-        del subject
+        # The next SAE isn't loaded yet; it will be about as large.
+        if not together or _size(subject) * (len(group) + 1) > memory_budget:
+            del subject
+            yield group
+            group.clear()
     if group:
         yield group
 
 
-def _fits(subjects: Sequence[Subject], memory_budget: int) -> bool:
-    sizes = [
-        parameter.numel() * parameter.element_size()
-        for subject in subjects
-        for parameter in subject.sae.parameters()
-    ]
-    return sum(sizes) <= memory_budget and len({subject.bos for subject in subjects}) == 1
+def _size(subject: Subject) -> int:
+    """Bytes of the SAE."""
+    return sum(one.numel() * one.element_size() for one in subject.sae.parameters())
 
 
 def read_corpus(subjects: Sequence[Subject], configs: Iterable[ScoreConfig], run: ScoreRun) -> None:
@@ -60,8 +58,8 @@ def read_corpus(subjects: Sequence[Subject], configs: Iterable[ScoreConfig], run
             wanted[length] = max(wanted.get(length, EXAMPLES), asked[1])
     for length, n_examples in wanted.items():
         missing = [one for one in subjects if (one.hook_name, length) not in run.activations]
-        if missing:
-            _read(missing, length, n_examples, run)
+        for bos in dict.fromkeys(one.bos for one in missing):
+            _read([one for one in missing if one.bos == bos], length, n_examples, run)
 
 
 def context_length(subject: Subject, asked: int | None, run: ScoreRun) -> int:

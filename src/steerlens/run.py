@@ -6,8 +6,9 @@ import dataclasses
 import shutil
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
@@ -20,6 +21,7 @@ from steerlens.files import write_json, write_text
 from steerlens.neuronpedia import label_columns, read_labels
 from steerlens.plan import print_plan, refuse_if_too_big
 from steerlens.provenance import PROVENANCE_FILE, provenance
+from steerlens.registry import ScoreConfig
 from steerlens.report import REPORT_FILE, write_report
 from steerlens.results import FEATURES_FILE, SUMMARY_FILE, features_frame, write_features
 from steerlens.scores import ScoreRun
@@ -27,6 +29,9 @@ from steerlens.selection import select_features
 from steerlens.status import Status
 from steerlens.store import Store
 from steerlens.terminal import print_summary, progress
+
+if TYPE_CHECKING:
+    from steerlens.subject import Subject
 
 CONFIG_FILE = "config.yaml"
 
@@ -71,40 +76,55 @@ def _clear(folder: Path) -> None:
 
 def _score(config: RunConfig, folder: Path) -> pd.DataFrame:
     """The table of all layers; each finished layer is written at once."""
-    from steerlens.corpus_pass import in_groups, read_corpus
-    from steerlens.scoring import score_layer
+    from steerlens.corpus_pass import in_groups
     from steerlens.subject import load_subjects
 
     methods = parse_scores(config.score)
     budget = parse_memory(config.memory_budget)
+    frames: list[pd.DataFrame] = []
+    facts: dict[str, Any] = {"model": None, "saes": {}, "corpus": None, "seconds": {}}
+    for group in in_groups(load_subjects(config), methods.values(), budget):
+        for frame, fact in _score_group(group, methods, config):
+            frames.append(frame)
+            facts |= {name: fact[name] for name in ("model", "corpus")}
+            for name in ("saes", "seconds"):
+                facts[name] |= fact[name]
+            write_features(pd.concat(frames, ignore_index=True), folder)
+            write_json(folder / PROVENANCE_FILE, provenance(facts, sys.argv, config.seed))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _score_group(
+    group: Sequence[Subject], methods: Mapping[str, ScoreConfig], config: RunConfig
+) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
+    """For each subject of a group that reads the corpus together, its table and its facts."""
+    from steerlens.corpus_pass import read_corpus
+    from steerlens.scoring import score_layer
+
     names = (config.model.name, config.model.path, *config.model.aliases)
     labels = read_labels(Path(config.labels), names) if config.labels else {}
-    frames: list[pd.DataFrame] = []
-    identities: dict[str, Any] = {"model": None, "saes": {}, "corpus": None, "seconds": {}}
-    for group in in_groups(load_subjects(config), methods.values(), budget):
-        group_run = ScoreRun(
-            memory_budget=budget,
-            seed=config.seed,
-            task=progress,
-            corpus=config.corpus,
-            store=Store(Path(config.paths.cache_dir) / "scores"),
-        )
-        read_corpus(group, methods.values(), group_run)
-        for subject in group:
-            features = select_features(config.features, subject.layer, subject.d_sae, config.seed)
-            start = time.perf_counter()
-            with progress(len(features) * len(methods), f"layer {subject.layer}") as advance:
-                run = dataclasses.replace(group_run, progress=advance)
-                columns = score_layer(subject, features, methods, config.logit_lens_k, run)
-            columns |= label_columns(labels, subject.layer, features)
-            frames.append(features_frame(columns))
-            identities["model"] = subject.lm.identity
-            identities["saes"][subject.layer] = subject.identity
-            identities["corpus"] = _corpus_facts(group_run)
-            identities["seconds"][subject.layer] = round(time.perf_counter() - start, 3)
-            write_features(pd.concat(frames, ignore_index=True), folder)
-            write_json(folder / PROVENANCE_FILE, provenance(identities, sys.argv, config.seed))
-    return pd.concat(frames, ignore_index=True)
+    group_run = ScoreRun(
+        memory_budget=parse_memory(config.memory_budget),
+        seed=config.seed,
+        task=progress,
+        corpus=config.corpus,
+        store=Store(Path(config.paths.cache_dir) / "scores"),
+    )
+    read_corpus(group, methods.values(), group_run)
+    for subject in group:
+        features = select_features(config.features, subject.layer, subject.d_sae, config.seed)
+        start = time.perf_counter()
+        with progress(len(features) * len(methods), f"layer {subject.layer}") as advance:
+            run = dataclasses.replace(group_run, progress=advance)
+            columns = score_layer(subject, features, methods, config.logit_lens_k, run)
+        columns |= label_columns(labels, subject.layer, features)
+        facts = {
+            "model": subject.lm.identity,
+            "saes": {subject.layer: subject.identity},
+            "corpus": _corpus_facts(group_run),
+            "seconds": {subject.layer: round(time.perf_counter() - start, 3)},
+        }
+        yield features_frame(columns), facts
 
 
 def _corpus_facts(run: ScoreRun) -> dict[str, Any] | None:

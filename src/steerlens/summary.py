@@ -67,7 +67,7 @@ def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
         for threshold in THRESHOLDS:
             share = float((scores >= threshold).mean()) if len(scores) else None
             statistics[f"{column}_at_least_{threshold:g}"] = share
-    examples = frame["input_examples"].dropna()
+    examples = frame["input_examples"].dropna().to_numpy(dtype=int)
     statistics["never_fires"] = int((examples == 0).sum()) if len(examples) else None
     return statistics
 

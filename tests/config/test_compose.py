@@ -125,7 +125,10 @@ def test_every_experiment_names_its_command_and_changes_only_known_keys() -> Non
         (["prompt=x"], "unknown key 'prompt'; did you mean 'score.prompt'?"),
         (["layer.x=3"], "'layer' is a plain value"),
         (["score.output.factor=3"], "score.output.KEY is for score=all"),
-        (["score=all", "score.factor=3"], "unknown key 'score.factor'; valid: score.output."),
+        (
+            ["score=all", "score.factor=3"],
+            "'score.output.factor' or 'score.token_confidence.factor'?",
+        ),
         (["score=all", "score.outptu.factor=3"], "did you mean 'score.output'?"),
         (["hydra.swep.dir=x"], "did you mean 'hydra.sweep'"),
         (["~modle"], "unknown key 'modle'; did you mean 'model'?"),

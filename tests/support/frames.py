@@ -27,6 +27,7 @@ def frame(layers: Iterable[int] = range(3), n: int = 12, **columns: Any) -> pd.D
         "output_score": np.random.default_rng(0).permutation(np.geomspace(1e-12, 0.99, size)),
         "output_rank": np.arange(size),
         "output_probability": np.linspace(0, 1, size),
+        "input_score": np.random.default_rng(1).permutation(np.linspace(0, 1, size)),
         "output_token": [row[0] for row in tokens],
         "logit_lens_tokens": tokens,
         "logit_lens_token_ids": np.zeros((size, len(NASTY)), dtype=np.int64),

@@ -143,7 +143,11 @@ def _unknown_key(full_key: str, siblings: Iterable[str], where: str) -> Steerlen
         )
     if not parent:
         siblings += [name for name in GROUPS if name not in siblings]
-    near = _elsewhere(full_key) or [prefix + name for name in nearest(last, siblings)]
+    near = (
+        _elsewhere(full_key)
+        or [f"{prefix}{name}.{last}" for name in siblings if last in _settings(parent, name)]
+        or [prefix + name for name in nearest(last, siblings)]
+    )
     if near:
         hint = f"did you mean {' or '.join(repr(name) for name in near)}?"
     elif siblings:
@@ -163,9 +167,16 @@ def _elsewhere(full_key: str) -> list[str]:
         if dataclasses.is_dataclass(field.default_factory)
     }
     for method in methods():
-        with suppress(Exception):  # somebody else's module: not what is being explained
-            groups["score"] = groups.get("score", []) + _field_names(load_method(method).Config)
+        groups["score"] = groups.get("score", []) + _settings("score", method)
     return [f"{group}.{full_key}" for group, keys in groups.items() if full_key in keys]
+
+
+def _settings(parent: str, method: str) -> list[str]:
+    """The settings of `method` if it is one, by its place under `score`."""
+    if parent == "score" and method in methods():
+        with suppress(Exception):  # somebody else's module: not what is being explained
+            return _field_names(load_method(method).Config)
+    return []
 
 
 def _typed_nodes(path: str, node: DictConfig) -> Iterable[tuple[str, DictConfig]]:

@@ -25,7 +25,7 @@ def by_layer(frame: pd.DataFrame) -> Figure | None:
     """Median, quartiles and shares above the thresholds of both scores in every layer."""
     both = _with_both(frame)
     layers = np.array(sorted({int(layer) for layer in both["layer"]}))
-    if len(layers) < 2:
+    if not len(layers):
         return None
     span = int(layers.max() - layers.min()) + 1
     figure = style.new_figure(float(np.clip(6 + 0.3 * span, 9, 15)), 5.6)

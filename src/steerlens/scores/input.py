@@ -130,7 +130,7 @@ def _neuronpedia_peaks(
         subject.layer,
         features.tolist(),
         subject.lm.names,
-        tokenizer.bos_token,
+        str(tokenizer.bos_token or ""),
     )
     peaks = []
     for feature, own in zip(features.tolist(), lens_FK.tolist(), strict=True):

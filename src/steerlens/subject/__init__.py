@@ -76,7 +76,8 @@ class Subject:
     @property
     def bos(self) -> int | None:
         """The token before every text, if the SAE was trained with one."""
-        return self.lm.tokenizer.bos_token_id if self.prepend_bos else None
+        bos: Any = self.lm.tokenizer.bos_token_id
+        return bos if self.prepend_bos else None
 
     def to_tokens(self, text: str) -> torch.Tensor:
         """Token ids of `text`, shape (1, L), with BOS exactly when the SAE was trained with it."""
@@ -117,3 +118,4 @@ def load_subjects(config: RunConfig) -> Iterator[Subject]:
                 "prepend_bos_from": "tokenizer" if told is None else "SAE metadata",
             },
         )
+        del sae  # or it would still be in memory while the next is loaded

@@ -67,9 +67,8 @@ def is_transcoder(sae: SAE[Any]) -> bool:
 def find_site(lm: LoadedModel, sae: SAE[Any], name: str) -> Site:
     """The site of SAE `name`; refuses hooks and sizes that the model doesn't have."""
     metadata = sae.cfg.metadata
-    hook_name, hook_name_out = metadata.hook_name, metadata.hook_name
-    if is_transcoder(sae):
-        hook_name_out = metadata.hook_name_out
+    hook_name: str | None = metadata.hook_name
+    hook_name_out: str | None = metadata.hook_name_out if is_transcoder(sae) else hook_name
     if not hook_name or not hook_name_out:
         missing = "hook_name_out" if hook_name else "hook_name"
         raise SteerlensError(f"the SAE {name} doesn't say its {missing} in cfg.json's metadata.")
