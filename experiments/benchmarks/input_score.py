@@ -24,7 +24,7 @@ from experiments.benchmarks.random_subject import (
     seconds,
 )
 from steerlens import load_subject
-from steerlens.activations import activations, residuals
+from steerlens.activations import TOKENS_ON_CPU, activations, residuals
 from steerlens.subject import Subject
 
 BUDGET = 2 * 1024**3
@@ -73,8 +73,8 @@ def naive(subject: Subject, pieces: list[np.ndarray]) -> None:
 def measure(name: str, subject: Subject, n_tokens: int, loops: int) -> None:
     pieces = pieces_of(subject, n_tokens, (16, 127))
     read = sum(map(len, pieces)) - len(pieces)
-    plain(subject, pieces[:20], 4096)
-    base = seconds(lambda: plain(subject, pieces, 4096))
+    plain(subject, pieces[:20], TOKENS_ON_CPU)
+    base = seconds(lambda: plain(subject, pieces, TOKENS_ON_CPU))
     found: list[Any] = []
     ours = seconds(lambda: found.append(activations([subject], pieces, 100, BUDGET)))
     loop = seconds(lambda: naive(subject, pieces[:loops]))
@@ -89,8 +89,8 @@ def measure(name: str, subject: Subject, n_tokens: int, loops: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Input score against the plain forward.")
     parser.add_argument("--embedded", action="store_true", help="the embedded model instead")
-    parser.add_argument("--layer", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=16_384)
+    parser.add_argument("--layer", type=int, default=1)
+    parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--loops", type=int, default=20, help="texts of the naive loop")
     parser.add_argument("--d-sae", type=int, nargs="+", default=[16_384, 65_536])
     args = parser.parse_args()

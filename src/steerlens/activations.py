@@ -29,6 +29,9 @@ SORTED_AT_ONCE = 512
 
 ARRAYS = ("fired_F", "sum_F", "value_FN", "piece_FN", "position_FN")
 
+TOKENS_ON_CPU, TOKENS_ON_GPU = 2048, 32768
+"""Tokens in a batch at most. On the CPU, small enough that the allocator uses memory again."""
+
 KEEP_SECONDS = 60
 """How much of a pass a killed run may lose."""
 
@@ -140,15 +143,35 @@ class _Tally:
             self.fired_F, self.sum_F = arrays[0].clone(), arrays[1].clone()
             self.top.parts = [(arrays[2], arrays[3], arrays[4])]
 
-    def of_batch(self, x_BLD: torch.Tensor, mask_BL: torch.Tensor, skip: int) -> Batch:
-        """What a batch has to say; nothing is added yet."""
-        acts_BLF = self.subject.sae.encode(x_BLD.to(self.device))[:, skip:].relu_()
-        mask_BL = mask_BL[:, skip:].to(self.device)
-        if not mask_BL.all():
-            acts_BLF *= mask_BL[..., None]
-        value_BF, position_BF = acts_BLF.max(dim=1)
-        fired_F = torch.count_nonzero(acts_BLF, dim=(0, 1))
-        return value_BF, position_BF + skip, fired_F, acts_BLF.sum(dim=(0, 1), dtype=torch.float32)
+    def of_batch(self, x_BLD: torch.Tensor, mask_BL: torch.Tensor) -> Batch:
+        """What a batch has to say; nothing is added yet.
+
+        Few activations are not zero, so they are gathered first: reductions over all of them
+        would cost several times as much.
+        """
+        acts = self.subject.sae.encode(x_BLD.to(self.device)).flatten()
+        (B, L), F = mask_BL.shape, self.subject.d_sae
+        at = acts.nonzero()[:, 0]
+        value = acts[at].float()
+        if not torch.isfinite(value).all():
+            raise SteerlensError(
+                f"layer {self.subject.layer} has NaN activations in {self.subject.lm.dtype}; use "
+                "dtype=float32."
+            )
+        fires = (value > 0) & mask_BL.to(self.device).flatten()[at // F]
+        at, value = at[fires], value[fires]
+        token, feature = at // F, at % F
+        piece, position = token // L, token % L
+        cell = piece * F + feature
+        zeros = torch.zeros(B * F, device=self.device)
+        value_BF = zeros.scatter_reduce(0, cell, value, "amax")
+        largest = value == value_BF[cell]
+        position_BF = torch.full_like(zeros, L, dtype=torch.int64)
+        position_BF.scatter_reduce_(0, cell[largest], position[largest], "amin")
+        position_BF[value_BF == 0] = 0
+        fired_F = torch.bincount(feature, minlength=F)
+        sum_F = torch.bincount(feature, weights=value.double(), minlength=F)
+        return value_BF.view(B, F), position_BF.view(B, F), fired_F, sum_F
 
     def add(self, batch: Batch, pieces: Sequence[int]) -> None:
         value_BF, position_BF, fired_F, sum_F = batch
@@ -157,11 +180,6 @@ class _Tally:
         self.sum_F += sum_F
 
     def result(self, pieces: list[np.ndarray], n_tokens: int) -> Activations:
-        if not torch.isfinite(self.sum_F).all():
-            raise SteerlensError(
-                f"layer {self.subject.layer} has NaN activations in {self.subject.lm.dtype}; use "
-                "dtype=float32."
-            )
         arrays = (self.fired_F, self.sum_F, *self.top.compact())
         named = {
             name: array.cpu().numpy().copy() for name, array in zip(ARRAYS, arrays, strict=True)
@@ -208,15 +226,17 @@ def activations(
 
     def run(group: list[int], rows: slice) -> None:
         vectors, mask_BL = residuals(subjects, [read[index] for index in group[rows]])
+        mask_BL[:, :skip] = False
         # All of them before any is added, so that a batch that runs out of memory changes nothing.
         found = [
-            tally.of_batch(x_BLD, mask_BL, skip)
+            tally.of_batch(x_BLD, mask_BL)
             for tally, x_BLD in zip(tallies, vectors, strict=True)
         ]
         for tally, batch in zip(tallies, found, strict=True):
             tally.add(batch, group[rows])
 
-    tokens_at_once = rows_that_fit(memory_budget // 2, _bytes_per_token(subjects), 2**15)
+    at_most = TOKENS_ON_CPU if subjects[0].lm.device.type == "cpu" else TOKENS_ON_GPU
+    tokens_at_once = rows_that_fit(memory_budget // 2, _bytes_per_token(subjects), at_most)
     pieces = itertools.islice(pieces, len(read), None)
     kept = time.monotonic()
     while window := list(itertools.islice(pieces, SORTED_AT_ONCE)):
@@ -280,9 +300,10 @@ def residuals(
 
 
 def _bytes_per_token(subjects: Sequence[Subject]) -> int:
-    """Memory of one position in a batch: the widest SAE's activations three times over, the
-    vectors at every hook, and the widest layer of the model."""
+    """Memory of one position in a batch: the widest SAE's activations three times over, 64 bytes
+    for each that isn't zero (a tenth, generously), the vectors at every hook, and the widest layer
+    of the model."""
     cfg = subjects[0].lm.bridge.cfg
     d_mlp = cfg.d_mlp or 4 * cfg.d_model
     widest = max(subject.d_sae for subject in subjects)
-    return 4 * (3 * widest + 4 * d_mlp + (12 + len(subjects)) * cfg.d_model)
+    return 4 * (5 * widest + 4 * d_mlp + (12 + len(subjects)) * cfg.d_model)
