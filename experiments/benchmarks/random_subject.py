@@ -60,7 +60,7 @@ def random_sae(lm: LoadedModel, d_sae: int) -> Any:
     def unit(rows: torch.Tensor) -> torch.Tensor:
         return rows / rows.norm(dim=-1, keepdim=True)
 
-    tokens = torch.randint(lm.head.d_vocab, (d_sae,))
+    tokens = torch.randint(1, lm.head.d_vocab, (d_sae,))  # token 0 pads: its row is zero
     cosine = 0.6 * torch.rand(d_sae, 1, device=lm.device)
     toward = unit(lm.head.weight[tokens.to(lm.device)])
     away = unit(torch.randn_like(toward))

@@ -56,7 +56,8 @@ class Activations:
     sum_F: np.ndarray
     """float64: sum of the activations of each feature."""
     value_FN: np.ndarray
-    """float32: largest activation in each of the feature's top pieces, falling; 0 = no piece."""
+    """float32: largest activation in each of the feature's top pieces, falling (to four digits,
+    then by piece); 0 = no piece."""
     piece_FN: np.ndarray
     """int32: index into `pieces`."""
     position_FN: np.ndarray
@@ -66,7 +67,7 @@ class Activations:
 
     @property
     def max_F(self) -> np.ndarray:
-        return self.value_FN[:, 0]
+        return self.value_FN.max(axis=1)
 
     def token_FN(self, features: np.ndarray) -> np.ndarray:
         """The token on which each example peaks, -1 where there is no example."""
@@ -100,7 +101,11 @@ def read_activations(path: Path) -> Activations | None:
 
 
 class _TopExamples:
-    """The pieces with the largest activation of each feature; earlier pieces win ties."""
+    """The pieces with the largest activation of each feature; earlier pieces win ties.
+
+    Activations that agree to about four digits are ties: texts that begin alike have the same
+    activation up to rounding, which depends on the batch.
+    """
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -119,14 +124,18 @@ class _TopExamples:
         for features in torch.arange(len(self.parts[0][0])).split(COMPACTED_AT_ONCE):
             rows = slice(int(features[0]), int(features[-1]) + 1)
             found = [torch.cat([part[i][rows] for part in self.parts], dim=1) for i in range(3)]
-            # Two stable sorts: by piece, then by value.
-            for key, falling in ((1, False), (0, True)):
-                order = found[key].argsort(dim=1, descending=falling, stable=True)
-                found = [tensor.gather(1, order) for tensor in found]
-            value, piece, position = (tensor[:, : self.n].contiguous() for tensor in found)
+            order = _order(found[0], found[1])[:, : self.n]
+            value, piece, position = (tensor.gather(1, order) for tensor in found)
             kept.append((value, piece, position))
         self.parts = [tuple(torch.cat(column) for column in zip(*kept, strict=True))]  # type: ignore[list-item]
         return self.parts[0]
+
+
+def _order(value: torch.Tensor, piece: torch.Tensor) -> torch.Tensor:
+    """Places of each row's values, none negative, from the largest on; then by piece."""
+    # Floats that are not negative sort as their bits do; the last 11 of 23 digits are cut off.
+    digits = (value.view(torch.int32).long() + 2**10) >> 11
+    return ((digits << 31) - piece).argsort(dim=1, descending=True)
 
 
 class _Tally:
