@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from steerlens.errors import SteerlensError
+from steerlens.figures import FIGURES
 from steerlens.files import write_json
 from steerlens.report import report
 from steerlens.results import features_frame, write_features
@@ -27,7 +28,7 @@ def test_a_finished_run_is_drawn_again(tmp_path: Path, capsys: pytest.CaptureFix
     for line in text.splitlines():
         if line.startswith("!["):
             assert (tmp_path / line.partition("(")[2].rstrip(")")).is_file()
-    assert text.count("![") == 2
+    assert text.count("![") == len(FIGURES)
 
 
 def test_reporting_twice_changes_no_byte(tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ def test_a_run_without_output_scores_can_be_reported(tmp_path: Path) -> None:
     write_features(features_frame(columns), tmp_path)
     report(tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert text == "# m with s, t\n\n2 features, 0 with an output score.\n"
+    assert text == "# m with s, t\n\n2 features, 0 with an output score, 0 with an input score.\n"
 
 
 def test_a_folder_without_results_is_refused_with_the_newest_run(

@@ -150,6 +150,7 @@ def test_a_summary_works_where_tokens_are_null() -> None:
             "layer": 3,
             "feature": 0,
             "output_score": 0.5,
+            "input_score": None,
             "output_token": None,
             "logit_lens_tokens": [],
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from steerlens.summary import hybrids, prompt_correlations, summarise
+from steerlens.summary import explanation, hybrids, prompt_correlations, ranking, summarise
 from tests.support.frames import frame
 
 
@@ -51,7 +51,7 @@ def test_features_without_one_of_the_scores_do_not_count() -> None:
     found = hybrids(frame([0], 4, **columns))
     assert found is not None
     assert found["features"] == 3
-    assert hybrids(frame([0], 4)) is None
+    assert hybrids(frame([0], 4, input_score=[None] * 4)) is None
 
 
 def test_no_high_score_at_all_gives_no_ratio() -> None:
@@ -74,3 +74,22 @@ def test_features_that_never_fire_are_counted() -> None:
     summary = summarise(table)
     assert summary["overall"]["never_fires"] == 3
     assert [layer["never_fires"] for layer in summary["layers"]] == [2, 1]
+
+
+def test_features_are_ranked_by_the_best_guide_that_the_table_has() -> None:
+    nothing = {"output_score": [None] * 3, "input_score": [None] * 3}
+    assert ranking(frame([0], 3)) == "output_score"
+    assert ranking(frame([0], 3, output_score=[None] * 3)) == "input_score"
+    assert ranking(frame([0], 3, **nothing)) is None
+    assert ranking(frame([0], 3, **nothing, note=["a"] * 3, mine=[1, None, 2])) == "mine"
+    table = frame([0], 3, **nothing, token_confidence_delta=[-1.0, 2.0, None])
+    found = summarise(table)
+    assert found["ranked_by"] == "token_confidence_delta"
+    best = [(row["feature"], row["token_confidence_delta"]) for row in found["best_features"]]
+    assert best == [(1, 2.0), (0, -1.0)]
+
+
+def test_a_table_of_input_scores_is_explained_without_output_scores() -> None:
+    lines = explanation(summarise(frame([0], 4, output_score=[None] * 4)))
+    assert not any("S_out" in line for line in lines)
+    assert "Of 4 features" in " ".join(lines)

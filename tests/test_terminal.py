@@ -81,7 +81,7 @@ def test_a_run_without_output_scores_says_so() -> None:
     where = console()
     table = features_frame({"model": "m", "sae": "s", "hook_name": "h", "layer": 0, "feature": [1]})
     print_summary(table, Path("run"), console=where)
-    assert shown(where) == "1 feature, none with an output score.\nResults: run\n"
+    assert shown(where) == "1 feature, none with a score.\nResults: run\n"
 
 
 def test_missing_ranks_and_tokens_are_dashes() -> None:
@@ -90,6 +90,7 @@ def test_missing_ranks_and_tokens_are_dashes() -> None:
     table = frame(
         [7],
         3,
+        input_score=nothing,
         output_rank=nothing,
         output_probability=nothing,
         output_token=nothing,
@@ -107,3 +108,13 @@ def test_an_output_that_is_not_unicode_gets_escapes(monkeypatch: pytest.MonkeyPa
 
     sys.stdout.flush()
     assert "\\u65e5" in raw.getvalue().decode("ascii")
+
+
+def test_a_run_without_output_scores_shows_the_best_of_what_it_has() -> None:
+    where = console()
+    nothing = [None] * 3
+    table = frame([7], 3, output_score=nothing, input_score=nothing, mine=[0.25, 0.75, 0.5])
+    print_summary(table, Path("run"), console=where)
+    text = shown(where)
+    assert "Best features by mine" in text
+    assert re.findall(r"^\s+7\s+(\d)\s+(\S+)", text, flags=re.M)[0] == ("1", "0.75")

@@ -11,7 +11,7 @@ import pytest
 
 from steerlens.config.schema import TrackingConfig
 from steerlens.errors import SteerlensError
-from steerlens.figures import draw_all
+from steerlens.figures import FIGURES, draw_all
 from steerlens.summary import summarise
 from steerlens.tracking import NullTracker, start, table_rows
 from tests.support.frames import frame
@@ -55,7 +55,7 @@ def test_an_offline_run_lies_in_the_folder_and_nowhere_else(
     assert warnings(caplog) == []
     [run] = (folder / "wandb").glob("offline-run-*")
     assert next(run.glob("run-*.wandb")).stat().st_size > 0
-    assert len(list(run.glob("files/media/images/**/*.png"))) == 2
+    assert len(list(run.glob("files/media/images/**/*.png"))) == len(FIGURES)
     [table] = run.glob("files/media/table/*.json")
     rows = json.loads(table.read_text())
     assert len(rows["data"]) == 36
@@ -146,4 +146,4 @@ def test_the_table_for_wandb_holds_what_is_filled_and_safe_to_show() -> None:
     assert row["output_token"] == "\\n"
     assert row["my_score"] == 0.5
     assert "\x1b" not in row["logit_lens_tokens"]
-    assert not {"input_score", "logit_lens_token_ids"} & set(row)
+    assert not {"label", "logit_lens_token_ids"} & set(row)

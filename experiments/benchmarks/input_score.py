@@ -33,11 +33,12 @@ BUDGET = 2 * 1024**3
 def a_few_blocks(layer: int, d_sae: int) -> Subject:
     config = Gemma2Config(num_hidden_layers=layer + 2, vocab_size=32_000)
     lm = random_model(config, "cpu")
-    subject = random_subject(lm, random_sae(lm, d_sae), layer)
+    sae = random_sae(lm, d_sae)
+    subject = random_subject(lm, sae, layer)
     vectors, _ = residuals([subject], pieces_of(subject, 200, (16, 127)))
-    acts = subject.sae.encode(vectors[0])[0, 1:]
     # About 100 features fire on a token, as with Gemma Scope's SAEs.
-    subject.sae.threshold.data.fill_(float(acts.topk(100).values[:, -1].mean()))
+    hundredth = sae.encode(vectors[0])[0, 1:].topk(100).values[:, -1]
+    sae.threshold.data.fill_(float(hundredth.mean()))
     return subject
 
 

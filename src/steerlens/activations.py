@@ -238,8 +238,7 @@ def activations(
         mask_BL[:, :skip] = False
         # All of them before any is added, so that a batch that runs out of memory changes nothing.
         found = [
-            tally.of_batch(x_BLD, mask_BL)
-            for tally, x_BLD in zip(tallies, vectors, strict=True)
+            tally.of_batch(x_BLD, mask_BL) for tally, x_BLD in zip(tallies, vectors, strict=True)
         ]
         for tally, batch in zip(tallies, found, strict=True):
             tally.add(batch, group[rows])

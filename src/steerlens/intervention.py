@@ -101,12 +101,14 @@ def _check_affine(edit: PreparedEdit, x_1LD: torch.Tensor) -> None:
     probes = sorted({0, sae.cfg.d_sae // 2, sae.cfg.d_sae - 1})
     step = edit.a_max.clamp(min=1.0)
     ours = step * edit.decoder_rows(torch.tensor(probes))
+    # One row as it is, then one for each probe.
+    feature_acts = sae.encode(x_1LD.expand(1 + len(probes), -1, -1)).clone()
+    for row, feature in enumerate(probes, start=1):
+        feature_acts[row, :, feature] += step
+    before, *raised = sae.decode(feature_acts)[:, -1]
     tolerance = 1e-3 if ours.dtype == torch.float32 else 0.05
-    for feature, row in zip(probes, ours, strict=True):
-        before = sae.decode(sae.encode(x_1LD))[0, -1]
-        feature_acts = sae.encode(x_1LD).clone()
-        feature_acts[..., feature] += step
-        change = sae.decode(feature_acts)[0, -1] - before
+    for row, after in zip(ours, raised, strict=True):
+        change = after - before
         scale = before.abs().max() + change.abs().max()
         if not torch.allclose(change, row, rtol=0, atol=float(tolerance * scale)):
             raise SteerlensError(

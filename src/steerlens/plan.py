@@ -1,122 +1,25 @@
-"""What a run would need, before it starts.
-
-Everything but the calibration answers without torch.
-"""
+"""What a run would do and how long it would take, timed on a few of its features."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import platform
-import re
-import shutil
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from steerlens.catalog import read_release, releases
 from steerlens.config.check import local_folder
-from steerlens.config.folders import sae_folders, safetensors_header
 from steerlens.config.parse import parse_memory, parse_scores
-from steerlens.config.schema import CorpusConfig, ModelConfig, RunConfig, SaeConfig
-from steerlens.errors import SteerlensError
+from steerlens.config.schema import CorpusConfig, ModelConfig, RunConfig
+from steerlens.fit import device_type, dtype_name, estimate_weights, gigabytes
 from steerlens.registry import ScoreConfig
 from steerlens.scores import ScoreRun
 from steerlens.selection import select_features
 from steerlens.terminal import duration
-
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-
-
-def device_type(config: RunConfig) -> str:
-    """cpu, cuda or mps: what `device=auto` will most likely be, guessed without torch."""
-    if config.device != "auto":
-        return config.device.split(":")[0]
-    if gpu_memory():
-        return "cuda"
-    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
-    return "mps" if apple else "cpu"
-
-
-def dtype_name(config: RunConfig) -> str:
-    """The dtype that `dtype=auto` means on the run's device."""
-    if config.dtype != "auto":
-        return config.dtype
-    on_cpu = device_type(config) == "cpu" and config.device_map is None
-    return "float32" if on_cpu else "bfloat16"
-
-
-def estimate_weights(config: RunConfig) -> int | None:
-    """Bytes of the model's weights and one SAE's; None where nothing tells the model's size."""
-    n_params = _model_size(config.model)
-    if n_params is None:
-        return None
-    return int((n_params + _sae_size(config.sae, config.model)) * BYTES[dtype_name(config)])
-
-
-def refuse_if_too_big(config: RunConfig) -> None:
-    """Refuse weights that can't fit in memory, before they are downloaded."""
-    needed = estimate_weights(config)
-    if needed is None:
-        return
-    device = device_type(config)
-    there = available_memory(config)
-    if there is None or needed <= there:
-        return
-    ways = ["a smaller model"]
-    if dtype_name(config) == "float32":
-        ways.insert(0, "dtype=bfloat16")
-    if device == "cuda" and config.device_map is None:
-        ways.insert(0, "device_map=auto")
-    where = "all devices together have" if config.device_map else f"{device} has"
-    raise SteerlensError(
-        f"the weights of {config.model.name} and {config.sae.name} take {gigabytes(needed)} in "
-        f"{dtype_name(config)}, but {where} {gigabytes(there)}; try {' or '.join(ways)}."
-    )
-
-
-def available_memory(config: RunConfig) -> int | None:
-    """Bytes that weights can take where the run puts them; None if nothing tells."""
-    gpus = gpu_memory()
-    if config.device_map is not None:
-        return sum(gpus) + main_memory()
-    if device_type(config) != "cuda":
-        return main_memory()
-    match = re.search(r":(\d+)$", config.device)
-    if match and int(match[1]) < len(gpus):
-        return gpus[int(match[1])]
-    return max(gpus, default=None)
-
-
-def main_memory() -> int:
-    """Bytes of main memory that are free for this process, within a container's limit."""
-    free = psutil.virtual_memory().available
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else "max"
-    return min(free, int(text)) if text.isdigit() else free
-
-
-def gpu_memory() -> list[int]:
-    """Bytes of memory of each NVIDIA GPU, as the driver's own tool tells."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    query = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [int(line) * 2**20 for line in told.split() if line.isdigit()]
-
-
-def gigabytes(size: float) -> str:
-    return f"{size / 1e9:.3g} GB"
-
 
 CALIBRATION_FEATURES = 128
 CALIBRATION_TOKENS = 4096
@@ -259,22 +162,3 @@ def _corpus_tokens(corpus: CorpusConfig) -> float:
     if corpus.source in ("embedded", "hub"):
         return asked
     return min(asked, Path(str(corpus.path)).stat().st_size / 4)
-
-
-def _model_size(model: ModelConfig) -> float | None:
-    folder = local_folder(model)
-    if folder is None:
-        return model.n_params
-    return sum(_tensor_sizes(file) for file in folder.glob("*.safetensors"))
-
-
-def _sae_size(sae: SaeConfig, model: ModelConfig) -> float:
-    """Numbers in the largest SAE; 0 where nothing tells: SAEs are small beside their model."""
-    if sae.path:
-        folders = sae_folders(Path(sae.path))
-        return max(_tensor_sizes(file) for one in folders for file in one.glob("*.safetensors"))
-    return 2 * (sae.d_sae or 0) * (model.d_model or 0)
-
-
-def _tensor_sizes(file: Path) -> int:
-    return sum(math.prod(tensor["shape"]) for tensor in safetensors_header(file).values())

@@ -14,8 +14,16 @@ from steerlens.results import (
     read_features,
 )
 from steerlens.status import STATUS_FILE
-from steerlens.summary import THRESHOLDS, best_features, explanation, summarise
-from steerlens.text import markdown, visible, visible_token, visible_tokens
+from steerlens.summary import (
+    MEANINGS,
+    SCORES,
+    THRESHOLDS,
+    best_features,
+    explanation,
+    summarise,
+    title_of,
+)
+from steerlens.text import markdown, number, visible, visible_token, visible_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,9 +89,8 @@ def report_text(
     It depends on the results only, not on the time, so that reporting twice changes nothing.
     """
     overall = summary["overall"]
-    counts = (
-        f"{overall['features']:,} features, {overall['output_score_count']:,} with an output score"
-    )
+    scored = [f"{overall[f'{name}_count']:,} with an {name.replace('_', ' ')}" for name in SCORES]
+    counts = ", ".join([f"{overall['features']:,} features", *scored])
     parts = [
         f"# {_names(summary['model'])} with {_names(summary['sae'])}",
         f"{counts}.",
@@ -94,13 +101,13 @@ def report_text(
             if path.suffix == ".png"
         ],
     ]
-    if overall["output_score_count"]:
+    if by := summary["ranked_by"]:
         parts += [
             "## By layer",
             _layer_table([*summary["layers"], {"layer": "all", **overall}]),
-            "## Best output features",
-            " ".join(explanation(summary)),
-            _best_table(best_features(frame, BEST_ROWS)),
+            f"## {markdown(visible(title_of(by)))}",
+            *(" ".join(lines) for lines in [explanation(summary)] if lines),
+            _best_table(best_features(frame, BEST_ROWS), by),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -112,36 +119,37 @@ def _names(names: str | list[str] | None) -> str:
 
 
 def _layer_table(layers: Sequence[Mapping[str, Any]]) -> str:
-    header = ["layer", "features", "q25", "median", "q75", *(f">= {t:g}" for t in THRESHOLDS)]
+    header = ["layer", "features"]
+    for _, symbol, _ in MEANINGS:
+        header += [f"{symbol} q25", "median", "q75", *(f">= {t:g}" for t in THRESHOLDS)]
     rows = []
     for layer in layers:
-        quartiles = [layer[f"output_score_{key}"] for key in ("q25", "median", "q75")]
-        shares = [layer[f"output_score_at_least_{threshold:g}"] for threshold in THRESHOLDS]
-        rows.append(
-            [
-                str(layer["layer"]),
-                f"{layer['features']:,}",
-                *("-" if number is None else f"{number:.3g}" for number in quartiles),
-                *("-" if share is None else f"{share:.1%}" for share in shares),
-            ]
-        )
+        row = [str(layer["layer"]), f"{layer['features']:,}"]
+        for column, _, _ in MEANINGS:
+            quartiles = [layer[f"{column}_{key}"] for key in ("q25", "median", "q75")]
+            shares = [layer[f"{column}_at_least_{threshold:g}"] for threshold in THRESHOLDS]
+            row += ["-" if number is None else f"{number:.3g}" for number in quartiles]
+            row += ["-" if share is None else f"{share:.1%}" for share in shares]
+        rows.append(row)
     return _table(header, rows)
 
 
-def _best_table(best: pd.DataFrame) -> str:
+def _best_table(best: pd.DataFrame, by: str) -> str:
+    numbers = {"S_out": ("output_score", ".4f"), "S_in": ("input_score", ".2f")}
+    if by not in SCORES:
+        numbers = {markdown(visible(by)): (by, ".4g"), **numbers}
     rows = [
         [
             str(row["layer"]),
             str(row["feature"]),
-            f"{row['output_score']:.4f}",
-            f"{row['input_score']:.2f}" if isinstance(row["input_score"], float) else "-",
+            *(number(row[name], spec) for name, spec in numbers.values()),
             markdown(visible_token(row["output_token"])),
             markdown(visible_tokens(row["logit_lens_tokens"], 8)),
             markdown(visible(_first(row["input_top_examples"]))),
         ]
         for row in best.to_dict("records")
     ]
-    return _table(["layer", "feature", "S_out", "S_in", "token", "logit lens", "fires on"], rows)
+    return _table(["layer", "feature", *numbers, "token", "logit lens", "fires on"], rows)
 
 
 def _first(texts: Any) -> str:

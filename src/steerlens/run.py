@@ -18,8 +18,9 @@ from steerlens.config.parse import parse_memory, parse_scores
 from steerlens.config.schema import RunConfig
 from steerlens.figures import FIGURES_FOLDER
 from steerlens.files import write_json, write_text
+from steerlens.fit import refuse_if_too_big
 from steerlens.neuronpedia import label_columns, read_labels
-from steerlens.plan import print_plan, refuse_if_too_big
+from steerlens.plan import print_plan
 from steerlens.provenance import PROVENANCE_FILE, provenance
 from steerlens.registry import ScoreConfig
 from steerlens.report import REPORT_FILE, write_report

@@ -13,6 +13,14 @@ from steerlens.scores import ScoreRun
 from steerlens.subject import Subject
 
 
+def steered_prompt(subject: Subject, prompt: str, keep_error: bool, run: ScoreRun) -> SteeredPrompt:
+    """The prompt, run and encoded once in a run however many features and methods use it."""
+    key = (subject.hook_name, prompt, keep_error)
+    if key not in run.prompts:
+        run.prompts[key] = SteeredPrompt(subject, prompt, keep_error)
+    return run.prompts[key]
+
+
 class SteeredPrompt:
     """A prompt that can be run with any features raised, many at once."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steerlens.results import names
+from steerlens.results import COLUMNS, names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,17 +24,49 @@ SCORES = ("output_score", "input_score")
 RESAMPLES = 10_000
 
 
+RANKINGS = (
+    "output_score",
+    "output_score_mean",
+    "input_score",
+    "token_confidence_delta",
+    "max_activation",
+    "random_score",
+)
+"""Columns by which features can be ranked, the best guide to steering first."""
+
+
+def ranking(frame: pd.DataFrame) -> str | None:
+    """The column that ranks the features of this table, or None if nothing was scored.
+
+    The first of `RANKINGS` that has numbers, else the first column of another method that has.
+    """
+    others = [name for name in frame.columns if name not in COLUMNS]
+    for name in (*RANKINGS, *others):
+        if getattr(frame[name].dtype, "kind", "") in "iuf" and any(frame[name].notna().tolist()):
+            return str(name)
+    return None
+
+
+def title_of(ranked_by: str) -> str:
+    """What a table of the best features is called."""
+    known = {"output_score": "Best output features", "input_score": "Best input features"}
+    return known.get(ranked_by, f"Best features by {ranked_by}")
+
+
 def best_features(frame: pd.DataFrame, n: int) -> pd.DataFrame:
-    """The `n` features with the highest output score; ties in the order of layer and feature."""
-    scored = frame.loc[frame["output_score"].notna()]
-    order = ["output_score", "layer", "feature"]
-    return scored.sort_values(order, ascending=[False, True, True]).head(n)
+    """The `n` best features by `ranking`; ties in the order of layer and feature."""
+    by = ranking(frame)
+    if by is None:
+        return frame.head(0)
+    scored = frame.loc[frame[by].notna()]
+    return scored.sort_values([by, "layer", "feature"], ascending=[False, True, True]).head(n)
 
 
 def summarise(frame: pd.DataFrame) -> dict[str, Any]:
     """What `summary.json` says: output scores by layer and overall, and the best features."""
     layers = {int(str(layer)): rows for layer, rows in frame.groupby("layer", sort=True)}
-    best = best_features(frame, 20)
+    best, by = best_features(frame, 20), ranking(frame)
+    shown = dict.fromkeys([*SCORES, *([by] if by else [])])
     return {
         "model": _one_or_all(names(frame, "model")),
         "sae": _one_or_all(names(frame, "sae")),
@@ -42,11 +74,12 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
         "layers": [{"layer": layer, **_statistics(rows)} for layer, rows in layers.items()],
         "hybrids": hybrids(frame),
         "prompt_correlations": prompt_correlations(frame),
+        "ranked_by": by,
         "best_features": [
             {
                 "layer": int(row["layer"]),
                 "feature": int(row["feature"]),
-                "output_score": float(row["output_score"]),
+                **{name: _number(row[name]) for name in shown},
                 "output_token": _or_none(row["output_token"]),
                 "logit_lens_tokens": list(_or_none(row["logit_lens_tokens"]) or [])[:5],
             }
@@ -72,17 +105,34 @@ def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
     return statistics
 
 
+MEANINGS = (
+    (
+        "output_score",
+        "S_out",
+        "near 1: amplifying the feature makes its own logit-lens tokens the next token; below "
+        f"{THRESHOLDS[0]:g}: it hardly steers.",
+    ),
+    (
+        "input_score",
+        "S_in",
+        "near 1: the feature fires hardest on its own logit-lens tokens; near 0: on others.",
+    ),
+)
+
+
 def explanation(summary: Mapping[str, Any]) -> list[str]:
     """What the scores of a run say, in a few sentences."""
     overall = summary["overall"]
-    low, high = (overall[f"output_score_at_least_{threshold:g}"] for threshold in THRESHOLDS)
-    lines = [
-        "S_out near 1: amplifying the feature makes its own logit-lens tokens the next token; "
-        f"below {THRESHOLDS[0]:g}: it hardly steers.",
-        f"Of {overall['output_score_count']:,} features {low:.1%} have S_out >= "
-        f"{THRESHOLDS[0]:g} and {high:.1%} have S_out >= {THRESHOLDS[1]:g}; the median is "
-        f"{overall['output_score_median']:.3g}.",
-    ]
+    lines: list[str] = []
+    for column, symbol, meaning in MEANINGS:
+        if n := overall[f"{column}_count"]:
+            low, high = (overall[f"{column}_at_least_{threshold:g}"] for threshold in THRESHOLDS)
+            lines += [
+                f"{symbol} {meaning}",
+                f"Of {n:,} feature{'s' * (n != 1)} {low:.1%} have {symbol} >= {THRESHOLDS[0]:g} "
+                f"and {high:.1%} have {symbol} >= {THRESHOLDS[1]:g}; the median is "
+                f"{overall[f'{column}_median']:.3g}.",
+            ]
     if found := summary["hybrids"]:
         lines.append(
             f"S_in and S_out are both at least {HYBRID:g} in {found['hybrid_share']:.1%} of the "
@@ -145,6 +195,11 @@ def prompt_correlations(frame: pd.DataFrame) -> list[float] | None:
 
 def _one_or_all(found: list[str]) -> str | list[str] | None:
     return found if len(found) > 1 else found[0] if found else None
+
+
+def _number(value: Any) -> float | None:
+    # Nulls come as None or pandas' NA, depending on the column's neighbours.
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _or_none(value: Any) -> Any:

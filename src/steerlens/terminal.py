@@ -26,8 +26,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from steerlens.summary import best_features, explanation, summarise
-from steerlens.text import visible, visible_token, visible_tokens
+from steerlens.summary import SCORES, best_features, explanation, ranking, summarise, title_of
+from steerlens.text import number, visible, visible_token, visible_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,27 +109,30 @@ def print_summary(
     """Print the best output features, what their numbers mean, and where the files are."""
     console = console or _console(sys.stdout)
     summary = summarise(frame)
-    overall = summary["overall"]
-    if overall["output_score_count"]:
+    if summary["ranked_by"]:
         console.print(_best_table(frame, rows, console.width))
         for line in explanation(summary):
             console.print(Text(line))
     else:
-        features = f"{overall['features']:,} feature{'s' * (overall['features'] != 1)}"
-        console.print(Text(f"{features}, none with an output score."))
+        n = summary["overall"]["features"]
+        console.print(Text(f"{n:,} feature{'s' * (n != 1)}, none with a score."))
     console.print(Text(f"Results: {visible(str(folder))}"), soft_wrap=True)
 
 
 def _best_table(frame: pd.DataFrame, rows: int, width: int) -> Table:
-    header = ("layer", "feature", "S_out", "S_in", "rank", "p", "token", "logit lens")
+    by = str(ranking(frame))
+    # Ranked by something else, that has a column of its own.
+    own = [] if by in SCORES else [by]
+    header = ("layer", "feature", *own, "S_out", "S_in", "rank", "p", "token", "logit lens")
     cells = [
         (
             str(row["layer"]),
             str(row["feature"]),
-            _number(row["output_score"], ".4f"),
-            _number(row["input_score"], ".2f"),
-            _number(row["output_rank"], ",.0f"),
-            _number(row["output_probability"], ".4f"),
+            *(number(row[name], ".4g") for name in own),
+            number(row["output_score"], ".4f"),
+            number(row["input_score"], ".2f"),
+            number(row["output_rank"], ",.0f"),
+            number(row["output_probability"], ".4f"),
             _cut(visible_token(row["output_token"]), 14),
             visible_tokens(row["logit_lens_tokens"], 8),
         )
@@ -140,9 +143,10 @@ def _best_table(frame: pd.DataFrame, rows: int, width: int) -> Table:
     taken = sum(2 + max(map(cell_len, column)) for column in columns)
     rest = max(width - taken - 4, 10)
     style = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
-    table = Table(title="Best output features", title_justify="left", **style)
+    table = Table(title=title_of(by), title_justify="left", **style)
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i < 6 else "left", no_wrap=True)
+        right = i < len(header) - 2
+        table.add_column(visible(name), justify="right" if right else "left", no_wrap=True)
     for row in cells:
         # Text, not str: rich would read a token such as [red] as markup.
         table.add_row(*(Text(cell) for cell in row[:-1]), Text(_cut(row[-1], rest)))
@@ -153,8 +157,3 @@ def _cut(text: str, width: int) -> str:
     line = Text(text)
     line.truncate(width, overflow="ellipsis")
     return line.plain
-
-
-def _number(value: object, spec: str) -> str:
-    # Nulls come as None or pandas' NA, depending on the column's neighbours.
-    return format(value, spec) if isinstance(value, int | float) else "-"

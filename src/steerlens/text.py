@@ -52,6 +52,11 @@ def visible_tokens(tokens: Any, n: int = 5) -> str:
     return " ".join(visible_token(token) for token in list(tokens)[:n]) or "-"
 
 
+def number(value: Any, spec: str) -> str:
+    """A number in the format `spec`; `-` for null, which is None or pandas' NA."""
+    return format(value, spec) if isinstance(value, int | float) else "-"
+
+
 def markdown(shown: str) -> str:
     """Text that is already `visible`, in a form that Markdown and HTML show as it is."""
     return "".join(f"&#{ord(char)};" if char in _MARKDOWN else char for char in shown)

@@ -218,6 +218,6 @@ def test_heads_outputs_of_another_size_are_refused(tiny_subject: MakeSubject) ->
 def test_a_hook_that_never_fires_is_told(tiny_subject: MakeSubject) -> None:
     from steerlens import score_features
 
-    subject = tiny_subject("llama", "transcoder", site="hook_q_input")
+    subject = tiny_subject("llama", "transcoder", site="q_input")
     with pytest.raises(SteerlensError, match=r"hook_q_input of local never fires"):
         score_features(subject)

@@ -55,12 +55,12 @@ def score(
 
     from steerlens.logit_lens import logit_lens
     from steerlens.ranks import best_token_of_one, best_token_of_rows, bytes_per_row
-    from steerlens.steered import SteeredPrompt
+    from steerlens.steered import steered_prompt
 
     head = subject.lm.head
     ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
     tokens_FK = logit_lens(subject, ids_F, config.top_k, run.memory_budget)
-    prompt = SteeredPrompt(subject, config.prompt, config.keep_error)
+    prompt = steered_prompt(subject, config.prompt, config.keep_error, run)
     rank_F = torch.empty(len(ids_F), dtype=torch.int64)
     probability_F = torch.empty(len(ids_F), dtype=torch.float32)
     token_F = torch.empty(len(ids_F), dtype=torch.int64)

@@ -50,7 +50,7 @@ def score(
     import torch
 
     from steerlens.ranks import bytes_per_row, token_confidence
-    from steerlens.steered import SteeredPrompt
+    from steerlens.steered import steered_prompt
 
     head = subject.lm.head
     if not 1 <= config.k <= head.d_vocab:
@@ -58,7 +58,7 @@ def score(
             f"k={config.k} is out of range: {subject.lm.name} has {head.d_vocab} tokens."
         )
     ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
-    prompt = SteeredPrompt(subject, config.prompt, config.keep_error)
+    prompt = steered_prompt(subject, config.prompt, config.keep_error, run)
     confidence_F = torch.empty(len(ids_F), dtype=torch.float64)
 
     def confidence(rows: slice, h_BD: torch.Tensor) -> None:

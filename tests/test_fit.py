@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steerlens import plan
+from steerlens import fit
 from steerlens.config.compose import compose
 from steerlens.errors import SteerlensError
 from tests.config.folders import model_folder, sae_folder
@@ -17,14 +17,14 @@ GEMMA = ["model=gemma-2-9b", "sae=gemma-scope-9b-res"]
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with 16 GB of main memory and two GPUs of 10 and 20 GB."""
-    monkeypatch.setattr(plan, "main_memory", lambda: 16 * 10**9)
-    monkeypatch.setattr(plan, "gpu_memory", lambda: [10 * 10**9, 20 * 10**9])
+    monkeypatch.setattr(fit, "main_memory", lambda: 16 * 10**9)
+    monkeypatch.setattr(fit, "gpu_memory", lambda: [10 * 10**9, 20 * 10**9])
 
 
 def test_weights_are_those_of_the_model_and_one_sae_in_the_runs_dtype() -> None:
     sae = 2 * 16384 * 3584
     for dtype, size in [("float32", 4), ("bfloat16", 2)]:
-        needed = plan.estimate_weights(compose([*GEMMA, f"dtype={dtype}"]))
+        needed = fit.estimate_weights(compose([*GEMMA, f"dtype={dtype}"]))
         assert needed == int((9.242e9 + sae) * size)
 
 
@@ -32,20 +32,20 @@ def test_a_local_folder_tells_its_size_by_its_headers(tmp_path: Path) -> None:
     model, sae = model_folder(tmp_path / "model"), sae_folder(tmp_path / "saes" / "0")
     sae_folder(tmp_path / "saes" / "1")
     local = ["model=local", f"model.path={model}", "sae=local", f"sae.path={sae.parent}"]
-    needed = plan.estimate_weights(compose([*local, "dtype=float32"]))
+    needed = fit.estimate_weights(compose([*local, "dtype=float32"]))
     assert needed == 4 * (10 * 8 + 16 * 8)
 
 
 def test_nothing_is_refused_where_nothing_tells_the_size() -> None:
     config = compose(["model=hub", "model.path=a/b", "sae=gpt2-small-res-jb"])
-    assert plan.estimate_weights(config) is None
-    plan.refuse_if_too_big(config)
+    assert fit.estimate_weights(config) is None
+    fit.refuse_if_too_big(config)
 
 
 @pytest.mark.usefixtures("machine")
 def test_what_fits_passes() -> None:
-    plan.refuse_if_too_big(compose(GEMMA))  # 18.7 GB in bfloat16 on the larger GPU
-    plan.refuse_if_too_big(compose([*GEMMA, "device_map=auto", "dtype=float32"]))  # all together
+    fit.refuse_if_too_big(compose(GEMMA))  # 18.7 GB in bfloat16 on the larger GPU
+    fit.refuse_if_too_big(compose([*GEMMA, "device_map=auto", "dtype=float32"]))  # all together
 
 
 @pytest.mark.usefixtures("machine")
@@ -66,7 +66,7 @@ def test_what_cannot_fit_is_told_with_both_numbers_and_ways_out(
     overrides: list[str], expected: str
 ) -> None:
     with pytest.raises(SteerlensError) as caught:
-        plan.refuse_if_too_big(compose([*GEMMA, *overrides]))
+        fit.refuse_if_too_big(compose([*GEMMA, *overrides]))
     assert expected in str(caught.value)
 
 
@@ -77,12 +77,18 @@ def test_gpus_are_asked_of_the_drivers_own_tool(
     tool.write_text("#!/bin/sh\necho 81559\necho 40960\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert plan.gpu_memory() == [81559 * 2**20, 40960 * 2**20]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert fit.gpu_memory() == [81559 * 2**20, 40960 * 2**20]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert fit.gpu_memory() == [40960 * 2**20]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert fit.gpu_memory() == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     tool.write_text("#!/bin/sh\necho 'no driver'\nexit 9\n")
-    assert plan.gpu_memory() == []
+    assert fit.gpu_memory() == []
     monkeypatch.setenv("PATH", "")
-    assert plan.gpu_memory() == []
+    assert fit.gpu_memory() == []
 
 
 def test_main_memory_is_some_but_not_more_than_there_is() -> None:
-    assert 10**7 < plan.main_memory() < 10**14
+    assert 10**7 < fit.main_memory() < 10**14
