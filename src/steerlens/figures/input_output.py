@@ -83,5 +83,5 @@ def _cloud(figure: Figure, axes: Axes, both: pd.DataFrame) -> None:
     if len(both) <= 500:
         axes.scatter(x, y, s=14, color=style.BLUE, alpha=0.5, lw=0)
         return
-    bins = axes.hist2d(x, y, bins=50, range=((0, 1), (0, 1)), norm=LogNorm(), cmap="Blues")
+    bins = axes.hist2d(x, y, bins=50, range=((0, 1), (0, 1)), norm=LogNorm(vmin=0.4), cmap="Blues")
     figure.colorbar(bins[3], ax=axes, label="features", pad=0.02)
