@@ -49,6 +49,7 @@ def one(d_sae: int, d_vocab: int, d_model: int, n: int, budget: int) -> None:
     )
     lm = random_model(config, "cpu")
     subject = random_subject(lm, random_sae(lm, d_sae), 0)
+    n = min(n, d_sae // 4)
     score(subject, np.arange(8), Config(), ScoreRun(budget))
     before = forget_peak()
     took: list[float] = []
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument(
         "--features",
         type=int,
-        default=256,
+        default=1024,
         help="the slice that is scored, once, twice and four times",
     )
     parser.add_argument("--d-model", type=int, default=3584)

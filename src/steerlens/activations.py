@@ -23,6 +23,7 @@ from steerlens.errors import SteerlensError
 from steerlens.files import atomic_write
 from steerlens.memory import batches, rows_that_fit
 from steerlens.subject import Subject
+from steerlens.subject.site import never_fires
 
 SORTED_AT_ONCE = 512
 """Pieces that are sorted by length before they are batched, so that little is padding."""
@@ -304,6 +305,9 @@ def residuals(
     lm = subjects[0].lm
     with contextlib.suppress(_HookReached):
         lm.bridge.run_with_hooks(torch.from_numpy(tokens).to(lm.device), fwd_hooks=hooks)
+    for name in names:
+        if name not in seen:
+            raise never_fires(name, lm)
     return [seen[subject.site.read] for subject in subjects], torch.from_numpy(mask)
 
 

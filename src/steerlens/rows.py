@@ -16,6 +16,7 @@ import torch
 
 from steerlens.errors import SteerlensError
 from steerlens.subject import Subject
+from steerlens.subject.site import never_fires
 
 ROWS_ON_CPU = 512
 """With more, a block's vectors no longer fit in memory that the allocator uses again, and new pages
@@ -52,7 +53,7 @@ class LastPosition:
             self.h_D = self._run(self._token_11, look, self._cache_of_rows(1))[0]
         for hook_name, values in ((subject.site.read, read), (subject.site.write, written)):
             if not values:
-                raise SteerlensError(f"the hook {hook_name} of {subject.lm.name} never fires.")
+                raise never_fires(hook_name, subject.lm)
         self.x_1LD = torch.cat(read, dim=1)
         """(1, L, D): the unsteered vectors that the SAE encodes."""
         self.out_D = written[-1][0, -1]

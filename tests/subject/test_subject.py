@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from steerlens import SteerlensError, load_subject
+from steerlens.activations import residuals
 from steerlens.subject import Subject
 from tests.support.tiny import MODELS, save_model, save_sae, save_tokenizer
 
@@ -218,6 +220,8 @@ def test_heads_outputs_of_another_size_are_refused(tiny_subject: MakeSubject) ->
 def test_a_hook_that_never_fires_is_told(tiny_subject: MakeSubject) -> None:
     from steerlens import score_features
 
-    subject = tiny_subject("llama", "transcoder", site="q_input")
-    with pytest.raises(SteerlensError, match=r"hook_q_input of local never fires"):
+    subject = tiny_subject("llama", "transcoder", site="attn.hook_hidden_states")
+    with pytest.raises(SteerlensError, match=r"hook_hidden_states of local never fires"):
         score_features(subject)
+    with pytest.raises(SteerlensError, match=r"hook_hidden_states of local never fires"):
+        residuals([subject], [np.array([0, 1])])

@@ -59,6 +59,11 @@ def layer_of_hook(hook_name: str | None) -> int | None:
     return int(match.group(1)) if match else None
 
 
+def never_fires(hook_name: str, lm: LoadedModel) -> SteerlensError:
+    """The error for a hook that the bridge has and that a forward doesn't reach."""
+    return SteerlensError(f"the hook {hook_name} of {lm.name} never fires.")
+
+
 def is_transcoder(sae: SAE[Any]) -> bool:
     """Whether the SAE's output stands for another hook's value than its input."""
     return hasattr(sae.cfg, "d_out")
