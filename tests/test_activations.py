@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from steerlens.activations import (
     ARRAYS,
     Activations,
     activations,
+    activations_bytes,
     read_activations,
-    write_activations,
 )
 from steerlens.config.compose import compose
 from steerlens.corpus_pass import in_groups
+from steerlens.errors import SteerlensError
 from steerlens.scores import activation, output
 from steerlens.subject import Subject, load_subjects
 from tests.support.tiny import D_SAE, D_VOCAB, save_sae
@@ -84,7 +86,7 @@ def test_a_pass_that_goes_on_ends_like_one_that_was_not_stopped(
     assert len(kept) == 9
     begun = []
     for index, part in enumerate(kept[4]):
-        write_activations(tmp_path / f"{index}", part)
+        (tmp_path / f"{index}").write_bytes(activations_bytes(part))
         read = read_activations(tmp_path / f"{index}")
         assert read is not None
         begun.append(read)
@@ -117,3 +119,16 @@ def test_saes_are_read_together_as_far_as_the_budget_goes(subjects: list[Subject
     assert groups(reading, 1) == [1, 1, 1]
     assert groups([*other, *reading], 3 * size) == [3]
     assert groups(other, 3 * size) == [1, 1, 1]
+
+
+def test_nan_activations_are_refused(subjects: list[Subject], pieces: list[np.ndarray]) -> None:
+    sae: Any = subjects[1].sae
+    sae.b_enc.data[3] = float("nan")
+    with pytest.raises(SteerlensError, match="layer 1 has NaN activations"):
+        activations(subjects, pieces, 10, GIB)
+
+
+def test_a_kept_pass_that_is_not_whole_counts_as_missing(tmp_path: Path) -> None:
+    assert read_activations(tmp_path / "nowhere") is None
+    (tmp_path / "broken").write_bytes(b"\x10\x00")
+    assert read_activations(tmp_path / "broken") is None

@@ -14,6 +14,7 @@ import pytest
 
 from steerlens import SteerlensError, score_features
 from steerlens.neuronpedia import Example, label_columns, peak, read_labels
+from steerlens.scores.input import token_texts
 from steerlens.subject import Subject
 from tests.support.naive import naive_logit_lens
 
@@ -131,3 +132,19 @@ def test_labels_are_nullable_and_of_this_model(tmp_path: Path) -> None:
     assert columns["neuronpedia_url"] == ["https://www.neuronpedia.org/m/2-res/5", None]
     with pytest.raises(SteerlensError, match="of the model m, not of other"):
         read_labels(tmp_path, ["other"])
+
+
+def test_a_token_goes_by_its_text_and_its_piece_but_not_by_another_tokens_text() -> None:
+    class SentencePiece:
+        pieces = ("\u2581the", "the", "\u0120caf\u00c3\u00a9")
+        texts = ("the", "the", " caf\u00e9")
+
+        def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+            return [self.pieces[one] for one in ids]
+
+        def decode(self, ids: list[int]) -> str:
+            return self.texts[ids[0]]
+
+    assert token_texts(SentencePiece(), [0]) == {"\u2581the"}
+    assert token_texts(SentencePiece(), [1]) == {"the"}
+    assert token_texts(SentencePiece(), [2]) == {"\u0120caf\u00c3\u00a9", " caf\u00e9"}

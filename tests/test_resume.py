@@ -123,3 +123,14 @@ def test_a_second_run_computes_nothing_and_a_wider_one_only_what_is_missing(
     changed = start("changed", 0.0, cache, "score.output.factor=3")
     assert changed.wait() == 0
     assert len(done(tmp_path / "changed.log", "feature")) == D_SAE
+
+
+@pytest.mark.slow
+def test_runs_at_the_same_time_share_the_cache(
+    start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    cache = f"paths.cache_dir={tmp_path / 'cache'}"
+    children = [start(name, 0.01, cache) for name in ("one", "two")]
+    assert [child.wait() for child in children] == [0, 0]
+    one, two = (read_features(tmp_path / name) for name in ("one", "two"))
+    pd.testing.assert_frame_equal(one, two)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
 from steerlens.store import Store, merged
 
@@ -50,3 +53,29 @@ def test_a_feature_twice_counts_once() -> None:
 def test_columns_that_are_all_null_in_one_part_fit_the_others() -> None:
     nulls = pa.table({"feature": [4], "x": pa.nulls(1)})
     assert merged([nulls, table(1)])["x"].to_pylist() == [1.0, None]
+
+
+def test_a_cache_that_can_not_be_written_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    store = Store(tmp_path / "file")
+    assert store.read({"a": 1}) is None
+    store.add({"a": 1}, table(1))
+    assert "nothing is kept there" in caplog.text
+
+
+def test_processes_may_write_the_same_key_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from steerlens.store import Store; "
+        "from tests.test_store import table; store = Store(Path(sys.argv[1]))\n"
+        "for i in range(60): store.add({'a': 1}, table(i, i + 1)); assert store.read({'a': 1})"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    children = [subprocess.Popen(command) for _ in range(4)]
+    assert [child.wait() for child in children] == [0] * 4
+    found = Store(tmp_path).read({"a": 1})
+    assert found is not None
+    assert found["feature"].to_pylist() == list(range(61))
+    assert len(list(tmp_path.rglob("part-*"))) == 60
+    assert not list(tmp_path.rglob("*tmp*"))

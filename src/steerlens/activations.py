@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from steerlens.errors import SteerlensError
-from steerlens.files import atomic_write
 from steerlens.memory import batches, rows_that_fit
 from steerlens.subject import Subject
 from steerlens.subject.site import never_fires
@@ -79,21 +79,21 @@ class Activations:
         return np.where(self.value_FN[features] > 0, flat[at_FN], -1)
 
 
-def write_activations(path: Path, found: Activations) -> None:
-    """Writes the result of a pass, atomically, as safetensors."""
+def activations_bytes(found: Activations) -> bytes:
+    """The result of a pass as safetensors."""
     arrays = {name: getattr(found, name) for name in ARRAYS}
     arrays["tokens"] = np.concatenate(found.pieces)
     arrays["lengths"] = np.array([len(piece) for piece in found.pieces])
     arrays["n_tokens"] = np.array([found.n_tokens])
-    with atomic_write(path) as file:
-        file.write(save(arrays))
+    return save(arrays)
 
 
 def read_activations(path: Path) -> Activations | None:
-    """What `write_activations` has written, or None if it isn't there."""
-    if not path.is_file():
+    """The result in a file of `activations_bytes`, or None if it isn't there or isn't whole."""
+    try:
+        arrays = load_file(path)
+    except (OSError, SafetensorError):
         return None
-    arrays = load_file(path)
     return Activations(
         n_tokens=int(arrays["n_tokens"][0]),
         pieces=np.split(arrays["tokens"], arrays["lengths"].cumsum()[:-1]),

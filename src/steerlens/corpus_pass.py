@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steerlens.corpus import texts
 from steerlens.corpus.pieces import pieces
@@ -81,60 +80,58 @@ def activations_of(subject: Subject, asked: int | None, run: ScoreRun) -> Activa
 
 
 def _read(subjects: Sequence[Subject], length: int, n_examples: int, run: ScoreRun) -> None:
-    from steerlens.activations import activations, read_activations, write_activations
+    from steerlens.activations import activations, activations_bytes, read_activations
 
     assert run.corpus is not None
-    folders = [_folder(subject, length, n_examples, run) for subject in subjects]
-    for subject, folder in zip(subjects, folders, strict=True):
-        finished = folder and read_activations(folder / FINISHED)
-        if finished:
+    keys = {subject.hook_name: _key(subject, length, n_examples, run) for subject in subjects}
+
+    def kept(subject: Subject, name: str) -> Activations | None:
+        store = run.store
+        return store and read_activations(store.folder(keys[subject.hook_name]) / name)
+
+    left: list[Subject] = []
+    for subject in subjects:
+        if finished := kept(subject, FINISHED):
             run.activations[subject.hook_name, length] = finished
-    left = [
-        (subject, folder)
-        for subject, folder in zip(subjects, folders, strict=True)
-        if (subject.hook_name, length) not in run.activations
-    ]
+        else:
+            left.append(subject)
     if not left:
         return
 
     def keep(parts: Sequence[Activations], name: str = BEGUN) -> None:
-        for (_, folder), part in zip(left, parts, strict=True):
-            if folder:
-                write_activations(folder / name, part)
+        for subject, part in zip(left, parts, strict=True):
+            if run.store:
+                run.store.keep(keys[subject.hook_name], name, activations_bytes(part))
 
-    begun = [folder and read_activations(folder / BEGUN) for _, folder in left]
+    begun = [part for subject in left if (part := kept(subject, BEGUN))]
     # They were written together; a kill between two of them leaves different ones.
-    whole = [part for part in begun if part and part.n_tokens == (begun[0] or part).n_tokens]
-    cut = pieces(
-        texts(run.corpus), left[0][0].lm.tokenizer, length, left[0][0].bos, run.corpus.n_tokens
-    )
-    layers = ", ".join(str(subject.layer) for subject, _ in left)
+    together = len(begun) == len(left) and len({part.n_tokens for part in begun}) == 1
+    cut = pieces(texts(run.corpus), left[0].lm.tokenizer, length, left[0].bos, run.corpus.n_tokens)
+    layers = ", ".join(str(subject.layer) for subject in left)
     with run.task(run.corpus.n_tokens, f"corpus, layer {layers}", "tokens") as advance:
         found = activations(
-            [subject for subject, _ in left],
+            left,
             cut,
             n_examples,
             run.memory_budget,
             advance,
-            begun=whole if len(whole) == len(left) else (),
+            begun=begun if together else (),
             keep=keep,
         )
     keep(found, FINISHED)
-    for (subject, folder), one in zip(left, found, strict=True):
+    for subject, one in zip(left, found, strict=True):
         run.activations[subject.hook_name, length] = one
-        if folder:
-            (folder / BEGUN).unlink(missing_ok=True)
+        if run.store:
+            (run.store.folder(keys[subject.hook_name]) / BEGUN).unlink(missing_ok=True)
     _tell_if_short(run, found[0].n_tokens)
 
 
 FINISHED, BEGUN = "activations.safetensors", "begun.safetensors"
 
 
-def _folder(subject: Subject, length: int, n_examples: int, run: ScoreRun) -> Path | None:
-    if run.store is None:
-        return None
+def _key(subject: Subject, length: int, n_examples: int, run: ScoreRun) -> dict[str, Any]:
     what = {"corpus": run.corpus_key(), "context_length": length, "n_examples": n_examples}
-    return run.store.folder({**subject.key, **what})
+    return {**subject.key, **what}
 
 
 def _tell_if_short(run: ScoreRun, n_tokens: int) -> None:

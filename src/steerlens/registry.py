@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from steerlens.errors import SteerlensError, unknown
-
-if TYPE_CHECKING:
-    from steerlens.scores import ScoreRun
 
 GROUP = "steerlens.scores"
 
@@ -38,13 +37,17 @@ class ScoreConfig:
             if isinstance(number, int) and number < 1:
                 raise self.refusal(name, "must be at least 1")
 
-    def depends_on(self, run: ScoreRun) -> dict[str, Any]:
-        """What the numbers depend on besides the model, the SAE and these settings.
+    def uses(self) -> Sequence[str]:
+        """Which of the run's `seed` and `corpus` the numbers depend on.
 
-        Finished scores are found again by it. A method that uses neither the run's seed nor its
-        corpus says so here, so that its scores are found under others, too.
+        Finished scores are found again by what they depend on: the model, the SAE, these settings,
+        and this. A method that needs neither says so, so that its scores are found under others.
         """
-        return {"seed": run.seed, "corpus": run.corpus_key()}
+        return ("seed", "corpus")
+
+    def files(self) -> Sequence[Path]:
+        """The files that the numbers depend on."""
+        return ()
 
     def corpus_pass(self) -> tuple[int | None, int] | None:
         """What the method needs of a pass over the corpus: (context length, examples), or None."""

@@ -95,9 +95,12 @@ def _score_block(
 def score_key(subject: Subject, config: ScoreConfig, run: ScoreRun) -> dict[str, Any]:
     """Everything that a method's numbers depend on."""
     source = inspect.getsource(load_method(config.method))
+    of_run = {"seed": lambda: run.seed, "corpus": run.corpus_key}
+    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in config.files()]
     return {
         **subject.key,
-        **config.depends_on(run),
+        **{name: of_run[name]() for name in config.uses()},
+        "files": files,
         "score": dataclasses.asdict(config),
         "method": hashlib.sha256(source.encode()).hexdigest(),
     }

@@ -7,10 +7,13 @@ that share the cache can at worst write the same part twice.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 KEY_FILE = "key.json"
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Store:
@@ -30,13 +35,20 @@ class Store:
     root: Path
 
     def folder(self, key: Mapping[str, Any]) -> Path:
-        """Where everything of `key` lies; made if needed."""
-        text = json.dumps(key, sort_keys=True, default=str)
-        folder = self.root / hashlib.sha256(text.encode()).hexdigest()[:32]
-        if not (folder / KEY_FILE).is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / KEY_FILE, json.loads(text))
-        return folder
+        """Where everything of `key` lies, or would lie."""
+        return self.root / hashlib.sha256(_text(key).encode()).hexdigest()[:32]
+
+    def keep(self, key: Mapping[str, Any], name: str, content: bytes) -> None:
+        """Writes a file of `key`. A cache that can't be written is no reason to stop a run."""
+        folder = self.folder(key)
+        try:
+            if not (folder / KEY_FILE).is_file():
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(folder / KEY_FILE, json.loads(_text(key)))
+            with atomic_write(folder / name) as file:
+                file.write(content)
+        except (OSError, SteerlensError) as error:
+            logger.warning("the cache can't be written (%s): nothing is kept there.", error)
 
     def read(self, key: Mapping[str, Any]) -> pa.Table | None:
         """All rows of `key` that are finished, with their column `feature`; each feature once."""
@@ -49,20 +61,23 @@ class Store:
                 with part.open("rb") as file:
                     tables.append(pq.read_table(file))
             except (OSError, pa.ArrowException):
-                part.unlink(missing_ok=True)  # not ours: ours are whole
+                with contextlib.suppress(OSError):
+                    part.unlink()  # not ours: ours are whole
         return merged(tables) if tables else None
 
     def add(self, key: Mapping[str, Any], table: pa.Table) -> None:
-        """Keeps the rows of `table`. A cache that can't be written is no reason to stop a run."""
+        """Keeps the rows of `table`."""
         import pyarrow.parquet as pq
 
         ids = ",".join(map(str, table["feature"].to_pylist()))
         name = f"part-{hashlib.sha256(ids.encode()).hexdigest()[:16]}.parquet"
-        try:
-            with atomic_write(self.folder(key) / name) as file:
-                pq.write_table(table, file, compression="zstd")
-        except (OSError, SteerlensError):
-            pass
+        buffer = BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        self.keep(key, name, buffer.getvalue())
+
+
+def _text(key: Mapping[str, Any]) -> str:
+    return json.dumps(key, sort_keys=True, default=str)
 
 
 def merged(tables: Sequence[pa.Table]) -> pa.Table:

@@ -40,6 +40,19 @@ def test_tables_are_read_by_their_column(tmp_path: Path, source: str) -> None:
         list(texts(corpus(source, file, column="bdoy")))
 
 
+def test_a_data_set_is_streamed_with_its_split_and_column(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split, lines in [("train", LINES), ("test", LINES[:1])]:
+        pd.DataFrame({"body": lines}).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    assert list(texts(corpus("hub", folder, column="body"))) == LINES
+    assert list(texts(corpus("hub", folder, column="body", split="test"))) == LINES[:1]
+    with pytest.raises(SteerlensError, match=r"unknown column .*'txet'"):
+        list(texts(corpus("hub", folder, column="txet")))
+    with pytest.raises(SteerlensError, match=r"can't read the corpus .*nowhere"):
+        list(texts(corpus("hub", tmp_path / "nowhere")))
+
+
 def test_a_seed_shuffles_and_the_same_one_shuffles_alike(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     lines = [f"line {i}" for i in range(50)]

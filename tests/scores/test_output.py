@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
 from steerlens import SteerlensError, score_features
 from steerlens.subject import Subject
@@ -70,6 +71,15 @@ def test_equals_naive_with_other_architectures(
     subject = tiny_subject("llama", architecture)
     assert_equals_naive(subject, 10.0)
     assert_equals_naive(subject, 0.3, keep_error=False)
+
+
+def test_every_architecture_that_saelens_loads_or_trains_is_compared() -> None:
+    compared = {*ARCHITECTURES, *TRANSCODERS, *OTHERS}
+    assert set(SAE_CLASS_REGISTRY) == compared
+    for _, config_class in SAE_TRAINING_CLASS_REGISTRY.values():
+        # BatchTopK and Matryoshka, among others, are saved as one of these.
+        saved = config_class(d_in=8, d_sae=16).get_inference_sae_cfg_dict()
+        assert saved["architecture"] in compared
 
 
 @pytest.mark.parametrize("norm", ["layer_norm", "constant_norm_rescale"])

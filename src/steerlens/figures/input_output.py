@@ -8,10 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from steerlens.figures import style
-from steerlens.figures.output_score import MARKS, S_OUT, layer_ticks, quartiles, subtitle
+from steerlens.figures.output_score import S_OUT, quartiles, shares_above, subtitle
 from steerlens.summary import HYBRID, hybrids
 
 if TYPE_CHECKING:
@@ -36,13 +35,7 @@ def by_layer(frame: pd.DataFrame) -> Figure | None:
             for layer, rows in both.groupby("layer", sort=True)[column]
         }
         quartiles(top, scores, f"{name} {symbol}")
-        for threshold, color, marker in MARKS:
-            share = [float((values >= threshold).mean()) for values in scores.values()]
-            label = f"{symbol} ≥ {threshold:g}"
-            bottom.plot(layers, share, color=color, marker=marker, label=label)
-        bottom.set(xlabel="layer", ylabel="share of features", ylim=(-0.04, 1.04))
-        bottom.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        layer_ticks(bottom, layers)
+        shares_above(bottom, scores, symbol)
         for axes in (top, bottom):
             style.legend_above(axes)
     style.headline(figure, "Input and output score by layer", subtitle(both))

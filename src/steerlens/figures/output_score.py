@@ -40,13 +40,7 @@ def by_layer(frame: pd.DataFrame) -> Figure | None:
     figure = style.new_figure(float(np.clip(3 + 0.22 * span, 6.4, 12)), 5.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     quartiles(top, scores, f"output score {S_OUT}")
-    for threshold, color, marker in MARKS:
-        share = [float((values >= threshold).mean()) for values in scores.values()]
-        label = f"{S_OUT} ≥ {threshold:g}"
-        bottom.plot(layers, share, color=color, marker=marker, label=label)
-    bottom.set(xlabel="layer", ylabel="share of features", ylim=(-0.04, 1.04))
-    bottom.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    layer_ticks(bottom, layers)
+    shares_above(bottom, scores, S_OUT)
     for axes in (top, bottom):
         style.legend_above(axes)
     style.headline(figure, "Output score by layer", subtitle(_scored(frame)))
@@ -119,7 +113,18 @@ def quartiles(axes: Axes, scores: Scores, label: str) -> None:
         axes.set_ylim(-0.03 * top, top)
 
 
-def layer_ticks(axes: Axes, layers: np.ndarray) -> None:
+def shares_above(axes: Axes, scores: Scores, symbol: str) -> None:
+    """For every layer, the share of features at or above each threshold."""
+    layers = np.array(list(scores))
+    for threshold, color, marker in MARKS:
+        share = [float((values >= threshold).mean()) for values in scores.values()]
+        axes.plot(layers, share, color=color, marker=marker, label=f"{symbol} ≥ {threshold:g}")
+    axes.set(xlabel="layer", ylabel="share of features", ylim=(-0.04, 1.04))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _layer_ticks(axes, layers)
+
+
+def _layer_ticks(axes: Axes, layers: np.ndarray) -> None:
     """A tick at every layer that was scored, and as many labels as fit."""
     step = int(np.ceil(len(layers) / 32))
     axes.xaxis.set_major_locator(FixedLocator(layers[::step].tolist()))

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from steerlens.activations import Activations
-    from steerlens.steered import SteeredPrompt
     from steerlens.subject import Subject
 
 __all__ = ["Method", "ScoreConfig", "ScoreRun"]
@@ -57,7 +56,7 @@ class ScoreRun:
     """The run's corpus."""
     activations: dict[tuple[str, int], Activations] = field(default_factory=dict)
     """What passes over the corpus have found, by hook name and context length."""
-    prompts: dict[tuple[str, str, bool], SteeredPrompt] = field(default_factory=dict)
+    prompts: dict[tuple[str, str, bool], Any] = field(default_factory=dict)
     """What `steered_prompt` has made, by hook name, prompt and `keep_error`."""
     store: Store | None = None
     """Where finished scores are kept."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,8 +22,8 @@ class Config(ScoreConfig):
     context_length: int | None = None
     """Tokens in a piece of text at most; null = corpus.context_length."""
 
-    def depends_on(self, run: ScoreRun) -> dict[str, Any]:
-        return {"corpus": run.corpus_key()}
+    def uses(self) -> Sequence[str]:
+        return ("corpus",)
 
     def corpus_pass(self) -> tuple[int | None, int] | None:
         return self.context_length, 0

@@ -6,7 +6,7 @@ the score is the share of these tokens that are among the feature's top-k logit-
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,12 +58,11 @@ class Config(ScoreConfig):
     def corpus_pass(self) -> tuple[int | None, int] | None:
         return (self.context_length, self.max_examples) if self.source == "corpus" else None
 
-    def depends_on(self, run: ScoreRun) -> dict[str, Any]:
-        if self.source == "corpus":
-            return {"corpus": run.corpus_key()}
-        files = sorted(file for file in Path(str(self.path)).rglob("*.json*") if file.is_file())
-        stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        return {"files": stats}
+    def uses(self) -> Sequence[str]:
+        return ("corpus",) if self.source == "corpus" else ()
+
+    def files(self) -> Sequence[Path]:
+        return sorted(Path(self.path).rglob("*.json*")) if self.path else ()
 
 
 def score(
@@ -135,13 +134,23 @@ def _neuronpedia_peaks(
     peaks = []
     for feature, own in zip(features.tolist(), lens_FK.tolist(), strict=True):
         found = neuronpedia.firing(exported.get(feature, []))[: config.max_examples]
-        # Exports write a token as its text or as the tokenizer's own piece: either will do.
-        texts = [*tokenizer.convert_ids_to_tokens(own), *(tokenizer.decode([one]) for one in own)]
-        names = {neuronpedia.plain_token(str(text), underscore) for text in texts}
+        names = {neuronpedia.plain_token(text, underscore) for text in token_texts(tokenizer, own)}
         top = np.array([neuronpedia.peak(one, underscore) for one in found], dtype=object)
         marked = [neuronpedia.marked(one) for one in found[: config.show_examples]]
         peaks.append((top, np.array(sorted(names), dtype=object), marked))
     return peaks
+
+
+def token_texts(tokenizer: Any, token_ids: list[int]) -> set[str]:
+    """How an export may write these tokens: as their texts, or as the tokenizer's own pieces."""
+    texts: set[str] = set()
+    for token, piece in zip(token_ids, tokenizer.convert_ids_to_tokens(token_ids), strict=True):
+        text = tokenizer.decode([token])
+        texts.add(str(piece))
+        # Some tokenizers decode `▁the` without its space: that would be another token's text.
+        if piece != f"\u2581{text}":
+            texts.add(text)
+    return texts
 
 
 def input_scores(

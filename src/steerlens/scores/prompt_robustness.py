@@ -7,9 +7,9 @@ prompts here are our own.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -94,8 +94,8 @@ class Config(ScoreConfig):
                 "prompts of score prompt_robustness: give two or more, none empty."
             )
 
-    def depends_on(self, run: ScoreRun) -> dict[str, Any]:
-        return {}
+    def uses(self) -> Sequence[str]:
+        return ()
 
 
 def score(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,8 +20,8 @@ class Config(ScoreConfig):
 
     method: str = "random"
 
-    def depends_on(self, run: ScoreRun) -> dict[str, Any]:
-        return {"seed": run.seed}
+    def uses(self) -> Sequence[str]:
+        return ("seed",)
 
 
 def score(

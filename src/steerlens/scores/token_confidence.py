@@ -6,9 +6,9 @@ most probable tokens; the score is its change when the feature is amplified afte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -35,8 +35,8 @@ class Config(ScoreConfig):
     keep_error: bool = True
     """Keep the SAE's reconstruction error."""
 
-    def depends_on(self, run: ScoreRun) -> dict[str, Any]:
-        return {}
+    def uses(self) -> Sequence[str]:
+        return ()
 
 
 def score(
