@@ -3,10 +3,9 @@
     python -m experiments.benchmarks.scale
 
 One block with random weights at Gemma-2-9B's width, so that the dictionary and the vocabulary are
-what counts. For each size it prints what scoring costs however few the features, what each of the
-next features costs and each of twice as many after those (the same, if time is linear), and how far
-the process grew beyond the weights, each size in a process of its own: the growth must stay within
-`memory_budget`.
+what counts. For each size it prints what scoring costs, what twice and four times as many features
+cost in proportion (2 and 4, if time is linear), and how far the process grew beyond the weights,
+each size in a process of its own: the growth must stay within `memory_budget`.
 """
 
 from __future__ import annotations
@@ -56,15 +55,14 @@ def one(d_sae: int, d_vocab: int, d_model: int, n: int, budget: int) -> None:
     for features in (np.arange(n), np.arange(2 * n), np.arange(4 * n)):
         subject.logit_lens_memo = None
         took.append(seconds(lambda: score(subject, features, Config(), ScoreRun(budget))))  # noqa: B023
-    first, second = (took[1] - took[0]) / n, (took[2] - took[1]) / (2 * n)
     output = status("VmHWM") - before
     draw = np.random.default_rng(0)
     pieces = [draw.integers(0, 200, 64).astype(np.int32) for _ in range(64)]
     before = forget_peak()
     reading = seconds(lambda: activations([subject], pieces, 100, budget))
     print(
-        f"{d_sae:>8,}{d_vocab:>9,}{took[0] - n * first:>10.2f}{first * 1e3:>12.2f}"
-        f"{second * 1e3:>9.2f}{output / 2**30:>12.2f}{64 * 63 / reading:>14,.0f}"
+        f"{d_sae:>8,}{d_vocab:>9,}{n:>10,}{took[0]:>9.1f}{took[1] / took[0]:>8.2f}x"
+        f"{took[2] / took[0]:>7.2f}x{output / 2**30:>12.2f}{64 * 63 / reading:>14,.0f}"
         f"{(status('VmHWM') - before) / 2**30:>12.2f}",
         flush=True,
     )
@@ -88,7 +86,7 @@ def main() -> None:
         return
     print(f"threads {torch.get_num_threads()}, memory_budget {args.budget:g} GiB, float32")
     print(
-        "   d_sae  d_vocab  fixed, s  ms/feature  2x more  output GiB  corpus tok/s  corpus GiB",
+        "   d_sae  d_vocab  features  seconds 2x many 4x many  output GiB  corpus tok/s  corpus GiB",
         flush=True,
     )
     own: list[str] = [sys.executable, "-m", "experiments.benchmarks.scale"]

@@ -34,8 +34,7 @@ def in_groups(
     group: list[Subject] = []
     for subject in subjects:
         group.append(subject)
-        # The next SAE isn't loaded yet; it will be about as large.
-        if not together or _size(subject) * (len(group) + 1) > memory_budget:
+        if not together or len(group) >= at_once(subject, memory_budget):
             del subject
             yield group
             group.clear()
@@ -43,9 +42,10 @@ def in_groups(
         yield group
 
 
-def _size(subject: Subject) -> int:
-    """Bytes of the SAE."""
-    return sum(one.numel() * one.element_size() for one in subject.sae.parameters())
+def at_once(subject: Subject, memory_budget: int) -> int:
+    """How many SAEs as large as this one fit in the budget."""
+    size = sum(one.numel() * one.element_size() for one in subject.sae.parameters())
+    return max(1, memory_budget // size)
 
 
 def read_corpus(subjects: Sequence[Subject], configs: Iterable[ScoreConfig], run: ScoreRun) -> None:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -91,11 +91,14 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
     layers = [source.layer for source in sae_sources(config)]
     ends = sorted({layer for layer in (layers[0], layers[-1]) if layer is not None})
     probe = dataclasses.replace(config, layer=ends or config.layer)
-    timed, corpus, counts = {}, {}, {}
+    timed: dict[int, float] = {}
+    passes: dict[int, _Pass] = {}
+    counts: dict[int, int] = {}
     for subject in load_subjects(probe):
         features = select_features(config.features, subject.layer, subject.d_sae, config.seed)
         timed[subject.layer] = _seconds_each(subject, features, config, methods)
-        corpus[subject.layer] = _corpus_seconds(subject, config, methods)
+        if any(one.corpus_pass() for one in methods.values()):
+            passes[subject.layer] = _time_pass(subject, config, methods)
         counts = {
             layer: len(select_features(config.features, layer, subject.d_sae, config.seed))
             for layer in (layers if ends else [subject.layer])
@@ -103,8 +106,8 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
         }
     n_features = sum(counts.values())
     each = np.interp(list(counts), list(timed), list(timed.values()))
-    passes = np.interp(list(counts), list(corpus), list(corpus.values()))
-    seconds = float(np.dot(each, list(counts.values())) + passes.sum())
+    seconds = float(np.dot(each, list(counts.values())))
+    seconds += _corpus_seconds(list(counts), passes, _corpus_tokens(config.corpus))
     return [
         ("layers", ", ".join(map(str, counts))),
         ("features", f"{n_features:,}"),
@@ -136,24 +139,59 @@ def _seconds_each(
     return seconds / len(few)
 
 
-def _corpus_seconds(subject: Any, config: RunConfig, methods: Mapping[str, ScoreConfig]) -> float:
-    """Seconds of one layer's pass over the corpus, timed on its first tokens.
+class _Pass(NamedTuple):
+    """What a pass over the corpus costs, in seconds."""
 
-    An upper bound: layers whose SAEs fit in the memory budget together share a pass.
-    """
-    from steerlens.corpus_pass import read_corpus
+    texts: float
+    """Once."""
+    alone: float
+    """A token, for this layer alone."""
+    more: float
+    """A token, for one more SAE in the same pass."""
+    at_once: int
+    """SAEs that share a pass."""
 
-    if not any(one.corpus_pass() for one in methods.values()):
-        return 0.0
-    corpus = dataclasses.replace(config.corpus, n_tokens=CALIBRATION_TOKENS)
-    seconds, read = 0.0, 1
-    for _ in range(2):
+
+def _time_pass(subject: Any, config: RunConfig, methods: Mapping[str, ScoreConfig]) -> _Pass:
+    """Times a layer's pass on the corpus's first tokens."""
+    from steerlens.activations import activations
+    from steerlens.corpus import texts
+    from steerlens.corpus.pieces import pieces
+    from steerlens.corpus_pass import EXAMPLES, at_once, context_length
+
+    budget = parse_memory(config.memory_budget)
+    run = ScoreRun(corpus=config.corpus)
+    lengths = [asked[0] for one in methods.values() if (asked := one.corpus_pass())]
+    length = max(context_length(subject, asked, run) for asked in lengths)
+    start = time.perf_counter()
+    tokenizer = subject.lm.tokenizer
+    cut = list(pieces(texts(config.corpus), tokenizer, length, subject.bos, CALIBRATION_TOKENS))
+    reading = time.perf_counter() - start
+
+    def seconds(*subjects: Any) -> float:
         start = time.perf_counter()
-        run = ScoreRun(parse_memory(config.memory_budget), config.seed, corpus=corpus)
-        read_corpus([subject], methods.values(), run)
-        read = max(found.n_tokens for found in run.activations.values())
-        seconds = time.perf_counter() - start
-    return seconds / read * _corpus_tokens(config.corpus)
+        activations(subjects, cut, EXAMPLES, budget)
+        return (time.perf_counter() - start) / sum(map(len, cut))
+
+    seconds(subject)  # the first pays for what happens once
+    alone = seconds(subject)
+    return _Pass(
+        reading, alone, max(seconds(subject, subject) - alone, 0), at_once(subject, budget)
+    )
+
+
+def _corpus_seconds(layers: list[int], passes: Mapping[int, _Pass], n_tokens: float) -> float:
+    """Seconds of all passes: each runs the model as far as its last layer."""
+    if not passes:
+        return 0.0
+    texts, alone, more, at_once = (
+        np.interp(layers, list(passes), column) for column in zip(*passes.values(), strict=True)
+    )
+    size = int(at_once.min())
+    groups = [slice(start, start + size) for start in range(0, len(layers), size)]
+    return sum(
+        texts[group][0] + n_tokens * (alone[group][-1] + more[group][:-1].sum()) for group in groups
+    )
 
 
 def _corpus_tokens(corpus: CorpusConfig) -> float:
