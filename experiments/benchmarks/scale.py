@@ -86,7 +86,7 @@ def main() -> None:
         return
     print(f"threads {torch.get_num_threads()}, memory_budget {args.budget:g} GiB, float32")
     print(
-        "   d_sae  d_vocab  features  seconds 2x many 4x many  output GiB  corpus tok/s  corpus GiB",
+        "   d_sae  d_vocab  features  seconds 2x many 4x many  output GiB  corpus tok/s corpus GiB",
         flush=True,
     )
     own: list[str] = [sys.executable, "-m", "experiments.benchmarks.scale"]
