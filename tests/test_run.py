@@ -279,6 +279,7 @@ def test_all_scores_at_once_draw_both_scores(
     ("words", "message"),
     [
         (["corpus.path=nowhere.txt"], "there is no file nowhere.txt"),
+        (["corpus.path=null"], "corpus=text needs corpus.path=FILE"),
         (["corpus.path=empty.txt"], "has no text in it"),
         (["corpus=jsonl", "corpus.path=rows.jsonl"], "unknown column"),
         (["corpus=jsonl", "corpus.path=rows.jsonl", "corpus.column=bdoy"], "did you mean 'body'"),

@@ -67,6 +67,8 @@ def test_prompts_are_correlated_with_their_mean() -> None:
     expected = [np.corrcoef(column, scores.mean(axis=1))[0, 1] for column in scores.T]
     assert found == pytest.approx(expected)
     assert prompt_correlations(frame([0], 12)) is None
+    lines = explanation(summarise(frame([0], 12, output_score_by_prompt=list(scores))))
+    assert any("Under 5 prompts S_out correlates" in line for line in lines)
 
 
 def test_features_that_never_fire_are_counted() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
@@ -84,20 +85,21 @@ def test_a_run_without_output_scores_says_so() -> None:
     assert shown(where) == "1 feature, none with a score.\nResults: run\n"
 
 
-def test_missing_ranks_and_tokens_are_dashes() -> None:
+def test_missing_ranks_and_tokens_are_dashes_and_empty_columns_are_left_out() -> None:
     where = console()
-    nothing = [None] * 3
-    table = frame(
-        [7],
-        3,
-        input_score=nothing,
-        output_rank=nothing,
-        output_probability=nothing,
-        output_token=nothing,
-        logit_lens_tokens=nothing,
-    )
-    print_summary(table, Path("run"), console=where)
-    assert re.search(r"0\.9900\s+-\s+-\s+-\s+-", shown(where))
+    some: dict[str, list[Any]] = {
+        "output_score": [0.5, 0.25, 0.125],
+        "input_score": [None] * 3,
+        "output_rank": [None, 3, None],
+        "output_probability": [None, 0.75, None],
+        "output_token": [None, "a", None],
+        "logit_lens_tokens": [None] * 3,
+    }
+    print_summary(frame([7], 3, **some), Path("run"), console=where)
+    text = shown(where)
+    assert re.search(r"layer +feature +S_out +rank +p +token +logit lens", text)
+    assert re.search(r"7 +0 +0\.5000 +- +- +- +- ", text)
+    assert re.search(r"7 +1 +0\.2500 +3 +0\.7500 +a +- ", text)
 
 
 def test_an_output_that_is_not_unicode_gets_escapes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,13 @@ def explanation(summary: Mapping[str, Any]) -> list[str]:
             f"{found['features']:,} features with both; it would be "
             f"{found['hybrid_share_if_independent']:.1%} if they were independent."
         )
+    correlations = [one for one in summary["prompt_correlations"] or [] if np.isfinite(one)]
+    if correlations:
+        lines.append(
+            f"Under {len(correlations)} prompts S_out correlates with its mean over them by "
+            f"{np.median(correlations):.3f} (median; {min(correlations):.3f} to "
+            f"{max(correlations):.3f})."
+        )
     if overall["never_fires"]:
         lines.append(f"{overall['never_fires']:,} features never fire on the corpus.")
     return lines

@@ -121,35 +121,34 @@ def print_summary(
 
 def _best_table(frame: pd.DataFrame, rows: int, width: int) -> Table:
     by = str(ranking(frame))
-    # Ranked by something else, that has a column of its own.
-    own = [] if by in SCORES else [by]
-    header = ("layer", "feature", *own, "S_out", "S_in", "rank", "p", "token", "logit lens")
-    cells = [
-        (
-            str(row["layer"]),
-            str(row["feature"]),
-            *(number(row[name], ".4g") for name in own),
-            number(row["output_score"], ".4f"),
-            number(row["input_score"], ".2f"),
-            number(row["output_rank"], ",.0f"),
-            number(row["output_probability"], ".4f"),
-            _cut(visible_token(row["output_token"]), 14),
-            visible_tokens(row["logit_lens_tokens"], 8),
-        )
-        for row in best_features(frame, rows).to_dict("records")
-    ]
+    best = best_features(frame, rows).to_dict("records")
+    numbers = {
+        # Ranked by something else than S_out or S_in, that has a column of its own.
+        **({} if by in SCORES else {visible(by): (by, ".4g")}),
+        "S_out": ("output_score", ".4f"),
+        "S_in": ("input_score", ".2f"),
+        "rank": ("output_rank", ",.0f"),
+        "p": ("output_probability", ".4f"),
+    }
+    columns = {name: [str(row[name]) for row in best] for name in ("layer", "feature")}
+    for name, (column, spec) in numbers.items():
+        columns[name] = [number(row[column], spec) for row in best]
+    columns["token"] = [_cut(visible_token(row["output_token"]), 14) for row in best]
+    # What no method has filled is left out.
+    columns = {name: cells for name, cells in columns.items() if set(cells) != {"-"}}
     # In a narrow terminal rich would squeeze the numbers; only the last column may get shorter.
-    columns = list(zip(*[header, *cells], strict=True))[:-1]
-    taken = sum(2 + max(map(cell_len, column)) for column in columns)
+    taken = sum(2 + max(map(cell_len, [name, *cells])) for name, cells in columns.items())
     rest = max(width - taken - 4, 10)
+    lens = [visible_tokens(row["logit_lens_tokens"], 8) for row in best]
+    columns["logit lens"] = [_cut(tokens, rest) for tokens in lens]
     style = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
     table = Table(title=title_of(by), title_justify="left", **style)
-    for i, name in enumerate(header):
-        right = i < len(header) - 2
-        table.add_column(visible(name), justify="right" if right else "left", no_wrap=True)
-    for row in cells:
+    for name in columns:
+        text = name in ("token", "logit lens")
+        table.add_column(name, justify="left" if text else "right", no_wrap=True)
+    for row in zip(*columns.values(), strict=True):
         # Text, not str: rich would read a token such as [red] as markup.
-        table.add_row(*(Text(cell) for cell in row[:-1]), Text(_cut(row[-1], rest)))
+        table.add_row(*map(Text, row))
     return table
 
 

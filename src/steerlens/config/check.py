@@ -86,6 +86,9 @@ def _check_corpus(corpus: CorpusConfig) -> None:
         raise SteerlensError(f"corpus.n_tokens={corpus.n_tokens} must be at least 1.")
     if corpus.context_length < 2:
         raise SteerlensError(f"corpus.context_length={corpus.context_length} must be at least 2.")
+    if corpus.source != "embedded" and not corpus.path:
+        what = "ORGANISATION/NAME" if corpus.source == "hub" else "FILE"
+        raise SteerlensError(f"corpus={corpus.name} needs corpus.path={what}.")
     if corpus.source not in ("embedded", "hub") and not Path(str(corpus.path)).is_file():
         raise SteerlensError(f"corpus.path: there is no file {corpus.path}.")
 
