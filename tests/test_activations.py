@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steerlens import activations as module
 from steerlens.activations import (
     ARRAYS,
     Activations,
-    activations,
     activations_bytes,
     read_activations,
+    stream,
+    tally,
 )
+from steerlens.activations.stream import activations
 from steerlens.config.compose import compose
 from steerlens.corpus_pass import in_groups
 from steerlens.errors import SteerlensError
@@ -68,8 +69,8 @@ def test_small_batches_and_windows_change_nothing(
     subjects: list[Subject], pieces: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = activations(subjects[:1], pieces, 10, GIB)[0]
-    monkeypatch.setattr(module, "SORTED_AT_ONCE", 8)
-    monkeypatch.setattr(module, "COMPACTED_AT_ONCE", 7)
+    monkeypatch.setattr(stream, "SORTED_AT_ONCE", 8)
+    monkeypatch.setattr(tally, "COMPACTED_AT_ONCE", 7)
     assert_same(activations(subjects[:1], pieces, 10, 100_000)[0], whole)
 
 
@@ -79,8 +80,8 @@ def test_a_pass_that_goes_on_ends_like_one_that_was_not_stopped(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(module, "SORTED_AT_ONCE", 8)
-    monkeypatch.setattr(module, "KEEP_SECONDS", 0)
+    monkeypatch.setattr(stream, "SORTED_AT_ONCE", 8)
+    monkeypatch.setattr(stream, "KEEP_SECONDS", 0)
     kept: list[list[Activations]] = []
     whole = activations(subjects, pieces, 10, GIB, keep=kept.append)
     assert len(kept) == 9

@@ -19,13 +19,14 @@ from tests.support.tiny import D_SAE, save_sae
 
 CHILD = """
 import sys, time
-from steerlens import activations, scoring
+from steerlens import scoring
+from steerlens.activations import stream
 from steerlens.scores import output
 
 log, slowness = sys.argv[1], float(sys.argv[2])
 scoring.BLOCK = 4
-activations.SORTED_AT_ONCE, activations.KEEP_SECONDS = 4, 0
-real_score, real_residuals = output.score, activations.residuals
+stream.SORTED_AT_ONCE, stream.KEEP_SECONDS = 4, 0
+real_score, real_residuals = output.score, stream.residuals
 
 def score(subject, features, config, run):
     found = real_score(subject, features, config, run)
@@ -40,7 +41,7 @@ def residuals(subjects, pieces):
         file.writelines(f"piece {piece.tolist()}\\n" for piece in pieces)
     return real_residuals(subjects, pieces)
 
-output.score, activations.residuals = score, residuals
+output.score, stream.residuals = score, residuals
 from steerlens.cli import main
 main(sys.argv[3:])
 """

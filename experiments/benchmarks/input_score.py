@@ -24,7 +24,7 @@ from experiments.benchmarks.random_subject import (
     seconds,
 )
 from steerlens import load_subject
-from steerlens.activations import TOKENS_ON_CPU, activations, residuals
+from steerlens.activations.stream import TOKENS_ON_CPU, activations, residuals
 from steerlens.subject import Subject
 
 BUDGET = 2 * 1024**3

@@ -80,7 +80,8 @@ def activations_of(subject: Subject, asked: int | None, run: ScoreRun) -> Activa
 
 
 def _read(subjects: Sequence[Subject], length: int, n_examples: int, run: ScoreRun) -> None:
-    from steerlens.activations import activations, activations_bytes, read_activations
+    from steerlens.activations import activations_bytes, read_activations
+    from steerlens.activations.stream import activations
 
     assert run.corpus is not None
     keys = {subject.hook_name: _key(subject, length, n_examples, run) for subject in subjects}

@@ -154,7 +154,7 @@ class _Pass(NamedTuple):
 
 def _time_pass(subject: Any, config: RunConfig, methods: Mapping[str, ScoreConfig]) -> _Pass:
     """Times a layer's pass on the corpus's first tokens."""
-    from steerlens.activations import activations
+    from steerlens.activations.stream import activations
     from steerlens.corpus import texts
     from steerlens.corpus.pieces import pieces
     from steerlens.corpus_pass import EXAMPLES, at_once, context_length

@@ -52,7 +52,7 @@ ROOMS = (
     "rows.py",
     "steered.py",
     "ranks.py",
-    "activations.py",
+    "activations/*.py",
     "corpus_pass.py",
     "neuronpedia.py",
 )

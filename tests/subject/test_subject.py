@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from steerlens import SteerlensError, load_subject
-from steerlens.activations import residuals
+from steerlens.activations.stream import residuals
 from steerlens.subject import Subject
 from tests.support.tiny import MODELS, save_model, save_sae, save_tokenizer
 

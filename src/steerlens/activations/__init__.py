@@ -1,0 +1,72 @@
+"""What a pass over a corpus leaves: on what each feature of an SAE fires, and how strongly.
+
+Only counts, sums and the top examples of each feature: F x n numbers, however long the corpus.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+ARRAYS = ("fired_F", "sum_F", "value_FN", "piece_FN", "position_FN")
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What the pass leaves; F features, N examples. A feature fires where its activation is > 0.
+
+    BOS counts nowhere: every feature may do anything there.
+    """
+
+    n_tokens: int
+    fired_F: np.ndarray
+    """int64: on how many tokens each feature fires."""
+    sum_F: np.ndarray
+    """float64: sum of the activations of each feature."""
+    value_FN: np.ndarray
+    """float32: largest activation in each of the feature's top pieces, falling (to four digits,
+    then by piece); 0 = no piece."""
+    piece_FN: np.ndarray
+    """int32: index into `pieces`."""
+    position_FN: np.ndarray
+    """int32: where in the piece that activation is."""
+    pieces: list[np.ndarray]
+    """Token ids of every piece that was read, in their order."""
+
+    @property
+    def max_F(self) -> np.ndarray:
+        return self.value_FN.max(axis=1)
+
+    def token_FN(self, features: np.ndarray) -> np.ndarray:
+        """The token on which each example peaks, -1 where there is no example."""
+        length = np.array([len(piece) for piece in self.pieces])
+        start = np.concatenate([[0], length.cumsum()[:-1]])
+        flat = np.concatenate(self.pieces)
+        at_FN = start[self.piece_FN[features]] + self.position_FN[features]
+        return np.where(self.value_FN[features] > 0, flat[at_FN], -1)
+
+
+def activations_bytes(found: Activations) -> bytes:
+    """The result of a pass as safetensors."""
+    arrays = {name: getattr(found, name) for name in ARRAYS}
+    arrays["tokens"] = np.concatenate(found.pieces)
+    arrays["lengths"] = np.array([len(piece) for piece in found.pieces])
+    arrays["n_tokens"] = np.array([found.n_tokens])
+    return save(arrays)
+
+
+def read_activations(path: Path) -> Activations | None:
+    """The result in a file of `activations_bytes`, or None if it isn't there or isn't whole."""
+    try:
+        arrays = load_file(path)
+    except (OSError, SafetensorError):
+        return None
+    return Activations(
+        n_tokens=int(arrays["n_tokens"][0]),
+        pieces=np.split(arrays["tokens"], arrays["lengths"].cumsum()[:-1]),
+        **{name: arrays[name] for name in ARRAYS},
+    )
