@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from steerlens.figures import FIGURES, draw_all
-from steerlens.results import features_frame
+from steerlens.results import FEATURES
 from steerlens.summary import summarise
 
 AUTHORS = Path(__file__).parents[2] / "shared" / "paper" / "authors"
@@ -24,7 +24,7 @@ def published(name: str) -> pd.DataFrame:
         columns[score] = json.loads(file.read_text())
     keys = sorted({*columns["input_score"], *columns["output_score"]})
     places = [key.split("_") for key in keys]
-    return features_frame(
+    return FEATURES.frame(
         {
             "model": name,
             "sae": name,

@@ -10,7 +10,7 @@ from steerlens.errors import SteerlensError
 from steerlens.figures import FIGURES
 from steerlens.files import write_json
 from steerlens.report import report
-from steerlens.results import features_frame, write_features
+from steerlens.results import FEATURES
 from steerlens.summary import summarise
 from tests.support.frames import frame
 
@@ -20,7 +20,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_finished_run_is_drawn_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_features(frame(), tmp_path)
+    FEATURES.write(frame(), tmp_path)
     report(tmp_path)
     assert "Best output features" in capsys.readouterr().out
     assert json.loads((tmp_path / "summary.json").read_text()) == summarise(frame())
@@ -32,7 +32,7 @@ def test_a_finished_run_is_drawn_again(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_reporting_twice_changes_no_byte(tmp_path: Path) -> None:
-    write_features(frame(), tmp_path)
+    FEATURES.write(frame(), tmp_path)
     report(tmp_path)
     first = files(tmp_path)
     report(tmp_path)
@@ -40,7 +40,7 @@ def test_reporting_twice_changes_no_byte(tmp_path: Path) -> None:
 
 
 def test_tokens_cannot_break_the_report(tmp_path: Path) -> None:
-    write_features(frame(range(1), 12), tmp_path)
+    FEATURES.write(frame(range(1), 12), tmp_path)
     report(tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "\x1b" not in text
@@ -52,7 +52,7 @@ def test_tokens_cannot_break_the_report(tmp_path: Path) -> None:
 
 def test_a_run_without_output_scores_can_be_reported(tmp_path: Path) -> None:
     columns = {"model": "m", "sae": ["s", "t"], "hook_name": "h", "layer": 0, "feature": [1, 2]}
-    write_features(features_frame(columns), tmp_path)
+    FEATURES.write(FEATURES.frame(columns), tmp_path)
     report(tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert text == "# m with s, t\n\n2 features, 0 with an output score, 0 with an input score.\n"
@@ -66,7 +66,7 @@ def test_a_folder_without_results_is_refused_with_the_newest_run(
         report(Path("nothing"))
     run = tmp_path / "outputs" / "demo" / "2026"
     run.mkdir(parents=True)
-    write_features(frame(), run)
+    FEATURES.write(frame(), run)
     with pytest.raises(SteerlensError, match="the newest run is outputs/demo/2026"):
         report(Path("nothing"))
     with pytest.raises(SteerlensError, match="the newest run is outputs/demo/2026"):

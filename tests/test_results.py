@@ -13,13 +13,7 @@ import pytest
 
 from steerlens.errors import SteerlensError
 from steerlens.files import json_text
-from steerlens.results import (
-    COLUMNS,
-    FEATURES_FILE,
-    features_frame,
-    read_features,
-    write_features,
-)
+from steerlens.results import FEATURES
 from steerlens.summary import best_features, summarise
 from tests.support.frames import NASTY, frame
 
@@ -27,35 +21,35 @@ KEY = {"model": "m", "sae": "s", "hook_name": "h"}
 
 
 def test_the_columns_that_others_rely_on_are_there_in_order() -> None:
-    assert list(features_frame([])) == list(COLUMNS)
-    assert list(COLUMNS)[:5] == ["model", "sae", "hook_name", "layer", "feature"]
+    assert list(FEATURES.frame([])) == list(FEATURES.columns)
+    assert list(FEATURES.columns)[:5] == ["model", "sae", "hook_name", "layer", "feature"]
     promised = (
         "output_score output_score_delta output_rank output_probability input_score "
         "input_score_unique input_examples logit_lens_tokens logit_lens_token_ids "
         "token_confidence_delta max_activation activation_frequency"
     )
-    assert set(promised.split()) <= set(COLUMNS)
+    assert set(promised.split()) <= set(FEATURES.columns)
 
 
 def test_what_is_written_is_read_back_the_same(tmp_path: Path) -> None:
     written = frame()
-    write_features(written, tmp_path)
-    read = read_features(tmp_path)
+    FEATURES.write(written, tmp_path)
+    read = FEATURES.read(tmp_path)
     pd.testing.assert_frame_equal(read, written)
     assert read["logit_lens_tokens"].tolist()[0] == NASTY
 
 
 def test_a_file_has_the_same_types_when_every_score_is_null(tmp_path: Path) -> None:
-    write_features(features_frame({**KEY, "layer": [1], "feature": [2]}), tmp_path)
-    empty = pq.read_schema(tmp_path / FEATURES_FILE)
-    write_features(frame(), tmp_path)
-    assert pq.read_schema(tmp_path / FEATURES_FILE) == empty
+    FEATURES.write(FEATURES.frame({**KEY, "layer": [1], "feature": [2]}), tmp_path)
+    empty = pq.read_schema(tmp_path / FEATURES.file)
+    FEATURES.write(frame(), tmp_path)
+    assert pq.read_schema(tmp_path / FEATURES.file) == empty
     assert empty.field("logit_lens_token_ids").type == pa.list_(pa.int64())
 
 
 def test_pandas_alone_can_read_the_file(tmp_path: Path) -> None:
-    write_features(frame(), tmp_path)
-    plain = pd.read_parquet(tmp_path / FEATURES_FILE)
+    FEATURES.write(frame(), tmp_path)
+    plain = pd.read_parquet(tmp_path / FEATURES.file)
     assert plain["output_score"].dtype == float
     assert list(plain["logit_lens_tokens"][0]) == NASTY
 
@@ -63,31 +57,31 @@ def test_pandas_alone_can_read_the_file(tmp_path: Path) -> None:
 def test_rows_and_columns_give_the_same_table() -> None:
     rows = [{**KEY, "layer": 0, "feature": i, "output_score": i / 2} for i in range(3)]
     columns = {**KEY, "layer": 0, "feature": np.arange(3), "output_score": np.arange(3) / 2}
-    pd.testing.assert_frame_equal(features_frame(rows), features_frame(columns))
+    pd.testing.assert_frame_equal(FEATURES.frame(rows), FEATURES.frame(columns))
 
 
 def test_nan_counts_as_null() -> None:
     scores = np.array([0.5, np.nan], dtype=np.float32)
-    table = features_frame({**KEY, "layer": 0, "feature": [1, 2], "output_score": scores})
+    table = FEATURES.frame({**KEY, "layer": 0, "feature": [1, 2], "output_score": scores})
     assert table["output_score"].isna().tolist() == [False, True]
 
 
 def test_columns_of_other_methods_come_last(tmp_path: Path) -> None:
     table = frame(n=2, my_score=np.arange(6.0), unfilled=[None] * 6)
     assert list(table)[-2:] == ["my_score", "unfilled"]
-    write_features(table, tmp_path)
-    assert read_features(tmp_path)["my_score"].tolist() == [0, 1, 2, 3, 4, 5]
+    FEATURES.write(table, tmp_path)
+    assert FEATURES.read(tmp_path)["my_score"].tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_tables_of_several_layers_can_be_joined(tmp_path: Path) -> None:
     joined = pd.concat([frame([0]), frame([1])], ignore_index=True)
-    write_features(joined, tmp_path)
-    assert len(read_features(tmp_path)) == 24
+    FEATURES.write(joined, tmp_path)
+    assert len(FEATURES.read(tmp_path)) == 24
 
 
 def test_half_of_a_surrogate_pair_is_no_reason_to_lose_a_run(tmp_path: Path) -> None:
-    write_features(frame([0], 1, output_token=["\ud83d"]), tmp_path)
-    assert read_features(tmp_path)["output_token"].tolist() == ["\ufffd"]
+    FEATURES.write(frame([0], 1, output_token=["\ud83d"]), tmp_path)
+    assert FEATURES.read(tmp_path)["output_token"].tolist() == ["\ufffd"]
 
 
 @pytest.mark.parametrize(
@@ -100,22 +94,22 @@ def test_half_of_a_surrogate_pair_is_no_reason_to_lose_a_run(tmp_path: Path) -> 
 )
 def test_columns_that_do_not_fit_are_refused(columns: dict[str, object], message: str) -> None:
     with pytest.raises(SteerlensError, match=message):
-        features_frame({**KEY, **columns})
+        FEATURES.frame({**KEY, **columns})
 
 
 def test_a_missing_truncated_or_foreign_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SteerlensError, match=r"no features\.parquet in"):
-        read_features(tmp_path)
-    path = write_features(frame(), tmp_path)
+        FEATURES.read(tmp_path)
+    path = FEATURES.write(frame(), tmp_path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(SteerlensError, match="truncated"):
-        read_features(tmp_path)
+        FEATURES.read(tmp_path)
     pq.write_table(pa.table({"layer": [1]}), path)
     with pytest.raises(SteerlensError, match="no table of features: it lacks the column model"):
-        read_features(tmp_path)
+        FEATURES.read(tmp_path)
     pq.write_table(pa.table({**{k: ["a"] for k in KEY}, "layer": ["x"], "feature": [1]}), path)
     with pytest.raises(SteerlensError, match="no table of features"):
-        read_features(tmp_path)
+        FEATURES.read(tmp_path)
 
 
 def test_the_summary_counts_what_numpy_counts() -> None:
@@ -134,17 +128,17 @@ def test_the_summary_counts_what_numpy_counts() -> None:
 
 
 def test_a_summary_without_scores_is_valid_json() -> None:
-    table = features_frame({**KEY, "layer": [3, 3], "feature": [0, 1]})
+    table = FEATURES.frame({**KEY, "layer": [3, 3], "feature": [0, 1]})
     summary = summarise(table)
     assert summary["overall"]["output_score_median"] is None
     assert summary["best_features"] == []
     json.loads(json_text(summary), parse_constant=pytest.fail)
-    assert summarise(features_frame([]))["overall"]["features"] == 0
+    assert summarise(FEATURES.frame([]))["overall"]["features"] == 0
 
 
 def test_a_summary_works_where_tokens_are_null() -> None:
     columns = {**KEY, "layer": 3, "feature": [0, 1], "output_score": [0.5, None]}
-    best = summarise(features_frame(columns))["best_features"]
+    best = summarise(FEATURES.frame(columns))["best_features"]
     assert best == [
         {
             "layer": 3,

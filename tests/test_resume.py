@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from steerlens.results import read_features
+from steerlens.results import FEATURES
 from tests.support.tiny import D_SAE, save_sae
 
 CHILD = """
@@ -102,7 +102,7 @@ def test_a_killed_run_goes_on_where_it_was(
     assert len(done(log, "feature")) <= D_SAE + 3 * 4
     assert len(done(log, "piece")) <= 40 + 3 * 4
     pd.testing.assert_frame_equal(
-        read_features(tmp_path / "killed"), read_features(tmp_path / "whole")
+        FEATURES.read(tmp_path / "killed"), FEATURES.read(tmp_path / "whole")
     )
 
 
@@ -117,9 +117,9 @@ def test_a_second_run_computes_nothing_and_a_wider_one_only_what_is_missing(
     assert done(tmp_path / "all.log", "piece") == []
     assert start("again", 0.0, cache).wait() == 0
     assert done(tmp_path / "again.log", "") == []
-    every, again = (read_features(tmp_path / name) for name in ("all", "again"))
+    every, again = (FEATURES.read(tmp_path / name) for name in ("all", "again"))
     pd.testing.assert_frame_equal(every, again)
-    some = read_features(tmp_path / "some")
+    some = FEATURES.read(tmp_path / "some")
     pd.testing.assert_frame_equal(every.iloc[[3, 4, 40]].reset_index(drop=True), some)
     changed = start("changed", 0.0, cache, "score.output.factor=3")
     assert changed.wait() == 0
@@ -133,5 +133,5 @@ def test_runs_at_the_same_time_share_the_cache(
     cache = f"paths.cache_dir={tmp_path / 'cache'}"
     children = [start(name, 0.01, cache) for name in ("one", "two")]
     assert [child.wait() for child in children] == [0, 0]
-    one, two = (read_features(tmp_path / name) for name in ("one", "two"))
+    one, two = (FEATURES.read(tmp_path / name) for name in ("one", "two"))
     pd.testing.assert_frame_equal(one, two)

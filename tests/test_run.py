@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from steerlens.results import COLUMNS, read_features
+from steerlens.results import FEATURES
 from tests.support.tiny import D_SAE, save_model, save_sae
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -71,7 +71,7 @@ def test_a_run_leaves_everything_in_its_folder(steerlens: Run, folders: dict[str
     out = folders["out"]
     assert state(out)["state"] == "done"
     frame = pd.read_parquet(out / "features.parquet")
-    assert list(frame.columns)[: len(COLUMNS)] == list(COLUMNS)
+    assert list(frame.columns)[: len(FEATURES.columns)] == list(FEATURES.columns)
     assert frame[["layer", "feature"]].to_numpy().tolist() == [
         [layer, feature] for layer in (1, 3) for feature in range(D_SAE)
     ]
@@ -97,14 +97,14 @@ def test_two_runs_with_the_same_seed_are_equal(
     for name in ("a", "b"):
         done = steerlens("features=random", "features.n=5", f"paths.output_dir={tmp_path / name}")
         assert done.returncode == 0, done.stderr
-    a, b = read_features(tmp_path / "a"), read_features(tmp_path / "b")
+    a, b = FEATURES.read(tmp_path / "a"), FEATURES.read(tmp_path / "b")
     pd.testing.assert_frame_equal(a, b)
     assert len(a) == 10
 
 
 def test_ids_and_layer_choose_rows(steerlens: Run, folders: dict[str, Path]) -> None:
     assert steerlens("layer=3", "features.ids=[7,2]").returncode == 0
-    frame = read_features(folders["out"])
+    frame = FEATURES.read(folders["out"])
     assert frame["layer"].tolist() == [3, 3]
     assert frame["feature"].tolist() == [7, 2]
 
@@ -112,7 +112,7 @@ def test_ids_and_layer_choose_rows(steerlens: Run, folders: dict[str, Path]) -> 
 def test_several_scores_are_nested(steerlens: Run, folders: dict[str, Path]) -> None:
     done = steerlens("score=all", "score.output.factor=0", "layer=1")
     assert done.returncode == 0, done.stderr
-    delta = read_features(folders["out"])["output_score_delta"].to_numpy(float)
+    delta = FEATURES.read(folders["out"])["output_score_delta"].to_numpy(float)
     assert abs(delta).max() < 1e-7
 
 
@@ -222,7 +222,7 @@ def test_finished_layers_survive_an_interruption(steerlens: Run, folders: dict[s
     save_file(tensors, weights)
     assert_refused(steerlens(), "NaN", "W_enc")
     assert state(folders["out"])["state"] == "failed"
-    assert set(read_features(folders["out"])["layer"]) == {1}
+    assert set(FEATURES.read(folders["out"])["layer"]) == {1}
 
 
 def test_a_multirun_gives_each_job_a_folder_and_goes_on_after_a_failure(
@@ -231,7 +231,7 @@ def test_a_multirun_gives_each_job_a_folder_and_goes_on_after_a_failure(
     sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
     done = steerlens("-m", "layer=1,3", sweep, "paths.output_dir=unused", env={**os.environ})
     assert done.returncode == 0, done.stderr
-    layers = [set(read_features(tmp_path / "sweep" / job)["layer"]) for job in ("0", "1")]
+    layers = [set(FEATURES.read(tmp_path / "sweep" / job)["layer"]) for job in ("0", "1")]
     assert layers == [{1}, {3}]
 
 
@@ -245,7 +245,7 @@ def test_input_scores_come_from_a_text_file(
         *words, "score.min_examples=5", "score.max_examples=30", "score.context_length=16"
     )
     assert done.returncode == 0, done.stderr
-    frame = read_features(folders["out"])
+    frame = FEATURES.read(folders["out"])
     assert max(frame["input_examples"].tolist()) == 30
     few = (frame["input_examples"] < 5).tolist()
     assert frame["input_score"].isna().tolist() == few
@@ -265,7 +265,7 @@ def test_all_scores_at_once_draw_both_scores(
     text.write_text("\n".join(f"the w{20 + i % 30} Note that w{i + 60}" for i in range(90)))
     done = steerlens("score=all", "corpus=text", f"corpus.path={text}", "score.input.top_k=60")
     assert done.returncode == 0, done.stderr
-    frame = read_features(folders["out"])
+    frame = FEATURES.read(folders["out"])
     for column in ("output_score", "token_confidence_delta", "max_activation", "random_score"):
         assert all(frame[column].notna().tolist())
     assert (folders["out"] / "figures" / "input_against_output.png").is_file()

@@ -75,11 +75,11 @@ def test_a_disk_that_filled_up_is_recorded_over_the_old_status(
 
 def test_a_run_that_filled_the_disk_has_failed_and_left_no_half_file(tmp_path: Path) -> None:
     code = """
-from steerlens.results import features_frame, write_features
+from steerlens.results import FEATURES
 from steerlens.status import Status
 from tests.support.frames import frame
 with Status(folder):
-    write_features(frame(range(40), 100), folder)
+    FEATURES.write(frame(range(40), 100), folder)
 """
     done = on_a_full_disk(code, tmp_path)
     assert "SteerlensError: no space left to write" in done.stderr

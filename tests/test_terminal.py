@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from steerlens.results import features_frame
+from steerlens.results import FEATURES
 from steerlens.terminal import print_summary, progress
 from tests.support.frames import frame
 
@@ -80,7 +80,7 @@ def test_the_best_feature_comes_first() -> None:
 
 def test_a_run_without_output_scores_says_so() -> None:
     where = console()
-    table = features_frame({"model": "m", "sae": "s", "hook_name": "h", "layer": 0, "feature": [1]})
+    table = FEATURES.frame({"model": "m", "sae": "s", "hook_name": "h", "layer": 0, "feature": [1]})
     print_summary(table, Path("run"), console=where)
     assert shown(where) == "1 feature, none with a score.\nResults: run\n"
 

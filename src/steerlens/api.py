@@ -70,7 +70,7 @@ def score_features(
     from steerlens.config.parse import parse_ids
     from steerlens.errors import unknown
     from steerlens.registry import load_method
-    from steerlens.results import features_frame
+    from steerlens.results import FEATURES
     from steerlens.scores import ScoreRun
     from steerlens.scoring import score_layer
 
@@ -84,7 +84,7 @@ def score_features(
     ids = range(subject.d_sae) if features is None else parse_ids(list(features), subject.d_sae)
     texts = _corpus(corpus) if config.corpus_pass() else None
     run = ScoreRun(memory_budget=memory_budget, seed=seed, corpus=texts)
-    return features_frame(score_layer(subject, ids, {method: config}, logit_lens_k, run))
+    return FEATURES.frame(score_layer(subject, ids, {method: config}, logit_lens_k, run))
 
 
 def _corpus(corpus: str | Mapping[str, Any]) -> CorpusConfig:

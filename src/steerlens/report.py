@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerlens.errors import SteerlensError
 from steerlens.files import read_json, write_json, write_text
-from steerlens.results import (
-    FEATURES_FILE,
-    SUMMARY_FILE,
-    read_features,
-)
+from steerlens.results import FEATURES, SUMMARY_FILE
 from steerlens.status import STATUS_FILE
 from steerlens.summary import (
     MEANINGS,
@@ -55,14 +51,14 @@ def write_report(frame: pd.DataFrame, folder: Path) -> tuple[dict[str, Any], dic
 
 
 def _read(folder: Path) -> pd.DataFrame:
-    if not (folder / FEATURES_FILE).is_file():
+    if not (folder / FEATURES.file).is_file():
         near = _newest_run_near(folder)
         hint = f"the newest run is {near}." if near else "give the folder of a finished run."
         status = read_json(folder / STATUS_FILE)
         state = status.get("state") if isinstance(status, dict) else None
         what = f"its run is {state} and" if state else "it"
-        raise SteerlensError(f"{folder} can't be reported: {what} has no {FEATURES_FILE}; {hint}")
-    return read_features(folder)
+        raise SteerlensError(f"{folder} can't be reported: {what} has no {FEATURES.file}; {hint}")
+    return FEATURES.read(folder)
 
 
 def _newest_run_near(folder: Path) -> Path | None:
@@ -71,7 +67,7 @@ def _newest_run_near(folder: Path) -> Path | None:
         found = [
             path
             for depth in ("*", "*/*", "*/*/*")
-            for path in root.glob(f"{depth}/{FEATURES_FILE}")
+            for path in root.glob(f"{depth}/{FEATURES.file}")
         ]
         if found:
             return max(found, key=lambda path: path.stat().st_mtime).parent

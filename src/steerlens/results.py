@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,93 +14,223 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-FEATURES_FILE = "features.parquet"
 SUMMARY_FILE = "summary.json"
 
-COLUMNS: dict[str, str] = {
-    "model": "string",
-    "sae": "string",
-    "hook_name": "string",
-    "layer": "int64",
-    "feature": "int64",
-    "output_score": "double",
-    "output_score_delta": "double",
-    "output_rank": "int64",
-    "output_probability": "double",
-    "output_token": "string",
-    "input_score": "double",
-    "input_score_unique": "double",
-    "input_examples": "int64",
-    "logit_lens_tokens": "list<string>",
-    "logit_lens_token_ids": "list<int64>",
-    "input_top_examples": "list<string>",
-    "token_confidence_delta": "double",
-    "max_activation": "double",
-    "mean_activation": "double",
-    "activation_frequency": "double",
-    "random_score": "double",
-    "output_score_mean": "double",
-    "output_score_std": "double",
-    "output_score_by_prompt": "list<double>",
-    "label": "string",
-    "neuronpedia_url": "string",
-}
-"""The columns of `features.parquet` in their order, with their Arrow types. Every column may be
-null but those of `KEYS`; columns of other scoring methods come after these."""
-
-KEYS = ("model", "sae", "hook_name", "layer", "feature")
-"""The columns that say which feature a row is about."""
+SUBJECT = {"model": "string", "sae": "string", "hook_name": "string"}
 
 
-def _type(column: str) -> pa.DataType | None:
+@dataclass(frozen=True)
+class Table:
+    """A table of a run's folder: its file and the columns that are always there."""
+
+    file: str
+    columns: Mapping[str, str]
+    """The columns in their order, with their Arrow types. Every column may be null but the `keys`;
+    columns that are not here come after these."""
+    keys: Sequence[str]
+    """The columns that say what a row is about."""
+
+    def frame(
+        self, columns: Sequence[Mapping[str, Any]] | Mapping[str, Any] | pd.DataFrame
+    ) -> pd.DataFrame:
+        """The table from rows or from columns (a DataFrame is one of the latter).
+
+        Every column of `columns` is there, null where unfilled (NaN counts as null). Types are
+        pandas' nullable ones; list columns are Arrow's, so that millions of tokens stay compact,
+        and give Python lists.
+        """
+        return _to_pandas(self._arrow(columns))
+
+    def array(self, name: str, values: Any, size: int) -> pa.Array | pa.ChunkedArray:
+        """`values` as an Arrow array with the type of column `name`; all null if they all are."""
+        return _array(name, self.columns.get(name), values, size)
+
+    def write(self, frame: pd.DataFrame, folder: Path) -> Path:
+        """Write the file into `folder`, atomically and with the same types every time."""
+        import pyarrow.parquet as pq
+
+        path = Path(folder) / self.file
+        table = self._arrow(frame)
+        with atomic_write(path) as file:
+            pq.write_table(table, file, compression="zstd")
+        return path
+
+    def read(self, folder: Path) -> pd.DataFrame:
+        """The table of a run's folder; refuses a folder without one and a file that isn't one."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = Path(folder) / self.file
+        if not path.is_file():
+            raise SteerlensError(f"there is no {self.file} in {folder}.")
+        try:
+            with path.open("rb") as file:
+                table = pq.read_table(file)
+        except (OSError, pa.ArrowException) as error:
+            raise SteerlensError(
+                f"{path} can't be read: it is truncated or no Parquet file; run the job again."
+            ) from error
+        what = self.file.removesuffix(".parquet")
+        lacking = [name for name in self.keys if name not in table.column_names]
+        if lacking:
+            raise SteerlensError(
+                f"{path} is no table of {what}: it lacks the column {', '.join(lacking)}."
+            )
+        try:
+            return _to_pandas(self._like_ours(table))
+        except (pa.ArrowException, ValueError) as error:
+            raise SteerlensError(f"{path} is no table of {what}: {error}") from error
+
+    def _arrow(
+        self, columns: Sequence[Mapping[str, Any]] | Mapping[str, Any] | pd.DataFrame
+    ) -> pa.Table:
+        import pyarrow as pa
+
+        if isinstance(columns, Sequence):
+            filled = dict.fromkeys(name for row in columns for name in row)
+            columns = {name: [row.get(name) for row in columns] for name in filled}
+        elif "feature" not in columns:
+            raise SteerlensError("a table of features needs the column 'feature'.")
+        size = len(columns["feature"]) if "feature" in columns else 0
+        missing = [None] * size
+        order = [*self.columns, *(name for name in columns if name not in self.columns)]
+        arrays = {str(name): self.array(name, columns.get(name, missing), size) for name in order}
+        nulls = {name: array for name, array in arrays.items() if pa.types.is_null(array.type)}
+        return pa.table(arrays | {name: array.cast(pa.float64()) for name, array in nulls.items()})
+
+    def _like_ours(self, table: pa.Table) -> pa.Table:
+        """`table`, perhaps by another version or program, with our columns, order and types."""
+        import pyarrow as pa
+
+        columns: dict[str, Any] = {}
+        others = [name for name in table.column_names if name not in self.columns]
+        for name in [*self.columns, *others]:
+            arrow = _type(self.columns.get(name))
+            if name not in table.column_names:
+                columns[name] = pa.nulls(len(table), arrow)
+            else:
+                columns[name] = table[name].cast(arrow) if arrow else table[name]
+        return pa.table(columns)
+
+
+FEATURES = Table(
+    file="features.parquet",
+    keys=("model", "sae", "hook_name", "layer", "feature"),
+    columns={
+        **SUBJECT,
+        "layer": "int64",
+        "feature": "int64",
+        "output_score": "double",
+        "output_score_delta": "double",
+        "output_rank": "int64",
+        "output_probability": "double",
+        "output_token": "string",
+        "input_score": "double",
+        "input_score_unique": "double",
+        "input_examples": "int64",
+        "logit_lens_tokens": "list<string>",
+        "logit_lens_token_ids": "list<int64>",
+        "input_top_examples": "list<string>",
+        "token_confidence_delta": "double",
+        "max_activation": "double",
+        "mean_activation": "double",
+        "activation_frequency": "double",
+        "random_score": "double",
+        "output_score_mean": "double",
+        "output_score_std": "double",
+        "output_score_by_prompt": "list<double>",
+        "label": "string",
+        "neuronpedia_url": "string",
+    },
+)
+"""One row per feature: its scores."""
+
+GENERATIONS = Table(
+    file="generations.parquet",
+    keys=(*FEATURES.keys, "factor", "prompt", "sample"),
+    columns={
+        **SUBJECT,
+        "layer": "int64",
+        "feature": "int64",
+        "control": "string",
+        "factor": "double",
+        "prompt": "string",
+        "sample": "int64",
+        "text": "string",
+        "token_ids": "list<int64>",
+        "success_1": "int64",
+        "success_5": "int64",
+        "success_20": "int64",
+        "success_1_ids": "int64",
+        "success_5_ids": "int64",
+        "success_20_ids": "int64",
+        "perplexity": "double",
+        "degeneracy": "double",
+        "repetition": "double",
+        "distinct_1": "double",
+        "distinct_2": "double",
+        "first_step_kl": "double",
+        "stopped_by": "string",
+        "near_ties": "int64",
+        "seed": "int64",
+    },
+)
+"""One row per text: (layer, feature, factor, prompt, sample), factor 0 included for every feature.
+
+`control` is null for the feature itself, else what stood in for it (`random_direction`). `text` is
+the continuation without the prompt, `token_ids` the new tokens only, a closing EOS included.
+`success_k` counts the tokens of the re-tokenised continuation that are among the feature's k
+logit-lens tokens (as published), `success_k_ids` those of `token_ids`.
+"""
+
+STEERING = Table(
+    file="steering.parquet",
+    keys=FEATURES.keys,
+    columns={
+        **SUBJECT,
+        "layer": "int64",
+        "feature": "int64",
+        "control": "string",
+        "best_factor": "double",
+        "success_1": "double",
+        "success_5": "double",
+        "success_20": "double",
+        "perplexity": "double",
+        "degeneracy": "double",
+        "texts": "int64",
+        "success_20_unsteered": "double",
+        "perplexity_unsteered": "double",
+        **{name: FEATURES.columns[name] for name in FEATURES.columns if name not in FEATURES.keys},
+    },
+)
+"""One row per feature (and control): means over its texts at its best factor, and its scores.
+
+`best_factor` and the means are null where every factor is over the cap.
+"""
+
+
+def _type(name: str | None) -> pa.DataType | None:
     import pyarrow as pa
 
-    types = {
+    if name is None:
+        return None
+    return {
         "string": pa.string(),
         "int64": pa.int64(),
         "double": pa.float64(),
         "list<string>": pa.list_(pa.string()),
         "list<int64>": pa.list_(pa.int64()),
         "list<double>": pa.list_(pa.float64()),
-    }
-    return types[COLUMNS[column]] if column in COLUMNS else None
+    }[name]
 
 
-def features_frame(
-    columns: Sequence[Mapping[str, Any]] | Mapping[str, Any] | pd.DataFrame,
-) -> pd.DataFrame:
-    """The table of features, from rows or from columns (a DataFrame is one of the latter).
-
-    Every column of `COLUMNS` is there, null where unfilled (NaN counts as null). Types are
-    pandas' nullable ones; the two list columns are Arrow's, so that millions of tokens stay
-    compact, and give Python lists.
-    """
-    return _to_pandas(_table(columns))
-
-
-def _table(columns: Sequence[Mapping[str, Any]] | Mapping[str, Any] | pd.DataFrame) -> pa.Table:
-    import pyarrow as pa
-
-    if isinstance(columns, Sequence):
-        filled = dict.fromkeys(name for row in columns for name in row)
-        columns = {name: [row.get(name) for row in columns] for name in filled}
-    elif "feature" not in columns:
-        raise SteerlensError("a table of features needs the column 'feature'.")
-    size = len(columns["feature"]) if "feature" in columns else 0
-    missing = [None] * size
-    order = [*COLUMNS, *(name for name in columns if name not in COLUMNS)]
-    arrays = {str(name): column_array(name, columns.get(name, missing), size) for name in order}
-    nulls = {name: array for name, array in arrays.items() if pa.types.is_null(array.type)}
-    return pa.table(arrays | {name: array.cast(pa.float64()) for name, array in nulls.items()})
-
-
-def column_array(name: str, values: Any, size: int) -> pa.Array | pa.ChunkedArray:
-    """`values` as an Arrow array with the type of column `name`; all null if they all are."""
+def _array(name: str, kind: str | None, values: Any, size: int) -> pa.Array | pa.ChunkedArray:
     import numpy as np
     import pyarrow as pa
 
+    arrow = _type(kind)
     if isinstance(values, pa.Array | pa.ChunkedArray):
-        return values.cast(_type(name)) if name in COLUMNS else values
+        return values.cast(arrow) if arrow else values
 
     if isinstance(values, str) or not hasattr(values, "__len__"):
         values = [values] * size  # one value for all rows, as for model and sae
@@ -108,11 +239,11 @@ def column_array(name: str, values: Any, size: int) -> pa.Array | pa.ChunkedArra
     if isinstance(values, np.ndarray) and values.ndim > 1:
         values = list(values)
     try:
-        array = pa.array(values, type=_type(name), from_pandas=True)
+        array = pa.array(values, type=arrow, from_pandas=True)
     except UnicodeEncodeError:  # half of a surrogate pair: no text, but tokenizers have them
-        array = pa.array(_encodable(values), type=_type(name), from_pandas=True)
+        array = pa.array(_encodable(values), type=arrow, from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        expected = COLUMNS.get(name, "one type that Arrow knows")
+        expected = kind or "one type that Arrow knows"
         raise SteerlensError(f"column {name!r} must hold {expected}: {error}") from error
     return array
 
@@ -141,57 +272,6 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
 
     frame = table.to_pandas(types_mapper=dtype)
     return frame.astype({"layer": "int64", "feature": "int64"})
-
-
-def write_features(frame: pd.DataFrame, folder: Path) -> Path:
-    """Write `features.parquet` into `folder`, atomically and with the same types every time."""
-    import pyarrow.parquet as pq
-
-    path = Path(folder) / FEATURES_FILE
-    table = _table(frame)
-    with atomic_write(path) as file:
-        pq.write_table(table, file, compression="zstd")
-    return path
-
-
-def read_features(folder: Path) -> pd.DataFrame:
-    """The table of a run's folder; refuses a folder without one and a file that isn't one."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = Path(folder) / FEATURES_FILE
-    if not path.is_file():
-        raise SteerlensError(f"there is no {FEATURES_FILE} in {folder}.")
-    try:
-        with path.open("rb") as file:
-            table = pq.read_table(file)
-    except (OSError, pa.ArrowException) as error:
-        raise SteerlensError(
-            f"{path} can't be read: it is truncated or no Parquet file; run the job again."
-        ) from error
-    lacking = [name for name in KEYS if name not in table.column_names]
-    if lacking:
-        raise SteerlensError(
-            f"{path} is no table of features: it lacks the column {', '.join(lacking)}."
-        )
-    try:
-        return _to_pandas(_like_ours(table))
-    except (pa.ArrowException, ValueError) as error:
-        raise SteerlensError(f"{path} is no table of features: {error}") from error
-
-
-def _like_ours(table: pa.Table) -> pa.Table:
-    """`table`, perhaps by another version or program, with our columns, order and types."""
-    import pyarrow as pa
-
-    columns: dict[str, Any] = {}
-    for name in [*COLUMNS, *(name for name in table.column_names if name not in COLUMNS)]:
-        arrow = _type(name)
-        if name not in table.column_names:
-            columns[name] = pa.nulls(len(table), arrow)
-        else:
-            columns[name] = table[name].cast(arrow) if arrow else table[name]
-    return pa.table(columns)
 
 
 def names(frame: pd.DataFrame, column: str) -> list[str]:

@@ -24,7 +24,7 @@ from steerlens.plan import print_plan
 from steerlens.provenance import PROVENANCE_FILE, provenance
 from steerlens.registry import ScoreConfig
 from steerlens.report import REPORT_FILE, write_report
-from steerlens.results import FEATURES_FILE, SUMMARY_FILE, features_frame, write_features
+from steerlens.results import FEATURES, SUMMARY_FILE
 from steerlens.scores import ScoreRun
 from steerlens.selection import select_features
 from steerlens.status import Status
@@ -70,7 +70,7 @@ def run(config: RunConfig) -> None:
 
 def _clear(folder: Path) -> None:
     """Removes what an earlier run left in the folder: it would pass for this run's."""
-    for name in (FEATURES_FILE, SUMMARY_FILE, REPORT_FILE, PROVENANCE_FILE):
+    for name in (FEATURES.file, SUMMARY_FILE, REPORT_FILE, PROVENANCE_FILE):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / FIGURES_FOLDER, ignore_errors=True)
 
@@ -90,7 +90,7 @@ def _score(config: RunConfig, folder: Path) -> pd.DataFrame:
             facts |= {name: fact[name] for name in ("model", "corpus")}
             for name in ("saes", "seconds"):
                 facts[name] |= fact[name]
-            write_features(pd.concat(frames, ignore_index=True), folder)
+            FEATURES.write(pd.concat(frames, ignore_index=True), folder)
             write_json(folder / PROVENANCE_FILE, provenance(facts, sys.argv, config.seed))
     return pd.concat(frames, ignore_index=True)
 
@@ -125,7 +125,7 @@ def _score_group(
             "corpus": _corpus_facts(group_run),
             "seconds": {subject.layer: round(time.perf_counter() - start, 3)},
         }
-        yield features_frame(columns), facts
+        yield FEATURES.frame(columns), facts
 
 
 def _corpus_facts(run: ScoreRun) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from steerlens.corpus_pass import read_corpus
 from steerlens.errors import SteerlensError
 from steerlens.logit_lens import logit_lens
 from steerlens.registry import ScoreConfig, load_method
-from steerlens.results import column_array
+from steerlens.results import FEATURES
 from steerlens.scores import ScoreRun
 from steerlens.store import merged
 from steerlens.subject import Subject
@@ -88,7 +88,7 @@ def _score_block(
                 f"scoring method {config.method!r} returned {len(values)} values of {name!r} for "
                 f"{len(block)} features."
             )
-    arrays = {name: column_array(name, values, len(block)) for name, values in columns.items()}
+    arrays = {name: FEATURES.array(name, values, len(block)) for name, values in columns.items()}
     return pa.table({"feature": block, **arrays})
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steerlens.results import COLUMNS, names
+from steerlens.results import FEATURES, names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,7 @@ def ranking(frame: pd.DataFrame) -> str | None:
 
     The first of `RANKINGS` that has numbers, else the first column of another method that has.
     """
-    others = [name for name in frame.columns if name not in COLUMNS]
+    others = [name for name in frame.columns if name not in FEATURES.columns]
     for name in (*RANKINGS, *others):
         if getattr(frame[name].dtype, "kind", "") in "iuf" and any(frame[name].notna().tolist()):
             return str(name)

@@ -11,7 +11,7 @@ import pytest
 from steerlens.errors import SteerlensError
 from steerlens.figures import FIGURES, draw_all, output_score
 from steerlens.figures.style import look
-from steerlens.results import features_frame
+from steerlens.results import FEATURES
 from tests.support.frames import frame
 
 
@@ -67,7 +67,7 @@ def test_the_same_table_gives_the_same_files(tmp_path: Path) -> None:
 
 
 def test_a_table_without_scores_gives_no_figure_and_no_folder(tmp_path: Path) -> None:
-    table = features_frame(
+    table = FEATURES.frame(
         {"model": "m", "sae": "s", "hook_name": "h", "layer": 0, "feature": [1, 2]}
     )
     assert draw_all(table, tmp_path) == {}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from steerlens.results import read_features
+from steerlens.results import FEATURES
 from tests.support.tiny import D_SAE, save_model, save_sae
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -45,7 +45,7 @@ def test_a_ready_entry_loads_its_release_and_model_from_the_hubs_cache(tmp_path:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    frame = read_features(out)
+    frame = FEATURES.read(out)
     assert frame["hook_name"].unique().tolist() == ["blocks.2.hook_resid_pre"]
     assert len(frame) == D_SAE
     provenance = json.loads((out / "provenance.json").read_text())

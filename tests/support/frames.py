@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steerlens.results import features_frame
+from steerlens.results import FEATURES, GENERATIONS
 
 NASTY = ["[bold red]x[/]", "\x1b[31mred", "\u202eabc", "\n", " the", "`|<b>", "$x_1$", "\u0301", ""]
 
@@ -32,4 +32,35 @@ def frame(layers: Iterable[int] = range(3), n: int = 12, **columns: Any) -> pd.D
         "logit_lens_tokens": tokens,
         "logit_lens_token_ids": np.zeros((size, len(NASTY)), dtype=np.int64),
     }
-    return features_frame(filled | columns)
+    return FEATURES.frame(filled | columns)
+
+
+def generations(
+    n: int = 6,
+    factors: Iterable[float] = (0.0, 0.5, 2.0, 8.0),
+    prompts: Iterable[str] = ("Note that", "In the", "It is", "We"),
+    layers: Iterable[int] = (0, 1),
+    **columns: Any,
+) -> pd.DataFrame:
+    """Texts of `n` features in each of `layers`, in which stronger steering has more success and a
+    higher perplexity, and some features have no success at all."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"layer": layer, "feature": feature, "factor": factor, "prompt": prompt, "sample": 0}
+        for layer in layers
+        for feature in range(n)
+        for factor in factors
+        for prompt in prompts
+    ]
+    for index, row in enumerate(rows):
+        strength = 0.0 if row["feature"] % 3 == 2 else row["factor"] / (2 + row["feature"])
+        row["success_20"] = int(rng.poisson(strength))
+        row["success_5"] = int(rng.binomial(row["success_20"], 0.6))
+        row["success_1"] = int(rng.binomial(row["success_5"], 0.4))
+        row["perplexity"] = float(np.exp(3 + 0.2 * row["factor"] + 0.1 * rng.normal()))
+        row["degeneracy"] = float(rng.uniform(0, min(1.0, 0.05 + 0.1 * row["factor"])))
+        row["text"] = "".join(NASTY[index % len(NASTY) :] + NASTY[: index % 3])
+        row["token_ids"] = rng.integers(0, len(NASTY), 5).tolist()
+        row |= {"model": "toy", "sae": "toy-sae", "stopped_by": "length", "seed": index}
+        row |= {"hook_name": f"blocks.{row['layer']}.hook_resid_post", "near_ties": 0}
+    return GENERATIONS.frame(pd.DataFrame(rows).assign(**columns))
