@@ -10,6 +10,7 @@ rows compute what B separate forwards would.
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,27 +43,28 @@ class LastPosition:
                 "keys and values, which steerlens can't expand to rows yet."
             )
         with torch.no_grad():
-            read: list[torch.Tensor] = []
-            written: list[torch.Tensor] = []
-            look = [
-                (subject.site.read, lambda x, hook: read.append(x.flatten(2))),
-                (subject.site.write, lambda x, hook: written.append(x.flatten(2))),
-            ]
+            names = dict.fromkeys([*subject.site.read_before_write, subject.site.write])
+            seen: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+
+            def catch(x: torch.Tensor, hook: Any, name: str) -> None:
+                seen[name].append(x.flatten(2))
+
+            look = [(name, partial(catch, name=name)) for name in names]
             if self._length > 1:
                 self._run(tokens_1L[:, :-1], look, self._cache)
             self.h_D = self._run(self._token_11, look, self._cache_of_rows(1))[0]
-        for hook_name, values in ((subject.site.read, read), (subject.site.write, written)):
+        for name, values in seen.items():
             if not values:
-                raise never_fires(hook_name, subject.lm)
-        self.x_1LD = torch.cat(read, dim=1)
+                raise never_fires(name, subject.lm)
+        whole = {name: torch.cat(values, dim=1) for name, values in seen.items()}
+        self.x_1LD = torch.stack([whole[name] for name in subject.site.read_before_write]).sum(0)
         """(1, L, D): the unsteered vectors that the SAE encodes."""
-        self.out_D = written[-1][0, -1]
-        """(D,): the unsteered vector that the edit changes, at the last position."""
+        self.out_11D = whole[subject.site.write][:, -1:]
+        """(1, 1, D): the unsteered vector that the edit changes, at the last position."""
 
     @torch.no_grad()
     def run(self, out_BD: torch.Tensor) -> torch.Tensor:
         """Final normed vectors (B, D), one for each row of vectors at the hook of the edit."""
-
         at_once = ROWS_ON_CPU if out_BD.device.type == "cpu" else len(out_BD)
         return torch.cat([self._run_rows(rows_BD) for rows_BD in out_BD.split(at_once)])
 

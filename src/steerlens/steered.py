@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from steerlens.intervention import prepare_edit
+from steerlens.intervention import Operation, check_affine, edited, encode, feature_targets
 from steerlens.memory import batches, rows_that_fit
 from steerlens.rows import LastPosition
 from steerlens.scores import ScoreRun
@@ -27,7 +27,13 @@ class SteeredPrompt:
     def __init__(self, subject: Subject, prompt: str, keep_error: bool = True) -> None:
         self._position = LastPosition(subject, subject.to_tokens(prompt))
         position = self._position
-        self.edit = prepare_edit(subject.sae, position.x_1LD, position.out_D, keep_error)
+        self._sae = subject.sae
+        self._operation = Operation(keep_error=keep_error)
+        check_affine(subject.sae, position.x_1LD)
+        last = slice(-1, None)
+        self._encoded = encode(subject.sae, position.x_1LD, position.out_11D, keep_error, last)
+        self.a_max = self._encoded.acts_BLF.max()
+        """Scalar: the largest feature activation at this position."""
         self.h_D = position.h_D
         """(D,): the unsteered final normed vector."""
 
@@ -50,7 +56,11 @@ class SteeredPrompt:
         """
 
         def run_batch(rows: slice) -> None:
-            use(rows, self._position.run(self.edit.rows(features_F[rows], factor)))
+            features_B1 = features_F[rows, None]
+            factor_B = torch.full(features_B1.shape[:1], float(factor))
+            targets = feature_targets(self._sae, features_B1, factor_B)
+            out_B1D = edited(self._operation, self._encoded, self._position.out_11D, targets)
+            use(rows, self._position.run(out_B1D[:, 0]))
 
         per_row = self._position.bytes_per_row() + bytes_per_row
         size = rows_that_fit(run.memory_budget, per_row, len(features_F))

@@ -183,13 +183,13 @@ def test_identities_tell_files_and_choices(tmp_path: Path) -> None:
 
 
 def test_an_unaffine_decoder_is_refused(tiny_subject: MakeSubject) -> None:
-    from steerlens.intervention import prepare_edit
+    from steerlens.intervention import check_affine
 
     subject = tiny_subject()
     decode = subject.sae.decode
     subject.sae.decode = lambda acts: decode(acts).relu()  # type: ignore[method-assign]
     with pytest.raises(SteerlensError, match="not affine"):
-        prepare_edit(subject.sae, torch.randn(1, 3, 32), torch.randn(32))
+        check_affine(subject.sae, torch.randn(1, 3, 32))
 
 
 def test_a_model_that_changes_its_logits_in_an_unknown_way_is_refused(

@@ -43,6 +43,16 @@ class Site:
     """The bridge's hook whose value an edit changes; another one for transcoders."""
 
     @property
+    def read_before_write(self) -> tuple[str, ...]:
+        """Hooks whose values, known when the edit is written, add up to what the SAE encodes.
+
+        `hook_resid_mid` itself comes after `hook_attn_out`, where its edit is written.
+        """
+        if self.read.endswith("hook_resid_mid") and self.write.endswith("hook_attn_out"):
+            return self.read.replace("hook_resid_mid", "hook_resid_pre"), self.write
+        return (self.read,)
+
+    @property
     def first_row_block(self) -> int:
         """The first block whose attention sees the edit."""
         return self.layer + (not self.write.endswith("hook_resid_pre"))

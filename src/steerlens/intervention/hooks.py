@@ -1,0 +1,94 @@
+"""The edit as hooks of a forward: which positions, read and written where."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from steerlens.errors import SteerlensError, unknown
+from steerlens.intervention import Operation, Targets, edited, encode, looks_back
+from steerlens.subject import Subject
+
+POSITIONS = ("last", "all", "generated", "prompt")
+
+
+class SteeringHooks:
+    """Edits what passes through a subject's site, each row of the batch in its own way.
+
+    A forward is told to be a prompt or new tokens by `is_prompt`, which whoever runs it sets.
+    """
+
+    def __init__(
+        self, subject: Subject, operation: Operation, targets: Targets, positions: str = "last"
+    ) -> None:
+        if positions not in POSITIONS:
+            raise unknown("steer.positions", positions, POSITIONS)
+        self.targets = targets
+        self.is_prompt = True
+        self.fired = 0
+        """How many forwards were edited."""
+        self._subject = subject
+        self._operation = operation
+        self._policy = positions
+        self._seen: dict[str, torch.Tensor] = {}
+        self._looks_back = looks_back(subject.sae)
+        self._past_BLD: torch.Tensor | None = None
+
+    def hooks(self) -> list[tuple[str, Any]]:
+        """For `run_with_hooks` or `hooks` of a TransformerBridge."""
+        site = self._subject.site
+        before = [name for name in site.read_before_write if name != site.write]
+        return [*((name, partial(self._read, name=name)) for name in before), (site.write, self._write)]
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Goes on with these rows of the batch only."""
+        self.targets = self.targets.rows(rows.to(self.targets.factor_B.device))
+        if self._past_BLD is not None:
+            self._past_BLD = self._past_BLD[rows.to(self._past_BLD.device)]
+
+    def _read(self, x: torch.Tensor, hook: Any, name: str) -> None:
+        # `hook.name` may be the other name of the same place.
+        self._seen[name] = x.flatten(2)
+
+    def _write(self, out: torch.Tensor, hook: Any) -> torch.Tensor:
+        out_BLD = out.flatten(2)
+        seen = {**self._seen, self._subject.site.write: out_BLD}
+        parts = [seen[name] for name in self._subject.site.read_before_write]
+        x_BLD = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+        positions = self._positions(out_BLD.shape[1])
+        if self._looks_back:
+            if self.is_prompt or self._past_BLD is None:
+                self._past_BLD = x_BLD
+            else:
+                self._past_BLD = torch.cat([self._past_BLD, x_BLD], dim=1)
+            x_BLD = self._past_BLD
+        if positions is None:
+            return out
+        if len(self.targets) not in (1, len(out_BLD)):
+            raise SteerlensError(
+                f"{len(self.targets)} rows are steered, but the batch has {len(out_BLD)}."
+            )
+        self.fired += 1
+        n_before = x_BLD.shape[1] - out_BLD.shape[1]
+        here = slice(n_before + positions.start, None)
+        if not self._looks_back:
+            x_BLD, here = x_BLD[:, positions], slice(None)
+        part_BLD = out_BLD[:, positions]
+        sae, keep_error = self._subject.sae, self._operation.keep_error
+        encoded = encode(sae, x_BLD, part_BLD, keep_error, here)
+        new_BLD = edited(self._operation, encoded, part_BLD, self.targets).to(out_BLD)
+        if positions.start > 0:
+            new_BLD = torch.cat([out_BLD[:, : positions.start], new_BLD], dim=1)
+        return new_BLD.reshape(out.shape)
+
+    def _positions(self, length: int) -> slice | None:
+        """The positions of this forward that are edited; they are its last ones."""
+        match self._policy, self.is_prompt:
+            case ("last", True):
+                return slice(length - 1, length)
+            case ("generated", True) | ("prompt", False):
+                return None
+            case _:
+                return slice(0, length)
