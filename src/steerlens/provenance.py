@@ -48,7 +48,7 @@ ROOMS = (
     "corpus/*.py",
     "scores/*.py",
     "logit_lens.py",
-    "intervention.py",
+    "intervention/*.py",
     "rows.py",
     "steered.py",
     "ranks.py",

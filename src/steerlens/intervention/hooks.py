@@ -42,6 +42,16 @@ class SteeringHooks:
         before = [name for name in site.read_before_write if name != site.write]
         return [*((name, partial(self._read, name=name)) for name in before), (site.write, self._write)]
 
+    def first_position(self, length: int) -> int:
+        """Where a forward of a prompt must begin to see every edit, and to give logits."""
+        if self._looks_back or self._policy in ("all", "prompt"):
+            return 0
+        return length - 1
+
+    @property
+    def edits_new_tokens(self) -> bool:
+        return self._policy != "prompt"
+
     def select(self, rows: torch.Tensor) -> None:
         """Goes on with these rows of the batch only."""
         self.targets = self.targets.rows(rows.to(self.targets.factor_B.device))

@@ -1,0 +1,157 @@
+"""The next token of every row, drawn with noise of the row's own.
+
+Tokens are drawn by the Gumbel trick, in two steps so that a row needs about 2 sqrt(V) random numbers
+instead of V: first a block of the vocabulary by its total probability, then a token inside it. The
+noise of a row depends on its seed and the step only; so does the token, but for rounding: the
+logits of a row differ in their last bits between batch sizes. Where that could have decided, the
+choice is counted as a near tie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+ROUNDING = 1e-4
+"""Logits of a row differ by less than this between batch sizes, relative to the largest."""
+
+BYTES_AT_ONCE = 8 * 1024**2
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn."""
+
+    temperature: float = 0.7
+    """0 is greedy: the most probable token, the first of equal ones."""
+    top_k: int | None = None
+    """Only the k most probable tokens."""
+    top_p: float | None = None
+    """Only the most probable tokens that together have at least this probability."""
+
+
+class Choice(NamedTuple):
+    token_B: torch.Tensor
+    near_tie_B: torch.Tensor
+
+
+def row_seed(*parts: Any) -> int:
+    """A seed of 63 bits from all of `parts`."""
+    digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class Noise:
+    """Random numbers of B rows, each from its own generator."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._rows = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Goes on with these rows only."""
+        self._rows = [self._rows[row] for row in rows.tolist()]
+
+    def gumbel(self, n: int) -> torch.Tensor:
+        """(B, n) float64 standard Gumbel noise: each row's next n numbers."""
+        uniform = np.stack([row.random(n) for row in self._rows])
+        return torch.from_numpy(-np.log(-np.log(uniform + np.finfo(float).tiny)))
+
+
+def next_tokens(logits_BV: torch.Tensor, sampling: Sampling, noise: Noise) -> Choice:
+    """One token for each row of float logits (B, V)."""
+    n_blocks, size = _blocks(logits_BV.shape[1])
+    noise_BN = torch.empty(len(logits_BV), 0, dtype=torch.float64)
+    if sampling.temperature > 0:
+        noise_BN = noise.gumbel(n_blocks + size)
+    noise_BN = noise_BN.to(logits_BV.device)
+    # A few rows at a time: on a CPU, what stays in the cache is several times faster.
+    at_once = max(1, BYTES_AT_ONCE // (4 * logits_BV.shape[1]))
+    if logits_BV.device.type != "cpu":
+        at_once = len(logits_BV)
+    parts = [
+        _choose(part_BV.float(), sampling, part_BN, n_blocks)
+        for part_BV, part_BN in zip(
+            logits_BV.split(at_once), noise_BN.split(at_once), strict=True
+        )
+    ]
+    return Choice(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def _choose(
+    logits_BV: torch.Tensor, sampling: Sampling, noise_BN: torch.Tensor, n_blocks: int
+) -> Choice:
+    tolerance_B = ROUNDING * logits_BV.abs().amax(-1).clamp(min=1.0)
+    if sampling.temperature == 0:
+        token_B, margin_B = _best(logits_BV)
+        return Choice(token_B, margin_B < tolerance_B)
+    logits_BV = logits_BV / sampling.temperature
+    tolerance_B = tolerance_B / sampling.temperature
+    filters = _filters(logits_BV, sampling, tolerance_B)
+    drawn = [_draw(allowed_BV, noise_BN, n_blocks) for allowed_BV in filters]
+    token_B, margin_B = drawn[0]
+    near_B = margin_B < tolerance_B
+    for other_B, _ in drawn[1:]:  # what a slightly wider or narrower filter would have drawn
+        near_B |= other_B != token_B
+    return Choice(token_B, near_B)
+
+
+def _blocks(d_vocab: int) -> tuple[int, int]:
+    size = math.isqrt(d_vocab - 1) + 1
+    return -(-d_vocab // size), size
+
+
+def _best(values_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The place of the largest value, the first of equal ones, and how far it is ahead."""
+    if values_BN.shape[1] == 1:
+        zeros_B = torch.zeros(len(values_BN), dtype=torch.int64, device=values_BN.device)
+        return zeros_B, torch.full_like(values_BN[:, 0], math.inf)
+    top_B2 = values_BN.topk(2, dim=-1).values
+    first_B = (values_BN == top_B2[:, :1]).int().argmax(-1)
+    return first_B, top_B2[:, 0] - top_B2[:, 1]
+
+
+def _draw(
+    logits_BV: torch.Tensor, noise_BN: torch.Tensor, n_blocks: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A token from softmax(logits), and the smaller margin of the two choices."""
+    size = noise_BN.shape[1] - n_blocks
+    full = logits_BV.shape[1] // size * size
+    totals = [logits_BV[:, :full].unflatten(1, (-1, size)).logsumexp(-1)]
+    if full < logits_BV.shape[1]:
+        totals.append(logits_BV[:, full:].logsumexp(-1, keepdim=True))
+    block_B, block_margin_B = _best(torch.cat(totals, dim=1).double() + noise_BN[:, :n_blocks])
+    token_BS = block_B[:, None] * size + torch.arange(size, device=logits_BV.device)
+    inside_BS = logits_BV.gather(1, token_BS.clamp(max=logits_BV.shape[1] - 1)).double()
+    inside_BS.masked_fill_(token_BS >= logits_BV.shape[1], -math.inf)
+    place_B, margin_B = _best(inside_BS + noise_BN[:, n_blocks:])
+    return block_B * size + place_B, torch.minimum(block_margin_B, margin_B)
+
+
+def _filters(
+    logits_BV: torch.Tensor, sampling: Sampling, tolerance_B: torch.Tensor
+) -> list[torch.Tensor]:
+    """Logits with -inf where a token isn't allowed: as asked, and a rounding wider and narrower."""
+    if sampling.top_k is None and sampling.top_p is None:
+        return [logits_BV]
+    least_B1 = torch.full_like(logits_BV[:, :1], -math.inf)
+    if sampling.top_k is not None and sampling.top_k < logits_BV.shape[1]:
+        least_B1 = logits_BV.topk(sampling.top_k, dim=-1).values[:, -1:]
+    if sampling.top_p is not None and sampling.top_p < 1:
+        sorted_BV = logits_BV.masked_fill(logits_BV < least_B1, -math.inf).sort(descending=True)[0]
+        p_BV = sorted_BV.double().softmax(-1)
+        needed_B1 = (p_BV.cumsum(-1) - p_BV < sampling.top_p).sum(-1, keepdim=True)
+        least_B1 = torch.maximum(least_B1, sorted_BV.gather(-1, needed_B1 - 1))
+    shifts = (0.0, tolerance_B[:, None], -tolerance_B[:, None])
+    # The most probable token is always allowed.
+    most_B1 = logits_BV.amax(-1, keepdim=True)
+    return [
+        logits_BV.masked_fill(logits_BV < torch.minimum(least_B1 + shift, most_B1), -math.inf)
+        for shift in shifts
+    ]
