@@ -50,8 +50,8 @@ class Store:
         except (OSError, SteerlensError) as error:
             logger.warning("the cache can't be written (%s): nothing is kept there.", error)
 
-    def read(self, key: Mapping[str, Any]) -> pa.Table | None:
-        """All rows of `key` that are finished, with their column `feature`; each feature once."""
+    def read(self, key: Mapping[str, Any], by: Sequence[str] = ("feature",)) -> pa.Table | None:
+        """All rows of `key` that are finished; each once, and sorted, by the columns `by`."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -63,13 +63,15 @@ class Store:
             except (OSError, pa.ArrowException):
                 with contextlib.suppress(OSError):
                     part.unlink()  # not ours: ours are whole
-        return merged(tables) if tables else None
+        return merged(tables, by) if tables else None
 
-    def add(self, key: Mapping[str, Any], table: pa.Table) -> None:
-        """Keeps the rows of `table`."""
+    def add(
+        self, key: Mapping[str, Any], table: pa.Table, by: Sequence[str] = ("feature",)
+    ) -> None:
+        """Keeps the rows of `table`, which the columns `by` tell apart."""
         import pyarrow.parquet as pq
 
-        ids = ",".join(map(str, table["feature"].to_pylist()))
+        ids = json.dumps(table.select(list(by)).to_pydict())
         name = f"part-{hashlib.sha256(ids.encode()).hexdigest()[:16]}.parquet"
         buffer = BytesIO()
         pq.write_table(table, buffer, compression="zstd")
@@ -80,11 +82,10 @@ def _text(key: Mapping[str, Any]) -> str:
     return json.dumps(key, sort_keys=True, default=str)
 
 
-def merged(tables: Sequence[pa.Table]) -> pa.Table:
-    """The rows of all tables, the first of each feature."""
-    import numpy as np
+def merged(tables: Sequence[pa.Table], by: Sequence[str] = ("feature",)) -> pa.Table:
+    """The rows of all tables, sorted, the first of each that the columns `by` don't tell apart."""
     import pyarrow as pa
 
     table = pa.concat_tables(tables, promote_options="default")
-    _, first = np.unique(table["feature"].to_numpy(), return_index=True)
+    first = table.select(list(by)).to_pandas().drop_duplicates().sort_values(list(by)).index
     return table.take(pa.array(first))

@@ -55,8 +55,9 @@ class _Rate(ProgressColumn):
 @contextmanager
 def progress(
     total: int | None, description: str, unit: str = "features", console: Console | None = None
-) -> Iterator[Callable[[int], None]]:
-    """A progress bar; call what it gives with the number of units that have just been finished.
+) -> Iterator[Callable[..., None]]:
+    """A progress bar; call what it gives with the number of units that have just been finished,
+    and the number of those that turned out not to be needed.
 
     Bars may be nested. Where no one is watching (no terminal) only one line is printed, at the end.
     """
@@ -78,10 +79,13 @@ def progress(
     with bar:
         task = bar.add_task(visible(description), total=total)
 
-        def advance(n: int) -> None:
-            nonlocal done
+        def advance(n: int, unneeded: int = 0) -> None:
+            nonlocal done, total
             done += n
             bar.advance(task, n)
+            if unneeded and total is not None:
+                total -= unneeded
+                bar.update(task, total=total)
 
         yield advance
     seconds = time.perf_counter() - start

@@ -22,6 +22,7 @@ from steerlens.config.parse import (
     parse_scores,
 )
 from steerlens.config.schema import CorpusConfig, FeaturesConfig, ModelConfig, RunConfig, SaeConfig
+from steerlens.config.steering import check_generation, check_steer
 from steerlens.errors import SteerlensError, unknown
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -36,6 +37,8 @@ def check(config: RunConfig) -> None:
     _check_scalars(config)
     for score in parse_scores(config.score).values():
         score.check()
+    check_steer(config.steer)
+    check_generation(config.generation)
     _check_features(config.features)
     _check_corpus(config.corpus)
     layer_numbers(config.layer)

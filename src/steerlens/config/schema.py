@@ -71,6 +71,62 @@ class FeaturesConfig:
     """JSON file `{"layer": [ids]}`."""
 
 
+OPERATORS = ("add", "clamp", "min_clamp", "ablate")
+UNITS = ("a_max", "max_activation", "norm", "one")
+POSITIONS = ("last", "all", "generated", "prompt")
+RANDOM_DIRECTION = "random_direction"
+CONTROLS = (RANDOM_DIRECTION,)
+
+
+@dataclass
+class SteerConfig:
+    """How features are steered with. Without factors nothing is steered."""
+
+    factors: Any = None
+    """Steering factors s: `[0.5,2,8]`; 0, no steering, always comes along."""
+    operator: str = "add"
+    """add: `a + s u`; clamp: `s u`; min_clamp: `max(a, s u)`; ablate: `(1 - s) a`."""
+    unit: str = "a_max"
+    """u: a_max (the largest activation at the position, as in the paper), max_activation (the
+    feature's own maximum over the corpus, as in AxBench), norm (the residual's), or one."""
+    keep_error: bool = True
+    """Keep the SAE's reconstruction error (the authors' code) or drop it (the paper's Eq. 6)."""
+    positions: str = "last"
+    """last (the prompt's last and every new one, as the authors), all (as AxBench), generated or
+    prompt."""
+    default_max_activation: float | None = None
+    """For unit=max_activation, of a feature that never fires; null = the median of the others
+    (AxBench has 50)."""
+    controls: list[str] = field(default_factory=list)
+    """What is steered with beside each feature: random_direction, of the same norm."""
+
+
+@dataclass
+class GenerationConfig:
+    """How texts are continued."""
+
+    prompts: Any = None
+    """Beginnings of texts; null = 50 neutral ones."""
+    n_prompts: int | None = None
+    """Only the first n of them."""
+    samples: int = 1
+    """Texts for each prompt."""
+    max_new_tokens: int = 20
+    temperature: float = 0.7
+    """0 is greedy."""
+    top_k: int | None = None
+    """Only the k most probable tokens."""
+    top_p: float | None = None
+    """Only the most probable tokens that together have this probability."""
+    stop: Any = "."
+    """A text ends with the token that completes this string, or one of these; null = none. The
+    authors' code stops at the first full stop, the paper doesn't say so."""
+    chat_template: bool = False
+    """Put prompts into the model's chat template; the authors steer on the raw instruction."""
+    batch_size: int | None = None
+    """Texts at a time; null = what fits in memory_budget. Changes no text."""
+
+
 @dataclass
 class CorpusConfig:
     """Texts for the scores that need some."""
@@ -148,6 +204,8 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     sae: SaeConfig = field(default_factory=SaeConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    steer: SteerConfig = field(default_factory=SteerConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
     score: Any = MISSING
     """One scoring method's settings (`method: output, ...`), or several by name."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)

@@ -1,0 +1,271 @@
+"""Texts: rows of (feature, control, factor, prompt, sample) become continuations.
+
+Every row has its own feature, factor, prompt and seed, so batches are filled with whatever is still
+to do, and what a row gives doesn't depend on its neighbours. Finished batches are kept at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from steerlens.config.schema import RANDOM_DIRECTION, GenerationConfig, SteerConfig
+from steerlens.config.steering import parse_stop
+from steerlens.errors import SteerlensError
+from steerlens.generation.decoding import Continuation, decode
+from steerlens.generation.sampling import Sampling, row_seed
+from steerlens.generation.stopping import Stopping
+from steerlens.intervention import (
+    Operation,
+    Targets,
+    check_affine,
+    feature_targets,
+    looks_back,
+)
+from steerlens.intervention.hooks import SteeringHooks
+from steerlens.memory import batches, rows_that_fit
+from steerlens.subject import Subject
+
+if TYPE_CHECKING:
+    from steerlens.scores import ScoreRun
+
+ROW = ("feature", "control", "factor", "prompt", "sample")
+"""What identifies a text of one subject."""
+
+ROWS_AT_ONCE = 512
+"""More rows make nothing faster, and lose more when a run is killed."""
+
+
+def generate(
+    subject: Subject,
+    rows: pd.DataFrame,
+    steer: SteerConfig,
+    settings: GenerationConfig,
+    run: ScoreRun,
+) -> pd.DataFrame:
+    """The rows, columns `ROW`, with `text`, `token_ids`, `stopped_by`, `near_ties`,
+    `first_step_kl` and `seed`; in the same order.
+
+    Raises:
+        SteerlensError: for a prompt that doesn't fit in the model's context, or a chat template
+            that the tokenizer doesn't have.
+    """
+    key = text_key(subject, steer, settings, run)
+    found, missing = rows, rows
+    known = run.store.read(key, ROW) if run.store else None
+    if known is not None:
+        found = rows.merge(known.to_pandas(), on=list(ROW), how="left")
+        missing = rows[found["stopped_by"].isna().to_numpy()]
+    if len(missing) == 0:
+        return found
+    prompts = _tokenised(subject, missing["prompt"].unique(), settings)
+    tables = [] if known is None else [known.to_pandas()]
+    total = len(missing) * settings.max_new_tokens
+    with run.task(total, f"layer {subject.layer}: {len(missing):,} texts", "tokens") as advance:
+        for table in _batches(subject, missing, prompts, steer, settings, run, advance):
+            tables.append(table)
+            if run.store:
+                run.store.add(key, _arrow(table), ROW)
+    done = pd.concat(tables, ignore_index=True).drop_duplicates(list(ROW))
+    return rows.merge(done, on=list(ROW), how="left")
+
+
+def text_key(
+    subject: Subject, steer: SteerConfig, settings: GenerationConfig, run: ScoreRun
+) -> dict[str, Any]:
+    """Everything that a row's text depends on besides the row."""
+    of_rows = ("prompts", "n_prompts", "samples", "batch_size")
+    how = {k: v for k, v in dataclasses.asdict(settings).items() if k not in of_rows}
+    edit = {name: getattr(steer, name) for name in ("operator", "unit", "keep_error", "positions")}
+    if steer.unit == "max_activation":
+        edit["default_max_activation"] = steer.default_max_activation
+        edit["corpus"] = run.corpus_key()
+    return {**subject.key, "texts": how, "edit": edit, "seed": run.seed}
+
+
+def _tokenised(
+    subject: Subject, prompts: Sequence[str], settings: GenerationConfig
+) -> dict[str, list[int]]:
+    n_ctx = int(subject.lm.bridge.cfg.n_ctx)
+    found = {prompt: prompt_tokens(subject, prompt, settings.chat_template) for prompt in prompts}
+    for prompt, ids in found.items():
+        if len(ids) + settings.max_new_tokens > n_ctx:
+            raise SteerlensError(
+                f"the prompt {prompt[:40]!r} has {len(ids)} tokens; with generation.max_new_tokens="
+                f"{settings.max_new_tokens} more it doesn't fit in the {n_ctx} that "
+                f"{subject.lm.name} takes."
+            )
+    return found
+
+
+def prompt_tokens(subject: Subject, prompt: str, chat_template: bool = False) -> list[int]:
+    """Token ids of a prompt, BOS included where the SAE was trained with it."""
+    if not chat_template:
+        return subject.to_tokens(prompt)[0].tolist()
+    if not subject.lm.tokenizer.chat_template:
+        raise SteerlensError(
+            f"{subject.lm.name} has no chat template; use generation.chat_template=false."
+        )
+    chat = [{"role": "user", "content": prompt}]
+    ids: Any = subject.lm.tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    return list(ids)
+
+
+def _batches(
+    subject: Subject,
+    missing: pd.DataFrame,
+    prompts: Mapping[str, list[int]],
+    steer: SteerConfig,
+    settings: GenerationConfig,
+    run: ScoreRun,
+    advance: Any,
+) -> Iterator[pd.DataFrame]:
+    """The missing rows with their texts, a batch at a time."""
+    operation = Operation(steer.operator, steer.unit, steer.keep_error)
+    check_affine(subject.sae, torch.randn(1, 4, subject.sae.cfg.d_in).to(subject.sae.W_dec))
+    max_activation_F = (
+        _max_activations(subject, steer, run) if steer.unit == "max_activation" else None
+    )
+    sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
+    stopping = Stopping(
+        subject.lm.tokenizer, _eos_ids(subject), parse_stop(settings.stop), settings.max_new_tokens
+    )
+    lengths = missing["prompt"].map(lambda prompt: len(prompts[prompt]))
+    ordered = missing.assign(length=lengths).sort_values("length", kind="stable")
+    longest = int(lengths.max()) + settings.max_new_tokens
+    size = settings.batch_size or rows_that_fit(
+        run.memory_budget, _bytes_per_row(subject, longest, steer.positions), ROWS_AT_ONCE
+    )
+    finished: list[pd.DataFrame] = []
+
+    def run_batch(part: slice) -> None:
+        batch = group.iloc[part].drop(columns="length")
+        distinct = list(dict.fromkeys(batch["prompt"]))
+        place = {prompt: index for index, prompt in enumerate(distinct)}
+        ids = batch[list(ROW)].itertuples(index=False, name=None)
+        seeds = [row_seed(run.seed, subject.layer, *row) for row in ids]
+        targets = _targets(subject, batch, max_activation_F, run.seed)
+        hooks = SteeringHooks(subject, operation, targets, steer.positions)
+        prompt_B = torch.tensor(batch["prompt"].map(place).tolist())
+        texts = decode(
+            subject, [prompts[one] for one in distinct], prompt_B, hooks, seeds, sampling, stopping,
+            advance,
+        )  # fmt: skip
+        unused = sum(settings.max_new_tokens - len(text.token_ids) for text in texts)
+        advance(0, unused)
+        finished.append(_table(subject, batch, prompts, texts, seeds))
+
+    # Padding would change what a temporal SAE sees.
+    groups = [one for _, one in ordered.groupby("length")] if looks_back(subject.sae) else [ordered]
+    for group in groups:
+        for _ in batches(len(group), size, run_batch):
+            yield finished.pop()
+
+
+def _table(
+    subject: Subject,
+    batch: pd.DataFrame,
+    prompts: Mapping[str, list[int]],
+    texts: Sequence[Continuation],
+    seeds: Sequence[int],
+) -> pd.DataFrame:
+    ids = [prompts[prompt] for prompt in batch["prompt"]]
+    return batch.assign(
+        text=_decoded(subject, ids, [text.token_ids for text in texts]),
+        token_ids=[text.token_ids for text in texts],
+        stopped_by=[text.stopped_by for text in texts],
+        near_ties=[text.near_ties for text in texts],
+        first_step_kl=[text.first_step_kl for text in texts],
+        seed=list(seeds),
+    )
+
+
+def _decoded(
+    subject: Subject, prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]]
+) -> list[str]:
+    """The continuations: what the whole text has beyond the prompt's, so that a leading space
+    stays where the tokenizer drops it at the beginning of a text."""
+
+    def decoded(ids: Sequence[Sequence[int]]) -> list[str]:
+        return subject.lm.tokenizer.batch_decode(
+            [list(one) for one in ids],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+
+    whole = decoded([[*prompt, *ids] for prompt, ids in zip(prompts, new, strict=True)])
+    before, alone = decoded(prompts), decoded(new)
+    return [
+        text[len(prompt) :] if text.startswith(prompt) else rest
+        for text, prompt, rest in zip(whole, before, alone, strict=True)
+    ]
+
+
+def _arrow(table: pd.DataFrame) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_pandas(table, preserve_index=False)
+
+
+def _eos_ids(subject: Subject) -> set[int]:
+    """Of the tokenizer and of the model's settings, where chat models have their end of turn."""
+    hf_model: Any = subject.lm.bridge.original_model
+    told: Any = getattr(getattr(hf_model, "generation_config", None), "eos_token_id", None)
+    own: Any = subject.lm.tokenizer.eos_token_id
+    ids = [own, *(told if isinstance(told, list) else [told])]
+    return {int(one) for one in ids if one is not None}
+
+
+def _targets(
+    subject: Subject, batch: pd.DataFrame, max_activation_F: torch.Tensor | None, seed: int
+) -> Targets:
+    features_B1 = torch.tensor(batch["feature"].tolist())[:, None]
+    factor_B = torch.tensor(batch["factor"].tolist(), dtype=torch.float64)
+    maximum_B1 = None if max_activation_F is None else max_activation_F[features_B1]
+    targets = feature_targets(subject.sae, features_B1, factor_B, max_activation_BN=maximum_B1)
+    for row, (feature, control) in enumerate(zip(batch["feature"], batch["control"], strict=True)):
+        if control == RANDOM_DIRECTION:
+            vector_D = targets.vectors_BND[row, 0]
+            targets.vectors_BND[row, 0] = _random_like(vector_D, seed, subject.layer, int(feature))
+    return targets
+
+
+def _random_like(vector_D: torch.Tensor, *seeds: int) -> torch.Tensor:
+    """A random direction of the same norm."""
+    rng = np.random.Generator(np.random.Philox(row_seed(RANDOM_DIRECTION, *seeds)))
+    random_D = torch.from_numpy(rng.standard_normal(len(vector_D))).to(vector_D)
+    return random_D * (vector_D.norm() / random_D.norm())
+
+
+def _max_activations(subject: Subject, steer: SteerConfig, run: ScoreRun) -> torch.Tensor:
+    """(F,): each feature's own maximum over the corpus; a default where it never fires."""
+    from steerlens.corpus_pass import activations_of, read_corpus
+    from steerlens.scores.activation import Config
+
+    read_corpus([subject], [Config()], run)
+    max_F = activations_of(subject, None, run).max_F.astype(float)
+    fires_F = max_F > 0
+    default = steer.default_max_activation
+    if default is None:
+        default = float(np.median(max_F[fires_F])) if fires_F.any() else 1.0
+    return torch.from_numpy(np.where(fires_F, max_F, default))
+
+
+def _bytes_per_row(subject: Subject, length: int, positions: str) -> int:
+    """Memory that one more row takes at its peak, a generous estimate."""
+    cfg, lm = subject.lm.bridge.cfg, subject.lm
+    n_kv = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
+    # Twice, because a longer copy is made at every step; thrice the logits.
+    keys_values = 2 * 2 * n_kv * cfg.d_head * length * lm.n_layers
+    edited = 1 if positions in ("last", "generated") else length
+    block = 4 * (cfg.d_mlp or 4 * cfg.d_model) + 16 * cfg.d_model
+    return lm.dtype.itemsize * (
+        keys_values + 3 * lm.head.d_vocab + edited * (3 * subject.d_sae + block)
+    )

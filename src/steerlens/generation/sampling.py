@@ -1,10 +1,10 @@
 """The next token of every row, drawn with noise of the row's own.
 
-Tokens are drawn by the Gumbel trick, in two steps so that a row needs about 2 sqrt(V) random numbers
-instead of V: first a block of the vocabulary by its total probability, then a token inside it. The
-noise of a row depends on its seed and the step only; so does the token, but for rounding: the
-logits of a row differ in their last bits between batch sizes. Where that could have decided, the
-choice is counted as a near tie.
+Tokens are drawn by the Gumbel trick, in two steps so that a row needs about 2 sqrt(V) random
+numbers instead of V: first a block of the vocabulary by its total probability, then a token inside
+it. The noise of a row depends on its seed and the step only; so does the token, but for rounding:
+the logits of a row differ in their last bits between batch sizes. Where that could have decided,
+the choice is counted as a near tie.
 """
 
 from __future__ import annotations
@@ -77,9 +77,7 @@ def next_tokens(logits_BV: torch.Tensor, sampling: Sampling, noise: Noise) -> Ch
         at_once = len(logits_BV)
     parts = [
         _choose(part_BV.float(), sampling, part_BN, n_blocks)
-        for part_BV, part_BN in zip(
-            logits_BV.split(at_once), noise_BN.split(at_once), strict=True
-        )
+        for part_BV, part_BN in zip(logits_BV.split(at_once), noise_BN.split(at_once), strict=True)
     ]
     return Choice(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 

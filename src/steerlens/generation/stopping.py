@@ -48,7 +48,6 @@ class Stopping:
 
     def _decode(self, ids: tuple[int, ...]) -> str:
         if ids not in self._known:
-            self._known[ids] = self._tokenizer.decode(
-                list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
+            text = self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+            self._known[ids] = str(text)
         return self._known[ids]

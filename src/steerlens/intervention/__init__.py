@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from steerlens.config.schema import OPERATORS, UNITS
 from steerlens.errors import SteerlensError, unknown
 from steerlens.subject.site import is_transcoder
 
 if TYPE_CHECKING:
     from sae_lens import SAE
-
-OPERATORS = ("add", "clamp", "min_clamp", "ablate")
-UNITS = ("a_max", "max_activation", "norm", "one")
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Operation:
     """u: a_max, the largest activation at the position (the paper); max_activation, the feature's
     own maximum over a corpus (AxBench); norm, what changes the vector by its own length; one, 1."""
     keep_error: bool = True
-    """Keep what the SAE fails to reconstruct (the authors' code), or drop it (the paper's Eq. 6)."""
+    """Keep what the SAE fails to reconstruct (the authors' code) or drop it (the paper's Eq. 6)."""
 
     def __post_init__(self) -> None:
         if self.operator not in OPERATORS:

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
+from steerlens.config.schema import POSITIONS
 from steerlens.errors import SteerlensError, unknown
 from steerlens.intervention import Operation, Targets, edited, encode, looks_back
 from steerlens.subject import Subject
-
-POSITIONS = ("last", "all", "generated", "prompt")
 
 
 class SteeringHooks:
@@ -40,7 +39,10 @@ class SteeringHooks:
         """For `run_with_hooks` or `hooks` of a TransformerBridge."""
         site = self._subject.site
         before = [name for name in site.read_before_write if name != site.write]
-        return [*((name, partial(self._read, name=name)) for name in before), (site.write, self._write)]
+        return [
+            *((name, partial(self._read, name=name)) for name in before),
+            (site.write, self._write),
+        ]
 
     def first_position(self, length: int) -> int:
         """Where a forward of a prompt must begin to see every edit, and to give logits."""

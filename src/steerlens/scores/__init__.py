@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 __all__ = ["Method", "ScoreConfig", "ScoreRun"]
 
 
-def _nothing(_done: int) -> None:
+def _nothing(_done: int, _unneeded: int = 0) -> None:
     pass
 
 
 @contextmanager
-def _no_bar(_total: int | None, _description: str, _unit: str) -> Iterator[Callable[[int], None]]:
+def _no_bar(_total: int | None, _description: str, _unit: str) -> Iterator[Callable[..., None]]:
     yield _nothing
 
 
@@ -50,7 +50,7 @@ class ScoreRun:
     seed: int = 0
     progress: Callable[[int], None] = _nothing
     """Called with the number of features that have just been finished."""
-    task: Callable[[int | None, str, str], AbstractContextManager[Callable[[int], None]]] = _no_bar
+    task: Callable[[int | None, str, str], AbstractContextManager[Callable[..., None]]] = _no_bar
     """A progress bar (total, description, unit) for work that isn't counted in features."""
     corpus: CorpusConfig | None = None
     """The run's corpus."""

@@ -14,63 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steerlens.errors import SteerlensError
+from steerlens.prompts import PROMPTS
 from steerlens.scores import ScoreConfig, ScoreRun, output
 
 if TYPE_CHECKING:
     from steerlens.subject import Subject
-
-PROMPTS = (
-    "I think that",
-    "It seems that",
-    "In general,",
-    "As far as I know,",
-    "To be honest,",
-    "Most of the time,",
-    "Some people say that",
-    "One thing to note is",
-    "The main point is",
-    "What I mean is",
-    "Let me explain:",
-    "First of all,",
-    "On the other hand,",
-    "In other words,",
-    "For example,",
-    "As a result,",
-    "After a while,",
-    "At the same time,",
-    "By the way,",
-    "In the end,",
-    "It is often said that",
-    "We can see that",
-    "You might find that",
-    "There are several",
-    "There was once a",
-    "This is a",
-    "That was the",
-    "Here is the",
-    "When we look at",
-    "If you want to",
-    "Because of this,",
-    "Although it may be",
-    "Over the years,",
-    "Today,",
-    "Yesterday I",
-    "My friend told me",
-    "The next step is",
-    "The question is",
-    "The answer is",
-    "According to the",
-    "Before we begin,",
-    "Let us consider",
-    "It turned out that",
-    "People often",
-    "Sometimes,",
-    "In my opinion,",
-    "From what I have seen,",
-    "The best way to",
-    "Another way to say it:",
-    "To sum up,",
-)
 
 
 @dataclass

@@ -1,0 +1,92 @@
+"""Values of the groups `steer` and `generation`, each given its one meaning, and their checks."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any
+
+from steerlens.config.schema import (
+    CONTROLS,
+    OPERATORS,
+    POSITIONS,
+    UNITS,
+    GenerationConfig,
+    SteerConfig,
+)
+from steerlens.errors import SteerlensError, unknown
+from steerlens.prompts import PROMPTS
+
+
+def check_steer(steer: SteerConfig) -> None:
+    """Refuse what can't work, in one sentence."""
+    parse_factors(steer.factors)
+    for name, value, valid in (
+        ("operator", steer.operator, OPERATORS),
+        ("unit", steer.unit, UNITS),
+        ("positions", steer.positions, POSITIONS),
+        *(("controls", control, CONTROLS) for control in steer.controls),
+    ):
+        if value not in valid:
+            raise unknown(f"steer.{name}", value, valid)
+    default = steer.default_max_activation
+    if default is not None and not (math.isfinite(default) and default > 0):
+        raise SteerlensError(f"steer.default_max_activation={default} must be positive.")
+
+
+def check_generation(generation: GenerationConfig) -> None:
+    """Refuse what can't work, in one sentence."""
+    parse_prompts(generation)
+    parse_stop(generation.stop)
+    for name in ("samples", "max_new_tokens", "top_k", "batch_size", "n_prompts"):
+        number = getattr(generation, name)
+        if number is not None and number < 1:
+            raise SteerlensError(f"generation.{name}={number} must be at least 1.")
+    if not (math.isfinite(generation.temperature) and generation.temperature >= 0):
+        raise SteerlensError(
+            f"generation.temperature={generation.temperature} must be 0 (greedy) or more."
+        )
+    if generation.top_p is not None and not 0 < generation.top_p <= 1:
+        raise SteerlensError(f"generation.top_p={generation.top_p} must be above 0 and at most 1.")
+
+
+def parse_factors(value: Any) -> list[float]:
+    """Steering factors in rising order, without 0; empty if nothing is to be steered."""
+    if value is None:
+        return []
+    numbers = value if isinstance(value, list | tuple) else [value]
+    if not numbers:
+        raise SteerlensError("steer.factors=[] names no factor; write 'steer.factors=[0.5,2,8]'.")
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number):
+            raise SteerlensError(
+                f"steer.factors: {number!r} is not a number; write 'steer.factors=[0.5,2,8]'."
+            )
+    return sorted({float(number) for number in numbers} - {0.0})
+
+
+def parse_prompts(generation: GenerationConfig) -> list[str]:
+    """The beginnings of texts, each once."""
+    value = list(PROMPTS) if generation.prompts is None else generation.prompts
+    prompts = [value] if isinstance(value, str) else value
+    form = """write 'generation.prompts=["Note that","In my experience,"]'."""
+    if not isinstance(prompts, list | tuple) or not prompts:
+        raise SteerlensError(f"generation.prompts={value!r} is no list of texts; {form}")
+    for prompt in prompts:
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise SteerlensError(f"generation.prompts: {prompt!r} is no text; {form}")
+    return list(dict.fromkeys(prompts))[: generation.n_prompts]
+
+
+def parse_stop(value: Any) -> list[str]:
+    """The strings that end a text."""
+    if value is None:
+        return []
+    strings = [value] if isinstance(value, str) else value
+    for text in strings if isinstance(strings, list | tuple) else [value]:
+        if not isinstance(text, str) or not text:
+            raise SteerlensError(
+                f"generation.stop: {text!r} can't end a text; give a string, a list of strings, or "
+                "null for none."
+            )
+    return list(strings)
