@@ -1,12 +1,19 @@
-"""Which features of an SAE a run looks at."""
+"""Which features of an SAE a run looks at, and which of them it steers with."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from steerlens.config.parse import parse_feature_file, parse_ids
-from steerlens.config.schema import FeaturesConfig
-from steerlens.errors import SteerlensError
+from steerlens.config.schema import FeaturesConfig, SelectionConfig
+from steerlens.errors import SteerlensError, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+IDS = ("layer", "feature")
 
 
 def select_features(config: FeaturesConfig, layer: int, d_sae: int, seed: int) -> list[int]:
@@ -30,3 +37,28 @@ def select_features(config: FeaturesConfig, layer: int, d_sae: int, seed: int) -
         draw = np.random.default_rng([seed, layer]).choice(d_sae, config.n, replace=False)
         return sorted(draw.tolist())
     return list(range(d_sae))
+
+
+def chosen(features: pd.DataFrame, selection: SelectionConfig) -> pd.DataFrame:
+    """The rows of a table of features to steer with; without a threshold and `top_n`, all.
+
+    Raises:
+        SteerlensError: if the score wasn't computed, or no feature passes.
+    """
+    if selection.threshold is None and selection.top_n is None:
+        return features
+    by = selection.score
+    if by not in features or not any(features[by].notna().tolist()):
+        numeric = [name for name in features if getattr(features[name].dtype, "kind", "") in "iuf"]
+        filled = [str(name) for name in numeric if any(features[name].notna().tolist())]
+        raise unknown("selection.score", by, [name for name in filled if name not in IDS])
+    rows = features.loc[features[by].notna()]
+    if selection.threshold is not None:
+        rows = rows.loc[rows[by] >= selection.threshold]
+        if rows.empty:
+            raise SteerlensError(
+                f"no feature has {by} >= {selection.threshold:g}; the largest is "
+                f"{features[by].max():.3g}."
+            )
+    rows = rows.sort_values(by=[by, "layer", "feature"], ascending=[False, True, True])
+    return rows.head(selection.top_n or len(rows)).sort_index()

@@ -22,7 +22,7 @@ from steerlens.config.parse import (
     parse_scores,
 )
 from steerlens.config.schema import CorpusConfig, FeaturesConfig, ModelConfig, RunConfig, SaeConfig
-from steerlens.config.steering import check_generation, check_steer
+from steerlens.config.steering import check_choice, check_generation, check_selection, check_steer
 from steerlens.errors import SteerlensError, unknown
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -39,6 +39,8 @@ def check(config: RunConfig) -> None:
         score.check()
     check_steer(config.steer)
     check_generation(config.generation)
+    check_selection(config.selection)
+    check_choice(config.choice)
     _check_features(config.features)
     _check_corpus(config.corpus)
     layer_numbers(config.layer)

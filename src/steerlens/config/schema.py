@@ -102,6 +102,18 @@ class SteerConfig:
 
 
 @dataclass
+class SelectionConfig:
+    """Which of the scored features are steered with; without `threshold` and `top_n`, all."""
+
+    score: str = "output_score"
+    """A column of features.parquet."""
+    threshold: float | None = None
+    """At least this much of it."""
+    top_n: int | None = None
+    """Only the n best of the run, all layers together."""
+
+
+@dataclass
 class GenerationConfig:
     """How texts are continued."""
 
@@ -205,6 +217,10 @@ class RunConfig:
     sae: SaeConfig = field(default_factory=SaeConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     steer: SteerConfig = field(default_factory=SteerConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    choice: ChoiceConfig = field(default_factory=ChoiceConfig)
+    evaluator: ModelConfig | None = None
+    """The model whose perplexity of the texts is measured; null = the steered model, unsteered."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     score: Any = MISSING
     """One scoring method's settings (`method: output, ...`), or several by name."""

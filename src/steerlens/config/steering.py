@@ -10,8 +10,11 @@ from steerlens.config.schema import (
     CONTROLS,
     OPERATORS,
     POSITIONS,
+    RULES,
     UNITS,
+    ChoiceConfig,
     GenerationConfig,
+    SelectionConfig,
     SteerConfig,
 )
 from steerlens.errors import SteerlensError, unknown
@@ -32,6 +35,24 @@ def check_steer(steer: SteerConfig) -> None:
     default = steer.default_max_activation
     if default is not None and not (math.isfinite(default) and default > 0):
         raise SteerlensError(f"steer.default_max_activation={default} must be positive.")
+
+
+def check_selection(selection: SelectionConfig) -> None:
+    """Refuse what can't work, in one sentence."""
+    if selection.top_n is not None and selection.top_n < 1:
+        raise SteerlensError(f"selection.top_n={selection.top_n} must be at least 1.")
+    if selection.threshold is not None and not math.isfinite(selection.threshold):
+        raise SteerlensError(f"selection.threshold={selection.threshold} must be a number.")
+
+
+def check_choice(choice: ChoiceConfig) -> None:
+    """Refuse what can't work, in one sentence."""
+    if choice.rule not in RULES:
+        raise unknown("choice.rule", choice.rule, RULES)
+    for name in ("success_cap", "perplexity_budget"):
+        number = getattr(choice, name)
+        if not (math.isfinite(number) and number > 0):
+            raise SteerlensError(f"choice.{name}={number} must be positive.")
 
 
 def check_generation(generation: GenerationConfig) -> None:

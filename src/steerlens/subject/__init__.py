@@ -94,9 +94,11 @@ class Subject:
         return torch.tensor([ids], device=self.lm.device)
 
 
-def load_subjects(config: RunConfig) -> Iterator[Subject]:
-    """The subjects of a run, one per layer in rising order; the model is loaded once."""
-    lm: LoadedModel | None = None
+def load_subjects(config: RunConfig, lm: LoadedModel | None = None) -> Iterator[Subject]:
+    """The subjects of a run, one per layer in rising order; the model is loaded once.
+
+    `lm` is the run's model, if it is loaded already.
+    """
     for source in sae_sources(config):
         sae, sae_identity = load_sae(source, config)
         lm = lm or load_model(config, sae.cfg.metadata)

@@ -1,0 +1,123 @@
+"""The stages of a run, each layer by layer; what is finished is written at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from steerlens.config.parse import parse_memory, parse_scores
+from steerlens.config.schema import RunConfig
+from steerlens.files import write_json
+from steerlens.neuronpedia import label_columns, read_labels
+from steerlens.provenance import PROVENANCE_FILE, provenance
+from steerlens.registry import ScoreConfig
+from steerlens.results import FEATURES, GENERATIONS, STEERING
+from steerlens.scores import ScoreRun
+from steerlens.selection import select_features
+from steerlens.store import Store
+from steerlens.terminal import progress
+
+if TYPE_CHECKING:
+    from steerlens.subject import LoadedModel, Subject
+
+
+class Stages:
+    """A run's stages and what they share: its model, its memory, its cache, its provenance."""
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        self._config = config
+        self._folder = folder
+        self._lm: LoadedModel | None = None
+        self._facts: dict[str, Any] = {"model": None, "saes": {}, "corpus": None, "seconds": {}}
+        self._run = ScoreRun(
+            memory_budget=parse_memory(config.memory_budget),
+            seed=config.seed,
+            task=progress,
+            corpus=config.corpus,
+            store=Store(Path(config.paths.cache_dir) / "scores"),
+        )
+
+    def score(self) -> pd.DataFrame:
+        """The table of features of all layers, with all chosen scores."""
+        from steerlens.corpus_pass import in_groups
+        from steerlens.subject import load_subjects
+
+        methods = parse_scores(self._config.score)
+        frames: list[pd.DataFrame] = []
+        subjects = load_subjects(self._config)
+        for group in in_groups(subjects, methods.values(), self._run.memory_budget):
+            self._lm = group[0].lm
+            for frame in self._score_group(group, methods):
+                frames.append(frame)
+                FEATURES.write(pd.concat(frames, ignore_index=True), self._folder)
+        return pd.concat(frames, ignore_index=True)
+
+    def _score_group(
+        self, group: Sequence[Subject], methods: Mapping[str, ScoreConfig]
+    ) -> Iterator[pd.DataFrame]:
+        """For each subject of a group that reads the corpus together, its table."""
+        from steerlens.corpus_pass import read_corpus
+        from steerlens.scoring import score_layer
+
+        config = self._config
+        names = (config.model.name, config.model.path, *config.model.aliases)
+        labels = read_labels(Path(config.labels), names) if config.labels else {}
+        # Of its own for each group, so that only one group's activations are in memory.
+        group_run = dataclasses.replace(self._run, activations={}, prompts={})
+        read_corpus(group, methods.values(), group_run)
+        for subject in group:
+            features = select_features(config.features, subject.layer, subject.d_sae, config.seed)
+            start = time.perf_counter()
+            with progress(len(features) * len(methods), f"layer {subject.layer}") as advance:
+                run = dataclasses.replace(group_run, progress=advance)
+                columns = score_layer(subject, features, methods, config.logit_lens_k, run)
+            columns |= label_columns(labels, subject.layer, features)
+            self._note(subject, "scoring", start, corpus=_corpus_facts(group_run))
+            yield FEATURES.frame(columns)
+
+    def steer(self, features: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The tables of texts and of the best factors for the rows of `features`."""
+        from steerlens.factors import choose_factors
+        from steerlens.metrics.perplexity import load_evaluator
+        from steerlens.steering import steer_layer
+        from steerlens.subject import load_subjects
+
+        config = self._config
+        evaluator = load_evaluator(config.evaluator, config) if config.evaluator else None
+        layers = sorted(set(features["layer"].tolist()))
+        texts: list[pd.DataFrame] = []
+        steering = STEERING.frame([])
+        for subject in load_subjects(dataclasses.replace(config, layer=layers), self._lm):
+            start = time.perf_counter()
+            ids = features.loc[features["layer"] == subject.layer, "feature"].tolist()
+            run = dataclasses.replace(self._run, activations={}, prompts={})
+            texts.append(steer_layer(subject, ids, config, run, evaluator))
+            generations = pd.concat(texts, ignore_index=True)
+            best = choose_factors(generations, config.choice).dropna(axis=1, how="all")
+            scored = features.drop(columns=features.columns.intersection(best.columns[5:]))
+            steering = STEERING.frame(best.merge(scored, on=list(FEATURES.keys), how="left"))
+            GENERATIONS.write(generations, self._folder)
+            STEERING.write(steering, self._folder)
+            self._note(subject, "steering", start, evaluator=evaluator and evaluator.identity)
+        return pd.concat(texts, ignore_index=True), steering
+
+    def _note(self, subject: Subject, stage: str, start: float, **facts: Any) -> None:
+        """Writes to provenance.json what was used and how long it took."""
+        self._facts |= {"model": subject.lm.identity, **facts}
+        self._facts["saes"][subject.layer] = subject.identity
+        seconds = self._facts["seconds"].setdefault(subject.layer, {})
+        seconds[stage] = round(time.perf_counter() - start, 3)
+        found = provenance(self._facts, sys.argv, self._config.seed)
+        write_json(self._folder / PROVENANCE_FILE, found)
+
+
+def _corpus_facts(run: ScoreRun) -> dict[str, Any] | None:
+    """What provenance says of the corpus, if a method has read it."""
+    read = [found.n_tokens for found in run.activations.values()]
+    return {**(run.corpus_key() or {}), "tokens_read": max(read)} if read else None
