@@ -53,14 +53,13 @@ def by_factor(generations: pd.DataFrame) -> pd.DataFrame:
     mean of nothing is NaN.
     """
     keys = [*FEATURE, "factor"]
-    rows = generations[[*keys, *MEANS]].astype(dict.fromkeys(MEANS, float))
+    rows = generations.loc[:, [*keys, *MEANS]].astype(dict.fromkeys(MEANS, float))
     # Sums of floats depend on their order, and a choice may hang on the last digit.
-    rows = rows.sort_values(["perplexity", "degeneracy"])
+    rows = rows.sort_values(by=["perplexity", "degeneracy"])
     groups = rows.groupby(keys, dropna=False)
-    means = groups[list(MEANS)].mean()
-    means["texts"] = groups.size()
+    means = groups.agg(dict.fromkeys(MEANS, "mean")).assign(texts=groups["feature"].size())
     means = means.reset_index().astype({"factor": float})
-    return means.sort_values(keys, na_position="first", ignore_index=True)
+    return means.sort_values(by=keys, na_position="first", ignore_index=True)
 
 
 def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFrame:
@@ -84,8 +83,7 @@ def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFr
     found = features.merge(
         reported, how="left", left_on=[*FEATURE, "best_factor"], right_on=[*FEATURE, "factor"]
     ).merge(unsteered, how="left", on=[*FEATURE], suffixes=("", "_unsteered"))
-    columns = [name for name in found.columns if name in STEERING.columns]
-    return STEERING.frame(found[columns])
+    return STEERING.frame({name: found[name] for name in found.columns if name in STEERING.columns})
 
 
 def choice_counts(generations: pd.DataFrame, choice: ChoiceConfig) -> ChoiceCounts:
@@ -173,10 +171,11 @@ def next_factors(
 
 def _measured(means: pd.DataFrame, choice: ChoiceConfig) -> list[Measured]:
     """What was measured of every feature, in the order of `means`."""
-    if len(means) and means["success_20"].isna().all():
+    if len(means) and not any(means["success_20"].notna().tolist()):
         raise SteerlensError("the texts have no success_20, by which the best factor is chosen.")
     unsteered = means.loc[means["factor"] == 0, "perplexity"]
-    if choice.rule == "budget" and means["perplexity"].notna().any() and unsteered.isna().all():
+    known, needed = (any(x.notna().tolist()) for x in (means["perplexity"], unsteered))
+    if choice.rule == "budget" and known and not needed:
         raise SteerlensError(
             "choice.rule=budget needs the perplexity of texts at factor 0; add factor 0."
         )
@@ -191,13 +190,13 @@ def _measured(means: pd.DataFrame, choice: ChoiceConfig) -> list[Measured]:
 def _halves(generations: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The texts of every second prompt of each feature, and the others, all samples together."""
     keys = [*FEATURE, "prompt"]
-    prompts = generations[keys].drop_duplicates().sort_values("prompt")
-    place = prompts.groupby(list(FEATURE), dropna=False).cumcount()
-    if (prompts.groupby(list(FEATURE), dropna=False).size() < 2).any():
+    prompts = generations.loc[:, keys].drop_duplicates().sort_values(by="prompt")
+    features = prompts.groupby(list(FEATURE), dropna=False)
+    if min(features.size().tolist(), default=2) < 2:
         raise SteerlensError(
             "choice.split=true needs at least two prompts for every feature; "
             "add prompts, or leave it out."
         )
-    odd = generations[keys].merge(prompts.assign(odd=place % 2 == 1), how="left", on=keys)["odd"]
-    mask = odd.to_numpy(dtype=bool)
-    return generations.loc[~mask], generations.loc[mask]
+    prompts["odd"] = features.cumcount() % 2 == 1
+    odd = generations.loc[:, keys].merge(prompts, how="left", on=keys)["odd"].to_numpy(dtype=bool)
+    return generations.loc[~odd], generations.loc[odd]
