@@ -174,8 +174,8 @@ def _measured(means: pd.DataFrame, choice: ChoiceConfig) -> list[Measured]:
     if len(means) and not any(means["success_20"].notna().tolist()):
         raise SteerlensError("the texts have no success_20, by which the best factor is chosen.")
     unsteered = means.loc[means["factor"] == 0, "perplexity"]
-    known, needed = (any(x.notna().tolist()) for x in (means["perplexity"], unsteered))
-    if choice.rule == "budget" and known and not needed:
+    measured, budgeted = (any(x.notna().tolist()) for x in (means["perplexity"], unsteered))
+    if choice.rule == "budget" and measured and not budgeted:
         raise SteerlensError(
             "choice.rule=budget needs the perplexity of texts at factor 0; add factor 0."
         )
