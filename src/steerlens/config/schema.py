@@ -166,6 +166,21 @@ class CorpusConfig:
 
 
 @dataclass
+class ChoiceConfig:
+    """The right steering factor of every feature, from its texts at all factors."""
+
+    rule: str = "paper"
+    """paper (most success per perplexity, below a cap; Section 4.1) or budget (most success within
+    a budget of perplexity)."""
+    success_cap: float = 3.0
+    """rule=paper: factors whose mean success@20 is over this are dropped."""
+    perplexity_budget: float = 2.0
+    """rule=budget: mean perplexity allowed, times the mean of the feature's factor-0 texts."""
+    split: bool = False
+    """Choose the factor on one half of the prompts and report its means on the other half."""
+
+
+@dataclass
 class TrackingConfig:
     """Weights & Biases."""
 

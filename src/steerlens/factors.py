@@ -1,0 +1,202 @@
+"""The right steering factor of every feature, from its texts (paper Section 4.1), without a model.
+
+Too weak a factor changes nothing, too strong a one gives babble. Both rules weigh the mean
+success@20 of a feature's texts at a factor against their mean perplexity. Factor 0 is the text
+without steering and never chosen; equally good factors give the smallest one (of -1 and 1: 1).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from steerlens.config.schema import ChoiceConfig
+from steerlens.errors import SteerlensError, unknown
+from steerlens.results import STEERING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RULES = ("paper", "budget")
+
+FEATURE = ("model", "sae", "layer", "hook_name", "feature", "control")
+"""What factors are chosen for, in the order of the rows."""
+
+MEANS = ("success_1", "success_5", "success_20", "perplexity", "degeneracy")
+
+COARSE = 3
+"""`next_factors` first asks for every third factor."""
+
+Measured = Mapping[float, tuple[float, float]]
+"""Factor -> (mean success@20, mean perplexity) of one feature, NaN where there is none; factor 0
+holds the texts without steering."""
+
+
+class ChoiceCounts(NamedTuple):
+    """How decided the choices of a table are."""
+
+    features: int
+    without_factor: int
+    """No factor may be chosen: all are over the cap, or over the budget."""
+    without_success: int
+    """No factor that may be chosen has any success: theirs is the smallest."""
+    tied: int
+    """More than one factor is best, those without success included."""
+
+
+def by_factor(generations: pd.DataFrame) -> pd.DataFrame:
+    """Means over the texts of every feature (and control) at every factor, and how many `texts`.
+
+    A number that a text lacks, like the perplexity of an empty one, is left out of its mean; a
+    mean of nothing is NaN.
+    """
+    keys = [*FEATURE, "factor"]
+    rows = generations.loc[:, [*keys, *MEANS]].astype(dict.fromkeys(MEANS, float))
+    # Sums of floats depend on their order, and a choice may hang on the last digit.
+    rows = rows.sort_values(by=["perplexity", "degeneracy"])
+    groups = rows.groupby(keys, dropna=False)
+    means = groups.agg(dict.fromkeys(MEANS, "mean")).assign(texts=groups["feature"].size())
+    means = means.reset_index().astype({"factor": float})
+    return means.sort_values(by=keys, na_position="first", ignore_index=True)
+
+
+def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFrame:
+    """The steering table without scores: every feature and control at its best factor.
+
+    Where no factor may be chosen, `best_factor`, the means and `texts` are null. With
+    `choice.split` the factor is chosen on every second prompt of a feature, in the order of the
+    alphabet, and all means are those of the other prompts.
+
+    Raises:
+        SteerlensError: a rule that isn't known, texts without success, a budget without the texts
+            at factor 0, a split of features with one prompt.
+    """
+    chosen_on, reported_on = _halves(generations) if choice.split else (generations, generations)
+    means = by_factor(chosen_on)
+    reported = by_factor(reported_on) if choice.split else means
+    features = means[[*FEATURE]].drop_duplicates(ignore_index=True)
+    ranked = [best_factors(measured, choice) for measured in _measured(means, choice)]
+    features["best_factor"] = [best[0] if best else math.nan for best in ranked]
+    unsteered = reported.loc[reported["factor"] == 0, [*FEATURE, "success_20", "perplexity"]]
+    found = features.merge(
+        reported, how="left", left_on=[*FEATURE, "best_factor"], right_on=[*FEATURE, "factor"]
+    ).merge(unsteered, how="left", on=[*FEATURE], suffixes=("", "_unsteered"))
+    return STEERING.frame({name: found[name] for name in found.columns if name in STEERING.columns})
+
+
+def choice_counts(generations: pd.DataFrame, choice: ChoiceConfig) -> ChoiceCounts:
+    """How many features and controls have no factor, no success, or more than one best factor.
+
+    Counted where the factor is chosen: with `choice.split` on that half of the prompts.
+    """
+    chosen_on, _ = _halves(generations) if choice.split else (generations, None)
+    each = _measured(by_factor(chosen_on), choice)
+    ranked = [(measured, best_factors(measured, choice)) for measured in each]
+    return ChoiceCounts(
+        features=len(ranked),
+        without_factor=sum(not best for _, best in ranked),
+        without_success=sum(bool(best) and measured[best[0]][0] == 0 for measured, best in ranked),
+        tied=sum(len(best) > 1 for _, best in ranked),
+    )
+
+
+def best_factors(measured: Measured, choice: ChoiceConfig) -> list[float]:
+    """The best factors of one feature, all equally good, the preferred one first; [] if none may
+    be chosen.
+
+    rule=paper divides success and perplexity by their maxima over the whole data before it divides
+    the one by the other. These are the same numbers for all factors, so they are left out: without
+    them a feature's choice needs no other feature, and is defined where nothing has success.
+
+    Without any perplexity at its factors, a feature is judged by its success alone. If only some
+    factors have none (all their texts are empty), these have no merit by rule=paper and aren't
+    within any budget.
+    """
+    if choice.rule not in RULES:
+        raise unknown("choice.rule", choice.rule, RULES)
+    steered = {factor: means for factor, means in measured.items() if factor != 0}
+    blind = all(math.isnan(perplexity) for _, perplexity in steered.values())
+    _, unsteered = measured.get(0.0, (math.nan, math.nan))
+    merits: dict[float, float] = {}
+    for factor, (success, perplexity) in steered.items():
+        if choice.rule == "paper":
+            allowed = success <= choice.success_cap
+            merit = success if blind else 0.0 if math.isnan(perplexity) else success / perplexity
+        else:
+            allowed = blind or perplexity <= choice.perplexity_budget * unsteered
+            merit = success
+        if allowed and not math.isnan(success):
+            merits[factor] = merit
+    best = max(merits.values(), default=0.0)
+    tied = (factor for factor, merit in merits.items() if merit == best)
+    return sorted(tied, key=lambda factor: (abs(factor), factor < 0))
+
+
+def next_factors(
+    factors: Iterable[float], known: Measured, choice: ChoiceConfig | None = None
+) -> list[float]:
+    """The factors to generate texts at next, from coarse to fine; [] when the search is done.
+
+    First every third factor, the strongest of each sign included: features that only a strong
+    factor moves are common. Then all factors in the gaps on both sides of the best one so far, or
+    around 0 if none may be chosen. On simulated features whose best factors are distributed like
+    the published ones (50 noisy texts a factor) this finds the best of the published twelve
+    factors for 97 % of the features with 64 % of the texts. Without noise it is 99.6 %; climbing
+    from neighbour to neighbour takes 54 % of the texts, but with noise finds only 90 %.
+
+    Args:
+        factors: the grid; 0 in it is asked for first and then left alone.
+        known: means of the factors that have been generated, factor 0's for rule=budget.
+        choice: the rule; null = the paper's.
+    """
+    grid = sorted({*factors} - {0.0})
+    zero = bisect(grid, 0.0)
+    coarse = [*grid[:zero:COARSE], *grid[zero:][::-COARSE]]
+    first = [factor for factor in (*({*factors} & {0.0}), *coarse) if factor not in known]
+    if first:
+        return sorted(first)
+    reached = [index for index, factor in enumerate(grid) if factor in known]
+    measured = {factor: means for factor, means in known.items() if factor == 0 or factor in grid}
+    best = best_factors(measured, choice or ChoiceConfig())
+    below = above = zero
+    if best:
+        below = grid.index(best[0])
+        above = below + 1
+    start = max((index + 1 for index in reached if index < below), default=0)
+    stop = min((index for index in reached if index >= above), default=len(grid))
+    return [factor for factor in grid[start:stop] if factor not in known]
+
+
+def _measured(means: pd.DataFrame, choice: ChoiceConfig) -> list[Measured]:
+    """What was measured of every feature, in the order of `means`."""
+    if len(means) and not any(means["success_20"].notna().tolist()):
+        raise SteerlensError("the texts have no success_20, by which the best factor is chosen.")
+    unsteered = means.loc[means["factor"] == 0, "perplexity"]
+    measured, budgeted = (any(x.notna().tolist()) for x in (means["perplexity"], unsteered))
+    if choice.rule == "budget" and measured and not budgeted:
+        raise SteerlensError(
+            "choice.rule=budget needs the perplexity of texts at factor 0; add factor 0."
+        )
+    features: dict[tuple[object, ...], dict[float, tuple[float, float]]] = {}
+    ids = means.groupby(list(FEATURE), dropna=False, sort=False).ngroup()
+    columns = (means["factor"], means["success_20"], means["perplexity"])
+    for feature, factor, success, perplexity in zip(ids, *columns, strict=True):
+        features.setdefault(feature, {})[factor] = (success, perplexity)
+    return list(features.values())
+
+
+def _halves(generations: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The texts of every second prompt of each feature, and the others, all samples together."""
+    keys = [*FEATURE, "prompt"]
+    prompts = generations.loc[:, keys].drop_duplicates().sort_values(by="prompt")
+    features = prompts.groupby(list(FEATURE), dropna=False)
+    if min(features.size().tolist(), default=2) < 2:
+        raise SteerlensError(
+            "choice.split=true needs at least two prompts for every feature; "
+            "add prompts, or leave it out."
+        )
+    prompts["odd"] = features.cumcount() % 2 == 1
+    odd = generations.loc[:, keys].merge(prompts, how="left", on=keys)["odd"].to_numpy(dtype=bool)
+    return generations.loc[~odd], generations.loc[odd]
