@@ -12,14 +12,12 @@ from bisect import bisect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from steerlens.config.schema import ChoiceConfig
+from steerlens.config.schema import RULES, ChoiceConfig
 from steerlens.errors import SteerlensError, unknown
 from steerlens.results import STEERING
 
 if TYPE_CHECKING:
     import pandas as pd
-
-RULES = ("paper", "budget")
 
 FEATURE = ("model", "sae", "layer", "hook_name", "feature", "control")
 """What factors are chosen for, in the order of the rows."""

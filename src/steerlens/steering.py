@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -51,9 +50,7 @@ def steer_layer(
     )
 
 
-def text_rows(
-    features: Sequence[int], factors: Sequence[float], config: RunConfig
-) -> pd.DataFrame:
+def text_rows(features: Sequence[int], factors: Sequence[float], config: RunConfig) -> pd.DataFrame:
     """All combinations, with columns `ROW`."""
     every = [
         list(features),

@@ -184,7 +184,9 @@ def _typed_nodes(path: str, node: DictConfig) -> Iterable[tuple[str, DictConfig]
     if dataclasses.is_dataclass(OmegaConf.get_type(node)):
         yield path, node
     for key, child in node.items_ex(resolve=False):
-        if isinstance(child, DictConfig) and not (path == "" and key == "hydra"):
+        if (path, key) == ("", "hydra"):
+            continue
+        if isinstance(child, DictConfig) and not child._is_none():
             yield from _typed_nodes(f"{path}{key}.", child)
 
 

@@ -76,6 +76,7 @@ UNITS = ("a_max", "max_activation", "norm", "one")
 POSITIONS = ("last", "all", "generated", "prompt")
 RANDOM_DIRECTION = "random_direction"
 CONTROLS = (RANDOM_DIRECTION,)
+RULES = ("paper", "budget")
 
 
 @dataclass
