@@ -145,7 +145,7 @@ def next_factors(
     from neighbour to neighbour takes 54 % of the texts, but with noise finds only 90 %.
 
     Args:
-        factors: the grid; 0 in it is asked for first and then left alone.
+        factors: the grid; 0 in it is asked for with the first, and never chosen.
         known: means of the factors that have been generated, factor 0's for rule=budget.
         choice: the rule; null = the paper's.
     """
@@ -177,7 +177,7 @@ def _measured(means: pd.DataFrame, choice: ChoiceConfig) -> list[Measured]:
         raise SteerlensError(
             "choice.rule=budget needs the perplexity of texts at factor 0; add factor 0."
         )
-    features: dict[tuple[object, ...], dict[float, tuple[float, float]]] = {}
+    features: dict[int, dict[float, tuple[float, float]]] = {}
     ids = means.groupby(list(FEATURE), dropna=False, sort=False).ngroup()
     columns = (means["factor"], means["success_20"], means["perplexity"])
     for feature, factor, success, perplexity in zip(ids, *columns, strict=True):

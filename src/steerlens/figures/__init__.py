@@ -1,19 +1,20 @@
 """Figures of a run, drawn from its tables alone: redrawing one needs no model.
 
 To add a figure, write a function from the table of features to a `Figure` (or None when the table
-lacks what it shows) and enter it in `FIGURES`.
+lacks what it shows) and enter it in `FIGURES`; one from the steering table goes to
+`STEERING_FIGURES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from steerlens.figures import input_output, output_score
+from steerlens.figures import input_output, output_score, threshold
 from steerlens.figures.style import look
 from steerlens.files import atomic_write, make_folder
 
@@ -22,19 +23,48 @@ if TYPE_CHECKING:
 
 FIGURES_FOLDER = "figures"
 
-FIGURES: dict[str, Callable[[pd.DataFrame], Figure | None]] = {
+Draw = Callable[["pd.DataFrame"], Figure | None]
+
+FIGURES: dict[str, Draw] = {
     "output_score_by_layer": output_score.by_layer,
     "output_score_distribution": output_score.distribution,
     "input_output_by_layer": input_output.by_layer,
     "input_against_output": input_output.against,
 }
 
+STEERING_FIGURES: dict[str, Draw] = {
+    "success_by_threshold": threshold.by_threshold,
+    "success_by_criterion": threshold.by_criterion,
+}
+
+LATE_LAYERS = "_late_layers"
+"""What is added to a figure's name when it shows late layers only."""
+
 
 def draw_all(frame: pd.DataFrame, folder: Path) -> dict[str, list[Path]]:
     """Draw every figure that `frame` has data for; gives the files (PNG, PDF) of each."""
+    return _draw(FIGURES, frame, folder)
+
+
+def draw_steering(
+    steering: pd.DataFrame, folder: Path, late_from: int | None = None
+) -> dict[str, list[Path]]:
+    """The same for the figures of the steering table.
+
+    Where only some of its layers are late (`late_from` on), these are drawn once more by
+    themselves, as in Figure 5.
+    """
+    drawn = _draw(STEERING_FIGURES, steering, folder)
+    if late_from is None or not {False, True} <= set(steering["layer"] >= late_from):
+        return drawn
+    late = {f"{name}{LATE_LAYERS}": draw for name, draw in STEERING_FIGURES.items()}
+    return drawn | _draw(late, steering.loc[steering["layer"] >= late_from], folder)
+
+
+def _draw(figures: Mapping[str, Draw], frame: pd.DataFrame, folder: Path) -> dict[str, list[Path]]:
     target = Path(folder) / FIGURES_FOLDER
     drawn = {}
-    for name, draw in FIGURES.items():
+    for name, draw in figures.items():
         with look():
             figure = draw(frame)
             if figure is not None:
