@@ -140,12 +140,15 @@ def test_mean_max_activation_is_that_of_each_text_alone_without_bos(
         maxima.append(subject.sae.encode(cache[subject.hook_name])[0, 1:].amax(0))
     expected = torch.stack(maxima).mean(0)
     assert torch.allclose(mean_max_activation(subject, texts), expected, atol=1e-5)
+    with pytest.raises(SteerlensError, match="at least one"):
+        mean_max_activation(subject, [])
 
 
 def test_a_label_names_a_concept_by_whole_words_in_any_form() -> None:
     assert names("Networks of computers", ["network"])
     assert names("learned by machines, slowly", ["machine learn"])
     assert names("reads C++ code", ["c++"])
+    assert names("(networks), etc.", ["network!"])
     assert not names("networkx", ["network"])
     assert not names("machine tools", ["machine learning"])
 
@@ -156,7 +159,7 @@ def test_the_embedded_models_words_are_found() -> None:
     tokens = concept_tokens(subject.lm.tokenizer, "file")
     assert set(tokens.texts.values()) >= {" file", " files", "file", " File"}
     assert candidates(subject, tokens)[0].count >= 3
-    pieces = concept_tokens(subject.lm.tokenizer, "tokenizers' normalization").texts.values()
+    pieces = concept_tokens(subject.lm.tokenizer, "normalizations").texts.values()
     assert any("normal" in text.lower() for text in pieces)
     with pytest.raises(SteerlensError, match="no token of the vocabulary stands for 'zxqw'"):
         concept_tokens(subject.lm.tokenizer, "zxqw")

@@ -145,6 +145,17 @@ def test_the_first_blocks_input_is_steered_by_the_snippet_and_refused_for_lm_eva
     assert not list(tmp_path.glob("one.pt*"))
 
 
+def test_a_site_inside_a_module_is_refused(
+    tiny_subject: Callable[..., Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = tiny_subject(site="mlp_out")
+    # As in Granite, whose block scales the MLP's output before it adds it.
+    point = subject.lm.bridge.hook_dict[subject.site.write]
+    monkeypatch.setattr(point, "name", "blocks.2.hook_mlp_out")
+    with pytest.raises(SteerlensError, match="neither the output nor the input of a module"):
+        vectors_of(subject, 3)
+
+
 @pytest.mark.parametrize(
     ("architecture", "settings"),
     [

@@ -131,7 +131,7 @@ def candidates(
 
 def names(label: str, concepts: Iterable[str]) -> bool:
     """Whether `label` has all words of one of `concepts`, in any form and case."""
-    words = set(re.findall(r"\w+", label.lower())) | set(label.lower().split())
+    words = set(re.findall(r"\w+", label.lower())) | set(content_words(label))  # c++ is one, too
     return any(all(forms(word) & words for word in content_words(concept)) for concept in concepts)
 
 
@@ -139,11 +139,16 @@ def mean_max_activation(subject: Subject, texts: Sequence[str]) -> torch.Tensor:
     """Each feature's largest activation in a text, BOS aside, as a mean over texts: (F,), CPU.
 
     A longer text has a larger maximum: compare texts of about the same length.
+
+    Raises:
+        SteerlensError: for no text, an empty one, or one that the model's context can't hold.
     """
     import torch
 
     from steerlens.activations.stream import residuals
 
+    if not texts:
+        raise SteerlensError("there is no sentence to run; give at least one.")
     sum_F = torch.zeros(subject.d_sae)
     skip = 0 if subject.bos is None else 1
     for text in texts:

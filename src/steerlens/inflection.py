@@ -16,13 +16,15 @@ _STOP_WORDS = (
 )
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 
+_PUNCTUATION = ".,;:!?'\"()"
+
 SHORTEST_SINGULAR = 4
 """Letters that an s must leave: `news` isn't the plural of `new`, nor `lens` of `len`."""
 
 
 def content_words(phrase: str) -> list[str]:
     """The words of `phrase` in lower case, without stop words unless there is nothing else."""
-    words = phrase.lower().split()
+    words = [word.strip(_PUNCTUATION) or word for word in phrase.lower().split()]
     return [word for word in words if word not in STOP_WORDS] or words
 
 

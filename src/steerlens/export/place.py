@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 
 from steerlens.errors import SteerlensError
 from steerlens.subject import Subject
+
+SIDES = {"hook_out": "output", "hook_in": "input"}
 
 
 @dataclass(frozen=True)
@@ -41,21 +44,20 @@ def find_place(subject: Subject) -> Place:
     """
     site, bridge = subject.site, subject.lm.bridge
     hook_name, linear = site.write, None
-    if site.write.endswith("hook_resid_pre") and site.layer > 0:
+    if hook_name.endswith("hook_resid_pre") and site.layer > 0:
         hook_name = f"blocks.{site.layer - 1}.hook_resid_post"
     if site.is_z:
         hook_name = f"blocks.{site.layer}.attn.o.hook_out"
         linear = bridge.blocks[site.layer].attn.o.original_component
-    hf_model: Any = bridge.original_model
-    point = bridge.hook_dict.get(hook_name)
-    for name, component in hf_model.named_modules(remove_duplicate=False):
-        # The bridge stands in each module's place and keeps it inside; some of its parts are also
-        # found under names of its own.
-        module = name.replace("._original_component", "")
-        for attribute, side in (("hook_out", "output"), ("hook_in", "input")):
-            of_hook = point is not None and getattr(component, attribute, None) is point
-            if of_hook and module.endswith(str(component.name)):
-                return Place(module, side, hf_model.base_model_prefix, linear)
+    # Not the alias that it was asked for: blocks.2.mlp.hook_out.
+    _, layer, *parts, hook = str(bridge.hook_dict[hook_name].name).split(".")
+    block: Any = bridge.blocks[int(layer)]
+    components: list[Any] = list(accumulate(parts, getattr, initial=block))
+    if hook in SIDES:
+        # The bridge's components know what the Hugging Face model calls them, each in its parent.
+        module = ".".join(component.name for component in components if component.name)
+        hf_model: Any = bridge.original_model
+        return Place(module, SIDES[hook], hf_model.base_model_prefix, linear)
     raise SteerlensError(
         f"{site.write} of {subject.lm.name} is neither the output nor the input of a module of the "
         "Hugging Face model, so other tools can't add a vector there."
