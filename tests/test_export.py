@@ -204,7 +204,7 @@ def test_weights_that_were_processed_for_the_sae_need_no_processing_in_the_plain
 
 def test_a_max_is_the_mean_over_prompts(tiny_subject: Callable[..., Subject]) -> None:
     subject = tiny_subject()
-    each = [SteeredPrompt(subject, prompt).edit.a_max.item() for prompt in PROMPTS]
+    each = [SteeredPrompt(subject, prompt).a_max.item() for prompt in PROMPTS]
     assert measured_a_max(subject, PROMPTS) == pytest.approx(sum(each) / 2)
     with pytest.raises(SteerlensError, match="at least one prompt"):
         measured_a_max(subject, [])

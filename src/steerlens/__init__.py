@@ -3,6 +3,8 @@
 import steerlens
 subject = steerlens.load_subject("embedded", "embedded-topk", layer=4)
 frame = steerlens.score_features(subject, "output", features=range(100))
+with steerlens.steer(subject, feature=123, factor=4):
+    print(subject.lm.bridge.generate("Note that"))
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ from steerlens.errors import SteerlensError
 
 if TYPE_CHECKING:
     from steerlens.api import load_subject, score_features
+    from steerlens.intervention.context import steer
 
 __version__ = version("steerlens")
-__all__ = ["SteerlensError", "__version__", "load_subject", "score_features"]
+__all__ = ["SteerlensError", "__version__", "load_subject", "score_features", "steer"]
 
 
 def __getattr__(name: str) -> Any:
     # Lazy, so that the command line can answer without importing torch.
     if name in ("load_subject", "score_features"):
         return getattr(import_module("steerlens.api"), name)
+    if name == "steer":
+        return import_module("steerlens.intervention.context").steer
     raise AttributeError(f"module 'steerlens' has no attribute {name!r}")

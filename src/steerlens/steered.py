@@ -32,8 +32,8 @@ class SteeredPrompt:
         check_affine(subject.sae, position.x_1LD)
         last = slice(-1, None)
         self._encoded = encode(subject.sae, position.x_1LD, position.out_11D, keep_error, last)
-        self.a_max = self._encoded.acts_BLF.max()
-        """Scalar: the largest feature activation at this position."""
+        self.a_max = self._encoded.acts_BLF.max() * self._encoded.out_scale_BL[0, 0]
+        """Scalar: the largest feature activation at this position, scaled as its decoded vector."""
         self.h_D = position.h_D
         """(D,): the unsteered final normed vector."""
 

@@ -19,7 +19,7 @@ import steerlens
 from steerlens.errors import SteerlensError
 from steerlens.export.place import find_place
 from steerlens.files import write_json
-from steerlens.intervention import PreparedEdit
+from steerlens.intervention import decoder_rows
 from steerlens.logit_lens import logit_lens
 from steerlens.steered import SteeredPrompt
 from steerlens.subject import Subject
@@ -84,8 +84,7 @@ def measured_a_max(subject: Subject, prompts: Sequence[str]) -> float:
     """
     if not prompts:
         raise SteerlensError("a_max needs at least one prompt to be measured at.")
-    edits = [SteeredPrompt(subject, prompt).edit for prompt in prompts]
-    return sum(float(edit.a_max * edit.out_scale) for edit in edits) / len(edits)
+    return sum(float(SteeredPrompt(subject, one).a_max) for one in prompts) / len(prompts)
 
 
 @torch.no_grad()
@@ -108,10 +107,8 @@ def steering_vector(
         raise SteerlensError(f"there is no feature {feature}: 0 to {subject.d_sae - 1}.")
     place = find_place(subject)
     one = torch.tensor([feature])
-    weight = subject.sae.W_dec
-    scale = torch.tensor(a_max, dtype=weight.dtype, device=weight.device)
-    edit = PreparedEdit(subject.sae, torch.zeros_like(weight[0]), scale, torch.ones_like(scale))
-    vector_D = place.carry(edit.rows(one, factor))[0].float().cpu()
+    change_1D = factor * a_max * decoder_rows(subject.sae, one)
+    vector_D = place.carry(change_1D)[0].float().cpu()
     if not torch.isfinite(vector_D).all():
         raise SteerlensError(f"factor={factor} and a_max={a_max} give a vector that isn't finite.")
     tokens = logit_lens(subject, one)[0].tolist()

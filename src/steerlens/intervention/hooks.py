@@ -82,6 +82,9 @@ class SteeringHooks:
             raise SteerlensError(
                 f"{len(self.targets)} rows are steered, but the batch has {len(out_BLD)}."
             )
+        targets = self.targets
+        if len(targets) < len(out_BLD):
+            targets = targets.rows(torch.zeros(len(out_BLD), dtype=torch.int64))
         self.fired += 1
         n_before = x_BLD.shape[1] - out_BLD.shape[1]
         here = slice(n_before + positions.start, None)
@@ -90,7 +93,7 @@ class SteeringHooks:
         part_BLD = out_BLD[:, positions]
         sae, keep_error = self._subject.sae, self._operation.keep_error
         encoded = encode(sae, x_BLD, part_BLD, keep_error, here)
-        new_BLD = edited(self._operation, encoded, part_BLD, self.targets).to(out_BLD)
+        new_BLD = edited(self._operation, encoded, part_BLD, targets).to(out_BLD)
         if positions.start > 0:
             new_BLD = torch.cat([out_BLD[:, : positions.start], new_BLD], dim=1)
         return new_BLD.reshape(out.shape)
