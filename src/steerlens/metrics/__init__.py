@@ -1,0 +1,1 @@
+"""What generated texts are measured by, one file per metric."""
