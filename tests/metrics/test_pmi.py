@@ -149,7 +149,7 @@ def test_groups_are_summarised_with_an_interval_over_features() -> None:
     pairs = pmi(features, texts, corpus(), Config(window=4, min_count=1, min_together=1)).pairs
     found = by_role(pairs)
     for role, statistics in found.items():
-        rows = pairs.query("role == @role")
+        rows = pairs.query(f"role == '{role}'")
         values = rows["pmi"].to_numpy(dtype=float)
         assert statistics["pairs"] == len(rows)
         assert statistics["features"] == len(rows[["layer", "feature"]].drop_duplicates())
@@ -175,5 +175,5 @@ def test_a_missing_webtext_is_told_with_the_command_that_fetches_it(
 ) -> None:
     nltk = pytest.importorskip("nltk")
     monkeypatch.setattr(nltk.data, "path", [])
-    with pytest.raises(SteerlensError, match="python -m nltk.downloader webtext"):
+    with pytest.raises(SteerlensError, match=r"python -m nltk\.downloader webtext"):
         webtext()
