@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steerlens.corpus.webtext import webtext
 from steerlens.errors import SteerlensError
 from steerlens.metrics.pmi import Config, by_role, count, generated_pairs, pmi
 from tests.support.frames import generations, steering
@@ -168,12 +167,3 @@ def test_groups_are_summarised_with_an_interval_over_features() -> None:
 def test_settings_that_cannot_work_are_refused(name: str) -> None:
     with pytest.raises(SteerlensError, match=f"{name} must be at least 1"):
         Config(**{name: 0})
-
-
-def test_a_missing_webtext_is_told_with_the_command_that_fetches_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    nltk = pytest.importorskip("nltk")
-    monkeypatch.setattr(nltk.data, "path", [])
-    with pytest.raises(SteerlensError, match=r"python -m nltk\.downloader webtext"):
-        webtext()

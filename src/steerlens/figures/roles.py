@@ -40,7 +40,9 @@ LEFT, HEADER = 0.1, 0.75
 
 MARK = "#f5d491"
 """Behind success tokens: light enough to read black on it, in grey, too."""
-COLORS = dict(zip(ROLES, (style.BLUE, style.RED, style.GREEN, style.MUTED), strict=True))
+COLORS: dict[str, str] = dict(
+    zip(ROLES, (style.BLUE, style.RED, style.GREEN, style.MUTED), strict=True)
+)
 
 Cell = tuple[str, int | None]
 """How a character is shown, and the number of the success token that it belongs to."""
@@ -120,25 +122,26 @@ def _lines(name: str, example: Example) -> Iterator[Line]:
         f"   best factor {number(example.best_factor, 'g')}"
     )
     yield f"{name}: {scores}", [], HEADING
-    yield from _wrapped("tokens", visible_tokens(example.tokens, 10), (), QUIET)
+    tokens = [(_in_font(char), None) for char in visible_tokens(example.tokens, 10)]
+    yield from _wrapped("tokens", tokens, QUIET)
     for passage in example.passages:
-        yield from _wrapped("prompt", passage.prompt, (), QUIET)
+        yield from _wrapped("prompt", shown_cells(passage.prompt), QUIET)
         for text in passage.continuations:
             label = f"s = {text.factor:g}" if text.factor else "unsteered"
-            yield from _wrapped(label, text.text, text.successes, {})
+            yield from _wrapped(label, shown_cells(text.text, text.successes), {})
     yield "", [], {}
 
 
-def _wrapped(label: str, text: str, successes: Sequence[Span], look: dict[str, Any]) -> list[Line]:
-    lines = list(wrap(shown_cells(text, successes), COLUMNS)) or [[]]
+def _wrapped(label: str, cells: Sequence[Cell], look: dict[str, Any]) -> list[Line]:
+    lines = list(wrap(cells, COLUMNS)) or [[]]
     labels = [label] + [""] * (len(lines) - 1)
     return [(label, line, look) for label, line in zip(labels, lines, strict=True)]
 
 
-def shown_cells(text: str, successes: Sequence[Span]) -> list[Cell]:
-    """Every character of `text` as the font can show it, each of the same width."""
+def shown_cells(text: str, successes: Sequence[Span] = ()) -> list[Cell]:
+    """Every character of `text` in characters that the font has, all of the same width."""
     of = {at: i for i, (start, end) in enumerate(successes) for at in range(start, end)}
-    return [(_shown(char), of.get(at)) for at, char in enumerate(text)]
+    return [("".join(map(_in_font, visible(c))), of.get(at)) for at, c in enumerate(text)]
 
 
 def wrap(cells: Sequence[Cell], width: int) -> Iterator[Sequence[Cell]]:
@@ -151,15 +154,12 @@ def wrap(cells: Sequence[Cell], width: int) -> Iterator[Sequence[Cell]]:
         cells = cells[cut:]
 
 
-def _shown(char: str) -> str:
-    """One character, escaped if it can't be seen, isn't in the font or runs from right to left."""
-    font = get_font(findfont(MONO))
-    return "".join(
-        one
-        if font.get_char_index(ord(one)) and unicodedata.bidirectional(one) not in ("R", "AL")
-        else one.encode("unicode_escape").decode("ascii")
-        for one in visible(char)
-    )
+def _in_font(char: str) -> str:
+    """A visible character, as an escape if the font lacks it or it runs from right to left."""
+    known = get_font(findfont(MONO)).get_char_index(ord(char))
+    if known and unicodedata.bidirectional(char) not in ("R", "AL"):
+        return char
+    return char.encode("unicode_escape").decode("ascii")
 
 
 def _write(figure: Figure, column: int, y: float, text: str, **look: Any) -> None:
