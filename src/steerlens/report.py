@@ -19,7 +19,14 @@ from steerlens.summary import (
     summarise,
     title_of,
 )
-from steerlens.text import markdown, number, visible, visible_token, visible_tokens
+from steerlens.text import (
+    markdown,
+    markdown_table,
+    number,
+    visible,
+    visible_token,
+    visible_tokens,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +134,7 @@ def _layer_table(layers: Sequence[Mapping[str, Any]]) -> str:
             row += ["-" if number is None else f"{number:.3g}" for number in quartiles]
             row += ["-" if share is None else f"{share:.1%}" for share in shares]
         rows.append(row)
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _best_table(best: pd.DataFrame, by: str) -> str:
@@ -145,13 +152,8 @@ def _best_table(best: pd.DataFrame, by: str) -> str:
         ]
         for row in best.to_dict("records")
     ]
-    return _table(["layer", "feature", *numbers, "token", "logit lens", "fires on"], rows)
+    return markdown_table(["layer", "feature", *numbers, "token", "logit lens", "fires on"], rows)
 
 
 def _first(texts: Any) -> str:
     return next(iter(texts), "") if hasattr(texts, "__len__") else ""
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -8,7 +8,7 @@ are, they break a table or, worse, drive the reader's terminal. Everything that 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 SPACE = "␣"
@@ -60,3 +60,9 @@ def number(value: Any, spec: str) -> str:
 def markdown(shown: str) -> str:
     """Text that is already `visible`, in a form that Markdown and HTML show as it is."""
     return "".join(f"&#{ord(char)};" if char in _MARKDOWN else char for char in shown)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, of cells that are Markdown already."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steerlens.results import FEATURES, GENERATIONS
+from steerlens.results import FEATURES, GENERATIONS, STEERING
 
 NASTY = ["[bold red]x[/]", "\x1b[31mred", "\u202eabc", "\n", " the", "`|<b>", "$x_1$", "\u0301", ""]
 
@@ -64,3 +64,10 @@ def generations(
         row |= {"model": "toy", "sae": "toy-sae", "stopped_by": "length", "seed": index}
         row |= {"hook_name": f"blocks.{row['layer']}.hook_resid_post", "near_ties": 0}
     return GENERATIONS.frame(pd.DataFrame(rows).assign(**columns))
+
+
+def steering(layers: Iterable[int] = (0, 1), n: int = 6, **columns: Any) -> pd.DataFrame:
+    """`n` steered features in each of `layers`; `columns` replace others."""
+    table = frame(layers, n)
+    filled = {"best_factor": 2.0, "success_20": 1.0, "perplexity": 30.0} | columns
+    return STEERING.frame(table.assign(**filled))

@@ -1,0 +1,135 @@
+"""Tables of steered features for the report, in Markdown.
+
+The paper's Tables 2-4 show features of each role with their texts, its Table 5 success tokens
+beside the first logit-lens token; the same things are shown here, of our own features and texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from steerlens.metrics.pmi import Pmi, by_role
+from steerlens.roles import Continuation, Example, best_steered, examples
+from steerlens.text import (
+    markdown,
+    markdown_table,
+    number,
+    visible,
+    visible_token,
+    visible_tokens,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FEATURE = ["layer", "feature", "S_in", "S_out"]
+
+
+def role_table(
+    steering: pd.DataFrame, generations: pd.DataFrame, role: str, n: int = 5, prompts: int = 2
+) -> str | None:
+    """Tables 2-4: the clearest features of `role`, unsteered, weakly and strongly steered.
+
+    One row per text, with its success tokens in bold. None if no such feature was steered.
+    """
+    rows = [
+        [
+            *_feature(one),
+            _tokens(one),
+            markdown(visible(passage.prompt)),
+            f"{text.factor:g}",
+            marked(text),
+        ]
+        for one in examples(steering, generations, role, n, prompts)
+        for passage in one.passages
+        for text in passage.continuations
+    ]
+    header = [*FEATURE, "logit lens", "prompt", "factor", "continuation"]
+    return markdown_table(header, rows) if rows else None
+
+
+def pmi_table(pmi: Pmi, n: int = 5) -> str | None:
+    """Table 5: for every role the `n` pairs with the highest and the `n` with the lowest PMI."""
+    rows = []
+    for role in by_role(pmi.pairs):
+        order = ["pmi", "layer", "feature", "token"]
+        pairs = pmi.pairs.loc[pmi.pairs["role"] == role]
+        pairs = pairs.sort_values(order, ascending=[False, True, True, True]).to_dict("records")
+        for pair in [*pairs[:n], *pairs[n:][-n:]]:
+            words = [markdown(visible_token(pair[name])) for name in ("token", "top_token")]
+            counts = [f"{pair[name]:,}" for name in ("times", "together")]
+            feature = [str(pair["layer"]), str(pair["feature"])]
+            rows.append([role, *feature, *words, *counts, f"{pair['pmi']:.2f}"])
+    header = ["role", "layer", "feature", "success token", "first logit-lens token"]
+    header += ["times generated", "windows with both", "PMI (bits)"]
+    return markdown_table(header, rows) if rows else None
+
+
+def pmi_summary(pmi: Pmi) -> str | None:
+    """PMI by role: pairs, features, quartiles, the mean and its interval (Figure 8's numbers)."""
+    rows = []
+    for role, one in by_role(pmi.pairs).items():
+        numbers = [f"{one[name]:.2f}" for name in ("q25", "median", "q75", "mean")]
+        interval = one["mean_interval"]
+        between = f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else "-"
+        rows.append([role, f"{one['pairs']:,}", f"{one['features']:,}", *numbers, between])
+    header = ["role", "pairs", "features", "PMI q25", "median", "q75", "mean", "95 % interval"]
+    return markdown_table(header, rows) if rows else None
+
+
+def best_steered_table(
+    steering: pd.DataFrame, generations: pd.DataFrame, n: int = 20, prompts: int = 3
+) -> str | None:
+    """The features with the highest success@20: their texts at the best factor, beside unsteered.
+
+    None if no feature has one.
+    """
+    rows = [
+        [
+            *_feature(one),
+            number(one.best_factor, "g"),
+            number(one.success, ".2f"),
+            number(one.perplexity, ".4g"),
+            _tokens(one),
+            _beside(one, steered=False),
+            _beside(one, steered=True),
+        ]
+        for one in best_steered(steering, generations, n, prompts)
+    ]
+    header = [*FEATURE, "best factor", "success@20", "perplexity", "logit lens"]
+    return markdown_table([*header, "unsteered", "steered"], rows) if rows else None
+
+
+def marked(text: Continuation) -> str:
+    """A continuation as Markdown, its success tokens in bold."""
+    # HTML, because Markdown's ** makes nothing bold that begins with a space.
+    parts, at = [], 0
+    for start, end in text.successes:
+        parts += [_plain(text.text[at:start]), f"<strong>{_plain(text.text[start:end])}</strong>"]
+        at = end
+    return "".join([*parts, _plain(text.text[at:])])
+
+
+def _plain(text: str) -> str:
+    return markdown(visible(text))
+
+
+def _feature(example: Example) -> list[str]:
+    scores = [number(example.input_score, ".2f"), number(example.output_score, ".4f")]
+    return [str(example.layer), str(example.feature), *scores]
+
+
+def _tokens(example: Example) -> str:
+    return markdown(visible_tokens(example.tokens, 8))
+
+
+def _beside(example: Example, steered: bool) -> str:
+    """The prompts with their continuations, one below the other in one cell."""
+    texts: Iterable[str] = (
+        f"{_plain(passage.prompt)} … {marked(text)}"
+        for passage in example.passages
+        for text in passage.continuations
+        if (text.factor > 0) == steered
+    )
+    return "<br>".join(texts)
