@@ -122,3 +122,18 @@ def _own_logits(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) -> torc
     if head.bias is not None:
         logits_BK = logits_BK + head.bias[tokens_BK].float()
     return head.finish(logits_BK)
+
+
+@torch.no_grad()
+def log_probability(head: Head, h_BD: torch.Tensor, token_B: torch.Tensor) -> torch.Tensor:
+    """Log-probability (nats) of one token for each row's normed vector: (B,) float32."""
+    token_B = token_B.to(h_BD.device)
+    own_B = torch.full((len(h_BD),), -torch.inf, device=h_BD.device)
+    lse_B = own_B.clone()
+    for start, logits_BC in _logits_in_chunks(head, h_BD):
+        at_B = token_B - start
+        here_B = (at_B >= 0) & (at_B < logits_BC.shape[1])
+        found_B = logits_BC.gather(1, at_B.clamp(0, logits_BC.shape[1] - 1)[:, None])[:, 0]
+        own_B = torch.where(here_B, found_B, own_B)
+        lse_B = _add_logsumexp(lse_B, logits_BC)
+    return own_B - lse_B

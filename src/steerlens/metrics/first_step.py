@@ -1,0 +1,38 @@
+"""First-step divergence: how far steering moves the first next-token distribution.
+
+Not a metric of a finished text: generation calls it, which has the logits.
+"""
+
+from __future__ import annotations
+
+import torch
+
+CHUNK_BYTES = 32 * 1024**2
+
+
+@torch.no_grad()
+def first_step_kl(steered_BV: torch.Tensor, unsteered_BV: torch.Tensor) -> torch.Tensor:
+    """KL(steered || unsteered) of next-token distributions, in nats: (B,) float32.
+
+    Exactly 0 where both are equal, never negative. Computed in float32, a few rows at a time.
+
+    Args:
+        steered_BV: logits.
+        unsteered_BV: logits, (B, V) or one row (1, V) for all.
+    """
+    unsteered_BV = unsteered_BV.expand_as(steered_BV)
+    rows = max(1, CHUNK_BYTES // (4 * steered_BV.shape[1]))
+    parts = [
+        _kl(steered, unsteered)
+        for steered, unsteered in zip(steered_BV.split(rows), unsteered_BV.split(rows), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _kl(steered_BV: torch.Tensor, unsteered_BV: torch.Tensor) -> torch.Tensor:
+    p_BV = steered_BV.float().log_softmax(dim=-1)
+    q_BV = unsteered_BV.float().log_softmax(dim=-1)
+    kl_BV = torch.nn.functional.kl_div(q_BV, p_BV, reduction="none", log_target=True)
+    # Equal rows may be summed in another order, each by where it lies in memory.
+    equal_B = (steered_BV == unsteered_BV).all(dim=-1)
+    return kl_BV.sum(dim=-1).clamp_min(0).masked_fill_(equal_B, 0)

@@ -1,0 +1,68 @@
+"""Perplexity: how improbable the whole text is, prompt and continuation, for an evaluator.
+
+exp of the mean negative log-probability of all tokens but the first (paper Section 2.3, where the
+evaluator is Gemma-2-9B). The text is tokenised by the evaluator's tokenizer. A BOS, where the
+evaluator has one, is context and not predicted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from steerlens.metrics.texts import MetricRun, Texts
+
+if TYPE_CHECKING:
+    from steerlens.config.schema import ModelConfig, RunConfig
+    from steerlens.subject import LoadedModel, Subject
+
+
+@dataclass
+class Config:
+    evaluator: ModelConfig | None = None
+    """Another model than the subject's; `load_evaluator` makes it the run's evaluator."""
+
+
+def load_evaluator(entry: ModelConfig, config: RunConfig) -> LoadedModel:
+    """The model `entry` as its authors ship it, with the device and the numbers of a run."""
+    from sae_lens.saes.sae import SAEMetadata
+
+    from steerlens.subject.model import load_model
+
+    return load_model(replace(config, model=entry), SAEMetadata())
+
+
+def measure(
+    texts: Texts, subject: Subject, config: Config, run: MetricRun
+) -> Mapping[str, Sequence[float | None]]:
+    """Column `perplexity`.
+
+    Null for a text of fewer than 2 tokens and for one that is longer than the evaluator's context.
+    """
+    from steerlens.metrics.likelihood import mean_negative_log_likelihood
+
+    lm = run.evaluator or subject.lm
+    n_ctx = int(lm.bridge.cfg.n_ctx)
+    tokens = _tokens(texts, lm, subject.bos if lm is subject.lm else _bos(lm))
+    fit = [index for index, ids in enumerate(tokens) if 2 <= len(ids) <= n_ctx]
+    run.progress(len(texts) - len(fit))
+    means = mean_negative_log_likelihood(
+        lm, [tokens[index] for index in fit], run.memory_budget, run.progress
+    )
+    column: list[float | None] = [None] * len(texts)
+    for index, mean in zip(fit, means, strict=True):
+        column[index] = math.exp(mean)
+    return {"perplexity": column}
+
+
+def _bos(lm: LoadedModel) -> int | None:
+    bos = lm.tokenizer.bos_token_id if lm.tokenizer_prepends_bos else None
+    return bos if isinstance(bos, int) else None
+
+
+def _tokens(texts: Texts, lm: LoadedModel, bos: int | None) -> list[list[int]]:
+    whole = [prompt + text for prompt, text in zip(texts.prompts, texts.texts, strict=True)]
+    tokens = lm.tokenizer(whole, add_special_tokens=False)["input_ids"] if whole else []
+    return [ids if bos is None or ids[:1] == [bos] else [bos, *ids] for ids in tokens]

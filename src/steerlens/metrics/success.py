@@ -1,0 +1,71 @@
+"""Generation success: how many generated tokens are among the feature's logit-lens tokens.
+
+Generation success@k (paper Eq. 7) of one text is the number of its tokens that are among the k
+logit-lens tokens of the feature; every occurrence counts. There are two countings:
+
+- `success_k`: of the tokens that the continuation alone is tokenised into again, as published;
+- `success_k_ids`: of the tokens that were generated.
+
+They differ where the tokenizer writes the same text with other tokens. Special tokens (BOS, EOS)
+count in neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steerlens.metrics.texts import MetricRun, Texts
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from steerlens.subject import Subject
+
+
+@dataclass
+class Config:
+    k: tuple[int, ...] = (1, 5, 20)
+    """Numbers of logit-lens tokens, one column each."""
+
+
+def measure(
+    texts: Texts, subject: Subject, config: Config, run: MetricRun
+) -> Mapping[str, Sequence[int]]:
+    """Columns `success_k` and `success_k_ids`, for every k of the settings."""
+    import numpy as np
+    import torch
+
+    from steerlens.logit_lens import logit_lens
+
+    features_F, which = np.unique(texts.features, return_inverse=True)
+    lens_FK = logit_lens(
+        subject, torch.from_numpy(features_F), max(config.k, default=1), run.memory_budget
+    ).numpy()
+    tokenizer = subject.lm.tokenizer
+    again = (
+        tokenizer(list(texts.texts), add_special_tokens=False)["input_ids"] if len(texts) else []
+    )
+    special = np.array(tokenizer.all_special_ids, dtype=np.int64)
+    columns: dict[str, list[int]] = {}
+    for suffix, tokens in (("", again), ("_ids", texts.token_ids)):
+        for k in config.k:
+            hits = _hits(tokens, which, lens_FK[:, :k], special)
+            columns[f"success_{k}{suffix}"] = hits.tolist()
+    run.progress(len(texts))
+    return columns
+
+
+def _hits(
+    tokens: Sequence[Sequence[int]], which: np.ndarray, lens_FK: np.ndarray, special: np.ndarray
+) -> np.ndarray:
+    """How many tokens of each text are in its row of `lens_FK`, and not `special`: (n,)."""
+    import numpy as np
+
+    text_T = np.repeat(np.arange(len(tokens)), [len(ids) for ids in tokens])
+    token_T = np.fromiter((token for ids in tokens for token in ids), np.int64, len(text_T))
+    # One number for a feature and a token, so that all texts are looked up at once.
+    wanted_FK = (np.arange(len(lens_FK))[:, None] << 32) + lens_FK
+    hit_T = np.isin((which[text_T] << 32) + token_T, wanted_FK) & ~np.isin(token_T, special)
+    return np.bincount(text_T[hit_T], minlength=len(tokens))
