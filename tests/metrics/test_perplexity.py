@@ -1,0 +1,136 @@
+"""Perplexity against the Hugging Face model's own logits, one text at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from steerlens.config.compose import compose
+from steerlens.config.schema import ModelConfig
+from steerlens.metrics import MetricRun, Texts, perplexity
+from steerlens.metrics.likelihood import mean_negative_log_likelihood
+from steerlens.subject import Subject
+from tests.metrics.texts import random_texts
+from tests.support.tiny import MODELS
+
+MakeSubject = Callable[..., Subject]
+KINDS = ("llama", "gemma2", "gpt2", "neox")
+
+
+def measure(texts: Texts, subject: Subject, **run: Any) -> list[float | None]:
+    columns = perplexity.measure(texts, subject, perplexity.Config(), MetricRun(**run))
+    return list(columns["perplexity"])
+
+
+@torch.no_grad()
+def naive(folder: Path, tokens: list[list[int]]) -> list[float]:
+    """exp of the mean cross entropy in float64, from the model's own full logits."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    found = []
+    for ids in tokens:
+        logits_LV = model(torch.tensor([ids])).logits[0].double()
+        loss = torch.nn.functional.cross_entropy(logits_LV[:-1], torch.tensor(ids[1:]))
+        found.append(float(loss.exp()))
+    return found
+
+
+def whole(texts: Texts, subject: Subject) -> list[list[int]]:
+    """Token ids of prompt and continuation with a BOS, by the tokenizer itself."""
+    tokenizer: Any = subject.lm.tokenizer
+    pairs = zip(texts.prompts, texts.texts, strict=True)
+    return [tokenizer(prompt + text)["input_ids"] for prompt, text in pairs]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_one_text_at_a_time(
+    tiny_subject: MakeSubject, tiny_folder: Callable[[str], Path], kind: str
+) -> None:
+    subject = tiny_subject(kind)
+    texts = random_texts(subject, longest=30)
+    expected = naive(tiny_folder(kind), whole(texts, subject))
+    for budget in (2**31, 200_000, 1):  # one batch, several, one text each
+        assert measure(texts, subject, memory_budget=budget) == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_bos_the_first_token_is_context(
+    tiny_subject: MakeSubject, tiny_folder: Callable[[str], Path]
+) -> None:
+    subject = tiny_subject("gpt2", metadata={"prepend_bos": False})
+    texts = random_texts(subject)
+    tokens = [ids[1:] for ids in whole(texts, subject)]
+    keep = [i for i, ids in enumerate(tokens) if len(ids) > 1]
+    found = measure(texts, subject)
+    expected = naive(tiny_folder("gpt2"), [tokens[i] for i in keep])
+    assert [found[i] for i in keep] == pytest.approx(expected, rel=1e-5)
+    assert all(found[i] is None for i in set(range(len(tokens))) - set(keep))
+
+
+def test_texts_that_are_too_short_or_too_long_are_null(tiny_subject: MakeSubject) -> None:
+    subject = tiny_subject("llama")
+    words = ["", " the", " the" * 62, " the" * 63]  # 64 tokens of context, BOS and prompt included
+    texts = Texts(np.zeros(5, np.int64), ["", *["the"] * 4], ["", *words], [[]] * 5)
+    null = [value is None for value in measure(texts, subject)]
+    assert null == [True, False, False, False, True]
+
+
+def test_another_evaluator_reads_the_text_its_own_way(
+    tiny_subject: MakeSubject, tiny_folder: Callable[[str], Path]
+) -> None:
+    subject = tiny_subject("gpt2", metadata={"prepend_bos": False})
+    texts = random_texts(subject)
+    entry = ModelConfig(name="judge", path=str(tiny_folder("neox")))
+    evaluator = perplexity.load_evaluator(entry, compose([]))
+    expected = naive(tiny_folder("neox"), whole(texts, subject))
+    assert measure(texts, subject, evaluator=evaluator) == pytest.approx(expected, rel=1e-5)
+
+
+def test_running_out_of_memory_changes_nothing(
+    tiny_subject: MakeSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = tiny_subject("gemma2")
+    texts = random_texts(subject)
+    expected = measure(texts, subject)
+    forward = subject.lm.bridge.run_with_hooks
+
+    def at_most_three(tokens: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(tokens) > 3:
+            raise MemoryError
+        return forward(tokens, *args, **kwargs)
+
+    monkeypatch.setattr(subject.lm.bridge, "run_with_hooks", at_most_three)
+    assert measure(texts, subject) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_model_never_makes_logits(
+    tiny_subject: MakeSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = tiny_subject()
+    made: list[int] = []
+    unembed: Any = subject.lm.bridge.unembed
+    unembed.register_forward_hook(lambda _module, _args, out: made.append(len(out)))
+    assert all(measure(random_texts(subject), subject))
+    assert made
+    assert not any(made)
+
+
+@pytest.mark.parametrize("kind", sorted(MODELS))
+def test_equal_tokens_are_as_probable_as_they_are_many(
+    tiny_subject: MakeSubject, kind: str
+) -> None:
+    """With an unembedding of zeros every token has probability 1 / V."""
+    subject = tiny_subject(kind)
+    head = subject.lm.head
+    kept = head.weight.clone()
+    head.weight.zero_()
+    try:
+        means = mean_negative_log_likelihood(subject.lm, [[0, 5, 6], [0, 7], [3, 4, 5, 6]], 2**20)
+    finally:
+        head.weight.copy_(kept)
+    assert means == pytest.approx([math.log(head.d_vocab)] * 3, rel=1e-6)
