@@ -74,7 +74,7 @@ def measure_texts(
     key = {**key, "metrics": sorted(METRICS), "evaluator": identity}
     known = run.store.read(key, ROW) if run.store else None
     found = texts if known is None else texts.merge(known.to_pandas(), on=list(ROW), how="left")
-    missing = texts if known is None else texts[found["success_1"].isna().to_numpy()]
+    missing = texts if known is None else texts.loc[found["success_1"].isna().to_numpy()]
     if len(missing) == 0:
         return found
     total = len(missing) * len(METRICS)
@@ -95,7 +95,7 @@ def _measured(subject: Subject, texts: pd.DataFrame, run: MetricRun) -> pd.DataF
         texts=texts["text"].tolist(),
         token_ids=[list(ids) for ids in texts["token_ids"]],
     )
-    found = texts[list(ROW)]
+    found = texts.loc[:, list(ROW)]
     for metric in METRICS.values():
         found = found.assign(**metric.measure(columns, subject, metric.Config(), run))
     return found

@@ -27,7 +27,7 @@ def test_equals_float64(monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> No
     found = first_step_kl(steered, unsteered)
     assert found.dtype == torch.float32
     assert found.numpy() == pytest.approx(naive(steered, unsteered), rel=1e-5)
-    one = first_step_kl(steered, unsteered[:1])
+    one = first_step_kl(steered, unsteered[:1], torch.zeros(7, dtype=torch.int64))
     assert one.numpy() == pytest.approx(naive(steered, unsteered[:1].expand(7, -1)), rel=1e-5)
 
 

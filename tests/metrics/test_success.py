@@ -51,7 +51,8 @@ def test_a_text_of_the_features_own_tokens_counts_each_of_them(tiny_subject: Mak
     special = subject.lm.tokenizer.all_special_ids
     features = np.arange(D_SAE)
     own = [
-        [t for t in naive_logit_lens(subject, f, 20).tolist() if t not in special] for f in features
+        [t for t in naive_logit_lens(subject, int(f), 20).tolist() if t not in special]
+        for f in features
     ]
     token_ids = [[*ids, *ids, EOS] for ids in own]  # twice: every occurrence counts
     words = [text_of(subject, ids) for ids in token_ids]

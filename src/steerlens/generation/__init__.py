@@ -7,7 +7,7 @@ to do, and what a row gives doesn't depend on its neighbours. Finished batches a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,10 +60,10 @@ def generate(
     known = run.store.read(key, ROW) if run.store else None
     if known is not None:
         found = rows.merge(known.to_pandas(), on=list(ROW), how="left")
-        missing = rows[found["stopped_by"].isna().to_numpy()]
+        missing = rows.loc[found["stopped_by"].isna().to_numpy()]
     if len(missing) == 0:
         return found
-    prompts = _tokenised(subject, missing["prompt"].unique(), settings)
+    prompts = _tokenised(subject, dict.fromkeys(missing["prompt"].tolist()), settings)
     tables = [] if known is None else [known.to_pandas()]
     total = len(missing) * settings.max_new_tokens
     with run.task(total, f"layer {subject.layer}: {len(missing):,} texts", "tokens") as advance:
@@ -89,7 +89,7 @@ def text_key(
 
 
 def _tokenised(
-    subject: Subject, prompts: Sequence[str], settings: GenerationConfig
+    subject: Subject, prompts: Iterable[str], settings: GenerationConfig
 ) -> dict[str, list[int]]:
     n_ctx = int(subject.lm.bridge.cfg.n_ctx)
     found = {prompt: prompt_tokens(subject, prompt, settings.chat_template) for prompt in prompts}
@@ -137,9 +137,9 @@ def _batches(
     stopping = Stopping(
         subject.lm.tokenizer, _eos_ids(subject), parse_stop(settings.stop), settings.max_new_tokens
     )
-    lengths = missing["prompt"].map(lambda prompt: len(prompts[prompt]))
+    lengths = [len(prompts[prompt]) for prompt in missing["prompt"]]
     ordered = missing.assign(length=lengths).sort_values("length", kind="stable")
-    longest = int(lengths.max()) + settings.max_new_tokens
+    longest = max(lengths) + settings.max_new_tokens
     size = settings.batch_size or rows_that_fit(
         run.memory_budget, _bytes_per_row(subject, longest, steer.positions), ROWS_AT_ONCE
     )

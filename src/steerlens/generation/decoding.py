@@ -117,8 +117,7 @@ class _Forward:
         self._n_padding = self._n_padding[prompt_B]
         self._select_cache(prompt_B)
         steered_BV = self._run(self._tokens_PL[prompt_B][:, first:], hooks.hooks())
-        kl_B = first_step_kl(steered_BV, plain_PV, prompt_B)
-        return steered_BV, kl_B
+        return steered_BV, _kl(hooks, steered_BV, plain_PV, prompt_B)
 
     def next(
         self, token_B: torch.Tensor, hooks: SteeringHooks
@@ -134,7 +133,7 @@ class _Forward:
         after, self._cache = self._cache, before
         plain_BV = self._run(tokens_B1, [])
         self._cache = after
-        return logits_BV, first_step_kl(logits_BV, plain_BV)
+        return logits_BV, _kl(hooks, logits_BV, plain_BV)
 
     def select(self, rows: torch.Tensor) -> None:
         """Goes on with these rows only."""
@@ -172,6 +171,17 @@ class _Forward:
         )
         head = self._subject.lm.head
         return head.finish(head.logits(seen[0].to(head.device)))
+
+
+def _kl(
+    hooks: SteeringHooks,
+    steered_BV: torch.Tensor,
+    unsteered_PV: torch.Tensor,
+    prompt_B: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Exactly 0 in rows that aren't steered, where only rounding differs."""
+    kl_B = first_step_kl(steered_BV, unsteered_PV, prompt_B)
+    return kl_B.masked_fill_((hooks.targets.factor_B == 0).to(kl_B.device), 0)
 
 
 def _new_cache(subject: Subject) -> Any:
