@@ -13,9 +13,10 @@ count in neither.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from steerlens.errors import SteerlensError
 from steerlens.metrics.texts import MetricRun, Texts
 
 if TYPE_CHECKING:
@@ -26,8 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Config:
-    k: tuple[int, ...] = (1, 5, 20)
-    """Numbers of logit-lens tokens, one column each."""
+    k: list[int] = field(default_factory=lambda: [1, 5, 20])
+    """Numbers of logit-lens tokens, two columns each."""
+
+    def __post_init__(self) -> None:
+        if not self.k or min(self.k) < 1:
+            raise SteerlensError(f"k={self.k} of success must be numbers of at least 1.")
 
 
 def measure(
@@ -41,7 +46,7 @@ def measure(
 
     features_F, which = np.unique(texts.features, return_inverse=True)
     lens_FK = logit_lens(
-        subject, torch.from_numpy(features_F), max(config.k, default=1), run.memory_budget
+        subject, torch.from_numpy(features_F), max(config.k), run.memory_budget
     ).numpy()
     tokenizer = subject.lm.tokenizer
     again = (
