@@ -38,10 +38,15 @@ class Config:
 def measure(
     texts: Texts, subject: Subject, config: Config, run: MetricRun
 ) -> Mapping[str, Sequence[int]]:
-    """Columns `success_k` and `success_k_ids`, for every k of the settings."""
+    """Columns `success_k` and `success_k_ids`, for every k of the settings.
+
+    `concept_success`, where the run has a concept: the tokens of the continuation, tokenised again,
+    that stand for it.
+    """
     import numpy as np
     import torch
 
+    from steerlens.concepts import concept_tokens
     from steerlens.logit_lens import logit_lens
 
     features_F, which = np.unique(texts.features, return_inverse=True)
@@ -58,6 +63,10 @@ def measure(
         for k in config.k:
             hits = _hits(tokens, which, lens_FK[:, :k], special)
             columns[f"success_{k}{suffix}"] = hits.tolist()
+    if run.concept:
+        ids_1K = np.array([list(concept_tokens(tokenizer, run.concept).texts)])
+        hits = _hits(again, np.zeros_like(which), ids_1K, special)
+        columns["concept_success"] = hits.tolist()
     run.progress(len(texts))
     return columns
 
