@@ -100,9 +100,8 @@ def _check_corpus(corpus: CorpusConfig) -> None:
 
 
 def _check_features(features: FeaturesConfig) -> None:
-    given = [
-        name for name in ("ids", "n", "file", "concept") if getattr(features, name) is not None
-    ]
+    ways = ("ids", "n", "file", "concept")
+    given = [name for name in ways if getattr(features, name) is not None]
     if len(given) > 1:
         both = " and ".join(f"features.{name}" for name in given)
         raise SteerlensError(f"{both} are both given; choose one of them.")
