@@ -13,18 +13,19 @@ unembedding, and, where it is said, the logit lens.
 from __future__ import annotations
 
 import argparse
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from scipy.stats import spearmanr
-from transformers import Gemma2Config
 
 from experiments.benchmarks.random_subject import (
     GEMMA_2_2B,
+    matmul_rate,
     random_model,
     random_sae,
     random_subject,
     seconds,
+    shapes_above,
 )
 from steerlens.scores import ScoreRun
 from steerlens.scores.output import Config, score
@@ -32,39 +33,6 @@ from steerlens.subject import LoadedModel
 from tests.support.naive import naive_output_score
 
 PROMPT = "From my experience,"
-
-
-class Shapes(NamedTuple):
-    """Multiply-adds of one row through each weight matrix above the hook."""
-
-    blocks: list[tuple[int, int]]
-    unembed: tuple[int, int]
-
-    def flops(self, with_unembed: int = 1) -> float:
-        pairs = [*self.blocks, *[self.unembed] * with_unembed]
-        return 2.0 * sum(rows * columns for rows, columns in pairs)
-
-
-def shapes_above(config: Gemma2Config, layer: int) -> Shapes:
-    D, M = config.hidden_size, config.intermediate_size
-    q, kv = (
-        config.num_attention_heads * config.head_dim,
-        config.num_key_value_heads * config.head_dim,
-    )
-    block = [(D, q), (D, kv), (D, kv), (q, D), (D, M), (D, M), (M, D)]
-    return Shapes(block * (config.num_hidden_layers - 1 - layer), (D, config.vocab_size))
-
-
-def matmul_rate(shapes: Shapes, rows: int, like: torch.Tensor) -> float:
-    """FLOP/s of plain products (rows, D) x (D, M) with exactly the weights' shapes."""
-    total = 0.0
-    for shape in set(shapes.blocks) | {shapes.unembed}:
-        x, weight = like.new_empty(rows, shape[0]).normal_(), like.new_empty(shape[1], shape[0])
-        weight.normal_(std=0.02)
-        out = torch.nn.functional.linear(x, weight)
-        best = min(seconds(lambda: torch.mm(x, weight.T, out=out)) for _ in range(2))  # noqa: B023
-        total += best * ([*shapes.blocks, shapes.unembed].count(shape))
-    return rows * shapes.flops() / total
 
 
 def measure(lm: LoadedModel, sae: Any, layer: int, n: int, loops: int) -> tuple[Any, float]:

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
@@ -80,3 +80,37 @@ def seconds(action: Callable[[], Any]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+class Shapes(NamedTuple):
+    """The weight matrices that one row goes through."""
+
+    blocks: list[tuple[int, int]]
+    unembed: tuple[int, int]
+
+    def flops(self, with_unembed: int = 1) -> float:
+        pairs = [*self.blocks, *[self.unembed] * with_unembed]
+        return 2.0 * sum(rows * columns for rows, columns in pairs)
+
+
+def shapes_above(config: Gemma2Config, layer: int) -> Shapes:
+    """Those after the output of block `layer`; of the whole model for -1."""
+    D, M = config.hidden_size, config.intermediate_size
+    q, kv = (
+        config.num_attention_heads * config.head_dim,
+        config.num_key_value_heads * config.head_dim,
+    )
+    block = [(D, q), (D, kv), (D, kv), (q, D), (D, M), (D, M), (M, D)]
+    return Shapes(block * (config.num_hidden_layers - 1 - layer), (D, config.vocab_size))
+
+
+def matmul_rate(shapes: Shapes, rows: int, like: torch.Tensor) -> float:
+    """FLOP/s of plain products (rows, D) x (D, M) with exactly the weights' shapes."""
+    total = 0.0
+    for shape in set(shapes.blocks) | {shapes.unembed}:
+        x, weight = like.new_empty(rows, shape[0]).normal_(), like.new_empty(shape[1], shape[0])
+        weight.normal_(std=0.02)
+        out = torch.nn.functional.linear(x, weight)
+        best = min(seconds(lambda: torch.mm(x, weight.T, out=out)) for _ in range(2))  # noqa: B023
+        total += best * ([*shapes.blocks, shapes.unembed].count(shape))
+    return rows * shapes.flops() / total

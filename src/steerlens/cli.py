@@ -92,6 +92,9 @@ def _hydra(words: list[str]) -> int:
     """Check the overrides, then hand over to Hydra; 1 if a job failed."""
     args = _flags().parse_intermixed_args(words)
     overrides: list[str] = args.overrides
+    keys = [word.partition("=")[0] for word in overrides]
+    if "concept" in keys and "experiment" not in keys:
+        overrides.insert(0, "experiment=concept")  # what a concept is asked for
     if args.config_dir:
         if any(override.startswith("hydra.searchpath=") for override in overrides):
             raise SteerlensError("give either --config-dir or hydra.searchpath, not both.")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FEATURE = ("model", "sae", "layer", "hook_name", "feature", "control")
 """What factors are chosen for, in the order of the rows."""
 
-MEANS = ("success_1", "success_5", "success_20", "perplexity", "degeneracy")
+MEANS = ("success_1", "success_5", "success_20", "concept_success", "perplexity", "degeneracy")
 
 COARSE = 3
 """`next_factors` first asks for every third factor."""

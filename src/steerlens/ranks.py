@@ -38,7 +38,7 @@ def _logits_in_chunks(head: Head, h_BD: torch.Tensor) -> Iterator[tuple[int, tor
     The same memory for every chunk: fresh memory costs more than the passes over it.
     """
     n_rows = len(h_BD)
-    width = min(head.d_vocab, max(256, CHUNK_BYTES * h_BD.element_size() // (4 * n_rows)))
+    width = min(head.d_vocab, max(256, CHUNK_BYTES * h_BD.element_size() // (4 * max(1, n_rows))))
     product = torch.empty(n_rows * width, dtype=h_BD.dtype, device=h_BD.device)
     logits = torch.empty(n_rows * width, dtype=torch.float32, device=h_BD.device)
     for start in range(0, head.d_vocab, width):

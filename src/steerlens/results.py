@@ -136,6 +136,8 @@ FEATURES = Table(
         "mean_activation": "double",
         "activation_frequency": "double",
         "random_score": "double",
+        "concept_score": "double",
+        "concept_token": "string",
         "output_score_mean": "double",
         "output_score_std": "double",
         "output_score_by_prompt": "list<double>",
@@ -164,6 +166,7 @@ GENERATIONS = Table(
         "success_1_ids": "int64",
         "success_5_ids": "int64",
         "success_20_ids": "int64",
+        "concept_success": "int64",
         "perplexity": "double",
         "degeneracy": "double",
         "repetition": "double",
@@ -180,7 +183,8 @@ GENERATIONS = Table(
 `control` is null for the feature itself, else what stood in for it (`random_direction`). `text` is
 the continuation without the prompt, `token_ids` the new tokens only, a closing EOS included.
 `success_k` counts the tokens of the re-tokenised continuation that are among the feature's k
-logit-lens tokens (as published), `success_k_ids` those of `token_ids`.
+logit-lens tokens (as published), `success_k_ids` those of `token_ids`; `concept_success`
+counts, as published, those of the run's concept.
 """
 
 STEERING = Table(
@@ -195,6 +199,7 @@ STEERING = Table(
         "success_1": "double",
         "success_5": "double",
         "success_20": "double",
+        "concept_success": "double",
         "perplexity": "double",
         "degeneracy": "double",
         "texts": "int64",

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from steerlens.config.parse import parse_memory, parse_scores
+from steerlens.config.parse import parse_concept, parse_memory, parse_scores
 from steerlens.config.schema import RunConfig
+from steerlens.errors import SteerlensError
 from steerlens.files import write_json
 from steerlens.neuronpedia import label_columns, read_labels
 from steerlens.provenance import PROVENANCE_FILE, provenance
@@ -56,6 +57,11 @@ class Stages:
             for frame in self._score_group(group, methods):
                 frames.append(frame)
                 FEATURES.write(pd.concat(frames, ignore_index=True), self._folder)
+        if not frames:
+            raise SteerlensError(
+                f"no feature stands for {self._config.features.concept!r} in layer "
+                f"{self._config.layer}; try another word, other layers, or a larger features.top_k."
+            )
         return pd.concat(frames, ignore_index=True)
 
     def _score_group(
@@ -72,7 +78,9 @@ class Stages:
         group_run = dataclasses.replace(self._run, activations={}, prompts={})
         read_corpus(group, methods.values(), group_run)
         for subject in group:
-            features = select_features(config.features, subject.layer, subject.d_sae, config.seed)
+            features = self._features(subject, labels)
+            if not features:
+                continue
             start = time.perf_counter()
             with progress(len(features) * len(methods), f"layer {subject.layer}") as advance:
                 run = dataclasses.replace(group_run, progress=advance)
@@ -80,6 +88,29 @@ class Stages:
             columns |= label_columns(labels, subject.layer, features)
             self._note(subject, "scoring", start, corpus=_corpus_facts(group_run))
             yield FEATURES.frame(columns)
+
+    def _features(
+        self, subject: Subject, labels: Mapping[tuple[int, int], tuple[str, str]]
+    ) -> list[int]:
+        """The features of a layer that the run looks at, the candidates of its concept if any."""
+        config = self._config.features
+        if config.concept is None:
+            return select_features(config, subject.layer, subject.d_sae, self._config.seed)
+        from steerlens.concepts import candidates, concept_tokens
+
+        found = candidates(
+            subject,
+            concept_tokens(subject.lm.tokenizer, parse_concept(config.concept)),
+            k=config.top_k,
+            labels={
+                feature: text
+                for (layer, feature), (text, _) in labels.items()
+                if layer == subject.layer
+            },
+            examples=config.examples,
+            memory_budget=self._run.memory_budget,
+        )
+        return sorted(one.feature for one in found)
 
     def steer(self, features: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The tables of texts and of the best factors for the rows of `features`."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from steerlens.config.parse import parse_concept
 from steerlens.config.schema import RunConfig
 from steerlens.config.steering import parse_factors, parse_prompts
 from steerlens.generation import ROW, generate, text_key
@@ -38,7 +39,8 @@ def steer_layer(
     rows = text_rows(features, factors, config)
     texts = generate(subject, rows, config.steer, config.generation, run)
     key = text_key(subject, config.steer, config.generation, run)
-    measured = measure_texts(subject, texts, key, run, evaluator)
+    concept = parse_concept(config.concept) if config.concept is not None else []
+    measured = measure_texts(subject, texts, key, run, concept, evaluator)
     return GENERATIONS.frame(
         measured.assign(
             model=subject.lm.name,
@@ -67,11 +69,12 @@ def measure_texts(
     texts: pd.DataFrame,
     key: Mapping[str, Any],
     run: ScoreRun,
+    concept: Sequence[str] = (),
     evaluator: LoadedModel | None = None,
 ) -> pd.DataFrame:
     """`texts` with the columns of all `METRICS`; kept under `key`, that of the texts."""
     identity = None if evaluator is None else evaluator.identity
-    key = {**key, "metrics": sorted(METRICS), "evaluator": identity}
+    key = {**key, "metrics": sorted(METRICS), "evaluator": identity, "concept": concept}
     known = run.store.read(key, ROW) if run.store else None
     found = texts if known is None else texts.merge(known.to_pandas(), on=list(ROW), how="left")
     missing = texts if known is None else texts.loc[found["success_1"].isna().to_numpy()]
@@ -79,7 +82,7 @@ def measure_texts(
         return found
     total = len(missing) * len(METRICS)
     with run.task(total, f"layer {subject.layer}: metrics", "texts") as advance:
-        new = _measured(subject, missing, MetricRun(run.memory_budget, advance, evaluator))
+        new = _measured(subject, missing, MetricRun(run.memory_budget, advance, concept, evaluator))
     if run.store:
         import pyarrow as pa
 

@@ -25,6 +25,7 @@ RESAMPLES = 10_000
 
 
 RANKINGS = (
+    "concept_score",
     "output_score",
     "output_score_mean",
     "input_score",

@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM
 
 from steerlens.config.compose import compose
 from steerlens.config.schema import ModelConfig
-from steerlens.metrics import MetricRun, Texts, perplexity
+from steerlens.metrics import MetricRun, Texts, likelihood, perplexity
 from steerlens.metrics.likelihood import mean_negative_log_likelihood
 from steerlens.subject import Subject
 from tests.metrics.texts import random_texts
-from tests.support.tiny import MODELS
+from tests.support.tiny import D_VOCAB, MODELS
 
 MakeSubject = Callable[..., Subject]
 KINDS = ("llama", "gemma2", "gpt2", "neox")
@@ -91,6 +91,43 @@ def test_another_evaluator_reads_the_text_its_own_way(
     assert measure(texts, subject, evaluator=evaluator) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", sorted(MODELS))
+def test_sharing_the_prompt_changes_nothing(
+    tiny_subject: MakeSubject, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, rng = tiny_subject(kind).lm, np.random.default_rng(0)
+    beginnings = [[0, *rng.integers(3, D_VOCAB, n).tolist()] for n in (0, 1, 5, 5, 9)]
+    prompts = [*range(5), *rng.integers(1, 5, 60).tolist()]  # the first has one text only
+    texts = [
+        beginnings[i] + rng.integers(3, D_VOCAB, rng.integers(1, 30)).tolist() for i in prompts
+    ]
+    read: list[int] = []
+    lm.bridge.embed.register_forward_pre_hook(lambda _module, args: read.append(args[0].numel()))
+    shared = mean_negative_log_likelihood(lm, texts, prompts, 2**31)
+    fewer = sum(read)
+    read.clear()
+    monkeypatch.setattr(likelihood, "_can_share", lambda lm: False)
+    assert shared == pytest.approx(
+        mean_negative_log_likelihood(lm, texts, prompts, 2**31), rel=1e-5
+    )
+    assert fewer < sum(read)
+
+
+@pytest.mark.parametrize(
+    ("texts", "prompts", "expected"),
+    [
+        ([[0, 1, 2], [0, 1, 3, 4]], "aa", [2, 2]),
+        ([[0, 1, 2], [0, 1, 3, 4]], "ab", [0, 0]),
+        ([[0, 1], [0, 1, 3, 4]], "aa", [1, 1]),  # something has to be left
+        ([[0, 1, 2], [0, 1, 2], [5, 1, 2]], "aab", [2, 2, 0]),
+        ([[0, 1, 2], [1, 2]], "aa", [0, 0]),
+        ([], "", []),
+    ],
+)
+def test_shared_tokens(texts: list[list[int]], prompts: str, expected: list[int]) -> None:
+    assert likelihood._shared_lengths(texts, list(prompts)) == expected
+
+
 def test_running_out_of_memory_changes_nothing(
     tiny_subject: MakeSubject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,16 +158,16 @@ def test_the_model_never_makes_logits(
 
 
 @pytest.mark.parametrize("kind", sorted(MODELS))
-def test_equal_tokens_are_as_probable_as_they_are_many(
+def test_with_an_unembedding_of_zeros_every_token_is_as_probable(
     tiny_subject: MakeSubject, kind: str
 ) -> None:
-    """With an unembedding of zeros every token has probability 1 / V."""
     subject = tiny_subject(kind)
     head = subject.lm.head
+    texts = [[0, 5, 6], [0, 7], [3, 4, 5, 6]]
     kept = head.weight.clone()
     head.weight.zero_()
     try:
-        means = mean_negative_log_likelihood(subject.lm, [[0, 5, 6], [0, 7], [3, 4, 5, 6]], 2**20)
+        means = mean_negative_log_likelihood(subject.lm, texts, [0, 0, 1], 2**20)
     finally:
         head.weight.copy_(kept)
     assert means == pytest.approx([math.log(head.d_vocab)] * 3, rel=1e-6)

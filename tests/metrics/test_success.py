@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from steerlens import SteerlensError
 from steerlens.metrics import MetricRun, Texts, success
 from steerlens.subject import Subject
 from tests.metrics.texts import EOS, random_texts, text_of
@@ -49,14 +50,11 @@ def test_more_tokens_never_count_less(tiny_subject: MakeSubject) -> None:
 def test_a_text_of_the_features_own_tokens_counts_each_of_them(tiny_subject: MakeSubject) -> None:
     subject = tiny_subject()
     special = subject.lm.tokenizer.all_special_ids
-    features = np.arange(D_SAE)
-    own = [
-        [t for t in naive_logit_lens(subject, int(f), 20).tolist() if t not in special]
-        for f in features
-    ]
+    lens = [naive_logit_lens(subject, feature, 20).tolist() for feature in range(D_SAE)]
+    own = [[token for token in tokens if token not in special] for tokens in lens]
     token_ids = [[*ids, *ids, EOS] for ids in own]  # twice: every occurrence counts
     words = [text_of(subject, ids) for ids in token_ids]
-    columns = measure(Texts(features, [""] * D_SAE, words, token_ids), subject)
+    columns = measure(Texts(np.arange(D_SAE), [""] * D_SAE, words, token_ids), subject)
     assert columns["success_20"] == columns["success_20_ids"] == [2 * len(ids) for ids in own]
 
 
@@ -69,4 +67,10 @@ def test_special_tokens_count_in_neither(tiny_subject: MakeSubject) -> None:
 
 def test_other_numbers_of_tokens(tiny_subject: MakeSubject) -> None:
     subject = tiny_subject()
-    assert list(measure(random_texts(subject), subject, k=(3,))) == ["success_3", "success_3_ids"]
+    assert list(measure(random_texts(subject), subject, k=[3])) == ["success_3", "success_3_ids"]
+
+
+@pytest.mark.parametrize("k", [[], [0, 5], [-1]])
+def test_numbers_of_tokens_that_are_none_are_refused(k: list[int]) -> None:
+    with pytest.raises(SteerlensError, match="at least 1"):
+        success.Config(k=k)

@@ -15,6 +15,7 @@ from steerlens.config.folders import (
 )
 from steerlens.config.parse import (
     layer_numbers,
+    parse_concept,
     parse_feature_file,
     parse_ids,
     parse_layers,
@@ -99,12 +100,15 @@ def _check_corpus(corpus: CorpusConfig) -> None:
 
 
 def _check_features(features: FeaturesConfig) -> None:
-    given = [name for name in ("ids", "n", "file") if getattr(features, name) is not None]
+    ways = ("ids", "n", "file", "concept")
+    given = [name for name in ways if getattr(features, name) is not None]
     if len(given) > 1:
         both = " and ".join(f"features.{name}" for name in given)
         raise SteerlensError(f"{both} are both given; choose one of them.")
     if features.n is not None and features.n < 1:
         raise SteerlensError(f"features.n={features.n} must be at least 1.")
+    if features.concept is not None:
+        parse_concept(features.concept)
     if features.ids is not None:
         parse_ids(features.ids)
     if features.file is not None:

@@ -85,6 +85,15 @@ def parse_ids(value: Any, d_sae: int | None = None, where: str = "features.ids")
     return [int(number) for number in ids]
 
 
+def parse_concept(value: Any) -> list[str]:
+    """The names of one concept: a word or a phrase, or several for the same."""
+    values = value if isinstance(value, list | tuple) else [value]
+    names = [str(one).strip() for one in values if one is not None]
+    if not names or not all(re.search(r"\w", name) for name in names):
+        raise SteerlensError(f"concept={value!r} names nothing; write concept=WORD.")
+    return list(dict.fromkeys(names))
+
+
 def parse_memory(value: Any) -> int:
     """Bytes: an integer, or a text such as `2GiB` or `512 MB`."""
     if _is_integer(value):

@@ -61,7 +61,7 @@ class SaeConfig:
 
 @dataclass
 class FeaturesConfig:
-    """Which features to score. At most one of `ids`, `n`, `file`; none of them = all."""
+    """Which features to score. At most one of `ids`, `n`, `file`, `concept`; none = all."""
 
     ids: Any = None
     """Explicit ids, the same in every layer: `[1,2,3]`."""
@@ -69,6 +69,12 @@ class FeaturesConfig:
     """This many random features in each layer, drawn from `seed` and the layer."""
     file: str | None = None
     """JSON file `{"layer": [ids]}`."""
+    concept: Any = None
+    """The features that may stand for this word or phrase."""
+    top_k: int = 20
+    """Of a feature's logit-lens tokens, how many are compared with the concept's."""
+    examples: list[str] = field(default_factory=list)
+    """Sentences about the concept: features that fire on them are candidates, too."""
 
 
 OPERATORS = ("add", "clamp", "min_clamp", "ablate")
@@ -209,6 +215,9 @@ class RunConfig:
 
     name: str = "run"
     """Name of the folder under outputs/."""
+    concept: Any = None
+    """What to steer toward: a word or a phrase, or several for the same. Chooses
+    `experiment=concept` on the command line."""
     layer: Any = "all"
     """An integer, a list of integers, `all` or `late`."""
     seed: int = 0

@@ -112,11 +112,13 @@ class _Forward:
         if first > 0:
             self._run(self._tokens_PL[:, :first], [])
         before = _copied(self._cache)
-        plain_PV = self._run(self._tokens_PL[:, first:], [])
+        plain_PV = self._run(self._tokens_PL[:, first:], []) if hooks.steers else None
         self._cache = before
         self._n_padding = self._n_padding[prompt_B]
         self._select_cache(prompt_B)
         steered_BV = self._run(self._tokens_PL[prompt_B][:, first:], hooks.hooks())
+        if plain_PV is None:
+            return steered_BV, torch.zeros(len(steered_BV))
         return steered_BV, _kl(hooks, steered_BV, plain_PV, prompt_B)
 
     def next(
@@ -125,7 +127,7 @@ class _Forward:
         """Logits (B, V) after one more token, and the KL if this is the first edited step."""
         tokens_B1 = token_B.to(self._n_padding.device)[:, None]
         hooks.is_prompt = False
-        first = hooks.fired == 0 and hooks.edits_new_tokens
+        first = hooks.steers and hooks.fired == 0 and hooks.edits_new_tokens
         before = _copied(self._cache) if first else None
         logits_BV = self._run(tokens_B1, hooks.hooks())
         if before is None:

@@ -34,9 +34,17 @@ class SteeringHooks:
         self._seen: dict[str, torch.Tensor] = {}
         self._looks_back = looks_back(subject.sae)
         self._past_BLD: torch.Tensor | None = None
+        self._steers = bool((targets.factor_B != 0).any())
+
+    @property
+    def steers(self) -> bool:
+        """Whether any row's factor isn't 0."""
+        return self._steers
 
     def hooks(self) -> list[tuple[str, Any]]:
-        """For `run_with_hooks` or `hooks` of a TransformerBridge."""
+        """For `run_with_hooks` or `hooks` of a TransformerBridge; none if nothing is steered."""
+        if not self._steers:
+            return []
         site = self._subject.site
         before = [name for name in site.read_before_write if name != site.write]
         return [

@@ -49,7 +49,11 @@ def measure(
     fit = [index for index, ids in enumerate(tokens) if 2 <= len(ids) <= n_ctx]
     run.progress(len(texts) - len(fit))
     means = mean_negative_log_likelihood(
-        lm, [tokens[index] for index in fit], run.memory_budget, run.progress
+        lm,
+        [tokens[index] for index in fit],
+        [texts.prompts[index] for index in fit],
+        run.memory_budget,
+        run.progress,
     )
     column: list[float | None] = [None] * len(texts)
     for index, mean in zip(fit, means, strict=True):

@@ -13,9 +13,10 @@ count in neither.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from steerlens.errors import SteerlensError
 from steerlens.metrics.texts import MetricRun, Texts
 
 if TYPE_CHECKING:
@@ -26,22 +27,31 @@ if TYPE_CHECKING:
 
 @dataclass
 class Config:
-    k: tuple[int, ...] = (1, 5, 20)
-    """Numbers of logit-lens tokens, one column each."""
+    k: list[int] = field(default_factory=lambda: [1, 5, 20])
+    """Numbers of logit-lens tokens, two columns each."""
+
+    def __post_init__(self) -> None:
+        if not self.k or min(self.k) < 1:
+            raise SteerlensError(f"k={self.k} of success must be numbers of at least 1.")
 
 
 def measure(
     texts: Texts, subject: Subject, config: Config, run: MetricRun
 ) -> Mapping[str, Sequence[int]]:
-    """Columns `success_k` and `success_k_ids`, for every k of the settings."""
+    """Columns `success_k` and `success_k_ids`, for every k of the settings.
+
+    `concept_success`, where the run has a concept: the tokens of the continuation, tokenised again,
+    that stand for it.
+    """
     import numpy as np
     import torch
 
+    from steerlens.concepts import concept_tokens
     from steerlens.logit_lens import logit_lens
 
     features_F, which = np.unique(texts.features, return_inverse=True)
     lens_FK = logit_lens(
-        subject, torch.from_numpy(features_F), max(config.k, default=1), run.memory_budget
+        subject, torch.from_numpy(features_F), max(config.k), run.memory_budget
     ).numpy()
     tokenizer = subject.lm.tokenizer
     again = (
@@ -53,6 +63,10 @@ def measure(
         for k in config.k:
             hits = _hits(tokens, which, lens_FK[:, :k], special)
             columns[f"success_{k}{suffix}"] = hits.tolist()
+    if run.concept:
+        ids_1K = np.array([list(concept_tokens(tokenizer, run.concept).texts)])
+        hits = _hits(again, np.zeros_like(which), ids_1K, special)
+        columns["concept_success"] = hits.tolist()
     run.progress(len(texts))
     return columns
 

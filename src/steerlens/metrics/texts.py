@@ -48,6 +48,8 @@ class MetricRun:
     """Bytes that a metric may use beyond the weights."""
     progress: Callable[[int], None] = _nothing
     """Called with the number of texts that have just been measured."""
+    concept: Sequence[str] = ()
+    """What the run steers toward."""
     evaluator: LoadedModel | None = None
     """The model that judges texts; None = the subject's own, unsteered."""
 

@@ -54,12 +54,22 @@ def score(
     import torch
 
     from steerlens.logit_lens import logit_lens
+
+    ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
+    tokens_FK = logit_lens(subject, ids_F, config.top_k, run.memory_budget)
+    return score_toward(subject, ids_F, tokens_FK, config, run)
+
+
+def score_toward(
+    subject: Subject, ids_F: torch.Tensor, tokens_FK: torch.Tensor, config: Config, run: ScoreRun
+) -> Mapping[str, np.ndarray | list[str]]:
+    """`score`, for any K tokens that each feature is to make likely."""
+    import torch
+
     from steerlens.ranks import best_token_of_one, best_token_of_rows, bytes_per_row
     from steerlens.steered import steered_prompt
 
     head = subject.lm.head
-    ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
-    tokens_FK = logit_lens(subject, ids_F, config.top_k, run.memory_budget)
     prompt = steered_prompt(subject, config.prompt, config.keep_error, run)
     rank_F = torch.empty(len(ids_F), dtype=torch.int64)
     probability_F = torch.empty(len(ids_F), dtype=torch.float32)
@@ -69,7 +79,7 @@ def score(
         best = best_token_of_rows(head, h_BD, tokens_FK[rows])
         token_F[rows], rank_F[rows], probability_F[rows] = (column.cpu() for column in best)
 
-    prompt.run(ids_F, config.factor, run, bytes_per_row(config.top_k), best_token)
+    prompt.run(ids_F, config.factor, run, bytes_per_row(tokens_FK.shape[1]), best_token)
     before = best_token_of_one(head, prompt.h_D, tokens_FK)
     score_F = rank_weighted(rank_F, probability_F, head.d_vocab)
     unsteered_F = rank_weighted(before.rank.cpu(), before.probability.cpu(), head.d_vocab)

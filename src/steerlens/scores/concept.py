@@ -1,0 +1,56 @@
+"""Concept score: the output score toward a concept's tokens instead of the feature's own.
+
+Paper Eq. 9 with the tokens that stand for the concept in place of the top-k logit-lens tokens, as
+in the paper's Figure 1, where a candidate is judged by tokens that represent the concept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steerlens.config.parse import parse_concept
+from steerlens.scores import ScoreRun, output
+
+if TYPE_CHECKING:
+    from steerlens.subject import Subject
+
+
+@dataclass
+class Config(output.Config):
+    """Settings of the concept score; `top_k` has no part in it."""
+
+    method: str = "concept"
+    concept: Any = None
+    """A word or a phrase, or several for the same."""
+
+    def check(self) -> None:
+        super().check()
+        if self.concept is None:
+            raise self.refusal("concept", "names nothing; give a word or a phrase")
+        parse_concept(self.concept)
+
+
+def score(
+    subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
+) -> Mapping[str, np.ndarray | Sequence[str]]:
+    """Scores `features`, shape (n,).
+
+    Returns:
+        `concept_score`, and the `concept_token` that is likeliest when the feature is amplified.
+
+    Raises:
+        SteerlensError: if no token stands for the concept, and as the output score.
+    """
+    import torch
+
+    from steerlens.concepts import concept_tokens
+
+    ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
+    tokens = concept_tokens(subject.lm.tokenizer, parse_concept(config.concept))
+    tokens_FK = torch.tensor(list(tokens.texts)).expand(len(ids_F), -1)
+    found = output.score_toward(subject, ids_F, tokens_FK, config, run)
+    return {"concept_score": found["output_score"], "concept_token": found["output_token"]}
