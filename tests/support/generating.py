@@ -35,19 +35,12 @@ def rows_of(
     return pd.MultiIndex.from_product(every, names=ROW).to_frame(index=False)
 
 
-def mixed_rows() -> pd.DataFrame:
-    """A few rows that differ in everything, in no order of length."""
-    rows = [
-        (5, 0.5, 1),
-        (9, -1.0, 0),
-        (5, 0.0, 2),
-        (30, 1.5, 2),
-        (9, 0.0, 3),
-        (5, 3.0, 3),
-        (0, 0.8, 0),
-    ]
-    given = [(feature, "", factor, PROMPTS[place], 0) for feature, factor, place in rows]
-    return pd.DataFrame(given, columns=pd.Index(ROW))
+def mixed_rows(strength: float = 1.0) -> pd.DataFrame:
+    """A few rows that differ in everything, in no order of length; factors are `strength` times
+    what changes the texts of most SAEs. The tiny temporal one has far smaller activations."""
+    given = [(5, 0.5, 1), (9, -1.0, 0), (5, 0.0, 2), (30, 1.5, 2), (9, 0.0, 3), (5, 3.0, 3)]
+    rows = [(feature, "", strength * s, PROMPTS[place], 0) for feature, s, place in given]
+    return pd.DataFrame(rows, columns=pd.Index(ROW))
 
 
 def texts_of(
