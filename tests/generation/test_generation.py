@@ -159,7 +159,7 @@ def test_the_last_token_that_fits_is_generated_rightly(subject: Subject) -> None
 
 
 def test_a_chat_template_that_is_not_there_is_refused(subject: Subject) -> None:
-    with pytest.raises(SteerlensError, match="no chat template; use generation.chat_template="):
+    with pytest.raises(SteerlensError, match="has no chat template; use generation"):
         texts_of(subject, rows_of(), chat_template=True, **GREEDY)
 
 
