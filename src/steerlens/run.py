@@ -12,7 +12,7 @@ from steerlens import tracking
 from steerlens.config.schema import RunConfig
 from steerlens.config.steering import parse_factors
 from steerlens.figures import FIGURES_FOLDER
-from steerlens.files import write_text
+from steerlens.files import CONFIG_FILE, write_text
 from steerlens.fit import refuse_if_too_big
 from steerlens.plan import print_plan
 from steerlens.provenance import PROVENANCE_FILE
@@ -21,7 +21,7 @@ from steerlens.results import FEATURES, GENERATIONS, STEERING, SUMMARY_FILE
 from steerlens.selection import chosen
 from steerlens.stages import Stages
 from steerlens.status import Status
-from steerlens.tables import CONFIG_FILE, read_tables
+from steerlens.tables import read_tables
 from steerlens.terminal import print_summary
 
 

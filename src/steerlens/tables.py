@@ -12,12 +12,11 @@ import yaml
 from steerlens.config.parse import parse_layers
 from steerlens.config.schema import ChoiceConfig
 from steerlens.errors import SteerlensError
+from steerlens.files import CONFIG_FILE
 from steerlens.results import FEATURES, GENERATIONS, STEERING, Table
 
 if TYPE_CHECKING:
     import pandas as pd
-
-CONFIG_FILE = "config.yaml"
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from steerlens.concept_page import concept_page, is_of_a_concept
 from steerlens.roles import Example, best_steered
 from steerlens.steering_summary import steering_explanation
 from steerlens.summary import SCORES, best_features, explanation, ranking, title_of
@@ -119,13 +120,15 @@ def print_summary(
 ) -> None:
     """Print the best features, what steering with them did, and where the files are."""
     console = console or _console(sys.stdout)
-    if summary["ranked_by"]:
+    if is_of_a_concept(tables):
+        _print_lines(console, concept_page(tables, console.width))
+    elif summary["ranked_by"]:
         console.print(_best_table(tables.features, rows, console.width))
         _print_lines(console, explanation(summary))
     else:
         n = summary["overall"]["features"]
         console.print(Text(f"{n:,} feature{'s' * (n != 1)}, none with a score."))
-    if summary["steering"]:
+    if summary["steering"] and not is_of_a_concept(tables):
         # Each takes two lines.
         if best := best_steered(tables.steering, tables.generations, rows // 2, 1):
             console.print(_steered_table(best, console.width))
@@ -133,9 +136,9 @@ def print_summary(
     console.print(Text(f"Results: {visible(str(folder))}"), soft_wrap=True)
 
 
-def _print_lines(console: Console, lines: Iterable[str]) -> None:
+def _print_lines(console: Console, lines: Iterable[str | Text]) -> None:
     for line in lines:
-        console.print(Text(line))
+        console.print(Text(line) if isinstance(line, str) else line)
 
 
 def _best_table(frame: pd.DataFrame, rows: int, width: int) -> Table:
