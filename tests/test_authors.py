@@ -11,6 +11,7 @@ import pytest
 from steerlens.figures import FIGURES, draw_all
 from steerlens.results import FEATURES
 from steerlens.summary import summarise
+from steerlens.tables import RunTables
 
 AUTHORS = Path(__file__).parents[2] / "shared" / "paper" / "authors"
 
@@ -49,7 +50,7 @@ def test_shares_of_output_features_and_hybrids_are_the_published_ones(
     tmp_path: Path,
 ) -> None:
     table = published(name)
-    found = summarise(table)
+    found = summarise(RunTables(table))
     assert found["overall"]["output_score_at_least_0.01"] == pytest.approx(at_least, abs=5e-5)
     hybrids = found["hybrids"]
     assert features in (None, hybrids["features"])
@@ -58,13 +59,13 @@ def test_shares_of_output_features_and_hybrids_are_the_published_ones(
     low, high = hybrids["ratio_interval"]
     assert low < share / if_independent < high
     assert (high < 1) == (share < if_independent)
-    assert set(draw_all(table, tmp_path)) == set(FIGURES)
+    assert set(draw_all(RunTables(table), tmp_path)) == set(FIGURES)
 
 
 def test_medians_by_layer_are_the_published_ones() -> None:
-    layers = {row["layer"]: row for row in summarise(published("gemma2_9b"))["layers"]}
+    layers = {row["layer"]: row for row in summarise(RunTables(published("gemma2_9b")))["layers"]}
     assert layers[28]["output_score_median"] == pytest.approx(0.1444, abs=5e-5)
     assert layers[10]["output_score_median"] < 1e-4
     assert layers[1]["input_score_median"] == pytest.approx(0.611, abs=5e-4)
-    llama = {row["layer"]: row for row in summarise(published("llama31"))["layers"]}
+    llama = {row["layer"]: row for row in summarise(RunTables(published("llama31")))["layers"]}
     assert llama[31]["output_score_median"] == pytest.approx(0.7017, abs=5e-5)

@@ -12,6 +12,7 @@ from steerlens.files import write_json
 from steerlens.report import report
 from steerlens.results import FEATURES
 from steerlens.summary import summarise
+from steerlens.tables import RunTables
 from tests.support.frames import frame
 
 
@@ -23,7 +24,7 @@ def test_a_finished_run_is_drawn_again(tmp_path: Path, capsys: pytest.CaptureFix
     FEATURES.write(frame(), tmp_path)
     report(tmp_path)
     assert "Best output features" in capsys.readouterr().out
-    assert json.loads((tmp_path / "summary.json").read_text()) == summarise(frame())
+    assert json.loads((tmp_path / "summary.json").read_text()) == summarise(RunTables(frame()))
     text = (tmp_path / "report.md").read_text()
     for line in text.splitlines():
         if line.startswith("!["):

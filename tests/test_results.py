@@ -15,6 +15,7 @@ from steerlens.errors import SteerlensError
 from steerlens.files import json_text
 from steerlens.results import FEATURES
 from steerlens.summary import best_features, summarise
+from steerlens.tables import RunTables
 from tests.support.frames import NASTY, frame
 
 KEY = {"model": "m", "sae": "s", "hook_name": "h"}
@@ -114,7 +115,7 @@ def test_a_missing_truncated_or_foreign_file_is_refused(tmp_path: Path) -> None:
 
 def test_the_summary_counts_what_numpy_counts() -> None:
     table = frame(range(4), 25)
-    summary = summarise(table)
+    summary = summarise(RunTables(table))
     scores = table["output_score"].to_numpy(float)
     assert summary["overall"]["output_score_median"] == np.median(scores)
     assert summary["overall"]["output_score_at_least_0.01"] == (scores >= 0.01).mean()
@@ -129,16 +130,16 @@ def test_the_summary_counts_what_numpy_counts() -> None:
 
 def test_a_summary_without_scores_is_valid_json() -> None:
     table = FEATURES.frame({**KEY, "layer": [3, 3], "feature": [0, 1]})
-    summary = summarise(table)
+    summary = summarise(RunTables(table))
     assert summary["overall"]["output_score_median"] is None
     assert summary["best_features"] == []
     json.loads(json_text(summary), parse_constant=pytest.fail)
-    assert summarise(FEATURES.frame([]))["overall"]["features"] == 0
+    assert summarise(RunTables(FEATURES.frame([])))["overall"]["features"] == 0
 
 
 def test_a_summary_works_where_tokens_are_null() -> None:
     columns = {**KEY, "layer": 3, "feature": [0, 1], "output_score": [0.5, None]}
-    best = summarise(FEATURES.frame(columns))["best_features"]
+    best = summarise(RunTables(FEATURES.frame(columns)))["best_features"]
     assert best == [
         {
             "layer": 3,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from steerlens.summary import explanation, hybrids, prompt_correlations, ranking, summarise
+from steerlens.tables import RunTables
 from tests.support.frames import frame
 
 
@@ -67,13 +68,13 @@ def test_prompts_are_correlated_with_their_mean() -> None:
     expected = [np.corrcoef(column, scores.mean(axis=1))[0, 1] for column in scores.T]
     assert found == pytest.approx(expected)
     assert prompt_correlations(frame([0], 12)) is None
-    lines = explanation(summarise(frame([0], 12, output_score_by_prompt=list(scores))))
+    lines = explanation(summarise(RunTables(frame([0], 12, output_score_by_prompt=list(scores)))))
     assert any("Under 5 prompts S_out correlates" in line for line in lines)
 
 
 def test_features_that_never_fire_are_counted() -> None:
     table = frame(range(2), 3, input_examples=[0, 5, 0, 7, None, 0])
-    summary = summarise(table)
+    summary = summarise(RunTables(table))
     assert summary["overall"]["never_fires"] == 3
     assert [layer["never_fires"] for layer in summary["layers"]] == [2, 1]
 
@@ -85,13 +86,13 @@ def test_features_are_ranked_by_the_best_guide_that_the_table_has() -> None:
     assert ranking(frame([0], 3, **nothing)) is None
     assert ranking(frame([0], 3, **nothing, note=["a"] * 3, mine=[1, None, 2])) == "mine"
     table = frame([0], 3, **nothing, token_confidence_delta=[-1.0, 2.0, None])
-    found = summarise(table)
+    found = summarise(RunTables(table))
     assert found["ranked_by"] == "token_confidence_delta"
     best = [(row["feature"], row["token_confidence_delta"]) for row in found["best_features"]]
     assert best == [(1, 2.0), (0, -1.0)]
 
 
 def test_a_table_of_input_scores_is_explained_without_output_scores() -> None:
-    lines = explanation(summarise(frame([0], 4, output_score=[None] * 4)))
+    lines = explanation(summarise(RunTables(frame([0], 4, output_score=[None] * 4))))
     assert not any("S_out" in line for line in lines)
     assert "Of 4 features" in " ".join(lines)

@@ -13,16 +13,18 @@ from steerlens.config.schema import TrackingConfig
 from steerlens.errors import SteerlensError
 from steerlens.figures import FIGURES, draw_all
 from steerlens.summary import summarise
-from steerlens.tracking import NullTracker, start, table_rows
+from steerlens.tables import RunTables
+from steerlens.tracking import NullTracker, start
 from tests.support.frames import frame
 
 
-def track(folder: Path, mode: str = "offline") -> None:
-    table = frame()
+def track(folder: Path, mode: str = "offline", tables: RunTables | None = None) -> None:
+    tables = tables or RunTables(frame())
+    summary = summarise(tables)
     tracker = start(TrackingConfig(mode=mode, tags=["t"]), folder, {"layer": 3, "a": {"b": None}})
-    tracker.log_features(table)
-    tracker.log_figures(draw_all(table, folder))
-    tracker.finish(summarise(table))
+    tracker.log_tables(tables, summary)
+    tracker.log_figures(draw_all(tables, folder))
+    tracker.finish(summary)
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -139,11 +141,3 @@ def test_online_without_a_key_neither_asks_nor_stops(
     track(tmp_path, "online")
     [message] = warnings(caplog)
     assert "W&B failed while starting" in message
-
-
-def test_the_table_for_wandb_holds_what_is_filled_and_safe_to_show() -> None:
-    [row] = table_rows(frame([0], 1, output_token=["\n"], my_score=[0.5]))
-    assert row["output_token"] == "\\n"
-    assert row["my_score"] == 0.5
-    assert "\x1b" not in row["logit_lens_tokens"]
-    assert not {"label", "logit_lens_token_ids"} & set(row)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 USAGE_LIST = "steerlens list models|saes|releases|scores [filter]"
 USAGE_REPORT = "steerlens report DIR"
-VERBS = ("list", "report")
+USAGE_EXPORT = "steerlens export DIR [layer=L] [feature=I] [factor=S]"
+VERBS = ("export", "list", "report")
 INFO = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
 
 
@@ -68,6 +69,13 @@ def _verb(verb: str, arguments: list[str]) -> None:
         from steerlens.report import report
 
         report(Path(arguments[0]))
+    elif verb == "export":
+        if not arguments:
+            raise SteerlensError(f"usage: {USAGE_EXPORT}")
+        from steerlens.export.of_run import export_run
+
+        for path in export_run(Path(arguments[0]), arguments[1:]):
+            print(path)
     else:
         raise _unknown_verb(verb)
 
@@ -84,7 +92,7 @@ def _unknown_verb(verb: str) -> SteerlensError:
     elif near:
         hint = f"did you mean 'steerlens {near[0]}'?"
     else:
-        hint = f"verbs are {' and '.join(VERBS)}; everything else is key=value, such as layer=3."
+        hint = f"verbs are {', '.join(VERBS)}; everything else is key=value, such as layer=3."
     return SteerlensError(f"unknown verb {verb!r}; {hint}")
 
 

@@ -14,6 +14,9 @@ from typing import Any, BinaryIO
 
 from steerlens.errors import SteerlensError
 
+CONFIG_FILE = "config.yaml"
+"""The resolved configuration, in a run's folder."""
+
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 

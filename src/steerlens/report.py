@@ -10,6 +10,7 @@ from steerlens.errors import SteerlensError
 from steerlens.files import read_json, write_json, write_text
 from steerlens.results import FEATURES, SUMMARY_FILE
 from steerlens.status import STATUS_FILE
+from steerlens.steering_report import steering_sections
 from steerlens.summary import (
     MEANINGS,
     SCORES,
@@ -19,6 +20,7 @@ from steerlens.summary import (
     summarise,
     title_of,
 )
+from steerlens.tables import RunTables, read_tables
 from steerlens.text import (
     markdown,
     markdown_table,
@@ -39,25 +41,25 @@ def report(folder: Path) -> None:
     """Redraw the figures of the run in `folder`, rewrite its summary and `report.md`, show both."""
     # Matplotlib and rich only after the folder is known to hold a run: refusing stays quick.
     folder = Path(folder)
-    frame = _read(folder)
+    tables = _read(folder)
     from steerlens.terminal import print_summary
 
-    write_report(frame, folder)
-    print_summary(frame, folder)
+    summary, _ = write_report(tables, folder)
+    print_summary(tables, summary, folder)
 
 
-def write_report(frame: pd.DataFrame, folder: Path) -> tuple[dict[str, Any], dict[str, list[Path]]]:
-    """Write all that follows from the table alone; gives the summary and the figures' files."""
+def write_report(tables: RunTables, folder: Path) -> tuple[dict[str, Any], dict[str, list[Path]]]:
+    """Write all that follows from the tables alone; gives the summary and the figures' files."""
     from steerlens.figures import draw_all
 
-    figures = draw_all(frame, folder)
-    summary = summarise(frame)
+    figures = draw_all(tables, folder)
+    summary = summarise(tables)
     write_json(folder / SUMMARY_FILE, summary)
-    write_text(folder / REPORT_FILE, report_text(frame, summary, figures, folder))
+    write_text(folder / REPORT_FILE, report_text(tables, summary, figures, folder))
     return summary, figures
 
 
-def _read(folder: Path) -> pd.DataFrame:
+def _read(folder: Path) -> RunTables:
     if not (folder / FEATURES.file).is_file():
         near = _newest_run_near(folder)
         hint = f"the newest run is {near}." if near else "give the folder of a finished run."
@@ -65,7 +67,7 @@ def _read(folder: Path) -> pd.DataFrame:
         state = status.get("state") if isinstance(status, dict) else None
         what = f"its run is {state} and" if state else "it"
         raise SteerlensError(f"{folder} can't be reported: {what} has no {FEATURES.file}; {hint}")
-    return FEATURES.read(folder)
+    return read_tables(folder)
 
 
 def _newest_run_near(folder: Path) -> Path | None:
@@ -82,12 +84,13 @@ def _newest_run_near(folder: Path) -> Path | None:
 
 
 def report_text(
-    frame: pd.DataFrame,
+    tables: RunTables,
     summary: Mapping[str, Any],
     figures: Mapping[str, Sequence[Path]],
     folder: Path,
 ) -> str:
-    """The report in Markdown: what was measured, the figures, a table by layer, the best features.
+    """The report in Markdown: what was measured, the figures, a table by layer, the best features,
+    and what steering with them did.
 
     It depends on the results only, not on the time, so that reporting twice changes nothing.
     """
@@ -110,8 +113,10 @@ def report_text(
             _layer_table([*summary["layers"], {"layer": "all", **overall}]),
             f"## {markdown(visible(title_of(by)))}",
             *(" ".join(lines) for lines in [explanation(summary)] if lines),
-            _best_table(best_features(frame, BEST_ROWS), by),
+            _best_table(best_features(tables.features, BEST_ROWS), by),
         ]
+    if summary["steering"]:
+        parts += steering_sections(tables, summary["steering"])
     return "\n\n".join(parts) + "\n"
 
 

@@ -12,7 +12,7 @@ from steerlens import tracking
 from steerlens.config.schema import RunConfig
 from steerlens.config.steering import parse_factors
 from steerlens.figures import FIGURES_FOLDER
-from steerlens.files import write_text
+from steerlens.files import CONFIG_FILE, write_text
 from steerlens.fit import refuse_if_too_big
 from steerlens.plan import print_plan
 from steerlens.provenance import PROVENANCE_FILE
@@ -21,9 +21,8 @@ from steerlens.results import FEATURES, GENERATIONS, STEERING, SUMMARY_FILE
 from steerlens.selection import chosen
 from steerlens.stages import Stages
 from steerlens.status import Status
+from steerlens.tables import read_tables
 from steerlens.terminal import print_summary
-
-CONFIG_FILE = "config.yaml"
 
 
 def run(config: RunConfig) -> None:
@@ -50,14 +49,16 @@ def run(config: RunConfig) -> None:
             frame = stages.score()
             if parse_factors(config.steer.factors):
                 stages.steer(chosen(frame, config.selection))
-            summary, figures = write_report(frame, folder)
-            tracker.log_features(frame)
+            # What is shown is what lies in the folder: `steerlens report` shows the same.
+            tables = read_tables(folder)
+            summary, figures = write_report(tables, folder)
+            tracker.log_tables(tables, summary)
             tracker.log_figures(figures)
         except BaseException:
             tracker.finish({}, failed=True)
             raise
         tracker.finish(summary)
-        print_summary(frame, folder)
+        print_summary(tables, summary, folder)
 
 
 def _clear(folder: Path) -> None:

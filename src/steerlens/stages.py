@@ -112,8 +112,8 @@ class Stages:
         )
         return sorted(one.feature for one in found)
 
-    def steer(self, features: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The tables of texts and of the best factors for the rows of `features`."""
+    def steer(self, features: pd.DataFrame) -> None:
+        """Writes the tables of texts and of the best factors for the rows of `features`."""
         from steerlens.factors import choose_factors
         from steerlens.metrics.perplexity import load_evaluator
         from steerlens.steering import steer_layer
@@ -123,7 +123,6 @@ class Stages:
         evaluator = load_evaluator(config.evaluator, config) if config.evaluator else None
         layers = sorted(set(features["layer"].tolist()))
         texts: list[pd.DataFrame] = []
-        steering = STEERING.frame([])
         for subject in load_subjects(dataclasses.replace(config, layer=layers), self._lm):
             start = time.perf_counter()
             ids = features.loc[features["layer"] == subject.layer, "feature"].tolist()
@@ -136,7 +135,6 @@ class Stages:
             GENERATIONS.write(generations, self._folder)
             STEERING.write(steering, self._folder)
             self._note(subject, "steering", start, evaluator=evaluator and evaluator.identity)
-        return pd.concat(texts, ignore_index=True), steering
 
     def _note(self, subject: Subject, stage: str, start: float, **facts: Any) -> None:
         """Writes to provenance.json what was used and how long it took."""

@@ -1,4 +1,4 @@
-"""Tables of steered features for the report, in Markdown.
+"""What the report says of steering, in Markdown.
 
 The paper's Tables 2-4 show features of each role with their texts, its Table 5 success tokens
 beside the first logit-lens token; the same things are shown here, of our own features and texts.
@@ -6,11 +6,13 @@ beside the first logit-lens token; the same things are shown here, of our own fe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from steerlens.metrics.pmi import Pmi, by_role
 from steerlens.roles import Continuation, Example, best_steered, examples
+from steerlens.steering_summary import steering_explanation
+from steerlens.tables import RunTables
 from steerlens.text import (
     markdown,
     markdown_table,
@@ -24,6 +26,46 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FEATURE = ["layer", "feature", "S_in", "S_out"]
+
+ROLE_TITLES = {"input": "Input features", "output": "Output features", "hybrid": "Hybrid features"}
+"""The paper's Tables 2-4."""
+
+
+def steering_sections(tables: RunTables, found: Mapping[str, Any]) -> list[str]:
+    """The report's parts on steering; `found` is what the summary says of it."""
+
+    def shown(name: str) -> str:
+        return markdown(visible(name))
+
+    steered = (tables.steering, tables.generations)
+    titled = {
+        "Best steered features": best_steered_table(*steered),
+        "What to select features by": criteria_table(found["criteria"]),
+        **{title: role_table(*steered, role) for role, title in ROLE_TITLES.items()},
+    }
+    sentences = [f"- {line}" for line in steering_explanation(found, shown)]
+    return [
+        "## Steering",
+        "\n".join(sentences),
+        *(part for title, table in titled.items() if table for part in (f"### {title}", table)),
+    ]
+
+
+def criteria_table(found: Mapping[str, Any]) -> str | None:
+    """Every score as a guide to steering: success of the features that it puts first.
+
+    A score that guides the better the lower it is has a second row. None if there is no score.
+    """
+    header = ["selected by", "features", "rank correlation with success@20"]
+    header += [f"success@20 of {share:.0%}" for share in found["shares"]]
+    rows = []
+    for one in found["scores"]:
+        name = markdown(visible(one["score"]))
+        start = [f"{one['scored']:,}", _estimate(one["spearman"])]
+        rows.append([name, *start, *map(_success, one["highest"])])
+        if one["better_reversed"]:
+            rows.append([f"{name}, lowest first", *start, *map(_success, one["lowest"])])
+    return markdown_table(header, rows) if rows else None
 
 
 def role_table(
@@ -133,3 +175,14 @@ def _beside(example: Example, steered: bool) -> str:
         if (text.factor > 0) == steered
     )
     return "<br>".join(texts)
+
+
+def _success(payoff: Mapping[str, Any] | None) -> str:
+    return _estimate(payoff["success"] if payoff else None)
+
+
+def _estimate(found: Mapping[str, Any] | None) -> str:
+    if not found:
+        return "-"
+    between = "" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})"
+    return f"{found['value']:.2f}{between}"

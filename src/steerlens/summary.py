@@ -1,4 +1,4 @@
-"""What a table of features says: `summary.json`, from the table alone."""
+"""What a run's tables say: `summary.json`, from the tables alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steerlens.results import FEATURES, names
+from steerlens.steering_summary import steering_summary
+from steerlens.tables import RunTables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,8 +65,9 @@ def best_features(frame: pd.DataFrame, n: int) -> pd.DataFrame:
     return scored.sort_values([by, "layer", "feature"], ascending=[False, True, True]).head(n)
 
 
-def summarise(frame: pd.DataFrame) -> dict[str, Any]:
-    """What `summary.json` says: output scores by layer and overall, and the best features."""
+def summarise(tables: RunTables) -> dict[str, Any]:
+    """What `summary.json` says: scores by layer and overall, the best features, steering."""
+    frame = tables.features
     layers = {int(str(layer)): rows for layer, rows in frame.groupby("layer", sort=True)}
     best, by = best_features(frame, 20), ranking(frame)
     shown = dict.fromkeys([*SCORES, *([by] if by else [])])
@@ -86,6 +89,7 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
             }
             for row in best.to_dict("records")
         ],
+        "steering": steering_summary(tables, THRESHOLDS),
     }
 
 

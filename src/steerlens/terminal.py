@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich import box
 from rich.cells import cell_len
@@ -26,7 +26,11 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from steerlens.summary import SCORES, best_features, explanation, ranking, summarise, title_of
+from steerlens.concept_page import concept_page, is_of_a_concept
+from steerlens.roles import Example, best_steered
+from steerlens.steering_summary import steering_explanation
+from steerlens.summary import SCORES, best_features, explanation, ranking, title_of
+from steerlens.tables import RunTables
 from steerlens.text import number, visible, visible_token, visible_tokens
 
 if TYPE_CHECKING:
@@ -108,19 +112,33 @@ def duration(seconds: float) -> str:
 
 
 def print_summary(
-    frame: pd.DataFrame, folder: Path, console: Console | None = None, rows: int = 10
+    tables: RunTables,
+    summary: Mapping[str, Any],
+    folder: Path,
+    console: Console | None = None,
+    rows: int = 10,
 ) -> None:
-    """Print the best output features, what their numbers mean, and where the files are."""
+    """Print the best features, what steering with them did, and where the files are."""
     console = console or _console(sys.stdout)
-    summary = summarise(frame)
-    if summary["ranked_by"]:
-        console.print(_best_table(frame, rows, console.width))
-        for line in explanation(summary):
-            console.print(Text(line))
+    if is_of_a_concept(tables):
+        _print_lines(console, concept_page(tables, console.width))
+    elif summary["ranked_by"]:
+        console.print(_best_table(tables.features, rows, console.width))
+        _print_lines(console, explanation(summary))
     else:
         n = summary["overall"]["features"]
         console.print(Text(f"{n:,} feature{'s' * (n != 1)}, none with a score."))
+    if summary["steering"] and not is_of_a_concept(tables):
+        # Each takes two lines.
+        if best := best_steered(tables.steering, tables.generations, rows // 2, 1):
+            console.print(_steered_table(best, console.width))
+        _print_lines(console, steering_explanation(summary["steering"]))
     console.print(Text(f"Results: {visible(str(folder))}"), soft_wrap=True)
+
+
+def _print_lines(console: Console, lines: Iterable[str | Text]) -> None:
+    for line in lines:
+        console.print(Text(line) if isinstance(line, str) else line)
 
 
 def _best_table(frame: pd.DataFrame, rows: int, width: int) -> Table:
@@ -138,19 +156,45 @@ def _best_table(frame: pd.DataFrame, rows: int, width: int) -> Table:
     for name, (column, spec) in numbers.items():
         columns[name] = [number(row[column], spec) for row in best]
     columns["token"] = [_cut(visible_token(row["output_token"]), 14) for row in best]
-    # What no method has filled is left out.
-    columns = {name: cells for name, cells in columns.items() if set(cells) != {"-"}}
-    # In a narrow terminal rich would squeeze the numbers; only the last column may get shorter.
-    taken = sum(2 + max(map(cell_len, [name, *cells])) for name, cells in columns.items())
-    rest = max(width - taken - 4, 10)
     lens = [visible_tokens(row["logit_lens_tokens"], 8) for row in best]
-    columns["logit lens"] = [_cut(tokens, rest) for tokens in lens]
+    return _table(title_of(by), columns, "logit lens", [[tokens] for tokens in lens], width)
+
+
+def _steered_table(best: Sequence[Example], width: int) -> Table:
+    """The first prompt's unsteered text, and below it the one at the best factor."""
+    numbers = {
+        "S_out": [number(one.output_score, ".4f") for one in best],
+        "S_in": [number(one.input_score, ".2f") for one in best],
+        "factor": [number(one.best_factor, "g") for one in best],
+        "success": [number(one.success, ".2f") for one in best],
+        "perplexity": [number(one.perplexity, ".4g") for one in best],
+    }
+    columns = {"layer": [str(one.layer) for one in best]}
+    columns |= {"feature": [str(one.feature) for one in best], **numbers}
+    texts = [[visible(text.text) for text in one.passages[0].continuations] for one in best]
+    return _table("Best steered features", columns, "unsteered, then steered", texts, width)
+
+
+def _table(
+    title: str,
+    columns: Mapping[str, Sequence[str]],
+    last: str,
+    lines: Sequence[Sequence[str]],
+    width: int,
+) -> Table:
+    """`columns` to the right, but tokens; the column `last` has the rest of each line's width."""
+    # What no method has filled is left out.
+    filled = {name: cells for name, cells in columns.items() if set(cells) != {"-"}}
+    # In a narrow terminal rich would squeeze the numbers; only the last column may get shorter.
+    taken = sum(2 + max(map(cell_len, [name, *cells])) for name, cells in filled.items())
+    rest = max(width - taken - 4, 10)
     style = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
-    table = Table(title=title_of(by), title_justify="left", **style)
-    for name in columns:
-        text = name in ("token", "logit lens")
-        table.add_column(name, justify="left" if text else "right", no_wrap=True)
-    for row in zip(*columns.values(), strict=True):
+    table = Table(title=title, title_justify="left", **style)
+    for name in filled:
+        table.add_column(name, justify="left" if name == "token" else "right", no_wrap=True)
+    table.add_column(_cut(last, rest), no_wrap=True)
+    cut = ["\n".join(_cut(line, rest) for line in cell) for cell in lines]
+    for row in zip(*filled.values(), cut, strict=True):
         # Text, not str: rich would read a token such as [red] as markup.
         table.add_row(*map(Text, row))
     return table

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from steerlens.errors import unknown
-from steerlens.summary import SCORES, best_features, summarise
-from steerlens.text import visible, visible_token, visible_tokens
+from steerlens.summary import SCORES, best_features
+from steerlens.tables import RunTables
+from steerlens.text import visible
+from steerlens.tracked import factor_curves, flat, table_rows, text_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +26,7 @@ logger = logging.getLogger(__name__)
 MODES = ("offline", "online", "disabled")
 
 TABLE_ROWS = 1000
-"""Rows of the feature table in W&B: what a browser still shows well. The file has all."""
+"""Rows of a table in W&B: what a browser still shows well. The files have all."""
 
 INIT_TIMEOUT = 30
 FINISH_TIMEOUT = 120
@@ -34,8 +36,8 @@ FINISH_TIMEOUT = 120
 class Tracker(Protocol):
     """What a run tells about itself while it goes on."""
 
-    def log_features(self, frame: pd.DataFrame) -> None:
-        """The table of features: a histogram per layer and the best rows."""
+    def log_tables(self, tables: RunTables, summary: Mapping[str, Any]) -> None:
+        """Features: a histogram per layer and the best rows; steering: curves and texts."""
         ...
 
     def log_figures(self, figures: Mapping[str, list[Path]]) -> None:
@@ -50,7 +52,7 @@ class Tracker(Protocol):
 class NullTracker:
     """Tells nobody."""
 
-    def log_features(self, frame: pd.DataFrame) -> None:
+    def log_tables(self, tables: RunTables, summary: Mapping[str, Any]) -> None:
         pass
 
     def log_figures(self, figures: Mapping[str, list[Path]]) -> None:
@@ -79,8 +81,8 @@ class WandbTracker:
         self._wandb: Any = None
         self._try("starting", lambda: self._start(config, run_config))
 
-    def log_features(self, frame: pd.DataFrame) -> None:
-        self._try("logging the features", lambda: self._log_features(frame))
+    def log_tables(self, tables: RunTables, summary: Mapping[str, Any]) -> None:
+        self._try("logging the tables", lambda: self._log_tables(tables, summary))
 
     def log_figures(self, figures: Mapping[str, list[Path]]) -> None:
         self._try("logging the figures", lambda: self._log_figures(figures))
@@ -140,23 +142,39 @@ class WandbTracker:
             settings=settings,
         )
 
-    def _log_features(self, frame: pd.DataFrame) -> None:
+    def _log_tables(self, tables: RunTables, summary: Mapping[str, Any]) -> None:
+        self._log_features(tables.features, summary)
+        if not tables.generations.empty:
+            self._log_steering(tables)
+
+    def _log_features(self, frame: pd.DataFrame, summary: Mapping[str, Any]) -> None:
         self._run.define_metric("by_layer/*", step_metric="layer")
-        for statistics in summarise(frame)["layers"]:
-            layer = statistics.pop("layer")
-            values = {f"by_layer/{key}": number for key, number in statistics.items()}
+        for statistics in summary["layers"]:
+            layer = statistics["layer"]
+            values = {f"by_layer/{k}": number for k, number in statistics.items() if k != "layer"}
             for column in SCORES:
                 numbers = frame.loc[frame["layer"] == layer, column].dropna().to_numpy(dtype=float)
                 if len(numbers):
                     values[f"by_layer/{column}"] = self._wandb.Histogram(numbers, num_bins=50)
             self._run.log({"layer": layer, **values})
         best = best_features(frame, TABLE_ROWS)
-        table = table_rows(best)
-        columns = list(table[0]) if table else []
-        rows = [list(row.values()) for row in table]
-        self._run.log({"features": self._wandb.Table(columns=columns, data=rows)})
+        self._log_rows("features", table_rows(best))
         note = f"the best {len(best):,} of {len(frame):,}; features.parquet has all"
         self._run.summary["features_table"] = note
+
+    def _log_steering(self, tables: RunTables) -> None:
+        self._run.define_metric("by_factor/*", step_metric="factor")
+        for point in factor_curves(tables.generations):
+            self._run.log(point)
+        rows = text_rows(tables, TABLE_ROWS)
+        self._log_rows("texts", rows)
+        note = f"{len(rows):,} of {len(tables.generations):,}; generations.parquet has all"
+        self._run.summary["texts_table"] = note
+
+    def _log_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
+        columns = list(rows[0]) if rows else []
+        data = [list(row.values()) for row in rows]
+        self._run.log({name: self._wandb.Table(columns=columns, data=data)})
 
     def _log_figures(self, figures: Mapping[str, list[Path]]) -> None:
         pictures = {
@@ -169,43 +187,8 @@ class WandbTracker:
             self._run.log(pictures)
 
     def _finish(self, summary: Mapping[str, Any], failed: bool) -> None:
-        self._run.summary.update(_flat(summary))
+        self._run.summary.update(flat(summary))
         self._run.finish(exit_code=int(failed))
-
-
-NOT_SHOWN = ("logit_lens_token_ids", "output_score_by_prompt")
-"""Columns that nobody reads in a table."""
-
-
-def table_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows for W&B: the columns that are filled, with tokens as they can be shown."""
-    filled = frame.columns[frame.notna().any().tolist()]
-    names = [name for name in filled if name not in NOT_SHOWN]
-    return [
-        {name: _cell(name, row[name]) for name in names}
-        for row in frame.loc[:, names].to_dict("records")
-    ]
-
-
-def _cell(name: str, value: Any) -> Any:
-    if name == "output_token":
-        return visible_token(value)
-    if isinstance(value, str):
-        return visible(value)
-    if isinstance(value, bool | int | float):
-        return value
-    return visible_tokens(value, 20) if hasattr(value, "__len__") else None
-
-
-def _flat(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers and names of `summary.json` outside its lists, keyed `a.b`."""
-    flat: dict[str, Any] = {}
-    for key, value in summary.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{key}.{name}": inner for name, inner in _flat(value).items()}
-        elif isinstance(value, bool | int | float | str):
-            flat[key] = value
-    return flat
 
 
 @contextmanager

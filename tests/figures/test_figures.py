@@ -12,6 +12,7 @@ from steerlens.errors import SteerlensError
 from steerlens.figures import FIGURES, draw_all, output_score
 from steerlens.figures.style import look
 from steerlens.results import FEATURES
+from steerlens.tables import RunTables
 from tests.support.frames import frame
 
 
@@ -49,7 +50,7 @@ def test_every_kind_of_table_can_be_drawn(
 
 
 def test_figures_are_written_as_png_and_pdf(tmp_path: Path) -> None:
-    drawn = draw_all(frame(), tmp_path)
+    drawn = draw_all(RunTables(frame()), tmp_path)
     assert set(drawn) == set(FIGURES)
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert names == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
@@ -59,8 +60,8 @@ def test_figures_are_written_as_png_and_pdf(tmp_path: Path) -> None:
 
 
 def test_the_same_table_gives_the_same_files(tmp_path: Path) -> None:
-    first = draw_all(frame(), tmp_path / "a")
-    second = draw_all(frame(), tmp_path / "b")
+    first = draw_all(RunTables(frame()), tmp_path / "a")
+    second = draw_all(RunTables(frame()), tmp_path / "b")
     for name, paths in first.items():
         for path, other in zip(paths, second[name], strict=True):
             assert path.read_bytes() == other.read_bytes()
@@ -70,13 +71,13 @@ def test_a_table_without_scores_gives_no_figure_and_no_folder(tmp_path: Path) ->
     table = FEATURES.frame(
         {"model": "m", "sae": "s", "hook_name": "h", "layer": 0, "feature": [1, 2]}
     )
-    assert draw_all(table, tmp_path) == {}
+    assert draw_all(RunTables(table), tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
 
 
 def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
-    draw_all(frame(), tmp_path)
+    draw_all(RunTables(frame()), tmp_path)
     assert dict(matplotlib.rcParams) == before
 
 
@@ -122,4 +123,4 @@ def test_the_headline_says_model_sae_and_number_of_features() -> None:
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "figures").touch()
     with pytest.raises(SteerlensError, match="can't write"):
-        draw_all(frame(), tmp_path)
+        draw_all(RunTables(frame()), tmp_path)

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from steerlens.config.schema import ChoiceConfig
 from steerlens.results import FEATURES, GENERATIONS, STEERING
+from steerlens.tables import RunTables
 
 NASTY = ["[bold red]x[/]", "\x1b[31mred", "\u202eabc", "\n", " the", "`|<b>", "$x_1$", "\u0301", ""]
 
@@ -71,3 +73,10 @@ def steering(layers: Iterable[int] = (0, 1), n: int = 6, **columns: Any) -> pd.D
     table = frame(layers, n)
     filled = {"best_factor": 2.0, "success_20": 1.0, "perplexity": 30.0} | columns
     return STEERING.frame(table.assign(**filled))
+
+
+def tables(n: int = 6, **columns: Any) -> RunTables:
+    """A run that steered all of `n` features in each of two layers; `columns` replace others of
+    the steering table."""
+    texts, features = generations(n=n), steering((0, 1), n, **columns)
+    return RunTables(frame((0, 1), n), texts, features, ChoiceConfig())

@@ -14,11 +14,13 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from steerlens.config import explain
 from steerlens.config.overrides import jobs, parse
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError
+from steerlens.files import CONFIG_FILE
 from steerlens.registry import load_method, methods
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -54,6 +56,22 @@ def register() -> dict[str, str]:
 def compose(overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration for `overrides`, as on the command line, without a Hydra run."""
     return to_config(compose_tree(overrides))
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The configuration of a run, from the `config.yaml` in its folder."""
+    try:
+        tree = OmegaConf.merge(
+            OmegaConf.structured(RunConfig), OmegaConf.load(folder / CONFIG_FILE)
+        )
+    except OSError as error:
+        raise SteerlensError(f"{folder} is no run's folder: it has no {CONFIG_FILE}.") from error
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise SteerlensError(
+            f"{folder / CONFIG_FILE} isn't the configuration of a run by this version."
+        ) from error
+    assert isinstance(tree, DictConfig)
+    return to_config(tree)
 
 
 def compose_tree(overrides: Sequence[str] = ()) -> DictConfig:

@@ -2,21 +2,20 @@
 
 To add a figure, write a function from the table of features to a `Figure` (or None when the table
 lacks what it shows) and enter it in `FIGURES`; one from the steering table goes to
-`STEERING_FIGURES`.
+`STEERING_FIGURES`. Figures of texts are in `roles`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from steerlens.figures import input_output, output_score, threshold
-from steerlens.figures.style import look
-from steerlens.files import atomic_write, make_folder
+from steerlens.figures import input_output, output_score, roles, threshold
+from steerlens.figures.style import look, save
+from steerlens.tables import RunTables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,9 +40,16 @@ LATE_LAYERS = "_late_layers"
 """What is added to a figure's name when it shows late layers only."""
 
 
-def draw_all(frame: pd.DataFrame, folder: Path) -> dict[str, list[Path]]:
-    """Draw every figure that `frame` has data for; gives the files (PNG, PDF) of each."""
-    return _draw(FIGURES, frame, folder)
+def draw_all(tables: RunTables, folder: Path) -> dict[str, list[Path]]:
+    """Draw every figure that the tables have data for; gives the files (PNG, PDF) of each."""
+    target = Path(folder) / FIGURES_FOLDER
+    texts = (tables.steering, tables.generations, target)
+    drawn = [roles.draw_input_and_output(*texts), roles.draw_hybrids(*texts)]
+    return {
+        **_draw(FIGURES, tables.features, folder),
+        **draw_steering(tables.steering, folder, tables.late_from),
+        **{paths[0].stem: paths for paths in drawn if paths},
+    }
 
 
 def draw_steering(
@@ -68,19 +74,5 @@ def _draw(figures: Mapping[str, Draw], frame: pd.DataFrame, folder: Path) -> dic
         with look():
             figure = draw(frame)
             if figure is not None:
-                drawn[name] = save(figure, make_folder(target), name)
+                drawn[name] = save(figure, target, name)
     return drawn
-
-
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write `figure` as PNG and PDF, byte for byte the same each time."""
-    paths = []
-    for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-        # Rendered first: a full disk then is an error of the write, not one inside Matplotlib.
-        buffer = BytesIO()
-        figure.savefig(buffer, format=suffix, metadata=metadata)
-        path = folder / f"{name}.{suffix}"
-        with atomic_write(path) as file:
-            file.write(buffer.getvalue())
-        paths.append(path)
-    return paths

@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 
-from steerlens.figures import save, style
+from steerlens.figures import style
 from steerlens.figures.output_score import subtitle
-from steerlens.files import make_folder
 from steerlens.metrics.pmi import Pmi, by_role
 from steerlens.results import FEATURES
 from steerlens.roles import ROLES, Example, Span, examples, with_roles
@@ -80,7 +79,7 @@ def draw_pmi(pmi: Pmi, folder: Path) -> list[Path]:
     """Figure 8: PMI of success tokens with the first logit-lens token, by role."""
     with style.look():
         figure = pmi_by_role(pmi)
-        return save(figure, make_folder(folder), "pmi_by_role") if figure else []
+        return style.save(figure, folder, "pmi_by_role") if figure else []
 
 
 def _draw_texts(
@@ -89,7 +88,7 @@ def _draw_texts(
     # Hinting rounds a character's width to pixels: marks would drift away from their tokens.
     with style.look(), matplotlib.rc_context({"text.hinting": "no_hinting"}):
         figure = steered_texts(found, title, subtitle(with_roles(steering)))
-        return save(figure, make_folder(folder), name) if figure else []
+        return style.save(figure, folder, name) if figure else []
 
 
 def steered_texts(found: Mapping[str, Example], title: str, under: str) -> Figure | None:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from steerlens.files import atomic_write, make_folder
 
 # Okabe and Ito's palette: told apart under every common kind of colour blindness.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -90,3 +94,18 @@ def legend_above(axes: Axes) -> None:
         handlelength=1.6,
         columnspacing=1.4,
     )
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write `figure` as PNG and PDF, byte for byte the same each time; makes the folder."""
+    make_folder(folder)
+    paths = []
+    for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+        # Rendered first: a full disk then is an error of the write, not one inside Matplotlib.
+        buffer = BytesIO()
+        figure.savefig(buffer, format=suffix, metadata=metadata)
+        path = folder / f"{name}.{suffix}"
+        with atomic_write(path) as file:
+            file.write(buffer.getvalue())
+        paths.append(path)
+    return paths
