@@ -275,6 +275,20 @@ def test_a_feature_that_never_fires_has_the_default_maximum(
     assert_equal_ids([naive], texts)
 
 
+def test_another_corpus_generates_anew_where_its_maxima_count(
+    subject: Subject, corpus_run: ScoreRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other.txt").write_text("Note that w30 w31 w32\n" * 5)
+    corpus = compose(["corpus=text", f"corpus.path={tmp_path / 'other.txt'}"]).corpus
+    other_run = ScoreRun(corpus=corpus, store=corpus_run.store)
+    sizes = count_decoded(monkeypatch)
+    for unit, expected in (("max_activation", [2, 2]), ("a_max", [2])):
+        sizes.clear()
+        for run in (corpus_run, other_run, corpus_run):
+            texts_of(subject, rows_of([5], [2.0], PROMPTS[:2]), run, unit=unit, **GREEDY)
+        assert sizes == expected
+
+
 # Resuming
 
 

@@ -169,6 +169,12 @@ def test_a_stop_string_ends_texts_with_the_token_that_completes_it(subject: Subj
         assert before.count("w17") + before.count("7 w2") == 0
 
 
+def test_a_stop_string_that_only_stands_between_tokens_ends_a_text(subject: Subject) -> None:
+    # This tokenizer has no token with a space; only two words together show one.
+    stopping = Stopping(subject.lm.tokenizer, [], [" "], 100)
+    assert end(stopping, [5, 6, 7]) == (2, STOP)
+
+
 def test_a_stop_string_in_the_prompt_ends_nothing(subject: Subject) -> None:
     rows = rows_of([5], [0.0], ["the . Note that", "that ."])
     texts = texts_of(subject, rows, **{**SAMPLED, "stop": "."})
