@@ -1,15 +1,18 @@
-"""Which features a run looks at."""
+"""Which features a run looks at, and which of them it steers with."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
-from steerlens.config.schema import FeaturesConfig
+from steerlens.config.schema import FeaturesConfig, SelectionConfig
 from steerlens.errors import SteerlensError
-from steerlens.selection import select_features
+from steerlens.results import FEATURES
+from steerlens.selection import chosen, select_features
 
 
 def test_all_features_without_a_choice() -> None:
@@ -42,3 +45,70 @@ def test_a_file_gives_each_layer_its_ids(tmp_path: Path) -> None:
         select_features(FeaturesConfig(file=str(file)), 5, 10, seed=0)
     with pytest.raises(SteerlensError, match="no feature 5"):
         select_features(FeaturesConfig(file=str(file)), 3, 5, seed=0)
+
+
+SCORED = FEATURES.frame(
+    {
+        "layer": [3, 1, 1, 1, 3, 1],
+        "feature": [7, 9, 2, 5, 1, 0],
+        "output_score": [0.5, 0.5, 0.1, 0.5, 0.9, None],
+        "input_score": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
+        "output_token": list("abcdef"),
+        "model": "m",
+        "sae": "s",
+        "hook_name": "h",
+    }
+)
+
+
+def ids(selected: pd.DataFrame) -> list[tuple[int, int]]:
+    return list(zip(selected["layer"].tolist(), selected["feature"].tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [(3, 7), (1, 9), (1, 2), (1, 5), (3, 1), (1, 0)]),
+        ({"threshold": 0.0}, [(3, 7), (1, 9), (1, 2), (1, 5), (3, 1)]),
+        ({"threshold": 0.5}, [(3, 7), (1, 9), (1, 5), (3, 1)]),
+        ({"threshold": 0.51}, [(3, 1)]),
+        ({"threshold": -1.0, "top_n": 1}, [(3, 1)]),
+        ({"top_n": 2}, [(1, 5), (3, 1)]),  # of equal ones, the lower layer, then the lower id
+        ({"top_n": 3}, [(1, 9), (1, 5), (3, 1)]),
+        ({"top_n": 4}, [(3, 7), (1, 9), (1, 5), (3, 1)]),
+        ({"top_n": 100}, [(3, 7), (1, 9), (1, 2), (1, 5), (3, 1)]),
+        ({"threshold": 0.2, "top_n": 2, "score": "input_score"}, [(3, 1), (1, 0)]),
+    ],
+)
+def test_the_best_features_are_chosen_in_the_order_of_the_table(
+    settings: dict[str, Any], expected: list[tuple[int, int]]
+) -> None:
+    selection = SelectionConfig(**settings)
+    assert ids(chosen(SCORED, selection)) == expected
+    backwards = chosen(SCORED.iloc[::-1].reset_index(drop=True), selection)
+    assert set(ids(backwards)) == set(expected)
+
+
+def test_a_choice_keeps_all_columns() -> None:
+    assert list(chosen(SCORED, SelectionConfig(top_n=2)).columns) == list(SCORED.columns)
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        ("output_scor", "selection.score 'output_scor'; did you mean 'output_score'"),
+        ("max_activation", "unknown selection.score 'max_activation'"),  # not in this run
+        ("output_token", "unknown selection.score 'output_token'; did you mean 'output_score'"),
+        ("xyz", "valid: input_score, output_score."),
+        ("feature", "unknown selection.score 'feature'"),
+    ],
+)
+def test_a_score_that_was_not_computed_is_refused(score: str, message: str) -> None:
+    with pytest.raises(SteerlensError) as caught:
+        chosen(SCORED, SelectionConfig(score=score, top_n=1))
+    assert message in str(caught.value)
+
+
+def test_a_threshold_that_nothing_passes_is_refused_with_the_largest() -> None:
+    with pytest.raises(SteerlensError, match=r"no feature has output_score >= 0\.95; .* is 0\.9\."):
+        chosen(SCORED, SelectionConfig(threshold=0.95))

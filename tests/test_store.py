@@ -55,6 +55,34 @@ def test_columns_that_are_all_null_in_one_part_fit_the_others() -> None:
     assert merged([nulls, table(1)])["x"].to_pylist() == [1.0, None]
 
 
+def texts(*rows: tuple[int, str, float], text: str = "x") -> pa.Table:
+    features, prompts, factors = ([*column] for column in zip(*rows, strict=True))
+    columns = {"feature": features, "prompt": prompts, "factor": factors}
+    return pa.table({**columns, "text": [text] * len(rows)})
+
+
+def test_rows_can_be_told_apart_by_several_columns(tmp_path: Path) -> None:
+    store, by = Store(tmp_path), ("feature", "prompt", "factor")
+    store.add({"a": 1}, texts((2, "b", 0.5), (2, "a", 3.0)), by)
+    store.add({"a": 1}, texts((1, "b", 0.5), (2, "a", -1.0), (2, "b", 0.5)), by)
+    found = store.read({"a": 1}, by)
+    assert found is not None
+    assert list(zip(*(found[name].to_pylist() for name in by), strict=True)) == [
+        (1, "b", 0.5),
+        (2, "a", -1.0),
+        (2, "a", 3.0),
+        (2, "b", 0.5),
+    ]
+
+
+def test_parts_are_named_after_the_rows_that_tell_them_apart(tmp_path: Path) -> None:
+    store, by = Store(tmp_path), ("feature", "prompt", "factor")
+    store.add({"a": 1}, texts((2, "b", 0.5)), by)
+    store.add({"a": 1}, texts((2, "b", 0.5), text="again"), by)
+    store.add({"a": 1}, texts((2, "b", 3.0)), by)
+    assert len(list(store.folder({"a": 1}).glob("part-*"))) == 2
+
+
 def test_a_cache_that_can_not_be_written_stops_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

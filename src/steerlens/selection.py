@@ -43,15 +43,16 @@ def chosen(features: pd.DataFrame, selection: SelectionConfig) -> pd.DataFrame:
     """The rows of a table of features to steer with; without a threshold and `top_n`, all.
 
     Raises:
-        SteerlensError: if the score wasn't computed, or no feature passes.
+        SteerlensError: if the score wasn't computed or is no number, or if no feature passes.
     """
     if selection.threshold is None and selection.top_n is None:
         return features
     by = selection.score
-    if by not in features or not any(features[by].notna().tolist()):
-        numeric = [name for name in features if getattr(features[name].dtype, "kind", "") in "iuf"]
-        filled = [str(name) for name in numeric if any(features[name].notna().tolist())]
-        raise unknown("selection.score", by, [name for name in filled if name not in IDS])
+    numeric = [name for name in features if getattr(features[name].dtype, "kind", "") in "iuf"]
+    filled = [str(name) for name in numeric if any(features[name].notna().tolist())]
+    scores = [name for name in filled if name not in IDS]
+    if by not in scores:
+        raise unknown("selection.score", by, scores)
     rows = features.loc[features[by].notna()]
     if selection.threshold is not None:
         rows = rows.loc[rows[by] >= selection.threshold]

@@ -48,8 +48,10 @@ def test_every_architecture_equals_naive(
     tiny_subject: MakeSubject, architecture: str, operator: str
 ) -> None:
     subject = tiny_subject("gemma2", architecture)
-    assert_equals_naive(subject, operator=operator)
-    assert_equals_naive(subject, operator=operator, keep_error=False, positions="all")
+    # The tiny temporal SAE has far smaller activations than the others.
+    factor = 300.0 if architecture == "temporal" and operator != "ablate" else 3.0
+    assert_equals_naive(subject, factor, operator=operator)
+    assert_equals_naive(subject, factor, operator=operator, keep_error=False, positions="all")
 
 
 @pytest.mark.parametrize("architecture", TRANSCODERS)

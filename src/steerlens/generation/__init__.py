@@ -19,7 +19,7 @@ from steerlens.config.steering import parse_stop
 from steerlens.errors import SteerlensError
 from steerlens.generation.decoding import Continuation, decode
 from steerlens.generation.sampling import Sampling, row_seed
-from steerlens.generation.stopping import Stopping
+from steerlens.generation.stopping import EOS, Stopping
 from steerlens.intervention import (
     Operation,
     Targets,
@@ -177,8 +177,10 @@ def _table(
     seeds: Sequence[int],
 ) -> pd.DataFrame:
     ids = [prompts[prompt] for prompt in batch["prompt"]]
+    # Not every tokenizer knows of every EOS that it is a special token.
+    read = [text.token_ids[: -1 if text.stopped_by == EOS else None] for text in texts]
     return batch.assign(
-        text=_decoded(subject, ids, [text.token_ids for text in texts]),
+        text=_decoded(subject, ids, read),
         token_ids=[text.token_ids for text in texts],
         stopped_by=[text.stopped_by for text in texts],
         near_ties=[text.near_ties for text in texts],

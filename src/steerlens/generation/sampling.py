@@ -138,18 +138,31 @@ def _filters(
     """Logits with -inf where a token isn't allowed: as asked, and a rounding wider and narrower."""
     if sampling.top_k is None and sampling.top_p is None:
         return [logits_BV]
-    least_B1 = torch.full_like(logits_BV[:, :1], -math.inf)
-    if sampling.top_k is not None and sampling.top_k < logits_BV.shape[1]:
-        least_B1 = logits_BV.topk(sampling.top_k, dim=-1).values[:, -1:]
+    d_vocab = logits_BV.shape[1]
+    most = min(sampling.top_k or d_vocab, d_vocab)
+    # The largest ones and the first that isn't among them; -inf where there is none.
+    largest_BK = logits_BV.topk(min(most + 1, d_vocab), dim=-1).values
+    largest_BK = torch.nn.functional.pad(largest_BK, (0, 1), value=-math.inf)
+    before_BK = None
     if sampling.top_p is not None and sampling.top_p < 1:
-        sorted_BV = logits_BV.masked_fill(logits_BV < least_B1, -math.inf).sort(descending=True)[0]
-        p_BV = sorted_BV.double().softmax(-1)
-        needed_B1 = (p_BV.cumsum(-1) - p_BV < sampling.top_p).sum(-1, keepdim=True)
-        least_B1 = torch.maximum(least_B1, sorted_BV.gather(-1, needed_B1 - 1))
-    shifts = (0.0, tolerance_B[:, None], -tolerance_B[:, None])
-    # The most probable token is always allowed.
-    most_B1 = logits_BV.amax(-1, keepdim=True)
+        p_BK = largest_BK[:, :most].double().softmax(-1)
+        before_BK = p_BK.cumsum(-1) - p_BK
+
+    def allowed(slack: torch.Tensor | float) -> torch.Tensor:
+        """(B, 1): how many tokens, if their probabilities are known but for `slack`."""
+        if before_BK is None or sampling.top_p is None:
+            return torch.full_like(largest_BK[:, :1], most, dtype=torch.int64)
+        return (before_BK < sampling.top_p + slack).sum(-1, keepdim=True).clamp(min=1)
+
+    slack_B1 = tolerance_B[:, None]
+    exact_B1, wide_B1, narrow_B1 = (allowed(slack) for slack in (0.0, slack_B1, -slack_B1))
+    least_B1 = largest_BK.gather(-1, exact_B1 - 1)
+    wide_least_B1 = largest_BK.gather(-1, wide_B1 - 1) - slack_B1
+    # Surely allowed is what is clearly ahead of the first that may be left out.
+    narrow_least_B1 = torch.maximum(
+        largest_BK.gather(-1, narrow_B1 - 1), largest_BK.gather(-1, narrow_B1) + slack_B1
+    ).minimum(largest_BK[:, :1])
     return [
-        logits_BV.masked_fill(logits_BV < torch.minimum(least_B1 + shift, most_B1), -math.inf)
-        for shift in shifts
+        logits_BV.masked_fill(logits_BV < least, -math.inf)
+        for least in (least_B1, wide_least_B1, narrow_least_B1)
     ]

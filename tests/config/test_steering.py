@@ -1,0 +1,162 @@
+"""Values of `steer`, `generation`, `selection` and `choice`: what they mean, what is refused."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from steerlens.config.check import check
+from steerlens.config.compose import compose
+from steerlens.config.schema import GenerationConfig, SelectionConfig
+from steerlens.config.steering import (
+    check_generation,
+    check_selection,
+    parse_factors,
+    parse_prompts,
+    parse_stop,
+)
+from steerlens.errors import SteerlensError
+from steerlens.prompts import PROMPTS
+
+
+@pytest.mark.parametrize(
+    ("value", "factors"),
+    [
+        (None, []),
+        (2, [2.0]),
+        ([8, 0.5, 2], [0.5, 2.0, 8.0]),
+        ([0, 0.5, 0.0, -0.0], [0.5]),
+        ([2, 2.0, -1, 2], [-1.0, 2.0]),
+        ([0], []),
+        ((1, 2), [1.0, 2.0]),
+    ],
+)
+def test_factors_rise_without_0_and_each_once(value: Any, factors: list[float]) -> None:
+    assert parse_factors(value) == factors
+
+
+@pytest.mark.parametrize("value", ["x", ["x"], ["2"], [math.nan], [math.inf], [True], [[1]], {}])
+def test_what_is_no_factor_is_refused(value: Any) -> None:
+    with pytest.raises(SteerlensError, match=r"is not a number; write 'steer\.factors="):
+        parse_factors(value)
+    with pytest.raises(SteerlensError, match="names no factor"):
+        parse_factors([])
+
+
+def test_prompts_are_a_text_or_a_list_of_texts_each_once() -> None:
+    def parse(prompts: Any, n_prompts: int | None = None) -> list[str]:
+        return parse_prompts(GenerationConfig(prompts=prompts, n_prompts=n_prompts))
+
+    assert parse("Note that") == ["Note that"]
+    assert parse(["b", "a", "b"]) == ["b", "a"]
+    assert parse(["b", "b", "a", "c"], n_prompts=2) == ["b", "a"]
+    assert parse(["a"], n_prompts=5) == ["a"]
+    assert parse(["a ", "a"]) == ["a ", "a"]  # tokenised differently
+    assert parse(None) == list(PROMPTS)
+    assert parse(None, n_prompts=3) == list(PROMPTS[:3])
+    assert len(set(PROMPTS)) == len(PROMPTS) == 50
+
+
+def test_stop_is_nothing_a_string_or_several() -> None:
+    assert parse_stop(None) == []
+    assert parse_stop(".") == ["."]
+    assert parse_stop([".", "\n"]) == [".", "\n"]
+    assert parse_stop([]) == []
+    assert parse_stop(" ") == [" "]
+
+
+GROUPS = ("model=gpt2-small", "sae=gpt2-small-res-jb")
+
+
+def refusal(*words: str) -> str:
+    with pytest.raises(SteerlensError) as caught:
+        check(compose([*GROUPS, *words]))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith((".", "?"))
+    return message
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["steer.factors=[a,2]"], ["steer.factors: 'a' is not a number", "[0.5,2,8]"]),
+        (["steer.factors=[nan]"], ["nan is not a number"]),
+        (["steer.factors=[inf]"], ["inf is not a number"]),
+        (["steer.factors=[true]"], ["True is not a number"]),
+        (["steer.factors=[]"], ["names no factor"]),
+        (["steer.operator=clmp"], ["steer.operator 'clmp'", "'clamp'"]),
+        (["steer.operator=x"], ["steer.operator 'x'", "add, clamp"]),
+        (["steer.unit=amax"], ["steer.unit 'amax'", "'a_max'"]),
+        (["steer.positions=lst"], ["steer.positions 'lst'", "'last'"]),
+        (["steer.controls=[random]"], ["steer.controls 'random'", "'random_direction'"]),
+        (["steer.default_max_activation=0"], ["default_max_activation=0.0 must be positive"]),
+        (["steer.default_max_activation=nan"], ["default_max_activation=nan must be positive"]),
+        (["steer.factor=2"], ["factor", "factors"]),
+        (["generation.stop="], ["generation.stop: ''"]),
+        (['generation.stop=""'], ["generation.stop: ''", "null for none"]),
+        (['generation.stop=[".",""]'], ["generation.stop: ''"]),
+        (["generation.stop=3"], ["generation.stop: 3"]),
+        (['generation.prompts=""'], ["generation.prompts: ''", "generation.prompts=["]),
+        (['generation.prompts=["a"," "]'], ["generation.prompts: ' '"]),
+        (["generation.prompts=[]"], ["is no list of texts"]),
+        (["generation.prompts=[1]"], ["generation.prompts: 1 is no text"]),
+        (["generation.prompts=3"], ["generation.prompts=3 is no list of texts"]),
+        (["generation.n_prompts=0"], ["n_prompts=0 must be at least 1"]),
+        (["generation.samples=0"], ["samples=0 must be at least 1"]),
+        (["generation.max_new_tokens=0"], ["max_new_tokens=0 must be at least 1"]),
+        (["generation.batch_size=0"], ["batch_size=0 must be at least 1"]),
+        (["generation.top_k=0"], ["top_k=0 must be at least 1"]),
+        (["generation.temperature=-1"], ["temperature=-1.0 must be 0 (greedy) or more"]),
+        (["generation.temperature=nan"], ["temperature=nan must be"]),
+        (["generation.temperature=inf"], ["temperature=inf must be"]),
+        (["generation.top_p=0"], ["top_p=0.0 must be above 0 and at most 1"]),
+        (["generation.top_p=1.1"], ["top_p=1.1 must be above 0 and at most 1"]),
+        (["generation.top_p=nan"], ["top_p=nan must be above 0"]),
+        (["generation.temprature=1"], ["temprature", "temperature"]),
+        (["generation.samples=many"], ["samples", "many"]),
+        (["selection.top_n=0"], ["selection.top_n=0 must be at least 1"]),
+        (["selection.threshold=nan"], ["selection.threshold=nan must be a number"]),
+        (["choice.rule=budge"], ["choice.rule 'budge'", "'budget'"]),
+        (["choice.success_cap=0"], ["choice.success_cap=0.0 must be positive"]),
+        (["choice.perplexity_budget=inf"], ["choice.perplexity_budget=inf must be positive"]),
+    ],
+)
+def test_a_bad_value_is_one_clear_sentence(words: list[str], parts: list[str]) -> None:
+    message = refusal(*words)
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["steer=grid"],
+        ["steer=axbench"],
+        ["steer.factors=2"],
+        ["steer.factors=[-0.5,1e1]", "steer.operator=ablate", "steer.unit=norm"],
+        ["generation.temperature=0", "generation.top_p=1", "generation.stop=null"],
+        ["generation.prompts=Note", "generation.stop=['.',\"\\n\"]"],
+        ["steer.controls=[random_direction]", "selection.threshold=0.0", "selection.top_n=1"],
+    ],
+)
+def test_good_values_pass(words: list[str]) -> None:
+    check(compose([*GROUPS, *words]))
+
+
+def test_nothing_is_steered_unless_factors_are_given() -> None:
+    assert parse_factors(compose(GROUPS).steer.factors) == []
+    grid = compose([*GROUPS, "steer=grid"]).steer
+    assert parse_factors(grid.factors) == [0.2, 0.4, 0.8, 1.2, 1.6, 2, 3, 4, 6, 8, 10, 20]
+    assert (grid.operator, grid.unit, grid.positions, grid.keep_error) == (
+        "add", "a_max", "last", True,
+    )  # fmt: skip
+    axbench = compose([*GROUPS, "steer=axbench"]).steer
+    assert (axbench.unit, axbench.positions) == ("max_activation", "all")
+
+
+def test_defaults_pass_their_own_checks() -> None:
+    check_generation(GenerationConfig())
+    check_selection(SelectionConfig())

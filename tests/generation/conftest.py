@@ -1,0 +1,22 @@
+"""One subject for all tests that don't change it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from steerlens import load_subject
+from steerlens.subject import Subject
+from tests.support.tiny import save_sae
+
+
+@pytest.fixture(scope="session")
+def subject(
+    tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Subject:
+    folder = tmp_path_factory.mktemp("generation")
+    sae = save_sae(folder / "sae", "jumprelu")
+    paths = {"model.path": tiny_folder("llama"), "sae.path": sae, "paths.cache_dir": folder}
+    return load_subject("local", "local", "all", **paths)

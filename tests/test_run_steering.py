@@ -1,0 +1,130 @@
+"""Whole steering runs from the command line, as typed in a shell."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from steerlens.results import FEATURES, GENERATIONS, STEERING
+from tests.support.tiny import save_sae
+
+Run = Callable[[str], subprocess.CompletedProcess[str]]
+
+TYPED = """
+'features.ids=[1,2,3]' steer=grid steer.operator=add steer.unit=a_max 'steer.factors=[0,0.5,2,8]'
+steer.positions=last generation.temperature=0.7 generation.max_new_tokens=12 generation.stop=null
+generation.batch_size=64 'generation.prompts=["Note that","In my experience,"]' seed=5
+selection.score=output_score selection.threshold=0.0
+"""
+SCRIPTS_READ = {
+    "model", "sae", "hook_name", "layer", "feature", "factor", "prompt", "sample", "text",
+    "token_ids", "success_1", "success_5", "success_20", "success_1_ids", "success_5_ids",
+    "success_20_ids", "perplexity", "degeneracy", "repetition", "distinct_1", "distinct_2",
+    "first_step_kl", "stopped_by", "near_ties", "seed", "control",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def typed(
+    tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Run, Path]:
+    """What runs a command line of a shell, and the folder where it does."""
+    folder = tmp_path_factory.mktemp("typed")
+    save_sae(folder / "sae", "jumprelu")
+    (folder / "model").symlink_to(tiny_folder("llama"))
+    common = (
+        "model=local model.path=model sae=local sae.path=sae tracking.mode=disabled "
+        "device=cpu dtype=float32"
+    )
+
+    def run(words: str) -> subprocess.CompletedProcess[str]:
+        command = f"{shlex.quote(sys.executable)} -m steerlens {common} {words}".replace("\n", " ")
+        return subprocess.run(command, shell=True, capture_output=True, text=True, cwd=folder)
+
+    return run, folder
+
+
+@pytest.fixture(scope="module")
+def steered(typed: tuple[Run, Path]) -> Path:
+    """The folder of a whole run."""
+    run, folder = typed
+    done = run(f"{TYPED} paths.output_dir=out paths.cache_dir=cache")
+    assert done.returncode == 0, done.stderr
+    return folder / "out"
+
+
+def test_a_run_leaves_its_tables(steered: Path) -> None:
+    assert json.loads((steered / "status.json").read_text())["state"] == "done"
+    for table in (FEATURES, GENERATIONS, STEERING):
+        frame = pd.read_parquet(steered / table.file)
+        assert list(frame.columns)[: len(table.columns)] == list(table.columns)
+    assert set(pd.read_parquet(steered / "generations.parquet").columns) >= SCRIPTS_READ
+    seconds = json.loads((steered / "provenance.json").read_text())["seconds"]
+    assert set(seconds["2"]) == {"scoring", "steering"}
+
+
+def test_every_factor_is_there_once_0_included(steered: Path) -> None:
+    frame = GENERATIONS.read(steered)
+    assert len(frame) == 3 * 4 * 2
+    assert not frame.duplicated(["feature", "factor", "prompt", "sample"]).any()
+    assert sorted(set(frame["factor"])) == [0.0, 0.5, 2.0, 8.0]
+    assert set(frame["feature"]) == {1, 2, 3}
+    assert set(frame["prompt"]) == {"Note that", "In my experience,"}
+    assert frame["token_ids"].map(len).max() == 12
+    assert set(frame["stopped_by"]) <= {"eos", "length"}
+    assert frame["control"].isna().all()
+    assert frame.loc[frame["factor"] == 0, "first_step_kl"].eq(0).all()
+
+
+def test_steering_has_one_row_for_each_feature_with_its_scores(steered: Path) -> None:
+    frame, scored = STEERING.read(steered), FEATURES.read(steered)
+    assert frame["feature"].tolist() == [1, 2, 3]
+    assert frame["output_score"].tolist() == scored["output_score"].tolist()
+    factor = frame["best_factor"]
+    assert (factor.isna() | factor.isin([0.5, 2.0, 8.0])).all()
+    assert frame["perplexity_unsteered"].notna().all()
+    texts = GENERATIONS.read(steered)
+    for row in frame.loc[factor.notna()].to_dict("records"):
+        mine = texts[(texts["feature"] == row["feature"]) & (texts["factor"] == row["best_factor"])]
+        assert row["success_20"] == mine["success_20"].mean()
+        assert row["texts"] == len(mine) == 2
+
+
+def test_jobs_of_a_multirun_give_the_same_texts_with_any_batch_size(
+    typed: tuple[Run, Path], steered: Path
+) -> None:
+    run, folder = typed
+    words = TYPED.replace("generation.batch_size=64", "generation.batch_size=2,5")
+    # A cache for each: they would find each other's texts.
+    caches = "'paths.cache_dir=cache-${generation.batch_size}'"
+    done = run(f"--multirun {words} paths.output_dir=many {caches}")
+    assert done.returncode == 0, done.stderr
+    whole = GENERATIONS.read(steered)
+    for job in ("0", "1"):
+        frame = GENERATIONS.read(folder / "many" / job)
+        assert frame["near_ties"].sum() == 0
+        same = ["feature", "factor", "prompt", "sample", "text", "stopped_by", "seed", "success_20"]
+        pd.testing.assert_frame_equal(frame[same], whole[same])
+        assert frame["token_ids"].tolist() == whole["token_ids"].tolist()
+        assert STEERING.read(folder / "many" / job)["best_factor"].equals(
+            STEERING.read(steered)["best_factor"]
+        )
+
+
+def test_a_threshold_that_nothing_passes_is_one_sentence_and_keeps_the_scores(
+    typed: tuple[Run, Path], steered: Path
+) -> None:
+    run, folder = typed
+    done = run(f"{TYPED} selection.threshold=2 paths.output_dir=none paths.cache_dir=cache")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "no feature has output_score >= 2; the largest is" in done.stderr
+    assert len(FEATURES.read(folder / "none")) == 3
+    assert not (folder / "none" / "generations.parquet").exists()
