@@ -19,7 +19,7 @@ from steerlens.scores import ScoreRun
 from steerlens.steering import steer_layer, text_rows
 from steerlens.store import Store
 from steerlens.subject import LoadedModel, Subject
-from tests.support.generating import count_decoded
+from tests.support.generating import count_decoded, ids_of
 from tests.support.tiny import save_model
 
 MakeSubject = Callable[..., Subject]
@@ -53,7 +53,7 @@ def test_every_combination_is_one_row_with_all_columns(subject: Subject) -> None
     assert len(frame) == 2 * 2 * 3 * 2 * 2
     assert not frame.duplicated([*GENERATIONS.keys, "control"]).any()
     assert set(frame["feature"]) == {5, 9}
-    assert frame["control"].isna().sum() == len(frame) // 2
+    assert sum(control is pd.NA for control in frame["control"]) == len(frame) // 2
     assert set(frame["control"].dropna()) == {RANDOM_DIRECTION}
     assert set(frame["factor"]) == {0.0, 0.5, 3.0}
     assert set(frame["prompt"]) == set(PROMPTS)
@@ -69,15 +69,16 @@ def test_every_combination_is_one_row_with_all_columns(subject: Subject) -> None
 
 def test_every_column_but_those_of_other_runs_is_filled(subject: Subject) -> None:
     frame = steer_layer(subject, [5], config_of(), ScoreRun())
-    empty = {str(name) for name in frame.columns if frame[name].isna().any()}
+    empty = {str(name) for name in frame.columns if any(one is pd.NA for one in frame[name])}
     assert empty == {"control", "concept_success"}
-    assert (frame["first_step_kl"] > 0).eq(frame["factor"] != 0).all()
-    assert (frame["perplexity"] > 1).all()
-    assert frame["token_ids"].map(len).between(1, 6).all()
+    for factor, kl in zip(frame["factor"], frame["first_step_kl"], strict=True):
+        assert (kl > 0) == (factor != 0)
+    assert min(frame["perplexity"].tolist()) > 1
+    assert set(map(len, ids_of(frame))) <= set(range(1, 7))
     with_concept = config_of()
     with_concept.concept = "experience"
     counted = steer_layer(subject, [5], with_concept, ScoreRun())["concept_success"]
-    assert counted.notna().all()
+    assert min(counted.tolist()) >= 0
 
 
 def test_0_comes_along_once_and_factors_rise() -> None:
@@ -135,10 +136,7 @@ def test_texts_and_metrics_are_kept(
     for _ in range(2):
         frame = steer_layer(subject, [5, 9], config_of(), stored)
         assert sum(decoded) == sum(measured) == 48
-        pd.testing.assert_frame_equal(
-            frame.drop(columns="perplexity"), whole.drop(columns="perplexity")
-        )
-        pd.testing.assert_series_equal(frame["perplexity"], whole["perplexity"], rtol=1e-5)
+        pd.testing.assert_frame_equal(frame, whole, rtol=1e-4, atol=1e-6)
 
 
 def test_a_kill_between_texts_and_metrics_loses_no_text(
@@ -154,7 +152,7 @@ def test_a_kill_between_texts_and_metrics_loses_no_text(
     decoded = count_decoded(monkeypatch)
     frame = steer_layer(subject, [5], config_of(), stored)
     assert decoded == []
-    assert frame["success_1"].notna().all()
+    assert min(frame["success_1"].tolist()) >= 0
 
 
 def test_another_evaluator_measures_anew_and_generates_nothing(
@@ -169,7 +167,7 @@ def test_another_evaluator_measures_anew_and_generates_nothing(
     judged = steer_layer(subject, [5], config_of(), stored, other)
     assert decoded == []
     assert judged["text"].tolist() == own["text"].tolist()
-    assert (judged["perplexity"] != own["perplexity"]).all()
+    assert not set(judged["perplexity"]) & set(own["perplexity"])
     assert judged["success_20"].tolist() == own["success_20"].tolist()
     again = steer_layer(subject, [5], config_of(), stored)
     assert again["perplexity"].tolist() == own["perplexity"].tolist()
@@ -190,13 +188,11 @@ def test_a_text_of_nothing_but_eos_has_all_its_metrics(subject: Subject) -> None
     model.generation_config.eos_token_id = list(range(subject.lm.head.d_vocab))
     frame = steer_layer(subject, [5], config_of(), ScoreRun())
     assert set(frame["stopped_by"]) == {"eos"}
-    assert frame["token_ids"].map(len).eq(1).all()
+    assert set(map(len, ids_of(frame))) == {1}
     assert set(frame["text"]) == {""}
-    assert frame["success_20"].eq(0).all()
-    assert frame["degeneracy"].eq(0).all()
-    assert frame["repetition"].eq(0).all()
-    assert frame["distinct_1"].eq(1).all()
-    assert (frame["perplexity"] > 1).all()  # of the prompt
+    for name, value in (("success_20", 0), ("degeneracy", 0), ("repetition", 0), ("distinct_1", 1)):
+        assert set(frame[name]) == {value}
+    assert min(frame["perplexity"].tolist()) > 1  # of the prompt
 
 
 def test_a_prompt_without_room_is_one_sentence(subject: Subject) -> None:
