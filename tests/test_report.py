@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from steerlens.errors import SteerlensError
-from steerlens.figures import FIGURES
+from steerlens.figures import FIGURES, STEERING_FIGURES
 from steerlens.files import write_json
-from steerlens.report import report
-from steerlens.results import FEATURES
+from steerlens.report import report, report_text
+from steerlens.results import FEATURES, GENERATIONS, STEERING
 from steerlens.summary import summarise
-from steerlens.tables import RunTables
-from tests.support.frames import frame
+from steerlens.tables import CONFIG_FILE, RunTables, read_tables
+from tests.support.frames import NASTY, frame, tables
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -78,3 +82,66 @@ def test_a_failed_run_without_results_is_told_as_such(tmp_path: Path) -> None:
     write_json(tmp_path / "status.json", {"state": "failed", "reason": "x"})
     with pytest.raises(SteerlensError, match="its run is failed and has no features"):
         report(tmp_path)
+
+
+def steered(folder: Path, **columns: Any) -> RunTables:
+    """A run that steered, in `folder`, with features of every role."""
+    scores = {"input_score": [0.9, 0.0, 0.5] * 4, "output_score": [0.0, 0.9, 0.5] * 4}
+    found = tables(**(scores | columns))
+    texts = found.generations.assign(text="".join(NASTY), prompt="a | \x1b[0m<i>")
+    FEATURES.write(found.features, folder)
+    GENERATIONS.write(texts, folder)
+    STEERING.write(found.steering, folder)
+    settings = {"choice": {"rule": "paper"}, "model": {"late_from": 1}}
+    (folder / CONFIG_FILE).write_text(yaml.safe_dump(settings))
+    return read_tables(folder)
+
+
+def test_a_run_that_steered_is_drawn_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = steered(tmp_path)
+    report(tmp_path)
+    shown = capsys.readouterr().out
+    assert "Best steered features" in shown
+    assert "12 features were steered in 192 texts." in shown
+    assert json.loads((tmp_path / "summary.json").read_text()) == summarise(found)
+    text = (tmp_path / "report.md").read_text()
+    titles = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
+    assert titles[3:] == [
+        "Steering",
+        "Best steered features",
+        "What to select features by",
+        "Input features",
+        "Output features",
+        "Hybrid features",
+    ]
+    late = {f"{name}_late_layers" for name in STEERING_FIGURES}
+    names = {*FIGURES, *STEERING_FIGURES, *late, "input_and_output_feature", "hybrid_features"}
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == names
+    assert text.count("![") == len(names)
+
+
+def test_reporting_a_run_that_steered_twice_changes_no_byte(tmp_path: Path) -> None:
+    steered(tmp_path)
+    report(tmp_path)
+    first = files(tmp_path)
+    report(tmp_path)
+    assert files(tmp_path) == first
+
+
+def test_texts_cannot_break_the_report(tmp_path: Path) -> None:
+    found = steered(tmp_path, **{"a_b|<i>": range(12)})
+    text = report_text(found, summarise(found), {}, tmp_path).partition("## Steering")[2]
+    assert text.replace("\n", "").isprintable()
+    assert set(re.findall(r"<[^>]*>", text.replace("<br>", ""))) <= {"<strong>", "</strong>"}
+    for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.M):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+    assert "a_b|<i>" in html.unescape(text)
+
+
+def test_a_run_in_which_steering_moved_no_logit_says_so(tmp_path: Path) -> None:
+    found = tables()
+    found = dataclasses.replace(found, generations=found.generations.assign(first_step_kl=0.0))
+    text = report_text(found, summarise(found), {}, tmp_path)
+    assert text.count("Steering moved no logit") == 1

@@ -91,6 +91,30 @@ def test_a_run_leaves_everything_in_its_folder(steerlens: Run, folders: dict[str
     assert not list(out.parent.glob("outputs*"))
 
 
+def test_a_run_that_steers_shows_it_and_report_shows_the_same(
+    steerlens: Run, folders: dict[str, Path]
+) -> None:
+    words = ("layer=3", "features.ids=[1,2,3]", "steer.factors=[1,4]", "generation.n_prompts=2")
+    done = steerlens(*words)
+    assert done.returncode == 0, done.stderr
+    out = folders["out"]
+    summary = json.loads((out / "summary.json").read_text())["steering"]
+    assert (summary["features"], summary["texts"]) == (3, 3 * 3 * 2)
+    assert summary["moved"] is True
+    assert "3 features were steered in 18 texts." in done.stdout
+    assert "## Steering" in (out / "report.md").read_text()
+
+    def shown() -> dict[str, bytes]:
+        files = [out / "summary.json", out / "report.md", *(out / "figures").iterdir()]
+        return {file.name: file.read_bytes() for file in files}
+
+    before = shown()
+    report = [sys.executable, "-m", "steerlens", "report", str(out)]
+    again = subprocess.run(report, capture_output=True, text=True, check=True)
+    assert shown() == before
+    assert again.stdout == done.stdout
+
+
 def test_two_runs_with_the_same_seed_are_equal(
     steerlens: Run, folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 from steerlens import steering
 from steerlens.config.schema import RANDOM_DIRECTION, GenerationConfig, RunConfig, SteerConfig
 from steerlens.errors import SteerlensError
+from steerlens.factors import by_factor, next_factors
 from steerlens.generation import ROW
 from steerlens.results import GENERATIONS
 from steerlens.scores import ScoreRun
@@ -83,10 +84,32 @@ def test_every_column_but_those_of_other_runs_is_filled(subject: Subject) -> Non
 def test_0_comes_along_once_and_factors_rise() -> None:
     config = config_of(factors=[8, 0, 0.5, 0.5, -1])
     factors = [0.0, *steering.parse_factors(config.steer.factors)]
-    rows = text_rows([5], factors, config)
+    rows = text_rows({(5, ""): factors}, config)
     assert rows["factor"].drop_duplicates().tolist() == [0.0, -1.0, 0.5, 8.0]
     assert not rows.duplicated(list(ROW)).any()
     assert list(rows.columns) == list(ROW)
+
+
+def test_the_search_gives_the_same_texts_at_fewer_factors(subject: Subject) -> None:
+    factors, features = [0.3, 0.6, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0], [2, 5, 9, 30]
+    every = steer_layer(subject, features, config_of(factors=factors, controls=[]), ScoreRun())
+    config = config_of(factors=factors, controls=[], search=True)
+    found = steer_layer(subject, features, config, ScoreRun())
+    keys = ["feature", "control", "factor", "prompt", "sample"]
+    assert len(found) < len(every)
+    again = found[keys].merge(every, on=keys)
+    assert again["text"].tolist() == found["text"].tolist()
+    assert all(min(rows["factor"]) == 0 for _, rows in found.groupby("feature"))
+    means = by_factor(every)
+    for feature in features:
+        rows = means.loc[means["feature"] == feature]
+        known = {
+            row["factor"]: (row["success_20"], row["perplexity"]) for row in rows.to_dict("records")
+        }
+        asked: dict[float, tuple[float, float]] = {}
+        while wanted := next_factors([0.0, *factors], asked):
+            asked |= {factor: known[factor] for factor in wanted}
+        assert set(found.loc[found["feature"] == feature, "factor"]) == set(asked)
 
 
 def test_the_table_survives_its_file(subject: Subject, tmp_path: Path) -> None:

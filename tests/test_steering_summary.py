@@ -111,7 +111,14 @@ def test_the_sentences_say_what_selecting_buys() -> None:
     assert " times (95 % interval " in lines
     assert "Of 4 scores the highest output_score selects best: 27 features (25%)" in lines
     assert "Random directions of the same norm have " in lines
-    assert "11 of 120 features without a best factor" in lines
+    assert "none may be chosen (left out of all means): 11 of 120 features." in lines
+
+
+def test_the_best_of_scores_that_are_all_noise_is_not_called_best() -> None:
+    table = steering(output_score=0.5, mine=1.0, input_score=None)
+    lines = " ".join(steering_explanation(found(RunTables(frame(), generations(), table))))
+    assert "None of 3 scores surely selects better features than all" in lines
+    assert "selects best" not in lines
 
 
 def test_names_of_scores_are_made_safe() -> None:
@@ -130,7 +137,7 @@ def test_a_run_in_which_no_factor_may_be_chosen_can_be_told() -> None:
     assert summary["payoff"] == {"0.01": None, "0.1": None}
     lines = steering_explanation(summary)
     assert not any("At the best factor" in line for line in lines)
-    assert any("12 of 12 features without a best factor" in line for line in lines)
+    assert any("(left out of all means): 12 of 12 features." in line for line in lines)
 
 
 def test_one_feature_is_told_without_intervals() -> None:

@@ -15,15 +15,15 @@ from steerlens.figures import FIGURES, draw_all
 from steerlens.summary import summarise
 from steerlens.tables import RunTables
 from steerlens.tracking import NullTracker, start
-from tests.support.frames import frame
+from tests.support.frames import frame, tables
 
 
-def track(folder: Path, mode: str = "offline", tables: RunTables | None = None) -> None:
-    tables = tables or RunTables(frame())
-    summary = summarise(tables)
+def track(folder: Path, mode: str = "offline", run: RunTables | None = None) -> None:
+    run = run or RunTables(frame())
+    summary = summarise(run)
     tracker = start(TrackingConfig(mode=mode, tags=["t"]), folder, {"layer": 3, "a": {"b": None}})
-    tracker.log_tables(tables, summary)
-    tracker.log_figures(draw_all(tables, folder))
+    tracker.log_tables(run, summary)
+    tracker.log_figures(draw_all(run, folder))
     tracker.finish(summary)
 
 
@@ -141,3 +141,31 @@ def test_online_without_a_key_neither_asks_nor_stops(
     track(tmp_path, "online")
     [message] = warnings(caplog)
     assert "W&B failed while starting" in message
+
+
+def test_steering_is_told_with_curves_texts_and_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[dict[str, Any]] = []
+    run = types.SimpleNamespace(
+        summary={},
+        log=logged.append,
+        define_metric=lambda *_, **__: None,
+        finish=lambda **_: None,
+    )
+    fake: Any = types.ModuleType("wandb")
+    fake.init = lambda **_: run
+    fake.Settings = type("Settings", (), {"model_fields": {}, "__init__": lambda *_, **__: None})
+    fake.Histogram = fake.Image = lambda *_, **__: object()
+    fake.Table = lambda columns, data: [dict(zip(columns, row, strict=True)) for row in data]
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    track(tmp_path, run=tables())
+    curve = [one for one in logged if "factor" in one]
+    assert [one["factor"] for one in curve] == [0.0, 0.5, 2.0, 8.0]
+    assert all("by_factor/success_20" in one for one in curve)
+    [texts] = [one["texts"] for one in logged if "texts" in one]
+    assert len(texts) == 12 * 2 * 4
+    assert all(row["text"].isprintable() for row in texts)
+    assert "figures/success_by_threshold" in logged[-1]
+    assert run.summary["steering.payoff.0.1.success.value"] == 1.0
+    assert run.summary["texts_table"] == "96 of 192; generations.parquet has all"

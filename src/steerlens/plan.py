@@ -16,6 +16,7 @@ from steerlens.config.check import local_folder
 from steerlens.config.parse import parse_memory, parse_scores
 from steerlens.config.schema import CorpusConfig, ModelConfig, RunConfig
 from steerlens.fit import device_type, dtype_name, estimate_weights, gigabytes
+from steerlens.plan_steering import planned_texts
 from steerlens.registry import ScoreConfig
 from steerlens.scores import ScoreRun
 from steerlens.selection import select_features
@@ -25,6 +26,8 @@ CALIBRATION_FEATURES = 128
 CALIBRATION_TOKENS = 4096
 TABLE_BYTES = 1000
 """Of one feature in features.parquet and W&B's table, generously."""
+TEXT_BYTES = 200
+"""Of one text in generations.parquet."""
 
 
 def print_plan(config: RunConfig) -> None:
@@ -94,6 +97,7 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
     timed: dict[int, float] = {}
     passes: dict[int, _Pass] = {}
     counts: dict[int, int] = {}
+    subject = None
     for subject in load_subjects(probe):
         features = select_features(config.features, subject.layer, subject.d_sae, config.seed)
         timed[subject.layer] = _seconds_each(subject, features, config, methods)
@@ -105,9 +109,22 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
             if layer is not None
         }
     n_features = sum(counts.values())
+    steering = planned_texts(config, subject, n_features) if subject else None
     each = np.interp(list(counts), list(timed), list(timed.values()))
     seconds = float(np.dot(each, list(counts.values())))
     seconds += _corpus_seconds(list(counts), passes, _corpus_tokens(config.corpus))
+    text_rows = []
+    n_bytes = n_features * TABLE_BYTES + 1e6
+    if steering:
+        n_bytes += steering.texts * TEXT_BYTES
+        text_rows = [
+            (
+                "steering",
+                f"up to {steering.texts:,} texts of {steering.features:,} "
+                f"{'candidates' if config.features.concept else 'features'}, about "
+                f"{duration(steering.seconds)}",
+            )
+        ]
     return [
         ("layers", ", ".join(map(str, counts))),
         ("features", f"{n_features:,}"),
@@ -117,7 +134,8 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
             f"{len(counts) * len(methods)} of the whole prompt",
         ),
         ("time", f"about {duration(seconds)} of scoring"),
-        ("disk", f"about {gigabytes(n_features * TABLE_BYTES + 1e6)} in the run's folder"),
+        *text_rows,
+        ("disk", f"about {gigabytes(n_bytes)} in the run's folder"),
     ]
 
 

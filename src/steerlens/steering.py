@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from steerlens.config.parse import parse_concept
-from steerlens.config.schema import RunConfig
+from steerlens.config.schema import ChoiceConfig, RunConfig
 from steerlens.config.steering import parse_factors, parse_prompts
+from steerlens.factors import next_factors
 from steerlens.generation import ROW, generate, text_key
 from steerlens.metrics import METRICS, MetricRun, Texts
 from steerlens.results import GENERATIONS
@@ -26,7 +28,8 @@ def steer_layer(
     run: ScoreRun,
     evaluator: LoadedModel | None = None,
 ) -> pd.DataFrame:
-    """Rows of `generations.parquet`: every feature and control at every factor, 0 included.
+    """Rows of `generations.parquet`: every feature and control at every factor, 0 included, or
+    with `steer.search` at those that the search asks for.
 
     Args:
         subject: model and SAE.
@@ -36,11 +39,19 @@ def steer_layer(
         evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
     """
     factors = [0.0, *parse_factors(config.steer.factors)]
-    rows = text_rows(features, factors, config)
-    texts = generate(subject, rows, config.steer, config.generation, run)
-    key = text_key(subject, config.steer, config.generation, run)
-    concept = parse_concept(config.concept) if config.concept is not None else []
-    measured = measure_texts(subject, texts, key, run, concept, evaluator)
+
+    def texts_of(wanted: Mapping[tuple[int, str], Sequence[float]]) -> pd.DataFrame:
+        rows = text_rows(wanted, config)
+        texts = generate(subject, rows, config.steer, config.generation, run)
+        key = text_key(subject, config.steer, config.generation, run)
+        concept = parse_concept(config.concept) if config.concept is not None else []
+        return measure_texts(subject, texts, key, run, concept, evaluator)
+
+    arms = list(itertools.product(features, ["", *config.steer.controls]))
+    if config.steer.search:
+        measured = _search(arms, factors, config.choice, texts_of)
+    else:
+        measured = texts_of(dict.fromkeys(arms, factors))
     return GENERATIONS.frame(
         measured.assign(
             model=subject.lm.name,
@@ -52,16 +63,42 @@ def steer_layer(
     )
 
 
-def text_rows(features: Sequence[int], factors: Sequence[float], config: RunConfig) -> pd.DataFrame:
-    """All combinations, with columns `ROW`."""
-    every = [
-        list(features),
-        ["", *config.steer.controls],
-        list(factors),
-        parse_prompts(config.generation),
-        range(config.generation.samples),
+def text_rows(wanted: Mapping[tuple[int, str], Sequence[float]], config: RunConfig) -> pd.DataFrame:
+    """All texts, with columns `ROW`, of features and controls at their wanted factors."""
+    prompts = parse_prompts(config.generation)
+    rows = [
+        (feature, control, factor, prompt, sample)
+        for (feature, control), factors in wanted.items()
+        for factor in factors
+        for prompt in prompts
+        for sample in range(config.generation.samples)
     ]
-    return pd.MultiIndex.from_product(every, names=ROW).to_frame(index=False)
+    return pd.DataFrame(rows, columns=list(ROW))
+
+
+def _search(
+    arms: Sequence[tuple[int, str]],
+    factors: Sequence[float],
+    choice: ChoiceConfig,
+    texts_of: Callable[[Mapping[tuple[int, str], Sequence[float]]], pd.DataFrame],
+) -> pd.DataFrame:
+    """Texts at those factors only that a search from coarse to fine asks for.
+
+    All features go on together, so that batches are full in every round.
+    """
+    known: dict[tuple[int, str], dict[float, tuple[float, float]]] = {arm: {} for arm in arms}
+    rounds: list[pd.DataFrame] = []
+    while True:
+        asked = {arm: next_factors(factors, found, choice) for arm, found in known.items()}
+        wanted = {arm: some for arm, some in asked.items() if some}
+        if not wanted:
+            return pd.concat(rounds, ignore_index=True)
+        rounds.append(texts_of(wanted))
+        groups = rounds[-1].groupby(["feature", "control", "factor"], as_index=False)
+        means = groups.agg({"success_20": "mean", "perplexity": "mean"})
+        for row in means.to_dict("records"):
+            found = known[row["feature"], row["control"]]
+            found[row["factor"]] = (row["success_20"], row["perplexity"])
 
 
 def measure_texts(

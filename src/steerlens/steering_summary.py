@@ -92,7 +92,7 @@ def steering_explanation(
         )
     for name, meaning in UNDECIDED:
         if found[name]:
-            lines.append(f"{found[name]:,} of {_counted(n, 'feature')} {meaning}.")
+            lines.append(f"{meaning}: {found[name]:,} of {_counted(n, 'feature')}.")
     if near := found["near_ties"]["texts"]:
         lines.append(
             f"In {near:,} of {texts} rounding could have decided a token: on another machine they "
@@ -104,9 +104,9 @@ def steering_explanation(
 
 
 UNDECIDED = (
-    ("without_factor", "without a best factor, because none may be chosen: left out of all means"),
-    ("without_success", "without success at any factor that may be chosen: theirs is the smallest"),
-    ("tied", "with several equally good factors: theirs is the smallest of these"),
+    ("without_factor", "Without a best factor, as none may be chosen (left out of all means)"),
+    ("without_success", "Without success at any factor that may be chosen (the smallest is taken)"),
+    ("tied", "With several equally good factors (the smallest of these is taken)"),
 )
 """Counts of features that are only told where there are any."""
 
@@ -139,7 +139,10 @@ def _payoff_sentence(threshold: str, found: Mapping[str, Any]) -> str:
 def _criterion_sentence(
     scores: Sequence[Mapping[str, Any]], shown: Callable[[str], str]
 ) -> list[str]:
-    """Which of several scores selects best; lowest scores only where they are better."""
+    """Which of several scores selects best; lowest scores only where they are better.
+
+    The best of several noisy ones looks good by chance: it must be surely better than all.
+    """
     found = [
         (one[end][COMPARED], f"{end} {shown(one['score'])}")
         for one in scores
@@ -149,8 +152,16 @@ def _criterion_sentence(
     if len(scores) < 2 or not found:
         return []
     best, name = max(found, key=lambda one: one[0]["success"]["value"])
+    ratio = best["over_unfiltered"]
+    sure = ratio and ratio["low"] is not None and ratio["low"] > 1
+    start = (
+        f"Of {len(scores)} scores the {name} selects best"
+        if sure
+        else f"None of {len(scores)} scores surely selects better features than all; the best is "
+        f"the {name}"
+    )
     return [
-        f"Of {len(scores)} scores the {name} selects best: {_counted(best['selected'], 'feature')} "
+        f"{start}: {_counted(best['selected'], 'feature')} "
         f"({SHARES[COMPARED]:.0%}) with mean success@20 {_estimate(best['success'])}, where all "
         f"have {best['unfiltered']:.3g} and as many at random {best['random']['low']:.3g} to "
         f"{best['random']['high']:.3g}."

@@ -172,7 +172,8 @@ def _steered_table(best: Sequence[Example], width: int) -> Table:
     columns = {"layer": [str(one.layer) for one in best]}
     columns |= {"feature": [str(one.feature) for one in best], **numbers}
     texts = [[visible(text.text) for text in one.passages[0].continuations] for one in best]
-    return _table("Best steered features", columns, "unsteered, then steered", texts, width)
+    title = "Best steered features, each with a text unsteered and steered"
+    return _table(title, columns, "text", texts, width)
 
 
 def _table(

@@ -75,8 +75,7 @@ def steering(layers: Iterable[int] = (0, 1), n: int = 6, **columns: Any) -> pd.D
     return STEERING.frame(table.assign(**filled))
 
 
-def tables(n: int = 6, **columns: Any) -> RunTables:
-    """A run that steered all of `n` features in each of two layers; `columns` replace others of
-    the steering table."""
-    texts, features = generations(n=n), steering((0, 1), n, **columns)
-    return RunTables(frame((0, 1), n), texts, features, ChoiceConfig())
+def tables(**columns: Any) -> RunTables:
+    """A run that steered six features in each of two layers; `columns` replace others of the
+    steering table."""
+    return RunTables(frame((0, 1), 6), generations(), steering(**columns), ChoiceConfig())

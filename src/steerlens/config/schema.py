@@ -104,6 +104,8 @@ class SteerConfig:
     default_max_activation: float | None = None
     """For unit=max_activation, of a feature that never fires; null = the median of the others
     (AxBench has 50)."""
+    search: bool = False
+    """Generate texts at every third factor, then only around each feature's best one."""
     controls: list[str] = field(default_factory=list)
     """What is steered with beside each feature: random_direction, of the same norm."""
 
