@@ -140,9 +140,10 @@ def test_pmi_is_counted_in_the_corpus_and_reported_without_it(
     words = (
         "'features.ids=[1,2,3]' score=all score.input.min_examples=1 corpus=text corpus.path="
         f"{text} corpus.n_tokens=150 'steer.factors=[2,8]' generation.n_prompts=4 "
-        "generation.stop=null pmi.window=3 paths.cache_dir=cache paths.output_dir=pmi"
+        "generation.stop=null choice.success_cap=100 pmi.window=3 pmi.min_count=1 "
+        "pmi.min_together=1 paths.cache_dir=cache paths.output_dir=pmi"
     )
-    done = run(f"{words} pmi.min_count=1 pmi.min_together=1")
+    done = run(words)
     assert done.returncode == 0, done.stderr
     assert "PMI: 150 words" in done.stderr
     found = Pmi.read(out)
