@@ -17,7 +17,7 @@ from steerlens.report import report, report_text
 from steerlens.results import FEATURES, GENERATIONS, STEERING
 from steerlens.summary import summarise
 from steerlens.tables import CONFIG_FILE, RunTables, read_tables
-from tests.support.frames import NASTY, frame, tables
+from tests.support.frames import NASTY, found_pmi, frame, tables
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -92,6 +92,7 @@ def steered(folder: Path, **columns: Any) -> RunTables:
     FEATURES.write(found.features, folder)
     GENERATIONS.write(texts, folder)
     STEERING.write(found.steering, folder)
+    found_pmi().write(folder)
     settings = {"choice": {"rule": "paper"}, "model": {"late_from": 1}}
     (folder / CONFIG_FILE).write_text(yaml.safe_dump(settings))
     return read_tables(folder)
@@ -115,9 +116,12 @@ def test_a_run_that_steered_is_drawn_again(
         "Input features",
         "Output features",
         "Hybrid features",
+        "Success tokens and the first logit-lens token",
     ]
+    assert "PMI (in bits) of 30 pairs" in text
     late = {f"{name}_late_layers" for name in STEERING_FIGURES}
-    names = {*FIGURES, *STEERING_FIGURES, *late, "input_and_output_feature", "hybrid_features"}
+    of_roles = {"input_and_output_feature", "hybrid_features", "pmi_by_role"}
+    names = {*FIGURES, *STEERING_FIGURES, *late, *of_roles}
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == names
     assert text.count("![") == len(names)
 

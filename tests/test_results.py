@@ -13,10 +13,10 @@ import pytest
 
 from steerlens.errors import SteerlensError
 from steerlens.files import json_text
-from steerlens.results import FEATURES
+from steerlens.results import FEATURES, PMI_FILE, Pmi
 from steerlens.summary import best_features, summarise
 from steerlens.tables import RunTables
-from tests.support.frames import NASTY, frame
+from tests.support.frames import NASTY, found_pmi, frame
 
 KEY = {"model": "m", "sae": "s", "hook_name": "h"}
 
@@ -167,3 +167,29 @@ def test_nothing_after_the_scores_imports_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("n", [0, 30])
+def test_pmi_is_read_back_the_same(n: int, tmp_path: Path) -> None:
+    written = found_pmi(n)
+    written.write(tmp_path)
+    read = Pmi.read(tmp_path)
+    assert (read.windows, read.dropped) == (written.windows, written.dropped)
+    pd.testing.assert_frame_equal(read.pairs, written.pairs.astype(dict(Pmi.TYPES)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[1]",
+        "{}",
+        '{"windows": 1, "pairs": []}',
+        '{"windows": 1, "pairs": [{"pmi": 1}], "dropped": {}}',
+        '{"windows": null, "pairs": [], "dropped": {}}',
+    ],
+)
+def test_a_damaged_pmi_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / PMI_FILE).write_text(content)
+    with pytest.raises(SteerlensError, match=r"pmi\.json can't be read.*run the job again"):
+        Pmi.read(tmp_path)

@@ -115,6 +115,16 @@ def test_a_run_that_steers_shows_it_and_report_shows_the_same(
     assert again.stdout == done.stdout
 
 
+def test_a_missing_webtext_is_refused_before_anything_is_made(
+    steerlens: Run, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("nltk")
+    nowhere = {**os.environ, "NLTK_DATA": str(tmp_path), "HOME": str(tmp_path)}
+    done = steerlens("corpus=webtext", env=nowhere)
+    assert_refused(done, "python -m nltk.downloader webtext")
+    assert not (folders["out"] / "config.yaml").exists()
+
+
 def test_two_runs_with_the_same_seed_are_equal(
     steerlens: Run, folders: dict[str, Path], tmp_path: Path
 ) -> None:

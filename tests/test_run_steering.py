@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from steerlens.results import FEATURES, GENERATIONS, STEERING
+from steerlens.results import FEATURES, GENERATIONS, PMI_FILE, STEERING, Pmi
 from tests.support.generating import ids_of
 from tests.support.tiny import save_sae
 
@@ -136,3 +136,42 @@ def test_a_threshold_that_nothing_passes_is_one_sentence_and_keeps_the_scores(
     assert "no feature has output_score >= 2; the largest is" in done.stderr
     assert len(FEATURES.read(folder / "none")) == 3
     assert not (folder / "none" / "generations.parquet").exists()
+
+
+def test_pmi_is_counted_in_the_corpus_and_reported_without_it(
+    typed: tuple[Run, Path], steered: Path
+) -> None:
+    run, folder = typed
+    assert not (steered / PMI_FILE).exists()  # no input score, no role
+    text, out = folder / "text.txt", folder / "pmi"
+    text.write_text("".join(f"the w{20 + i} of w{60 + i % 7} my experience\n" for i in range(40)))
+    words = (
+        "'features.ids=[1,2,3]' score=all score.input.min_examples=1 corpus=text corpus.path="
+        f"{text} corpus.n_tokens=150 'steer.factors=[2,8]' generation.n_prompts=4 "
+        "generation.stop=null choice.success_cap=100 pmi.window=3 pmi.min_count=1 "
+        "pmi.min_together=1 paths.cache_dir=cache paths.output_dir=pmi"
+    )
+    done = run(words)
+    assert done.returncode == 0, done.stderr
+    assert "PMI: 150 words" in done.stderr
+    found = Pmi.read(out)
+    # Six words a line, 25 lines until there are 150.
+    assert found.windows == 50
+    assert len(found.pairs) + sum(found.dropped.values()) > 0
+    assert json.loads((out / "provenance.json").read_text())["corpus"]["file"] == "text.txt"
+    report = (out / "report.md").read_bytes()
+    assert b"in 50 windows of the corpus" in report
+    text.unlink()
+    again = [sys.executable, "-m", "steerlens", "report", str(out)]
+    subprocess.run(again, capture_output=True, check=True)
+    assert (out / "report.md").read_bytes() == report
+
+
+def test_another_runs_pmi_is_removed(typed: tuple[Run, Path]) -> None:
+    run, folder = typed
+    stale = folder / "stale" / PMI_FILE
+    stale.parent.mkdir()
+    stale.write_text("{}")
+    done = run("'features.ids=[1]' paths.output_dir=stale paths.cache_dir=cache")
+    assert done.returncode == 0, done.stderr
+    assert not stale.exists()

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steerlens.metrics.pmi import Pmi
+from steerlens.results import Pmi
 from steerlens.roles import Continuation, examples
 from steerlens.steering_report import (
     best_steered_table,
     marked,
+    pmi_part,
     pmi_summary,
     pmi_table,
     role_table,
@@ -117,3 +118,16 @@ def test_tables_without_rows_are_none() -> None:
     empty = Pmi(found_pmi([1.0]).pairs.head(0), windows=0, dropped={})
     assert pmi_table(empty) is None
     assert pmi_summary(empty) is None
+    assert pmi_part(empty) is None
+    assert pmi_part(None) is None
+
+
+def test_what_pmi_leaves_out_is_told_even_if_that_is_all() -> None:
+    dropped = {"no word": 1200, "same word": 0, "rare word": 2}
+    part = pmi_part(Pmi(found_pmi([1.0]).pairs.head(0), windows=1000, dropped=dropped))
+    assert part is not None
+    assert part.endswith("in 1,000 windows of the corpus. Left out: 1,200 no word, 2 rare word.")
+    part = pmi_part(found_pmi([1.0]))
+    assert part is not None
+    assert "Left out" not in part
+    assert part.count("| --- ") == 8 + 8

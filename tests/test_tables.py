@@ -11,7 +11,7 @@ from steerlens.config.schema import ChoiceConfig
 from steerlens.errors import SteerlensError
 from steerlens.results import FEATURES, GENERATIONS, STEERING
 from steerlens.tables import CONFIG_FILE, read_tables
-from tests.support.frames import frame, generations, steering
+from tests.support.frames import found_pmi, frame, generations, steering
 
 
 def write(folder: Path, **settings: object) -> None:
@@ -29,14 +29,18 @@ def test_a_folder_without_steering_has_empty_tables_of_it(tmp_path: Path) -> Non
         assert list(frame_of_it.columns) == list(table.columns)
     assert found.choice is None
     assert found.late_from is None
+    assert found.pmi is None
 
 
 def test_all_tables_are_read(tmp_path: Path) -> None:
     write(tmp_path)
     GENERATIONS.write(generations(), tmp_path)
     STEERING.write(steering(), tmp_path)
+    found_pmi().write(tmp_path)
     found = read_tables(tmp_path)
     assert (len(found.generations), len(found.steering)) == (12 * 4 * 4, 12)
+    assert found.pmi is not None
+    assert len(found.pmi.pairs) == 30
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from steerlens.catalog import read_release, releases
 from steerlens.config.check import local_folder
 from steerlens.config.parse import parse_memory, parse_scores
 from steerlens.config.schema import CorpusConfig, ModelConfig, RunConfig
+from steerlens.corpus.webtext import webtext
 from steerlens.fit import device_type, dtype_name, estimate_weights, gigabytes
 from steerlens.plan_steering import planned_texts
 from steerlens.registry import ScoreConfig
@@ -217,4 +218,6 @@ def _corpus_tokens(corpus: CorpusConfig) -> float:
     asked = math.inf if corpus.n_tokens is None else corpus.n_tokens
     if corpus.source in ("embedded", "hub"):
         return asked
+    if corpus.source == "webtext":
+        return min(asked, sum(map(len, webtext())) / 4)
     return min(asked, Path(str(corpus.path)).stat().st_size / 4)

@@ -17,7 +17,7 @@ from steerlens.fit import refuse_if_too_big
 from steerlens.plan import print_plan
 from steerlens.provenance import PROVENANCE_FILE
 from steerlens.report import REPORT_FILE, write_report
-from steerlens.results import FEATURES, GENERATIONS, STEERING, SUMMARY_FILE
+from steerlens.results import FEATURES, GENERATIONS, PMI_FILE, STEERING, SUMMARY_FILE
 from steerlens.selection import chosen
 from steerlens.stages import Stages
 from steerlens.status import Status
@@ -49,6 +49,7 @@ def run(config: RunConfig) -> None:
             frame = stages.score()
             if parse_factors(config.steer.factors):
                 stages.steer(chosen(frame, config.selection))
+                stages.pmi()
             # What is shown is what lies in the folder: `steerlens report` shows the same.
             tables = read_tables(folder)
             summary, figures = write_report(tables, folder)
@@ -64,6 +65,6 @@ def run(config: RunConfig) -> None:
 def _clear(folder: Path) -> None:
     """Removes what an earlier run left in the folder: it would pass for this run's."""
     tables = (FEATURES.file, GENERATIONS.file, STEERING.file)
-    for name in (*tables, SUMMARY_FILE, REPORT_FILE, PROVENANCE_FILE):
+    for name in (*tables, PMI_FILE, SUMMARY_FILE, REPORT_FILE, PROVENANCE_FILE):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / FIGURES_FOLDER, ignore_errors=True)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from steerlens.config.parse import parse_concept, parse_memory, parse_scores
-from steerlens.config.schema import RunConfig
+from steerlens.config.schema import CorpusConfig, RunConfig
 from steerlens.errors import SteerlensError
 from steerlens.files import write_json
 from steerlens.neuronpedia import label_columns, read_labels
 from steerlens.provenance import PROVENANCE_FILE, provenance
 from steerlens.registry import ScoreConfig
 from steerlens.results import FEATURES, GENERATIONS, STEERING
+from steerlens.roles import with_roles
 from steerlens.scores import ScoreRun
 from steerlens.selection import select_features
 from steerlens.store import Store
@@ -136,12 +137,32 @@ class Stages:
             STEERING.write(steering, self._folder)
             self._note(subject, "steering", start, evaluator=evaluator and evaluator.identity)
 
+    def pmi(self) -> None:
+        """Writes how success tokens go with the first logit-lens token in the corpus' texts.
+
+        Nothing if no steered feature has both scores, because the others have no role.
+        """
+        from steerlens.metrics.pmi import pmi
+
+        steering, generations = STEERING.read(self._folder), GENERATIONS.read(self._folder)
+        if with_roles(steering).empty:
+            return
+        corpus = self._config.corpus
+        with progress(corpus.n_tokens, "PMI", "words") as advance:
+            found = pmi(steering, generations, _some_texts(corpus, advance), self._config.pmi)
+        found.write(self._folder)
+        self._facts["corpus"] = self._facts["corpus"] or self._run.corpus_key()
+        self._write_provenance()
+
     def _note(self, subject: Subject, stage: str, start: float, **facts: Any) -> None:
         """Writes to provenance.json what was used and how long it took."""
         self._facts |= {"model": subject.lm.identity, **facts}
         self._facts["saes"][subject.layer] = subject.identity
         seconds = self._facts["seconds"].setdefault(subject.layer, {})
         seconds[stage] = round(time.perf_counter() - start, 3)
+        self._write_provenance()
+
+    def _write_provenance(self) -> None:
         found = provenance(self._facts, sys.argv, self._config.seed)
         write_json(self._folder / PROVENANCE_FILE, found)
 
@@ -150,3 +171,17 @@ def _corpus_facts(run: ScoreRun) -> dict[str, Any] | None:
     """What provenance says of the corpus, if a method has read it."""
     read = [found.n_tokens for found in run.activations.values()]
     return {**(run.corpus_key() or {}), "tokens_read": max(read)} if read else None
+
+
+def _some_texts(corpus: CorpusConfig, advance: Callable[[int], None]) -> Iterator[str]:
+    """The corpus up to about `n_tokens` words, so that one without an end has one, too."""
+    from steerlens.corpus import texts
+
+    read = 0
+    for text in texts(corpus):
+        yield text
+        words = len(text.split())
+        advance(words)
+        read += words
+        if corpus.n_tokens is not None and read >= corpus.n_tokens:
+            return

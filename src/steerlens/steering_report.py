@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from steerlens.metrics.pmi import Pmi, by_role
+from steerlens.metrics.pmi import by_role
+from steerlens.results import Pmi
 from steerlens.roles import Continuation, Example, best_steered, examples
 from steerlens.steering_summary import steering_explanation
 from steerlens.tables import RunTables
@@ -42,6 +43,7 @@ def steering_sections(tables: RunTables, found: Mapping[str, Any]) -> list[str]:
         "Best steered features": best_steered_table(*steered),
         "What to select features by": criteria_table(found["criteria"]),
         **{title: role_table(*steered, role) for role, title in ROLE_TITLES.items()},
+        "Success tokens and the first logit-lens token": pmi_part(tables.pmi),
     }
     sentences = [f"- {line}" for line in steering_explanation(found, shown)]
     return [
@@ -89,6 +91,19 @@ def role_table(
     ]
     header = [*FEATURE, "logit lens", "prompt", "factor", "continuation"]
     return markdown_table(header, rows) if rows else None
+
+
+def pmi_part(pmi: Pmi | None) -> str | None:
+    """What was counted, by role, and pairs of Table 5. None if there was no pair to count."""
+    if pmi is None or not (len(pmi.pairs) or any(pmi.dropped.values())):
+        return None
+    reasons = [f"{n:,} {reason}" for reason, n in pmi.dropped.items() if n]
+    left_out = f" Left out: {', '.join(reasons)}." if reasons else ""
+    sentence = (
+        f"PMI (in bits) of {len(pmi.pairs):,} pairs of a generated success token and the feature's "
+        f"first logit-lens token, in {pmi.windows:,} windows of the corpus.{left_out}"
+    )
+    return "\n\n".join(part for part in (sentence, pmi_summary(pmi), pmi_table(pmi)) if part)
 
 
 def pmi_table(pmi: Pmi, n: int = 5) -> str | None:

@@ -13,7 +13,7 @@ from steerlens.config.parse import parse_layers
 from steerlens.config.schema import ChoiceConfig
 from steerlens.errors import SteerlensError
 from steerlens.files import CONFIG_FILE
-from steerlens.results import FEATURES, GENERATIONS, STEERING, Table
+from steerlens.results import FEATURES, GENERATIONS, PMI_FILE, STEERING, Pmi, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +33,8 @@ class RunTables:
     """How best factors were chosen; null = not known."""
     late_from: int | None = None
     """The first late layer; null = not known."""
+    pmi: Pmi | None = None
+    """Null where no steered feature has both scores."""
 
 
 def read_tables(folder: Path) -> RunTables:
@@ -49,6 +51,7 @@ def read_tables(folder: Path) -> RunTables:
         steering=_read_or_empty(STEERING, folder),
         choice=_choice(choice) if choice else None,
         late_from=_late_from(settings.get("model") or {}),
+        pmi=Pmi.read(folder) if (folder / PMI_FILE).is_file() else None,
     )
 
 

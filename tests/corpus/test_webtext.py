@@ -10,10 +10,16 @@ import pytest
 pytest.importorskip("nltk")
 
 READ = """
+from pathlib import Path
+from steerlens.config.schema import CorpusConfig
+from steerlens.corpus import identity, texts
 from steerlens.corpus.webtext import webtext
 from steerlens.errors import SteerlensError
 try:
     print(list(webtext()))
+    for seed in (None, 1, 1):
+        config = CorpusConfig(name="webtext", source="webtext", seed=seed)
+        print(list(texts(config)), identity(config, Path())["sha256"])
 except SteerlensError as error:
     print(error)
 """
@@ -39,4 +45,9 @@ def test_lines_with_text_are_read(tmp_path: Path) -> None:
     (folder / "README").write_text("no corpus")
     (folder / "a.txt").write_text("One line.\n\n  \nAnother one.\n")
     (folder / "b.txt").write_text("A third.")
-    assert read(tmp_path) == "['One line.', 'Another one.', 'A third.']\n"
+    said = read(tmp_path).splitlines()
+    assert said[0] == "['One line.', 'Another one.', 'A third.']"
+    assert said[1].startswith(said[0])
+    assert said[2] == said[3] != said[1]
+    (folder / "b.txt").write_text("Another third.")
+    assert read(tmp_path).splitlines()[1].split("]")[1] != said[1].split("]")[1]

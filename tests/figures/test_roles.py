@@ -25,29 +25,15 @@ from steerlens.figures.roles import (
     wrap,
 )
 from steerlens.figures.style import look
-from steerlens.metrics.pmi import Pmi
+from steerlens.results import Pmi
 from steerlens.roles import Continuation, Example, Passage
-from tests.support.frames import NASTY, generations, steering
+from tests.support.frames import NASTY, found_pmi, generations, steering
 
 SCORES = {"input_score": [0.9, 0.0, 0.5, 0.4] * 2, "output_score": [0.0, 0.9, 0.5, 0.4] * 2}
 
 
 def tables(**columns: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     return steering((0, 1), 4, **(SCORES | columns)), generations(n=4)
-
-
-def found_pmi(n: int = 30) -> Pmi:
-    rng = np.random.default_rng(0)
-    pairs = {
-        "model": "a $b_c$ model",
-        "sae": "s",
-        "hook_name": "h",
-        "layer": 3,
-        "feature": rng.integers(0, 5, n),
-        "role": rng.choice(["input", "hybrid", "neither"], n),
-        "pmi": rng.normal(size=n),
-    }
-    return Pmi(pd.DataFrame(pairs), windows=1000, dropped={"no word": 3, "rare word": 4})
 
 
 def test_figures_of_texts_and_pmi_are_written_the_same_each_time(tmp_path: Path) -> None:

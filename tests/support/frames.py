@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from steerlens.config.schema import ChoiceConfig
-from steerlens.results import FEATURES, GENERATIONS, STEERING
+from steerlens.results import FEATURES, GENERATIONS, STEERING, Pmi
 from steerlens.tables import RunTables
 
 NASTY = ["[bold red]x[/]", "\x1b[31mred", "\u202eabc", "\n", " the", "`|<b>", "$x_1$", "\u0301", ""]
@@ -79,3 +79,24 @@ def tables(**columns: Any) -> RunTables:
     """A run that steered six features in each of two layers; `columns` replace others of the
     steering table."""
     return RunTables(frame((0, 1), 6), generations(), steering(**columns), ChoiceConfig())
+
+
+def found_pmi(n: int = 30) -> Pmi:
+    """PMI of `n` pairs of five features."""
+    rng = np.random.default_rng(0)
+    pairs = {
+        "model": "a $b_c$ model",
+        "sae": "s",
+        "hook_name": "h",
+        "layer": 3,
+        "feature": rng.integers(0, 5, n),
+        "role": rng.choice(["input", "hybrid", "neither"], n),
+        "token": [f"_word_{i}" for i in range(n)],
+        "top_token": "日本",
+        "times": 1234,
+        "token_count": 20,
+        "top_count": 10,
+        "together": 5,
+        "pmi": rng.normal(size=n),
+    }
+    return Pmi(pd.DataFrame(pairs), windows=1000, dropped={"no word": 3, "rare word": 4})

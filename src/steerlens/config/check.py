@@ -23,13 +23,19 @@ from steerlens.config.parse import (
     parse_scores,
 )
 from steerlens.config.schema import CorpusConfig, FeaturesConfig, ModelConfig, RunConfig, SaeConfig
-from steerlens.config.steering import check_choice, check_generation, check_selection, check_steer
+from steerlens.config.steering import (
+    check_choice,
+    check_generation,
+    check_pmi,
+    check_selection,
+    check_steer,
+)
 from steerlens.errors import SteerlensError, unknown
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
-CORPORA = ("embedded", "text", "json", "parquet", "hub")
+CORPORA = ("embedded", "webtext", "text", "json", "parquet", "hub")
 TRACKING = ("offline", "online", "disabled")
 
 
@@ -42,6 +48,7 @@ def check(config: RunConfig) -> None:
     check_generation(config.generation)
     check_selection(config.selection)
     check_choice(config.choice)
+    check_pmi(config.pmi)
     _check_features(config.features)
     _check_corpus(config.corpus)
     layer_numbers(config.layer)
@@ -92,10 +99,17 @@ def _check_corpus(corpus: CorpusConfig) -> None:
         raise SteerlensError(f"corpus.n_tokens={corpus.n_tokens} must be at least 1.")
     if corpus.context_length < 2:
         raise SteerlensError(f"corpus.context_length={corpus.context_length} must be at least 2.")
-    if corpus.source != "embedded" and not corpus.path:
+    if corpus.source == "embedded":
+        return
+    if corpus.source == "webtext":
+        from steerlens.corpus.webtext import webtext
+
+        webtext()  # refuses where its files aren't on this machine
+        return
+    if not corpus.path:
         what = "ORGANISATION/NAME" if corpus.source == "hub" else "FILE"
         raise SteerlensError(f"corpus={corpus.name} needs corpus.path={what}.")
-    if corpus.source not in ("embedded", "hub") and not Path(str(corpus.path)).is_file():
+    if corpus.source != "hub" and not Path(str(corpus.path)).is_file():
         raise SteerlensError(f"corpus.path: there is no file {corpus.path}.")
 
 

@@ -155,7 +155,8 @@ class CorpusConfig:
     name: str = MISSING
     """Name of this entry."""
     source: str = MISSING
-    """embedded (the installation's own documentation), text, json, parquet or hub."""
+    """embedded (the installation's own documentation), webtext (NLTK's), text, json, parquet or
+    hub."""
     path: str | None = None
     """File, or Hugging Face data set."""
     subset: str | None = None
@@ -187,6 +188,18 @@ class ChoiceConfig:
     """rule=budget: mean perplexity allowed, times the mean of the feature's factor-0 texts."""
     split: bool = False
     """Choose the factor on one half of the prompts and report its means on the other half."""
+
+
+@dataclass
+class PmiConfig:
+    """How success tokens and the first logit-lens token are counted in the corpus (Figure 8)."""
+
+    window: int = 20
+    """Words in a window: as many as the paper's continuations have tokens."""
+    min_count: int = 10
+    """Each word of a pair is in at least this many windows."""
+    min_together: int = 3
+    """Both are in at least this many windows; at least 1, because none gives no number."""
 
 
 @dataclass
@@ -252,5 +265,6 @@ class RunConfig:
     score: Any = MISSING
     """One scoring method's settings (`method: output, ...`), or several by name."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    pmi: PmiConfig = field(default_factory=PmiConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)

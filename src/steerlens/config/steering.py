@@ -1,4 +1,4 @@
-"""Values of the groups `steer` and `generation`, each given its one meaning, and their checks."""
+"""Values of `steer`, `generation` and what follows them: each has one meaning, and a check."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from steerlens.config.schema import (
     UNITS,
     ChoiceConfig,
     GenerationConfig,
+    PmiConfig,
     SelectionConfig,
     SteerConfig,
 )
@@ -53,6 +54,13 @@ def check_choice(choice: ChoiceConfig) -> None:
         number = getattr(choice, name)
         if not (math.isfinite(number) and number > 0):
             raise SteerlensError(f"choice.{name}={number} must be positive.")
+
+
+def check_pmi(pmi: PmiConfig) -> None:
+    """Refuse what can't work, in one sentence."""
+    for name in ("window", "min_count", "min_together"):
+        if getattr(pmi, name) < 1:
+            raise SteerlensError(f"pmi.{name}={getattr(pmi, name)} must be at least 1.")
 
 
 def check_generation(generation: GenerationConfig) -> None:

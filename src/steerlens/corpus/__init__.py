@@ -1,12 +1,13 @@
-"""Texts for the scores that need some: the installation's own, a file's, or a data set's.
+"""Texts for what needs some: the installation's own, NLTK's webtext, a file's, or a data set's.
 
-Everything but the installation's own text goes through `datasets`, streamed.
+Files and data sets go through `datasets`, streamed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import random
 from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from steerlens.config.schema import CorpusConfig
 from steerlens.corpus.installed import documents
+from steerlens.corpus.webtext import webtext
 from steerlens.errors import SteerlensError, unknown
 from steerlens.provenance import file_identity, hub_revision
 
@@ -28,8 +30,8 @@ def texts(config: CorpusConfig) -> Iterator[str]:
     Raises:
         SteerlensError: if there is no text at all, no such column, or no such data set.
     """
-    found = _installed(config) if config.source == "embedded" else _from_datasets(config)
-    found = (text for text in found if text.strip())
+    read = {"embedded": _installed, "webtext": _webtext}.get(config.source, _from_datasets)
+    found = (text for text in read(config) if text.strip())
     first = next(found, None)
     if first is None:
         raise SteerlensError(f"the corpus {config.path or config.name} has no text in it.")
@@ -48,6 +50,8 @@ def identity(config: CorpusConfig, cache_dir: Path) -> dict[str, Any]:
         packages = sorted(f"{one.name}=={one.version}" for one in distributions())
         digest = hashlib.sha256("\n".join(packages).encode()).hexdigest()
         return {**what, "packages": len(packages), "packages_sha256": digest}
+    if config.source == "webtext":
+        return {**what, "sha256": hashlib.sha256("\n".join(webtext()).encode()).hexdigest()}
     if config.source == "hub":
         assert config.path is not None
         revision = hub_revision(config.path, config.revision, kind="datasets")
@@ -65,6 +69,13 @@ def _installed(config: CorpusConfig) -> Iterator[str]:
             for document in module
             if document.kind == "docstring" or len(document.text) >= MIN_STRING
         )
+
+
+def _webtext(config: CorpusConfig) -> Iterator[str]:
+    lines = list(webtext())
+    if config.seed is not None:
+        random.Random(config.seed).shuffle(lines)
+    yield from lines
 
 
 def _from_datasets(config: CorpusConfig) -> Iterator[str]:

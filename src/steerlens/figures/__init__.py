@@ -2,7 +2,7 @@
 
 To add a figure, write a function from the table of features to a `Figure` (or None when the table
 lacks what it shows) and enter it in `FIGURES`; one from the steering table goes to
-`STEERING_FIGURES`. Figures of texts are in `roles`.
+`STEERING_FIGURES`. Figures of texts and PMI are in `roles`.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ def draw_all(tables: RunTables, folder: Path) -> dict[str, list[Path]]:
     target = Path(folder) / FIGURES_FOLDER
     texts = (tables.steering, tables.generations, target)
     drawn = [roles.draw_input_and_output(*texts), roles.draw_hybrids(*texts)]
+    if tables.pmi is not None:
+        drawn.append(roles.draw_pmi(tables.pmi, target))
     return {
         **_draw(FIGURES, tables.features, folder),
         **draw_steering(tables.steering, folder, tables.late_from),

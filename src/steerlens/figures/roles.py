@@ -18,8 +18,8 @@ from matplotlib.patches import Rectangle
 
 from steerlens.figures import style
 from steerlens.figures.output_score import subtitle
-from steerlens.metrics.pmi import Pmi, by_role
-from steerlens.results import FEATURES
+from steerlens.metrics.pmi import by_role
+from steerlens.results import FEATURES, Pmi
 from steerlens.roles import ROLES, Example, Span, examples, with_roles
 from steerlens.text import number, visible, visible_tokens
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steerlens.errors import SteerlensError
-from steerlens.results import FEATURES, GENERATIONS
+from steerlens.config.schema import PmiConfig
+from steerlens.results import FEATURES, GENERATIONS, Pmi
 from steerlens.roles import ROLES, success_tokens, with_roles
 
 if TYPE_CHECKING:
@@ -34,21 +34,6 @@ Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Config:
-    window: int = 20
-    """Words in a window: as many as the paper's continuations have tokens."""
-    min_count: int = 10
-    """Each word of a pair is in at least this many windows."""
-    min_together: int = 3
-    """Both are in at least this many windows; at least 1, because none gives no number."""
-
-    def __post_init__(self) -> None:
-        for name in ("window", "min_count", "min_together"):
-            if getattr(self, name) < 1:
-                raise SteerlensError(f"pmi: {name} must be at least 1, not {getattr(self, name)}.")
-
-
-@dataclass(frozen=True)
 class Counts:
     """In how many windows words are, alone and together."""
 
@@ -57,23 +42,11 @@ class Counts:
     pairs: Counter[Pair] = field(default_factory=Counter)
 
 
-@dataclass(frozen=True)
-class Pmi:
-    """What was found, and what was left out."""
-
-    pairs: pd.DataFrame
-    """One row per (feature, success token): its `role`, the words `token` and `top_token`, `times`
-    generated, windows with each (`token_count`, `top_count`) and with both (`together`), `pmi`."""
-    windows: int
-    dropped: dict[str, int]
-    """Pairs left out, by reason."""
-
-
 def pmi(
     steering: pd.DataFrame,
     generations: pd.DataFrame,
     texts: Iterable[str],
-    config: Config | None = None,
+    config: PmiConfig | None = None,
 ) -> Pmi:
     """PMI of every success token that a feature generated at its best factor, from `texts`.
 
@@ -81,7 +54,7 @@ def pmi(
     character) has no pair, and neither has a word with itself: that only tells how rare it is.
     Features without both scores have no role and are left out.
     """
-    config = config or Config()
+    config = config or PmiConfig()
     found = generated_pairs(steering, generations)
     words = found.loc[found["token"].notna() & found["top_token"].notna()]
     different = words.loc[words["token"] != words["top_token"]]
@@ -136,8 +109,11 @@ def generated_pairs(steering: pd.DataFrame, generations: pd.DataFrame) -> pd.Dat
 def count(texts: Iterable[str], pairs: Collection[Pair], window: int) -> Counts:
     """In how many windows of `texts` the words of `pairs` are, in one pass.
 
-    A text is cut into windows of `window` words, of which the last may be shorter.
+    A text is cut into windows of `window` words, of which the last may be shorter. Without pairs
+    nothing is read.
     """
+    if not pairs:
+        return Counts()
     partners: defaultdict[str, set[str]] = defaultdict(set)
     for word, top in pairs:
         partners[top].add(word)
