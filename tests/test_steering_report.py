@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import html
 import re
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,13 +16,7 @@ from steerlens.steering_report import (
     pmi_table,
     role_table,
 )
-from tests.support.frames import NASTY, generations, steering
-
-SCORES = {"input_score": [0.9, 0.0, 0.5, 0.4] * 2, "output_score": [0.0, 0.9, 0.5, 0.4] * 2}
-
-
-def tables(**columns: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return steering((0, 1), 4, **(SCORES | columns)), generations(n=4)
+from tests.support.frames import NASTY, of_every_role
 
 
 def found_pmi(values: list[float]) -> Pmi:
@@ -52,7 +45,7 @@ def cells(table: str | None) -> list[list[str]]:
 
 
 def test_tables_of_roles_have_a_row_for_every_text() -> None:
-    features, texts = tables()
+    features, texts = of_every_role()
     for role in ("input", "output", "hybrid"):
         found = examples(features, texts, role, 2, 3)
         rows = cells(role_table(features, texts, role, 2, 3))
@@ -72,7 +65,7 @@ def test_success_tokens_are_bold_and_all_is_escaped() -> None:
 
 
 def test_nasty_texts_and_prompts_cannot_break_the_tables() -> None:
-    features, texts = tables(logit_lens_token_ids=[list(range(len(NASTY)))] * 8)
+    features, texts = of_every_role(logit_lens_token_ids=[list(range(len(NASTY)))] * 8)
     texts = texts.assign(prompt="a | \n`b` <i>", text="".join(NASTY))
     for table in (role_table(features, texts, "hybrid"), best_steered_table(features, texts)):
         assert table is not None
@@ -86,7 +79,7 @@ def test_nasty_texts_and_prompts_cannot_break_the_tables() -> None:
 
 
 def test_the_best_steered_features_stand_beside_unsteered_texts() -> None:
-    features, texts = tables(success_20=[0.5, 2.0, 1.0, None] * 2, best_factor=2.0)
+    features, texts = of_every_role(success_20=[0.5, 2.0, 1.0, None] * 2, best_factor=2.0)
     rows = cells(best_steered_table(features, texts, n=3, prompts=2))
     assert [row[:2] for row in rows] == [["0", "1"], ["1", "1"], ["0", "2"]]
     assert rows[0][2:7] == ["0.00", "0.9000", "2", "2.00", "30"]
@@ -112,7 +105,7 @@ def test_pmi_is_summarised_by_role() -> None:
 
 
 def test_tables_without_rows_are_none() -> None:
-    features, texts = tables(input_score=None, success_20=None)
+    features, texts = of_every_role(input_score=None, success_20=None)
     assert role_table(features, texts, "input") is None
     assert best_steered_table(features, texts) is None
     empty = Pmi(found_pmi([1.0]).pairs.head(0), windows=0, dropped={})

@@ -10,12 +10,24 @@ Dimension letters: N features, C selections, R resamples, T thresholds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from steerlens.errors import unknown
+from steerlens.resampling import (
+    Draws,
+    Estimate,
+    counts_of_resamples,
+    estimate,
+    mean_and_range,
+    permutation_inside,
+    resampled_means,
+    spearman,
+    top_weights,
+    weighted_means,
+)
 from steerlens.results import FEATURES, STEERING
 
 if TYPE_CHECKING:
@@ -40,22 +52,6 @@ CRITERIA = (
 
 DRAWS = 10
 RESAMPLES = 1_000
-
-
-class Estimate(NamedTuple):
-    """A number with its interval, null where features are too few for one."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-class Draws(NamedTuple):
-    """Mean and range of some random draws."""
-
-    mean: float
-    low: float
-    high: float
 
 
 class Point(NamedTuple):
@@ -142,12 +138,12 @@ def threshold_curve(
     rng = np.random.default_rng(seed)
     random = [rng.permuted(masks_TN, axis=1) for _ in range(draws)]
     shuffled = [masks_TN[:, rng.permutation(len(rows))] for _ in range(draws)]
-    in_layers = [masks_TN[:, _permutation_inside(layers_N, rng)] for _ in range(draws)]
+    in_layers = [masks_TN[:, permutation_inside(layers_N, rng)] for _ in range(draws)]
     random_TD, shuffled_TD, in_layers_TD = (
-        np.transpose([_means(mask_TN, success_N) for mask_TN in masks])
+        np.transpose([weighted_means(mask_TN, success_N) for mask_TN in masks])
         for masks in (random, shuffled, in_layers)
     )
-    resampled_TR = _resampled(masks_TN, success_N, resamples, rng)
+    resampled_TR = resampled_means(masks_TN, success_N, resamples, rng)
     points = []
     for t, threshold in enumerate(thresholds):
         mask_N = masks_TN[t]
@@ -155,10 +151,10 @@ def threshold_curve(
         point = Point(threshold, selected, without_factor=int(over_TN[t].sum()) - selected)
         if selected:
             point = point._replace(
-                success=_estimate(success_N[mask_N].mean(), resampled_TR[t], selected),
-                random=_range(random_TD[t]),
-                shuffled=_range(shuffled_TD[t]),
-                shuffled_in_layers=_range(in_layers_TD[t]),
+                success=estimate(success_N[mask_N].mean(), resampled_TR[t], selected),
+                random=mean_and_range(random_TD[t]),
+                shuffled=mean_and_range(shuffled_TD[t]),
+                shuffled_in_layers=mean_and_range(in_layers_TD[t]),
             )
         points.append(point)
     return points
@@ -211,7 +207,7 @@ def criteria(
     for share in shares:
         size = max(1, round(share * len(rows)))
         enough = [(name, sign) for name, sign in found if scored[name] >= size]
-        weights = [_top(sign * scores[name], size) for name, sign in enough]
+        weights = [top_weights(sign * scores[name], size) for name, sign in enough]
         payoffs = _payoffs(np.array(weights), size, success_N, draws, resamples, rng)
         at_share = dict(zip(enough, payoffs, strict=True))
         for key, listed in found.items():
@@ -220,7 +216,7 @@ def criteria(
         Criterion(
             score=name,
             scored=scored[name],
-            spearman=_spearman(scores[name], success_N, resamples, rng),
+            spearman=spearman(scores[name], success_N, resamples, rng),
             highest=tuple(found[name, 1]),
             lowest=tuple(found[name, -1]),
         )
@@ -249,10 +245,10 @@ def control_arm(
     own_N, control_N = _array(pairs, "success_20"), _array(pairs, "success_20_control")
     values_CN = np.stack([own_N, control_N, own_N - control_N])
     n = len(pairs)
-    counts = _counts(n, resamples, np.random.default_rng(seed))
+    counts = counts_of_resamples(n, resamples, np.random.default_rng(seed))
     resampled_CR = np.reshape([values_CN @ counts_N / n for counts_N in counts], (-1, 3)).T
     estimates = [
-        _estimate(values_N.mean(), resampled_R, n)
+        estimate(values_N.mean(), resampled_R, n)
         for values_N, resampled_R in zip(values_CN, resampled_CR, strict=True)
     ]
     return ControlArm(n, len(both) - n, *estimates)
@@ -278,110 +274,31 @@ def _payoffs(
 ) -> list[Payoff]:
     """The payoff of every row of weights, each of which selects `size` features."""
     random_DN = rng.permuted(np.tile(np.arange(len(success_N)) < size, (draws, 1)), axis=1)
-    random_D = _means(random_DN, success_N)
+    random_D = weighted_means(random_DN, success_N)
     # Subsets of one size: the mean over them is that of the features they hold, counted as often.
     columns = [*weights_CN, np.ones(len(success_N)), random_DN.sum(axis=0)]
-    *means_C, unfiltered, random = _means(np.array(columns), success_N)
-    *resampled_CR, unfiltered_R, random_R = _resampled(np.array(columns), success_N, resamples, rng)
+    *means_C, unfiltered, random = weighted_means(np.array(columns), success_N)
+    *resampled_CR, unfiltered_R, random_R = resampled_means(
+        np.array(columns), success_N, resamples, rng
+    )
 
     def ratio(
         mean: float, resampled_R: np.ndarray, below: float, below_R: np.ndarray
     ) -> Estimate | None:
         with np.errstate(divide="ignore", invalid="ignore"):
-            return _estimate(mean / below, resampled_R / below_R, size) if below > 0 else None
+            return estimate(mean / below, resampled_R / below_R, size) if below > 0 else None
 
     return [
         Payoff(
             selected=size,
-            success=_estimate(mean, resampled_R, size),
+            success=estimate(mean, resampled_R, size),
             unfiltered=float(unfiltered),
-            random=_range(random_D),
+            random=mean_and_range(random_D),
             over_unfiltered=ratio(mean, resampled_R, unfiltered, unfiltered_R),
             over_random=ratio(mean, resampled_R, random, random_R),
         )
         for mean, resampled_R in zip(means_C, resampled_CR, strict=True)
     ]
-
-
-def _spearman(
-    score_N: np.ndarray, success_N: np.ndarray, resamples: int, rng: np.random.Generator
-) -> Estimate | None:
-    """Spearman's correlation over the features that have the score."""
-    has = ~np.isnan(score_N)
-    a_N, b_N = (np.unique(values[has], return_inverse=True)[1] for values in (score_N, success_N))
-    n = int(has.sum())
-    value = _rank_correlation(a_N, b_N, np.ones(n))
-    if np.isnan(value):
-        return None
-    resampled = [_rank_correlation(a_N, b_N, counts_N) for counts_N in _counts(n, resamples, rng)]
-    return _estimate(value, np.array(resampled), n)
-
-
-def _rank_correlation(a_N: np.ndarray, b_N: np.ndarray, counts_N: np.ndarray) -> float:
-    """Correlation of the mean ranks of features that are there `counts_N` times each.
-
-    `a_N` and `b_N` are places of values in their order, from 0. NaN where one is constant.
-    """
-    centred = []
-    for code_N in (a_N, b_N):
-        tied = np.bincount(code_N, weights=counts_N)
-        rank_N = (np.cumsum(tied) - (tied - 1) / 2)[code_N]
-        centred.append(rank_N - (counts_N.sum() + 1) / 2)
-    a, b = centred
-    variances = (counts_N @ (a * a)) * (counts_N @ (b * b))
-    return float(counts_N @ (a * b) / np.sqrt(variances)) if variances > 0 else np.nan
-
-
-def _top(score_N: np.ndarray, size: int) -> np.ndarray:
-    """Weights that select the `size` largest: 1 above the last place, its share for each of those
-    that tie for it, 0 below and for NaN."""
-    last = -np.sort(-score_N)[size - 1]  # NaN is sorted last
-    above, tied = score_N > last, score_N == last
-    return above + tied * (size - above.sum()) / tied.sum()
-
-
-def _counts(n: int, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """For every bootstrap sample, how often each of `n` features is in it."""
-    for _ in range(resamples if n else 0):
-        yield np.bincount(rng.integers(n, size=n), minlength=n)
-
-
-def _means(weights_CN: np.ndarray, success_N: np.ndarray) -> np.ndarray:
-    """The weighted mean success of every selection, NaN for an empty one."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (weights_CN @ success_N) / weights_CN.sum(axis=1)
-
-
-def _resampled(
-    weights_CN: np.ndarray, success_N: np.ndarray, resamples: int, rng: np.random.Generator
-) -> np.ndarray:
-    """The same means in every bootstrap sample of the features, [C, R]."""
-    # Numerators and denominators in one product; in floats, because BLAS has no integers.
-    both = np.concatenate([weights_CN * success_N, weights_CN]).astype(float)
-    sums = [both @ counts_N for counts_N in _counts(len(success_N), resamples, rng)]
-    above, below = np.split(np.reshape(sums, (-1, len(both))).T, 2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return above / below
-
-
-def _estimate(value: float, resampled_R: np.ndarray, features: int) -> Estimate:
-    """The value with its interval; one feature has none, however often it is drawn again."""
-    finite = resampled_R[np.isfinite(resampled_R)]
-    if features < 2 or not len(finite):
-        return Estimate(float(value), None, None)
-    low, high = np.quantile(finite, [0.025, 0.975]).tolist()
-    return Estimate(float(value), low, high)
-
-
-def _range(drawn: Sequence[float] | np.ndarray) -> Draws:
-    return Draws(float(np.mean(drawn)), float(np.min(drawn)), float(np.max(drawn)))
-
-
-def _permutation_inside(groups_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A permutation that leaves every feature's group in its place."""
-    order = np.empty(len(groups_N), dtype=int)
-    order[np.argsort(groups_N, kind="stable")] = np.lexsort((rng.random(len(order)), groups_N))
-    return order
 
 
 def _features(steering: pd.DataFrame) -> pd.DataFrame:

@@ -3,10 +3,8 @@ from __future__ import annotations
 import itertools
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
@@ -27,13 +25,7 @@ from steerlens.figures.roles import (
 from steerlens.figures.style import look
 from steerlens.results import Pmi
 from steerlens.roles import Continuation, Example, Passage
-from tests.support.frames import NASTY, found_pmi, generations, steering
-
-SCORES = {"input_score": [0.9, 0.0, 0.5, 0.4] * 2, "output_score": [0.0, 0.9, 0.5, 0.4] * 2}
-
-
-def tables(**columns: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return steering((0, 1), 4, **(SCORES | columns)), generations(n=4)
+from tests.support.frames import NASTY, found_pmi, of_every_role
 
 
 def test_figures_of_texts_and_pmi_are_written_the_same_each_time(tmp_path: Path) -> None:
@@ -41,8 +33,8 @@ def test_figures_of_texts_and_pmi_are_written_the_same_each_time(tmp_path: Path)
         warnings.simplefilter("error")  # a glyph that the font lacks is only a warning
         for folder in (tmp_path / "a", tmp_path / "b"):
             paths = [
-                *draw_input_and_output(*tables(), folder),
-                *draw_hybrids(*tables(), folder),
+                *draw_input_and_output(*of_every_role(), folder),
+                *draw_hybrids(*of_every_role(), folder),
                 *draw_pmi(found_pmi(), folder),
             ]
             assert [path.suffix for path in paths] == [".png", ".pdf"] * 3
@@ -51,7 +43,7 @@ def test_figures_of_texts_and_pmi_are_written_the_same_each_time(tmp_path: Path)
 
 
 def test_without_such_features_there_is_no_figure_and_no_folder(tmp_path: Path) -> None:
-    nothing = tables(input_score=None)
+    nothing = of_every_role(input_score=None)
     empty = Pmi(found_pmi().pairs.head(0), windows=0, dropped={})
     assert draw_input_and_output(*nothing, tmp_path / "f") == []
     assert draw_hybrids(*nothing, tmp_path / "f") == []

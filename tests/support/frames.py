@@ -100,3 +100,9 @@ def found_pmi(n: int = 30) -> Pmi:
         "pmi": rng.normal(size=n),
     }
     return Pmi(pd.DataFrame(pairs), windows=1000, dropped={"no word": 3, "rare word": 4})
+
+
+def of_every_role(**columns: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Steered features and their texts, with input, output and hybrid features in two layers."""
+    scores = {"input_score": [0.9, 0.0, 0.5, 0.4] * 2, "output_score": [0.0, 0.9, 0.5, 0.4] * 2}
+    return steering((0, 1), 4, **(scores | columns)), generations(n=4)

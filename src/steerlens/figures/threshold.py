@@ -12,7 +12,8 @@ from matplotlib.ticker import PercentFormatter
 
 from steerlens.figures import style
 from steerlens.figures.output_score import S_OUT, subtitle
-from steerlens.payoff import DRAWS, Criterion, Draws, Estimate, Point, criteria, threshold_curve
+from steerlens.payoff import DRAWS, Criterion, Point, criteria, threshold_curve
+from steerlens.resampling import Draws, Estimate
 from steerlens.text import visible
 
 if TYPE_CHECKING:

@@ -1,0 +1,110 @@
+"""Means, ranks and their 95 % bootstrap intervals over features, in numbers alone.
+
+Dimension letters: N features, C selections, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Estimate(NamedTuple):
+    """A number with its interval, null where features are too few for one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class Draws(NamedTuple):
+    """Mean and range of some random draws."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def spearman(
+    score_N: np.ndarray, success_N: np.ndarray, resamples: int, rng: np.random.Generator
+) -> Estimate | None:
+    """Spearman's correlation over the features that have the score."""
+    has = ~np.isnan(score_N)
+    a_N, b_N = (np.unique(values[has], return_inverse=True)[1] for values in (score_N, success_N))
+    n = int(has.sum())
+    value = _rank_correlation(a_N, b_N, np.ones(n))
+    if np.isnan(value):
+        return None
+    resampled = [
+        _rank_correlation(a_N, b_N, counts_N) for counts_N in counts_of_resamples(n, resamples, rng)
+    ]
+    return estimate(value, np.array(resampled), n)
+
+
+def _rank_correlation(a_N: np.ndarray, b_N: np.ndarray, counts_N: np.ndarray) -> float:
+    """Correlation of the mean ranks of features that are there `counts_N` times each.
+
+    `a_N` and `b_N` are places of values in their order, from 0. NaN where one is constant.
+    """
+    centred = []
+    for code_N in (a_N, b_N):
+        tied = np.bincount(code_N, weights=counts_N)
+        rank_N = (np.cumsum(tied) - (tied - 1) / 2)[code_N]
+        centred.append(rank_N - (counts_N.sum() + 1) / 2)
+    a, b = centred
+    variances = (counts_N @ (a * a)) * (counts_N @ (b * b))
+    return float(counts_N @ (a * b) / np.sqrt(variances)) if variances > 0 else np.nan
+
+
+def top_weights(score_N: np.ndarray, size: int) -> np.ndarray:
+    """Weights that select the `size` largest: 1 above the last place, its share for each of those
+    that tie for it, 0 below and for NaN."""
+    last = -np.sort(-score_N)[size - 1]  # NaN is sorted last
+    above, tied = score_N > last, score_N == last
+    return above + tied * (size - above.sum()) / tied.sum()
+
+
+def counts_of_resamples(n: int, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """For every bootstrap sample, how often each of `n` features is in it."""
+    for _ in range(resamples if n else 0):
+        yield np.bincount(rng.integers(n, size=n), minlength=n)
+
+
+def weighted_means(weights_CN: np.ndarray, success_N: np.ndarray) -> np.ndarray:
+    """The weighted mean success of every selection, NaN for an empty one."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (weights_CN @ success_N) / weights_CN.sum(axis=1)
+
+
+def resampled_means(
+    weights_CN: np.ndarray, success_N: np.ndarray, resamples: int, rng: np.random.Generator
+) -> np.ndarray:
+    """The same means in every bootstrap sample of the features, [C, R]."""
+    # Numerators and denominators in one product; in floats, because BLAS has no integers.
+    both = np.concatenate([weights_CN * success_N, weights_CN]).astype(float)
+    sums = [both @ counts_N for counts_N in counts_of_resamples(len(success_N), resamples, rng)]
+    above, below = np.split(np.reshape(sums, (-1, len(both))).T, 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return above / below
+
+
+def estimate(value: float, resampled_R: np.ndarray, features: int) -> Estimate:
+    """The value with its interval; one feature has none, however often it is drawn again."""
+    finite = resampled_R[np.isfinite(resampled_R)]
+    if features < 2 or not len(finite):
+        return Estimate(float(value), None, None)
+    low, high = np.quantile(finite, [0.025, 0.975]).tolist()
+    return Estimate(float(value), low, high)
+
+
+def mean_and_range(drawn: Sequence[float] | np.ndarray) -> Draws:
+    return Draws(float(np.mean(drawn)), float(np.min(drawn)), float(np.max(drawn)))
+
+
+def permutation_inside(groups_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A permutation that leaves every feature's group in its place."""
+    order = np.empty(len(groups_N), dtype=int)
+    order[np.argsort(groups_N, kind="stable")] = np.lexsort((rng.random(len(order)), groups_N))
+    return order
