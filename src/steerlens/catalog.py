@@ -80,7 +80,8 @@ def _models() -> list[list[str]]:
     rows = []
     for name, entry in entries("model").items():
         size = f"{entry['n_params'] / 1e9:.3g}B" if "n_params" in entry else ""
-        shape = f"{entry['n_layers']} layers, d {entry['d_model']}" if "n_layers" in entry else ""
+        facts = [("{} layers", "n_layers"), ("d {}", "d_model")]
+        shape = ", ".join(text.format(entry[key]) for text, key in facts if key in entry)
         rows.append([f"model={name}", size, shape, entry["about"]])
     return rows
 
