@@ -212,6 +212,18 @@ def test_split_chooses_on_every_second_prompt_and_reports_on_the_others() -> Non
         assert row["success_20"] == means.loc[key, "success_20"]
 
 
+@pytest.mark.parametrize("name", ["success_1", "success_5", "concept_success"])
+def test_another_count_of_success_may_be_what_is_chosen_by(name: str) -> None:
+    table = both_arms()
+    other = table["success_20"].to_numpy()[::-1]  # in no step with success_20
+    expected = chosen(choose_factors(table.assign(success_20=other), PAPER))
+    assert expected != chosen(choose_factors(table, PAPER))
+    found = choose_factors(table.assign(**{name: other}), ChoiceConfig(success=name))
+    assert chosen(found) == expected
+    with pytest.raises(SteerlensError, match=f"no {name}"):
+        choose_factors(table.assign(**{name: None}), ChoiceConfig(success=name))
+
+
 def test_what_cannot_be_chosen_is_refused_in_a_sentence() -> None:
     table = both_arms()
     with pytest.raises(SteerlensError, match=r"choice\.rule"):

@@ -67,6 +67,18 @@ def test_every_combination_is_one_row_with_all_columns(subject: Subject) -> None
         assert set(frame[name]) == {value}
 
 
+def test_the_best_features_are_also_steered_together(subject: Subject) -> None:
+    config = config_of(together=[2, 3, 4], controls=[])
+    frame = steer_layer(subject, [9, 5, 30], config, ScoreRun())
+    arms = frame[["feature", "control"]].drop_duplicates().fillna("")
+    expected = {(9, ""), (5, ""), (30, ""), (9, "+5"), (9, "+5+30")}  # there is no fourth
+    assert {*arms.itertuples(index=False, name=None)} == expected
+    assert len(frame) == len(expected) * 3 * 2 * 2
+    alone = steer_layer(subject, [9, 5, 30], config_of(controls=[]), ScoreRun())
+    own = frame.loc[frame["control"].isna()].reset_index(drop=True)
+    pd.testing.assert_frame_equal(own, alone)
+
+
 def test_every_column_but_those_of_other_runs_is_filled(subject: Subject) -> None:
     frame = steer_layer(subject, [5], config_of(), ScoreRun())
     empty = {str(name) for name in frame.columns if any(one is pd.NA for one in frame[name])}

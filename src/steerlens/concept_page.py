@@ -40,6 +40,11 @@ def concept_page(tables: RunTables, width: int) -> Iterator[Text]:
     }
     for row in rows.loc[rows["control"].isna()].head(FEATURES).to_dict("records"):
         yield from _feature(row, shown.get((row["layer"], row["feature"])), width)
+    for row in rows.loc[rows["control"].str.startswith("+", na=False)].to_dict("records"):
+        yield Text()
+        features = f"{row['feature']}{row['control']}".replace("+", " + ")
+        yield _line(f"layer {row['layer']}, features {features} together", width, "bold")
+        yield _numbers(row, width)
 
 
 def _feature(row: dict[str, Any], example: Example | None, width: int) -> Iterator[Text]:
@@ -55,13 +60,7 @@ def _feature(row: dict[str, Any], example: Example | None, width: int) -> Iterat
     if example is None:
         yield _line("  no factor may be chosen: at all of them the texts break down", width)
         return
-    found = {name: number(row[name], ".3g") for name in SHOWN}
-    yield _line(
-        f"  best factor {found['best_factor']}: {found['success_20']} success tokens a text, "
-        f"{found['concept_success']} of the concept; perplexity {found['perplexity']} (unsteered "
-        f"{found['perplexity_unsteered']})",
-        width,
-    )
+    yield _numbers(row, width)
     for passage in example.passages:
         yield _line(f"  {visible(passage.prompt)} ...", width, "dim")
         for text in passage.continuations:
@@ -74,6 +73,16 @@ def _feature(row: dict[str, Any], example: Example | None, width: int) -> Iterat
             line.append(visible(text.text[start:]))
             line.truncate(width, overflow="ellipsis")
             yield line
+
+
+def _numbers(row: dict[str, Any], width: int) -> Text:
+    found = {name: number(row[name], ".3g") for name in SHOWN}
+    return _line(
+        f"  best factor {found['best_factor']}: {found['success_20']} success tokens a text, "
+        f"{found['concept_success']} of the concept; perplexity {found['perplexity']} (unsteered "
+        f"{found['perplexity_unsteered']})",
+        width,
+    )
 
 
 def _line(text: str, width: int, style: str = "") -> Text:

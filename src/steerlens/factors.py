@@ -1,8 +1,9 @@
 """The right steering factor of every feature, from its texts (paper Section 4.1), without a model.
 
 Too weak a factor changes nothing, too strong a one gives babble. Both rules weigh the mean
-success@20 of a feature's texts at a factor against their mean perplexity. Factor 0 is the text
-without steering and never chosen; equally good factors give the smallest one (of -1 and 1: 1).
+success of a feature's texts at a factor (`choice.success`: success@20 in the paper) against their
+mean perplexity. Factor 0 is the text without steering and never chosen; equally good factors give
+the smallest one (of -1 and 1: 1).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ COARSE = 3
 """`next_factors` first asks for every third factor."""
 
 Measured = Mapping[float, tuple[float, float]]
-"""Factor -> (mean success@20, mean perplexity) of one feature, NaN where there is none; factor 0
+"""Factor -> (mean success, mean perplexity) of one feature, NaN where there is none; factor 0
 holds the texts without steering."""
 
 
@@ -169,8 +170,10 @@ def next_factors(
 
 def _measured(means: pd.DataFrame, choice: ChoiceConfig) -> list[Measured]:
     """What was measured of every feature, in the order of `means`."""
-    if len(means) and not any(means["success_20"].notna().tolist()):
-        raise SteerlensError("the texts have no success_20, by which the best factor is chosen.")
+    if len(means) and not any(means[choice.success].notna().tolist()):
+        raise SteerlensError(
+            f"the texts have no {choice.success}, by which the best factor is chosen."
+        )
     unsteered = means.loc[means["factor"] == 0, "perplexity"]
     measured, budgeted = (any(x.notna().tolist()) for x in (means["perplexity"], unsteered))
     if choice.rule == "budget" and measured and not budgeted:
@@ -179,7 +182,7 @@ def _measured(means: pd.DataFrame, choice: ChoiceConfig) -> list[Measured]:
         )
     features: dict[int, dict[float, tuple[float, float]]] = {}
     ids = means.groupby(list(FEATURE), dropna=False, sort=False).ngroup()
-    columns = (means["factor"], means["success_20"], means["perplexity"])
+    columns = (means["factor"], means[choice.success], means["perplexity"])
     for feature, factor, success, perplexity in zip(ids, *columns, strict=True):
         features.setdefault(feature, {})[factor] = (success, perplexity)
     return list(features.values())

@@ -33,7 +33,7 @@ def planned_texts(config: RunConfig, subject: Subject, n_features: int) -> Plann
     if not factors:
         return None
     n_steered = min(n_features, config.selection.top_n or n_features)
-    arms = n_steered * (1 + len(config.steer.controls))
+    arms = n_steered * (1 + len(config.steer.controls)) + len(config.steer.together)
     of_factor = len(parse_prompts(config.generation)) * config.generation.samples
     n_texts = arms * (1 + len(factors)) * of_factor
     return PlannedTexts(n_steered, n_texts, n_texts * _seconds_each(config, subject, of_factor))
@@ -44,7 +44,7 @@ def _seconds_each(config: RunConfig, subject: Subject, of_factor: int) -> float:
     from steerlens.steering import steer_layer
 
     factors = parse_factors(config.steer.factors)[-1:]
-    steer = dataclasses.replace(config.steer, factors=factors, controls=[], search=False)
+    steer = dataclasses.replace(config.steer, factors=factors, controls=[], together=[], search=False)
     few = dataclasses.replace(config, steer=steer, concept=None)
     run = ScoreRun(parse_memory(config.memory_budget), config.seed, corpus=config.corpus)
     features = range(min(subject.d_sae, max(1, CALIBRATION_TEXTS // (2 * of_factor))))

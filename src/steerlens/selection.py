@@ -47,19 +47,28 @@ def chosen(features: pd.DataFrame, selection: SelectionConfig) -> pd.DataFrame:
     """
     if selection.threshold is None and selection.top_n is None:
         return features
-    by = selection.score
-    numeric = [name for name in features if getattr(features[name].dtype, "kind", "") in "iuf"]
-    filled = [str(name) for name in numeric if any(features[name].notna().tolist())]
-    scores = [name for name in filled if name not in IDS]
-    if by not in scores:
-        raise unknown("selection.score", by, scores)
-    rows = features.loc[features[by].notna()]
+    rows = best_first(features, selection.score)
     if selection.threshold is not None:
+        by = selection.score
         rows = rows.loc[rows[by] >= selection.threshold]
         if rows.empty:
             raise SteerlensError(
                 f"no feature has {by} >= {selection.threshold:g}; the largest is "
                 f"{features[by].max():.3g}."
             )
-    rows = rows.sort_values(by=[by, "layer", "feature"], ascending=[False, True, True])
     return rows.head(selection.top_n or len(rows)).sort_index()
+
+
+def best_first(features: pd.DataFrame, by: str) -> pd.DataFrame:
+    """The rows that have the score `by`, highest first, of equal ones the lower layer and id.
+
+    Raises:
+        SteerlensError: if the score wasn't computed or is no number.
+    """
+    numeric = [name for name in features if getattr(features[name].dtype, "kind", "") in "iuf"]
+    filled = [str(name) for name in numeric if any(features[name].notna().tolist())]
+    scores = [name for name in filled if name not in IDS]
+    if by not in scores:
+        raise unknown("selection.score", by, scores)
+    rows = features.loc[features[by].notna()]
+    return rows.sort_values(by=[by, "layer", "feature"], ascending=[False, True, True])

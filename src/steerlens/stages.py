@@ -21,7 +21,7 @@ from steerlens.registry import ScoreConfig
 from steerlens.results import FEATURES, GENERATIONS, STEERING
 from steerlens.roles import with_roles
 from steerlens.scores import ScoreRun
-from steerlens.selection import select_features
+from steerlens.selection import best_first, select_features
 from steerlens.store import Store
 from steerlens.terminal import progress
 
@@ -123,6 +123,9 @@ class Stages:
         config = self._config
         evaluator = load_evaluator(config.evaluator, config) if config.evaluator else None
         layers = sorted(set(features["layer"].tolist()))
+        if config.steer.together:
+            best = best_first(features, config.selection.score)
+            features = pd.concat([best, features.drop(index=best.index)])
         texts: list[pd.DataFrame] = []
         for subject in load_subjects(dataclasses.replace(config, layer=layers), self._lm):
             start = time.perf_counter()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from steerlens.config.schema import ChoiceConfig, RunConfig
 from steerlens.config.steering import parse_factors, parse_prompts
 from steerlens.factors import next_factors
 from steerlens.generation import ROW, generate, text_key
+from steerlens.generation.targets import together
 from steerlens.metrics import METRICS, MetricRun, Texts
 from steerlens.results import GENERATIONS
 
@@ -33,7 +33,7 @@ def steer_layer(
 
     Args:
         subject: model and SAE.
-        features: ids.
+        features: ids; for `steer.together` the best first.
         config: its `steer`, `generation` and `seed` say what is done.
         run: memory, seed, progress, and where finished texts are kept.
         evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
@@ -47,7 +47,9 @@ def steer_layer(
         concept = parse_concept(config.concept) if config.concept is not None else []
         return measure_texts(subject, texts, key, run, concept, evaluator)
 
-    arms = list(itertools.product(features, ["", *config.steer.controls]))
+    arms = [(feature, control) for feature in features for control in ["", *config.steer.controls]]
+    groups = (features[:n] for n in config.steer.together if n <= len(features))
+    arms += [(group[0], together(group)) for group in groups]
     if config.steer.search:
         measured = _search(arms, factors, config.choice, texts_of)
     else:
@@ -95,10 +97,10 @@ def _search(
             return pd.concat(rounds, ignore_index=True)
         rounds.append(texts_of(wanted))
         groups = rounds[-1].groupby(["feature", "control", "factor"], as_index=False)
-        means = groups.agg({"success_20": "mean", "perplexity": "mean"})
+        means = groups.agg({choice.success: "mean", "perplexity": "mean"})
         for row in means.to_dict("records"):
             found = known[row["feature"], row["control"]]
-            found[row["factor"]] = (row["success_20"], row["perplexity"])
+            found[row["factor"]] = (row[choice.success], row["perplexity"])
 
 
 def measure_texts(

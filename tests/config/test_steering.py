@@ -91,6 +91,10 @@ def refusal(*words: str) -> str:
         (["steer.operator=x"], ["steer.operator 'x'", "add, clamp"]),
         (["steer.unit=amax"], ["steer.unit 'amax'", "'a_max'"]),
         (["steer.positions=lst"], ["steer.positions 'lst'", "'last'"]),
+        (["steer.together=[1,2]"], ["steer.together: 1 features together", "at least 2"]),
+        (["steer.together=[x]"], ["steer.together"]),
+        (["choice.success=succes_20"], ["choice.success 'succes_20'", "'success_20'"]),
+        (["choice.success=concept_success"], ["needs concept=WORD"]),
         (["steer.controls=[random]"], ["steer.controls 'random'", "'random_direction'"]),
         (["steer.default_max_activation=0"], ["default_max_activation=0.0 must be positive"]),
         (["steer.default_max_activation=nan"], ["default_max_activation=nan must be positive"]),
@@ -143,6 +147,7 @@ def test_a_bad_value_is_one_clear_sentence(words: list[str], parts: list[str]) -
         ["steer.factors=[-0.5,1e1]", "steer.operator=ablate", "steer.unit=norm"],
         ["generation.temperature=0", "generation.top_p=1", "generation.stop=null"],
         ["generation.prompts=Note", "generation.stop=['.',\"\\n\"]"],
+        ["steer.together=[2,5]", "choice.success=success_1"],
         ["steer.controls=[random_direction]", "selection.threshold=0.0", "selection.top_n=1"],
     ],
 )

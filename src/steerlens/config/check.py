@@ -48,6 +48,8 @@ def check(config: RunConfig) -> None:
     check_generation(config.generation)
     check_selection(config.selection)
     check_choice(config.choice)
+    if config.choice.success == "concept_success" and config.concept is None:
+        raise SteerlensError("choice.success=concept_success needs concept=WORD.")
     check_pmi(config.pmi)
     _check_features(config.features)
     _check_corpus(config.corpus)

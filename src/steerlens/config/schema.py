@@ -83,6 +83,7 @@ POSITIONS = ("last", "all", "generated", "prompt")
 RANDOM_DIRECTION = "random_direction"
 CONTROLS = (RANDOM_DIRECTION,)
 RULES = ("paper", "budget")
+SUCCESS = ("success_20", "success_5", "success_1", "concept_success")
 
 
 @dataclass
@@ -108,6 +109,9 @@ class SteerConfig:
     """Generate texts at every third factor, then only around each feature's best one."""
     controls: list[str] = field(default_factory=list)
     """What is steered with beside each feature: random_direction, of the same norm."""
+    together: list[int] = field(default_factory=list)
+    """Also steer with the n best features of a layer at once, by selection.score, each with an
+    equal share of the factor: `[2,5]`."""
 
 
 @dataclass
@@ -182,8 +186,10 @@ class ChoiceConfig:
     rule: str = "paper"
     """paper (most success per perplexity, below a cap; Section 4.1) or budget (most success within
     a budget of perplexity)."""
+    success: str = "success_20"
+    """What counts as success: success_20 (the paper), success_5, success_1, or concept_success."""
     success_cap: float = 3.0
-    """rule=paper: factors whose mean success@20 is over this are dropped."""
+    """rule=paper: factors whose mean success is over this are dropped."""
     perplexity_budget: float = 2.0
     """rule=budget: mean perplexity allowed, times the mean of the feature's factor-0 texts."""
     split: bool = False

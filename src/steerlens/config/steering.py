@@ -11,6 +11,7 @@ from steerlens.config.schema import (
     OPERATORS,
     POSITIONS,
     RULES,
+    SUCCESS,
     UNITS,
     ChoiceConfig,
     GenerationConfig,
@@ -33,6 +34,9 @@ def check_steer(steer: SteerConfig) -> None:
     ):
         if value not in valid:
             raise unknown(f"steer.{name}", value, valid)
+    for n in steer.together:
+        if n < 2:
+            raise SteerlensError(f"steer.together: {n} features together must be at least 2.")
     default = steer.default_max_activation
     if default is not None and not (math.isfinite(default) and default > 0):
         raise SteerlensError(f"steer.default_max_activation={default} must be positive.")
@@ -50,6 +54,8 @@ def check_choice(choice: ChoiceConfig) -> None:
     """Refuse what can't work, in one sentence."""
     if choice.rule not in RULES:
         raise unknown("choice.rule", choice.rule, RULES)
+    if choice.success not in SUCCESS:
+        raise unknown("choice.success", choice.success, SUCCESS)
     for name in ("success_cap", "perplexity_budget"):
         number = getattr(choice, name)
         if not (math.isfinite(number) and number > 0):

@@ -10,23 +10,17 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 
-from steerlens.config.schema import RANDOM_DIRECTION, GenerationConfig, SteerConfig
+from steerlens.config.schema import GenerationConfig, SteerConfig
 from steerlens.config.steering import parse_stop
 from steerlens.errors import SteerlensError
 from steerlens.generation.decoding import Continuation, decode
 from steerlens.generation.sampling import Sampling, row_seed
 from steerlens.generation.stopping import EOS, Stopping
-from steerlens.intervention import (
-    Operation,
-    Targets,
-    check_affine,
-    feature_targets,
-    looks_back,
-)
+from steerlens.generation.targets import max_activations, row_targets
+from steerlens.intervention import Operation, check_affine, looks_back
 from steerlens.intervention.hooks import SteeringHooks
 from steerlens.memory import batches, rows_that_fit
 from steerlens.subject import Subject
@@ -131,7 +125,7 @@ def _batches(
     operation = Operation(steer.operator, steer.unit, steer.keep_error)
     check_affine(subject.sae, torch.randn(1, 4, subject.sae.cfg.d_in).to(subject.sae.W_dec))
     max_activation_F = (
-        _max_activations(subject, steer, run) if steer.unit == "max_activation" else None
+        max_activations(subject, steer, run) if steer.unit == "max_activation" else None
     )
     sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
     stopping = Stopping(
@@ -151,7 +145,7 @@ def _batches(
         place = {prompt: index for index, prompt in enumerate(distinct)}
         ids = batch[list(ROW)].itertuples(index=False, name=None)
         seeds = [row_seed(run.seed, subject.layer, *row) for row in ids]
-        targets = _targets(subject, batch, max_activation_F, run.seed)
+        targets = row_targets(subject, batch, max_activation_F, run.seed)
         hooks = SteeringHooks(subject, operation, targets, steer.positions)
         prompt_B = torch.tensor(batch["prompt"].map(place).tolist())
         texts = decode(
@@ -223,41 +217,6 @@ def _eos_ids(subject: Subject) -> set[int]:
     own: Any = subject.lm.tokenizer.eos_token_id
     ids = [own, *(told if isinstance(told, list) else [told])]
     return {int(one) for one in ids if one is not None}
-
-
-def _targets(
-    subject: Subject, batch: pd.DataFrame, max_activation_F: torch.Tensor | None, seed: int
-) -> Targets:
-    features_B1 = torch.tensor(batch["feature"].tolist())[:, None]
-    factor_B = torch.tensor(batch["factor"].tolist(), dtype=torch.float64)
-    maximum_B1 = None if max_activation_F is None else max_activation_F[features_B1]
-    targets = feature_targets(subject.sae, features_B1, factor_B, max_activation_BN=maximum_B1)
-    for row, (feature, control) in enumerate(zip(batch["feature"], batch["control"], strict=True)):
-        if control == RANDOM_DIRECTION:
-            vector_D = targets.vectors_BND[row, 0]
-            targets.vectors_BND[row, 0] = _random_like(vector_D, seed, subject.layer, int(feature))
-    return targets
-
-
-def _random_like(vector_D: torch.Tensor, *seeds: int) -> torch.Tensor:
-    """A random direction of the same norm."""
-    rng = np.random.Generator(np.random.Philox(row_seed(RANDOM_DIRECTION, *seeds)))
-    random_D = torch.from_numpy(rng.standard_normal(len(vector_D))).to(vector_D)
-    return random_D * (vector_D.norm() / random_D.norm())
-
-
-def _max_activations(subject: Subject, steer: SteerConfig, run: ScoreRun) -> torch.Tensor:
-    """(F,): each feature's own maximum over the corpus; a default where it never fires."""
-    from steerlens.corpus_pass import activations_of, read_corpus
-    from steerlens.scores.activation import Config
-
-    read_corpus([subject], [Config()], run)
-    max_F = activations_of(subject, None, run).max_F.astype(float)
-    fires_F = max_F > 0
-    default = steer.default_max_activation
-    if default is None:
-        default = float(np.median(max_F[fires_F])) if fires_F.any() else 1.0
-    return torch.from_numpy(np.where(fires_F, max_F, default))
 
 
 def _bytes_per_row(subject: Subject, length: int, positions: str) -> int:

@@ -58,7 +58,7 @@ class Targets:
     factor_B: torch.Tensor
     """(B,): steering factors s; may be negative."""
     weights_BN: torch.Tensor
-    """(B, N): share of each in the row's factor."""
+    """(B, N): share of each in the row's factor; 0 leaves it as it is, whatever the operator."""
     features_BN: torch.Tensor | None = None
     """(B, N): feature ids; None for plain directions, which can only be added."""
     max_activation_BN: torch.Tensor | None = None
@@ -170,6 +170,7 @@ def edited(
         encoded = encoded._replace(out_scale_BL=torch.ones_like(encoded.out_scale_BL))
     base_BLD, scale_BL = encoded.base_BLD, encoded.out_scale_BL
     step_BLN = _steps(operation, encoded, out_BLD, targets)
+    step_BLN = step_BLN.masked_fill((targets.weights_BN == 0)[:, None], 0)
     if step_BLN.shape[-1] == 1:
         change_BLD = step_BLN * targets.vectors_BND
     else:

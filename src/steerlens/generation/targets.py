@@ -1,0 +1,79 @@
+"""What each row is steered with: its feature, several together, or what stands in for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from steerlens.config.schema import RANDOM_DIRECTION, SteerConfig
+from steerlens.generation.sampling import row_seed
+from steerlens.intervention import Targets, feature_targets
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from steerlens.scores import ScoreRun
+    from steerlens.subject import Subject
+
+
+def together(features: Sequence[int]) -> str:
+    """The `control` of the first feature steered together with the others: "+12+57"."""
+    return "".join(f"+{feature}" for feature in features[1:])
+
+
+def companions(control: str) -> list[int]:
+    """The other features of a `control`; [] if it names none."""
+    return [int(one) for one in control.split("+")[1:]] if control.startswith("+") else []
+
+
+def row_targets(
+    subject: Subject, batch: pd.DataFrame, max_activation_F: torch.Tensor | None, seed: int
+) -> Targets:
+    """The targets of rows with columns `feature`, `control` and `factor`.
+
+    Of n features together each has a share of 1/n in the row's factor.
+    """
+    controls = batch["control"].tolist()
+    groups = [
+        [int(feature), *companions(control)]
+        for feature, control in zip(batch["feature"], controls, strict=True)
+    ]
+    widest = max(map(len, groups))
+    features_BN = torch.tensor([group + group[:1] * (widest - len(group)) for group in groups])
+    size_B1 = torch.tensor([[float(len(group))] for group in groups])
+    targets = feature_targets(
+        subject.sae,
+        features_BN,
+        factor_B=torch.tensor(batch["factor"].tolist(), dtype=torch.float64),
+        weights_BN=(torch.arange(widest) < size_B1) / size_B1,  # 0 where the group has ended
+        max_activation_BN=None if max_activation_F is None else max_activation_F[features_BN],
+    )
+    for row, control in enumerate(controls):
+        if control == RANDOM_DIRECTION:
+            vector_D, feature = targets.vectors_BND[row, 0], groups[row][0]
+            targets.vectors_BND[row, 0] = _random_like(vector_D, seed, subject.layer, feature)
+    return targets
+
+
+def _random_like(vector_D: torch.Tensor, *seeds: int) -> torch.Tensor:
+    """A random direction of the same norm."""
+    rng = np.random.Generator(np.random.Philox(row_seed(RANDOM_DIRECTION, *seeds)))
+    random_D = torch.from_numpy(rng.standard_normal(len(vector_D))).to(vector_D)
+    return random_D * (vector_D.norm() / random_D.norm())
+
+
+def max_activations(subject: Subject, steer: SteerConfig, run: ScoreRun) -> torch.Tensor:
+    """(F,): each feature's own maximum over the corpus; a default where it never fires."""
+    from steerlens.corpus_pass import activations_of, read_corpus
+    from steerlens.scores.activation import Config
+
+    read_corpus([subject], [Config()], run)
+    max_F = activations_of(subject, None, run).max_F.astype(float)
+    fires_F = max_F > 0
+    default = steer.default_max_activation
+    if default is None:
+        default = float(np.median(max_F[fires_F])) if fires_F.any() else 1.0
+    return torch.from_numpy(np.where(fires_F, max_F, default))
