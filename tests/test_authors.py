@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from steerlens.analysis.summary import summarise
 from steerlens.figures import FIGURES, draw_all
 from steerlens.results import FEATURES
-from steerlens.summary import summarise
-from steerlens.tables import RunTables
+from steerlens.results.folder import RunTables
 
 AUTHORS = Path(__file__).parents[2] / "shared" / "paper" / "authors"
 

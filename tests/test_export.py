@@ -17,11 +17,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from steerlens import SteerlensError
+from steerlens.engine.steered import SteeredPrompt
 from steerlens.export import SteeringVector, measured_a_max, steering_vector
 from steerlens.export.lm_eval import export_lm_eval
 from steerlens.export.tensors import export_safetensors, export_snippet, load_safetensors
 from steerlens.scores import ScoreRun
-from steerlens.steered import SteeredPrompt
 from steerlens.subject import Subject
 
 PROMPT, PROMPTS = "From my experience ,", ("From my experience ,", "Note that")

@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from steerlens.results import FEATURES, GENERATIONS, PMI_FILE, STEERING, Pmi
+from steerlens.results import FEATURES, GENERATIONS, STEERING
+from steerlens.results.pmi import PMI_FILE, Pmi
 from tests.support.generating import ids_of
 from tests.support.tiny import save_sae
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from steerlens import steering
+from steerlens.analysis.factors import by_factor, next_factors
 from steerlens.config.schema import RANDOM_DIRECTION, GenerationConfig, RunConfig, SteerConfig
 from steerlens.errors import SteerlensError
-from steerlens.factors import by_factor, next_factors
 from steerlens.generation import ROW
 from steerlens.results import GENERATIONS
 from steerlens.scores import ScoreRun

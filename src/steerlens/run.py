@@ -17,12 +17,13 @@ from steerlens.fit import refuse_if_too_big
 from steerlens.plan import print_plan
 from steerlens.provenance import PROVENANCE_FILE
 from steerlens.report import REPORT_FILE, write_report
-from steerlens.results import FEATURES, GENERATIONS, PMI_FILE, STEERING, SUMMARY_FILE
+from steerlens.report.terminal import print_summary
+from steerlens.results import FEATURES, GENERATIONS, STEERING, SUMMARY_FILE
+from steerlens.results.folder import read_tables
+from steerlens.results.pmi import PMI_FILE
 from steerlens.selection import chosen
 from steerlens.stages import Stages
 from steerlens.status import Status
-from steerlens.tables import read_tables
-from steerlens.terminal import print_summary
 
 
 def run(config: RunConfig) -> None:

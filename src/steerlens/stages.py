@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from steerlens.analysis.roles import with_roles
 from steerlens.config.parse import parse_concept, parse_memory, parse_scores
 from steerlens.config.schema import CorpusConfig, RunConfig
 from steerlens.errors import SteerlensError
@@ -18,12 +19,11 @@ from steerlens.files import write_json
 from steerlens.neuronpedia import label_columns, read_labels
 from steerlens.provenance import PROVENANCE_FILE, provenance
 from steerlens.registry import ScoreConfig
+from steerlens.report.terminal import progress
 from steerlens.results import FEATURES, GENERATIONS, STEERING
-from steerlens.roles import with_roles
 from steerlens.scores import ScoreRun
 from steerlens.selection import best_first, select_features
 from steerlens.store import Store
-from steerlens.terminal import progress
 
 if TYPE_CHECKING:
     from steerlens.subject import LoadedModel, Subject
@@ -115,7 +115,7 @@ class Stages:
 
     def steer(self, features: pd.DataFrame) -> None:
         """Writes the tables of texts and of the best factors for the rows of `features`."""
-        from steerlens.factors import choose_factors
+        from steerlens.analysis.factors import choose_factors
         from steerlens.metrics.perplexity import load_evaluator
         from steerlens.steering import steer_layer
         from steerlens.subject import load_subjects
@@ -145,7 +145,7 @@ class Stages:
 
         Nothing if no steered feature has both scores, because the others have no role.
         """
-        from steerlens.metrics.pmi import pmi
+        from steerlens.analysis.pmi import pmi
 
         steering, generations = STEERING.read(self._folder), GENERATIONS.read(self._folder)
         if with_roles(steering).empty:

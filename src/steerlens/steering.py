@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from steerlens.analysis.factors import next_factors
 from steerlens.config.parse import parse_concept
 from steerlens.config.schema import ChoiceConfig, RunConfig
 from steerlens.config.steering import parse_factors, parse_prompts
-from steerlens.factors import next_factors
 from steerlens.generation import ROW, generate, text_key
 from steerlens.generation.targets import together
 from steerlens.metrics import METRICS, MetricRun, Texts

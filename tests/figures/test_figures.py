@@ -12,7 +12,7 @@ from steerlens.errors import SteerlensError
 from steerlens.figures import FIGURES, draw_all, output_score
 from steerlens.figures.style import look
 from steerlens.results import FEATURES
-from steerlens.tables import RunTables
+from steerlens.results.folder import RunTables
 from tests.support.frames import frame
 
 

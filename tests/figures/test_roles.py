@@ -10,6 +10,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from steerlens.analysis.roles import Continuation, Example, Passage
 from steerlens.figures.roles import (
     CHAR,
     COLUMNS,
@@ -23,8 +24,7 @@ from steerlens.figures.roles import (
     wrap,
 )
 from steerlens.figures.style import look
-from steerlens.results import Pmi
-from steerlens.roles import Continuation, Example, Passage
+from steerlens.results.pmi import Pmi
 from tests.support.frames import NASTY, found_pmi, of_every_role
 
 

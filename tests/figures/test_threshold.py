@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from steerlens.analysis.payoff import threshold_curve
 from steerlens.figures import STEERING_FIGURES, draw_steering
 from steerlens.figures.style import look
 from steerlens.figures.threshold import by_criterion, by_threshold
-from steerlens.payoff import threshold_curve
 from tests.support.steering import steering
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from steerlens import load_subject
+from steerlens.config.compose import compose
+from steerlens.scores import ScoreRun
+from steerlens.store import Store
 from steerlens.subject import Subject
 from tests.support.tiny import save_sae
 
@@ -20,3 +23,11 @@ def subject(
     sae = save_sae(folder / "sae", "jumprelu")
     paths = {"model.path": tiny_folder("llama"), "sae.path": sae, "paths.cache_dir": folder}
     return load_subject("local", "local", "all", **paths)
+
+
+@pytest.fixture
+def corpus_run(tmp_path: Path) -> ScoreRun:
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"the w{20 + i} of w{60 + i % 7} my experience" for i in range(12)))
+    corpus = compose(["corpus=text", f"corpus.path={text}"]).corpus
+    return ScoreRun(corpus=corpus, store=Store(tmp_path / "cache"))

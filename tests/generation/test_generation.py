@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from steerlens import SteerlensError
-from steerlens.config.compose import compose
 from steerlens.config.schema import OPERATORS, POSITIONS, RANDOM_DIRECTION
-from steerlens.corpus_pass import activations_of, read_corpus
-from steerlens.generation import ROW, _random_like, _targets, prompt_tokens
-from steerlens.scores import ScoreRun, activation
-from steerlens.store import Store
+from steerlens.generation import ROW, prompt_tokens
+from steerlens.scores import ScoreRun
 from steerlens.subject import Subject
 from tests.support.generating import (
     GREEDY,
@@ -26,7 +21,6 @@ from tests.support.generating import (
     assert_equal_ids,
     assert_equal_texts,
     assert_greedy_texts_equal_naive,
-    count_decoded,
     ids_of,
     mixed_rows,
     rows_of,
@@ -178,204 +172,3 @@ def test_a_chat_template_wraps_the_prompt(tiny_subject: MakeSubject) -> None:
     texts = texts_of(subject, rows, chat_template=True, **GREEDY)
     assert_equal_ids([naive_text(subject, ids, [5], 0.5, 6)], texts)
     assert ids_of(texts) != ids_of(texts_of(subject, rows, **GREEDY))
-
-
-def control_vectors(subject: Subject, rows: pd.DataFrame, seed: int = 0) -> torch.Tensor:
-    return _targets(subject, rows, None, seed).vectors_BND[:, 0]
-
-
-def test_a_random_direction_is_as_long_as_the_decoder_row(subject: Subject) -> None:
-    rows = rows_of(prompts=["the"], factors=[0.5, 2.0], controls=["", RANDOM_DIRECTION])
-    vectors = control_vectors(subject, rows)
-    is_random = (rows["control"] == RANDOM_DIRECTION).to_numpy()
-    features = torch.tensor(rows["feature"].tolist())
-    decoder = subject.sae.W_dec[features]
-    torch.testing.assert_close(vectors.norm(dim=-1), decoder.norm(dim=-1))
-    assert torch.equal(vectors[~is_random], decoder[~is_random])
-    cosine = torch.cosine_similarity(vectors, decoder)[is_random]
-    assert cosine.abs().max() < 0.8
-
-
-def test_a_random_direction_is_one_for_each_seed_layer_and_feature(subject: Subject) -> None:
-    rows = rows_of(factors=[0.5, 2.0], samples=2, controls=[RANDOM_DIRECTION])
-    vectors = control_vectors(subject, rows)
-    of_5, of_9 = (vectors[(rows["feature"] == feature).to_numpy()] for feature in (5, 9))
-    assert (of_5 == of_5[0]).all()
-    assert (of_9 == of_9[0]).all()
-    ones = torch.ones(32)
-    first = _random_like(ones, 0, 2, 5)
-    assert torch.equal(first, _random_like(ones, 0, 2, 5))
-    for other in ((1, 2, 5), (0, 3, 5), (0, 2, 6)):
-        assert abs(float(torch.cosine_similarity(first, _random_like(ones, *other), dim=0))) < 0.8
-    assert not torch.equal(control_vectors(subject, rows, seed=1), vectors)
-
-
-def test_a_random_direction_gives_another_text_and_its_factor_0_the_same(subject: Subject) -> None:
-    rows = rows_of(features=[5], factors=[0.0, 5.0], controls=["", RANDOM_DIRECTION])
-    texts = texts_of(subject, rows, **GREEDY)
-    groups = dict(iter(texts.groupby(["control", "factor"])))
-    mine, random = (
-        [ids_of(groups[control, factor]) for factor in (0.0, 5.0)]
-        for control in ("", RANDOM_DIRECTION)
-    )
-    assert mine[0] == random[0]
-    assert mine[1] != random[1]
-
-
-@pytest.fixture
-def corpus_run(tmp_path: Path) -> ScoreRun:
-    text = tmp_path / "text.txt"
-    text.write_text("\n".join(f"the w{20 + i} of w{60 + i % 7} my experience" for i in range(12)))
-    corpus = compose(["corpus=text", f"corpus.path={text}"]).corpus
-    return ScoreRun(corpus=corpus, store=Store(tmp_path / "cache"))
-
-
-def maxima(subject: Subject, run: ScoreRun) -> np.ndarray:
-    read_corpus([subject], [activation.Config()], run)
-    return activations_of(subject, None, run).max_F.astype(float)
-
-
-def test_max_activation_is_each_features_own(
-    tiny_subject: MakeSubject, corpus_run: ScoreRun
-) -> None:
-    subject = tiny_subject("llama", "topk")
-    max_F = maxima(subject, corpus_run)
-    firing = np.flatnonzero(max_F > 0)[:2].tolist()
-    assert len(firing) == 2
-    settings = {"unit": "max_activation", "positions": "all"}
-    for operator in ("add", "clamp"):
-        rows = rows_of(firing, [2.0], PROMPTS[:2])
-        texts = texts_of(subject, rows, corpus_run, operator=operator, **settings, **GREEDY)
-        expected = [
-            naive_text(
-                subject, subject.to_tokens(prompt)[0].tolist(), [feature], 2.0, 6,
-                max_activation=float(max_F[feature]), operator=operator, **settings,
-            )
-            for feature, prompt in zip(rows["feature"], rows["prompt"], strict=True)
-        ]  # fmt: skip
-        assert_equal_ids(expected, texts)
-
-
-@pytest.mark.parametrize("default", [None, 50.0])
-def test_a_feature_that_never_fires_has_the_default_maximum(
-    tiny_subject: MakeSubject, corpus_run: ScoreRun, default: float | None
-) -> None:
-    subject = tiny_subject("llama", "topk")
-    subject.sae.b_enc.data[7] = -1000.0  # type: ignore[operator]
-    max_F = maxima(subject, corpus_run)
-    assert max_F[7] == 0
-    expected = float(np.median(max_F[max_F > 0])) if default is None else default
-    rows = rows_of([7], [2.0], ["Note that"])
-    settings = {"unit": "max_activation", "positions": "all"}
-    texts = texts_of(
-        subject, rows, corpus_run, default_max_activation=default, **settings, **GREEDY
-    )
-    ids = subject.to_tokens("Note that")[0].tolist()
-    naive = naive_text(subject, ids, [7], 2.0, 6, max_activation=expected, **settings)
-    assert_equal_ids([naive], texts)
-
-
-def test_another_corpus_generates_anew_where_its_maxima_count(
-    subject: Subject, corpus_run: ScoreRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "other.txt").write_text("Note that w30 w31 w32\n" * 5)
-    corpus = compose(["corpus=text", f"corpus.path={tmp_path / 'other.txt'}"]).corpus
-    other_run = ScoreRun(corpus=corpus, store=corpus_run.store)
-    sizes = count_decoded(monkeypatch)
-    for unit, expected in (("max_activation", [2, 2]), ("a_max", [2])):
-        sizes.clear()
-        for run in (corpus_run, other_run, corpus_run):
-            texts_of(subject, rows_of([5], [2.0], PROMPTS[:2]), run, unit=unit, **GREEDY)
-        assert sizes == expected
-
-
-# Resuming
-
-
-@pytest.fixture
-def stored(tmp_path: Path) -> ScoreRun:
-    return ScoreRun(store=Store(tmp_path / "texts"))
-
-
-def test_a_killed_run_goes_on_where_it_was(
-    subject: Subject, stored: ScoreRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = rows_of(prompts=PROMPTS)
-    whole = texts_of(subject, rows, **SAMPLED)
-    settings = {**SAMPLED, "batch_size": 7}
-    with monkeypatch.context() as patch:
-        killed = count_decoded(patch, fail_at=2)
-        with pytest.raises(KeyboardInterrupt):
-            texts_of(subject, rows, stored, **settings)
-    assert killed == [7]
-    again = count_decoded(monkeypatch)
-    assert_equal_texts(texts_of(subject, rows, stored, **settings), whole)
-    assert again == [7, 7, 3]
-    assert_equal_texts(texts_of(subject, rows, stored, **settings), whole)
-    assert again == [7, 7, 3]
-
-
-def test_a_wider_run_generates_only_what_is_missing(
-    subject: Subject, stored: ScoreRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes = count_decoded(monkeypatch)
-    some = rows_of([5], [0.0, 2.0], PROMPTS[:2])
-    first = texts_of(subject, some, stored, **SAMPLED)
-    n_done = len(some)
-    for wider in (
-        rows_of([5], [0.0, 2.0, 8.0], PROMPTS[:2]),
-        rows_of([5], [0.0, 2.0, 8.0], PROMPTS),
-        rows_of([9, 5], [0.0, 2.0, 8.0], PROMPTS),
-        rows_of([9, 5], [0.0, 2.0, 8.0], PROMPTS, controls=["", RANDOM_DIRECTION]),
-        rows_of([9, 5], [0.0, 2.0, 8.0], PROMPTS, controls=["", RANDOM_DIRECTION], samples=2),
-    ):
-        found = texts_of(subject, wider, stored, **SAMPLED)
-        assert sum(sizes) == len(wider)
-        assert len(found) == len(wider) > n_done
-        n_done = len(wider)
-        again = some.merge(found, on=list(ROW), how="left")
-        assert ids_of(again) == ids_of(first)
-    assert_equal_texts(texts_of(subject, wider, **SAMPLED), found)
-
-
-@pytest.mark.parametrize(
-    ("change", "anew"),
-    [
-        ({"temperature": 0.8}, True),
-        ({"top_k": 5}, True),
-        ({"top_p": 0.5}, True),
-        ({"max_new_tokens": 7}, True),
-        ({"stop": "."}, True),
-        ({"operator": "clamp"}, True),
-        ({"unit": "one"}, True),
-        ({"positions": "all"}, True),
-        ({"keep_error": False}, True),
-        ({"batch_size": 3}, False),
-        ({"samples": 2}, False),  # says which rows there are, not what is in them
-        ({"default_max_activation": 50.0}, False),  # of another unit
-    ],
-)
-def test_what_changes_texts_generates_anew_and_nothing_else(
-    subject: Subject,
-    stored: ScoreRun,
-    monkeypatch: pytest.MonkeyPatch,
-    change: dict[str, Any],
-    anew: bool,
-) -> None:
-    rows = rows_of([5], [0.0, 2.0], PROMPTS[:2])
-    texts_of(subject, rows, stored, **SAMPLED)
-    sizes = count_decoded(monkeypatch)
-    texts_of(subject, rows, stored, **{**SAMPLED, **change})
-    assert sum(sizes) == (len(rows) if anew else 0)
-
-
-def test_another_seed_or_sae_generates_anew(
-    tiny_subject: MakeSubject, stored: ScoreRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = rows_of([5], [2.0], PROMPTS[:2])
-    texts_of(tiny_subject(), rows, stored, **SAMPLED)
-    sizes = count_decoded(monkeypatch)
-    texts_of(tiny_subject(), rows, ScoreRun(seed=1, store=stored.store), **SAMPLED)
-    assert sizes == [2]
-    texts_of(tiny_subject(seed=2), rows, stored, **SAMPLED)
-    assert sizes == [2, 2]

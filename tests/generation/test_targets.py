@@ -1,20 +1,36 @@
-"""Several features in one row: what is steered, whatever else is in the batch."""
+"""What each row is steered with: several features, random directions, the features' own maxima."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import steerlens
-from steerlens.generation.targets import companions, row_targets, together
+from steerlens.config.schema import RANDOM_DIRECTION
+from steerlens.corpus_pass import activations_of, read_corpus
+from steerlens.generation.targets import _random_like, companions, row_targets, together
+from steerlens.scores import ScoreRun, activation
 from steerlens.subject import Subject
-from tests.support.generating import GREEDY, ids_of, rows_of, texts_of
+from tests.support.generating import (
+    GREEDY,
+    PROMPTS,
+    assert_equal_ids,
+    ids_of,
+    rows_of,
+    texts_of,
+)
+from tests.support.naive_steering import naive_text
 
 MakeSubject = Callable[..., Subject]
-PROMPT = "In my experience,"
+SITES = ("resid_pre", "resid_mid", "attn_out", "attn.hook_z", "mlp_out")
+
+
+PROMPT = PROMPTS[0]
 
 
 def test_a_control_names_the_other_features() -> None:
@@ -35,9 +51,7 @@ def test_each_of_several_features_has_an_equal_share(tiny_subject: MakeSubject) 
 
 
 @pytest.mark.parametrize("operator", ["add", "clamp", "min_clamp", "ablate"])
-def test_several_features_write_what_steer_writes(
-    tiny_subject: MakeSubject, operator: str
-) -> None:
+def test_several_features_write_what_steer_writes(tiny_subject: MakeSubject, operator: str) -> None:
     """The texts of a batch of groups of different sizes equal those of the model's own generate."""
     subject = tiny_subject("llama", "jumprelu")
     factor = 1.0 if operator == "ablate" else 6.0
@@ -55,3 +69,90 @@ def test_several_features_write_what_steer_writes(
         assert ids == whole[0, tokens.shape[1] :].tolist()[: len(ids)]
     for place, ids in enumerate(found):
         assert ids_of(texts_of(subject, rows.iloc[[place]], operator=operator, **GREEDY)) == [ids]
+
+
+def control_vectors(subject: Subject, rows: pd.DataFrame, seed: int = 0) -> torch.Tensor:
+    return row_targets(subject, rows, None, seed).vectors_BND[:, 0]
+
+
+def test_a_random_direction_is_as_long_as_the_decoder_row(subject: Subject) -> None:
+    rows = rows_of(prompts=["the"], factors=[0.5, 2.0], controls=["", RANDOM_DIRECTION])
+    vectors = control_vectors(subject, rows)
+    is_random = (rows["control"] == RANDOM_DIRECTION).to_numpy()
+    features = torch.tensor(rows["feature"].tolist())
+    decoder = subject.sae.W_dec[features]
+    torch.testing.assert_close(vectors.norm(dim=-1), decoder.norm(dim=-1))
+    assert torch.equal(vectors[~is_random], decoder[~is_random])
+    cosine = torch.cosine_similarity(vectors, decoder)[is_random]
+    assert cosine.abs().max() < 0.8
+
+
+def test_a_random_direction_is_one_for_each_seed_layer_and_feature(subject: Subject) -> None:
+    rows = rows_of(factors=[0.5, 2.0], samples=2, controls=[RANDOM_DIRECTION])
+    vectors = control_vectors(subject, rows)
+    of_5, of_9 = (vectors[(rows["feature"] == feature).to_numpy()] for feature in (5, 9))
+    assert (of_5 == of_5[0]).all()
+    assert (of_9 == of_9[0]).all()
+    ones = torch.ones(32)
+    first = _random_like(ones, 0, 2, 5)
+    assert torch.equal(first, _random_like(ones, 0, 2, 5))
+    for other in ((1, 2, 5), (0, 3, 5), (0, 2, 6)):
+        assert abs(float(torch.cosine_similarity(first, _random_like(ones, *other), dim=0))) < 0.8
+    assert not torch.equal(control_vectors(subject, rows, seed=1), vectors)
+
+
+def test_a_random_direction_gives_another_text_and_its_factor_0_the_same(subject: Subject) -> None:
+    rows = rows_of(features=[5], factors=[0.0, 5.0], controls=["", RANDOM_DIRECTION])
+    texts = texts_of(subject, rows, **GREEDY)
+    groups = dict(iter(texts.groupby(["control", "factor"])))
+    mine, random = (
+        [ids_of(groups[control, factor]) for factor in (0.0, 5.0)]
+        for control in ("", RANDOM_DIRECTION)
+    )
+    assert mine[0] == random[0]
+    assert mine[1] != random[1]
+
+
+def maxima(subject: Subject, run: ScoreRun) -> np.ndarray:
+    read_corpus([subject], [activation.Config()], run)
+    return activations_of(subject, None, run).max_F.astype(float)
+
+
+def test_max_activation_is_each_features_own(
+    tiny_subject: MakeSubject, corpus_run: ScoreRun
+) -> None:
+    subject = tiny_subject("llama", "topk")
+    max_F = maxima(subject, corpus_run)
+    firing = np.flatnonzero(max_F > 0)[:2].tolist()
+    assert len(firing) == 2
+    settings = {"unit": "max_activation", "positions": "all"}
+    for operator in ("add", "clamp"):
+        rows = rows_of(firing, [2.0], PROMPTS[:2])
+        texts = texts_of(subject, rows, corpus_run, operator=operator, **settings, **GREEDY)
+        expected = [
+            naive_text(
+                subject, subject.to_tokens(prompt)[0].tolist(), [feature], 2.0, 6,
+                max_activation=float(max_F[feature]), operator=operator, **settings,
+            )
+            for feature, prompt in zip(rows["feature"], rows["prompt"], strict=True)
+        ]  # fmt: skip
+        assert_equal_ids(expected, texts)
+
+
+@pytest.mark.parametrize("default", [None, 50.0])
+def test_a_feature_that_never_fires_has_the_default_maximum(
+    tiny_subject: MakeSubject, corpus_run: ScoreRun, default: float | None
+) -> None:
+    subject = tiny_subject("llama", "topk")
+    subject.sae.b_enc.data[7] = -1000.0  # type: ignore[operator]
+    max_F = maxima(subject, corpus_run)
+    assert max_F[7] == 0
+    expected = float(np.median(max_F[max_F > 0])) if default is None else default
+    rows = rows_of([7], [2.0], ["Note that"])
+    settings = {"unit": "max_activation", "positions": "all"}
+    texts = texts_of(
+        subject, rows, corpus_run, default_max_activation=default, **settings, **GREEDY
+    )
+    ids = subject.to_tokens("Note that")[0].tolist()
+    naive = naive_text(subject, ids, [7], 2.0, 6, max_activation=expected, **settings)
+    assert_equal_ids([naive], texts)

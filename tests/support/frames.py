@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from steerlens.config.schema import ChoiceConfig
-from steerlens.results import FEATURES, GENERATIONS, STEERING, Pmi
-from steerlens.tables import RunTables
+from steerlens.results import FEATURES, GENERATIONS, STEERING
+from steerlens.results.folder import RunTables
+from steerlens.results.pmi import Pmi
 
 NASTY = ["[bold red]x[/]", "\x1b[31mred", "\u202eabc", "\n", " the", "`|<b>", "$x_1$", "\u0301", ""]
 

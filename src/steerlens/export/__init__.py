@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 import steerlens
+from steerlens.engine.steered import SteeredPrompt
 from steerlens.errors import SteerlensError
 from steerlens.export.place import find_place
 from steerlens.files import write_json
 from steerlens.intervention import decoder_rows
 from steerlens.logit_lens import logit_lens
-from steerlens.steered import SteeredPrompt
 from steerlens.subject import Subject
 
 __all__ = ["Card", "SteeringVector", "measured_a_max", "steering_vector"]

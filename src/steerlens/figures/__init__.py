@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from steerlens.figures import input_output, output_score, roles, threshold
 from steerlens.figures.style import look, save
-from steerlens.tables import RunTables
+from steerlens.results.folder import RunTables
 
 if TYPE_CHECKING:
     import pandas as pd

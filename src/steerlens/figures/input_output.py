@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from steerlens.analysis.summary import HYBRID, hybrids
 from steerlens.figures import style
 from steerlens.figures.output_score import S_OUT, quartiles, shares_above, subtitle
-from steerlens.summary import HYBRID, hybrids
 
 if TYPE_CHECKING:
     import pandas as pd

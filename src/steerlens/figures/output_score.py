@@ -12,9 +12,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
+from steerlens.analysis.summary import THRESHOLDS
 from steerlens.figures import style
-from steerlens.results import names
-from steerlens.summary import THRESHOLDS
+from steerlens.results.table import names
 from steerlens.text import visible
 
 if TYPE_CHECKING:

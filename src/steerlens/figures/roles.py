@@ -16,11 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 
+from steerlens.analysis.pmi import by_role
+from steerlens.analysis.roles import ROLES, Example, Span, examples, with_roles
 from steerlens.figures import style
 from steerlens.figures.output_score import subtitle
-from steerlens.metrics.pmi import by_role
-from steerlens.results import FEATURES, Pmi
-from steerlens.roles import ROLES, Example, Span, examples, with_roles
+from steerlens.results import FEATURES
+from steerlens.results.pmi import Pmi
 from steerlens.text import number, visible, visible_tokens
 
 if TYPE_CHECKING:

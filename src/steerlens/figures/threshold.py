@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from steerlens.analysis.payoff import DRAWS, Criterion, Point, criteria, threshold_curve
+from steerlens.analysis.resampling import Draws, Estimate
 from steerlens.figures import style
 from steerlens.figures.output_score import S_OUT, subtitle
-from steerlens.payoff import DRAWS, Criterion, Point, criteria, threshold_curve
-from steerlens.resampling import Draws, Estimate
 from steerlens.text import visible
 
 if TYPE_CHECKING:

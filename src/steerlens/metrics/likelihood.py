@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from steerlens.engine.ranks import log_probability
 from steerlens.memory import batches, rows_that_fit
-from steerlens.ranks import log_probability
 from steerlens.subject import LoadedModel
 from steerlens.subject.head import Head
 

@@ -66,8 +66,8 @@ def score_toward(
     """`score`, for any K tokens that each feature is to make likely."""
     import torch
 
-    from steerlens.ranks import best_token_of_one, best_token_of_rows, bytes_per_row
-    from steerlens.steered import steered_prompt
+    from steerlens.engine.ranks import best_token_of_one, best_token_of_rows, bytes_per_row
+    from steerlens.engine.steered import steered_prompt
 
     head = subject.lm.head
     prompt = steered_prompt(subject, config.prompt, config.keep_error, run)

@@ -49,8 +49,8 @@ def score(
     """
     import torch
 
-    from steerlens.ranks import bytes_per_row, token_confidence
-    from steerlens.steered import steered_prompt
+    from steerlens.engine.ranks import bytes_per_row, token_confidence
+    from steerlens.engine.steered import steered_prompt
 
     head = subject.lm.head
     if not 1 <= config.k <= head.d_vocab:

@@ -1,0 +1,322 @@
+"""What choosing features by a score buys in steering, from the steering table alone.
+
+Success is a feature's mean success@20 at its best factor. Features are the rows whose `control` is
+null. One without a best factor (all are over the cap) has no success: it is left out of every mean
+and every selection, and counted. Intervals are 95 % bootstrap intervals over features; random
+draws and intervals follow from the seed and not from the order of the rows.
+
+Dimension letters: N features, C selections, R resamples, T thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from steerlens.analysis.resampling import (
+    Draws,
+    Estimate,
+    counts_of_resamples,
+    estimate,
+    mean_and_range,
+    permutation_inside,
+    resampled_means,
+    spearman,
+    top_weights,
+    weighted_means,
+)
+from steerlens.errors import unknown
+from steerlens.results import FEATURES, STEERING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+THRESHOLDS = (*(10.0**power for power in range(-10, -2)), 0.01, 0.1, 0.3, 0.5, 0.7, 0.9)
+"""The authors' grid of thresholds (Figures 4 and 5)."""
+
+SHARES = (0.1, 0.25, 0.5)
+"""Shares of the features that criteria are compared at."""
+
+CRITERIA = (
+    "output_score",
+    "output_score_mean",
+    "input_score",
+    "token_confidence_delta",
+    "activation_frequency",
+    "max_activation",
+    "random_score",
+)
+"""Our columns by which features can be selected; numbers of other methods come after them."""
+
+DRAWS = 10
+RESAMPLES = 1_000
+
+
+class Point(NamedTuple):
+    """The features whose score is at least `threshold`; null numbers where there are none."""
+
+    threshold: float
+    selected: int
+    without_factor: int
+    """Features over the threshold that are left out, because they have no best factor."""
+    success: Estimate | None = None
+    random: Draws | None = None
+    """As many features at random."""
+    shuffled: Draws | None = None
+    """Selected by shuffled scores: a check of the procedure, as good as random."""
+    shuffled_in_layers: Draws | None = None
+    """Selected by scores shuffled inside each layer, so as many features of each layer: only what
+    `success` has more is told by the score and not by the layer."""
+
+
+class Payoff(NamedTuple):
+    """Success of selected features beside that of all and of as many at random."""
+
+    selected: int
+    success: Estimate
+    unfiltered: float
+    random: Draws
+    over_unfiltered: Estimate | None
+    """success / unfiltered; null where that is 0."""
+    over_random: Estimate | None
+    """success / mean of the random subsets; null where that is 0."""
+
+
+class Criterion(NamedTuple):
+    """One score as a guide to steering."""
+
+    score: str
+    scored: int
+    """Features with a best factor and this score."""
+    spearman: Estimate | None
+    """Rank correlation with success over these; null where one of both is constant."""
+    highest: tuple[Payoff | None, ...]
+    """Of the features with the highest scores, for each share; null where too few have a score."""
+    lowest: tuple[Payoff | None, ...]
+    """Of the features with the lowest scores."""
+
+    @property
+    def better_reversed(self) -> bool:
+        """Low scores go with success: the whole interval of the correlation is below 0."""
+        high = self.spearman.high if self.spearman else None
+        return high is not None and high < 0
+
+
+class ControlArm(NamedTuple):
+    """Features beside what stood in for them, where both have a best factor."""
+
+    pairs: int
+    left_out: int
+    """Features with a control, one of whose two best factors is null."""
+    features: Estimate
+    control: Estimate
+    difference: Estimate
+    """Features less control, pair by pair."""
+
+
+def threshold_curve(
+    steering: pd.DataFrame,
+    score: str = "output_score",
+    thresholds: Sequence[float] = THRESHOLDS,
+    draws: int = DRAWS,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[Point]:
+    """Success of the features with at least each threshold's score (Figures 4, 5, 10).
+
+    Features without the score aren't part of it. For late layers give only their rows.
+    """
+    _check(steering, score)
+    scored = _features(steering).dropna(subset=score)
+    over_TN = _array(scored, score) >= np.array(thresholds)[:, None]
+    rows = _with_factor(scored)
+    success_N = _array(rows, "success_20")
+    masks_TN = _array(rows, score) >= np.array(thresholds)[:, None]
+    layers_N = rows.groupby(["model", "sae", "layer"], dropna=False).ngroup().to_numpy()
+    rng = np.random.default_rng(seed)
+    random = [rng.permuted(masks_TN, axis=1) for _ in range(draws)]
+    shuffled = [masks_TN[:, rng.permutation(len(rows))] for _ in range(draws)]
+    in_layers = [masks_TN[:, permutation_inside(layers_N, rng)] for _ in range(draws)]
+    random_TD, shuffled_TD, in_layers_TD = (
+        np.transpose([weighted_means(mask_TN, success_N) for mask_TN in masks])
+        for masks in (random, shuffled, in_layers)
+    )
+    resampled_TR = resampled_means(masks_TN, success_N, resamples, rng)
+    points = []
+    for t, threshold in enumerate(thresholds):
+        mask_N = masks_TN[t]
+        selected = int(mask_N.sum())
+        point = Point(threshold, selected, without_factor=int(over_TN[t].sum()) - selected)
+        if selected:
+            point = point._replace(
+                success=estimate(success_N[mask_N].mean(), resampled_TR[t], selected),
+                random=mean_and_range(random_TD[t]),
+                shuffled=mean_and_range(shuffled_TD[t]),
+                shuffled_in_layers=mean_and_range(in_layers_TD[t]),
+            )
+        points.append(point)
+    return points
+
+
+def payoff(
+    steering: pd.DataFrame,
+    score: str = "output_score",
+    threshold: float = 0.01,
+    draws: int = DRAWS,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Payoff | None:
+    """What selecting by score >= threshold buys; None where that selects no feature.
+
+    Unfiltered are all features with this score and a best factor.
+    """
+    _check(steering, score)
+    rows = _with_factor(_features(steering).dropna(subset=score))
+    mask_CN = (_array(rows, score) >= threshold)[None]
+    selected, rng = int(mask_CN.sum()), np.random.default_rng(seed)
+    if not selected:
+        return None
+    (found,) = _payoffs(mask_CN, selected, _array(rows, "success_20"), draws, resamples, rng)
+    return found
+
+
+def criteria(
+    steering: pd.DataFrame,
+    shares: Sequence[float] = SHARES,
+    draws: int = DRAWS,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[Criterion]:
+    """Every score that is filled as a guide to steering: the same number of features by each.
+
+    Unfiltered are all features with a best factor, and shares are of these; one without a score
+    isn't selected by it. Features that tie for the last places count in part, so that no order of
+    rows decides. Higher is taken to be better, and the opposite shown beside it.
+    """
+    rows = _with_factor(_features(steering))
+    success_N = _array(rows, "success_20")
+    scores = {name: _array(rows, name) for name in scores_of(rows)}
+    scored = {name: int((~np.isnan(score_N)).sum()) for name, score_N in scores.items()}
+    filled = [name for name in scores if scored[name]]
+    rng = np.random.default_rng(seed)
+    found: dict[tuple[str, int], list[Payoff | None]] = {
+        (name, sign): [] for name in filled for sign in (1, -1)
+    }
+    for share in shares:
+        size = max(1, round(share * len(rows)))
+        enough = [(name, sign) for name, sign in found if scored[name] >= size]
+        weights = [top_weights(sign * scores[name], size) for name, sign in enough]
+        payoffs = _payoffs(np.array(weights), size, success_N, draws, resamples, rng)
+        at_share = dict(zip(enough, payoffs, strict=True))
+        for key, listed in found.items():
+            listed.append(at_share.get(key))
+    return [
+        Criterion(
+            score=name,
+            scored=scored[name],
+            spearman=spearman(scores[name], success_N, resamples, rng),
+            highest=tuple(found[name, 1]),
+            lowest=tuple(found[name, -1]),
+        )
+        for name in filled
+    ]
+
+
+def control_arm(
+    steering: pd.DataFrame,
+    control: str = "random_direction",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> ControlArm | None:
+    """Success of features beside that of their control, each at its own best factor.
+
+    None where no feature has a pair of best factors.
+    """
+    keys = list(FEATURES.keys)
+    columns = [*keys, "best_factor", "success_20"]
+    own = _features(steering)[columns]
+    other = steering.loc[steering["control"].eq(control).fillna(False), columns]
+    both = own.merge(other, on=keys, suffixes=("", "_control"))
+    pairs = both.dropna(subset=["success_20", "success_20_control"])
+    if pairs.empty:
+        return None
+    own_N, control_N = _array(pairs, "success_20"), _array(pairs, "success_20_control")
+    values_CN = np.stack([own_N, control_N, own_N - control_N])
+    n = len(pairs)
+    counts = counts_of_resamples(n, resamples, np.random.default_rng(seed))
+    resampled_CR = np.reshape([values_CN @ counts_N / n for counts_N in counts], (-1, 3)).T
+    estimates = [
+        estimate(values_N.mean(), resampled_R, n)
+        for values_N, resampled_R in zip(values_CN, resampled_CR, strict=True)
+    ]
+    return ControlArm(n, len(both) - n, *estimates)
+
+
+def scores_of(steering: pd.DataFrame) -> list[str]:
+    """The columns that features can be selected by: ours, then the numbers of other methods."""
+    others = [str(name) for name in steering.columns if name not in STEERING.columns]
+    return [
+        name
+        for name in (*CRITERIA, *others)
+        if name in steering and getattr(steering[name].dtype, "kind", "") in "iuf"
+    ]
+
+
+def _payoffs(
+    weights_CN: np.ndarray,
+    size: int,
+    success_N: np.ndarray,
+    draws: int,
+    resamples: int,
+    rng: np.random.Generator,
+) -> list[Payoff]:
+    """The payoff of every row of weights, each of which selects `size` features."""
+    random_DN = rng.permuted(np.tile(np.arange(len(success_N)) < size, (draws, 1)), axis=1)
+    random_D = weighted_means(random_DN, success_N)
+    # Subsets of one size: the mean over them is that of the features they hold, counted as often.
+    columns = [*weights_CN, np.ones(len(success_N)), random_DN.sum(axis=0)]
+    *means_C, unfiltered, random = weighted_means(np.array(columns), success_N)
+    *resampled_CR, unfiltered_R, random_R = resampled_means(
+        np.array(columns), success_N, resamples, rng
+    )
+
+    def ratio(
+        mean: float, resampled_R: np.ndarray, below: float, below_R: np.ndarray
+    ) -> Estimate | None:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return estimate(mean / below, resampled_R / below_R, size) if below > 0 else None
+
+    return [
+        Payoff(
+            selected=size,
+            success=estimate(mean, resampled_R, size),
+            unfiltered=float(unfiltered),
+            random=mean_and_range(random_D),
+            over_unfiltered=ratio(mean, resampled_R, unfiltered, unfiltered_R),
+            over_random=ratio(mean, resampled_R, random, random_R),
+        )
+        for mean, resampled_R in zip(means_C, resampled_CR, strict=True)
+    ]
+
+
+def _features(steering: pd.DataFrame) -> pd.DataFrame:
+    return _sorted(steering.loc[steering["control"].isna()])
+
+
+def _sorted(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.sort_values(list(FEATURES.keys), ignore_index=True)
+
+
+def _with_factor(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.dropna(subset=["best_factor", "success_20"], ignore_index=True)
+
+
+def _array(rows: pd.DataFrame, column: str) -> np.ndarray:
+    return rows[column].to_numpy(dtype=float, na_value=np.nan)
+
+
+def _check(steering: pd.DataFrame, score: str) -> None:
+    if score not in steering or getattr(steering[score].dtype, "kind", "") not in "iuf":
+        raise unknown("score", score, scores_of(steering))

@@ -1,0 +1,195 @@
+"""What the tables of steering say: a section of `summary.json`, and its sentences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from steerlens.analysis.factors import MEANS, choice_counts
+from steerlens.analysis.payoff import SHARES, control_arm, criteria, payoff
+from steerlens.results.folder import RunTables
+from steerlens.text import visible
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOVED = 1e-7
+"""A divergence of the first step (nats) up to this may be rounding."""
+
+COMPARED = SHARES.index(0.25)
+"""The share of the features by which the criterion that selects best is named."""
+
+
+def steering_summary(tables: RunTables, thresholds: Iterable[float]) -> dict[str, Any] | None:
+    """What was steered, with what success, and what selecting features would have bought.
+
+    Means are over features (controls left out) at their best factor, those without steering over
+    the same features. None where nothing was steered.
+    """
+    steering, texts = tables.steering, tables.generations
+    own = steering.loc[steering["control"].isna()]
+    if own.empty:
+        return None
+    decided = own.loc[own["best_factor"].notna()]
+    near_ties = texts["near_ties"].dropna().to_numpy(dtype=int)
+    return {
+        "features": len(own),
+        "texts": len(texts),
+        "without_factor": len(own) - len(decided),
+        **_undecided(tables),
+        "best_factor": {name: _mean(decided[name]) for name in MEANS},
+        "unsteered": {
+            name: _mean(decided[f"{name}_unsteered"]) for name in ("success_20", "perplexity")
+        },
+        "payoff": {f"{t:g}": _plain(payoff(steering, threshold=t)) for t in thresholds},
+        "criteria": {
+            "shares": list(SHARES),
+            "scores": [
+                {**_plain(one), "better_reversed": one.better_reversed}
+                for one in criteria(steering)
+            ],
+        },
+        "control": _plain(control_arm(steering)),
+        "near_ties": {"texts": int((near_ties > 0).sum()), "tokens": int(near_ties.sum())},
+        "stopped_by": dict(sorted(Counter(texts["stopped_by"].dropna().tolist()).items())),
+        "empty_texts": texts["text"].dropna().tolist().count(""),
+        "moved": _moved(texts),
+    }
+
+
+def steering_explanation(
+    found: Mapping[str, Any], shown: Callable[[str], str] = visible
+) -> list[str]:
+    """What the section says, in a few sentences; `shown` makes names of scores safe to show."""
+    n, decided = found["features"], found["features"] - found["without_factor"]
+    lines: list[str] = []
+    if found["moved"] is False:
+        lines.append(
+            "Steering moved no logit: in no text does the first steered next-token distribution "
+            f"differ from the unsteered one (KL > {MOVED:g}), so no number below is its effect."
+        )
+    steered, texts = _counted(n, "feature"), _counted(found["texts"], "text")
+    lines.append(f"{steered} {'was' if n == 1 else 'were'} steered in {texts}.")
+    best, unsteered = found["best_factor"], found["unsteered"]
+    if decided:
+        lines.append(
+            f"At the best factor mean success@20 is {_number(best['success_20'])} (unsteered "
+            f"{_number(unsteered['success_20'])}) and mean perplexity "
+            f"{_number(best['perplexity'])} (unsteered {_number(unsteered['perplexity'])})."
+        )
+    lines += [
+        _payoff_sentence(threshold, one)
+        for threshold, one in found["payoff"].items()
+        if one and one["selected"] < decided
+    ]
+    lines += _criterion_sentence(found["criteria"]["scores"], shown)
+    if control := found["control"]:
+        lines.append(
+            f"Random directions of the same norm have {_estimate(control['control'])} where the "
+            f"features have {_estimate(control['features'])}: a difference of "
+            f"{_estimate(control['difference'])} over {_counted(control['pairs'], 'pair')}."
+        )
+    for name, meaning in UNDECIDED:
+        if found[name]:
+            lines.append(f"{meaning}: {found[name]:,} of {_counted(n, 'feature')}.")
+    if near := found["near_ties"]["texts"]:
+        lines.append(
+            f"In {near:,} of {texts} rounding could have decided a token: on another machine they "
+            "may read differently."
+        )
+    if found["empty_texts"]:
+        lines.append(f"{found['empty_texts']:,} of {texts} have no character.")
+    return lines
+
+
+UNDECIDED = (
+    ("without_factor", "Without a best factor, as none may be chosen (left out of all means)"),
+    ("without_success", "Without success at any factor that may be chosen (the smallest is taken)"),
+    ("tied", "With several equally good factors (the smallest of these is taken)"),
+)
+"""Counts of features that are only told where there are any."""
+
+
+def _undecided(tables: RunTables) -> dict[str, int | None]:
+    """Null where it isn't known how factors were chosen."""
+    names = ("without_success", "tied")
+    if tables.choice is None:
+        return dict.fromkeys(names)
+    texts = tables.generations
+    counts = choice_counts(texts.loc[texts["control"].isna()], tables.choice)
+    return {name: getattr(counts, name) for name in names}
+
+
+def _moved(texts: pd.DataFrame) -> bool | None:
+    """Whether steering changed a next-token distribution; null where this wasn't measured."""
+    kl = texts.loc[texts["factor"] != 0, "first_step_kl"].dropna()
+    return bool((kl > MOVED).any()) if len(kl) else None
+
+
+def _payoff_sentence(threshold: str, found: Mapping[str, Any]) -> str:
+    ratio, n = found["over_unfiltered"], found["selected"]
+    sentence = (
+        f"The {_counted(n, 'feature')} with S_out >= {threshold} {'has' if n == 1 else 'have'} "
+        f"mean success@20 {_estimate(found['success'])}, all have {found['unfiltered']:.3g}"
+    )
+    return f"{sentence}: {_estimate(ratio, ' times')}." if ratio else f"{sentence}."
+
+
+def _criterion_sentence(
+    scores: Sequence[Mapping[str, Any]], shown: Callable[[str], str]
+) -> list[str]:
+    """Which of several scores selects best; lowest scores only where they are better.
+
+    The best of several noisy ones looks good by chance: it must be surely better than all.
+    """
+    found = [
+        (one[end][COMPARED], f"{end} {shown(one['score'])}")
+        for one in scores
+        for end in ("highest", *(["lowest"] if one["better_reversed"] else []))
+        if one[end][COMPARED]
+    ]
+    if len(scores) < 2 or not found:
+        return []
+    best, name = max(found, key=lambda one: one[0]["success"]["value"])
+    ratio = best["over_unfiltered"]
+    sure = ratio and ratio["low"] is not None and ratio["low"] > 1
+    start = (
+        f"Of {len(scores)} scores the {name} selects best"
+        if sure
+        else f"None of {len(scores)} scores surely selects better features than all; the best is "
+        f"the {name}"
+    )
+    return [
+        f"{start}: {_counted(best['selected'], 'feature')} "
+        f"({SHARES[COMPARED]:.0%}) with mean success@20 {_estimate(best['success'])}, where all "
+        f"have {best['unfiltered']:.3g} and as many at random {best['random']['low']:.3g} to "
+        f"{best['random']['high']:.3g}."
+    ]
+
+
+def _estimate(found: Mapping[str, Any], unit: str = "") -> str:
+    value = f"{found['value']:.3g}{unit}"
+    if found["low"] is None:
+        return value
+    return f"{value} (95 % interval {found['low']:.3g} to {found['high']:.3g})"
+
+
+def _plain(value: Any) -> Any:
+    """Named tuples as mappings, all the way down."""
+    if hasattr(value, "_asdict"):
+        return {name: _plain(item) for name, item in value._asdict().items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _mean(column: pd.Series) -> float | None:
+    known = column.dropna()
+    return float(known.mean()) if len(known) else None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"

@@ -1,0 +1,219 @@
+"""What a run's tables say: `summary.json`, from the tables alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steerlens.analysis.steering_summary import steering_summary
+from steerlens.results import FEATURES
+from steerlens.results.folder import RunTables
+from steerlens.results.table import names
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+THRESHOLDS = (0.01, 0.1)
+"""The paper's two lines: below the first a feature hardly steers, from the second on it is an
+output feature."""
+
+HYBRID = 0.1
+"""A hybrid feature has both scores at least this high (paper Section 5)."""
+
+SCORES = ("output_score", "input_score")
+
+RESAMPLES = 10_000
+
+
+RANKINGS = (
+    "concept_score",
+    "output_score",
+    "output_score_mean",
+    "input_score",
+    "token_confidence_delta",
+    "max_activation",
+    "random_score",
+)
+"""Columns by which features can be ranked, the best guide to steering first."""
+
+
+def ranking(frame: pd.DataFrame) -> str | None:
+    """The column that ranks the features of this table, or None if nothing was scored.
+
+    The first of `RANKINGS` that has numbers, else the first column of another method that has.
+    """
+    others = [name for name in frame.columns if name not in FEATURES.columns]
+    for name in (*RANKINGS, *others):
+        if getattr(frame[name].dtype, "kind", "") in "iuf" and any(frame[name].notna().tolist()):
+            return str(name)
+    return None
+
+
+def title_of(ranked_by: str) -> str:
+    """What a table of the best features is called."""
+    known = {"output_score": "Best output features", "input_score": "Best input features"}
+    return known.get(ranked_by, f"Best features by {ranked_by}")
+
+
+def best_features(frame: pd.DataFrame, n: int) -> pd.DataFrame:
+    """The `n` best features by `ranking`; ties in the order of layer and feature."""
+    by = ranking(frame)
+    if by is None:
+        return frame.head(0)
+    scored = frame.loc[frame[by].notna()]
+    return scored.sort_values([by, "layer", "feature"], ascending=[False, True, True]).head(n)
+
+
+def summarise(tables: RunTables) -> dict[str, Any]:
+    """What `summary.json` says: scores by layer and overall, the best features, steering."""
+    frame = tables.features
+    layers = {int(str(layer)): rows for layer, rows in frame.groupby("layer", sort=True)}
+    best, by = best_features(frame, 20), ranking(frame)
+    shown = dict.fromkeys([*SCORES, *([by] if by else [])])
+    return {
+        "model": _one_or_all(names(frame, "model")),
+        "sae": _one_or_all(names(frame, "sae")),
+        "overall": _statistics(frame),
+        "layers": [{"layer": layer, **_statistics(rows)} for layer, rows in layers.items()],
+        "hybrids": hybrids(frame),
+        "prompt_correlations": prompt_correlations(frame),
+        "ranked_by": by,
+        "best_features": [
+            {
+                "layer": int(row["layer"]),
+                "feature": int(row["feature"]),
+                **{name: _number(row[name]) for name in shown},
+                "output_token": _or_none(row["output_token"]),
+                "logit_lens_tokens": list(_or_none(row["logit_lens_tokens"]) or [])[:5],
+            }
+            for row in best.to_dict("records")
+        ],
+        "steering": steering_summary(tables, THRESHOLDS),
+    }
+
+
+def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
+    """Counts, quartiles and shares of both scores; null where nothing was scored."""
+    statistics: dict[str, Any] = {"features": len(frame)}
+    for column in SCORES:
+        scores = frame[column].dropna().to_numpy(dtype=float)
+        quartiles = np.quantile(scores, [0.25, 0.5, 0.75]).tolist() if len(scores) else [None] * 3
+        keys = (f"{column}_q25", f"{column}_median", f"{column}_q75")
+        statistics[f"{column}_count"] = len(scores)
+        statistics |= dict(zip(keys, quartiles, strict=True))
+        for threshold in THRESHOLDS:
+            share = float((scores >= threshold).mean()) if len(scores) else None
+            statistics[f"{column}_at_least_{threshold:g}"] = share
+    examples = frame["input_examples"].dropna().to_numpy(dtype=int)
+    statistics["never_fires"] = int((examples == 0).sum()) if len(examples) else None
+    return statistics
+
+
+MEANINGS = (
+    (
+        "output_score",
+        "S_out",
+        "near 1: amplifying the feature makes its own logit-lens tokens the next token; below "
+        f"{THRESHOLDS[0]:g}: it hardly steers.",
+    ),
+    (
+        "input_score",
+        "S_in",
+        "near 1: the feature fires hardest on its own logit-lens tokens; near 0: on others.",
+    ),
+)
+
+
+def explanation(summary: Mapping[str, Any]) -> list[str]:
+    """What the scores of a run say, in a few sentences."""
+    overall = summary["overall"]
+    lines: list[str] = []
+    for column, symbol, meaning in MEANINGS:
+        if n := overall[f"{column}_count"]:
+            low, high = (overall[f"{column}_at_least_{threshold:g}"] for threshold in THRESHOLDS)
+            lines += [
+                f"{symbol} {meaning}",
+                f"Of {n:,} feature{'s' * (n != 1)} {low:.1%} have {symbol} >= {THRESHOLDS[0]:g} "
+                f"and {high:.1%} have {symbol} >= {THRESHOLDS[1]:g}; the median is "
+                f"{overall[f'{column}_median']:.3g}.",
+            ]
+    if found := summary["hybrids"]:
+        lines.append(
+            f"S_in and S_out are both at least {HYBRID:g} in {found['hybrid_share']:.1%} of the "
+            f"{found['features']:,} features with both; it would be "
+            f"{found['hybrid_share_if_independent']:.1%} if they were independent."
+        )
+    correlations = [one for one in summary["prompt_correlations"] or [] if np.isfinite(one)]
+    if correlations:
+        lines.append(
+            f"Under {len(correlations)} prompts S_out correlates with its mean over them by "
+            f"{np.median(correlations):.3f} (median; {min(correlations):.3f} to "
+            f"{max(correlations):.3f})."
+        )
+    if overall["never_fires"]:
+        lines.append(f"{overall['never_fires']:,} features never fire on the corpus.")
+    return lines
+
+
+def hybrids(frame: pd.DataFrame) -> dict[str, Any] | None:
+    """How often high input and output scores meet in one feature (paper Section 5).
+
+    Of the features with both scores: the share with both >= 0.1, the share that there would be if
+    the two had nothing to do with each other, and the ratio of the shares with its 95 % interval
+    (bootstrap over features). None where no feature has both scores.
+    """
+    both = frame.loc[frame["input_score"].notna() & frame["output_score"].notna()]
+    if both.empty:
+        return None
+    high_in = both["input_score"].to_numpy(dtype=float) >= HYBRID
+    high_out = both["output_score"].to_numpy(dtype=float) >= HYBRID
+    cells = np.array([(a & b).mean() for a in (high_in, ~high_in) for b in (high_out, ~high_out)])
+    share, expected = _hybrid_shares(cells)
+    # Drawing features again is drawing how many fall into each of the four cells.
+    drawn = np.random.default_rng(0).multinomial(len(both), cells, size=RESAMPLES) / len(both)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        again, by_chance = _hybrid_shares(drawn.T)
+        ratios = again / by_chance
+    ratios = ratios[np.isfinite(ratios)]
+    interval = np.quantile(ratios, [0.025, 0.975]).tolist() if len(ratios) else None
+    return {
+        "features": len(both),
+        "input_share": float(high_in.mean()),
+        "output_share": float(high_out.mean()),
+        "hybrid_share": float(share),
+        "hybrid_share_if_independent": float(expected),
+        "ratio": float(share / expected) if expected > 0 else None,
+        "ratio_interval": interval,
+    }
+
+
+def _hybrid_shares(cells: np.ndarray) -> tuple[Any, Any]:
+    """(share of hybrids, the same if independent) from the four cells' shares."""
+    both, only_in, only_out, _ = cells
+    return both, (both + only_in) * (both + only_out)
+
+
+def prompt_correlations(frame: pd.DataFrame) -> list[float] | None:
+    """For every prompt, the correlation of its scores with the mean over prompts (Appendix D)."""
+    by_prompt = frame["output_score_by_prompt"].dropna()
+    if len(by_prompt) < 2:
+        return None
+    scores_FP = np.array(by_prompt.tolist(), dtype=float)
+    mean_F = scores_FP.mean(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return [float(np.corrcoef(column, mean_F)[0, 1]) for column in scores_FP.T]
+
+
+def _one_or_all(found: list[str]) -> str | list[str] | None:
+    return found if len(found) > 1 else found[0] if found else None
+
+
+def _number(value: Any) -> float | None:
+    # Nulls come as None or pandas' NA, depending on the column's neighbours.
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _or_none(value: Any) -> Any:
+    return value if isinstance(value, str) or hasattr(value, "__len__") else None

@@ -1,0 +1,1 @@
+"""One prompt's last position in many rows: run, edit, rank."""

@@ -1,0 +1,68 @@
+"""One prompt's last position with features raised: the engine and the edit together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from steerlens.engine.rows import LastPosition
+from steerlens.intervention import Operation, check_affine, edited, encode, feature_targets
+from steerlens.memory import batches, rows_that_fit
+from steerlens.scores import ScoreRun
+from steerlens.subject import Subject
+
+
+def steered_prompt(subject: Subject, prompt: str, keep_error: bool, run: ScoreRun) -> SteeredPrompt:
+    """The prompt, run and encoded once in a run however many features and methods use it."""
+    key = (subject.hook_name, prompt, keep_error)
+    if key not in run.prompts:
+        run.prompts[key] = SteeredPrompt(subject, prompt, keep_error)
+    return run.prompts[key]
+
+
+class SteeredPrompt:
+    """A prompt that can be run with any features raised, many at once."""
+
+    def __init__(self, subject: Subject, prompt: str, keep_error: bool = True) -> None:
+        self._position = LastPosition(subject, subject.to_tokens(prompt))
+        position = self._position
+        self._sae = subject.sae
+        self._operation = Operation(keep_error=keep_error)
+        check_affine(subject.sae, position.x_1LD)
+        last = slice(-1, None)
+        self._encoded = encode(subject.sae, position.x_1LD, position.out_11D, keep_error, last)
+        self.a_max = self._encoded.acts_BLF.max() * self._encoded.out_scale_BL[0, 0]
+        """Scalar: the largest feature activation at this position, scaled as its decoded vector."""
+        self.h_D = position.h_D
+        """(D,): the unsteered final normed vector."""
+
+    def run(
+        self,
+        features_F: torch.Tensor,
+        factor: float,
+        run: ScoreRun,
+        bytes_per_row: int,
+        use: Callable[[slice, torch.Tensor], None],
+    ) -> None:
+        """Calls `use(rows, h_BD)` with the final normed vectors of slices of `features_F`.
+
+        Args:
+            features_F: feature ids; each is raised alone, in a row of its own.
+            factor: steering factor s.
+            run: memory budget and progress.
+            bytes_per_row: memory that `use` takes for each row.
+            use: must not depend on how rows are grouped.
+        """
+
+        def run_batch(rows: slice) -> None:
+            features_B1 = features_F[rows, None]
+            factor_B = torch.full(features_B1.shape[:1], float(factor))
+            targets = feature_targets(self._sae, features_B1, factor_B)
+            out_B1D = edited(self._operation, self._encoded, self._position.out_11D, targets)
+            use(rows, self._position.run(out_B1D[:, 0]))
+
+        per_row = self._position.bytes_per_row() + bytes_per_row
+        size = rows_that_fit(run.memory_budget, per_row, len(features_F))
+        for done in batches(len(features_F), size, run_batch):
+            run.progress(done)

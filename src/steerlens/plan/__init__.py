@@ -1,0 +1,223 @@
+"""What a run would do and how long it would take, timed on a few of its features."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from steerlens.catalog import read_release, releases
+from steerlens.config.check import local_folder
+from steerlens.config.parse import parse_memory, parse_scores
+from steerlens.config.schema import CorpusConfig, ModelConfig, RunConfig
+from steerlens.corpus.webtext import webtext
+from steerlens.fit import device_type, dtype_name, estimate_weights, gigabytes
+from steerlens.plan.steering import planned_texts
+from steerlens.registry import ScoreConfig
+from steerlens.report.terminal import duration
+from steerlens.scores import ScoreRun
+from steerlens.selection import select_features
+
+CALIBRATION_FEATURES = 128
+CALIBRATION_TOKENS = 4096
+TABLE_BYTES = 1000
+"""Of one feature in features.parquet and W&B's table, generously."""
+TEXT_BYTES = 200
+"""Of one text in generations.parquet."""
+
+
+def print_plan(config: RunConfig) -> None:
+    """Prints what a run would do and need, timed on a few of its features."""
+    methods = parse_scores(config.score)
+    weights = estimate_weights(config)
+    rows = [
+        ("model", f"{config.model.name} ({config.model.path})"),
+        ("SAE", config.sae.name),
+        ("scores", ", ".join(methods)),
+        ("device", f"{device_type(config)}, {dtype_name(config)}"),
+        (
+            "memory",
+            f"{gigabytes(weights) if weights else 'unknown'} of weights, and up to "
+            f"{gigabytes(parse_memory(config.memory_budget))} beyond (memory_budget)",
+        ),
+    ]
+    rows += _measured(config, methods) if weights_are_here(config) else _guessed(config, weights)
+    width = max(len(name) for name, _ in rows)
+    print("This would run (plan=true stops here):")
+    for name, text in rows:
+        print(f"  {name:<{width}}  {text}")
+
+
+def weights_are_here(config: RunConfig) -> bool:
+    """Whether model and SAE need no download."""
+    return _model_is_here(config.model) and (
+        config.sae.path is not None or _release_is_here(config.sae.release)
+    )
+
+
+def _model_is_here(model: ModelConfig) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    if local_folder(model) is not None:
+        return True
+    files = ("model.safetensors", "model.safetensors.index.json")
+    found = [try_to_load_from_cache(model.path, file, revision=model.revision) for file in files]
+    return any(isinstance(path, str) for path in found)
+
+
+def _release_is_here(release: str | None) -> bool:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if release not in releases():
+        return False
+    repo_id = read_release(release)["repo_id"]
+    return (Path(HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}" / "snapshots").is_dir()
+
+
+def _guessed(config: RunConfig, weights: int | None) -> list[tuple[str, str]]:
+    return [
+        ("layers", str(config.layer)),
+        ("disk", f"a download of {gigabytes(weights) if weights else 'unknown size'} first"),
+        ("time", "unknown until the weights are here, because it is measured on them"),
+    ]
+
+
+def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tuple[str, str]]:
+    """Times a few features of the first and the last layer; the cost is linear in between."""
+    from steerlens.subject import load_subjects
+    from steerlens.subject.sae import sae_sources
+
+    layers = [source.layer for source in sae_sources(config)]
+    ends = sorted({layer for layer in (layers[0], layers[-1]) if layer is not None})
+    probe = dataclasses.replace(config, layer=ends or config.layer)
+    timed: dict[int, float] = {}
+    passes: dict[int, _Pass] = {}
+    counts: dict[int, int] = {}
+    subject = None
+    for subject in load_subjects(probe):
+        features = select_features(config.features, subject.layer, subject.d_sae, config.seed)
+        timed[subject.layer] = _seconds_each(subject, features, config, methods)
+        if any(one.corpus_pass() for one in methods.values()):
+            passes[subject.layer] = _time_pass(subject, config, methods)
+        counts = {
+            layer: len(select_features(config.features, layer, subject.d_sae, config.seed))
+            for layer in (layers if ends else [subject.layer])
+            if layer is not None
+        }
+    n_features = sum(counts.values())
+    steering = planned_texts(config, subject, n_features) if subject else None
+    each = np.interp(list(counts), list(timed), list(timed.values()))
+    seconds = float(np.dot(each, list(counts.values())))
+    seconds += _corpus_seconds(list(counts), passes, _corpus_tokens(config.corpus))
+    text_rows = []
+    n_bytes = n_features * TABLE_BYTES + 1e6
+    if steering:
+        n_bytes += steering.texts * TEXT_BYTES
+        text_rows = [
+            (
+                "steering",
+                f"up to {steering.texts:,} texts of {steering.features:,} "
+                f"{'candidates' if config.features.concept else 'features'}, about "
+                f"{duration(steering.seconds)}",
+            )
+        ]
+    return [
+        ("layers", ", ".join(map(str, counts))),
+        ("features", f"{n_features:,}"),
+        (
+            "forwards",
+            f"{n_features * len(methods):,} rows of one position, "
+            f"{len(counts) * len(methods)} of the whole prompt",
+        ),
+        ("time", f"about {duration(seconds)} of scoring"),
+        *text_rows,
+        ("disk", f"about {gigabytes(n_bytes)} in the run's folder"),
+    ]
+
+
+def _seconds_each(
+    subject: Any, features: list[int], config: RunConfig, methods: Mapping[str, ScoreConfig]
+) -> float:
+    """Seconds a feature, timed the second time: the first pays for what happens once."""
+    from steerlens.scoring import score_layer
+
+    methods = {name: one for name, one in methods.items() if not one.corpus_pass()}
+    few = features[:CALIBRATION_FEATURES]
+    run = ScoreRun(parse_memory(config.memory_budget), config.seed)
+    seconds = 0.0
+    for _ in range(2):
+        subject.logit_lens_memo = None
+        start = time.perf_counter()
+        score_layer(subject, few, methods, config.logit_lens_k, run)
+        seconds = time.perf_counter() - start
+    return seconds / len(few)
+
+
+class _Pass(NamedTuple):
+    """What a pass over the corpus costs, in seconds."""
+
+    texts: float
+    """Once."""
+    alone: float
+    """A token, for this layer alone."""
+    more: float
+    """A token, for one more SAE in the same pass."""
+    at_once: int
+    """SAEs that share a pass."""
+
+
+def _time_pass(subject: Any, config: RunConfig, methods: Mapping[str, ScoreConfig]) -> _Pass:
+    """Times a layer's pass on the corpus's first tokens."""
+    from steerlens.activations.stream import activations
+    from steerlens.corpus import texts
+    from steerlens.corpus.pieces import pieces
+    from steerlens.corpus_pass import EXAMPLES, at_once, context_length
+
+    budget = parse_memory(config.memory_budget)
+    run = ScoreRun(corpus=config.corpus)
+    lengths = [asked[0] for one in methods.values() if (asked := one.corpus_pass())]
+    length = max(context_length(subject, asked, run) for asked in lengths)
+    start = time.perf_counter()
+    tokenizer = subject.lm.tokenizer
+    cut = list(pieces(texts(config.corpus), tokenizer, length, subject.bos, CALIBRATION_TOKENS))
+    reading = time.perf_counter() - start
+
+    def seconds(*subjects: Any) -> float:
+        start = time.perf_counter()
+        activations(subjects, cut, EXAMPLES, budget)
+        return (time.perf_counter() - start) / sum(map(len, cut))
+
+    seconds(subject)  # the first pays for what happens once
+    alone = seconds(subject)
+    return _Pass(
+        reading, alone, max(seconds(subject, subject) - alone, 0), at_once(subject, budget)
+    )
+
+
+def _corpus_seconds(layers: list[int], passes: Mapping[int, _Pass], n_tokens: float) -> float:
+    """Seconds of all passes: each runs the model as far as its last layer."""
+    if not passes:
+        return 0.0
+    texts, alone, more, at_once = (
+        np.interp(layers, list(passes), column) for column in zip(*passes.values(), strict=True)
+    )
+    size = int(at_once.min())
+    groups = [slice(start, start + size) for start in range(0, len(layers), size)]
+    return sum(
+        texts[group][0] + n_tokens * (alone[group][-1] + more[group][:-1].sum()) for group in groups
+    )
+
+
+def _corpus_tokens(corpus: CorpusConfig) -> float:
+    """How many tokens a run will read: at most what it asks for, at about 4 bytes each."""
+    asked = math.inf if corpus.n_tokens is None else corpus.n_tokens
+    if corpus.source in ("embedded", "hub"):
+        return asked
+    if corpus.source == "webtext":
+        return min(asked, sum(map(len, webtext())) / 4)
+    return min(asked, Path(str(corpus.path)).stat().st_size / 4)

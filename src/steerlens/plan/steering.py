@@ -1,0 +1,58 @@
+"""The part of a plan about steering: how many texts there would be, and how long they'd take."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from steerlens.config.parse import parse_memory
+from steerlens.config.schema import RunConfig
+from steerlens.config.steering import parse_factors, parse_prompts
+from steerlens.scores import ScoreRun
+
+if TYPE_CHECKING:
+    from steerlens.subject import Subject
+
+CALIBRATION_TEXTS = 128
+
+
+class PlannedTexts(NamedTuple):
+    features: int
+    """At most: a threshold may leave fewer."""
+    texts: int
+    seconds: float
+
+
+def planned_texts(config: RunConfig, subject: Subject, n_features: int) -> PlannedTexts | None:
+    """What steering with `n_features` scored features would take, timed on a few texts.
+
+    None if nothing would be steered.
+    """
+    factors = parse_factors(config.steer.factors)
+    if not factors:
+        return None
+    n_steered = min(n_features, config.selection.top_n or n_features)
+    arms = n_steered * (1 + len(config.steer.controls)) + len(config.steer.together)
+    of_factor = len(parse_prompts(config.generation)) * config.generation.samples
+    n_texts = arms * (1 + len(factors)) * of_factor
+    return PlannedTexts(n_steered, n_texts, n_texts * _seconds_each(config, subject, of_factor))
+
+
+def _seconds_each(config: RunConfig, subject: Subject, of_factor: int) -> float:
+    """Seconds a text, timed the second time: the first pays for what happens once."""
+    from steerlens.steering import steer_layer
+
+    factors = parse_factors(config.steer.factors)[-1:]
+    steer = dataclasses.replace(
+        config.steer, factors=factors, controls=[], together=[], search=False
+    )
+    few = dataclasses.replace(config, steer=steer, concept=None)
+    run = ScoreRun(parse_memory(config.memory_budget), config.seed, corpus=config.corpus)
+    features = range(min(subject.d_sae, max(1, CALIBRATION_TEXTS // (2 * of_factor))))
+    seconds = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        texts = steer_layer(subject, features, few, run)
+        seconds = (time.perf_counter() - start) / len(texts)
+    return seconds

@@ -1,0 +1,164 @@
+"""`steerlens report DIR`: draw a finished run again from its tables, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steerlens.analysis.summary import (
+    MEANINGS,
+    SCORES,
+    THRESHOLDS,
+    best_features,
+    explanation,
+    summarise,
+    title_of,
+)
+from steerlens.errors import SteerlensError
+from steerlens.files import read_json, write_json, write_text
+from steerlens.report.steering import steering_sections
+from steerlens.results import FEATURES, SUMMARY_FILE
+from steerlens.results.folder import RunTables, read_tables
+from steerlens.status import STATUS_FILE
+from steerlens.text import (
+    markdown,
+    markdown_table,
+    number,
+    visible,
+    visible_token,
+    visible_tokens,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REPORT_FILE = "report.md"
+BEST_ROWS = 50
+
+
+def report(folder: Path) -> None:
+    """Redraw the figures of the run in `folder`, rewrite its summary and `report.md`, show both."""
+    # Matplotlib and rich only after the folder is known to hold a run: refusing stays quick.
+    folder = Path(folder)
+    tables = _read(folder)
+    from steerlens.report.terminal import print_summary
+
+    summary, _ = write_report(tables, folder)
+    print_summary(tables, summary, folder)
+
+
+def write_report(tables: RunTables, folder: Path) -> tuple[dict[str, Any], dict[str, list[Path]]]:
+    """Write all that follows from the tables alone; gives the summary and the figures' files."""
+    from steerlens.figures import draw_all
+
+    figures = draw_all(tables, folder)
+    summary = summarise(tables)
+    write_json(folder / SUMMARY_FILE, summary)
+    write_text(folder / REPORT_FILE, report_text(tables, summary, figures, folder))
+    return summary, figures
+
+
+def _read(folder: Path) -> RunTables:
+    if not (folder / FEATURES.file).is_file():
+        near = _newest_run_near(folder)
+        hint = f"the newest run is {near}." if near else "give the folder of a finished run."
+        status = read_json(folder / STATUS_FILE)
+        state = status.get("state") if isinstance(status, dict) else None
+        what = f"its run is {state} and" if state else "it"
+        raise SteerlensError(f"{folder} can't be reported: {what} has no {FEATURES.file}; {hint}")
+    return read_tables(folder)
+
+
+def _newest_run_near(folder: Path) -> Path | None:
+    """The newest run below `folder`, else below `outputs`; looks a few levels down only."""
+    for root in (folder, Path("outputs")):
+        found = [
+            path
+            for depth in ("*", "*/*", "*/*/*")
+            for path in root.glob(f"{depth}/{FEATURES.file}")
+        ]
+        if found:
+            return max(found, key=lambda path: path.stat().st_mtime).parent
+    return None
+
+
+def report_text(
+    tables: RunTables,
+    summary: Mapping[str, Any],
+    figures: Mapping[str, Sequence[Path]],
+    folder: Path,
+) -> str:
+    """The report in Markdown: what was measured, the figures, a table by layer, the best features,
+    and what steering with them did.
+
+    It depends on the results only, not on the time, so that reporting twice changes nothing.
+    """
+    overall = summary["overall"]
+    scored = [f"{overall[f'{name}_count']:,} with an {name.replace('_', ' ')}" for name in SCORES]
+    counts = ", ".join([f"{overall['features']:,} features", *scored])
+    parts = [
+        f"# {_names(summary['model'])} with {_names(summary['sae'])}",
+        f"{counts}.",
+        *[
+            f"![{name.replace('_', ' ')}]({path.relative_to(folder).as_posix()})"
+            for name, paths in figures.items()
+            for path in paths
+            if path.suffix == ".png"
+        ],
+    ]
+    if by := summary["ranked_by"]:
+        parts += [
+            "## By layer",
+            _layer_table([*summary["layers"], {"layer": "all", **overall}]),
+            f"## {markdown(visible(title_of(by)))}",
+            *(" ".join(lines) for lines in [explanation(summary)] if lines),
+            _best_table(best_features(tables.features, BEST_ROWS), by),
+        ]
+    if summary["steering"]:
+        parts += steering_sections(tables, summary["steering"])
+    return "\n\n".join(parts) + "\n"
+
+
+def _names(names: str | list[str] | None) -> str:
+    names = [names] if isinstance(names, str) else names or ["?"]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return markdown(visible(", ".join(names[:3]))) + more
+
+
+def _layer_table(layers: Sequence[Mapping[str, Any]]) -> str:
+    header = ["layer", "features"]
+    for _, symbol, _ in MEANINGS:
+        header += [f"{symbol} q25", "median", "q75", *(f">= {t:g}" for t in THRESHOLDS)]
+    rows = []
+    for layer in layers:
+        row = [str(layer["layer"]), f"{layer['features']:,}"]
+        for column, _, _ in MEANINGS:
+            quartiles = [layer[f"{column}_{key}"] for key in ("q25", "median", "q75")]
+            shares = [layer[f"{column}_at_least_{threshold:g}"] for threshold in THRESHOLDS]
+            row += ["-" if number is None else f"{number:.3g}" for number in quartiles]
+            row += ["-" if share is None else f"{share:.1%}" for share in shares]
+        rows.append(row)
+    return markdown_table(header, rows)
+
+
+def _best_table(best: pd.DataFrame, by: str) -> str:
+    numbers = {"S_out": ("output_score", ".4f"), "S_in": ("input_score", ".2f")}
+    if by not in SCORES:
+        numbers = {markdown(visible(by)): (by, ".4g"), **numbers}
+    rows = [
+        [
+            str(row["layer"]),
+            str(row["feature"]),
+            *(number(row[name], spec) for name, spec in numbers.values()),
+            markdown(visible_token(row["output_token"])),
+            markdown(visible_tokens(row["logit_lens_tokens"], 8)),
+            markdown(visible(_first(row["input_top_examples"]))),
+        ]
+        for row in best.to_dict("records")
+    ]
+    return markdown_table(["layer", "feature", *numbers, "token", "logit lens", "fires on"], rows)
+
+
+def _first(texts: Any) -> str:
+    return next(iter(texts), "") if hasattr(texts, "__len__") else ""

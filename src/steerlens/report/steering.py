@@ -1,0 +1,203 @@
+"""What the report says of steering, in Markdown.
+
+The paper's Tables 2-4 show features of each role with their texts, its Table 5 success tokens
+beside the first logit-lens token; the same things are shown here, of our own features and texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from steerlens.analysis.pmi import by_role
+from steerlens.analysis.roles import Continuation, Example, best_steered, examples
+from steerlens.analysis.steering_summary import steering_explanation
+from steerlens.results.folder import RunTables
+from steerlens.results.pmi import Pmi
+from steerlens.text import (
+    markdown,
+    markdown_table,
+    number,
+    visible,
+    visible_token,
+    visible_tokens,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FEATURE = ["layer", "feature", "S_in", "S_out"]
+
+ROLE_TITLES = {"input": "Input features", "output": "Output features", "hybrid": "Hybrid features"}
+"""The paper's Tables 2-4."""
+
+
+def steering_sections(tables: RunTables, found: Mapping[str, Any]) -> list[str]:
+    """The report's parts on steering; `found` is what the summary says of it."""
+
+    def shown(name: str) -> str:
+        return markdown(visible(name))
+
+    steered = (tables.steering, tables.generations)
+    titled = {
+        "Best steered features": best_steered_table(*steered),
+        "What to select features by": criteria_table(found["criteria"]),
+        **{title: role_table(*steered, role) for role, title in ROLE_TITLES.items()},
+        "Success tokens and the first logit-lens token": pmi_part(tables.pmi),
+    }
+    sentences = [f"- {line}" for line in steering_explanation(found, shown)]
+    return [
+        "## Steering",
+        "\n".join(sentences),
+        *(part for title, table in titled.items() if table for part in (f"### {title}", table)),
+    ]
+
+
+def criteria_table(found: Mapping[str, Any]) -> str | None:
+    """Every score as a guide to steering: success of the features that it puts first.
+
+    A score that guides the better the lower it is has a second row. None if there is no score.
+    """
+    header = ["selected by", "features", "rank correlation with success@20"]
+    header += [f"success@20 of {share:.0%}" for share in found["shares"]]
+    rows = []
+    for one in found["scores"]:
+        name = markdown(visible(one["score"]))
+        start = [f"{one['scored']:,}", _estimate(one["spearman"])]
+        rows.append([name, *start, *map(_success, one["highest"])])
+        if one["better_reversed"]:
+            rows.append([f"{name}, lowest first", *start, *map(_success, one["lowest"])])
+    return markdown_table(header, rows) if rows else None
+
+
+def role_table(
+    steering: pd.DataFrame, generations: pd.DataFrame, role: str, n: int = 5, prompts: int = 2
+) -> str | None:
+    """Tables 2-4: the clearest features of `role`, unsteered, weakly and strongly steered.
+
+    One row per text, with its success tokens in bold. None if no such feature was steered.
+    """
+    rows = [
+        [
+            *_feature(one),
+            _tokens(one),
+            markdown(visible(passage.prompt)),
+            f"{text.factor:g}",
+            marked(text),
+        ]
+        for one in examples(steering, generations, role, n, prompts)
+        for passage in one.passages
+        for text in passage.continuations
+    ]
+    header = [*FEATURE, "logit lens", "prompt", "factor", "continuation"]
+    return markdown_table(header, rows) if rows else None
+
+
+def pmi_part(pmi: Pmi | None) -> str | None:
+    """What was counted, by role, and pairs of Table 5. None if there was no pair to count."""
+    if pmi is None or not (len(pmi.pairs) or any(pmi.dropped.values())):
+        return None
+    reasons = [f"{n:,} {reason}" for reason, n in pmi.dropped.items() if n]
+    left_out = f" Left out: {', '.join(reasons)}." if reasons else ""
+    sentence = (
+        f"PMI (in bits) of {len(pmi.pairs):,} pairs of a generated success token and the feature's "
+        f"first logit-lens token, in {pmi.windows:,} windows of the corpus.{left_out}"
+    )
+    return "\n\n".join(part for part in (sentence, pmi_summary(pmi), pmi_table(pmi)) if part)
+
+
+def pmi_table(pmi: Pmi, n: int = 5) -> str | None:
+    """Table 5: for every role the `n` pairs with the highest and the `n` with the lowest PMI."""
+    rows = []
+    for role in by_role(pmi.pairs):
+        order = ["pmi", "layer", "feature", "token"]
+        pairs = pmi.pairs.loc[pmi.pairs["role"] == role]
+        pairs = pairs.sort_values(order, ascending=[False, True, True, True]).to_dict("records")
+        for pair in [*pairs[:n], *pairs[n:][-n:]]:
+            words = [markdown(visible_token(pair[name])) for name in ("token", "top_token")]
+            counts = [f"{pair[name]:,}" for name in ("times", "together")]
+            feature = [str(pair["layer"]), str(pair["feature"])]
+            rows.append([role, *feature, *words, *counts, f"{pair['pmi']:.2f}"])
+    header = ["role", "layer", "feature", "success token", "first logit-lens token"]
+    header += ["times generated", "windows with both", "PMI (bits)"]
+    return markdown_table(header, rows) if rows else None
+
+
+def pmi_summary(pmi: Pmi) -> str | None:
+    """PMI by role: pairs, features, quartiles, the mean and its interval (Figure 8's numbers)."""
+    rows = []
+    for role, one in by_role(pmi.pairs).items():
+        numbers = [f"{one[name]:.2f}" for name in ("q25", "median", "q75", "mean")]
+        interval = one["mean_interval"]
+        between = f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else "-"
+        rows.append([role, f"{one['pairs']:,}", f"{one['features']:,}", *numbers, between])
+    header = ["role", "pairs", "features", "PMI q25", "median", "q75", "mean", "95 % interval"]
+    return markdown_table(header, rows) if rows else None
+
+
+def best_steered_table(
+    steering: pd.DataFrame, generations: pd.DataFrame, n: int = 20, prompts: int = 3
+) -> str | None:
+    """The features with the highest success@20: their texts at the best factor, beside unsteered.
+
+    None if no feature has one.
+    """
+    rows = [
+        [
+            *_feature(one),
+            number(one.best_factor, "g"),
+            number(one.success, ".2f"),
+            number(one.perplexity, ".4g"),
+            _tokens(one),
+            _beside(one, steered=False),
+            _beside(one, steered=True),
+        ]
+        for one in best_steered(steering, generations, n, prompts)
+    ]
+    header = [*FEATURE, "best factor", "success@20", "perplexity", "logit lens"]
+    return markdown_table([*header, "unsteered", "steered"], rows) if rows else None
+
+
+def marked(text: Continuation) -> str:
+    """A continuation as Markdown, its success tokens in bold."""
+    # HTML, because Markdown's ** makes nothing bold that begins with a space.
+    parts, at = [], 0
+    for start, end in text.successes:
+        parts += [_plain(text.text[at:start]), f"<strong>{_plain(text.text[start:end])}</strong>"]
+        at = end
+    return "".join([*parts, _plain(text.text[at:])])
+
+
+def _plain(text: str) -> str:
+    return markdown(visible(text))
+
+
+def _feature(example: Example) -> list[str]:
+    scores = [number(example.input_score, ".2f"), number(example.output_score, ".4f")]
+    return [str(example.layer), str(example.feature), *scores]
+
+
+def _tokens(example: Example) -> str:
+    return markdown(visible_tokens(example.tokens, 8))
+
+
+def _beside(example: Example, steered: bool) -> str:
+    """The prompts with their continuations, one below the other in one cell."""
+    texts: Iterable[str] = (
+        f"{_plain(passage.prompt)} … {marked(text)}"
+        for passage in example.passages
+        for text in passage.continuations
+        if (text.factor > 0) == steered
+    )
+    return "<br>".join(texts)
+
+
+def _success(payoff: Mapping[str, Any] | None) -> str:
+    return _estimate(payoff["success"] if payoff else None)
+
+
+def _estimate(found: Mapping[str, Any] | None) -> str:
+    if not found:
+        return "-"
+    between = "" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})"
+    return f"{found['value']:.2f}{between}"

@@ -1,0 +1,207 @@
+"""What a run shows in the terminal: a progress bar, then its best features."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from steerlens.analysis.roles import Example, best_steered
+from steerlens.analysis.steering_summary import steering_explanation
+from steerlens.analysis.summary import SCORES, best_features, explanation, ranking, title_of
+from steerlens.report.concept_page import concept_page, is_of_a_concept
+from steerlens.results.folder import RunTables
+from steerlens.text import number, visible, visible_token, visible_tokens
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def _console(stream: TextIO) -> Console:
+    # A terminal that isn't UTF-8 shows other characters as escapes instead of stopping the run.
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    return Console(file=stream)
+
+
+class _Rate(ProgressColumn):
+    """Finished units a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{_rate(speed)} {self.unit}/s" if speed else "", style="cyan")
+
+
+@contextmanager
+def progress(
+    total: int | None, description: str, unit: str = "features", console: Console | None = None
+) -> Iterator[Callable[..., None]]:
+    """A progress bar; call what it gives with the number of units that have just been finished,
+    and the number of those that turned out not to be needed.
+
+    Bars may be nested. Where no one is watching (no terminal) only one line is printed, at the end.
+    """
+    console = console or _console(sys.stderr)
+    done = 0
+    start = time.perf_counter()
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        _Rate(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        expand=True,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(visible(description), total=total)
+
+        def advance(n: int, unneeded: int = 0) -> None:
+            nonlocal done, total
+            done += n
+            bar.advance(task, n)
+            if unneeded and total is not None:
+                total -= unneeded
+                bar.update(task, total=total)
+
+        yield advance
+    seconds = time.perf_counter() - start
+    rate = f", {_rate(done / seconds)} {unit}/s" if seconds > 0 else ""
+    line = f"{visible(description)}: {done:,} {unit} in {duration(seconds)}{rate}"
+    console.print(Text(line), soft_wrap=True)
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """`seconds` for people: `4.2 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def print_summary(
+    tables: RunTables,
+    summary: Mapping[str, Any],
+    folder: Path,
+    console: Console | None = None,
+    rows: int = 10,
+) -> None:
+    """Print the best features, what steering with them did, and where the files are."""
+    console = console or _console(sys.stdout)
+    if is_of_a_concept(tables):
+        _print_lines(console, concept_page(tables, console.width))
+    elif summary["ranked_by"]:
+        console.print(_best_table(tables.features, rows, console.width))
+        _print_lines(console, explanation(summary))
+    else:
+        n = summary["overall"]["features"]
+        console.print(Text(f"{n:,} feature{'s' * (n != 1)}, none with a score."))
+    if summary["steering"] and not is_of_a_concept(tables):
+        # Each takes two lines.
+        if best := best_steered(tables.steering, tables.generations, rows // 2, 1):
+            console.print(_steered_table(best, console.width))
+        _print_lines(console, steering_explanation(summary["steering"]))
+    console.print(Text(f"Results: {visible(str(folder))}"), soft_wrap=True)
+
+
+def _print_lines(console: Console, lines: Iterable[str | Text]) -> None:
+    for line in lines:
+        console.print(Text(line) if isinstance(line, str) else line)
+
+
+def _best_table(frame: pd.DataFrame, rows: int, width: int) -> Table:
+    by = str(ranking(frame))
+    best = best_features(frame, rows).to_dict("records")
+    numbers = {
+        # Ranked by something else than S_out or S_in, that has a column of its own.
+        **({} if by in SCORES else {visible(by): (by, ".4g")}),
+        "S_out": ("output_score", ".4f"),
+        "S_in": ("input_score", ".2f"),
+        "rank": ("output_rank", ",.0f"),
+        "p": ("output_probability", ".4f"),
+    }
+    columns = {name: [str(row[name]) for row in best] for name in ("layer", "feature")}
+    for name, (column, spec) in numbers.items():
+        columns[name] = [number(row[column], spec) for row in best]
+    columns["token"] = [_cut(visible_token(row["output_token"]), 14) for row in best]
+    lens = [visible_tokens(row["logit_lens_tokens"], 8) for row in best]
+    return _table(title_of(by), columns, "logit lens", [[tokens] for tokens in lens], width)
+
+
+def _steered_table(best: Sequence[Example], width: int) -> Table:
+    """The first prompt's unsteered text, and below it the one at the best factor."""
+    numbers = {
+        "S_out": [number(one.output_score, ".4f") for one in best],
+        "S_in": [number(one.input_score, ".2f") for one in best],
+        "factor": [number(one.best_factor, "g") for one in best],
+        "success": [number(one.success, ".2f") for one in best],
+        "perplexity": [number(one.perplexity, ".4g") for one in best],
+    }
+    columns = {"layer": [str(one.layer) for one in best]}
+    columns |= {"feature": [str(one.feature) for one in best], **numbers}
+    texts = [[visible(text.text) for text in one.passages[0].continuations] for one in best]
+    title = "Best steered features, each with a text unsteered and steered"
+    return _table(title, columns, "text", texts, width)
+
+
+def _table(
+    title: str,
+    columns: Mapping[str, Sequence[str]],
+    last: str,
+    lines: Sequence[Sequence[str]],
+    width: int,
+) -> Table:
+    """`columns` to the right, but tokens; the column `last` has the rest of each line's width."""
+    # What no method has filled is left out.
+    filled = {name: cells for name, cells in columns.items() if set(cells) != {"-"}}
+    # In a narrow terminal rich would squeeze the numbers; only the last column may get shorter.
+    taken = sum(2 + max(map(cell_len, [name, *cells])) for name, cells in filled.items())
+    rest = max(width - taken - 4, 10)
+    style = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+    table = Table(title=title, title_justify="left", **style)
+    for name in filled:
+        table.add_column(name, justify="left" if name == "token" else "right", no_wrap=True)
+    table.add_column(_cut(last, rest), no_wrap=True)
+    cut = ["\n".join(_cut(line, rest) for line in cell) for cell in lines]
+    for row in zip(*filled.values(), cut, strict=True):
+        # Text, not str: rich would read a token such as [red] as markup.
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _cut(text: str, width: int) -> str:
+    line = Text(text)
+    line.truncate(width, overflow="ellipsis")
+    return line.plain

@@ -1,0 +1,112 @@
+"""The tables that a run writes: one schema for every run."""
+
+from __future__ import annotations
+
+from steerlens.results.table import Table
+
+__all__ = ["FEATURES", "GENERATIONS", "STEERING", "SUBJECT", "SUMMARY_FILE", "Table"]
+
+SUMMARY_FILE = "summary.json"
+
+SUBJECT = {"model": "string", "sae": "string", "hook_name": "string"}
+
+FEATURES = Table(
+    file="features.parquet",
+    keys=("model", "sae", "hook_name", "layer", "feature"),
+    columns={
+        **SUBJECT,
+        "layer": "int64",
+        "feature": "int64",
+        "output_score": "double",
+        "output_score_delta": "double",
+        "output_rank": "int64",
+        "output_probability": "double",
+        "output_token": "string",
+        "input_score": "double",
+        "input_score_unique": "double",
+        "input_examples": "int64",
+        "logit_lens_tokens": "list<string>",
+        "logit_lens_token_ids": "list<int64>",
+        "input_top_examples": "list<string>",
+        "token_confidence_delta": "double",
+        "max_activation": "double",
+        "mean_activation": "double",
+        "activation_frequency": "double",
+        "random_score": "double",
+        "concept_score": "double",
+        "concept_token": "string",
+        "output_score_mean": "double",
+        "output_score_std": "double",
+        "output_score_by_prompt": "list<double>",
+        "label": "string",
+        "neuronpedia_url": "string",
+    },
+)
+"""One row per feature: its scores."""
+
+GENERATIONS = Table(
+    file="generations.parquet",
+    keys=(*FEATURES.keys, "factor", "prompt", "sample"),
+    columns={
+        **SUBJECT,
+        "layer": "int64",
+        "feature": "int64",
+        "control": "string",
+        "factor": "double",
+        "prompt": "string",
+        "sample": "int64",
+        "text": "string",
+        "token_ids": "list<int64>",
+        "success_1": "int64",
+        "success_5": "int64",
+        "success_20": "int64",
+        "success_1_ids": "int64",
+        "success_5_ids": "int64",
+        "success_20_ids": "int64",
+        "concept_success": "int64",
+        "perplexity": "double",
+        "degeneracy": "double",
+        "repetition": "double",
+        "distinct_1": "double",
+        "distinct_2": "double",
+        "first_step_kl": "double",
+        "stopped_by": "string",
+        "near_ties": "int64",
+        "seed": "int64",
+    },
+)
+"""One row per text: (layer, feature, factor, prompt, sample), factor 0 included for every feature.
+
+`control` is null for the feature alone, else says what was steered with instead:
+`random_direction`, or the other features of `steer.together` (`+12+57`). `text` is the continuation
+without the prompt, `token_ids` the new tokens only, a closing EOS included. `success_k` counts the
+tokens of the re-tokenised continuation that are among the feature's k logit-lens tokens (as
+published), `success_k_ids` those of `token_ids`; `concept_success` counts, as published, those of
+the run's concept.
+"""
+
+STEERING = Table(
+    file="steering.parquet",
+    keys=FEATURES.keys,
+    columns={
+        **SUBJECT,
+        "layer": "int64",
+        "feature": "int64",
+        "control": "string",
+        "best_factor": "double",
+        "success_1": "double",
+        "success_5": "double",
+        "success_20": "double",
+        "concept_success": "double",
+        "perplexity": "double",
+        "degeneracy": "double",
+        "texts": "int64",
+        "success_20_unsteered": "double",
+        "perplexity_unsteered": "double",
+        **{name: FEATURES.columns[name] for name in FEATURES.columns if name not in FEATURES.keys},
+    },
+)
+"""One row per feature (and control): means over its texts at its best factor, and its scores.
+
+`best_factor` and the means are null where every factor is over the cap.
+"""

@@ -1,0 +1,82 @@
+"""The tables of a run's folder, with what its settings say about showing them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from steerlens.config.parse import parse_layers
+from steerlens.config.schema import ChoiceConfig
+from steerlens.errors import SteerlensError
+from steerlens.files import CONFIG_FILE
+from steerlens.results import FEATURES, GENERATIONS, STEERING, Table
+from steerlens.results.pmi import PMI_FILE, Pmi
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class RunTables:
+    """All that a run's figures, report, summary and tracking are made from.
+
+    The tables of steering are empty where nothing was steered.
+    """
+
+    features: pd.DataFrame
+    generations: pd.DataFrame = field(default_factory=lambda: GENERATIONS.frame([]))
+    steering: pd.DataFrame = field(default_factory=lambda: STEERING.frame([]))
+    choice: ChoiceConfig | None = None
+    """How best factors were chosen; null = not known."""
+    late_from: int | None = None
+    """The first late layer; null = not known."""
+    pmi: Pmi | None = None
+    """Null where no steered feature has both scores."""
+
+
+def read_tables(folder: Path) -> RunTables:
+    """What lies in the folder of a run.
+
+    Raises:
+        SteerlensError: there is no table of features, or a file can't be read.
+    """
+    settings = _settings(folder)
+    choice = settings.get("choice")
+    return RunTables(
+        features=FEATURES.read(folder),
+        generations=_read_or_empty(GENERATIONS, folder),
+        steering=_read_or_empty(STEERING, folder),
+        choice=_choice(choice) if choice else None,
+        late_from=_late_from(settings.get("model") or {}),
+        pmi=Pmi.read(folder) if (folder / PMI_FILE).is_file() else None,
+    )
+
+
+def _read_or_empty(table: Table, folder: Path) -> pd.DataFrame:
+    return table.read(folder) if (folder / table.file).is_file() else table.frame([])
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return {}
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SteerlensError(f"{path} can't be read: it is no YAML file.") from error
+    return settings if isinstance(settings, dict) else {}
+
+
+def _choice(settings: dict[str, Any]) -> ChoiceConfig:
+    known = [field.name for field in dataclasses.fields(ChoiceConfig)]
+    return ChoiceConfig(**{name: settings[name] for name in known if name in settings})
+
+
+def _late_from(model: dict[str, Any]) -> int | None:
+    """Not known where the settings don't say how many layers the model has."""
+    first, n_layers = model.get("late_from"), model.get("n_layers")
+    return parse_layers("late", n_layers)[0] if first is None and n_layers else first

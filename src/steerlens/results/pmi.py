@@ -1,0 +1,62 @@
+"""The file of PMI: how success tokens go with the feature's first logit-lens token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from steerlens.errors import SteerlensError
+from steerlens.files import read_json, write_json
+from steerlens.results import SUBJECT
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PMI_FILE = "pmi.json"
+
+
+@dataclass(frozen=True)
+class Pmi:
+    """PMI of success tokens with the feature's first logit-lens token, and what was left out."""
+
+    pairs: pd.DataFrame
+    """One row per (feature, success token): its `role`, the words `token` and `top_token`, `times`
+    generated, windows with each (`token_count`, `top_count`) and with both (`together`), `pmi`."""
+    windows: int
+    dropped: dict[str, int]
+    """Pairs left out, by reason."""
+
+    TYPES: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(SUBJECT, "object"),
+        "layer": "int64",
+        "feature": "int64",
+        **dict.fromkeys(("role", "token", "top_token"), "object"),
+        **dict.fromkeys(("times", "token_count", "top_count", "together"), "int64"),
+        "pmi": "float64",
+    }
+    """The columns of `pairs`."""
+
+    def write(self, folder: Path) -> None:
+        """Write the file into `folder`, atomically."""
+        pairs = self.pairs.to_dict("records")
+        found = {"windows": self.windows, "dropped": self.dropped, "pairs": pairs}
+        write_json(Path(folder) / PMI_FILE, found)
+
+    @classmethod
+    def read(cls, folder: Path) -> Pmi:
+        """The content of the file in `folder`; refuses one that isn't whole."""
+        import pandas as pd
+
+        path = Path(folder) / PMI_FILE
+        found = read_json(path)
+        try:
+            pairs = {name: [pair[name] for pair in found["pairs"]] for name in cls.TYPES}
+            dropped = {str(reason): int(n) for reason, n in found["dropped"].items()}
+            frame = pd.DataFrame(pairs).astype(dict(cls.TYPES))
+            return cls(frame, int(found["windows"]), dropped)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise SteerlensError(
+                f"{path} can't be read: it is damaged or no table of PMI; run the job again."
+            ) from error

@@ -1,0 +1,324 @@
+"""The right factor of every feature: by the paper's rule, by a budget, and found with few texts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from steerlens.analysis.factors import (
+    FEATURE,
+    Measured,
+    best_factors,
+    by_factor,
+    choice_counts,
+    choose_factors,
+    next_factors,
+)
+from steerlens.config.schema import ChoiceConfig
+from steerlens.errors import SteerlensError
+from steerlens.results import GENERATIONS, STEERING
+from tests.support.frames import generations
+
+PAPER = ChoiceConfig()
+BUDGET = ChoiceConfig(rule="budget")
+NAN = float("nan")
+GRID = (0.2, 0.4, 0.8, 1.2, 1.6, 2, 3, 4, 6, 8, 10, 20)
+
+
+def texts(measured: Measured, feature: int = 0) -> pd.DataFrame:
+    """Texts of one feature: one at every factor with these numbers."""
+    rows = [
+        {"factor": factor, "success_20": success, "perplexity": perplexity}
+        for factor, (success, perplexity) in measured.items()
+    ]
+    place = {"model": "toy", "sae": "toy-sae", "hook_name": "hook", "layer": 0, "feature": feature}
+    rows = [{**place, "prompt": "Note that", "sample": 0, **row} for row in rows]
+    success = [row.pop("success_20") for row in rows]
+    return GENERATIONS.frame(rows).assign(success_20=success)
+
+
+def both_arms() -> pd.DataFrame:
+    table = generations(8, (0.0, 0.5, 2.0, 8.0, 20.0))
+    control = generations(8, (0.0, 0.5, 2.0, 8.0, 20.0), control="random_direction")
+    return pd.concat([table, control.assign(success_20=1)], ignore_index=True)
+
+
+def test_means_are_those_of_the_texts() -> None:
+    table = both_arms()
+    means = by_factor(table)
+    assert len(means) == 2 * 2 * 8 * 5
+    assert set(means["texts"]) == {4}
+    for row in means.to_dict("records"):
+        own = table["control"].isna() if pd.isna(row["control"]) else table["control"].notna()
+        same = table.loc[own & (table["layer"] == row["layer"])]
+        same = same.loc[(same["feature"] == row["feature"]) & (same["factor"] == row["factor"])]
+        for name in ("success_1", "success_5", "success_20", "perplexity", "degeneracy"):
+            assert row[name] == pytest.approx(np.mean([float(x) for x in same[name]]))
+
+
+def naive_paper(table: pd.DataFrame) -> dict[tuple, float | None]:
+    """The rule as the paper tells it, maxima and all, one text after the other."""
+    groups: dict[tuple, dict[float, list[tuple[int, float]]]] = {}
+    for row in table.to_dict("records"):
+        key = (row["layer"], row["feature"], None if pd.isna(row["control"]) else row["control"])
+        at = groups.setdefault(key, {}).setdefault(row["factor"], [])
+        at.append((row["success_20"], row["perplexity"]))
+    means = {
+        (key, factor): tuple(np.mean(numbers, axis=0))
+        for key, factors in groups.items()
+        for factor, numbers in factors.items()
+    }
+    max_success = max(success for success, _ in means.values())
+    max_perplexity = max(perplexity for _, perplexity in means.values())
+    chosen: dict[tuple, float | None] = {}
+    for key, factors in groups.items():
+        best, best_merit = None, -1.0
+        for factor in sorted(factors):
+            success, perplexity = means[key, factor]
+            if factor == 0 or success > 3:
+                continue
+            merit = (success / max_success) / (perplexity / max_perplexity)
+            if merit > best_merit:
+                best, best_merit = factor, merit
+        chosen[key] = best
+    return chosen
+
+
+def chosen(table: pd.DataFrame) -> dict[tuple, float | None]:
+    return {
+        (row["layer"], row["feature"], None if pd.isna(row["control"]) else row["control"]): (
+            None if pd.isna(row["best_factor"]) else row["best_factor"]
+        )
+        for row in table.to_dict("records")
+    }
+
+
+def test_the_papers_rule_is_the_naive_one() -> None:
+    table = both_arms()
+    found = choose_factors(table, PAPER)
+    assert chosen(found) == naive_paper(table)
+    assert len({*chosen(found).values()}) > 2
+
+
+def test_the_row_of_a_feature_has_its_means_at_the_best_factor_and_without_steering() -> None:
+    table = both_arms()
+    found = choose_factors(table, PAPER)
+    assert list(found.columns) == list(STEERING.columns)
+    means = by_factor(table).set_index([*FEATURE, "factor"])
+    for row in found.to_dict("records"):
+        control = np.nan if pd.isna(row["control"]) else row["control"]
+        key = (*(row[name] for name in FEATURE[:-1]), control)
+        for name in ("success_1", "success_5", "success_20", "perplexity", "degeneracy", "texts"):
+            assert row[name] == means.loc[(*key, row["best_factor"]), name]
+        for name in ("success_20", "perplexity"):
+            assert row[f"{name}_unsteered"] == means.loc[(*key, 0.0), name]
+
+
+def test_the_order_of_the_rows_changes_nothing() -> None:
+    table = both_arms()
+    shuffled = table.sample(frac=1, random_state=3)
+    for choice in (PAPER, BUDGET, ChoiceConfig(split=True)):
+        expected = choose_factors(table, choice)
+        pd.testing.assert_frame_equal(choose_factors(shuffled, choice), expected)
+        again = choose_factors(shuffled.reset_index(drop=True), choice)
+        pd.testing.assert_frame_equal(again, expected)
+
+
+def test_other_features_and_the_scale_of_perplexity_change_no_choice() -> None:
+    table = both_arms()
+    expected = chosen(choose_factors(table, PAPER))
+    scaled = table.assign(perplexity=table["perplexity"] * 1024)
+    assert chosen(choose_factors(scaled, PAPER)) == expected
+    alone = choose_factors(table.loc[table["feature"] == 4], PAPER)
+    assert chosen(alone) == {key: best for key, best in expected.items() if key[1] == 4}
+
+
+@pytest.mark.parametrize(
+    ("measured", "best"),
+    [
+        ({0.0: (9, 1), 1.0: (1, 10), 2.0: (2, 10), 3.0: (3, 10)}, [3.0]),
+        ({1.0: (1, 10), 2.0: (3.01, 10)}, [1.0]),
+        ({1.0: (1, 10), 2.0: (2, 20)}, [1.0, 2.0]),
+        ({2.0: (0, 20), 1.0: (0, 10)}, [1.0, 2.0]),
+        ({2.0: (0, 20), -1.0: (0, 10), 1.0: (0, 10)}, [1.0, -1.0, 2.0]),
+        ({0.0: (1, 10), 1.0: (4, 10), 2.0: (5, 10)}, []),
+        ({1.0: (1, NAN), 2.0: (2, NAN)}, [2.0]),
+        ({1.0: (1, 10), 2.0: (2, NAN)}, [1.0]),
+        ({1.0: (0, 10), 2.0: (0, NAN)}, [1.0, 2.0]),
+        ({1.0: (1, 10), 2.0: (2, float("inf"))}, [1.0]),
+        ({1.0: (NAN, 10), 2.0: (1, 20)}, [2.0]),
+        ({0.0: (1, 10)}, []),
+    ],
+)
+def test_the_papers_rule_at_its_edges(measured: Measured, best: list[float]) -> None:
+    assert best_factors(measured, PAPER) == best
+    found = choose_factors(texts(measured), PAPER).iloc[0]
+    assert [found["best_factor"]] == best[:1] if best else found["best_factor"] is pd.NA
+
+
+@pytest.mark.parametrize(
+    ("measured", "best"),
+    [
+        ({0.0: (0, 10), 1.0: (1, 12), 2.0: (5, 20), 3.0: (9, 21)}, [2.0]),
+        ({0.0: (0, 10), 1.0: (2, 12), 2.0: (2, 11)}, [1.0, 2.0]),
+        ({0.0: (0, 10), 1.0: (2, 22)}, []),
+        ({0.0: (0, 10), 1.0: (1, 12), 2.0: (2, NAN)}, [1.0]),
+        ({0.0: (0, NAN), 1.0: (1, NAN), 2.0: (2, NAN)}, [2.0]),
+    ],
+)
+def test_the_budget_takes_the_most_success_within_it(measured: Measured, best: list[float]) -> None:
+    assert best_factors(measured, BUDGET) == best
+    found = choose_factors(texts(measured), BUDGET).iloc[0]
+    assert [found["best_factor"]] == best[:1] if best else found["best_factor"] is pd.NA
+
+
+def test_a_feature_over_the_cap_keeps_its_unsteered_means_only() -> None:
+    row = choose_factors(texts({0.0: (1, 10), 1.0: (4, 12)}), PAPER).iloc[0]
+    assert row[["best_factor", "success_20", "perplexity", "texts"]].isna().all()
+    assert (row["success_20_unsteered"], row["perplexity_unsteered"]) == (1, 10)
+
+
+def test_one_text_without_perplexity_is_left_out_of_the_mean() -> None:
+    table = pd.concat([texts({1.0: (1, 10)}), texts({1.0: (2, NAN)})], ignore_index=True)
+    row = choose_factors(table, PAPER).iloc[0]
+    assert (row["perplexity"], row["success_20"], row["texts"]) == (10, 1.5, 2)
+
+
+def test_undecided_choices_are_counted() -> None:
+    table = pd.concat(
+        [
+            texts({0.0: (0, 10), 1.0: (4, 12)}, feature=1),
+            texts({0.0: (0, 10), 1.0: (0, 12), 2.0: (0, 12)}, feature=2),
+            texts({0.0: (0, 10), 1.0: (1, 12), 2.0: (2, 24)}, feature=3),
+            texts({0.0: (0, 10), 1.0: (1, 12), 2.0: (2, 12)}, feature=4),
+        ],
+        ignore_index=True,
+    )
+    assert choice_counts(table, PAPER) == (4, 1, 1, 2)
+
+
+def test_split_chooses_on_every_second_prompt_and_reports_on_the_others() -> None:
+    table = both_arms()
+    first = table["prompt"].isin(["In the", "Note that"])  # of In the, It is, Note that, We
+    found = choose_factors(table, ChoiceConfig(split=True))
+    expected = choose_factors(table.loc[first], PAPER)
+    assert chosen(found) == chosen(expected)
+    assert set(found["texts"].dropna()) == {2}
+    means = by_factor(table.loc[~first]).set_index([*FEATURE, "factor"])
+    for row in found.to_dict("records"):
+        control = np.nan if pd.isna(row["control"]) else row["control"]
+        key = (*(row[name] for name in FEATURE[:-1]), control, row["best_factor"])
+        assert row["success_20"] == means.loc[key, "success_20"]
+
+
+@pytest.mark.parametrize("name", ["success_1", "success_5", "concept_success"])
+def test_another_count_of_success_may_be_what_is_chosen_by(name: str) -> None:
+    table = both_arms()
+    other = table["success_20"].to_numpy()[::-1]  # in no step with success_20
+    expected = chosen(choose_factors(table.assign(success_20=other), PAPER))
+    assert expected != chosen(choose_factors(table, PAPER))
+    found = choose_factors(table.assign(**{name: other}), ChoiceConfig(success=name))
+    assert chosen(found) == expected
+    with pytest.raises(SteerlensError, match=f"no {name}"):
+        choose_factors(table.assign(**{name: None}), ChoiceConfig(success=name))
+
+
+def test_what_cannot_be_chosen_is_refused_in_a_sentence() -> None:
+    table = both_arms()
+    with pytest.raises(SteerlensError, match=r"choice\.rule"):
+        choose_factors(table, ChoiceConfig(rule="papr"))
+    with pytest.raises(SteerlensError, match="no success_20"):
+        choose_factors(table.assign(success_20=None), PAPER)
+    with pytest.raises(SteerlensError, match="factor 0"):
+        choose_factors(table.loc[table["factor"] > 0], BUDGET)
+    with pytest.raises(SteerlensError, match="two prompts"):
+        choose_factors(table.loc[table["prompt"] == "We"], ChoiceConfig(split=True))
+    assert choose_factors(table.head(0), PAPER).empty
+
+
+def search(measured: Measured, grid: tuple[float, ...], choice: ChoiceConfig = PAPER) -> Measured:
+    """What a search from coarse to fine has measured when it is done."""
+    known: dict[float, tuple[float, float]] = {}
+    while ask := next_factors(grid, known, choice):
+        assert not {*ask} & {*known}
+        known |= {factor: measured[factor] for factor in ask}
+    return known
+
+
+@pytest.mark.parametrize("peak", range(12))
+def test_the_search_finds_any_single_peak(peak: int) -> None:
+    measured = {factor: (1 / (1 + abs(i - peak)), 10.0) for i, factor in enumerate(GRID)}
+    known = search(measured, GRID)
+    assert best_factors(known, PAPER) == [GRID[peak]]
+    assert len(known) <= 8
+
+
+def test_the_search_goes_below_what_is_over_the_cap() -> None:
+    measured = {factor: (2.0 if factor < 0.5 else 4.0, 10.0) for factor in GRID}
+    assert best_factors(search(measured, GRID), PAPER) == [0.2, 0.4]
+    known = search(dict.fromkeys(GRID, (4.0, 10.0)), GRID)
+    assert sorted(known) == [0.2, 0.4, 0.8, 2, 6, 20]
+
+
+def test_the_search_takes_both_signs_and_the_budgets_zero() -> None:
+    grid = (*(-factor for factor in GRID), 0.0, *GRID)
+    for peak in grid:
+        measured = {f: (0.0 if f == 0 else 1 / (1 + abs(f - peak)), 10.0) for f in grid}
+        known = search(measured, grid, BUDGET)
+        assert best_factors(known, BUDGET) == best_factors(measured, BUDGET)
+        assert 0.0 in known
+    assert next_factors((), {}) == []
+    assert next_factors((2.0,), {}) == [2.0]
+
+
+def simulated(rng: np.random.Generator, noisy: bool) -> Measured:
+    """One feature: a quarter never succeed, the others more and more up to a top, half of them
+    less again when the text collapses and its perplexity rises; 50 texts a factor if `noisy`."""
+    factors = np.array(GRID)
+    success = min(20, np.exp(rng.normal(0.3, 1.2))) * (rng.random() > 0.25)
+    middle = np.exp(rng.normal(1.3, 1))
+    success = success / (1 + (middle / factors) ** rng.uniform(1.5, 5))
+    collapse = (factors / (middle * np.exp(rng.normal(0.6, 1)))) ** 2
+    if rng.random() < 0.5:
+        success = success / (1 + collapse)
+    perplexity = np.exp(2.6 + 3 * collapse / (1 + collapse))
+    if noisy:
+        spread = rng.gamma(0.7, 1 / 0.7, (50, len(GRID)))
+        success = np.minimum(rng.poisson(success * spread), 20).mean(axis=0)
+        perplexity = (perplexity * np.exp(rng.normal(0, 0.5, spread.shape))).mean(axis=0)
+    pairs = zip(success.tolist(), perplexity.tolist(), strict=True)
+    return dict(zip(GRID, pairs, strict=True))
+
+
+@pytest.mark.parametrize(("noisy", "agree", "used"), [(False, 0.98, 0.68), (True, 0.93, 0.68)])
+def test_the_search_agrees_with_the_whole_grid_on_most_features(
+    noisy: bool, agree: float, used: float
+) -> None:
+    rng = np.random.default_rng(0)
+    curves = [simulated(rng, noisy) for _ in range(500)]
+    known = [search(curve, GRID) for curve in curves]
+    same = [
+        best_factors(found, PAPER)[:1] == best_factors(curve, PAPER)[:1]
+        for found, curve in zip(known, curves, strict=True)
+    ]
+    assert np.mean(same) >= agree
+    assert np.mean([len(found) for found in known]) / len(GRID) <= used
+
+
+def test_the_search_on_texts() -> None:
+    grid = (0.0, *GRID)
+    table = by_factor(generations(12, grid, layers=[0]))
+    same = used = 0
+    for _, rows in table.groupby("feature"):
+        measured = {
+            factor: (success, perplexity)
+            for factor, success, perplexity in zip(
+                rows["factor"], rows["success_20"], rows["perplexity"], strict=True
+            )
+        }
+        known = search(measured, grid)
+        same += best_factors(known, PAPER)[:1] == best_factors(measured, PAPER)[:1]
+        used += len(known)
+    assert same >= 9
+    assert used <= 0.75 * 12 * len(grid)

@@ -1,0 +1,147 @@
+"""What a run says of steering: numbers of its tables, and sentences."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from steerlens.analysis.payoff import payoff
+from steerlens.analysis.steering_summary import steering_explanation, steering_summary
+from steerlens.files import json_text
+from steerlens.results.folder import RunTables
+from tests.support.frames import frame, generations, tables
+from tests.support.steering import steering
+
+
+def found(run: RunTables) -> dict[str, Any]:
+    summary = steering_summary(run, (0.01, 0.1))
+    assert summary is not None
+    return summary
+
+
+def with_texts(run: RunTables, **columns: Any) -> RunTables:
+    return dataclasses.replace(run, generations=run.generations.assign(**columns))
+
+
+def many() -> RunTables:
+    """Features and controls, some without a factor, some scores better than others."""
+    return RunTables(frame(), generations(), steering())
+
+
+def test_nothing_is_said_where_nothing_was_steered() -> None:
+    assert steering_summary(RunTables(frame()), (0.01,)) is None
+
+
+def test_the_numbers_are_those_of_the_parts_and_valid_json() -> None:
+    run = many()
+    summary = found(run)
+    assert json.loads(json_text(summary)) == summary
+    own = run.steering.loc[run.steering["control"].isna()]
+    assert summary["features"] == len(own) == 120
+    assert summary["without_factor"] == own["best_factor"].isna().sum()
+    assert summary["best_factor"]["success_20"] == pytest.approx(own["success_20"].mean())
+    expected = payoff(run.steering, threshold=0.1)
+    assert expected is not None
+    assert summary["payoff"]["0.1"]["selected"] == expected.selected
+    assert summary["payoff"]["0.1"]["success"] == expected.success._asdict()
+    scores = {one["score"]: one for one in summary["criteria"]["scores"]}
+    assert set(scores) == {"output_score", "input_score", "random_score", "mine"}
+    assert scores["input_score"]["better_reversed"]
+    assert summary["control"]["pairs"] + summary["control"]["left_out"] == 120
+
+
+def test_unsteered_means_are_over_the_features_that_have_a_factor() -> None:
+    run = tables(
+        best_factor=[2.0, None] * 6,
+        success_20=[1.0, None] * 6,
+        success_20_unsteered=[0.5, 9.0] * 6,
+        perplexity_unsteered=None,
+    )
+    assert found(run)["unsteered"] == {"success_20": 0.5, "perplexity": None}
+
+
+def test_choices_are_counted_if_it_is_known_how_they_were_made() -> None:
+    run = tables()
+    texts = run.generations
+    control = texts.assign(control="random_direction")
+    import pandas as pd
+
+    run = dataclasses.replace(run, generations=pd.concat([texts, control]))
+    assert found(run)["without_success"] == 4  # every third of 12
+    unknown = found(dataclasses.replace(run, choice=None))
+    assert (unknown["without_success"], unknown["tied"]) == (None, None)
+
+
+def test_texts_are_counted() -> None:
+    run = with_texts(
+        tables(),
+        near_ties=[2, 0, 1, 0] * 48,
+        text=["", "a", "b", " "] * 48,
+        stopped_by=["stop", "eos", "length", "stop"] * 48,
+    )
+    summary = found(run)
+    assert summary["texts"] == 192
+    assert summary["near_ties"] == {"texts": 96, "tokens": 144}
+    assert summary["empty_texts"] == 48
+    assert summary["stopped_by"] == {"eos": 48, "length": 48, "stop": 96}
+    lines = " ".join(steering_explanation(summary))
+    assert "In 96 of 192 texts rounding could have decided a token" in lines
+    assert "48 of 192 texts have no character" in lines
+
+
+def test_steering_that_moved_no_logit_is_told_first() -> None:
+    run = tables()
+    steered = (run.generations["factor"] != 0).tolist()
+    for largest, moved in ((0.0, False), (1e-7, False), (1e-3, True)):
+        # The unsteered texts' own divergence counts for nothing.
+        kl = [largest if one else 1.0 for one in steered]
+        summary = found(with_texts(run, first_step_kl=kl))
+        assert summary["moved"] is moved
+        told = steering_explanation(summary)[0].startswith("Steering moved no logit")
+        assert told is not moved
+    assert found(with_texts(run, first_step_kl=None))["moved"] is None
+
+
+def test_the_sentences_say_what_selecting_buys() -> None:
+    lines = " ".join(steering_explanation(found(many())))
+    assert "features with S_out >= 0.1 have mean success@20 " in lines
+    assert " times (95 % interval " in lines
+    assert "Of 4 scores the highest output_score selects best: 27 features (25%)" in lines
+    assert "Random directions of the same norm have " in lines
+    assert "none may be chosen (left out of all means): 11 of 120 features." in lines
+
+
+def test_the_best_of_scores_that_are_all_noise_is_not_called_best() -> None:
+    table = steering(output_score=0.5, mine=1.0, input_score=None)
+    lines = " ".join(steering_explanation(found(RunTables(frame(), generations(), table))))
+    assert "None of 3 scores surely selects better features than all" in lines
+    assert "selects best" not in lines
+
+
+def test_names_of_scores_are_made_safe() -> None:
+    table = steering()
+    nasty = table.assign(**{"a\x1b|b": table["success_20"].fillna(0)})
+    summary = found(RunTables(frame(), generations(), nasty))
+    lines = " ".join(steering_explanation(summary))
+    assert "the highest a\\x1b|b selects best" in lines
+    assert lines.isprintable()
+    assert "the highest X selects best" in " ".join(steering_explanation(summary, lambda _: "X"))
+
+
+def test_a_run_in_which_no_factor_may_be_chosen_can_be_told() -> None:
+    summary = found(tables(best_factor=None, success_20=None, perplexity=None))
+    assert summary["best_factor"]["success_20"] is None
+    assert summary["payoff"] == {"0.01": None, "0.1": None}
+    lines = steering_explanation(summary)
+    assert not any("At the best factor" in line for line in lines)
+    assert any("(left out of all means): 12 of 12 features." in line for line in lines)
+
+
+def test_one_feature_is_told_without_intervals() -> None:
+    run = RunTables(frame(), generations(), steering([0], 1))
+    lines = steering_explanation(found(run))
+    assert lines[0].startswith("1 feature was steered in ")
+    assert not any("interval" in line for line in lines)

@@ -1,0 +1,98 @@
+"""What a run says about both scores: hybrids, robustness, features that never fire."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from steerlens.analysis.summary import explanation, hybrids, prompt_correlations, ranking, summarise
+from steerlens.results.folder import RunTables
+from tests.support.frames import frame
+
+
+def scored(high_in: list[bool], high_out: list[bool]) -> dict[str, list[float]]:
+    return {
+        "input_score": [0.1 if high else 0.05 for high in high_in],
+        "output_score": [0.4 if high else 0.09 for high in high_out],
+    }
+
+
+def test_hybrids_are_counted_beside_what_independence_gives() -> None:
+    # 10 features: 4 high in, 5 high out, 3 both.
+    columns = scored([True] * 4 + [False] * 6, [True] * 3 + [False] * 5 + [True] * 2)
+    found = hybrids(frame([0], 10, **columns))
+    assert found is not None
+    assert found["features"] == 10
+    assert found["hybrid_share"] == pytest.approx(0.3)
+    assert found["hybrid_share_if_independent"] == pytest.approx(0.2)
+    assert found["ratio"] == pytest.approx(1.5)
+    low, high = found["ratio_interval"]
+    assert low < 1.5 < high
+
+
+def test_the_interval_covers_what_the_bootstrap_by_features_covers() -> None:
+    draw = np.random.default_rng(1)
+    n = 400
+    high_in, high_out = draw.random(n) < 0.4, draw.random(n) < 0.3
+    columns = scored(high_in.tolist(), high_out.tolist())
+    found = hybrids(frame([0], n, **columns))
+    assert found is not None
+    ratios = []
+    for _ in range(4000):
+        pick = draw.integers(0, n, n)
+        a, b = high_in[pick], high_out[pick]
+        ratios.append((a & b).mean() / (a.mean() * b.mean()))
+    expected = np.quantile(ratios, [0.025, 0.975])
+    assert found["ratio_interval"] == pytest.approx(expected, rel=0.03)
+
+
+def test_features_without_one_of_the_scores_do_not_count() -> None:
+    columns = scored([True] * 4, [True] * 4)
+    columns["input_score"][0] = None  # type: ignore[call-overload]
+    found = hybrids(frame([0], 4, **columns))
+    assert found is not None
+    assert found["features"] == 3
+    assert hybrids(frame([0], 4, input_score=[None] * 4)) is None
+
+
+def test_no_high_score_at_all_gives_no_ratio() -> None:
+    found = hybrids(frame([0], 4, **scored([False] * 4, [False] * 4)))
+    assert found is not None
+    assert found["ratio"] is None
+    assert found["ratio_interval"] is None
+
+
+def test_prompts_are_correlated_with_their_mean() -> None:
+    scores = np.random.default_rng(0).random((12, 5))
+    found = prompt_correlations(frame([0], 12, output_score_by_prompt=list(scores)))
+    expected = [np.corrcoef(column, scores.mean(axis=1))[0, 1] for column in scores.T]
+    assert found == pytest.approx(expected)
+    assert prompt_correlations(frame([0], 12)) is None
+    lines = explanation(summarise(RunTables(frame([0], 12, output_score_by_prompt=list(scores)))))
+    assert any("Under 5 prompts S_out correlates" in line for line in lines)
+
+
+def test_features_that_never_fire_are_counted() -> None:
+    table = frame(range(2), 3, input_examples=[0, 5, 0, 7, None, 0])
+    summary = summarise(RunTables(table))
+    assert summary["overall"]["never_fires"] == 3
+    assert [layer["never_fires"] for layer in summary["layers"]] == [2, 1]
+
+
+def test_features_are_ranked_by_the_best_guide_that_the_table_has() -> None:
+    nothing = {"output_score": [None] * 3, "input_score": [None] * 3}
+    assert ranking(frame([0], 3)) == "output_score"
+    assert ranking(frame([0], 3, output_score=[None] * 3)) == "input_score"
+    assert ranking(frame([0], 3, **nothing)) is None
+    assert ranking(frame([0], 3, **nothing, note=["a"] * 3, mine=[1, None, 2])) == "mine"
+    table = frame([0], 3, **nothing, token_confidence_delta=[-1.0, 2.0, None])
+    found = summarise(RunTables(table))
+    assert found["ranked_by"] == "token_confidence_delta"
+    best = [(row["feature"], row["token_confidence_delta"]) for row in found["best_features"]]
+    assert best == [(1, 2.0), (0, -1.0)]
+
+
+def test_a_table_of_input_scores_is_explained_without_output_scores() -> None:
+    lines = explanation(summarise(RunTables(frame([0], 4, output_score=[None] * 4))))
+    assert not any("S_out" in line for line in lines)
+    assert "Of 4 features" in " ".join(lines)

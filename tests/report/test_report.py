@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from steerlens.analysis.summary import summarise
+from steerlens.errors import SteerlensError
+from steerlens.figures import FIGURES, STEERING_FIGURES
+from steerlens.files import write_json
+from steerlens.report import report, report_text
+from steerlens.results import FEATURES, GENERATIONS, STEERING
+from steerlens.results.folder import CONFIG_FILE, RunTables, read_tables
+from tests.support.frames import NASTY, found_pmi, frame, tables
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_is_drawn_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    FEATURES.write(frame(), tmp_path)
+    report(tmp_path)
+    assert "Best output features" in capsys.readouterr().out
+    assert json.loads((tmp_path / "summary.json").read_text()) == summarise(RunTables(frame()))
+    text = (tmp_path / "report.md").read_text()
+    for line in text.splitlines():
+        if line.startswith("!["):
+            assert (tmp_path / line.partition("(")[2].rstrip(")")).is_file()
+    assert text.count("![") == len(FIGURES)
+
+
+def test_reporting_twice_changes_no_byte(tmp_path: Path) -> None:
+    FEATURES.write(frame(), tmp_path)
+    report(tmp_path)
+    first = files(tmp_path)
+    report(tmp_path)
+    assert files(tmp_path) == first
+
+
+def test_tokens_cannot_break_the_report(tmp_path: Path) -> None:
+    FEATURES.write(frame(range(1), 12), tmp_path)
+    report(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "\x1b" not in text
+    assert "<b>" not in text
+    rows = text.partition("## Best output features")[2].splitlines()
+    assert {row.count("|") for row in rows if row.startswith("|")} == {8}
+    assert "[bold␣red]x[/]" in html.unescape(text)
+
+
+def test_a_run_without_output_scores_can_be_reported(tmp_path: Path) -> None:
+    columns = {"model": "m", "sae": ["s", "t"], "hook_name": "h", "layer": 0, "feature": [1, 2]}
+    FEATURES.write(FEATURES.frame(columns), tmp_path)
+    report(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert text == "# m with s, t\n\n2 features, 0 with an output score, 0 with an input score.\n"
+
+
+def test_a_folder_without_results_is_refused_with_the_newest_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SteerlensError, match=r"it has no features\.parquet; give the folder"):
+        report(Path("nothing"))
+    run = tmp_path / "outputs" / "demo" / "2026"
+    run.mkdir(parents=True)
+    FEATURES.write(frame(), run)
+    with pytest.raises(SteerlensError, match="the newest run is outputs/demo/2026"):
+        report(Path("nothing"))
+    with pytest.raises(SteerlensError, match="the newest run is outputs/demo/2026"):
+        report(Path("outputs"))
+
+
+def test_a_failed_run_without_results_is_told_as_such(tmp_path: Path) -> None:
+    write_json(tmp_path / "status.json", {"state": "failed", "reason": "x"})
+    with pytest.raises(SteerlensError, match="its run is failed and has no features"):
+        report(tmp_path)
+
+
+def steered(folder: Path, **columns: Any) -> RunTables:
+    """A run that steered, in `folder`, with features of every role."""
+    scores = {"input_score": [0.9, 0.0, 0.5] * 4, "output_score": [0.0, 0.9, 0.5] * 4}
+    found = tables(**(scores | columns))
+    texts = found.generations.assign(text="".join(NASTY), prompt="a | \x1b[0m<i>")
+    FEATURES.write(found.features, folder)
+    GENERATIONS.write(texts, folder)
+    STEERING.write(found.steering, folder)
+    found_pmi().write(folder)
+    settings = {"choice": {"rule": "paper"}, "model": {"late_from": 1}}
+    (folder / CONFIG_FILE).write_text(yaml.safe_dump(settings))
+    return read_tables(folder)
+
+
+def test_a_run_that_steered_is_drawn_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = steered(tmp_path)
+    report(tmp_path)
+    shown = capsys.readouterr().out
+    assert "Best steered features" in shown
+    assert "12 features were steered in 192 texts." in shown
+    assert json.loads((tmp_path / "summary.json").read_text()) == summarise(found)
+    text = (tmp_path / "report.md").read_text()
+    titles = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
+    assert titles[3:] == [
+        "Steering",
+        "Best steered features",
+        "What to select features by",
+        "Input features",
+        "Output features",
+        "Hybrid features",
+        "Success tokens and the first logit-lens token",
+    ]
+    assert "PMI (in bits) of 30 pairs" in text
+    late = {f"{name}_late_layers" for name in STEERING_FIGURES}
+    of_roles = {"input_and_output_feature", "hybrid_features", "pmi_by_role"}
+    names = {*FIGURES, *STEERING_FIGURES, *late, *of_roles}
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == names
+    assert text.count("![") == len(names)
+
+
+def test_reporting_a_run_that_steered_twice_changes_no_byte(tmp_path: Path) -> None:
+    steered(tmp_path)
+    report(tmp_path)
+    first = files(tmp_path)
+    report(tmp_path)
+    assert files(tmp_path) == first
+
+
+def test_texts_cannot_break_the_report(tmp_path: Path) -> None:
+    found = steered(tmp_path, **{"a_b|<i>": range(12)})
+    text = report_text(found, summarise(found), {}, tmp_path).partition("## Steering")[2]
+    assert text.replace("\n", "").isprintable()
+    assert set(re.findall(r"<[^>]*>", text.replace("<br>", ""))) <= {"<strong>", "</strong>"}
+    for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.M):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+    assert "a_b|<i>" in html.unescape(text)
+
+
+def test_a_run_in_which_steering_moved_no_logit_says_so(tmp_path: Path) -> None:
+    found = tables()
+    found = dataclasses.replace(found, generations=found.generations.assign(first_step_kl=0.0))
+    text = report_text(found, summarise(found), {}, tmp_path)
+    assert text.count("Steering moved no logit") == 1

@@ -1,0 +1,72 @@
+"""What is read from a run's folder to show it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from steerlens.config.schema import ChoiceConfig
+from steerlens.errors import SteerlensError
+from steerlens.results import FEATURES, GENERATIONS, STEERING
+from steerlens.results.folder import CONFIG_FILE, read_tables
+from tests.support.frames import found_pmi, frame, generations, steering
+
+
+def write(folder: Path, **settings: object) -> None:
+    FEATURES.write(frame(), folder)
+    if settings:
+        (folder / CONFIG_FILE).write_text(yaml.safe_dump(settings))
+
+
+def test_a_folder_without_steering_has_empty_tables_of_it(tmp_path: Path) -> None:
+    write(tmp_path)
+    found = read_tables(tmp_path)
+    assert len(found.features) == 36
+    for table, frame_of_it in ((GENERATIONS, found.generations), (STEERING, found.steering)):
+        assert frame_of_it.empty
+        assert list(frame_of_it.columns) == list(table.columns)
+    assert found.choice is None
+    assert found.late_from is None
+    assert found.pmi is None
+
+
+def test_all_tables_are_read(tmp_path: Path) -> None:
+    write(tmp_path)
+    GENERATIONS.write(generations(), tmp_path)
+    STEERING.write(steering(), tmp_path)
+    found_pmi().write(tmp_path)
+    found = read_tables(tmp_path)
+    assert (len(found.generations), len(found.steering)) == (12 * 4 * 4, 12)
+    assert found.pmi is not None
+    assert len(found.pmi.pairs) == 30
+
+
+@pytest.mark.parametrize(
+    ("model", "late_from"),
+    [
+        ({"n_layers": 26, "late_from": None}, 16),
+        ({"n_layers": 26, "late_from": 20}, 20),
+        ({"n_layers": None, "late_from": 0}, 0),
+        ({"n_layers": None, "late_from": None}, None),
+        (None, None),
+    ],
+)
+def test_the_first_late_layer_follows_from_the_settings(
+    model: object, late_from: int | None, tmp_path: Path
+) -> None:
+    write(tmp_path, model=model)
+    assert read_tables(tmp_path).late_from == late_from
+
+
+def test_the_choice_is_that_of_the_settings_whatever_else_they_hold(tmp_path: Path) -> None:
+    write(tmp_path, choice={"rule": "budget", "success_cap": 4.0, "of_another_version": 1})
+    assert read_tables(tmp_path).choice == ChoiceConfig(rule="budget", success_cap=4.0)
+
+
+def test_settings_that_are_no_yaml_are_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / CONFIG_FILE).write_text("a: [")
+    with pytest.raises(SteerlensError, match=r"config\.yaml can't be read"):
+        read_tables(tmp_path)

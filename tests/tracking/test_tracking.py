@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerlens.analysis.summary import summarise
+from steerlens.config.schema import TrackingConfig
+from steerlens.errors import SteerlensError
+from steerlens.figures import FIGURES, draw_all
+from steerlens.results.folder import RunTables
+from steerlens.tracking import NullTracker, start
+from tests.support.frames import frame, tables
+
+
+def track(folder: Path, mode: str = "offline", run: RunTables | None = None) -> None:
+    run = run or RunTables(frame())
+    summary = summarise(run)
+    tracker = start(TrackingConfig(mode=mode, tags=["t"]), folder, {"layer": 3, "a": {"b": None}})
+    tracker.log_tables(run, summary)
+    tracker.log_figures(draw_all(run, folder))
+    tracker.finish(summary)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the user was told; W&B's own log records stay in its files."""
+    return [r.getMessage() for r in caplog.records if r.name == "steerlens.tracking"]
+
+
+def test_an_unknown_mode_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(SteerlensError, match=r"unknown tracking\.mode 'ofline'.*'offline'"):
+        start(TrackingConfig(mode="ofline"), tmp_path, {})
+
+
+def test_disabled_means_no_wandb_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert isinstance(start(TrackingConfig(mode="disabled"), tmp_path, {}), NullTracker)
+    track(tmp_path, "disabled")
+
+
+def test_an_offline_run_lies_in_the_folder_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    home, here, folder = (tmp_path / name for name in ("home", "here", "run"))
+    for path in (home, here, folder):
+        path.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.delenv(f"XDG_{name}_HOME", raising=False)
+    track(folder)
+    assert warnings(caplog) == []
+    [run] = (folder / "wandb").glob("offline-run-*")
+    assert next(run.glob("run-*.wandb")).stat().st_size > 0
+    assert len(list(run.glob("files/media/images/**/*.png"))) == len(FIGURES)
+    [table] = run.glob("files/media/table/*.json")
+    rows = json.loads(table.read_text())
+    assert len(rows["data"]) == 36
+    assert "\\x1b[31mred" in table.read_text(encoding="utf-8").replace("\\\\", "\\")
+    assert list(here.iterdir()) == []
+    assert [path for path in home.rglob("*") if "wandb" in path.name] == []
+
+
+def test_two_runs_of_one_process_have_their_own_files(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        track(tmp_path / name)
+        assert len(list((tmp_path / name / "wandb").glob("offline-run-*"))) == 1
+
+
+class Broken:
+    """A W&B run that fails at the calls named in `at`."""
+
+    def __init__(self, at: str) -> None:
+        self.at = at
+        self.summary: dict[str, Any] = {}
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*_: Any, **__: Any) -> None:
+            self.calls.append(name)
+            if name == self.at:
+                raise RuntimeError(f"{name} is\nbroken.")
+
+        return call
+
+
+@pytest.mark.parametrize("at", ["init", "define_metric", "log", "finish"])
+def test_a_failing_wandb_is_told_once_and_stops_nothing(
+    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Broken(at)
+    fake: Any = types.ModuleType("wandb")
+
+    def init(**_: Any) -> Broken:
+        if at == "init":
+            raise RuntimeError("init is\nbroken.")
+        return run
+
+    fake.init = init
+    for name in ("Settings", "Histogram", "Table", "Image"):
+        setattr(fake, name, lambda *_, **__: object())
+    fake.Settings = type("Settings", (), {"model_fields": {}, "__init__": lambda *_, **__: None})
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with caplog.at_level(logging.WARNING):
+        track(tmp_path)
+    [message] = warnings(caplog)
+    assert f"({at} is broken); the run goes on without it" in message
+    assert "\n" not in message
+    assert run.calls.count("log") <= 1 or at == "finish"
+
+
+def test_a_missing_wandb_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    track(tmp_path)
+    assert len(warnings(caplog)) == 1
+
+
+def test_online_without_a_key_neither_asks_nor_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+    class Keyboard:
+        def isatty(self) -> bool:
+            return True
+
+        def __getattr__(self, name: str) -> Any:
+            pytest.fail("W&B asked on stdin")
+
+    monkeypatch.setattr(sys, "stdin", Keyboard())
+    track(tmp_path, "online")
+    [message] = warnings(caplog)
+    assert "W&B failed while starting" in message
+
+
+def test_steering_is_told_with_curves_texts_and_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[dict[str, Any]] = []
+    run = types.SimpleNamespace(
+        summary={},
+        log=logged.append,
+        define_metric=lambda *_, **__: None,
+        finish=lambda **_: None,
+    )
+    fake: Any = types.ModuleType("wandb")
+    fake.init = lambda **_: run
+    fake.Settings = type("Settings", (), {"model_fields": {}, "__init__": lambda *_, **__: None})
+    fake.Histogram = fake.Image = lambda *_, **__: object()
+    fake.Table = lambda columns, data: [dict(zip(columns, row, strict=True)) for row in data]
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    track(tmp_path, run=tables())
+    curve = [one for one in logged if "factor" in one]
+    assert [one["factor"] for one in curve] == [0.0, 0.5, 2.0, 8.0]
+    assert all("by_factor/success_20" in one for one in curve)
+    [texts] = [one["texts"] for one in logged if "texts" in one]
+    assert len(texts) == 12 * 2 * 4
+    assert all(row["text"].isprintable() for row in texts)
+    assert "figures/success_by_threshold" in logged[-1]
+    assert run.summary["steering.payoff.0.1.success.value"] == 1.0
+    assert run.summary["texts_table"] == "96 of 192; generations.parquet has all"
