@@ -15,7 +15,7 @@ import pytest
 from steerlens.results import FEATURES, GENERATIONS, STEERING
 from steerlens.results.pmi import PMI_FILE, Pmi
 from tests.support.generating import ids_of
-from tests.support.tiny import save_sae
+from tests.support.tiny import save_model, save_sae
 
 Run = Callable[[str], subprocess.CompletedProcess[str]]
 
@@ -176,3 +176,30 @@ def test_another_runs_pmi_is_removed(typed: tuple[Run, Path]) -> None:
     done = run("'features.ids=[1]' paths.output_dir=stale paths.cache_dir=cache")
     assert done.returncode == 0, done.stderr
     assert not stale.exists()
+
+
+def test_another_model_judges_the_texts_and_the_run_says_which(
+    typed: tuple[Run, Path], steered: Path
+) -> None:
+    run, folder = typed
+    save_model(folder / "judge", "llama", seed=3)
+    judge = "model@evaluator=local evaluator.path=judge"
+    done = run(f"{TYPED} {judge} paths.output_dir=judged paths.cache_dir=cache-64")
+    assert done.returncode == 0, done.stderr
+    own, judged = GENERATIONS.read(steered), GENERATIONS.read(folder / "judged")
+    assert judged["text"].tolist() == own["text"].tolist()
+    assert not set(judged["perplexity"]) & set(own["perplexity"])
+    identity = json.loads((folder / "judged" / "provenance.json").read_text())["evaluator"]
+    assert identity["files"]
+
+
+def test_an_evaluator_that_is_not_there_is_one_sentence_and_keeps_the_scores(
+    typed: tuple[Run, Path],
+) -> None:
+    run, folder = typed
+    words = f"{TYPED} paths.output_dir=unjudged paths.cache_dir=cache-64"
+    done = run(f"{words} model@evaluator=hub evaluator.path=no/such-model")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "can't load the model no/such-model" in done.stderr
+    assert len(FEATURES.read(folder / "unjudged")) == 3

@@ -232,3 +232,5 @@ def test_missing_folders_are_told(local: list[str]) -> None:
     assert "there is no folder /nowhere" in refusal(*local, "model.path=/nowhere")
     assert "there is no folder gpt2" in refusal(*local, "model.path=gpt2")
     assert "there is no folder /nowhere" in refusal(*local, "sae.path=/nowhere")
+    judge = ["model@evaluator=local", "evaluator.path=/nowhere"]
+    assert "evaluator.path: there is no folder /nowhere" in refusal(*local, *judge)

@@ -54,9 +54,10 @@ def check(config: RunConfig) -> None:
     _check_features(config.features)
     _check_corpus(config.corpus)
     layer_numbers(config.layer)
-    folder = local_folder(config.model)
-    if folder:
-        check_model_folder(folder)
+    for name, model in (("model", config.model), ("evaluator", config.evaluator)):
+        folder = local_folder(model) if model else None
+        if folder:
+            check_model_folder(folder, f"{name}.path")
     _check_sae_source(config)
     n_layers = count_layers(config.model)
     layers = None

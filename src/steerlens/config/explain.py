@@ -34,6 +34,12 @@ def failure(
     if isinstance(error, MissingConfigException):
         return _missing_option(error, broken)
     cause = _omegaconf_cause(error)
+    for override in parsed:
+        if override.key_or_group.startswith("evaluator.") and "NoneType" in str(error):
+            return SteerlensError(
+                f"{override.input_line!r}: there is no evaluator yet; choose a model for it with "
+                "model@evaluator=NAME."
+            )
     file = re.search(r"In '([^']+)'", str(error))
     where = f" in {file[1]}.yaml" if file and file[1] != "config" else ""
     if cause is None:
@@ -122,6 +128,10 @@ def _group_misuse(override: Override) -> SteerlensError | None:
         return None
     if name in GROUPS and override.is_add() and override.value_type is not None:
         return SteerlensError(f"write {str(line).lstrip('+')!r}, without the +.")
+    if name == "evaluator" and not override.is_delete() and isinstance(override.value(), str):
+        return SteerlensError(
+            f"{line!r}: an evaluator is a model; choose it with model@evaluator={override.value()}."
+        )
     if override.is_delete() and name.split(".")[0] not in _field_names(RunConfig):
         return _unknown_key(name, _field_names(RunConfig), "")
     if name in GROUPS and not override.is_delete() and not isinstance(override.value(), str | dict):

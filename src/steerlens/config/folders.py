@@ -14,20 +14,20 @@ SAE_WEIGHTS = "sae_weights.safetensors"  # SAELens' own names
 SAE_CONFIG = "cfg.json"
 
 
-def check_model_folder(folder: Path) -> None:
-    """Refuse a folder that isn't a whole model in the Hugging Face layout."""
+def check_model_folder(folder: Path, key: str) -> None:
+    """Refuse a folder, given as `key`, that isn't a whole model in the Hugging Face layout."""
     if not folder.is_dir():
-        raise SteerlensError(f"model.path: there is no folder {folder}.")
-    read_json_object(folder / "config.json", "model.path")
+        raise SteerlensError(f"{key}: there is no folder {folder}.")
+    read_json_object(folder / "config.json", key)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         only = " (only .bin files, which are not read)" if list(folder.glob("*.bin")) else ""
-        raise SteerlensError(f"model.path: {folder} has no weights, *.safetensors{only}.")
+        raise SteerlensError(f"{key}: {folder} has no weights, *.safetensors{only}.")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = read_json_object(index, "model.path").get("weight_map", {}).values()
+        shards = read_json_object(index, key).get("weight_map", {}).values()
         for name in sorted(set(shards) - {file.name for file in files}):
-            raise SteerlensError(f"model.path: {folder} lacks {name}, one of its weight files.")
+            raise SteerlensError(f"{key}: {folder} lacks {name}, one of its weight files.")
     for file in files:
         check_safetensors(file)
 
