@@ -71,7 +71,7 @@ def score_features(
     from steerlens.errors import unknown
     from steerlens.registry import load_method
     from steerlens.results import FEATURES
-    from steerlens.scores import ScoreRun
+    from steerlens.score_run import ScoreRun
     from steerlens.scoring import score_layer
 
     config_class = load_method(method).Config

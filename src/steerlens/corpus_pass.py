@@ -13,7 +13,7 @@ from steerlens.registry import ScoreConfig
 
 if TYPE_CHECKING:
     from steerlens.activations import Activations
-    from steerlens.scores import ScoreRun
+    from steerlens.score_run import ScoreRun
     from steerlens.subject import Subject
 
 EXAMPLES = 100

@@ -16,7 +16,7 @@ from steerlens.errors import SteerlensError
 from steerlens.logit_lens import logit_lens
 from steerlens.registry import ScoreConfig, load_method
 from steerlens.results import FEATURES
-from steerlens.scores import ScoreRun
+from steerlens.score_run import ScoreRun
 from steerlens.store import merged
 from steerlens.subject import Subject
 

@@ -21,7 +21,7 @@ from steerlens.provenance import PROVENANCE_FILE, provenance
 from steerlens.registry import ScoreConfig
 from steerlens.report.terminal import progress
 from steerlens.results import FEATURES, GENERATIONS, STEERING
-from steerlens.scores import ScoreRun
+from steerlens.score_run import ScoreRun
 from steerlens.selection import best_first, select_features
 from steerlens.store import Store
 

@@ -17,7 +17,7 @@ from steerlens.metrics import METRICS, MetricRun, Texts
 from steerlens.results import GENERATIONS
 
 if TYPE_CHECKING:
-    from steerlens.scores import ScoreRun
+    from steerlens.score_run import ScoreRun
     from steerlens.subject import LoadedModel, Subject
 
 

@@ -9,7 +9,7 @@ import torch
 from steerlens.engine.rows import LastPosition
 from steerlens.intervention import Operation, check_affine, edited, encode, feature_targets
 from steerlens.memory import batches, rows_that_fit
-from steerlens.scores import ScoreRun
+from steerlens.score_run import ScoreRun
 from steerlens.subject import Subject
 
 

@@ -26,7 +26,7 @@ from steerlens.memory import batches, rows_that_fit
 from steerlens.subject import Subject
 
 if TYPE_CHECKING:
-    from steerlens.scores import ScoreRun
+    from steerlens.score_run import ScoreRun
 
 ROW = ("feature", "control", "factor", "prompt", "sample")
 """What identifies a text of one subject."""

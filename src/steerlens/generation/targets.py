@@ -15,7 +15,7 @@ from steerlens.intervention import Targets, feature_targets
 if TYPE_CHECKING:
     import pandas as pd
 
-    from steerlens.scores import ScoreRun
+    from steerlens.score_run import ScoreRun
     from steerlens.subject import Subject
 
 

@@ -20,7 +20,7 @@ from steerlens.fit import device_type, dtype_name, estimate_weights, gigabytes
 from steerlens.plan.steering import planned_texts
 from steerlens.registry import ScoreConfig
 from steerlens.report.terminal import duration
-from steerlens.scores import ScoreRun
+from steerlens.score_run import ScoreRun
 from steerlens.selection import select_features
 
 CALIBRATION_FEATURES = 128

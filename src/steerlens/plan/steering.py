@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from steerlens.config.parse import parse_memory
 from steerlens.config.schema import RunConfig
 from steerlens.config.steering import parse_factors, parse_prompts
-from steerlens.scores import ScoreRun
+from steerlens.score_run import ScoreRun
 
 if TYPE_CHECKING:
     from steerlens.subject import Subject
