@@ -49,7 +49,8 @@ SUBJECT = (
 def done(folder: Path, steerlens: Steerlens) -> tuple[Path, str]:
     """A run toward a concept, and what it printed."""
     run = steerlens(
-        "concept=experience", *SUBJECT, "selection.top_n=2", "paths.output_dir=out",
+        "concept=experience", *SUBJECT, "selection.top_n=2", "steer.together=[2]",
+        "choice.success=concept_success", "paths.output_dir=out",
         "paths.cache_dir=cache", "features.top_k=60",
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
@@ -73,6 +74,16 @@ def test_the_page_shows_texts_of_each_feature_beside_the_unsteered(done: tuple[P
     assert page.count("without ") == page.count("steered ") - page.count("(unsteered ") > 0
     assert page.count("\n") <= 70
     assert all(texts["concept_success"].notna().tolist())
+
+
+def test_the_page_names_the_tokens_and_shows_the_features_together(done: tuple[Path, str]) -> None:
+    folder, page = done
+    assert "Tokens of the concept that these features write: experience\n" in page
+    steering = STEERING.read(folder)
+    best, second = steering.sort_values("concept_score", ascending=False)["feature"].unique()
+    both = steering.loc[steering["control"].notna()]
+    assert both[["feature", "control"]].to_numpy().tolist() == [[best, f"+{second}"]]
+    assert f"layer 2, features {best} + {second} together" in page
 
 
 def test_concept_success_counts_the_concepts_tokens(done: tuple[Path, str]) -> None:

@@ -62,7 +62,8 @@ def draw_input_and_output(
         for role in ("input", "output")
         for one in examples(steering, generations, role, 1, prompts)
     }
-    title = "An input and an output feature, weakly and strongly steered"
+    title = " and ".join(f"an {name}" for name in found).capitalize()
+    title = f"{title}, weakly and strongly steered"
     return _draw_texts(found, steering, folder, "input_and_output_feature", title)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from steerlens.analysis.roles import Example, best_steered
-from steerlens.text import number, visible, visible_token
+from steerlens.text import number, visible, visible_token, visible_tokens
 
 if TYPE_CHECKING:
     from steerlens.results.folder import RunTables
@@ -38,6 +38,10 @@ def concept_page(tables: RunTables, width: int) -> Iterator[Text]:
         (one.layer, one.feature): one
         for one in best_steered(rows, tables.generations, 10**6, PROMPTS)
     }
+    # A word that is no token is stood for by a piece of it: the reader should see which.
+    written = visible_tokens(tables.features["concept_token"].dropna().value_counts().index, TOKENS)
+    yield Text()
+    yield _line(f"Tokens of the concept that these features write: {written}", width)
     for row in rows.loc[rows["control"].isna()].head(FEATURES).to_dict("records"):
         yield from _feature(row, shown.get((row["layer"], row["feature"])), width)
     for row in rows.loc[rows["control"].str.startswith("+", na=False)].to_dict("records"):
