@@ -9,10 +9,10 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from pathlib import Path
 from typing import Any
 
-from evaluate import Splicing, load_sae, reconstruction, residuals
 from export import load_model
 from lm import bits_per_byte, validation_loss
 from prepare import load_rows, load_sizes, read_corpus
+from quality import Splicing, load_sae, reconstruction, residuals
 from settings import MODEL_NAME, Settings
 
 #: Rows of 128 tokens; the whole validation split would take ten minutes more for no digit.
