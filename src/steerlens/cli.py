@@ -9,6 +9,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,10 +19,15 @@ from steerlens.errors import SteerlensError, nearest
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from steerlens.subject import Kept
+
 USAGE_LIST = "steerlens list models|saes|releases|scores [filter]"
 USAGE_REPORT = "steerlens report DIR"
+USAGE_JOIN = "steerlens join DIR [DIR ...] [paths.output_dir=DIR]"
+USAGE_COMPARE = "steerlens compare DIR DIR [paths.output_dir=DIR]"
 USAGE_EXPORT = "steerlens export DIR [layer=L] [feature=I] [factor=S]"
-VERBS = ("export", "list", "report")
+VERBS = ("compare", "export", "join", "list", "report")
+FOLDER_TIME = "%Y-%m-%d_%H-%M-%S-%f"
 INFO = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
 
 
@@ -67,8 +74,15 @@ def _verb(verb: str, arguments: list[str]) -> None:
         if len(arguments) != 1:
             raise SteerlensError(f"usage: {USAGE_REPORT}")
         from steerlens.report import report
+        from steerlens.sweep import is_sweep, join_sweep
 
-        report(Path(arguments[0]))
+        folder = Path(arguments[0])
+        if is_sweep(folder):
+            join_sweep(folder, again=True)
+        else:
+            report(folder)
+    elif verb in ("join", "compare"):
+        _several(verb, arguments)
     elif verb == "export":
         if not arguments:
             raise SteerlensError(f"usage: {USAGE_EXPORT}")
@@ -78,6 +92,27 @@ def _verb(verb: str, arguments: list[str]) -> None:
             print(path)
     else:
         raise _unknown_verb(verb)
+
+
+def _several(verb: str, arguments: list[str]) -> None:
+    """Verbs that take the folders of several runs or sweeps."""
+    from steerlens.sweep import join, join_sweep
+
+    folders = [Path(word) for word in arguments if "=" not in word]
+    settings = dict(word.split("=", 1) for word in arguments if "=" in word)
+    out = settings.pop("paths.output_dir", None)
+    if settings or not folders or (verb == "compare" and len(folders) != 2):
+        raise SteerlensError(f"usage: {USAGE_JOIN if verb == 'join' else USAGE_COMPARE}")
+    if verb == "join" and len(folders) == 1 and out is None:
+        join_sweep(folders[0])
+        return
+    into = Path(out) if out else Path("outputs") / verb / datetime.now().strftime(FOLDER_TIME)
+    if verb == "join":
+        join(folders, into)
+    else:
+        from steerlens.compare import compare
+
+        compare(folders[0], folders[1], into)
 
 
 def _unknown_verb(verb: str) -> SteerlensError:
@@ -108,15 +143,42 @@ def _hydra(words: list[str]) -> int:
             raise SteerlensError("give either --config-dir or hydra.searchpath, not both.")
         # As an override, so that the check and every job of a multirun see the folder too.
         overrides.insert(0, f'hydra.searchpath=["file://{Path(args.config_dir).absolute()}"]')
-    if not (args.shell_completion or args.hydra_help or args.experimental_rerun):
-        try:
-            _check(overrides, args.multirun, show_only=bool(args.cfg or args.info))
-        except SteerlensError as error:
-            folder = _output_dir(overrides)
-            if folder:
-                _record_failure(folder, error)
-            raise
+    if args.shell_completion or args.hydra_help or args.experimental_rerun:
+        return _run_hydra(args)
+    show_only = bool(args.cfg or args.info)
+    try:
+        tree = _check(overrides, args.multirun, show_only)
+    except SteerlensError as error:
+        folder = _output_dir(overrides)
+        if folder:
+            _record_failure(folder, error)
+        raise
+    if not show_only and (args.multirun or _is_multirun(tree)):
+        return _sweep(args, tree)
     return _run_hydra(args)
+
+
+def _is_multirun(tree: DictConfig) -> bool:
+    """A file can ask for a multirun, too."""
+    from hydra.types import RunMode
+
+    return tree.hydra.mode is RunMode.MULTIRUN
+
+
+def _sweep(args: argparse.Namespace, tree: DictConfig) -> int:
+    """A multirun, joined however it ends; 1 if a job isn't done."""
+    from steerlens.config.overrides import override
+    from steerlens.sweep import begin, join_sweep
+
+    sweep = begin(args.overrides, tree)
+    if sweep.goes_on:
+        print(f"The same command has been here: what is done in {sweep.folder} isn't run again.")
+    args.overrides.append(override("hydra.sweep.dir", str(sweep.folder)))
+    try:
+        _run_hydra(args)
+    finally:
+        joined = join_sweep(sweep.folder, show=False)
+    return 0 if joined.complete else 1
 
 
 def _flags() -> argparse.ArgumentParser:
@@ -140,20 +202,31 @@ class _Parser(argparse.ArgumentParser):
         raise SteerlensError(f"{message}; see `steerlens --help`.")
 
 
-def _check(overrides: list[str], multirun: bool, show_only: bool) -> None:
-    """Refuse what can be refused without a model, and a folder that can't be written."""
+def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
+    """Refuse what can be refused without a model, and a folder that can't be written.
+
+    Of a multirun some jobs may be impossible: they will fail, and the others run. Gives what Hydra
+    composes, of a multirun for its first job.
+    """
     from steerlens.config.check import check
     from steerlens.config.compose import compose_jobs, to_config
     from steerlens.files import make_folder
 
     trees = compose_jobs(overrides, multirun)
     if show_only:
-        return
+        return trees[0]
     configs = [to_config(tree) for tree in trees]
+    refused = []
     for config in configs:
-        check(config)
+        try:
+            check(config)
+        except SteerlensError as error:
+            refused.append(error)
+    if len(refused) == len(configs):
+        raise refused[0]
     # The default folder carries the time at which Hydra composes, which is still to come.
     make_folder(_output_dir(overrides) or Path(configs[0].paths.output_dir).parent)
+    return trees[0]
 
 
 def _output_dir(overrides: list[str]) -> Path | None:
@@ -186,16 +259,14 @@ def _run_hydra(args: argparse.Namespace) -> int:
     from steerlens.config.compose import HYDRA_VERSION, conf_dir, register
 
     failed: list[Exception] = []
-    here = os.getpid()
 
-    def task(tree: DictConfig) -> None:
+    def task(tree: DictConfig) -> float | None:
         try:
-            _job(tree)
-        except Exception as error:
+            return _job(tree)
+        except Exception as error:  # not raised: Hydra goes on, and status.json says why
             _tell(error, bool(tree.get("debug")))
-            if os.getpid() != here:
-                raise  # a launcher's own process: `failed` there is a copy
-            failed.append(error)  # not raised, so that Hydra prints nothing and goes on
+            failed.append(error)
+            return None
 
     register()
     # Hydra's own failures come to `main` as exceptions, instead of being printed with a traceback.
@@ -218,23 +289,57 @@ def _words(args: argparse.Namespace) -> list[str]:
     return [*words, *args.overrides]
 
 
-def _job(tree: DictConfig) -> None:
-    """One run, inside Hydra."""
+def _job(tree: DictConfig) -> float | None:
+    """One run, inside Hydra, perhaps in a launcher's own process; gives its objective."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
     from steerlens.config.check import check
     from steerlens.config.compose import to_config
+    from steerlens.sweep.jobs import start_job
 
     config = to_config(tree)
-    config.paths.output_dir = HydraConfig.get().runtime.output_dir
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    config.paths.output_dir = str(folder)
+    of_sweep = hydra.mode is RunMode.MULTIRUN
+    if of_sweep:
+        sweep_dir = Path(hydra.sweep.dir)
+        if start_job(folder, sweep_dir, config, hydra.overrides.task):
+            print(f"Job {hydra.job.num} is done already.")
+            return _objective(folder)
+        config.tracking.group = config.tracking.group or f"{config.name} {sweep_dir.name}"
     try:
         check(config)
     except SteerlensError as error:
-        _record_failure(Path(config.paths.output_dir), error)
+        _record_failure(folder, error)
         raise
     from steerlens.run import run
 
-    run(config)
+    if not of_sweep:
+        return run(config)
+    try:
+        return run(config, _kept())
+    except BaseException:
+        _kept().clear()  # it may be what there was no memory for
+        raise
+
+
+def _objective(folder: Path) -> float | None:
+    """What a finished job has returned."""
+    from steerlens.files import read_json
+    from steerlens.results import SUMMARY_FILE
+
+    found = (read_json(folder / SUMMARY_FILE) or {}).get("objective") or {}
+    return found.get("value")
+
+
+@cache
+def _kept() -> Kept:
+    """What the jobs of this process share."""
+    from steerlens.subject import Kept
+
+    return Kept()
 
 
 def _tell(error: Exception, debug: bool) -> None:

@@ -46,14 +46,17 @@ def estimate_weights(config: RunConfig) -> int | None:
     return int((n_params + _sae_size(config.sae, config.model)) * BYTES[dtype_name(config)])
 
 
-def refuse_if_too_big(config: RunConfig) -> None:
-    """Refuse weights that can't fit in memory, before they are downloaded."""
+def refuse_if_too_big(config: RunConfig, spare: int = 0) -> None:
+    """Refuse weights that can't fit in memory, before they are downloaded.
+
+    `spare` is the bytes that this process holds and could give back.
+    """
     needed = estimate_weights(config)
     if needed is None:
         return
     device = device_type(config)
     there = available_memory(config)
-    if there is None or needed <= there:
+    if there is None or needed <= there + spare:
         return
     ways = ["a smaller model"]
     if dtype_name(config) == "float32":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -25,9 +26,19 @@ from steerlens.selection import chosen
 from steerlens.stages import Stages
 from steerlens.status import Status
 
+if TYPE_CHECKING:
+    from steerlens.subject import Kept
 
-def run(config: RunConfig) -> None:
+
+def run(config: RunConfig, kept: Kept | None = None) -> float | None:
     """Scores what `config` asks for; everything it finds lies in `paths.output_dir` afterwards.
+
+    Args:
+        config: a checked configuration.
+        kept: what earlier runs of this process have loaded.
+
+    Returns:
+        The run's `objective`, if it has one.
 
     Raises:
         SteerlensError: bad input, in one sentence; `status.json` then says `failed` and why.
@@ -38,19 +49,22 @@ def run(config: RunConfig) -> None:
         print_plan(config)
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # Hydra has made it; a plan leaves nothing behind
-        return
+        return None
     with Status(folder):
-        refuse_if_too_big(config)
+        refuse_if_too_big(config, kept.size() if kept else 0)
         _clear(folder)
         settings = dataclasses.asdict(config)
         write_text(folder / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False))
         tracker = tracking.start(config.tracking, folder, settings)
         try:
-            stages = Stages(config, folder)
+            stages = Stages(config, folder, kept)
             frame = stages.score()
             if parse_factors(config.steer.factors):
-                stages.steer(chosen(frame, config.selection))
-                stages.pmi()
+                # Another shard may have features over the threshold where this one has none.
+                rows = chosen(frame, config.selection, may_be_none=config.shard is not None)
+                if len(rows):
+                    stages.steer(rows)
+                    stages.pmi()
             # What is shown is what lies in the folder: `steerlens report` shows the same.
             tables = read_tables(folder)
             summary, figures = write_report(tables, folder)
@@ -61,6 +75,7 @@ def run(config: RunConfig) -> None:
             raise
         tracker.finish(summary)
         print_summary(tables, summary, folder)
+    return summary["objective"]["value"] if summary["objective"] else None
 
 
 def _clear(folder: Path) -> None:

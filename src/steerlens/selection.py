@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steerlens.config.parse import parse_feature_file, parse_ids
+from steerlens.config.parse import parse_feature_file, parse_ids, parse_shard
 from steerlens.config.schema import FeaturesConfig, SelectionConfig
 from steerlens.errors import SteerlensError, unknown
 
@@ -39,11 +39,21 @@ def select_features(config: FeaturesConfig, layer: int, d_sae: int, seed: int) -
     return list(range(d_sae))
 
 
-def chosen(features: pd.DataFrame, selection: SelectionConfig) -> pd.DataFrame:
+def part(features: list[int], shard: str | None) -> list[int]:
+    """The part `i/n` of a layer's features: parts differ by at most one in size, and one after the
+    other they are the whole, in its order."""
+    index, of = parse_shard(shard)
+    return features[len(features) * index // of : len(features) * (index + 1) // of]
+
+
+def chosen(
+    features: pd.DataFrame, selection: SelectionConfig, may_be_none: bool = False
+) -> pd.DataFrame:
     """The rows of a table of features to steer with; without a threshold and `top_n`, all.
 
     Raises:
-        SteerlensError: if the score wasn't computed or is no number, or if no feature passes.
+        SteerlensError: if the score wasn't computed or is no number, or if no feature passes and
+            that may not be.
     """
     if selection.threshold is None and selection.top_n is None:
         return features
@@ -51,7 +61,7 @@ def chosen(features: pd.DataFrame, selection: SelectionConfig) -> pd.DataFrame:
     if selection.threshold is not None:
         by = selection.score
         rows = rows.loc[rows[by] >= selection.threshold]
-        if rows.empty:
+        if rows.empty and not may_be_none:
             raise SteerlensError(
                 f"no feature has {by} >= {selection.threshold:g}; the largest is "
                 f"{features[by].max():.3g}."

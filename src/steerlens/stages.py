@@ -22,19 +22,20 @@ from steerlens.registry import ScoreConfig
 from steerlens.report.terminal import progress
 from steerlens.results import FEATURES, GENERATIONS, STEERING
 from steerlens.score_run import ScoreRun
-from steerlens.selection import best_first, select_features
+from steerlens.selection import best_first, part, select_features
 from steerlens.store import Store
 
 if TYPE_CHECKING:
-    from steerlens.subject import LoadedModel, Subject
+    from steerlens.subject import Kept, LoadedModel, Subject
 
 
 class Stages:
     """A run's stages and what they share: its model, its memory, its cache, its provenance."""
 
-    def __init__(self, config: RunConfig, folder: Path) -> None:
+    def __init__(self, config: RunConfig, folder: Path, kept: Kept | None = None) -> None:
         self._config = config
         self._folder = folder
+        self._kept = kept
         self._lm: LoadedModel | None = None
         self._facts: dict[str, Any] = {"model": None, "saes": {}, "corpus": None, "seconds": {}}
         self._run = ScoreRun(
@@ -52,12 +53,17 @@ class Stages:
 
         methods = parse_scores(self._config.score)
         frames: list[pd.DataFrame] = []
-        subjects = load_subjects(self._config)
+        subjects = load_subjects(self._config, kept=self._kept)
         for group in in_groups(subjects, methods.values(), self._run.memory_budget):
             self._lm = group[0].lm
             for frame in self._score_group(group, methods):
                 frames.append(frame)
                 FEATURES.write(pd.concat(frames, ignore_index=True), self._folder)
+        if not frames and self._config.shard:
+            raise SteerlensError(
+                f"shard={self._config.shard} is empty: no layer has so many features; split into "
+                "fewer parts."
+            )
         if not frames:
             raise SteerlensError(
                 f"no feature stands for {self._config.features.concept!r} in layer "
@@ -95,8 +101,10 @@ class Stages:
     ) -> list[int]:
         """The features of a layer that the run looks at, the candidates of its concept if any."""
         config = self._config.features
+        shard = self._config.shard
         if config.concept is None:
-            return select_features(config, subject.layer, subject.d_sae, self._config.seed)
+            seed = self._config.seed
+            return part(select_features(config, subject.layer, subject.d_sae, seed), shard)
         from steerlens.concepts import candidates, concept_tokens
 
         found = candidates(
@@ -111,7 +119,7 @@ class Stages:
             examples=config.examples,
             memory_budget=self._run.memory_budget,
         )
-        return sorted(one.feature for one in found)
+        return part(sorted(one.feature for one in found), shard)
 
     def steer(self, features: pd.DataFrame) -> None:
         """Writes the tables of texts and of the best factors for the rows of `features`."""
@@ -121,13 +129,15 @@ class Stages:
         from steerlens.subject import load_subjects
 
         config = self._config
-        evaluator = load_evaluator(config.evaluator, config) if config.evaluator else None
+        entry, kept = config.evaluator, self._kept
+        evaluator = load_evaluator(entry, config, kept) if entry else None
         layers = sorted(set(features["layer"].tolist()))
         if config.steer.together:
             best = best_first(features, config.selection.score)
             features = pd.concat([best, features.drop(index=best.index)])
         texts: list[pd.DataFrame] = []
-        for subject in load_subjects(dataclasses.replace(config, layer=layers), self._lm):
+        of_layers = dataclasses.replace(config, layer=layers)
+        for subject in load_subjects(of_layers, self._lm, kept):
             start = time.perf_counter()
             ids = features.loc[features["layer"] == subject.layer, "feature"].tolist()
             run = dataclasses.replace(self._run, activations={}, prompts={})

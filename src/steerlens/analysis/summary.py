@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steerlens.analysis.objectives import objective
 from steerlens.analysis.steering_summary import steering_summary
 from steerlens.results import FEATURES
 from steerlens.results.folder import RunTables
@@ -72,7 +73,7 @@ def summarise(tables: RunTables) -> dict[str, Any]:
     layers = {int(str(layer)): rows for layer, rows in frame.groupby("layer", sort=True)}
     best, by = best_features(frame, 20), ranking(frame)
     shown = dict.fromkeys([*SCORES, *([by] if by else [])])
-    return {
+    summary = {
         "model": _one_or_all(names(frame, "model")),
         "sae": _one_or_all(names(frame, "sae")),
         "overall": _statistics(frame),
@@ -91,7 +92,12 @@ def summarise(tables: RunTables) -> dict[str, Any]:
             for row in best.to_dict("records")
         ],
         "steering": steering_summary(tables, THRESHOLDS),
+        "objective": None,
     }
+    if tables.objective:
+        value = objective(tables.objective, frame, summary)
+        summary["objective"] = {"name": tables.objective, "value": value}
+    return summary
 
 
 def _statistics(frame: pd.DataFrame) -> dict[str, Any]:

@@ -21,14 +21,17 @@ from steerlens.config.parse import (
     parse_layers,
     parse_memory,
     parse_scores,
+    parse_shard,
 )
 from steerlens.config.schema import CorpusConfig, FeaturesConfig, ModelConfig, RunConfig, SaeConfig
 from steerlens.config.steering import (
     check_choice,
     check_generation,
+    check_objective,
     check_pmi,
     check_selection,
     check_steer,
+    parse_factors,
 )
 from steerlens.errors import SteerlensError, unknown
 
@@ -51,7 +54,9 @@ def check(config: RunConfig) -> None:
     if config.choice.success == "concept_success" and config.concept is None:
         raise SteerlensError("choice.success=concept_success needs concept=WORD.")
     check_pmi(config.pmi)
+    check_objective(config.objective, steers=bool(parse_factors(config.steer.factors)))
     _check_features(config.features)
+    _check_shard(config)
     _check_corpus(config.corpus)
     layer_numbers(config.layer)
     for name, model in (("model", config.model), ("evaluator", config.evaluator)):
@@ -132,6 +137,23 @@ def _check_features(features: FeaturesConfig) -> None:
         if not features.file:
             raise SteerlensError("features=file needs features.file=FILE.")
         parse_feature_file(features.file)
+
+
+def _check_shard(config: RunConfig) -> None:
+    """Refuse a part that doesn't exist, and choices that only the whole can make."""
+    if config.shard is None:
+        return
+    parse_shard(config.shard)
+    steers = bool(parse_factors(config.steer.factors))
+    for name, of_all in (
+        ("selection.top_n", config.selection.top_n),
+        ("steer.together", config.steer.together),
+    ):
+        if steers and of_all:
+            raise SteerlensError(
+                f"{name} compares all features, of which shard={config.shard} sees a part; select "
+                "by selection.threshold, or leave the shard out."
+            )
 
 
 def _check_ids(config: RunConfig, layers: list[int] | None) -> None:

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from steerlens.config import explain
-from steerlens.config.overrides import jobs, parse
+from steerlens.config.overrides import jobs, n_jobs, parse
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError
 from steerlens.files import CONFIG_FILE
@@ -98,6 +98,14 @@ def _compose_sweep(overrides: Sequence[str]) -> list[DictConfig]:
         loader = GlobalHydra.instance().config_loader()
         checked = jobs(parse(overrides, multirun=True, loader=loader))
         return [_compose(job, broken) for job in checked]
+
+
+def count_jobs(overrides: Sequence[str]) -> int | None:
+    """How many jobs the basic sweeper makes of `overrides`; None if an interval leaves it open."""
+    register()
+    with _hydra():
+        loader = GlobalHydra.instance().config_loader()
+        return n_jobs(parse(overrides, multirun=True, loader=loader))
 
 
 def _compose(overrides: Sequence[str], broken: dict[str, str]) -> DictConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -136,3 +137,14 @@ def jobs(parsed: Sequence[Override]) -> list[list[str]]:
     for index, values in enumerate(swept):
         found += [fixed + first[:index] + [value] + first[index + 1 :] for value in values[1:]]
     return found
+
+
+def n_jobs(parsed: Sequence[Override]) -> int | None:
+    """The number of all combinations of the values that are swept over; None if not countable."""
+    counts: dict[str, int] = {}
+    for one in parsed:  # of one key given twice, the last counts
+        if one.is_sweep_override() and not one.is_discrete_sweep():
+            return None
+        swept = one.is_discrete_sweep()
+        counts[one.get_key_element()] = sum(1 for _ in one.sweep_string_iterator()) if swept else 1
+    return math.prod(counts.values())

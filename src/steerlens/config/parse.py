@@ -85,6 +85,20 @@ def parse_ids(value: Any, d_sae: int | None = None, where: str = "features.ids")
     return [int(number) for number in ids]
 
 
+def parse_shard(value: str | None) -> tuple[int, int]:
+    """(i, n) from `i/n`; (0, 1), everything, if there is none."""
+    if value is None:
+        return 0, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", value)
+    if match is None:
+        raise SteerlensError(f"shard={value} is no part; write shard=0/4 for the first of four.")
+    index, of = int(match[1]), int(match[2])
+    if index >= of:
+        valid = f"0/{of} to {of - 1}/{of}" if of else "0/1, 0/2, 1/2, ..."
+        raise SteerlensError(f"shard={value} is out of range; shards are {valid}.")
+    return index, of
+
+
 def parse_concept(value: Any) -> list[str]:
     """The names of one concept: a word or a phrase, or several for the same."""
     values = value if isinstance(value, list | tuple) else [value]

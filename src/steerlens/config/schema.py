@@ -86,6 +86,18 @@ RULES = ("paper", "budget")
 SUCCESS = ("success_20", "success_5", "success_1", "concept_success")
 
 
+OBJECTIVES = {
+    "mean_output_score": False,
+    "mean_input_score": False,
+    "output_features": False,
+    "hybrid_ratio": False,
+    "success": True,
+    "concept_success": True,
+    "payoff": True,
+}
+"""What `objective` can be (see `analysis.objectives`), and whether it needs steered texts."""
+
+
 @dataclass
 class SteerConfig:
     """How features are steered with. Without factors nothing is steered."""
@@ -254,6 +266,10 @@ class RunConfig:
     """Neuronpedia's explanations of the features: a JSON Lines file or an export folder."""
     logit_lens_k: int = 20
     """Number of logit-lens tokens kept per feature."""
+    shard: str | None = None
+    """`i/n`: only part i, counted from 0, of the n equal parts of each layer's features."""
+    objective: str | None = None
+    """The number that a sweeper optimises: one of `analysis.objectives.OBJECTIVES`."""
     plan: bool = False
     """Print what would run, and stop."""
     debug: bool = False

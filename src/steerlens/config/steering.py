@@ -8,6 +8,7 @@ from typing import Any
 
 from steerlens.config.schema import (
     CONTROLS,
+    OBJECTIVES,
     OPERATORS,
     POSITIONS,
     RULES,
@@ -67,6 +68,18 @@ def check_pmi(pmi: PmiConfig) -> None:
     for name in ("window", "min_count", "min_together"):
         if getattr(pmi, name) < 1:
             raise SteerlensError(f"pmi.{name}={getattr(pmi, name)} must be at least 1.")
+
+
+def check_objective(objective: str | None, steers: bool) -> None:
+    """Refuse what can't work, in one sentence."""
+    if objective is None:
+        return
+    if objective not in OBJECTIVES:
+        raise unknown("objective", objective, OBJECTIVES)
+    if OBJECTIVES[objective] and not steers:
+        raise SteerlensError(
+            f"objective={objective} is measured on steered texts: add steer=grid, or other factors."
+        )
 
 
 def check_generation(generation: GenerationConfig) -> None:

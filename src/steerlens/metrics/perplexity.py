@@ -16,7 +16,7 @@ from steerlens.metrics.texts import MetricRun, Texts
 
 if TYPE_CHECKING:
     from steerlens.config.schema import ModelConfig, RunConfig
-    from steerlens.subject import LoadedModel, Subject
+    from steerlens.subject import Kept, LoadedModel, Subject
 
 
 @dataclass
@@ -25,13 +25,13 @@ class Config:
     """Another model than the subject's; `load_evaluator` makes it the run's evaluator."""
 
 
-def load_evaluator(entry: ModelConfig, config: RunConfig) -> LoadedModel:
+def load_evaluator(entry: ModelConfig, config: RunConfig, kept: Kept | None = None) -> LoadedModel:
     """The model `entry` as its authors ship it, with the device and the numbers of a run."""
     from sae_lens.saes.sae import SAEMetadata
 
-    from steerlens.subject.model import load_model
+    from steerlens.subject import shared_model
 
-    return load_model(replace(config, model=entry), SAEMetadata())
+    return shared_model(replace(config, model=entry), SAEMetadata(), kept, "evaluator")
 
 
 def measure(

@@ -21,7 +21,7 @@ from steerlens.plan.steering import planned_texts
 from steerlens.registry import ScoreConfig
 from steerlens.report.terminal import duration
 from steerlens.score_run import ScoreRun
-from steerlens.selection import select_features
+from steerlens.selection import part, select_features
 
 CALIBRATION_FEATURES = 128
 CALIBRATION_TOKENS = 4096
@@ -87,6 +87,10 @@ def _guessed(config: RunConfig, weights: int | None) -> list[tuple[str, str]]:
     ]
 
 
+def _features(config: RunConfig, layer: int, d_sae: int) -> list[int]:
+    return part(select_features(config.features, layer, d_sae, config.seed), config.shard)
+
+
 def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tuple[str, str]]:
     """Times a few features of the first and the last layer; the cost is linear in between."""
     from steerlens.subject import load_subjects
@@ -100,12 +104,12 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
     counts: dict[int, int] = {}
     subject = None
     for subject in load_subjects(probe):
-        features = select_features(config.features, subject.layer, subject.d_sae, config.seed)
+        features = _features(config, subject.layer, subject.d_sae)
         timed[subject.layer] = _seconds_each(subject, features, config, methods)
         if any(one.corpus_pass() for one in methods.values()):
             passes[subject.layer] = _time_pass(subject, config, methods)
         counts = {
-            layer: len(select_features(config.features, layer, subject.d_sae, config.seed))
+            layer: len(_features(config, layer, subject.d_sae))
             for layer in (layers if ends else [subject.layer])
             if layer is not None
         }

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def _console(stream: TextIO) -> Console:
+def console_on(stream: TextIO) -> Console:
+    """A console that shows any text on `stream`."""
     # A terminal that isn't UTF-8 shows other characters as escapes instead of stopping the run.
     if isinstance(stream, TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
@@ -65,7 +66,7 @@ def progress(
 
     Bars may be nested. Where no one is watching (no terminal) only one line is printed, at the end.
     """
-    console = console or _console(sys.stderr)
+    console = console or console_on(sys.stderr)
     done = 0
     start = time.perf_counter()
     bar = Progress(
@@ -119,7 +120,7 @@ def print_summary(
     rows: int = 10,
 ) -> None:
     """Print the best features, what steering with them did, and where the files are."""
-    console = console or _console(sys.stdout)
+    console = console or console_on(sys.stdout)
     if is_of_a_concept(tables):
         _print_lines(console, concept_page(tables, console.width))
     elif summary["ranked_by"]:

@@ -34,6 +34,8 @@ class RunTables:
     """How best factors were chosen; null = not known."""
     late_from: int | None = None
     """The first late layer; null = not known."""
+    objective: str | None = None
+    """The number that the run was asked for."""
     pmi: Pmi | None = None
     """Null where no steered feature has both scores."""
 
@@ -52,6 +54,7 @@ def read_tables(folder: Path) -> RunTables:
         steering=_read_or_empty(STEERING, folder),
         choice=_choice(choice) if choice else None,
         late_from=_late_from(settings.get("model") or {}),
+        objective=settings.get("objective"),
         pmi=Pmi.read(folder) if (folder / PMI_FILE).is_file() else None,
     )
 

@@ -6,23 +6,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from steerlens.config.parse import parse_memory
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError
 from steerlens.provenance import code_digest
 from steerlens.subject.belonging import check_belongs
+from steerlens.subject.kept import Kept, LoadedSae
 from steerlens.subject.model import LoadedModel, load_model
 from steerlens.subject.sae import SaeSource, load_sae, sae_sources
 from steerlens.subject.site import Site
 
 if TYPE_CHECKING:
     from sae_lens import SAE
+    from sae_lens.saes.sae import SAEMetadata
 
-__all__ = ["LoadedModel", "SaeSource", "Site", "Subject", "load_subjects"]
+__all__ = ["Kept", "LoadedModel", "SaeSource", "Site", "Subject", "load_subjects"]
 
 
 @dataclass
@@ -94,14 +97,16 @@ class Subject:
         return torch.tensor([ids], device=self.lm.device)
 
 
-def load_subjects(config: RunConfig, lm: LoadedModel | None = None) -> Iterator[Subject]:
+def load_subjects(
+    config: RunConfig, lm: LoadedModel | None = None, kept: Kept | None = None
+) -> Iterator[Subject]:
     """The subjects of a run, one per layer in rising order; the model is loaded once.
 
-    `lm` is the run's model, if it is loaded already.
+    `lm` is the run's model, if it is loaded already; `kept` what earlier runs have loaded.
     """
     for source in sae_sources(config):
-        sae, sae_identity = load_sae(source, config)
-        lm = lm or load_model(config, sae.cfg.metadata)
+        sae, sae_identity = _sae(source, config, kept)
+        lm = lm or shared_model(config, sae.cfg.metadata, kept)
         site = check_belongs(lm, sae, source, config)
         told = sae.cfg.metadata.prepend_bos
         prepend_bos = lm.tokenizer_prepends_bos if told is None else bool(told)
@@ -121,3 +126,21 @@ def load_subjects(config: RunConfig, lm: LoadedModel | None = None) -> Iterator[
             },
         )
         del sae  # or it would still be in memory while the next is loaded
+
+
+def _sae(source: SaeSource, config: RunConfig, kept: Kept | None) -> LoadedSae:
+    if kept is None:
+        return load_sae(source, config)
+    key = (source, config.dtype, config.device)
+    return kept.sae(key, parse_memory(config.memory_budget), lambda: load_sae(source, config))
+
+
+def shared_model(
+    config: RunConfig, metadata: SAEMetadata, kept: Kept | None, role: str = "steered"
+) -> LoadedModel:
+    """The model of `config` as `metadata` wants it, from `kept` if it is there."""
+    if kept is None:
+        return load_model(config, metadata)
+    where = (config.dtype, config.device, config.device_map)
+    key = (asdict(config.model), where, metadata.model_from_pretrained_kwargs)
+    return kept.model(role, key, lambda: load_model(config, metadata))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -40,6 +40,10 @@ class Tracker(Protocol):
         """Features: a histogram per layer and the best rows; steering: curves and texts."""
         ...
 
+    def log_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A table of any rows, all with the same keys."""
+        ...
+
     def log_figures(self, figures: Mapping[str, list[Path]]) -> None:
         """Figures by name, as `figures.draw_all` gives them."""
         ...
@@ -55,6 +59,9 @@ class NullTracker:
     def log_tables(self, tables: RunTables, summary: Mapping[str, Any]) -> None:
         pass
 
+    def log_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
     def log_figures(self, figures: Mapping[str, list[Path]]) -> None:
         pass
 
@@ -62,20 +69,32 @@ class NullTracker:
         pass
 
 
-def start(config: TrackingConfig, folder: Path, run_config: Mapping[str, Any]) -> Tracker:
-    """A tracker for the run in `folder`, whose settings are `run_config`."""
+def start(
+    config: TrackingConfig, folder: Path, run_config: Mapping[str, Any], id: str | None = None
+) -> Tracker:
+    """A tracker for the run in `folder`, whose settings are `run_config`.
+
+    With an `id` the W&B run is the same one each time.
+    """
     if config.mode not in MODES:
         raise unknown("tracking.mode", config.mode, MODES)
     if config.mode == "disabled":
         return NullTracker()
-    return WandbTracker(config, Path(folder), run_config)
+    return WandbTracker(config, Path(folder), run_config, id)
 
 
 class WandbTracker:
     """A W&B run whose files lie in the run's folder; silent after its first failure."""
 
-    def __init__(self, config: TrackingConfig, folder: Path, run_config: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        config: TrackingConfig,
+        folder: Path,
+        run_config: Mapping[str, Any],
+        id: str | None = None,
+    ) -> None:
         self.folder = folder
+        self._id = id
         self._offline = config.mode == "offline"
         self._run: Any = None
         self._wandb: Any = None
@@ -83,6 +102,9 @@ class WandbTracker:
 
     def log_tables(self, tables: RunTables, summary: Mapping[str, Any]) -> None:
         self._try("logging the tables", lambda: self._log_tables(tables, summary))
+
+    def log_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._try(f"logging the table {name}", lambda: self._log_rows(name, rows))
 
     def log_figures(self, figures: Mapping[str, list[Path]]) -> None:
         self._try("logging the figures", lambda: self._log_figures(figures))
@@ -136,6 +158,8 @@ class WandbTracker:
             group=config.group,
             name=config.name or self.folder.name,
             tags=list(config.tags),
+            id=self._id,
+            resume="allow" if self._id else None,
             mode=mode,
             dir=str(self.folder),
             config=dict(run_config),
@@ -171,7 +195,7 @@ class WandbTracker:
         note = f"{len(rows):,} of {len(tables.generations):,}; generations.parquet has all"
         self._run.summary["texts_table"] = note
 
-    def _log_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
+    def _log_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         columns = list(rows[0]) if rows else []
         data = [list(row.values()) for row in rows]
         self._run.log({name: self._wandb.Table(columns=columns, data=data)})

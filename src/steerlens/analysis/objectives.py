@@ -1,0 +1,44 @@
+"""One number for a whole run, for a sweeper to optimise: `objective=NAME`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+OUTPUT = "0.1"
+"""From this S_out on a feature is an output feature; as the summary writes it."""
+
+
+def objective(name: str, features: pd.DataFrame, summary: Mapping[str, Any]) -> float:
+    """The objective `name` of a run, from its table of features and its summary.
+
+    - `mean_output_score`, `mean_input_score`: over the features that have it
+    - `output_features`: the share of features with S_out >= 0.1
+    - `hybrid_ratio`: hybrid features beside those that independent scores would give
+    - `success`, `concept_success`: mean over features at their best factor
+    - `payoff`: success of the features with S_out >= 0.1 over that of all
+
+    NaN where the run has nothing to measure it on.
+    """
+    found: Any
+    if name in ("mean_output_score", "mean_input_score"):
+        found = features[name.removeprefix("mean_")].dropna().astype(float).mean()
+    elif name == "output_features":
+        found = summary["overall"][f"output_score_at_least_{OUTPUT}"]
+    elif name == "hybrid_ratio":
+        found = (summary["hybrids"] or {}).get("ratio")
+    else:
+        found = _of_steering(name, summary["steering"] or {})
+    return math.nan if found is None else float(found)
+
+
+def _of_steering(name: str, steering: Mapping[str, Any]) -> float | None:
+    if name == "payoff":
+        payoff = steering.get("payoff", {}).get(OUTPUT) or {}
+        return (payoff.get("over_unfiltered") or {}).get("value")
+    return steering.get("best_factor", {}).get("success_20" if name == "success" else name)

@@ -1,0 +1,143 @@
+"""What a joined sweep shows: a table of its jobs, figures, and a summary by series."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from steerlens.analysis.series import Series
+from steerlens.analysis.summary import summarise
+from steerlens.files import write_json, write_text
+from steerlens.report.terminal import console_on
+from steerlens.results import SUMMARY_FILE
+from steerlens.text import markdown, markdown_table, visible
+
+SWEEP_CSV = "sweep.csv"
+REPORT_FILE = "report.md"
+
+NUMBERS = {
+    "features": ("features", ",.0f"),
+    "output_score_median": ("S_out median", ".3g"),
+    "output_features": ("S_out >= 0.1", ".1%"),
+    "input_score_median": ("S_in median", ".3g"),
+    "hybrid_ratio": ("hybrids/independent", ".2f"),
+    "success_20": ("success@20", ".3g"),
+    "perplexity": ("perplexity", ".4g"),
+    "payoff": ("payoff", ".2f"),
+    "objective": ("objective", ".4g"),
+    "seconds": ("seconds", ".1f"),
+}
+
+
+def write_sweep_report(
+    rows: pd.DataFrame, series: Sequence[Series], left_out: Sequence[str], folder: Path
+) -> tuple[dict[str, Any], dict[str, list[Path]]]:
+    """Writes `sweep.csv`, `summary.json`, `report.md` and the figures of a joined sweep.
+
+    Args:
+        rows: one row per job.
+        series: what can be shown.
+        left_out: what couldn't be joined, in sentences.
+        folder: where to.
+    """
+    from steerlens.figures import draw_all
+    from steerlens.figures.overlay import draw_overlay
+
+    write_text(folder / SWEEP_CSV, rows.to_csv(index=False))
+    figures: dict[str, list[Path]] = {}
+    if len(series) == 1:
+        figures = draw_all(series[0].tables, folder)
+    elif series:
+        figures = draw_overlay(series, folder)
+    summary = {
+        "jobs": rows["state"].value_counts().to_dict(),
+        "failed": {
+            row["job"]: f"{row['state']}: {row['reason']}"
+            for row in rows.to_dict("records")
+            if row["state"] != "done"
+        },
+        "left_out": list(left_out),
+        "series": [
+            {"label": one.label, "jobs": one.jobs, **summarise(one.tables)} for one in series
+        ],
+    }
+    write_json(folder / SUMMARY_FILE, summary)
+    write_text(folder / REPORT_FILE, _report(rows, summary, figures, folder))
+    return summary, figures
+
+
+def _report(
+    rows: pd.DataFrame,
+    summary: Mapping[str, Any],
+    figures: Mapping[str, Sequence[Path]],
+    folder: Path,
+) -> str:
+    columns = _columns(rows)
+    table = [[markdown(visible(cell)) for cell in cells] for cells in _cells(rows, columns)]
+    failed = [
+        f"- job {markdown(visible(name))} {markdown(visible(why))}"
+        for name, why in summary["failed"].items()
+    ]
+    parts = [
+        f"# {_counted(rows)}",
+        *["\n".join([*failed, *(f"- {markdown(visible(one))}" for one in summary["left_out"])])],
+        *[
+            f"![{name.replace('_', ' ')}]({path.relative_to(folder).as_posix()})"
+            for name, paths in figures.items()
+            for path in paths
+            if path.suffix == ".png"
+        ],
+        "## Jobs",
+        markdown_table([markdown(name) for name in columns.values()], table),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def print_sweep(rows: pd.DataFrame, series: Sequence[Series], folder: Path) -> None:
+    """Prints the jobs with their main numbers, those that failed, and where the files are."""
+    console = console_on(sys.stdout)
+    columns = {name: title for name, title in _columns(rows).items() if name != "reason"}
+    title = f"{_counted(rows)}; {len(series)} series"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name, heading in columns.items():
+        table.add_column(heading, justify="right" if name in NUMBERS else "left")
+    for cells in _cells(rows, columns):
+        # Text, not str: rich would read [red] as markup.
+        table.add_row(*(Text(visible(cell)) for cell in cells))
+    console.print(table)
+    for row in rows.loc[rows["state"] != "done"].to_dict("records"):
+        line = f"Job {row['job']} {row['state']}: {row['reason']}"
+        console.print(Text(visible(line)), soft_wrap=True)
+    console.print(Text(f"Joined: {visible(str(folder))}"), soft_wrap=True)
+
+
+def _counted(rows: pd.DataFrame) -> str:
+    counts = rows["state"].value_counts().to_dict() if len(rows) else {}
+    total = f"{len(rows):,} job{'s' * (len(rows) != 1)}"
+    return f"{total}: " + ", ".join(f"{n} {state}" for state, n in counts.items())
+
+
+def _columns(rows: pd.DataFrame) -> dict[str, str]:
+    """The columns that are filled, with their titles."""
+    filled = [str(name) for name in rows if any(rows[name].notna().tolist())]
+    return {name: NUMBERS.get(name, (name, ""))[0] for name in filled}
+
+
+def _cells(rows: pd.DataFrame, columns: Mapping[str, str]) -> list[list[str]]:
+    return [
+        [_cell(row[name], NUMBERS[name][1] if name in NUMBERS else "") for name in columns]
+        for row in rows.to_dict("records")
+    ]
+
+
+def _cell(value: Any, spec: str) -> str:
+    if value is None or value != value:
+        return "-"
+    return format(value, spec) if spec else str(value)

@@ -1,0 +1,268 @@
+"""The joined result of a sweep: one table, one set of figures, one summary.
+
+`join` is idempotent: it reads what the jobs have left, and changes nothing where they haven't
+changed since. A killed join is simply done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from steerlens import tracking
+from steerlens.analysis.series import Series
+from steerlens.analysis.summary import best_features
+from steerlens.config.parse import parse_shard
+from steerlens.config.schema import TrackingConfig
+from steerlens.errors import SteerlensError
+from steerlens.files import make_folder, read_json, write_json
+from steerlens.report.sweep import print_sweep, write_sweep_report
+from steerlens.results import FEATURES, GENERATIONS, STEERING, Table
+from steerlens.results.folder import RunTables, read_tables
+from steerlens.results.pmi import Pmi
+from steerlens.status import STATUS_FILE
+from steerlens.sweep.begin import SWEEP_FILE
+from steerlens.sweep.jobs import Job, Settings, find_jobs, read_settings, read_summary, settings_of
+from steerlens.tracking.tables import table_rows
+
+BEST_ROWS = 100
+"""Features of each series that W&B shows."""
+
+SPREAD = ("layer", "shard")
+"""Settings of which all values together are one result: the same run would have them all."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What a join has found."""
+
+    folder: Path
+    jobs: list[Job]
+    series: list[Series]
+
+    @property
+    def complete(self) -> bool:
+        return all(job.state == "done" for job in self.jobs)
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether `folder` is that of a multirun, rather than of a run."""
+    return (folder / SWEEP_FILE).is_file()
+
+
+def join_sweep(folder: Path, again: bool = False, show: bool = True) -> Joined:
+    """Joins the sweep in `folder`, into the same folder; see `join`."""
+    return join([folder], folder, again, show)
+
+
+def join(folders: Sequence[Path], into: Path, again: bool = False, show: bool = True) -> Joined:
+    """Joins the jobs of sweeps, and runs, and writes into the folder `into`:
+
+    - `features.parquet`, `steering.parquet`: all rows, with the column `job` and one for every
+      setting in which jobs differ
+    - `sweep.csv`: one row per job
+    - `summary.json`, `report.md`, `figures/`: by series, which are the jobs that differ in nothing
+      but layer and shard
+
+    Jobs without results are listed with their reason, and left out of everything else.
+
+    Args:
+        folders: of multiruns or of runs.
+        into: where the result goes.
+        again: also where nothing has changed.
+        show: print the result where nothing has changed, too.
+
+    Raises:
+        SteerlensError: a folder holds no sweep and no run, or can't be written.
+    """
+    jobs = _jobs(folders)
+    tables: dict[str, RunTables] = {}
+    for place, job in enumerate(jobs):
+        if job.state != "done":
+            continue
+        try:
+            tables[job.name] = read_tables(job.folder)
+        except SteerlensError as error:
+            jobs[place] = job.without(str(error))
+    settings = settings_of(jobs)
+    left_out = _say_where_from(tables, settings)
+    series = _series([job for job in jobs if job.name in tables], tables, settings)
+    joined = Joined(into, jobs, series)
+    stamp = [[job.name, job.state, job.reason, _finished(job)] for job in jobs]
+    record = read_json(into / SWEEP_FILE)
+    record = record if isinstance(record, dict) else {}
+    changed = record.get("joined") != stamp
+    if changed or again:
+        make_folder(into)
+        for table, frames in (
+            (FEATURES, [one.tables.features for one in series]),
+            (STEERING, [one.tables.steering for one in series if len(one.tables.steering)]),
+        ):
+            if frames:
+                table.write(pd.concat(frames, ignore_index=True), into)
+            else:
+                (into / table.file).unlink(missing_ok=True)
+        rows = _rows(jobs, settings)
+        summary, figures = write_sweep_report(rows, series, left_out, into)
+        _track(joined, rows, summary, figures)
+        write_json(into / SWEEP_FILE, {**record, "joined": stamp})
+    if changed or again or show:
+        print_sweep(_rows(jobs, settings), series, into)
+    return joined
+
+
+def _jobs(folders: Sequence[Path]) -> list[Job]:
+    if len(folders) == 1:
+        return find_jobs(folders[0])
+    found = []
+    for folder in folders:
+        for job in find_jobs(folder):
+            name = job.name if job.overrides is None else f"{folder.resolve().name}/{job.name}"
+            found.append(Job(**{**vars(job), "name": name}))
+    return found
+
+
+def _finished(job: Job) -> str | None:
+    status = read_json(job.folder / STATUS_FILE)
+    return str(status.get("finished")) if isinstance(status, dict) else None
+
+
+def _series(
+    jobs: Sequence[Job], tables: dict[str, RunTables], settings: dict[str, Settings]
+) -> list[Series]:
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        apart = {key: value for key, value in settings[job.name].items() if key not in SPREAD}
+        label = ", ".join(f"{key}={value}" for key, value in apart.items())
+        groups.setdefault(label, []).append(job)
+    found = []
+    for label, members in groups.items():
+        members = sorted(members, key=lambda job: parse_shard(settings[job.name].get("shard")))
+        merged = merge([tables[job.name] for job in members])
+        found.append(Series(label or "all jobs", [job.name for job in members], merged))
+    return found
+
+
+def merge(parts: Sequence[RunTables]) -> RunTables:
+    """Runs of different layers, or parts of each layer's features, as the one run of all of them.
+
+    Every row is that of its own run: best factors and PMI depend on nothing but the feature.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    pmis = [part.pmi for part in parts if part.pmi is not None]
+    return RunTables(
+        features=_by_layer(FEATURES, [part.features for part in parts]),
+        generations=_by_layer(GENERATIONS, [part.generations for part in parts]),
+        steering=_by_layer(STEERING, [part.steering for part in parts]),
+        choice=parts[0].choice,
+        late_from=parts[0].late_from,
+        pmi=_merge_pmi(pmis) if pmis else None,
+    )
+
+
+def _by_layer(table: Table, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    rows = pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+    return table.frame(rows.sort_values("layer", kind="stable", ignore_index=True))
+
+
+def _merge_pmi(parts: Sequence[Pmi]) -> Pmi:
+    pairs = pd.concat([part.pairs for part in parts], ignore_index=True)
+    reasons = dict.fromkeys(reason for part in parts for reason in part.dropped)
+    dropped = {reason: sum(part.dropped.get(reason, 0) for part in parts) for reason in reasons}
+    return Pmi(
+        pairs.sort_values("layer", kind="stable", ignore_index=True), parts[0].windows, dropped
+    )
+
+
+def _say_where_from(tables: dict[str, RunTables], settings: dict[str, Settings]) -> list[str]:
+    """Adds to all tables the column `job` and one for each setting; gives, in sentences, which
+    columns can't be joined, and leaves them out."""
+    left_out: list[str] = []
+    for table, field in ((FEATURES, "features"), (STEERING, "steering")):
+        frames = {name: getattr(one, field) for name, one in tables.items()}
+        clashes = _clashes(frames)
+        left_out += [f"{table.file}: {why}" for why in clashes.values()]
+        added = dict.fromkeys(key for name in frames for key in settings[name])
+        for name, frame in frames.items():
+            said = {key: settings[name].get(key) for key in added if key not in table.columns}
+            frame = frame.drop(columns=list(clashes), errors="ignore").assign(job=name, **said)
+            tables[name] = replace(tables[name], **{field: frame})
+    return left_out
+
+
+def _clashes(frames: dict[str, pd.DataFrame]) -> dict[str, str]:
+    """Columns that hold numbers in one job and something else in another, and where."""
+    kinds: dict[str, dict[str, str]] = {}
+    for name, frame in frames.items():
+        for column in frame.columns[frame.notna().any().tolist()]:
+            kind = "numbers" if getattr(frame[column].dtype, "kind", "") in "iufb" else "texts"
+            if str(frame[column].dtype).startswith("list"):
+                kind = "lists"
+            kinds.setdefault(str(column), {}).setdefault(kind, name)
+    return {
+        column: f"the column {column!r} holds "
+        + " and ".join(f"{kind} in job {name}" for kind, name in found.items())
+        + ", so it is only in the jobs' own tables."
+        for column, found in kinds.items()
+        if len(found) > 1
+    }
+
+
+def _rows(jobs: Sequence[Job], settings: dict[str, Settings]) -> pd.DataFrame:
+    """`sweep.csv`: what each job was, and its main numbers."""
+    columns = dict.fromkeys(key for one in settings.values() for key in one)
+    return pd.DataFrame(
+        [
+            {
+                "job": job.name,
+                "state": job.state,
+                **{key: settings[job.name].get(key) for key in columns},
+                **_numbers(read_summary(job) if job.state == "done" else {}),
+                "seconds": job.seconds,
+                "reason": job.reason,
+            }
+            for job in jobs
+        ]
+    )
+
+
+def _numbers(summary: dict[str, Any]) -> dict[str, Any]:
+    overall = summary.get("overall") or {}
+    steering = summary.get("steering") or {}
+    payoff = (steering.get("payoff") or {}).get("0.1") or {}
+    best = steering.get("best_factor") or {}
+    return {
+        "features": overall.get("features"),
+        "output_score_median": overall.get("output_score_median"),
+        "output_features": overall.get("output_score_at_least_0.1"),
+        "input_score_median": overall.get("input_score_median"),
+        "hybrid_ratio": (summary.get("hybrids") or {}).get("ratio"),
+        "success_20": best.get("success_20"),
+        "perplexity": best.get("perplexity"),
+        "payoff": (payoff.get("over_unfiltered") or {}).get("value"),
+        "objective": (summary.get("objective") or {}).get("value"),
+    }
+
+
+def _track(
+    joined: Joined, rows: pd.DataFrame, summary: dict[str, Any], figures: dict[str, list[Path]]
+) -> None:
+    """One W&B run for the whole sweep, in the group of its jobs; the same one each time."""
+    done = next((job for job in joined.jobs if job.state == "done"), None)
+    config = TrackingConfig(**(read_settings(done.folder).get("tracking") or {})) if done else None
+    if done is None or config is None:
+        return
+    id = hashlib.sha256(f"{config.group} {joined.folder.name}".encode()).hexdigest()[:16]
+    tracker = tracking.start(replace(config, name="summary"), joined.folder, summary, id)
+    tracker.log_rows("sweep", rows.astype(object).where(rows.notna(), None).to_dict("records"))
+    for one in joined.series:
+        best = table_rows(best_features(one.tables.features, BEST_ROWS))
+        tracker.log_rows(f"features/{one.label}", best)
+    tracker.log_figures(figures)
+    tracker.finish(summary)
