@@ -21,6 +21,7 @@ def objective(name: str, features: pd.DataFrame, summary: Mapping[str, Any]) -> 
     - `output_features`: the share of features with S_out >= 0.1
     - `hybrid_ratio`: hybrid features beside those that independent scores would give
     - `success`, `concept_success`: mean over features at their best factor
+    - `success_per_perplexity`: that success over how many times the unsteered perplexity it takes
     - `payoff`: success of the features with S_out >= 0.1 over that of all
 
     NaN where the run has nothing to measure it on.
@@ -41,4 +42,8 @@ def _of_steering(name: str, steering: Mapping[str, Any]) -> float | None:
     if name == "payoff":
         payoff = steering.get("payoff", {}).get(OUTPUT) or {}
         return (payoff.get("over_unfiltered") or {}).get("value")
-    return steering.get("best_factor", {}).get("success_20" if name == "success" else name)
+    best, unsteered = steering.get("best_factor", {}), steering.get("unsteered", {})
+    if name == "success_per_perplexity":
+        success, perplexity = best.get("success_20"), best.get("perplexity")
+        return success * unsteered["perplexity"] / perplexity if perplexity else None
+    return best.get("success_20" if name == "success" else name)

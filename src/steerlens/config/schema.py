@@ -92,6 +92,7 @@ OBJECTIVES = {
     "output_features": False,
     "hybrid_ratio": False,
     "success": True,
+    "success_per_perplexity": True,
     "concept_success": True,
     "payoff": True,
 }

@@ -80,7 +80,12 @@ def distributions(series: Sequence[Series]) -> Figure | None:
     figure = style.new_figure(5 + 3.6 * len(scores), 4.4)
     panels = figure.subplots(1, len(scores), squeeze=False)[0]
     for axes, (column, name, symbol) in zip(panels, scores, strict=True):
-        grid = np.geomspace(1e-6, 1, 400) if column == "output_score" else np.linspace(0, 1, 400)
+        grid = np.linspace(0, 1, 400)
+        if column == "output_score":
+            lowest = min(np.min(_values(member, column), initial=1) for member in series)
+            grid = np.geomspace(
+                np.clip(10 ** np.floor(np.log10(lowest or FLOOR)), FLOOR, 1e-3), 1, 400
+            )
         for member, color, line in _styled(series):
             values = np.sort(_values(member, column))
             if len(values):

@@ -24,16 +24,18 @@ REPORT_FILE = "report.md"
 
 NUMBERS = {
     "features": ("features", ",.0f"),
-    "output_score_median": ("S_out median", ".3g"),
-    "output_features": ("S_out >= 0.1", ".1%"),
-    "input_score_median": ("S_in median", ".3g"),
-    "hybrid_ratio": ("hybrids/independent", ".2f"),
+    "objective": ("objective", ".4g"),
+    "output_score_median": ("S_out", ".3g"),
+    "output_features": (">= 0.1", ".1%"),
+    "input_score_median": ("S_in", ".3g"),
     "success_20": ("success@20", ".3g"),
     "perplexity": ("perplexity", ".4g"),
     "payoff": ("payoff", ".2f"),
-    "objective": ("objective", ".4g"),
-    "seconds": ("seconds", ".1f"),
+    "hybrid_ratio": ("hybrids", ".2f"),
+    "seconds": ("seconds", ".0f"),
 }
+"""Columns of numbers, the most important first, with their titles. S_out and S_in are medians,
+`hybrids` is their share beside that of independent scores."""
 
 
 def write_sweep_report(
@@ -103,14 +105,26 @@ def _report(
 def print_sweep(rows: pd.DataFrame, series: Sequence[Series], folder: Path) -> None:
     """Prints the jobs with their main numbers, those that failed, and where the files are."""
     console = console_on(sys.stdout)
-    columns = {name: title for name, title in _columns(rows).items() if name != "reason"}
-    title = f"{_counted(rows)}; {len(series)} series"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name, heading in columns.items():
-        table.add_column(heading, justify="right" if name in NUMBERS else "left")
-    for cells in _cells(rows, columns):
-        # Text, not str: rich would read [red] as markup.
-        table.add_row(*(Text(visible(cell)) for cell in cells))
+    columns: list[list[Text]] = []
+    table = Table(
+        title=f"{_counted(rows)}; {len(series)} series",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    width = console.width
+    for name, heading in _columns(rows).items():
+        if name == "reason":
+            continue
+        cells = [visible(cells[0]) for cells in _cells(rows, {name: heading})]
+        width -= 2 + max(map(len, [heading, *cells]))
+        if width >= 2 or name not in NUMBERS:  # sweep.csv has them all
+            justify = "right" if name in NUMBERS else "left"
+            # Text, not str: rich would read [red] as markup.
+            table.add_column(heading, justify=justify, no_wrap=True)
+            columns.append([Text(cell) for cell in cells])
+    for row in zip(*columns, strict=True):
+        table.add_row(*row)
     console.print(table)
     for row in rows.loc[rows["state"] != "done"].to_dict("records"):
         line = f"Job {row['job']} {row['state']}: {row['reason']}"
@@ -127,7 +141,8 @@ def _counted(rows: pd.DataFrame) -> str:
 def _columns(rows: pd.DataFrame) -> dict[str, str]:
     """The columns that are filled, with their titles."""
     filled = [str(name) for name in rows if any(rows[name].notna().tolist())]
-    return {name: NUMBERS.get(name, (name, ""))[0] for name in filled}
+    order = [name for name in filled if name not in NUMBERS] + [n for n in NUMBERS if n in filled]
+    return {name: NUMBERS.get(name, (name, ""))[0] for name in order}
 
 
 def _cells(rows: pd.DataFrame, columns: Mapping[str, str]) -> list[list[str]]:

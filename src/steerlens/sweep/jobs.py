@@ -44,6 +44,9 @@ class Job:
     overrides: Settings | None
     """What its command line said; null for a run that was no job."""
 
+    def renamed(self, name: str) -> Job:
+        return replace(self, name=name)
+
     def without(self, reason: str) -> Job:
         """The same job, whose results can't be used."""
         return replace(self, state="unreadable", reason=reason)
@@ -162,12 +165,13 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces]
 
 
-def settings_of(jobs: Sequence[Job]) -> dict[str, Settings]:
+def settings_of(jobs: Sequence[Job], resolved: bool = False) -> dict[str, Settings]:
     """For every job, by name, the settings in which any two of the jobs differ.
 
-    What the command lines said, or where a run was no job the resolved configurations.
+    What the command lines said, or if `resolved`, and where a run was no job, all of the
+    configurations.
     """
-    if all(job.overrides is not None for job in jobs):
+    if not resolved and all(job.overrides is not None for job in jobs):
         every = {job.name: dict(job.overrides or {}) for job in jobs}
     else:
         every = {job.name: _flat(read_settings(job.folder)) for job in jobs}
@@ -199,7 +203,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Settings:
     for key, value in settings.items():
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{key}.")
-        else:
+        elif value is not None:
             found[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, list) else str(value)
     return found
 

@@ -80,18 +80,7 @@ def join(folders: Sequence[Path], into: Path, again: bool = False, show: bool = 
     Raises:
         SteerlensError: a folder holds no sweep and no run, or can't be written.
     """
-    jobs = _jobs(folders)
-    tables: dict[str, RunTables] = {}
-    for place, job in enumerate(jobs):
-        if job.state != "done":
-            continue
-        try:
-            tables[job.name] = read_tables(job.folder)
-        except SteerlensError as error:
-            jobs[place] = job.without(str(error))
-    settings = settings_of(jobs)
-    left_out = _say_where_from(tables, settings)
-    series = _series([job for job in jobs if job.name in tables], tables, settings)
+    jobs, series, settings, left_out = _read(folders)
     joined = Joined(into, jobs, series)
     stamp = [[job.name, job.state, job.reason, _finished(job)] for job in jobs]
     record = read_json(into / SWEEP_FILE)
@@ -116,6 +105,30 @@ def join(folders: Sequence[Path], into: Path, again: bool = False, show: bool = 
     return joined
 
 
+def read_series(folder: Path) -> list[Series]:
+    """The finished results in the folder of a sweep or a run; see `join`."""
+    return _read([folder])[1]
+
+
+def _read(
+    folders: Sequence[Path],
+) -> tuple[list[Job], list[Series], dict[str, Settings], list[str]]:
+    """All jobs, the results of those that are done, what they differ in, what can't be joined."""
+    jobs = _jobs(folders)
+    tables: dict[str, RunTables] = {}
+    for place, job in enumerate(jobs):
+        if job.state != "done":
+            continue
+        try:
+            tables[job.name] = read_tables(job.folder)
+        except SteerlensError as error:
+            jobs[place] = job.without(str(error))
+    settings = settings_of(jobs)
+    left_out = _say_where_from(tables, settings)
+    series = _series([job for job in jobs if job.name in tables], tables, settings)
+    return jobs, series, settings, left_out
+
+
 def _jobs(folders: Sequence[Path]) -> list[Job]:
     if len(folders) == 1:
         return find_jobs(folders[0])
@@ -123,7 +136,7 @@ def _jobs(folders: Sequence[Path]) -> list[Job]:
     for folder in folders:
         for job in find_jobs(folder):
             name = job.name if job.overrides is None else f"{folder.resolve().name}/{job.name}"
-            found.append(Job(**{**vars(job), "name": name}))
+            found.append(job.renamed(name))
     return found
 
 

@@ -1,0 +1,108 @@
+"""Whether two tables of features agree: two runs, two releases, ours and somebody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from steerlens.analysis.resampling import Estimate, spearman
+from steerlens.errors import SteerlensError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEYS = ["layer", "feature"]
+CLOSE = 1e-3
+RESAMPLES = 1_000
+LARGEST = 5
+
+
+class Difference(NamedTuple):
+    """A feature on which two tables differ most."""
+
+    layer: int
+    feature: int
+    one: float
+    other: float
+
+
+class Agreement(NamedTuple):
+    """How far two tables agree on one score, over the features that have it in both."""
+
+    score: str
+    features: int
+    spearman: Estimate | None
+    """Null where one of the two is constant."""
+    close: float
+    """Share of the features whose scores differ by at most 1e-3."""
+    median_difference: float
+    """Absolute."""
+    largest: list[Difference]
+    """The largest first, equal ones left out."""
+
+
+def common_scores(one: pd.DataFrame, other: pd.DataFrame) -> list[str]:
+    """The columns of numbers that both tables have filled, in the order of the first."""
+    return [
+        str(name)
+        for name in one
+        if name in other and name not in KEYS and _is_filled(one, name) and _is_filled(other, name)
+    ]
+
+
+def agreement(
+    one: pd.DataFrame, other: pd.DataFrame, scores: Sequence[str] | None = None
+) -> list[Agreement]:
+    """How far two tables of features agree, score by score.
+
+    Features are the same where layer and id are; what only one of the tables has is left out.
+
+    Args:
+        one, other: tables with `layer`, `feature` and scores.
+        scores: names of columns; None = all that are filled in both.
+
+    Raises:
+        SteerlensError: a table has a feature twice.
+    """
+    for table in (one, other):
+        if table.duplicated(KEYS).any():
+            twice = table.loc[table.duplicated(KEYS), KEYS].iloc[0]
+            raise SteerlensError(
+                f"layer {twice['layer']}, feature {twice['feature']} is there twice: compare runs "
+                "that score each feature once."
+            )
+    found = []
+    for score in common_scores(one, other) if scores is None else scores:
+        both = one[[*KEYS, score]].merge(other[[*KEYS, score]], on=KEYS, suffixes=("_1", "_2"))
+        both = both.dropna().sort_values(KEYS, ignore_index=True)
+        if len(both):
+            found.append(_agreement(score, both))
+    return found
+
+
+def _agreement(score: str, both: pd.DataFrame) -> Agreement:
+    one_N, other_N = (both[f"{score}_{n}"].to_numpy(dtype=float) for n in (1, 2))
+    apart_N = np.abs(one_N - other_N)
+    order = np.argsort(-apart_N, kind="stable")[:LARGEST]
+    largest = [
+        Difference(
+            int(both.at[n, "layer"]), int(both.at[n, "feature"]), float(one_N[n]), float(other_N[n])
+        )
+        for n in order.tolist()
+        if apart_N[n] > 0
+    ]
+    return Agreement(
+        score=score,
+        features=len(both),
+        spearman=spearman(one_N, other_N, RESAMPLES, np.random.default_rng(0)),
+        close=float((apart_N <= CLOSE).mean()),
+        median_difference=float(np.median(apart_N)),
+        largest=largest,
+    )
+
+
+def _is_filled(table: pd.DataFrame, name: str) -> bool:
+    kind = getattr(table[name].dtype, "kind", "")
+    return kind in "iuf" and bool(table[name].notna().any())
