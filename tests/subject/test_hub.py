@@ -29,6 +29,7 @@ from tests.support.hub import (
     save_gemma_scope,
     save_gemma_scope_2,
     save_llama_scope,
+    save_qwen_scope,
     save_saelens,
     save_saelens_5,
     snapshot,
@@ -87,7 +88,7 @@ def test_the_command_loads_an_entry_from_the_hubs_cache(tmp_path: Path) -> None:
         path = "blocks.2.hook_resid_pre"
         save_saelens_5(release, path, model_name="gpt2-small", hook_name=path)
     out = tmp_path / "out"
-    words = ["model=gpt2-small", "model.n_layers=4", "sae=gpt2-small-res-jb", "layer=2"]
+    words = ["model=gpt2-small", "sae=gpt2-small-res-jb", "layer=2"]
     done = subprocess.run(
         [
             *(sys.executable, "-m", "steerlens", *words, "tracking.mode=disabled"),
@@ -111,7 +112,8 @@ def test_the_command_loads_an_entry_from_the_hubs_cache(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_gemma_scope_loads_at_its_true_size(tmp_path: Path, cache: Path) -> None:
     with snapshot(cache, "google/gemma-2-2b") as model:
-        save_model(model, "gemma2", hidden_size=2304, intermediate_size=64)
+        # Small weights, or the last token itself would be all but certain to come next.
+        save_model(model, "gemma2", hidden_size=2304, initializer_range=0.004)
     with snapshot(cache, "google/gemma-scope-2b-pt-res") as release:
         weights = save_gemma_scope(release, "layer_2/width_16k/average_l0_141")
     words = ["model=gemma-2-2b", "sae=gemma-scope-2b-res", "layer=2"]
@@ -128,6 +130,22 @@ def test_gemma_scope_loads_at_its_true_size(tmp_path: Path, cache: Path) -> None
     assert (sae["repo_id"], sae["revision"]) == ("google/gemma-scope-2b-pt-res", COMMIT)
     assert sae["path"] == "layer_2/width_16k/average_l0_141"
     assert (sae["architecture"], sae["d_sae"]) == ("jumprelu", 16384)
+
+
+@pytest.mark.slow
+def test_qwen_scope_loads_at_its_true_size(tmp_path: Path, cache: Path) -> None:
+    with snapshot(cache, "Qwen/Qwen3-1.7B-Base") as model:
+        save_model(model, "qwen3", hidden_size=2048)
+    repo_id = "Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50"
+    with snapshot(cache, repo_id) as release:
+        weights = save_qwen_scope(release, "layer2.sae.pt")
+    words = ["model=qwen3-1.7b", "sae=qwen-scope-3-1.7b", "layer=2"]
+    frame, provenance, subject = score(tmp_path, *words)
+    assert_same_weights(subject, weights)
+    assert_naive_scores(frame, subject)
+    sae = provenance["saes"]["2"]
+    assert (sae["repo_id"], sae["path"]) == (repo_id, "layer2.sae.pt")
+    assert (sae["architecture"], sae["d_sae"]) == ("topk", 32768)
 
 
 def test_llama_scope_loads_with_its_scale_folded_in(tmp_path: Path, cache: Path) -> None:
@@ -212,9 +230,7 @@ def test_a_batchtopk_of_dictionary_learning_loads_with_its_threshold(
     tmp_path: Path, cache: Path
 ) -> None:
     with snapshot(cache, "google/gemma-2-2b") as model:
-        save_model(
-            model, "gemma2", num_hidden_layers=13, layer_types=["full_attention"] * 13
-        )
+        save_model(model, "gemma2", num_hidden_layers=13, layer_types=["full_attention"] * 13)
     path = "MatryoshkaBatchTopK_gemma-2-2b__0108/resid_post_layer_12/trainer_0"
     with snapshot(cache, "adamkarvonen/saebench_gemma-2-2b_width-2pow12_date-0108") as release:
         kind, lm_name = "MatryoshkaBatchTopKSAE", "google/gemma-2-2b"
@@ -228,3 +244,49 @@ def test_a_batchtopk_of_dictionary_learning_loads_with_its_threshold(
     assert_same_weights(subject, weights)
     assert_naive_scores(frame, subject)
     assert provenance["saes"]["12"]["architecture"] == "jumprelu"
+
+
+GEMMA_SCOPE_2 = ["model=gemma-3-1b", "sae=gemma-scope-2-1b-res", "layer=7"]
+
+
+@pytest.fixture
+def gemma_scope_2(cache: Path) -> Weights:
+    """A cache with all files that SAELens needs; it asks the hub nonetheless."""
+    with snapshot(cache, "google/gemma-3-1b-pt") as model:
+        save_model(model, "gemma3", num_hidden_layers=8, layer_types=["full_attention"] * 8)
+    with snapshot(cache, "google/gemma-scope-2-1b-pt") as release:
+        path = "resid_post/layer_7_width_16k_l0_medium"
+        return save_gemma_scope_2(release, path, "google/gemma-3-1b-pt", layer=7)
+
+
+def test_gemma_scope_2_says_that_it_needs_the_hub(
+    tmp_path: Path, gemma_scope_2: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = r"layer_7_width_16k_l0_medium can't be loaded offline: .* sae=local sae.path=DIR\.$"
+    with pytest.raises(SteerlensError, match=message):
+        score(tmp_path, *GEMMA_SCOPE_2)
+    # The same without a network that nobody has announced.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for name in ("ENDPOINT", "HUGGINGFACE_CO_URL_TEMPLATE"):
+        url = getattr(constants, name).replace("https://huggingface.co", "http://127.0.0.1:9")
+        monkeypatch.setattr(constants, name, url)
+    with pytest.raises(SteerlensError, match=message):
+        score(tmp_path, *GEMMA_SCOPE_2)
+
+
+def test_gemma_scope_2_loads_with_the_hubs_answer_and_offline_from_a_folder(
+    tmp_path: Path, gemma_scope_2: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sae_lens import SAE
+    from sae_lens.loading import pretrained_sae_loaders
+
+    shapes = {name.lower(): list(weight.shape) for name, weight in gemma_scope_2.items()}
+    answer = "get_safetensors_tensor_shapes"
+    with monkeypatch.context() as hub:
+        hub.setattr(pretrained_sae_loaders, answer, lambda repo_id, file: shapes)
+        sae = SAE.from_pretrained("gemma-scope-2-1b-pt-res", "layer_7_width_16k_l0_medium")
+    sae.save_model(tmp_path / "sae")
+    words = ["model=gemma-3-1b", "sae=local", f"sae.path={tmp_path / 'sae'}", "layer=7"]
+    frame, _, subject = score(tmp_path, *words)
+    assert_same_weights(subject, gemma_scope_2)
+    assert_naive_scores(frame, subject)

@@ -83,7 +83,8 @@ def save_gemma_scope(folder: Path, path: str, d_in: int = 2304, d_sae: int = 163
     """Gemma Scope: nothing but arrays; the true sizes are SAELens' knowledge."""
     weights = {**random_weights(d_in, d_sae), "threshold": 1 + torch.rand(d_sae)}
     (folder / path).mkdir(parents=True)
-    np.savez(folder / path / "params.npz", **{name: w.numpy() for name, w in weights.items()})
+    arrays: dict[str, Any] = {name: weight.numpy() for name, weight in weights.items()}
+    np.savez(folder / path / "params.npz", **arrays)
     return weights
 
 
@@ -95,6 +96,14 @@ def save_gemma_scope_2(folder: Path, path: str, model_name: str, layer: int) -> 
     _write(folder / path / "config.json", config)
     named = {name.lower(): weight for name, weight in weights.items()}
     save_file(named, folder / path / "params.safetensors")
+    return weights
+
+
+def save_qwen_scope(folder: Path, path: str, d_in: int = 2048, d_sae: int = 32768) -> Weights:
+    """Qwen-Scope: one file of torch's for each layer; the true sizes are SAELens' knowledge."""
+    weights = random_weights(d_in, d_sae)
+    saved = {name: w.T.contiguous() if w.ndim == 2 else w for name, w in weights.items()}
+    torch.save(saved, folder / path)
     return weights
 
 

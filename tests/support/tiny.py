@@ -102,7 +102,7 @@ def save_model(folder: Path, kind: str = "llama", seed: int = 0, **settings: Any
     torch.manual_seed(seed)
     config = type(MODELS[kind])(**{**MODELS[kind].to_dict(), **settings})
     model = AutoModelForCausalLM.from_config(config)
-    noise = 0.1 * (D_MODEL / config.hidden_size) ** 0.5  # or one token of a wide model has all probability
+    noise = 0.1 * D_MODEL / config.hidden_size  # or wide models are all but certain of a token
     for parameter in model.parameters():
         parameter.data += noise * torch.randn_like(parameter)
     model.save_pretrained(folder)
