@@ -263,9 +263,10 @@ def test_gemma_scope_2_says_that_it_needs_the_hub(
     tmp_path: Path, gemma_scope_2: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     message = r"layer_7_width_16k_l0_medium can't be loaded offline: .* sae=local sae.path=DIR\.$"
-    with monkeypatch.context() as hub, pytest.raises(SteerlensError, match=message):
+    with monkeypatch.context() as hub:
         hub.setattr("requests.get", lambda *args, **kwargs: pytest.fail("asks the hub"))
-        score(tmp_path, *GEMMA_SCOPE_2)
+        with pytest.raises(SteerlensError, match=message):
+            score(tmp_path, *GEMMA_SCOPE_2)
     # The same without a network that nobody has announced.
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     for name in ("ENDPOINT", "HUGGINGFACE_CO_URL_TEMPLATE"):
