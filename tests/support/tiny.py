@@ -94,12 +94,17 @@ def save_tokenizer(folder: Path, prepends_bos: bool = True) -> None:
     ).save_pretrained(folder)
 
 
-def save_model(folder: Path, kind: str = "llama", seed: int = 0) -> Path:
-    """A random model of `kind` with its tokenizer, in the Hugging Face layout."""
+def save_model(folder: Path, kind: str = "llama", seed: int = 0, **settings: Any) -> Path:
+    """A random model of `kind` with its tokenizer, in the Hugging Face layout.
+
+    `settings` go into its config.
+    """
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(MODELS[kind])
+    config = type(MODELS[kind])(**{**MODELS[kind].to_dict(), **settings})
+    model = AutoModelForCausalLM.from_config(config)
+    noise = 0.1 * D_MODEL / config.hidden_size  # or wide models are all but certain of a token
     for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
+        parameter.data += noise * torch.randn_like(parameter)
     model.save_pretrained(folder)
     save_tokenizer(folder)
     return folder

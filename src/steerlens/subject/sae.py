@@ -20,6 +20,9 @@ from steerlens.subject.model import count_layers
 if TYPE_CHECKING:
     from sae_lens import SAE
 
+ASKS_HUB = ("gemma_3", "mntss_clt_layer_transcoder")
+"""SAELens' loaders that ask the hub for the header of a file each time, also of a cached one."""
+
 
 @dataclass(frozen=True)
 class SaeSource:
@@ -100,9 +103,14 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
 
     Decoder norms are not folded: scores are those of the SAE as released.
     """
+    from huggingface_hub import constants
+    from requests import ConnectionError as NoConnection
     from sae_lens import SAE
     from sae_lens.loading.pretrained_saes_directory import get_repo_id_and_folder_name
 
+    asks_hub = _asks_hub(source)
+    if asks_hub and constants.HF_HUB_OFFLINE:
+        raise _not_offline(source)
     dtype = str(resolve_dtype(config)).removeprefix("torch.")
     with warnings.catch_warnings():
         # SAELens warns about model kwargs; `load_model` follows them and records it.
@@ -118,6 +126,8 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
                 repo_id, folder = get_repo_id_and_folder_name(source.release, source.sae_id)
                 identity = {"repo_id": repo_id, "path": folder, "revision": hub_revision(repo_id)}
         except Exception as error:
+            if asks_hub and isinstance(error, NoConnection):
+                raise _not_offline(source) from error
             raise SteerlensError(
                 f"can't load the SAE {source}: {type(error).__name__}: {error}"
             ) from error
@@ -135,6 +145,20 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
         "decoder_norm_folded": False,
         "metadata": _plain(sae.cfg.metadata.to_dict()),
     }
+
+
+def _asks_hub(source: SaeSource) -> bool:
+    from sae_lens.loading.pretrained_sae_loaders import get_conversion_loader_name
+
+    return source.release is not None and get_conversion_loader_name(source.release) in ASKS_HUB
+
+
+def _not_offline(source: SaeSource) -> SteerlensError:
+    return SteerlensError(
+        f"the SAE {source} can't be loaded offline: SAELens asks the hub for the header of its "
+        "weights each time, also when they are in the cache; go online without HF_HUB_OFFLINE, or "
+        "save it there with SAELens' save_model as a folder for sae=local sae.path=DIR."
+    )
 
 
 def _refuse_nan(sae: SAE[Any], source: SaeSource) -> None:
