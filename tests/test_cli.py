@@ -16,6 +16,9 @@ import pytest
 from steerlens.cli import main
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError
+from steerlens.results import FEATURES
+from steerlens.status import Status
+from tests.support.frames import frame
 
 GPT2 = ["model=gpt2-small", "sae=gpt2-small-res-jb"]
 HEAVY = ("torch", "transformer_lens", "sae_lens", "transformers", "wandb", "pandas", "matplotlib")
@@ -26,7 +29,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[RunConfig]:
     """The configurations that reached the run; seeds 13, 14 and 15 fail in different ways."""
     configs: list[RunConfig] = []
 
-    def run(config: RunConfig) -> None:
+    def run(config: RunConfig, kept: object = None) -> float:
         configs.append(config)
         if config.seed == 13:
             raise ValueError("an unlucky\nnumber")
@@ -34,6 +37,11 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[RunConfig]:
             raise SteerlensError("nothing to score.")
         if config.seed == 15:
             raise KeyboardInterrupt
+        if kept:  # a job: its sweep is joined
+            folder = Path(config.paths.output_dir)
+            with Status(folder):
+                FEATURES.write(frame(range(1), seed=config.seed), folder)
+        return float(config.seed)
 
     module = ModuleType("steerlens.run")
     module.run = run  # type: ignore[attr-defined]
@@ -185,12 +193,24 @@ def test_refused_input_does_not_spoil_a_finished_run(steerlens: Steerlens, tmp_p
     assert status(tmp_path) == {"state": "done"}
 
 
-def test_a_sweep_with_one_wrong_value_starts_no_job(
-    steerlens: Steerlens, ran: list[RunConfig]
+def test_a_job_that_cannot_work_fails_and_the_others_run(
+    steerlens: Steerlens, ran: list[RunConfig], tmp_path: Path
 ) -> None:
-    code, _, err = steerlens("-m", *GPT2, "layer=1,12")
+    code, out, err = steerlens("-m", *GPT2, "layer=1,12,2", "paths.output_dir=sweep")
+    assert code == 1
+    assert [config.layer for config in ran] == [1, 2]
+    assert err.count("layer 12 doesn't exist") == 1
+    assert "Job 1 failed: layer 12 doesn't exist" in out
+    assert status(tmp_path / "sweep" / "1")["state"] == "failed"
+
+
+@pytest.mark.parametrize("wrong", ["layer=12,13", "layer=1,2 seed=abc", "layer=1,2 modle=x"])
+def test_a_sweep_in_which_no_job_can_work_starts_none(
+    steerlens: Steerlens, ran: list[RunConfig], wrong: str
+) -> None:
+    code, _, err = steerlens("-m", *GPT2, *wrong.split())
     assert (code, ran) == (1, [])
-    assert "layer 12 doesn't exist" in err
+    assert err.count("\n") == 1
 
 
 def test_an_unwritable_folder_is_one_sentence(steerlens: Steerlens, tmp_path: Path) -> None:
@@ -209,7 +229,7 @@ def test_an_unwritable_folder_is_one_sentence(steerlens: Steerlens, tmp_path: Pa
         (["demo"], "unknown verb 'demo'; did you mean experiment=demo?"),
         (["gpt2-small"], "unknown verb 'gpt2-small'; did you mean model=gpt2-small?"),
         (["model"], "unknown verb 'model'; did you mean model=OPTION?"),
-        (["frobnicate"], "verbs are export, list, report"),
+        (["frobnicate"], "verbs are compare, export, join, list, report"),
         (["list"], "usage: steerlens list"),
         (["list", "models", "a", "b"], "usage: steerlens list"),
         (["report"], "usage: steerlens report DIR"),

@@ -102,13 +102,13 @@ def _labelled(folders: Sequence[Path], sides: Sequence[Sequence[Series]]) -> lis
     """All results, each under the shortest end of its folder's path that tells them apart."""
     parts = [folder.resolve().parts for folder in folders]
     length = next(n for n in range(1, 99) if parts[0][-n:] != parts[1][-n:] or n == 98)
-    return [
-        Series(
-            f"{'/'.join(part[-length:])}{f': {one.label}' * (len(side) > 1)}", one.jobs, one.tables
-        )
-        for part, side in zip(parts, sides, strict=True)
-        for one in side
-    ]
+    found = []
+    for part, side in zip(parts, sides, strict=True):
+        end = "/".join(part[-length:])
+        for one in side:
+            label = f"{end}: {one.label}" if len(side) > 1 else end
+            found.append(Series(label, one.jobs, one.tables))
+    return found
 
 
 def _report(

@@ -86,10 +86,9 @@ def _agreement(score: str, both: pd.DataFrame) -> Agreement:
     one_N, other_N = (both[f"{score}_{n}"].to_numpy(dtype=float) for n in (1, 2))
     apart_N = np.abs(one_N - other_N)
     order = np.argsort(-apart_N, kind="stable")[:LARGEST]
+    layer_N, feature_N = (both[key].to_numpy(dtype=int) for key in KEYS)
     largest = [
-        Difference(
-            int(both.at[n, "layer"]), int(both.at[n, "feature"]), float(one_N[n]), float(other_N[n])
-        )
+        Difference(int(layer_N[n]), int(feature_N[n]), float(one_N[n]), float(other_N[n]))
         for n in order.tolist()
         if apart_N[n] > 0
     ]

@@ -21,8 +21,8 @@ def _sentence(one: Agreement) -> str:
     worst = one.largest[0]
     return (
         f"{one.score}: {n} in both, {correlation}{one.close:.1%} within {CLOSE:g}, median "
-        f"difference {one.median_difference:.2g}, largest {abs(worst.one - worst.other):.3g} (layer "
-        f"{worst.layer}, feature {worst.feature}: {worst.one:.4g} and {worst.other:.4g})."
+        f"difference {one.median_difference:.2g}, largest {abs(worst.one - worst.other):.3g} "
+        f"(layer {worst.layer}, feature {worst.feature}: {worst.one:.4g} and {worst.other:.4g})."
     )
 
 

@@ -177,7 +177,8 @@ def settings_of(jobs: Sequence[Job], resolved: bool = False) -> dict[str, Settin
         every = {job.name: _flat(read_settings(job.folder)) for job in jobs}
     keys = dict.fromkeys(key for settings in every.values() for key in settings)
     keys = [key for key in keys if key.partition(".")[0].partition("/")[0] not in ASIDE]
-    differ = [key for key in keys if len({one.get(key) for one in every.values()}) > 1]
+    known = [one for one in every.values() if one]  # a job that failed early has none
+    differ = [key for key in keys if len({one.get(key) for one in known}) > 1]
     # An option of a group changes many keys: its name says it all.
     chosen = [key.rpartition(".")[0] for key in differ if key.endswith((".name", ".method"))]
     kept = [key for key in differ if not key.startswith(tuple(f"{group}." for group in chosen))]

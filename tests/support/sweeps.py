@@ -1,0 +1,57 @@
+"""Folders of sweeps as jobs leave them, without running any."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from steerlens.config.compose import compose
+from steerlens.files import CONFIG_FILE, write_json, write_text
+from steerlens.report import write_report
+from steerlens.results import FEATURES, STEERING
+from steerlens.results.folder import read_tables
+from steerlens.status import STATUS_FILE
+from steerlens.sweep.begin import SWEEP_FILE
+from steerlens.sweep.jobs import JOB_FILE
+from tests.support.frames import frame
+
+DONE = {"state": "done", "started": "2026-01-01T00:00:00Z", "finished": "2026-01-01T00:01:00Z"}
+
+
+def save_run(
+    folder: Path, features: pd.DataFrame | None = None, steering: pd.DataFrame | None = None
+) -> Path:
+    """A finished run with the given tables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    FEATURES.write(frame() if features is None else features, folder)
+    if steering is not None:
+        STEERING.write(steering, folder)
+    settings = dataclasses.asdict(compose(["tracking.mode=disabled"]))
+    write_text(folder / CONFIG_FILE, yaml.safe_dump(settings))
+    write_report(read_tables(folder), folder)
+    write_json(folder / STATUS_FILE, DONE)
+    return folder
+
+
+def save_job(folder: Path, overrides: dict[str, str], id: str = "one", **tables: Any) -> Path:
+    """A finished job of the sweep `id`."""
+    save_run(folder, **tables)
+    write_json(folder / JOB_FILE, {"sweep": id, "key": "k", "overrides": overrides})
+    return folder
+
+
+def save_failed_job(folder: Path, overrides: dict[str, str], status: dict[str, str]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / JOB_FILE, {"sweep": "one", "key": "k", "overrides": overrides})
+    write_json(folder / STATUS_FILE, status)
+    return folder
+
+
+def save_sweep(folder: Path, jobs: int | None = None, id: str = "one") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / SWEEP_FILE, {"id": id, "jobs": jobs, "started": "2026-01-01T00:00:00Z"})
+    return folder
