@@ -13,8 +13,8 @@ from steerlens.sweep.jobs import Job, find_jobs, job_key, settings_of, start_job
 from tests.support.sweeps import DONE, save_run, save_sweep
 
 
-def job(name: str, folder: Path = Path(), **overrides: str) -> Job:
-    return Job(folder, name, "done", None, None, overrides)
+def job(name: str, **overrides: str) -> Job:
+    return Job(Path(), name, "done", None, None, overrides)
 
 
 def test_a_job_that_has_done_the_same_is_not_run_again(tmp_path: Path) -> None:
