@@ -76,8 +76,9 @@ def test_the_table_is_aligned_and_has_no_trailing_spaces() -> None:
 
 def test_the_help_lists_every_option_of_every_group() -> None:
     words = catalog.help_text().split()
-    for file in conf_dir().glob("[!h]*/*.yaml"):
-        assert file.stem in words
+    for file in conf_dir().glob("[!h]*/**/*.yaml"):
+        group = conf_dir() / file.relative_to(conf_dir()).parts[0]
+        assert file.relative_to(group).with_suffix("").as_posix() in words
 
 
 def test_every_known_name_of_a_model_is_known() -> None:

@@ -120,7 +120,7 @@ def test_a_missing_webtext_is_refused_before_anything_is_made(
 ) -> None:
     pytest.importorskip("nltk")
     nowhere = {**os.environ, "NLTK_DATA": str(tmp_path), "HOME": str(tmp_path)}
-    done = steerlens("corpus=webtext", env=nowhere)
+    done = steerlens("corpus=webtext", "score=input", env=nowhere)
     assert_refused(done, "python -m nltk.downloader webtext")
     assert not (folders["out"] / "config.yaml").exists()
 

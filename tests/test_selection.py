@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -30,6 +31,21 @@ def test_a_draw_depends_on_seed_and_layer_only() -> None:
     assert draw != select_features(config, 4, 100, seed=1)
     assert draw != select_features(config, 3, 100, seed=2)
     assert len(set(draw)) == 5
+
+
+def test_a_draw_is_numpys_choice_from_seed_and_layer() -> None:
+    drawn = np.random.default_rng([1, 3]).choice(100, 5, replace=False)
+    assert select_features(FeaturesConfig(n=5), 3, 100, seed=1) == sorted(drawn.tolist())
+
+
+def test_other_counts_exchange_only_the_features_that_they_change() -> None:
+    config = FeaturesConfig(n=50, min_examples=10)
+    pieces_F = np.full(200, 10)
+    draw = select_features(config, 3, 200, 1, pieces_F)
+    pieces_F[draw[7]] = 9
+    again = select_features(config, 3, 200, 1, pieces_F)
+    assert set(draw) - set(again) == {draw[7]}
+    assert len(again) == 50
 
 
 def test_more_random_features_than_there_are_is_refused() -> None:

@@ -23,7 +23,9 @@ Entry = dict[str, Any]
 def options() -> dict[str, list[str]]:
     """The options of every group of `conf/`."""
     return {
-        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+        folder.name: sorted(
+            path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")
+        )
         for folder in sorted(conf_dir().iterdir())
         if folder.is_dir() and folder.name != "hydra"
     }

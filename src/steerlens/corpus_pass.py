@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from steerlens.corpus import texts
@@ -12,12 +13,26 @@ from steerlens.errors import SteerlensError
 from steerlens.registry import ScoreConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from steerlens.activations import Activations
     from steerlens.score_run import ScoreRun
     from steerlens.subject import Subject
 
 EXAMPLES = 100
 """Examples kept for each feature at least, so that methods share a pass."""
+
+
+@dataclass
+class PiecesFired(ScoreConfig):
+    """What `features.min_examples` asks of a pass."""
+
+    at_most: int = 1
+    """Pieces are counted up to this many."""
+
+    def corpus_pass(self) -> tuple[int | None, int]:
+        return None, self.at_most
+
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +92,15 @@ def context_length(subject: Subject, asked: int | None, run: ScoreRun) -> int:
 def activations_of(subject: Subject, asked: int | None, run: ScoreRun) -> Activations:
     """What `read_corpus` has found for the subject."""
     return run.activations[subject.hook_name, context_length(subject, asked, run)]
+
+
+def pieces_fired(subject: Subject, run: ScoreRun) -> np.ndarray:
+    """(F,): in how many pieces of the run's corpus each feature fires, as far as examples are kept.
+
+    The pieces are those of `corpus.context_length`, whatever a method of the run asks for, so that
+    the same features are chosen for every method.
+    """
+    return (activations_of(subject, None, run).value_FN > 0).sum(axis=1)
 
 
 def _read(subjects: Sequence[Subject], length: int, n_examples: int, run: ScoreRun) -> None:

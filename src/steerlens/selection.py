@@ -16,11 +16,30 @@ if TYPE_CHECKING:
 IDS = ("layer", "feature")
 
 
-def select_features(config: FeaturesConfig, layer: int, d_sae: int, seed: int) -> list[int]:
+def select_features(
+    config: FeaturesConfig,
+    layer: int,
+    d_sae: int,
+    seed: int,
+    pieces_F: np.ndarray | None = None,
+) -> list[int]:
     """Feature ids of one layer, in the order given; random ones are sorted.
 
     The draw depends on `seed` and `layer` alone, not on the other layers of the run.
+
+    Args:
+        config: which features.
+        layer: their layer.
+        d_sae: number of features of the SAE.
+        seed: the run's.
+        pieces_F: in how many pieces of the corpus each feature fires, (F,); for `min_examples`.
+
+    Raises:
+        SteerlensError: if there are no such features, or fewer than `n` qualify.
     """
+    if config.min_examples is not None:
+        assert pieces_F is not None
+        return _firing(config, layer, seed, pieces_F)
     if config.ids is not None:
         return parse_ids(config.ids, d_sae)
     if config.file is not None:
@@ -44,6 +63,26 @@ def part(features: list[int], shard: str | None) -> list[int]:
     other they are the whole, in its order."""
     index, of = parse_shard(shard)
     return features[len(features) * index // of : len(features) * (index + 1) // of]
+
+
+def _firing(config: FeaturesConfig, layer: int, seed: int, pieces_F: np.ndarray) -> list[int]:
+    """All features that fire in `min_examples` pieces, or the first `n` of them in random order.
+
+    The order is a permutation of all features, so that another corpus or another `min_examples`
+    exchanges only the features whose counts it changes. It isn't the draw without `min_examples`.
+    """
+    qualify_F = pieces_F >= config.min_examples
+    count = int(qualify_F.sum())
+    if count < (config.n or 1):
+        than = f", fewer than features.n={config.n}" if config.n else ""
+        raise SteerlensError(
+            f"{count:,} features of layer {layer} fire in at least {config.min_examples} pieces of "
+            f"the corpus (features.min_examples){than}; lower that, or read more text."
+        )
+    if config.n is None:
+        return np.flatnonzero(qualify_F).tolist()
+    order = np.random.default_rng([seed, layer]).permutation(len(pieces_F))
+    return sorted(order[qualify_F[order]][: config.n].tolist())
 
 
 def chosen(

@@ -48,15 +48,21 @@ class Stages:
 
     def score(self) -> pd.DataFrame:
         """The table of features of all layers, with all chosen scores."""
-        from steerlens.corpus_pass import in_groups
+        from steerlens.corpus_pass import PiecesFired, in_groups, read_corpus
         from steerlens.subject import load_subjects
 
         methods = parse_scores(self._config.score)
         frames: list[pd.DataFrame] = []
+        asking = [*methods.values()]
+        if least := self._config.features.min_examples:
+            asking.append(PiecesFired(at_most=least))
         subjects = load_subjects(self._config, kept=self._kept)
-        for group in in_groups(subjects, methods.values(), self._run.memory_budget):
+        for group in in_groups(subjects, asking, self._run.memory_budget):
             self._lm = group[0].lm
-            for frame in self._score_group(group, methods):
+            # Of its own for each group, so that only one group's activations are in memory.
+            run = dataclasses.replace(self._run, activations={}, prompts={})
+            read_corpus(group, asking, run)
+            for frame in self._score_group(group, methods, run):
                 frames.append(frame)
                 FEATURES.write(pd.concat(frames, ignore_index=True), self._folder)
         if not frames and self._config.shard:
@@ -72,20 +78,16 @@ class Stages:
         return pd.concat(frames, ignore_index=True)
 
     def _score_group(
-        self, group: Sequence[Subject], methods: Mapping[str, ScoreConfig]
+        self, group: Sequence[Subject], methods: Mapping[str, ScoreConfig], group_run: ScoreRun
     ) -> Iterator[pd.DataFrame]:
-        """For each subject of a group that reads the corpus together, its table."""
-        from steerlens.corpus_pass import read_corpus
+        """For each subject of a group that has read the corpus together, its table."""
         from steerlens.scoring import score_layer
 
         config = self._config
         names = (config.model.name, config.model.path, *config.model.aliases)
         labels = read_labels(Path(config.labels), names) if config.labels else {}
-        # Of its own for each group, so that only one group's activations are in memory.
-        group_run = dataclasses.replace(self._run, activations={}, prompts={})
-        read_corpus(group, methods.values(), group_run)
         for subject in group:
-            features = self._features(subject, labels)
+            features = self._features(subject, labels, group_run)
             if not features:
                 continue
             start = time.perf_counter()
@@ -97,14 +99,20 @@ class Stages:
             yield FEATURES.frame(columns)
 
     def _features(
-        self, subject: Subject, labels: Mapping[tuple[int, int], tuple[str, str]]
+        self,
+        subject: Subject,
+        labels: Mapping[tuple[int, int], tuple[str, str]],
+        run: ScoreRun,
     ) -> list[int]:
         """The features of a layer that the run looks at, the candidates of its concept if any."""
         config = self._config.features
         shard = self._config.shard
         if config.concept is None:
-            seed = self._config.seed
-            return part(select_features(config, subject.layer, subject.d_sae, seed), shard)
+            from steerlens.corpus_pass import pieces_fired
+
+            fired = pieces_fired(subject, run) if config.min_examples else None
+            ids = select_features(config, subject.layer, subject.d_sae, run.seed, fired)
+            return part(ids, shard)
         from steerlens.concepts import candidates, concept_tokens
 
         found = candidates(

@@ -56,6 +56,13 @@ def test_every_ready_sae_is_in_the_release_that_it_names_at_each_of_its_layers()
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
+        (["features.min_examples=0"], "features.min_examples=0 must be at least 1"),
+        (
+            ["features.ids=[1]", "features.min_examples=10"],
+            "is for all or random features, not for features.ids; add features.min_examples=null",
+        ),
+        (["features.concept=a", "features.min_examples=10"], "not for features.concept"),
+        (["features.file=x.json", "features.min_examples=10"], "not for features.file"),
         (["layer=12"], "layer 12 doesn't exist; the model has layers 0 to 11"),
         (["layer=[3,x]"], "layer 'x' is not a layer"),
         (["layer=last"], "layer=last is unknown"),

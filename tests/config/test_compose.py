@@ -93,7 +93,9 @@ def test_registering_twice_changes_nothing() -> None:
     assert register() == {}
 
 
-@pytest.mark.parametrize("group", ["model", "sae", "features", "score", "tracking", "experiment"])
+@pytest.mark.parametrize(
+    "group", ["model", "sae", "features", "score", "tracking", "subject", "experiment"]
+)
 def test_every_option_of_every_group_composes(group: str) -> None:
     files = sorted((conf_dir() / group).glob("*.yaml"))
     assert files
@@ -109,7 +111,7 @@ def test_every_experiment_names_its_command_and_changes_only_known_keys() -> Non
         text = file.read_text()
         assert text.startswith("# @package _global_\n")
         assert re.search(rf"#   steerlens (experiment={name}|{name}=)", text)
-        assert compose([f"experiment={name}"]).name == name
+        assert compose([f"experiment={name}"]).name == name.replace("/", "_")
 
 
 @pytest.mark.parametrize(

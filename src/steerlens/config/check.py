@@ -57,7 +57,7 @@ def check(config: RunConfig) -> None:
     check_objective(config.objective, steers=bool(parse_factors(config.steer.factors)))
     _check_features(config.features)
     _check_shard(config)
-    _check_corpus(config.corpus)
+    _check_corpus(config.corpus, reads_corpus(config))
     layer_numbers(config.layer)
     for name, model in (("model", config.model), ("evaluator", config.evaluator)):
         folder = local_folder(model) if model else None
@@ -100,7 +100,14 @@ def _check_scalars(config: RunConfig) -> None:
     parse_memory(config.memory_budget)
 
 
-def _check_corpus(corpus: CorpusConfig) -> None:
+def reads_corpus(config: RunConfig) -> bool:
+    """Whether the run may read its corpus: for a score, to choose features, or for PMI of texts."""
+    steers = bool(parse_factors(config.steer.factors))
+    scores = parse_scores(config.score).values()
+    return steers or bool(config.features.min_examples) or any("corpus" in s.uses() for s in scores)
+
+
+def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:
     if corpus.source not in CORPORA:
         raise unknown("corpus.source", corpus.source, CORPORA)
     if corpus.n_tokens is not None and corpus.n_tokens < 1:
@@ -110,9 +117,10 @@ def _check_corpus(corpus: CorpusConfig) -> None:
     if corpus.source == "embedded":
         return
     if corpus.source == "webtext":
-        from steerlens.corpus.webtext import webtext
+        if is_read:  # a subject chooses it for all of its runs
+            from steerlens.corpus.webtext import webtext
 
-        webtext()  # refuses where its files aren't on this machine
+            webtext()  # refuses where its files aren't on this machine
         return
     if not corpus.path:
         what = "ORGANISATION/NAME" if corpus.source == "hub" else "FILE"
@@ -129,6 +137,15 @@ def _check_features(features: FeaturesConfig) -> None:
         raise SteerlensError(f"{both} are both given; choose one of them.")
     if features.n is not None and features.n < 1:
         raise SteerlensError(f"features.n={features.n} must be at least 1.")
+    if features.min_examples is not None:
+        least = f"features.min_examples={features.min_examples}"
+        if features.min_examples < 1:
+            raise SteerlensError(f"{least} must be at least 1.")
+        if given and given != ["n"]:
+            raise SteerlensError(
+                f"{least} is for all or random features, not for features.{given[0]}; add "
+                "features.min_examples=null."
+            )
     if features.concept is not None:
         parse_concept(features.concept)
     if features.ids is not None:

@@ -17,7 +17,17 @@ from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError, nearest, unknown
 from steerlens.registry import load_method, methods
 
-GROUPS = ("model", "sae", "features", "score", "corpus", "tracking", "paths", "experiment")
+GROUPS = (
+    "model",
+    "sae",
+    "features",
+    "score",
+    "corpus",
+    "tracking",
+    "paths",
+    "subject",
+    "experiment",
+)
 
 
 def failure(
@@ -113,6 +123,11 @@ def _missing_option(error: MissingConfigException, broken: Mapping[str, str]) ->
             return SteerlensError(f"scoring method {method!r} can't be imported: {broken[method]}")
         return unknown("scoring method", method, methods())
     options = [option for option in error.options or [] if not option.endswith("_schema")]
+    from steerlens.catalog import options as ours  # which composes, and so needs this module
+
+    root, _, path = (error.missing_cfg_file or "").partition("/")
+    if in_folders := [option for option in ours().get(root, []) if "/" in option]:
+        group, name, options = root, path, [*options, *in_folders]
     file = re.search(r"In '([^']+)'", str(error))
     where = f" (chosen in {file[1]}.yaml)" if file and file[1] != "config" else ""
     return unknown(group or "file", name + where if where else name, options)
@@ -150,6 +165,11 @@ def _unknown_key(full_key: str, siblings: Iterable[str], where: str) -> Steerlen
         return SteerlensError(
             f"unknown key {full_key!r}{where}; with one method its settings are score.KEY, "
             f"score.{last}.KEY is for score=all."
+        )
+    if not parent and last in GROUPS:
+        return SteerlensError(
+            f"{last!r}{where} is a group without keys; choose an option with {last}=NAME, or in a "
+            f"file with '- override /{last}: NAME' under 'defaults:'."
         )
     if not parent:
         siblings += [name for name in GROUPS if name not in siblings]

@@ -75,6 +75,8 @@ class FeaturesConfig:
     """Of a feature's logit-lens tokens, how many are compared with the concept's."""
     examples: list[str] = field(default_factory=list)
     """Sentences about the concept: features that fire on them are candidates, too."""
+    min_examples: int | None = None
+    """Of all or random features, only those that fire in at least so many pieces of the corpus."""
 
 
 OPERATORS = ("add", "clamp", "min_clamp", "ablate")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,13 +103,20 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
     passes: dict[int, _Pass] = {}
     counts: dict[int, int] = {}
     subject = None
+    # Which features fire often enough, only the pass tells: at most all of them.
+    chosen = dataclasses.replace(
+        config, features=dataclasses.replace(config.features, min_examples=None)
+    )
+    lengths = [asked[0] for one in methods.values() if (asked := one.corpus_pass())]
+    if config.features.min_examples:
+        lengths.append(None)
     for subject in load_subjects(probe):
-        features = _features(config, subject.layer, subject.d_sae)
+        features = _features(chosen, subject.layer, subject.d_sae)
         timed[subject.layer] = _seconds_each(subject, features, config, methods)
-        if any(one.corpus_pass() for one in methods.values()):
-            passes[subject.layer] = _time_pass(subject, config, methods)
+        if lengths:
+            passes[subject.layer] = _time_pass(subject, config, lengths)
         counts = {
-            layer: len(_features(config, layer, subject.d_sae))
+            layer: len(_features(chosen, layer, subject.d_sae))
             for layer in (layers if ends else [subject.layer])
             if layer is not None
         }
@@ -117,7 +124,8 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
     steering = planned_texts(config, subject, n_features) if subject else None
     each = np.interp(list(counts), list(timed), list(timed.values()))
     seconds = float(np.dot(each, list(counts.values())))
-    seconds += _corpus_seconds(list(counts), passes, _corpus_tokens(config.corpus))
+    if passes:
+        seconds += _corpus_seconds(list(counts), passes, _corpus_tokens(config.corpus))
     text_rows = []
     n_bytes = n_features * TABLE_BYTES + 1e6
     if steering:
@@ -175,8 +183,8 @@ class _Pass(NamedTuple):
     """SAEs that share a pass."""
 
 
-def _time_pass(subject: Any, config: RunConfig, methods: Mapping[str, ScoreConfig]) -> _Pass:
-    """Times a layer's pass on the corpus's first tokens."""
+def _time_pass(subject: Any, config: RunConfig, lengths: Sequence[int | None]) -> _Pass:
+    """Times a layer's pass on the corpus's first tokens, for the longest of the `lengths` asked."""
     from steerlens.activations.stream import activations
     from steerlens.corpus import texts
     from steerlens.corpus.pieces import pieces
@@ -184,7 +192,6 @@ def _time_pass(subject: Any, config: RunConfig, methods: Mapping[str, ScoreConfi
 
     budget = parse_memory(config.memory_budget)
     run = ScoreRun(corpus=config.corpus)
-    lengths = [asked[0] for one in methods.values() if (asked := one.corpus_pass())]
     length = max(context_length(subject, asked, run) for asked in lengths)
     start = time.perf_counter()
     tokenizer = subject.lm.tokenizer
@@ -205,8 +212,6 @@ def _time_pass(subject: Any, config: RunConfig, methods: Mapping[str, ScoreConfi
 
 def _corpus_seconds(layers: list[int], passes: Mapping[int, _Pass], n_tokens: float) -> float:
     """Seconds of all passes: each runs the model as far as its last layer."""
-    if not passes:
-        return 0.0
     texts, alone, more, at_once = (
         np.interp(layers, list(passes), column) for column in zip(*passes.values(), strict=True)
     )

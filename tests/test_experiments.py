@@ -1,0 +1,246 @@
+"""Every experiment file composes, and its first steps run on a tiny subject of the same type.
+
+Experiments that differ in nothing but their name are one run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from steerlens.config.check import check
+from steerlens.config.compose import compose, conf_dir
+from steerlens.config.parse import layer_numbers
+from steerlens.config.schema import CorpusConfig, ModelConfig, PmiConfig, RunConfig, TrackingConfig
+from steerlens.registry import ScoreConfig
+
+FOLDER = conf_dir() / "experiment"
+EXPERIMENTS = sorted(
+    file.relative_to(FOLDER).with_suffix("").as_posix() for file in FOLDER.rglob("*.yaml")
+)
+PAPER = [name for name in EXPERIMENTS if name.startswith("paper/")]
+OTHERS = [name for name in EXPERIMENTS if name not in PAPER]
+
+TYPES = {
+    "embedded": ("llama", "topk"),
+    "gemma-2-2b": ("gemma2", "jumprelu"),
+    "gemma-2-9b": ("gemma2", "jumprelu"),
+    "llama-3.1-8b": ("llama", "jumprelu"),
+    "pythia-70m": ("neox", "standard"),
+}
+"""Of every subject, the types of its model and its SAE, as `tests.support.tiny` has them."""
+
+FIGURES = {
+    "paper/figure_2": "input_and_output_feature",
+    "paper/figure_3": "input_output_by_layer",
+    "paper/figure_4": "success_by_threshold",
+    "paper/figure_5": "success_by_threshold",
+    "paper/figure_6": "input_against_output",
+    "paper/figure_7": "hybrid_features",
+    "paper/figure_8": "pmi_by_role",
+    "paper/figure_9": "input_output_by_layer",
+    "paper/figure_10": "success_by_threshold",
+    "demo": "input_output_by_layer",
+    "filter": "success_by_criterion",
+    "gemma_2_2b": "output_score_by_layer",
+}
+"""The figure that an experiment is for."""
+
+REPORTED = {
+    "paper/table_2": "### Input features",
+    "paper/table_3": "### Output features",
+    "paper/table_4": "### Hybrid features",
+    "paper/table_5": "| success token | first logit-lens token |",
+    "paper/appendix_d": "prompts S_out correlates with its mean over them",
+    "concept": "## Steering",
+    "together": "## Steering",
+}
+"""What the report of an experiment without a figure of its own must have."""
+
+CONCEPT = {"concept": "w60", "together": "w60"}
+"""What those steer toward that need to be told."""
+
+LAYERS = (1, 3)
+
+Folders = Callable[[str], tuple[Path, Path]]
+
+
+def composed(name: str, *overrides: str) -> RunConfig:
+    concept = [f"concept={CONCEPT[name]}"] if name in CONCEPT else []
+    return compose([f"experiment={name}", *concept, *overrides])
+
+
+def test_the_experiments_are_found() -> None:
+    numbered = [f"paper/figure_{n}" for n in range(2, 11)] + [
+        f"paper/table_{n}" for n in (2, 3, 4, 5)
+    ]
+    assert {*numbered, "paper/appendix_d", "demo", "filter"} <= set(EXPERIMENTS)
+    assert {*FIGURES, *REPORTED} <= set(EXPERIMENTS)
+
+
+def test_the_subjects_are_those_of_the_paper_and_the_embedded_default() -> None:
+    assert set(TYPES) == {file.stem for file in (conf_dir() / "subject").glob("*.yaml")}
+
+
+def test_a_figure_of_the_late_layers_has_those_of_the_paper() -> None:
+    from steerlens.config.parse import parse_layers
+
+    def first(subject: str) -> int:
+        config = composed("paper/figure_5", f"subject={subject}")
+        assert config.model.n_layers is not None
+        return parse_layers(config.layer, config.model.n_layers, config.model.late_from)[0]
+
+    assert (first("gemma-2-2b"), first("gemma-2-9b")) == (16, 24)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus in which every token of the tiny models is common."""
+    draw = random.Random(0)
+    lines = [" ".join(f"w{draw.randrange(12, 211)}" for _ in range(12)) for _ in range(400)]
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text("\n".join(lines))
+    return file
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """The folders of a tiny model and its SAEs, of the types of a subject."""
+    from tests.support.tiny import save_model, save_sae
+
+    root = tmp_path_factory.mktemp("subjects")
+
+    def find(subject: str) -> tuple[Path, Path]:
+        kind, architecture = TYPES[subject]
+        model, folder = root / kind, root / architecture
+        if not model.exists():
+            make_decided(save_model(model, kind))
+        if not folder.exists():
+            for layer in LAYERS:
+                save_sae(folder / f"layer_{layer}", architecture, layer=layer, seed=layer)
+        return model, folder
+
+    return find
+
+
+def make_decided(model: Path) -> None:
+    """Makes a random model's next-token distributions steep, so that it has output features."""
+    from safetensors.torch import load_file, save_file
+
+    file = model / "model.safetensors"
+    weights = load_file(file)
+    unembedding = next(
+        name
+        for name in ("lm_head.weight", "embed_out.weight", "model.embed_tokens.weight")
+        if name in weights
+    )
+    weights[unembedding] *= 2.5
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+@pytest.fixture(scope="module")
+def _quick_files() -> Iterator[None]:
+    """Coarse PNGs and empty PDFs: drawing them properly takes most of a tiny run's time."""
+    whole = Figure.savefig
+
+    def savefig(figure: Figure, file: Any, format: str, **settings: Any) -> None:
+        if format == "png":
+            whole(figure, file, format=format, dpi=20, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(
+    _quick_files: None, folders: Folders, text: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[RunConfig, str], Path]:
+    """The folder of an experiment's first steps on a tiny subject, made when first asked for."""
+    from steerlens.run import run
+
+    root = tmp_path_factory.mktemp("runs")
+    made: dict[str, Path] = {}
+
+    def folder(config: RunConfig, subject: str) -> Path:
+        tiny = first_steps(config, *folders(subject), text)
+        tiny.paths.cache_dir = str(root / "cache")
+        key = json.dumps(dataclasses.asdict(tiny), sort_keys=True)
+        if key not in made:
+            made[key] = root / str(len(made))
+            tiny.paths.output_dir = str(made[key])
+            check(tiny)
+            run(tiny)
+        return made[key]
+
+    return folder
+
+
+def first_steps(config: RunConfig, model: Path, saes: Path, text: Path) -> RunConfig:
+    """The same experiment, so small that it takes seconds, on the model and SAEs of two folders."""
+    features, steer = config.features, config.steer
+    return dataclasses.replace(
+        config,
+        name="tiny",
+        model=_tiny_model(config.model, model),
+        evaluator=config.evaluator and _tiny_model(config.evaluator, model),
+        sae=dataclasses.replace(
+            config.sae, release=None, sae_id=None, path=str(saes), layers=None, d_sae=None
+        ),
+        layer=config.layer if layer_numbers(config.layer) is None else LAYERS[-1],
+        features=dataclasses.replace(features, n=features.n and 40),
+        score=_few_prompts(config.score),
+        steer=dataclasses.replace(steer, factors=steer.factors and [0.4, 20.0]),
+        generation=dataclasses.replace(config.generation, n_prompts=2, max_new_tokens=6),
+        corpus=CorpusConfig(name="text", source="text", path=str(text), context_length=16),
+        pmi=PmiConfig(min_count=1, min_together=1),
+        tracking=TrackingConfig(mode="disabled"),
+        paths=dataclasses.replace(config.paths, output_dir="unused"),
+        device="cpu",
+    )
+
+
+def _tiny_model(entry: ModelConfig, folder: Path) -> ModelConfig:
+    unknown = dict.fromkeys(("n_layers", "d_model", "d_vocab", "n_params", "late_from"))
+    return dataclasses.replace(entry, path=str(folder), aliases=["tiny"], **unknown)
+
+
+def _few_prompts(score: Any) -> Any:
+    if isinstance(score, ScoreConfig) and hasattr(score, "prompts"):
+        return dataclasses.replace(score, prompts=["the", "Note that", "In my experience,"])
+    return score
+
+
+def assert_shown(name: str, folder: Path) -> None:
+    assert json.loads((folder / "status.json").read_text())["state"] == "done"
+    if name in FIGURES:
+        assert (folder / "figures" / f"{FIGURES[name]}.png").stat().st_size > 0
+    if name in REPORTED:
+        assert REPORTED[name] in (folder / "report.md").read_text()
+
+
+@pytest.mark.parametrize("subject", TYPES)
+@pytest.mark.parametrize("name", PAPER)
+def test_an_experiment_of_the_paper_shows_what_it_is_for(
+    name: str, subject: str, text: Path, finished: Callable[[RunConfig, str], Path]
+) -> None:
+    config = composed(name, f"subject={subject}")
+    # The subject's own corpus may not be on this machine.
+    check(dataclasses.replace(config, corpus=CorpusConfig("text", "text", str(text))))
+    assert_shown(name, finished(config, subject))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_any_other_experiment_shows_what_it_is_for(
+    name: str, text: Path, finished: Callable[[RunConfig, str], Path]
+) -> None:
+    config = composed(name)
+    check(config)
+    assert_shown(name, finished(config, config.model.name))
