@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from steerlens.analysis.summary import summarise
+from steerlens.config.schema import ReferenceConfig
 from steerlens.figures import FIGURES, draw_all
-from steerlens.results import FEATURES
+from steerlens.reference import read_reference
 from steerlens.results.folder import RunTables
 
 AUTHORS = Path(__file__).parents[2] / "shared" / "paper" / "authors"
@@ -19,22 +19,7 @@ pytestmark = pytest.mark.skipif(not AUTHORS.is_dir(), reason="the authors' data 
 
 
 def published(name: str) -> pd.DataFrame:
-    columns: dict[str, dict[str, float]] = {}
-    for score in ("input_score", "output_score"):
-        file = AUTHORS / f"{score}s" / f"{name}_{score}s.json"
-        columns[score] = json.loads(file.read_text())
-    keys = sorted({*columns["input_score"], *columns["output_score"]})
-    places = [key.split("_") for key in keys]
-    return FEATURES.frame(
-        {
-            "model": name,
-            "sae": name,
-            "hook_name": "resid_post",
-            "layer": [int(layer) for layer, _ in places],
-            "feature": [int(feature) for _, feature in places],
-            **{score: [found.get(key) for key in keys] for score, found in columns.items()},
-        }
-    )
+    return read_reference(ReferenceConfig(path=str(AUTHORS), model=name)).table
 
 
 @pytest.mark.parametrize(
@@ -69,3 +54,12 @@ def test_medians_by_layer_are_the_published_ones() -> None:
     assert layers[1]["input_score_median"] == pytest.approx(0.611, abs=5e-4)
     llama = {row["layer"]: row for row in summarise(RunTables(published("llama31")))["layers"]}
     assert llama[31]["output_score_median"] == pytest.approx(0.7017, abs=5e-5)
+
+
+def test_what_is_wrong_with_the_published_files_is_told() -> None:
+    found = read_reference(ReferenceConfig(path=str(AUTHORS), model="gemma2_9b"))
+    assert len(found.table) == 4200
+    assert found.findings == [
+        "gemma2_9b_input_scores.json: 100 listed features are left without a number."
+    ]
+    assert (found.table["best_factor"] == 0.2).sum() == 1224

@@ -10,6 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from steerlens.analysis.agreement import Agreement, agreement
+from steerlens.analysis.resampling import plain
 from steerlens.analysis.series import Series
 from steerlens.analysis.summary import summarise
 from steerlens.errors import SteerlensError
@@ -53,7 +54,7 @@ def compare(one: Path, other: Path, into: Path) -> None:
     summary = {
         "compared": [str(one), str(other)],
         "settings": {key: list(values) for key, *values in differences},
-        "agreement": {label: [each._asdict() for each in all] for label, all in found.items()},
+        "agreement": {label: plain(each) for label, each in found.items()},
         "series": [{"label": each.label, **summarise(each.tables)} for each in labelled],
     }
     write_json(into / SUMMARY_FILE, summary)

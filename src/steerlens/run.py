@@ -17,11 +17,13 @@ from steerlens.files import CONFIG_FILE, write_text
 from steerlens.fit import refuse_if_too_big
 from steerlens.plan import print_plan
 from steerlens.provenance import PROVENANCE_FILE
+from steerlens.reference import read_reference
 from steerlens.report import REPORT_FILE, write_report
 from steerlens.report.terminal import print_summary
 from steerlens.results import FEATURES, GENERATIONS, STEERING, SUMMARY_FILE
 from steerlens.results.folder import read_tables
 from steerlens.results.pmi import PMI_FILE
+from steerlens.results.reference import REFERENCE, REFERENCE_FILE
 from steerlens.selection import chosen
 from steerlens.stages import Stages
 from steerlens.status import Status
@@ -45,21 +47,30 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
     """
     folder = Path(config.paths.output_dir)
     if config.plan:
-        refuse_if_too_big(config)
-        print_plan(config)
+        if config.reference.alone:
+            read_reference(config.reference)
+            print("This would show the published scores; nothing is scored (plan=true stops here).")
+        else:
+            refuse_if_too_big(config)
+            print_plan(config)
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # Hydra has made it; a plan leaves nothing behind
         return None
     with Status(folder):
-        refuse_if_too_big(config, kept.size() if kept else 0)
+        if not config.reference.alone:
+            refuse_if_too_big(config, kept.size() if kept else 0)
+        reference = read_reference(config.reference) if config.reference.model else None
         _clear(folder)
         settings = dataclasses.asdict(config)
         write_text(folder / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False))
         tracker = tracking.start(config.tracking, folder, settings)
         try:
             stages = Stages(config, folder, kept)
-            frame = stages.score()
-            if parse_factors(config.steer.factors):
+            if reference:
+                reference.write(folder)
+            alone = reference is not None and reference.alone
+            frame = stages.published(reference) if reference and alone else stages.score()
+            if parse_factors(config.steer.factors) and not alone:
                 # Another shard may have features over the threshold where this one has none.
                 rows = chosen(frame, config.selection, may_be_none=config.shard is not None)
                 if len(rows):
@@ -80,7 +91,7 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
 
 def _clear(folder: Path) -> None:
     """Removes what an earlier run left in the folder: it would pass for this run's."""
-    tables = (FEATURES.file, GENERATIONS.file, STEERING.file)
+    tables = (FEATURES.file, GENERATIONS.file, STEERING.file, REFERENCE.file, REFERENCE_FILE)
     for name in (*tables, PMI_FILE, SUMMARY_FILE, REPORT_FILE, PROVENANCE_FILE):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / FIGURES_FOLDER, ignore_errors=True)

@@ -17,10 +17,12 @@ from steerlens.config.schema import CorpusConfig, RunConfig
 from steerlens.errors import SteerlensError
 from steerlens.files import write_json
 from steerlens.neuronpedia import label_columns, read_labels
-from steerlens.provenance import PROVENANCE_FILE, provenance
+from steerlens.provenance import PROVENANCE_FILE, file_identity, provenance
+from steerlens.reference import COLUMNS, cache_file
 from steerlens.registry import ScoreConfig
 from steerlens.report.terminal import progress
 from steerlens.results import FEATURES, GENERATIONS, STEERING
+from steerlens.results.reference import Reference
 from steerlens.score_run import ScoreRun
 from steerlens.selection import best_first, part, select_features
 from steerlens.store import Store
@@ -76,6 +78,16 @@ class Stages:
                 f"{self._config.layer}; try another word, other layers, or a larger features.top_k."
             )
         return pd.concat(frames, ignore_index=True)
+
+    def published(self, reference: Reference) -> pd.DataFrame:
+        """The table of published scores, as if they were ours."""
+        config = self._config.reference
+        files = [cache_file(config, key) for key in ("features", *COLUMNS)]
+        cache = Path(self._config.paths.cache_dir)
+        self._facts["reference"] = [file_identity(file, cache) for file in files if file]
+        FEATURES.write(reference.table, self._folder)
+        self._write_provenance()
+        return reference.table
 
     def _score_group(
         self, group: Sequence[Subject], methods: Mapping[str, ScoreConfig], group_run: ScoreRun

@@ -105,3 +105,40 @@ def _agreement(score: str, both: pd.DataFrame) -> Agreement:
 def _is_filled(table: pd.DataFrame, name: str) -> bool:
     kind = getattr(table[name].dtype, "kind", "")
     return kind in "iuf" and bool(table[name].notna().any())
+
+
+class Criterion(NamedTuple):
+    """What it takes for a published score to count as reproduced."""
+
+    spearman: float
+    """At least."""
+    close: float
+    """At least this share within 1e-3."""
+    why: str
+
+
+REPRODUCED = {
+    "output_score": Criterion(
+        0.99,
+        0.5,
+        "nothing is drawn for it, so that only rounding is left (bfloat16 against float32: rank "
+        "correlation 0.9997, and scores near 0.5 move by some thousandths)",
+    ),
+    "input_score": Criterion(0.9, 0.0, "it depends on the texts, and theirs are Neuronpedia's"),
+}
+"""By score."""
+
+FEWEST = 10
+"""Of fewer features nothing is said."""
+
+
+def reproduced(found: Agreement) -> bool | None:
+    """Whether a published score is reproduced; None without a criterion, or of too few features."""
+    criterion = REPRODUCED.get(found.score)
+    if criterion is None or found.features < FEWEST:
+        return None
+    if not found.largest:
+        return True
+    correlation = found.spearman
+    enough = correlation is not None and correlation.value >= criterion.spearman
+    return enough and found.close >= criterion.close

@@ -6,7 +6,7 @@ Dimension letters: N features, C selections, R resamples.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -108,3 +108,10 @@ def permutation_inside(groups_N: np.ndarray, rng: np.random.Generator) -> np.nda
     order = np.empty(len(groups_N), dtype=int)
     order[np.argsort(groups_N, kind="stable")] = np.lexsort((rng.random(len(order)), groups_N))
     return order
+
+
+def plain(value: Any) -> Any:
+    """Named tuples as mappings, all the way down."""
+    if hasattr(value, "_asdict"):
+        return {name: plain(item) for name, item in value._asdict().items()}
+    return [plain(item) for item in value] if isinstance(value, tuple | list) else value

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerlens.analysis.factors import MEANS, choice_counts
 from steerlens.analysis.payoff import SHARES, control_arm, criteria, payoff
+from steerlens.analysis.resampling import plain
 from steerlens.results.folder import RunTables
 from steerlens.text import visible
 
@@ -42,15 +43,14 @@ def steering_summary(tables: RunTables, thresholds: Iterable[float]) -> dict[str
         "unsteered": {
             name: _mean(decided[f"{name}_unsteered"]) for name in ("success_20", "perplexity")
         },
-        "payoff": {f"{t:g}": _plain(payoff(steering, threshold=t)) for t in thresholds},
+        "payoff": {f"{t:g}": plain(payoff(steering, threshold=t)) for t in thresholds},
         "criteria": {
             "shares": list(SHARES),
             "scores": [
-                {**_plain(one), "better_reversed": one.better_reversed}
-                for one in criteria(steering)
+                {**plain(one), "better_reversed": one.better_reversed} for one in criteria(steering)
             ],
         },
-        "control": _plain(control_arm(steering)),
+        "control": plain(control_arm(steering)),
         "near_ties": {"texts": int((near_ties > 0).sum()), "tokens": int(near_ties.sum())},
         "stopped_by": dict(sorted(Counter(texts["stopped_by"].dropna().tolist()).items())),
         "empty_texts": texts["text"].dropna().tolist().count(""),
@@ -173,13 +173,6 @@ def _estimate(found: Mapping[str, Any], unit: str = "") -> str:
     if found["low"] is None:
         return value
     return f"{value} (95 % interval {found['low']:.3g} to {found['high']:.3g})"
-
-
-def _plain(value: Any) -> Any:
-    """Named tuples as mappings, all the way down."""
-    if hasattr(value, "_asdict"):
-        return {name: _plain(item) for name, item in value._asdict().items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _mean(column: pd.Series) -> float | None:

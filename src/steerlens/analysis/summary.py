@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steerlens.analysis.agreement import agreement, reproduced
 from steerlens.analysis.objectives import objective
+from steerlens.analysis.resampling import plain
 from steerlens.analysis.steering_summary import steering_summary
 from steerlens.results import FEATURES
 from steerlens.results.folder import RunTables
@@ -92,12 +94,27 @@ def summarise(tables: RunTables) -> dict[str, Any]:
             for row in best.to_dict("records")
         ],
         "steering": steering_summary(tables, THRESHOLDS),
+        "reference": _beside(tables),
         "objective": None,
     }
     if tables.objective:
         value = objective(tables.objective, frame, summary)
         summary["objective"] = {"name": tables.objective, "value": value}
     return summary
+
+
+def _beside(tables: RunTables) -> dict[str, Any] | None:
+    """What is to be said of the published scores, and how far ours agree with them."""
+    if tables.reference is None:
+        return None
+    theirs = tables.reference
+    found = [] if theirs.alone else agreement(tables.features, theirs.table)
+    return {
+        "model": theirs.model,
+        "findings": theirs.findings,
+        "agreement": [plain(one) for one in found],
+        "reproduced": {one.score: reproduced(one) for one in found},
+    }
 
 
 def _statistics(frame: pd.DataFrame) -> dict[str, Any]:

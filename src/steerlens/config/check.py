@@ -58,6 +58,7 @@ def check(config: RunConfig) -> None:
     _check_features(config.features)
     _check_shard(config)
     _check_corpus(config.corpus, reads_corpus(config))
+    _check_reference(config)
     layer_numbers(config.layer)
     for name, model in (("model", config.model), ("evaluator", config.evaluator)):
         folder = local_folder(model) if model else None
@@ -154,6 +155,15 @@ def _check_features(features: FeaturesConfig) -> None:
         if not features.file:
             raise SteerlensError("features=file needs features.file=FILE.")
         parse_feature_file(features.file)
+
+
+def _check_reference(config: RunConfig) -> None:
+    from steerlens.reference import KNOWN, check_reference
+
+    check_reference(config.reference)
+    if config.reference.model and not config.reference.alone:
+        told = KNOWN[config.reference.model].model
+        refuse_other_model(f"reference.model={config.reference.model}", told, config.model)
 
 
 def _check_shard(config: RunConfig) -> None:

@@ -18,7 +18,7 @@ from yaml import YAMLError
 
 from steerlens.config import explain
 from steerlens.config.overrides import jobs, n_jobs, parse
-from steerlens.config.schema import RunConfig
+from steerlens.config.schema import ReferenceConfig, RunConfig
 from steerlens.errors import SteerlensError
 from steerlens.files import CONFIG_FILE
 from steerlens.registry import load_method, methods
@@ -42,6 +42,9 @@ def register() -> dict[str, str]:
     OmegaConf.register_new_resolver(
         "steerlens.embedded", lambda name: str(PACKAGE / "embedded" / name), replace=True
     )
+    OmegaConf.register_new_resolver(
+        "steerlens.reference_features", _reference_features, replace=True
+    )
     store = ConfigStore.instance()
     store.store(name="base_config", node=RunConfig)
     broken = {}
@@ -51,6 +54,18 @@ def register() -> dict[str, str]:
         except Exception as error:  # somebody else's module: anything can happen
             broken[name] = f"{type(error).__name__}: {error}"
     return broken
+
+
+def _reference_features(reference: DictConfig) -> str:
+    """The file of the features that the authors have listed."""
+    from steerlens.reference import cache_file, check_reference
+
+    config = ReferenceConfig(**{str(key): value for key, value in reference.items()})
+    check_reference(config)
+    file = cache_file(config, "features")
+    if file is None:
+        raise SteerlensError("features=reference needs reference.path=DIR reference.model=NAME.")
+    return str(file)
 
 
 def compose(overrides: Sequence[str] = ()) -> RunConfig:

@@ -107,6 +107,11 @@ def missing(key: str, tree: DictConfig) -> SteerlensError:
 
 def unresolved(error: OmegaConfBaseException) -> SteerlensError:
     """The error for an interpolation that leads nowhere, or a value that a schema refuses."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, SteerlensError):  # by one of our resolvers
+            return cause
+        cause = cause.__cause__ or cause.__context__
     return SteerlensError(
         f"{error.full_key or 'the configuration'}: {_first_line(error)} "
         "(a literal ${ is written \\${)."

@@ -224,6 +224,24 @@ class PmiConfig:
 
 
 @dataclass
+class ReferenceConfig:
+    """The published scores that a run is laid beside (the caches of the paper's authors)."""
+
+    path: str | None = None
+    """Folder in or below which the files lie, under the authors' names."""
+    model: str | None = None
+    """gemma2_2b, gemma2_9b, llama31 or pythia70."""
+    features: str | None = None
+    """File of the listed features, `{"layer": [ids]}`, instead of the one in `path`."""
+    input_scores: str | None = None
+    """File `{"layer_feature": number}`, instead of the one in `path`."""
+    output_scores: str | None = None
+    factors: str | None = None
+    alone: bool = False
+    """Show the published scores as a run of their own: no model is loaded, nothing is scored."""
+
+
+@dataclass
 class TrackingConfig:
     """Weights & Biases."""
 
@@ -291,5 +309,6 @@ class RunConfig:
     """One scoring method's settings (`method: output, ...`), or several by name."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     pmi: PmiConfig = field(default_factory=PmiConfig)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)

@@ -17,9 +17,11 @@ from steerlens.analysis.summary import (
 )
 from steerlens.errors import SteerlensError
 from steerlens.files import read_json, write_json, write_text
+from steerlens.report.reference import reference_section
 from steerlens.report.steering import steering_sections
 from steerlens.results import FEATURES, SUMMARY_FILE
 from steerlens.results.folder import RunTables, read_tables
+from steerlens.results.reference import Reference
 from steerlens.status import STATUS_FILE
 from steerlens.text import (
     markdown,
@@ -53,10 +55,20 @@ def write_report(tables: RunTables, folder: Path) -> tuple[dict[str, Any], dict[
     from steerlens.figures import draw_all
 
     figures = draw_all(tables, folder)
+    if tables.reference and not tables.reference.alone:
+        figures |= _draw_beside(tables, tables.reference, folder)
     summary = summarise(tables)
     write_json(folder / SUMMARY_FILE, summary)
     write_text(folder / REPORT_FILE, report_text(tables, summary, figures, folder))
     return summary, figures
+
+
+def _draw_beside(tables: RunTables, reference: Reference, folder: Path) -> dict[str, list[Path]]:
+    from steerlens.analysis.series import Series
+    from steerlens.figures.overlay import draw_overlay
+
+    theirs = RunTables(reference.table)
+    return draw_overlay([Series("this run", [], tables), Series("published", [], theirs)], folder)
 
 
 def _read(folder: Path) -> RunTables:
@@ -115,6 +127,7 @@ def report_text(
             *(" ".join(lines) for lines in [explanation(summary)] if lines),
             _best_table(best_features(tables.features, BEST_ROWS), by),
         ]
+    parts += reference_section(tables)
     if summary["steering"]:
         parts += steering_sections(tables, summary["steering"])
     return "\n\n".join(parts) + "\n"

@@ -30,6 +30,7 @@ from steerlens.analysis.roles import Example, best_steered
 from steerlens.analysis.steering_summary import steering_explanation
 from steerlens.analysis.summary import SCORES, best_features, explanation, ranking, title_of
 from steerlens.report.concept_page import concept_page, is_of_a_concept
+from steerlens.report.reference import reference_lines
 from steerlens.results.folder import RunTables
 from steerlens.text import number, visible, visible_token, visible_tokens
 
@@ -129,6 +130,7 @@ def print_summary(
     else:
         n = summary["overall"]["features"]
         console.print(Text(f"{n:,} feature{'s' * (n != 1)}, none with a score."))
+    _print_lines(console, map(visible, reference_lines(tables)))
     if summary["steering"] and not is_of_a_concept(tables):
         # Each takes two lines.
         if best := best_steered(tables.steering, tables.generations, rows // 2, 1):

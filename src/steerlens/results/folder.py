@@ -15,6 +15,7 @@ from steerlens.errors import SteerlensError
 from steerlens.files import CONFIG_FILE
 from steerlens.results import FEATURES, GENERATIONS, STEERING, Table
 from steerlens.results.pmi import PMI_FILE, Pmi
+from steerlens.results.reference import REFERENCE_FILE, Reference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +39,8 @@ class RunTables:
     """The number that the run was asked for."""
     pmi: Pmi | None = None
     """Null where no steered feature has both scores."""
+    reference: Reference | None = None
+    """The published scores that the run is laid beside."""
 
 
 def read_tables(folder: Path) -> RunTables:
@@ -56,6 +59,7 @@ def read_tables(folder: Path) -> RunTables:
         late_from=_late_from(settings.get("model") or {}),
         objective=settings.get("objective"),
         pmi=Pmi.read(folder) if (folder / PMI_FILE).is_file() else None,
+        reference=Reference.read(folder) if (folder / REFERENCE_FILE).is_file() else None,
     )
 
 

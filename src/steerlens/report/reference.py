@@ -1,0 +1,48 @@
+"""What is said of a run beside published scores."""
+
+from __future__ import annotations
+
+from steerlens.analysis.agreement import REPRODUCED, agreement, reproduced
+from steerlens.report.agreement import agreement_lines, agreement_table
+from steerlens.results.folder import RunTables
+from steerlens.text import markdown, visible
+
+
+def reference_lines(tables: RunTables) -> list[str]:
+    """What is wrong with the published files, how far ours agree, and whether that is enough."""
+    theirs = tables.reference
+    if theirs is None:
+        return []
+    lines = [f"Published scores ({theirs.model}): {len(theirs.table):,} listed features."]
+    lines += theirs.findings
+    if theirs.alone:
+        return lines
+    found = agreement(tables.features, theirs.table)
+    if not found:
+        return [*lines, "No listed feature is among this run's with a score."]
+    for one, sentence in zip(found, agreement_lines(found), strict=True):
+        lines.append(sentence)
+        told, criterion = reproduced(one), REPRODUCED.get(one.score)
+        if told is None or criterion is None:
+            continue
+        close = f" and {criterion.close:.0%} within 1e-3" if criterion.close else ""
+        lines.append(
+            f"{one.score} is {'' if told else 'not '}reproduced: that takes a Spearman correlation "
+            f"of {criterion.spearman:g}{close}; {criterion.why}."
+        )
+    return lines
+
+
+def reference_section(tables: RunTables) -> list[str]:
+    """The same as a part of the report, with the largest differences."""
+    lines = reference_lines(tables)
+    if not lines or tables.reference is None:
+        return []
+    parts = [
+        "## Beside the published scores",
+        "\n".join(f"- {markdown(visible(line))}" for line in lines),
+    ]
+    if not tables.reference.alone:
+        table = agreement_table(agreement(tables.features, tables.reference.table))
+        parts += [table] if table else []
+    return parts
