@@ -89,6 +89,15 @@ def test_the_subjects_are_those_of_the_paper_and_the_embedded_default() -> None:
     assert set(TYPES) == {file.stem for file in (conf_dir() / "subject").glob("*.yaml")}
 
 
+def test_the_index_has_every_figure_and_table_and_the_costs_that_follow_from_the_shapes() -> None:
+    from experiments.paper import cost
+
+    index = Path(cost.__file__).with_name("README.md").read_text(encoding="utf-8")
+    for name in {*FIGURES, *REPORTED}.intersection(PAPER):
+        assert f"experiment={name} " in index
+    assert cost.table() in index
+
+
 def test_a_figure_of_the_late_layers_has_those_of_the_paper() -> None:
     from steerlens.config.parse import parse_layers
 

@@ -49,6 +49,17 @@ def test_what_fits_passes() -> None:
 
 
 @pytest.mark.usefixtures("machine")
+def test_an_evaluator_counts_where_texts_are_steered() -> None:
+    pythia = ["subject=pythia-70m", "features=random", "device=cpu"]
+    fit.refuse_if_too_big(compose(pythia))
+    fit.refuse_if_too_big(compose([*pythia, "steer=grid", "evaluator=null"]))
+    with pytest.raises(SteerlensError) as caught:
+        fit.refuse_if_too_big(compose([*pythia, "steer=grid"]))
+    assert "and the evaluator gemma-2-9b take 18.7 GB" in str(caught.value)
+    assert "try evaluator=null or a smaller model" in str(caught.value)
+
+
+@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [

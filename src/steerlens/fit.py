@@ -15,6 +15,7 @@ import psutil
 from steerlens.config.check import local_folder
 from steerlens.config.folders import sae_folders, safetensors_header
 from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
+from steerlens.config.steering import parse_factors
 from steerlens.errors import SteerlensError
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -39,11 +40,20 @@ def dtype_name(config: RunConfig) -> str:
 
 
 def estimate_weights(config: RunConfig) -> int | None:
-    """Bytes of the model's weights and one SAE's; None where nothing tells the model's size."""
+    """Bytes of the weights of the model, one SAE, and the evaluator of texts if some are steered;
+    None where nothing tells the model's size."""
     n_params = _model_size(config.model)
     if n_params is None:
         return None
-    return int((n_params + _sae_size(config.sae, config.model)) * BYTES[dtype_name(config)])
+    judge = _evaluator(config)
+    judge_size = (_model_size(judge) or 0) if judge else 0
+    size = n_params + judge_size + _sae_size(config.sae, config.model)
+    return int(size * BYTES[dtype_name(config)])
+
+
+def _evaluator(config: RunConfig) -> ModelConfig | None:
+    """The evaluator, if the run loads it."""
+    return config.evaluator if parse_factors(config.steer.factors) else None
 
 
 def refuse_if_too_big(config: RunConfig, spare: int = 0) -> None:
@@ -63,9 +73,13 @@ def refuse_if_too_big(config: RunConfig, spare: int = 0) -> None:
         ways.insert(0, "dtype=bfloat16")
     if device == "cuda" and config.device_map is None:
         ways.insert(0, "device_map=auto")
+    names = [config.model.name, config.sae.name]
+    if judge := _evaluator(config):
+        names.append(f"the evaluator {judge.name}")
+        ways.insert(0, "evaluator=null")
     where = "all devices together have" if config.device_map else f"{device} has"
     raise SteerlensError(
-        f"the weights of {config.model.name} and {config.sae.name} take {gigabytes(needed)} in "
+        f"the weights of {' and '.join(names)} take {gigabytes(needed)} in "
         f"{dtype_name(config)}, but {where} {gigabytes(there)}; try {' or '.join(ways)}."
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from steerlens.catalog import entries, read_release
 from steerlens.config.check import check
-from steerlens.config.compose import compose
+from steerlens.config.compose import compose, conf_dir
 from steerlens.errors import SteerlensError
 from tests.config.folders import model_folder, sae_folder
 
@@ -42,6 +43,21 @@ def test_every_pair_of_ready_entries_passes() -> None:
         check(compose([f"model={model}", f"sae={sae}"]))
         late = entries("sae")[sae].get("layers") or [0]
         check(compose([f"model={model}", f"sae={sae}", f"layer={late[-1]}"]))
+
+
+def test_every_subject_passes(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("some text")
+    for file in (conf_dir() / "subject").glob("*.yaml"):
+        text = ["corpus=text", f"corpus.path={tmp_path / 'text.txt'}"]
+        check(compose([f"subject={file.stem}", "steer=grid", *text]))
+
+
+def test_a_corpus_that_nothing_reads_need_not_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nltk.corpus", None)
+    words = ["subject=gemma-2-2b", "features=random"]
+    check(compose(words))
+    for reads in ("score=input", "steer=grid", "features.min_examples=10"):
+        assert "webtext needs NLTK" in refusal(*words, reads)
 
 
 def test_every_ready_sae_is_in_the_release_that_it_names_at_each_of_its_layers() -> None:

@@ -19,6 +19,7 @@ from steerlens.config.compose import (
     compose_tree,
     conf_dir,
     register,
+    to_config,
 )
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError
@@ -148,6 +149,13 @@ def test_every_experiment_names_its_command_and_changes_only_known_keys() -> Non
         (["evaluator.dtype=x"], "there is no evaluator yet; choose a model for it with"),
         (["model@evaluator=gema-2-9b"], "unknown model 'gema-2-9b'; did you mean 'gemma-2-9b'"),
         (["model@evaluator=local"], "evaluator=local needs a value for evaluator.path"),
+        (["subject=gema-2-2b"], "unknown subject 'gema-2-2b'; did you mean 'gemma-2-2b'"),
+        (["subject.x=3"], "'subject' is a group without keys; choose an option with subject=NAME"),
+        (
+            ["experiment=paper/figre_4"],
+            "unknown experiment 'paper/figre_4'; did you mean 'paper/figure_4'",
+        ),
+        (["experiment=paper"], "unknown experiment 'paper'; did you mean 'paper/"),
         (["+experiment=demo"], "write 'experiment=demo', without the +."),
         (["hydra.searchpath=[file:///nowhere]"], "there is no folder '/nowhere'"),
     ],
@@ -167,6 +175,7 @@ def test_a_mistake_is_told_in_one_sentence(overrides: list[str], expected: str) 
         ("score:\n  promt: x", "unknown key 'score.promt' in experiment/mine.yaml"),
         ("seed: abc", "seed in experiment/mine.yaml: Value 'abc'"),
         ("model: gemma-2-2b", "write '- override /model: gemma-2-2b'"),
+        ("subject: gemma-2-2b", "or in a file with '- override /subject: NAME'"),
         ("defaults:\n  - override /model: gema-2-2b", "unknown model 'gema-2-2b'"),
         ("name: [", "mine.yaml"),
     ],
@@ -183,6 +192,40 @@ def test_an_experiment_in_a_folder_of_ones_own_is_found_and_wins_over_the_defaul
     text = "defaults:\n  - override /model: gpt2-small\nseed: 7\nscore:\n  factor: 2"
     config = compose([*write_experiment(my_conf, text), "score.factor=3"])
     assert (config.model.name, config.seed, config.score.factor) == ("gpt2-small", 7, 3)
+
+
+def test_a_subject_may_come_before_or_after_an_experiment() -> None:
+    words = ["subject=gemma-2-9b", "experiment=filter"]
+    for overrides in (words, words[::-1]):
+        config = compose(overrides)
+        chosen = (config.model.name, config.sae.name, config.corpus.name, config.name)
+        assert chosen == ("gemma-2-9b", "gemma-scope-9b-res", "webtext", "filter")
+
+
+def test_a_subject_on_the_command_line_wins_over_that_of_an_experiment() -> None:
+    assert compose(["experiment=gemma_2_2b"]).model.name == "gemma-2-2b"
+    for name in ("gemma_2_2b", "demo"):
+        config = compose([f"experiment={name}", "subject=pythia-70m"])
+        assert (config.model.name, config.features.min_examples) == ("pythia-70m-deduped", 10)
+
+
+def test_a_model_wins_over_a_subject() -> None:
+    words = ["subject=gemma-2-2b", "model=gpt2-small", "sae=gpt2-small-res-jb", "corpus=embedded"]
+    config = compose([*words, "model@evaluator=gpt2-small"])
+    assert (config.model.name, config.sae.name) == ("gpt2-small", "gpt2-small-res-jb")
+    assert config.evaluator is not None
+    assert (config.corpus.name, config.evaluator.name) == ("embedded", "gpt2-small")
+    assert compose(["subject=gemma-2-2b", "evaluator=null"]).evaluator is None
+
+
+def test_a_sweep_over_subjects_in_a_folder_of_experiments() -> None:
+    words = ["experiment=paper/figure_9,paper/figure_5", "subject=gemma-2-9b,pythia-70m"]
+    configs = [to_config(tree) for tree in compose_jobs(words, multirun=True)]
+    assert {(config.name, config.model.name) for config in configs} == {
+        ("paper_figure_9", "gemma-2-9b"),
+        ("paper_figure_9", "pythia-70m-deduped"),
+        ("paper_figure_5", "gemma-2-9b"),
+    }
 
 
 def test_an_unknown_method_in_a_nested_score_of_a_file_is_refused(my_conf: Path) -> None:
