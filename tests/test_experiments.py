@@ -25,8 +25,10 @@ FOLDER = conf_dir() / "experiment"
 EXPERIMENTS = sorted(
     file.relative_to(FOLDER).with_suffix("").as_posix() for file in FOLDER.rglob("*.yaml")
 )
-PAPER = [name for name in EXPERIMENTS if name.startswith("paper/")]
-OTHERS = [name for name in EXPERIMENTS if name not in PAPER]
+WITHOUT_SUBJECT = "paper/reference"
+"""Loads no model; `test_reference` runs it on small caches."""
+PAPER = [name for name in EXPERIMENTS if name.startswith("paper/") and name != WITHOUT_SUBJECT]
+OTHERS = [name for name in EXPERIMENTS if name not in (*PAPER, WITHOUT_SUBJECT)]
 
 TYPES = {
     "embedded": ("llama", "topk"),
@@ -61,6 +63,7 @@ REPORTED = {
     "paper/appendix_d": "prompts S_out correlates with its mean over them",
     "concept": "## Steering",
     "together": "## Steering",
+    "optuna": "## Steering",
 }
 """What the report of an experiment without a figure of its own must have."""
 
@@ -82,7 +85,7 @@ def test_the_experiments_are_found() -> None:
         f"paper/table_{n}" for n in (2, 3, 4, 5)
     ]
     assert {*numbered, "paper/appendix_d", "demo", "filter"} <= set(EXPERIMENTS)
-    assert {*FIGURES, *REPORTED} <= set(EXPERIMENTS)
+    assert {*FIGURES, *REPORTED, WITHOUT_SUBJECT} <= set(EXPERIMENTS)
 
 
 def test_the_subjects_are_those_of_the_paper_and_the_embedded_default() -> None:
