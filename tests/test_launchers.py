@@ -64,8 +64,8 @@ def plain(subject: list[str], tmp_path_factory: pytest.TempPathFactory) -> pd.Da
 
 
 def words_of(launcher: str) -> list[str]:
-    ray = "hydra.launcher.ray.init={num_cpus:2,include_dashboard:false,address:null}"
-    return ["-m", f"hydra/launcher={launcher}", *([ray] if launcher == "ray" else [])]
+    ray = [f"+hydra.launcher.ray.init.{key}" for key in ("num_cpus=2", "include_dashboard=false")]
+    return ["-m", f"hydra/launcher={launcher}", *(ray if launcher == "ray" else [])]
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local", "ray", "slurm"])
@@ -168,3 +168,27 @@ def test_optuna_finds_the_best_of_a_few_trials(steerlens: Run, tmp_path: Path) -
     ]
     assert f"best_value: {max(values)}" in found
     assert len(set(values)) >= 1
+
+
+@pytest.mark.parametrize(
+    ("word", "extra"),
+    [
+        ("hydra/launcher=joblib", "joblib"),
+        ("hydra/launcher=submitit_local", "submitit"),
+        ("hydra/launcher=slurm", "submitit"),
+        ("hydra/launcher=ray", "ray"),
+        ("hydra/sweeper=optuna", "optuna"),
+        ("experiment=optuna", "optuna"),
+    ],
+)
+def test_a_missing_plugin_is_told_with_how_to_install_it(word: str, extra: str) -> None:
+    code = f"""
+import hydra_plugins
+hydra_plugins.__path__ = []
+from steerlens.cli import main
+main(["-m", {word!r}, "layer=1,2"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"needs a plugin that isn't installed: pip install 'steerlens[{extra}]'" in done.stderr
+    assert done.stderr.count("\n") == 1

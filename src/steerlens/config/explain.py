@@ -30,6 +30,17 @@ GROUPS = (
 )
 
 
+PLUGINS = {
+    "joblib": "joblib",
+    "submitit_local": "submitit",
+    "submitit_slurm": "submitit",
+    "ray": "ray",
+    "ray_aws": "ray",
+    "optuna": "optuna",
+}
+"""Hydra's launchers and sweepers that have a package of their own: our extra that installs it."""
+
+
 def failure(
     error: Exception, parsed: Sequence[Override], broken: Mapping[str, str]
 ) -> SteerlensError:
@@ -127,14 +138,20 @@ def _missing_option(error: MissingConfigException, broken: Mapping[str, str]) ->
         if method in broken:
             return SteerlensError(f"scoring method {method!r} can't be imported: {broken[method]}")
         return unknown("scoring method", method, methods())
+    if group in ("hydra/launcher", "hydra/sweeper") and name in PLUGINS:
+        return SteerlensError(
+            f"{group}={name} needs a plugin that isn't installed: "
+            f"pip install 'steerlens[{PLUGINS[name]}]'."
+        )
     options = [option for option in error.options or [] if not option.endswith("_schema")]
-    from steerlens.catalog import options as ours  # which composes, and so needs this module
+    from steerlens.catalog import options as known  # which composes, and so needs this module
 
     root, _, path = (error.missing_cfg_file or "").partition("/")
-    if in_folders := [option for option in ours().get(root, []) if "/" in option]:
+    if in_folders := [option for option in known().get(root, []) if "/" in option]:
         group, name, options = root, path, [*options, *in_folders]
     file = re.search(r"In '([^']+)'", str(error))
-    where = f" (chosen in {file[1]}.yaml)" if file and file[1] != "config" else ""
+    by_itself = file is None or file[1] in ("config", "hydra/config")
+    where = "" if file is None or by_itself else f" (chosen in {file[1]}.yaml)"
     return unknown(group or "file", name + where if where else name, options)
 
 
@@ -166,6 +183,11 @@ def _unknown_key(full_key: str, siblings: Iterable[str], where: str) -> Steerlen
     parent, _, last = full_key.rpartition(".")
     prefix = f"{parent}." if parent else ""
     siblings = [name for name in siblings if name != "hydra"]
+    if parent.startswith("hydra."):
+        return SteerlensError(
+            f"{full_key} isn't known to Hydra (valid: {', '.join(siblings)}); if a plugin takes it, "
+            f"add it with +{full_key}=VALUE."
+        )
     if parent == "score" and last in methods():
         return SteerlensError(
             f"unknown key {full_key!r}{where}; with one method its settings are score.KEY, "
