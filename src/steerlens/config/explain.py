@@ -185,8 +185,8 @@ def _unknown_key(full_key: str, siblings: Iterable[str], where: str) -> Steerlen
     siblings = [name for name in siblings if name != "hydra"]
     if parent.startswith("hydra."):
         return SteerlensError(
-            f"{full_key} isn't known to Hydra (valid: {', '.join(siblings)}); if a plugin takes it, "
-            f"add it with +{full_key}=VALUE."
+            f"{full_key} isn't known to Hydra (valid: {', '.join(siblings)}); if a plugin takes "
+            f"it, add it with +{full_key}=VALUE."
         )
     if parent == "score" and last in methods():
         return SteerlensError(
