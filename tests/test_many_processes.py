@@ -48,7 +48,7 @@ def test_sixteen_processes_share_a_cache(
         return [*words, *paths, *more]
 
     work(run("alone", cache=tmp_path / "another"))
-    # Half of them want the same, half of them a quarter of it: they write the same parts and others.
+    # Half want the same, half a quarter of it: they write the same parts, and others.
     shards = [f"shard={n % 4}/4" if n % 2 else "shard=null" for n in range(PROCESSES)]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["steerlens.scoring", "steerlens.steering", "steerlens.run"])

@@ -182,6 +182,10 @@ Run                  steerlens [KEY=VALUE ...]        score features; without ar
                                                      feature of the small model that ships along
 Look                 steerlens list models|saes|releases|scores [filter]
 Redraw               steerlens report DIR             figures and tables of a finished run
+Sweep                steerlens -m KEY=A,B ...         one run for each value, and their joined result
+                     steerlens join DIR [DIR ...]     the same of finished runs and sweeps
+                     steerlens compare DIR DIR        two of them: settings, agreement, figures
+Export               steerlens export DIR             a steering vector for other tools
 
 Groups: GROUP=OPTION
 {groups}
@@ -192,6 +196,8 @@ Settings: KEY=VALUE (all of them: steerlens --cfg job)
   score.factor=10  'score.prompt="From my experience,"'       (score=all: score.output.factor=10)
   device=auto|cpu|cuda|mps  dtype=auto|float32|bfloat16|float16  device_map=auto
   memory_budget=2GiB  seed=0  name=NAME  tracking.mode=disabled  paths.output_dir=DIR
+  shard=0/4       the first of four parts of each layer's features; joined they are the whole
+  objective=success   the number that a sweeper optimises
   plan=true       print what would run, how long and how large, and stop
   debug=true      show tracebacks
 
@@ -205,10 +211,12 @@ Examples
   steerlens model=gpt2-small sae=release sae.release=gpt2-small-resid-post-v5-32k \\
       'sae.sae_id="blocks.{{layer}}.hook_resid_post"' layer=6
   steerlens -m layer=1,2,3 score.factor=5,10         one run for each combination
+  steerlens -m hydra/launcher=joblib|submitit_local|slurm|ray ...      at once, or on a cluster
 
 Results go to outputs/NAME/TIME/, or to paths.output_dir=DIR: features.parquet (one row per
 feature), summary.json, config.yaml, provenance.json, status.json, figures/ and the W&B run. In a
-multirun each job has a numbered folder inside.
+multirun each job has a numbered folder inside, and the joined tables and figures lie beside them;
+the same command again runs only what is missing or failed.
 
 Flags
   --cfg job [--resolve]     print the configuration    --info [defaults|searchpath|...]
