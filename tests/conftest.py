@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -43,3 +43,19 @@ def tiny_subject(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Callable
         return load_subject("local", "local", "all", **paths)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def quick_figures() -> Iterator[None]:
+    """Coarse PNGs and empty PDFs: drawing them properly takes most of a tiny run's time."""
+    from matplotlib.figure import Figure
+
+    whole = Figure.savefig
+
+    def savefig(figure: Any, file: Any, format: str, **settings: Any) -> None:
+        if format == "png":
+            whole(figure, file, format=format, dpi=20, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        yield

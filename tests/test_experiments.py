@@ -8,12 +8,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 
 from steerlens.config.check import check
 from steerlens.config.compose import compose, conf_dir
@@ -158,22 +157,8 @@ def make_decided(model: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def _quick_files() -> Iterator[None]:
-    """Coarse PNGs and empty PDFs: drawing them properly takes most of a tiny run's time."""
-    whole = Figure.savefig
-
-    def savefig(figure: Figure, file: Any, format: str, **settings: Any) -> None:
-        if format == "png":
-            whole(figure, file, format=format, dpi=20, **settings)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", savefig)
-        yield
-
-
-@pytest.fixture(scope="module")
 def finished(
-    _quick_files: None, folders: Folders, text: Path, tmp_path_factory: pytest.TempPathFactory
+    quick_figures: None, folders: Folders, text: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[RunConfig, str], Path]:
     """The folder of an experiment's first steps on a tiny subject, made when first asked for."""
     from steerlens.run import run

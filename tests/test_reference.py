@@ -19,6 +19,8 @@ from steerlens.files import read_json
 from steerlens.reference import check_reference, read_reference
 from steerlens.results import FEATURES
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 LISTED = {"0": [7, 3], "5": [3, 11]}
 INPUT = {"0_7": 0.5, "0_3": 0.0, "5_3": 0.25, "5_11": 1.0}
 OUTPUT = {"0_7": 1e-9, "0_3": 0.01, "5_3": 0.5, "5_11": 0.9}

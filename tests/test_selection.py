@@ -13,7 +13,7 @@ import pytest
 from steerlens.config.schema import FeaturesConfig, SelectionConfig
 from steerlens.errors import SteerlensError
 from steerlens.results import FEATURES
-from steerlens.selection import chosen, select_features
+from steerlens.selection import chosen, part, select_features
 
 
 def test_all_features_without_a_choice() -> None:
@@ -128,3 +128,12 @@ def test_a_score_that_was_not_computed_is_refused(score: str, message: str) -> N
 def test_a_threshold_that_nothing_passes_is_refused_with_the_largest() -> None:
     with pytest.raises(SteerlensError, match=r"no feature has output_score >= 0\.95; .* is 0\.9\."):
         chosen(SCORED, SelectionConfig(threshold=0.95))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 10, 13])
+def test_parts_are_the_whole_one_after_the_other(n: int) -> None:
+    whole = [5, 1, 9, 3, 2, 8, 4, 7, 6, 0]
+    parts = [part(whole, f"{i}/{n}") for i in range(n)]
+    assert [feature for one in parts for feature in one] == whole
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert part(whole, None) == whole

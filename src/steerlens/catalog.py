@@ -182,7 +182,7 @@ Run                  steerlens [KEY=VALUE ...]        score features; without ar
                                                      feature of the small model that ships along
 Look                 steerlens list models|saes|releases|scores [filter]
 Redraw               steerlens report DIR             figures and tables of a finished run
-Sweep                steerlens -m KEY=A,B ...         one run for each value, and their joined result
+Sweep                steerlens -m KEY=A,B ...         one run for each value, joined at the end
                      steerlens join DIR [DIR ...]     the same of finished runs and sweeps
                      steerlens compare DIR DIR        two of them: settings, agreement, figures
 Export               steerlens export DIR             a steering vector for other tools

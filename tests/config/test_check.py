@@ -257,3 +257,36 @@ def test_missing_folders_are_told(local: list[str]) -> None:
     assert "there is no folder /nowhere" in refusal(*local, "sae.path=/nowhere")
     judge = ["model@evaluator=local", "evaluator.path=/nowhere"]
     assert "evaluator.path: there is no folder /nowhere" in refusal(*local, *judge)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["shard=4/4"], r"shard=4/4 is out of range; shards are 0/4 to 3/4\."),
+        (["shard=0/0"], "out of range"),
+        (["shard=1"], "write shard=0/4 for the first of four"),
+        (["shard=-1/4"], "is no part"),
+        (
+            ["shard=0/2", "steer=grid", "selection.top_n=3"],
+            r"selection\.top_n compares all",
+        ),
+        (
+            ["shard=0/2", "steer=grid", "steer.together=[2]"],
+            r"steer\.together compares all",
+        ),
+        (["objective=sucess", "steer=grid"], "did you mean 'success'"),
+        (["objective=payoff"], "measured on steered texts: add steer=grid"),
+    ],
+)
+def test_shards_and_objectives_that_cannot_work_are_refused(
+    words: list[str], expected: str
+) -> None:
+    with pytest.raises(SteerlensError, match=expected):
+        check(compose(words))
+
+
+@pytest.mark.parametrize(
+    "words", [["shard=3/4"], ["shard=0/2", "selection.top_n=3"], ["objective=mean_output_score"]]
+)
+def test_shards_and_objectives_that_can_work_are_not(words: list[str]) -> None:
+    check(compose(words))

@@ -12,6 +12,8 @@ from steerlens.sweep import begin
 from steerlens.sweep.jobs import Job, find_jobs, job_key, settings_of, start_job
 from tests.support.sweeps import DONE, save_run, save_sweep
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 
 def job(name: str, **overrides: str) -> Job:
     return Job(Path(), name, "done", None, None, overrides)

@@ -19,6 +19,8 @@ from tests.support.frames import frame, tables
 from tests.support.steering import steering
 from tests.support.sweeps import save_failed_job, save_job, save_run, save_sweep
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 
 def csv(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "sweep.csv", dtype={"job": str})
@@ -203,3 +205,23 @@ def test_a_sweep_in_which_nothing_is_done_says_so(tmp_path: Path) -> None:
 def test_merging_takes_settings_of_the_first_run() -> None:
     one, two = RunTables(frame([0]), late_from=4), RunTables(frame([1]), late_from=4)
     assert merge([one, two]).late_from == 4
+
+
+@pytest.mark.slow
+def test_the_whole_sweep_is_one_wandb_run_in_the_group_of_its_jobs(tmp_path: Path) -> None:
+    sweep = save_sweep(tmp_path / "sweep")
+    for job in ("0", "1"):
+        folder = save_job(sweep / job, {"seed": job})
+        text = (folder / "config.yaml").read_text()
+        text = text.replace("mode: disabled", "mode: offline")
+        (folder / "config.yaml").write_text(text.replace("group: null", "group: demo sweep"))
+    join_sweep(sweep)
+    (run,) = (sweep / "wandb").glob("offline-run-*")
+    data = b"".join(file.read_bytes() for file in run.glob("*.wandb"))
+    for written in (b"demo sweep", b"summary", b"sweep.table.json", b"scores_by_layer"):
+        assert written in data or any(written.decode() in str(file) for file in run.rglob("*"))
+    first = run.name.rpartition("-")[2]
+    save_job(sweep / "2", {"seed": "2"})
+    join_sweep(sweep)
+    ids = {one.name.rpartition("-")[2] for one in (sweep / "wandb").glob("offline-run-*")}
+    assert ids == {first}  # uploaded, both are the same run

@@ -116,27 +116,24 @@ def find_jobs(folder: Path) -> list[Job]:
         SteerlensError: the folder holds neither.
     """
     sweep = read_json(folder / SWEEP_FILE)
-    files = [file for depth in ("*", "*/*") for file in folder.glob(f"{depth}/{JOB_FILE}")]
-    jobs = []
-    for file in files:
-        record = read_json(file)
-        record = record if isinstance(record, dict) else {}
-        if isinstance(sweep, dict) and record.get("sweep") != sweep.get("id"):
-            continue
-        name = file.parent.relative_to(folder).as_posix()
-        jobs.append(_job(file.parent, name, record.get("overrides") or {}))
-    if isinstance(sweep, dict) and isinstance(sweep.get("jobs"), int):
-        there = {job.name for job in jobs}
-        numbered = all(name.isdecimal() for name in there)
-        for number in map(str, range(sweep["jobs"]) if numbered else ()):
-            if number not in there:
-                why = "it was never started"
-                jobs.append(Job(folder / number, number, "missing", why, None, {}))
-    if not jobs and (folder / CONFIG_FILE).is_file():
-        return [_job(folder, folder.resolve().name, None)]
-    if not jobs:
+    if not isinstance(sweep, dict):
+        if (folder / CONFIG_FILE).is_file():
+            return [_job(folder, folder.resolve().name, None)]
         what = "is no folder" if not folder.is_dir() else "holds no sweep and no run"
         raise SteerlensError(f"{folder} {what}; give the folder of a multirun or of a run.")
+    jobs = []
+    for file in [file for depth in ("*", "*/*") for file in folder.glob(f"{depth}/{JOB_FILE}")]:
+        record = read_json(file)
+        if isinstance(record, dict) and record.get("sweep") == sweep.get("id"):
+            name = file.parent.relative_to(folder).as_posix()
+            jobs.append(_job(file.parent, name, record.get("overrides") or {}))
+    there = {job.name for job in jobs}
+    if isinstance(sweep.get("jobs"), int) and all(name.isdecimal() for name in there):
+        jobs += [
+            Job(folder / name, name, "missing", "it was never started", None, {})
+            for name in map(str, range(sweep["jobs"]))
+            if name not in there
+        ]
     return sorted(jobs, key=lambda job: _natural(job.name))
 
 
