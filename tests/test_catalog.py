@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from steerlens import catalog
-from steerlens.config.compose import conf_dir
+from steerlens.config.entries import conf_dir, known_models
 from steerlens.errors import SteerlensError
 from steerlens.registry import methods
 
@@ -82,10 +82,8 @@ def test_the_help_lists_every_option_of_every_group() -> None:
 
 
 def test_every_known_name_of_a_model_is_known() -> None:
-    assert {"gpt2-small", "openai-community/gpt2", "gpt2", "google/gemma-2-2b"} <= (
-        catalog.known_models()
-    )
-    assert "???" not in catalog.known_models()
+    assert {"gpt2-small", "openai-community/gpt2", "gpt2", "google/gemma-2-2b"} <= (known_models())
+    assert "???" not in known_models()
 
 
 def test_sae_lens_is_found_without_being_imported() -> None:

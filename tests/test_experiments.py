@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from steerlens.config.check import check
-from steerlens.config.compose import compose, conf_dir
+from steerlens.config.compose import compose
+from steerlens.config.entries import conf_dir
 from steerlens.config.parse import layer_numbers
 from steerlens.config.schema import CorpusConfig, ModelConfig, PmiConfig, RunConfig, TrackingConfig
 from steerlens.registry import ScoreConfig

@@ -7,51 +7,13 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
 
-from steerlens.config.compose import conf_dir, register
+from steerlens.config.compose import register
+from steerlens.config.entries import Entry, entries, options
 from steerlens.errors import SteerlensError, nearest, unknown
 from steerlens.registry import load_method, methods
-
-Entry = dict[str, Any]
-
-
-@cache
-def options() -> dict[str, list[str]]:
-    """The options of every group of `conf/`."""
-    return {
-        folder.name: sorted(
-            path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")
-        )
-        for folder in sorted(conf_dir().iterdir())
-        if folder.is_dir() and folder.name != "hydra"
-    }
-
-
-@cache
-def entries(group: str) -> dict[str, Entry]:
-    """The content of every file of `group`, as written; `about` is its first comment."""
-    found = {}
-    for name in options()[group]:
-        text = (conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8")
-        comment = next((line for line in text.splitlines() if line.startswith("#")), "#")
-        values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-        assert isinstance(values, dict)
-        found[name] = {**values, "about": comment.lstrip("# ")}
-    return found
-
-
-def known_models() -> set[str]:
-    """Every name by which the entries of `conf/model` are known."""
-    return {
-        name
-        for entry in entries("model").values()
-        if entry["path"] != "???"
-        for name in (entry["name"], entry["path"], *entry.get("aliases", []))
-    }
 
 
 def listing(kind: str, filter: str = "") -> str:

@@ -116,7 +116,7 @@ def _several(verb: str, arguments: list[str]) -> None:
 
 
 def _unknown_verb(verb: str) -> SteerlensError:
-    from steerlens.catalog import options
+    from steerlens.config.entries import options
 
     groups = [group for group, names in options().items() if verb in names]
     near = nearest(verb, VERBS, n=1)
@@ -256,7 +256,8 @@ def _record_failure(folder: Path, error: SteerlensError) -> None:
 def _run_hydra(args: argparse.Namespace) -> int:
     import hydra
 
-    from steerlens.config.compose import HYDRA_VERSION, conf_dir, register
+    from steerlens.config.compose import HYDRA_VERSION, register
+    from steerlens.config.entries import conf_dir
 
     failed: list[Exception] = []
 

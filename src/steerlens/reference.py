@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from steerlens.catalog import entries
+from steerlens.config.entries import entries
 from steerlens.config.schema import ReferenceConfig
 from steerlens.errors import SteerlensError, unknown
 from steerlens.results import FEATURES

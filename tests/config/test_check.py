@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from steerlens.catalog import entries, read_release
+from steerlens.catalog import read_release
 from steerlens.config.check import check
-from steerlens.config.compose import compose, conf_dir
+from steerlens.config.compose import compose
+from steerlens.config.entries import conf_dir, entries
 from steerlens.errors import SteerlensError
 from tests.config.folders import model_folder, sae_folder
 

@@ -13,14 +13,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from steerlens.config.compose import (
-    PACKAGE,
     compose,
     compose_jobs,
     compose_tree,
-    conf_dir,
     register,
     to_config,
 )
+from steerlens.config.entries import PACKAGE, conf_dir
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError
 from steerlens.registry import load_method
@@ -267,7 +266,9 @@ def test_an_installed_package_brings_its_own_conf(tmp_path: Path) -> None:
     copy = tmp_path / "steerlens"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("embedded", "__pycache__"))
     shutil.copytree(conf_dir(), copy / "conf", dirs_exist_ok=True)
-    code = "from steerlens.config import compose as c; print(c.conf_dir()); c.compose()"
+    code = (
+        "from steerlens.config import compose as c, entries as e; print(e.conf_dir()); c.compose()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

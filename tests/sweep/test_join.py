@@ -48,7 +48,7 @@ def test_rows_of_all_jobs_say_which_job_and_settings_they_are_of(tmp_path: Path)
     assert {path.name for path in (sweep / "figures").glob("*.png")} == {
         *("scores_by_layer.png", "score_distributions.png", "hybrid_ratios.png")
     }
-    assert csv(sweep)["features"].tolist() == [36, 36]
+    assert csv(sweep)["n_features"].tolist() == [36, 36]
     assert csv(sweep)["seconds"].tolist() == [60, 60]
 
 

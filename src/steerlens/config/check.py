@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from steerlens.catalog import entries, known_models, read_release, releases
+from steerlens.catalog import read_release, releases
+from steerlens.config.entries import entries, known_models
 from steerlens.config.folders import (
     check_model_folder,
     count_layers,

@@ -17,20 +17,14 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from steerlens.config import explain
+from steerlens.config.entries import PACKAGE, conf_dir
 from steerlens.config.overrides import jobs, n_jobs, parse
 from steerlens.config.schema import ReferenceConfig, RunConfig
 from steerlens.errors import SteerlensError
 from steerlens.files import CONFIG_FILE
 from steerlens.registry import load_method, methods
 
-PACKAGE = Path(__file__).resolve().parents[1]
 HYDRA_VERSION = "1.3"
-
-
-def conf_dir() -> Path:
-    """The folder of YAML files: inside an installed package, else at the top of the repository."""
-    inside = PACKAGE / "conf"
-    return inside if inside.is_dir() else PACKAGE.parents[1] / "conf"
 
 
 def register() -> dict[str, str]:

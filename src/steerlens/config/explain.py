@@ -12,6 +12,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from steerlens.config.entries import options as known_options
 from steerlens.config.overrides import quoted
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError, nearest, unknown
@@ -144,10 +145,8 @@ def _missing_option(error: MissingConfigException, broken: Mapping[str, str]) ->
             f"pip install 'steerlens[{PLUGINS[name]}]'."
         )
     options = [option for option in error.options or [] if not option.endswith("_schema")]
-    from steerlens.catalog import options as known  # which composes, and so needs this module
-
     root, _, path = (error.missing_cfg_file or "").partition("/")
-    if in_folders := [option for option in known().get(root, []) if "/" in option]:
+    if in_folders := [option for option in known_options().get(root, []) if "/" in option]:
         group, name, options = root, path, [*options, *in_folders]
     file = re.search(r"In '([^']+)'", str(error))
     by_itself = file is None or file[1] in ("config", "hydra/config")

@@ -23,7 +23,7 @@ SWEEP_CSV = "sweep.csv"
 REPORT_FILE = "report.md"
 
 NUMBERS = {
-    "features": ("features", ",.0f"),
+    "n_features": ("features", ",.0f"),
     "objective": ("objective", ".4g"),
     "output_score_median": ("S_out", ".3g"),
     "output_features": (">= 0.1", ".1%"),

@@ -251,7 +251,7 @@ def _numbers(summary: dict[str, Any]) -> dict[str, Any]:
     payoff = (steering.get("payoff") or {}).get("0.1") or {}
     best = steering.get("best_factor") or {}
     return {
-        "features": overall.get("features"),
+        "n_features": overall.get("features"),
         "output_score_median": overall.get("output_score_median"),
         "output_features": overall.get("output_score_at_least_0.1"),
         "input_score_median": overall.get("input_score_median"),
