@@ -133,6 +133,40 @@ def test_each_job_of_a_multirun_has_a_folder_of_its_own(
     ]
 
 
+def test_jobs_have_their_sweep_as_wandb_group(steerlens: Steerlens, ran: list[RunConfig]) -> None:
+    steerlens("-m", *GPT2, "seed=1,2", "name=mine", "paths.output_dir=sweep")
+    assert [config.tracking.group for config in ran] == ["mine sweep"] * 2
+    steerlens("-m", *GPT2, "seed=3", "tracking.group=ours")
+    assert ran[-1].tracking.group == "ours"
+    steerlens(*GPT2)
+    assert ran[-1].tracking.group is None
+
+
+def test_a_jobs_result_is_what_its_sweeper_gets(
+    steerlens: Steerlens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra.core.utils import JobReturn
+
+    got: list[object] = []
+    plain = JobReturn.return_value.fget
+
+    def watched(self: JobReturn) -> object:
+        got.append(plain(self))  # type: ignore[misc]
+        return got[-1]
+
+    monkeypatch.setattr(JobReturn, "return_value", JobReturn.return_value.getter(watched))
+    steerlens("-m", *GPT2, "seed=1,2")
+    assert got == [1.0, 2.0]
+
+
+def test_plans_of_several_runs_are_no_sweep(
+    steerlens: Steerlens, ran: list[RunConfig], tmp_path: Path
+) -> None:
+    assert steerlens("-m", *GPT2, "seed=1,2", "plan=true", "paths.output_dir=sweep")[0] == 0
+    assert [config.plan for config in ran] == [True, True]
+    assert not (tmp_path / "sweep" / "sweep.json").exists()
+
+
 def test_flags_may_stand_between_overrides(steerlens: Steerlens, ran: list[RunConfig]) -> None:
     assert steerlens(*GPT2, "-m", "seed=1,2")[0] == 0
     assert [config.seed for config in ran] == [1, 2]

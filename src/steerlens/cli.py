@@ -1,4 +1,4 @@
-"""The one command: verbs, help and refused input first, then Hydra."""
+"""The one command: help, verbs and refused input first, then Hydra."""
 
 from __future__ import annotations
 
@@ -9,25 +9,17 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from steerlens.errors import SteerlensError, nearest
+from steerlens.errors import SteerlensError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from steerlens.subject import Kept
 
-USAGE_LIST = "steerlens list models|saes|releases|scores [filter]"
-USAGE_REPORT = "steerlens report DIR"
-USAGE_JOIN = "steerlens join DIR [DIR ...] [paths.output_dir=DIR]"
-USAGE_COMPARE = "steerlens compare DIR DIR [paths.output_dir=DIR]"
-USAGE_EXPORT = "steerlens export DIR [layer=L] [feature=I] [factor=S]"
-VERBS = ("compare", "export", "join", "list", "report")
-FOLDER_TIME = "%Y-%m-%d_%H-%M-%S-%f"
 INFO = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
 
 
@@ -57,78 +49,12 @@ def _dispatch(words: list[str]) -> int:
     elif "--version" in words:
         print(f"steerlens {importlib.metadata.version('steerlens')}")
     elif words and "=" not in words[0] and words[0][:1] not in "-+~":
-        _verb(words[0], words[1:])
+        from steerlens.verbs import run_verb
+
+        run_verb(words[0], words[1:])
     else:
         return _hydra(words)
     return 0
-
-
-def _verb(verb: str, arguments: list[str]) -> None:
-    if verb == "list":
-        if not 1 <= len(arguments) <= 2:
-            raise SteerlensError(f"usage: {USAGE_LIST}")
-        from steerlens.catalog import listing
-
-        print(listing(*arguments))
-    elif verb == "report":
-        if len(arguments) != 1:
-            raise SteerlensError(f"usage: {USAGE_REPORT}")
-        from steerlens.report import report
-        from steerlens.sweep import is_sweep, join_sweep
-
-        folder = Path(arguments[0])
-        if is_sweep(folder):
-            join_sweep(folder, again=True)
-        else:
-            report(folder)
-    elif verb in ("join", "compare"):
-        _several(verb, arguments)
-    elif verb == "export":
-        if not arguments:
-            raise SteerlensError(f"usage: {USAGE_EXPORT}")
-        from steerlens.export.of_run import export_run
-
-        for path in export_run(Path(arguments[0]), arguments[1:]):
-            print(path)
-    else:
-        raise _unknown_verb(verb)
-
-
-def _several(verb: str, arguments: list[str]) -> None:
-    """Verbs that take the folders of several runs or sweeps."""
-    from steerlens.sweep import join, join_sweep
-
-    folders = [Path(word) for word in arguments if "=" not in word]
-    settings = dict(word.split("=", 1) for word in arguments if "=" in word)
-    out = settings.pop("paths.output_dir", None)
-    if settings or not folders or (verb == "compare" and len(folders) != 2):
-        raise SteerlensError(f"usage: {USAGE_JOIN if verb == 'join' else USAGE_COMPARE}")
-    if verb == "join" and len(folders) == 1 and out is None:
-        join_sweep(folders[0])
-        return
-    into = Path(out) if out else Path("outputs") / verb / datetime.now().strftime(FOLDER_TIME)
-    if verb == "join":
-        join(folders, into)
-    else:
-        from steerlens.compare import compare
-
-        compare(folders[0], folders[1], into)
-
-
-def _unknown_verb(verb: str) -> SteerlensError:
-    from steerlens.config.entries import options
-
-    groups = [group for group, names in options().items() if verb in names]
-    near = nearest(verb, VERBS, n=1)
-    if groups:
-        hint = f"did you mean {groups[0]}={verb}?"
-    elif verb in options():
-        hint = f"did you mean {verb}=OPTION? `steerlens --help` lists the options."
-    elif near:
-        hint = f"did you mean 'steerlens {near[0]}'?"
-    else:
-        hint = f"verbs are {', '.join(VERBS)}; everything else is key=value, such as layer=3."
-    return SteerlensError(f"unknown verb {verb!r}; {hint}")
 
 
 def _hydra(words: list[str]) -> int:
@@ -153,7 +79,7 @@ def _hydra(words: list[str]) -> int:
         if folder:
             _record_failure(folder, error)
         raise
-    if not show_only and (args.multirun or _is_multirun(tree)):
+    if not (show_only or tree.plan) and (args.multirun or _is_multirun(tree)):
         return _sweep(args, tree)
     return _run_hydra(args)
 
@@ -303,7 +229,7 @@ def _job(tree: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     config.paths.output_dir = str(folder)
-    of_sweep = hydra.mode is RunMode.MULTIRUN
+    of_sweep = hydra.mode is RunMode.MULTIRUN and not config.plan
     if of_sweep:
         sweep_dir = Path(hydra.sweep.dir)
         if start_job(folder, sweep_dir, config, hydra.overrides.task):

@@ -14,6 +14,8 @@ class Join(Callback):
     command line then joins by itself."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from steerlens.sweep import join_sweep
+        from steerlens.sweep import is_sweep, join_sweep
 
-        join_sweep(Path(config.hydra.sweep.dir))
+        folder = Path(config.hydra.sweep.dir)
+        if is_sweep(folder):  # plans are none
+            join_sweep(folder)
