@@ -202,6 +202,12 @@ def test_a_sweep_in_which_nothing_is_done_says_so(tmp_path: Path) -> None:
     assert not (sweep / "features.parquet").exists()
 
 
+def test_a_sweep_that_ended_before_its_first_job_is_joined_to_nothing(tmp_path: Path) -> None:
+    sweep = save_sweep(tmp_path / "sweep")
+    assert join_sweep(sweep).jobs == []
+    assert csv(sweep).empty
+
+
 def test_merging_takes_settings_of_the_first_run() -> None:
     one, two = RunTables(frame([0]), late_from=4), RunTables(frame([1]), late_from=4)
     assert merge([one, two]).late_from == 4

@@ -153,6 +153,6 @@ def _cells(rows: pd.DataFrame, columns: Mapping[str, str]) -> list[list[str]]:
 
 
 def _cell(value: Any, spec: str) -> str:
-    if value is None or value != value:
+    if pd.isna(value):
         return "-"
     return format(value, spec) if spec else str(value)

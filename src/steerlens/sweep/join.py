@@ -230,7 +230,7 @@ def _clashes(frames: dict[str, pd.DataFrame]) -> dict[str, str]:
 def _rows(jobs: Sequence[Job], settings: dict[str, Settings]) -> pd.DataFrame:
     """`sweep.csv`: what each job was, and its main numbers."""
     columns = dict.fromkeys(key for one in settings.values() for key in one)
-    return pd.DataFrame(
+    rows = pd.DataFrame(
         [
             {
                 "job": job.name,
@@ -241,8 +241,10 @@ def _rows(jobs: Sequence[Job], settings: dict[str, Settings]) -> pd.DataFrame:
                 "reason": job.reason,
             }
             for job in jobs
-        ]
+        ],
+        columns=["job", "state", *columns, *_numbers({}), "seconds", "reason"],
     )
+    return rows.astype({"n_features": "Int64"})
 
 
 def _numbers(summary: dict[str, Any]) -> dict[str, Any]:
