@@ -15,7 +15,7 @@ from steerlens.results import FEATURES, STEERING
 from steerlens.results.folder import RunTables
 from steerlens.sweep import join, join_sweep
 from steerlens.sweep.join import merge
-from tests.support.frames import frame, tables
+from tests.support.frames import assert_identical, frame, tables
 from tests.support.steering import steering
 from tests.support.sweeps import save_failed_job, save_job, save_run, save_sweep
 
@@ -75,7 +75,7 @@ def test_shards_come_in_their_order_not_that_of_the_jobs(tmp_path: Path) -> None
         save_job(sweep / str(job), {"shard": f"{shard}/3"}, features=parts[shard])
     join_sweep(sweep)
     joined = FEATURES.read(sweep)
-    pd.testing.assert_frame_equal(joined.loc[:, list(whole)], whole, check_exact=True)
+    assert_identical(joined.loc[:, list(whole)], whole)
 
 
 def test_merged_runs_have_all_rows_and_count_what_was_left_out_of_pmi() -> None:
