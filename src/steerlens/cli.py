@@ -93,12 +93,16 @@ def _is_multirun(tree: DictConfig) -> bool:
 
 def _sweep(args: argparse.Namespace, tree: DictConfig) -> int:
     """A multirun, joined however it ends; 1 if a job isn't done."""
+    from steerlens.config.compose import is_basic, swept_by_files
     from steerlens.config.overrides import override
     from steerlens.sweep import begin, join_sweep
 
     sweep = begin(args.overrides, tree)
     if sweep.goes_on:
         print(f"The same command has been here: what is done in {sweep.folder} isn't run again.")
+    if is_basic(tree):
+        # Hydra would sweep over what an experiment's file says and the command line says otherwise.
+        args.overrides += [*swept_by_files(tree, args.overrides), "hydra.sweeper.params=null"]
     args.overrides.append(override("hydra.sweep.dir", str(sweep.folder)))
     try:
         _run_hydra(args)
@@ -134,7 +138,7 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     Of a multirun some jobs may be impossible: they will fail, and the others run. Gives what Hydra
     composes, of a multirun for its first job.
     """
-    from steerlens.config.check import check
+    from steerlens.config.check import check, check_one_model
     from steerlens.config.compose import compose_jobs, to_config
     from steerlens.files import make_folder
 
@@ -150,6 +154,7 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
             refused.append(error)
     if len(refused) == len(configs):
         raise refused[0]
+    check_one_model(configs)
     # The default folder carries the time at which Hydra composes, which is still to come.
     make_folder(_output_dir(overrides) or Path(configs[0].paths.output_dir).parent)
     return trees[0]

@@ -20,13 +20,14 @@ from steerlens.provenance import PROVENANCE_FILE
 from steerlens.reference import read_reference
 from steerlens.report import REPORT_FILE, write_report
 from steerlens.report.terminal import print_summary
-from steerlens.results import FEATURES, GENERATIONS, STEERING, SUMMARY_FILE
+from steerlens.results import COVERAGE, FEATURES, GENERATIONS, SAES, STEERING, SUMMARY_FILE
 from steerlens.results.folder import read_tables
 from steerlens.results.pmi import PMI_FILE
 from steerlens.results.reference import REFERENCE, REFERENCE_FILE
 from steerlens.selection import chosen
 from steerlens.stages import Stages
 from steerlens.status import Status
+from steerlens.tracking.tables import answer_rows
 
 if TYPE_CHECKING:
     from steerlens.subject import Kept
@@ -80,6 +81,8 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
             tables = read_tables(folder)
             summary, figures = write_report(tables, folder)
             tracker.log_tables(tables, summary)
+            for name, rows in answer_rows(summary).items():
+                tracker.log_rows(name, rows)
             tracker.log_figures(figures)
         except BaseException:
             tracker.finish({}, failed=True)
@@ -91,7 +94,8 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
 
 def _clear(folder: Path) -> None:
     """Removes what an earlier run left in the folder: it would pass for this run's."""
-    tables = (FEATURES.file, GENERATIONS.file, STEERING.file, REFERENCE.file, REFERENCE_FILE)
+    ours = (FEATURES, SAES, COVERAGE, GENERATIONS, STEERING, REFERENCE)
+    tables = (*(table.file for table in ours), REFERENCE_FILE)
     for name in (*tables, PMI_FILE, SUMMARY_FILE, REPORT_FILE, PROVENANCE_FILE):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / FIGURES_FOLDER, ignore_errors=True)

@@ -21,7 +21,7 @@ from steerlens.provenance import PROVENANCE_FILE, file_identity, provenance
 from steerlens.reference import COLUMNS, cache_file
 from steerlens.registry import ScoreConfig
 from steerlens.report.terminal import progress
-from steerlens.results import FEATURES, GENERATIONS, STEERING
+from steerlens.results import FEATURES, GENERATIONS, SAES, STEERING
 from steerlens.results.reference import Reference
 from steerlens.score_run import ScoreRun
 from steerlens.selection import best_first, part, select_features
@@ -51,10 +51,12 @@ class Stages:
     def score(self) -> pd.DataFrame:
         """The table of features of all layers, with all chosen scores."""
         from steerlens.corpus_pass import PiecesFired, in_groups, read_corpus
+        from steerlens.quality import describe
         from steerlens.subject import load_subjects
 
         methods = parse_scores(self._config.score)
         frames: list[pd.DataFrame] = []
+        saes: list[Mapping[str, Any]] = []
         asking = [*methods.values()]
         if least := self._config.features.min_examples:
             asking.append(PiecesFired(at_most=least))
@@ -64,6 +66,8 @@ class Stages:
             # Of its own for each group, so that only one group's activations are in memory.
             run = dataclasses.replace(self._run, activations={}, prompts={})
             read_corpus(group, asking, run)
+            saes += [describe(subject, self._config.quality.n_tokens, run) for subject in group]
+            SAES.write(SAES.frame(saes), self._folder)
             for frame in self._score_group(group, methods, run):
                 frames.append(frame)
                 FEATURES.write(pd.concat(frames, ignore_index=True), self._folder)

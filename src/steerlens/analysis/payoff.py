@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from steerlens.analysis.resampling import (
+    RESAMPLES,
     Draws,
     Estimate,
     counts_of_resamples,
@@ -51,7 +52,6 @@ CRITERIA = (
 """Our columns by which features can be selected; numbers of other methods come after them."""
 
 DRAWS = 10
-RESAMPLES = 1_000
 
 
 class Point(NamedTuple):

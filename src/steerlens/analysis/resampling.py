@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+RESAMPLES = 1_000
+"""Bootstrap samples unless said."""
+
 
 class Estimate(NamedTuple):
     """A number with its interval, null where features are too few for one."""
@@ -97,6 +100,37 @@ def estimate(value: float, resampled_R: np.ndarray, features: int) -> Estimate:
         return Estimate(float(value), None, None)
     low, high = np.quantile(finite, [0.025, 0.975]).tolist()
     return Estimate(float(value), low, high)
+
+
+def mean_estimate(
+    values_N: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+) -> Estimate | None:
+    """The mean of `values_N` (numbers, or yes and no) with its interval; None of nothing."""
+    n = len(values_N)
+    if not n:
+        return None
+    return estimate(float(np.mean(values_N)), _resampled_mean(values_N, resamples, seed), n)
+
+
+def difference(
+    one_N: np.ndarray, other_N: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+) -> Estimate | None:
+    """Mean of one less mean of the other, drawn independently; None if one of them is empty."""
+    if not (len(one_N) and len(other_N)):
+        return None
+    resampled = [
+        _resampled_mean(values_N, resamples, seed + place)
+        for place, values_N in enumerate((one_N, other_N))
+    ]
+    value = float(np.mean(one_N) - np.mean(other_N))
+    return estimate(value, resampled[0] - resampled[1], min(len(one_N), len(other_N)))
+
+
+def _resampled_mean(values_N: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """(R,): the mean of every bootstrap sample."""
+    rng, n = np.random.default_rng(seed), len(values_N)
+    value, count = np.unique(np.asarray(values_N, dtype=float), return_counts=True)
+    return rng.multinomial(n, count / n, size=resamples) @ value / n
 
 
 def mean_and_range(drawn: Sequence[float] | np.ndarray) -> Draws:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from steerlens.results.folder import RunTables
 
@@ -15,3 +16,11 @@ class Series:
     jobs: list[str]
     """Names of the jobs that it was merged from."""
     tables: RunTables
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Those in which it differs from the others."""
+    seconds: float | None = None
+    """What its jobs took; little where they found their results in the cache."""
+
+    def of_layers(self, layers: Collection[int]) -> Series:
+        """The same result of `layers` only."""
+        return replace(self, tables=self.tables.of_layers(layers))

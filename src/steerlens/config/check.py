@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from steerlens.catalog import read_release, releases
@@ -32,6 +33,7 @@ from steerlens.config.steering import (
     check_pmi,
     check_selection,
     check_steer,
+    check_study,
     parse_factors,
 )
 from steerlens.errors import SteerlensError, unknown
@@ -55,6 +57,9 @@ def check(config: RunConfig) -> None:
     if config.choice.success == "concept_success" and config.concept is None:
         raise SteerlensError("choice.success=concept_success needs concept=WORD.")
     check_pmi(config.pmi)
+    check_study(config.study)
+    if config.quality.n_tokens is not None and config.quality.n_tokens < 1:
+        raise SteerlensError(f"quality.n_tokens={config.quality.n_tokens} must be at least 1.")
     check_objective(config.objective, steers=bool(parse_factors(config.steer.factors)))
     _check_features(config.features)
     _check_shard(config)
@@ -78,6 +83,17 @@ def local_folder(model: ModelConfig) -> Path | None:
     path = Path(model.path)
     is_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model.path) and model.name != "local"
     return None if is_name and not path.is_dir() else path
+
+
+def check_one_model(configs: Sequence[RunConfig]) -> None:
+    """Refuse a comparison of releases whose jobs are of several models, unless it is asked for."""
+    study = configs[0].study
+    models = list(dict.fromkeys(config.model.name for config in configs))
+    if study.name == "releases" and not study.by_depth and len(models) > 1:
+        raise SteerlensError(
+            f"these SAEs are for different models ({', '.join(models)}); to compare them by "
+            "relative depth, add study.by_depth=true."
+        )
 
 
 def _check_scalars(config: RunConfig) -> None:
@@ -106,7 +122,8 @@ def reads_corpus(config: RunConfig) -> bool:
     """Whether the run may read its corpus: for a score, to choose features, or for PMI of texts."""
     steers = bool(parse_factors(config.steer.factors))
     scores = parse_scores(config.score).values()
-    return steers or bool(config.features.min_examples) or any("corpus" in s.uses() for s in scores)
+    asked = bool(config.features.min_examples or config.quality.n_tokens)
+    return steers or asked or any("corpus" in s.uses() for s in scores)
 
 
 def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:

@@ -92,21 +92,35 @@ def compose_tree(overrides: Sequence[str] = ()) -> DictConfig:
 
 def compose_jobs(overrides: Sequence[str], multirun: bool = False) -> list[DictConfig]:
     """The tree of a run; for a multirun, one tree for every value that is swept over."""
-    trees = _compose_sweep(overrides) if multirun else [compose_tree(overrides)]
-    # A file can ask for a sweep as well, by `hydra.mode` and `hydra.sweeper.params`.
-    hydra = trees[0].hydra
-    params = OmegaConf.select(hydra, "sweeper.params")
-    if params and (multirun or hydra.mode is RunMode.MULTIRUN):
-        return _compose_sweep([*(f"{key}={value}" for key, value in params.items()), *overrides])
-    return trees
-
-
-def _compose_sweep(overrides: Sequence[str]) -> list[DictConfig]:
     broken = register()
     with _hydra():
         loader = GlobalHydra.instance().config_loader()
-        checked = jobs(parse(overrides, multirun=True, loader=loader))
-        return [_compose(job, broken) for job in checked]
+        parsed = parse(overrides, multirun=True, loader=loader)
+        first = jobs(parsed)[0]
+        try:
+            tree = _compose(first, broken)
+        except SteerlensError:
+            if not multirun:
+                parse(overrides)  # several values are the first thing to refuse
+            raise
+        # A file can ask for a sweep as well, by `hydra.mode` and `hydra.sweeper.params`.
+        if not (multirun or tree.hydra.mode is RunMode.MULTIRUN):
+            parse(overrides)
+            return [tree]
+        every = parse([*swept_by_files(tree, overrides), *overrides], multirun=True, loader=loader)
+        return [_compose(job, broken) for job in jobs(every)]
+
+
+def swept_by_files(tree: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """What `hydra.sweeper.params` of an experiment sweeps over and the command line leaves open."""
+    params = OmegaConf.select(tree, "hydra.sweeper.params") or {}
+    given = {word.lstrip("+~").partition("=")[0] for word in overrides}
+    return [f"{key}={value}" for key, value in params.items() if key not in given]
+
+
+def is_basic(tree: DictConfig) -> bool:
+    """Whether Hydra's own sweeper runs all combinations, rather than one that chooses."""
+    return str(tree.hydra.sweeper._target_).endswith("BasicSweeper")
 
 
 def count_jobs(overrides: Sequence[str]) -> int | None:

@@ -224,6 +224,39 @@ class PmiConfig:
 
 
 @dataclass
+class QualityConfig:
+    """How well the SAEs reconstruct the corpus."""
+
+    n_tokens: int | None = None
+    """Tokens of the corpus that are encoded and decoded; null = none."""
+
+
+@dataclass
+class CoverageConfig:
+    """For how many words an SAE has a feature that steers toward them."""
+
+    words: Any = None
+    """`[network,date]`, or a file with a word a line; null = none."""
+    top_k: int = 20
+    """Of a feature's logit-lens tokens, how many are compared with the word's."""
+    threshold: float = 0.1
+    """Only features with at least this output score toward the word are steered with."""
+
+
+STUDIES = ("releases", "sizes", "controls", "criteria")
+
+
+@dataclass
+class StudyConfig:
+    """The question that a run, or the sweep that it belongs to, is to answer."""
+
+    name: str | None = None
+    """One of the modules of `studies/`; null = none."""
+    by_depth: bool = False
+    """releases: also compare those of different models, layer by relative depth."""
+
+
+@dataclass
 class ReferenceConfig:
     """The published scores that a run is laid beside (the caches of the paper's authors)."""
 
@@ -309,6 +342,9 @@ class RunConfig:
     """One scoring method's settings (`method: output, ...`), or several by name."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     pmi: PmiConfig = field(default_factory=PmiConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    coverage: CoverageConfig = field(default_factory=CoverageConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)

@@ -12,6 +12,7 @@ from steerlens.config.schema import (
     OPERATORS,
     POSITIONS,
     RULES,
+    STUDIES,
     SUCCESS,
     UNITS,
     ChoiceConfig,
@@ -19,6 +20,7 @@ from steerlens.config.schema import (
     PmiConfig,
     SelectionConfig,
     SteerConfig,
+    StudyConfig,
 )
 from steerlens.errors import SteerlensError, unknown
 from steerlens.prompts import PROMPTS
@@ -68,6 +70,12 @@ def check_pmi(pmi: PmiConfig) -> None:
     for name in ("window", "min_count", "min_together"):
         if getattr(pmi, name) < 1:
             raise SteerlensError(f"pmi.{name}={getattr(pmi, name)} must be at least 1.")
+
+
+def check_study(study: StudyConfig) -> None:
+    """Refuse what can't work, in one sentence."""
+    if study.name is not None and study.name not in STUDIES:
+        raise unknown("study.name", study.name, STUDIES)
 
 
 def check_objective(objective: str | None, steers: bool) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steerlens.analysis.series import Series
 from steerlens.analysis.summary import (
     MEANINGS,
     SCORES,
@@ -17,12 +18,14 @@ from steerlens.analysis.summary import (
 )
 from steerlens.errors import SteerlensError
 from steerlens.files import read_json, write_json, write_text
+from steerlens.report.answer import answer_section
 from steerlens.report.reference import reference_section
 from steerlens.report.steering import steering_sections
 from steerlens.results import FEATURES, SUMMARY_FILE
 from steerlens.results.folder import RunTables, read_tables
 from steerlens.results.reference import Reference
 from steerlens.status import STATUS_FILE
+from steerlens.studies import write_answer
 from steerlens.text import (
     markdown,
     markdown_table,
@@ -57,14 +60,15 @@ def write_report(tables: RunTables, folder: Path) -> tuple[dict[str, Any], dict[
     figures = draw_all(tables, folder)
     if tables.reference and not tables.reference.alone:
         figures |= _draw_beside(tables, tables.reference, folder)
-    summary = summarise(tables)
+    study, drawn = write_answer([Series("this run", [], tables)], folder)
+    figures |= drawn
+    summary = summarise(tables) | {"study": study}
     write_json(folder / SUMMARY_FILE, summary)
     write_text(folder / REPORT_FILE, report_text(tables, summary, figures, folder))
     return summary, figures
 
 
 def _draw_beside(tables: RunTables, reference: Reference, folder: Path) -> dict[str, list[Path]]:
-    from steerlens.analysis.series import Series
     from steerlens.figures.overlay import draw_overlay
 
     theirs = RunTables(reference.table)
@@ -112,6 +116,7 @@ def report_text(
     parts = [
         f"# {_names(summary['model'])} with {_names(summary['sae'])}",
         f"{counts}.",
+        *answer_section(summary["study"]),
         *[
             f"![{name.replace('_', ' ')}]({path.relative_to(folder).as_posix()})"
             for name, paths in figures.items()

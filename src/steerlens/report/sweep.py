@@ -15,8 +15,10 @@ from rich.text import Text
 from steerlens.analysis.series import Series
 from steerlens.analysis.summary import summarise
 from steerlens.files import write_json, write_text
+from steerlens.report.answer import answer_section, print_answer
 from steerlens.report.terminal import console_on
 from steerlens.results import SUMMARY_FILE
+from steerlens.studies import write_answer
 from steerlens.text import markdown, markdown_table, visible
 
 SWEEP_CSV = "sweep.csv"
@@ -58,6 +60,8 @@ def write_sweep_report(
         figures = draw_all(series[0].tables, folder)
     elif series:
         figures = draw_overlay(series, folder)
+    study, drawn = write_answer(series, folder)
+    figures |= drawn
     summary = {
         "jobs": rows["state"].value_counts().to_dict(),
         "failed": {
@@ -66,6 +70,7 @@ def write_sweep_report(
             if row["state"] != "done"
         },
         "left_out": list(left_out),
+        "study": study,
         "series": [
             {"label": one.label, "jobs": one.jobs, **summarise(one.tables)} for one in series
         ],
@@ -89,6 +94,7 @@ def _report(
     ]
     parts = [
         f"# {_counted(rows)}",
+        *answer_section(summary["study"]),
         *["\n".join([*failed, *(f"- {markdown(visible(one))}" for one in summary["left_out"])])],
         *[
             f"![{name.replace('_', ' ')}]({path.relative_to(folder).as_posix()})"
@@ -102,8 +108,11 @@ def _report(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def print_sweep(rows: pd.DataFrame, series: Sequence[Series], folder: Path) -> None:
-    """Prints the jobs with their main numbers, those that failed, and where the files are."""
+def print_sweep(
+    rows: pd.DataFrame, series: Sequence[Series], study: Mapping[str, Any] | None, folder: Path
+) -> None:
+    """Prints the jobs with their main numbers, those that failed, what the study that they were
+    made for has found, and where the files are."""
     console = console_on(sys.stdout)
     columns: list[list[Text]] = []
     table = Table(
@@ -129,6 +138,7 @@ def print_sweep(rows: pd.DataFrame, series: Sequence[Series], folder: Path) -> N
     for row in rows.loc[rows["state"] != "done"].to_dict("records"):
         line = f"Job {row['job']} {row['state']}: {row['reason']}"
         console.print(Text(visible(line)), soft_wrap=True)
+    print_answer(study, console)
     console.print(Text(f"Joined: {visible(str(folder))}"), soft_wrap=True)
 
 

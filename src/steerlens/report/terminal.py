@@ -29,6 +29,7 @@ from rich.text import Text
 from steerlens.analysis.roles import Example, best_steered
 from steerlens.analysis.steering_summary import steering_explanation
 from steerlens.analysis.summary import SCORES, best_features, explanation, ranking, title_of
+from steerlens.report.answer import print_answer
 from steerlens.report.concept_page import concept_page, is_of_a_concept
 from steerlens.report.reference import reference_lines
 from steerlens.results.folder import RunTables
@@ -136,6 +137,7 @@ def print_summary(
         if best := best_steered(tables.steering, tables.generations, rows // 2, 1):
             console.print(_steered_table(best, console.width))
         _print_lines(console, steering_explanation(summary["steering"]))
+    print_answer(summary.get("study"), console)
     console.print(Text(f"Results: {visible(str(folder))}"), soft_wrap=True)
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from steerlens.results.table import Table
 
-__all__ = ["FEATURES", "GENERATIONS", "STEERING", "SUBJECT", "SUMMARY_FILE", "Table"]
+__all__ = [
+    "COVERAGE",
+    "FEATURES",
+    "GENERATIONS",
+    "SAES",
+    "STEERING",
+    "SUBJECT",
+    "SUMMARY_FILE",
+    "Table",
+]
 
 SUMMARY_FILE = "summary.json"
 
@@ -110,3 +119,47 @@ STEERING = Table(
 
 `best_factor` and the means are null where every factor is over the cap.
 """
+
+SAES = Table(
+    file="saes.parquet",
+    keys=(*SUBJECT, "layer"),
+    columns={
+        **SUBJECT,
+        "layer": "int64",
+        "n_layers": "int64",
+        "architecture": "string",
+        "d_in": "int64",
+        "d_sae": "int64",
+        "parameters": "int64",
+        "tokens": "int64",
+        "explained_variance": "double",
+        "l0": "double",
+        "dead_share": "double",
+    },
+)
+"""One row per SAE: what it is, and with `quality.n_tokens` how well it reconstructs that many
+tokens of the corpus."""
+
+COVERAGE = Table(
+    file="coverage.parquet",
+    keys=(*SAES.keys, "word"),
+    columns={
+        **SUBJECT,
+        "layer": "int64",
+        "word": "string",
+        "tokens": "list<string>",
+        "candidates": "int64",
+        "feature": "int64",
+        "concept_score": "double",
+        "best_factor": "double",
+        "shown": "double",
+        "shown_unsteered": "double",
+        "perplexity": "double",
+        "perplexity_unsteered": "double",
+        "texts": "int64",
+        "reason": "string",
+    },
+)
+"""One row per layer and word of `coverage.words`: the feature with the highest output score toward
+the word, and the share of its steered texts in which the word stands; `reason` says why a column
+is null."""

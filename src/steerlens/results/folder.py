@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
 from steerlens.config.parse import parse_layers
-from steerlens.config.schema import ChoiceConfig
+from steerlens.config.schema import ChoiceConfig, StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.files import CONFIG_FILE
-from steerlens.results import FEATURES, GENERATIONS, STEERING, Table
+from steerlens.results import COVERAGE, FEATURES, GENERATIONS, SAES, STEERING, Table
 from steerlens.results.pmi import PMI_FILE, Pmi
 from steerlens.results.reference import REFERENCE_FILE, Reference
 
 if TYPE_CHECKING:
     import pandas as pd
+
+T = TypeVar("T", ChoiceConfig, StudyConfig)
 
 
 @dataclass(frozen=True)
@@ -31,16 +34,30 @@ class RunTables:
     features: pd.DataFrame
     generations: pd.DataFrame = field(default_factory=lambda: GENERATIONS.frame([]))
     steering: pd.DataFrame = field(default_factory=lambda: STEERING.frame([]))
+    saes: pd.DataFrame = field(default_factory=lambda: SAES.frame([]))
+    coverage: pd.DataFrame = field(default_factory=lambda: COVERAGE.frame([]))
+    """Empty where no words were asked for."""
     choice: ChoiceConfig | None = None
     """How best factors were chosen; null = not known."""
     late_from: int | None = None
     """The first late layer; null = not known."""
     objective: str | None = None
     """The number that the run was asked for."""
+    study: StudyConfig = field(default_factory=StudyConfig)
+    """The question that the run was asked."""
     pmi: Pmi | None = None
     """Null where no steered feature has both scores."""
     reference: Reference | None = None
     """The published scores that the run is laid beside."""
+
+    def of_layers(self, layers: Collection[int]) -> RunTables:
+        """The rows of `layers` only."""
+        names = ("features", "generations", "steering", "saes", "coverage")
+        tables = {name: getattr(self, name) for name in names}
+        rows = {name: one.loc[one["layer"].isin(list(layers))] for name, one in tables.items()}
+        return dataclasses.replace(
+            self, **{name: one.reset_index(drop=True) for name, one in rows.items()}
+        )
 
 
 def read_tables(folder: Path) -> RunTables:
@@ -55,9 +72,12 @@ def read_tables(folder: Path) -> RunTables:
         features=FEATURES.read(folder),
         generations=_read_or_empty(GENERATIONS, folder),
         steering=_read_or_empty(STEERING, folder),
-        choice=_choice(choice) if choice else None,
+        saes=_read_or_empty(SAES, folder),
+        coverage=_read_or_empty(COVERAGE, folder),
+        choice=_known(ChoiceConfig, choice) if choice else None,
         late_from=_late_from(settings.get("model") or {}),
         objective=settings.get("objective"),
+        study=_known(StudyConfig, settings.get("study") or {}),
         pmi=Pmi.read(folder) if (folder / PMI_FILE).is_file() else None,
         reference=Reference.read(folder) if (folder / REFERENCE_FILE).is_file() else None,
     )
@@ -78,9 +98,10 @@ def _settings(folder: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def _choice(settings: dict[str, Any]) -> ChoiceConfig:
-    known = [field.name for field in dataclasses.fields(ChoiceConfig)]
-    return ChoiceConfig(**{name: settings[name] for name in known if name in settings})
+def _known(kind: type[T], settings: dict[str, Any]) -> T:
+    """The settings that this version knows, as their dataclass `kind`."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    return kind(**{name: settings[name] for name in names if name in settings})
 
 
 def _late_from(model: dict[str, Any]) -> int | None:

@@ -26,6 +26,11 @@ class Table:
     keys: Sequence[str]
     """The columns that say what a row is about."""
 
+    @property
+    def _counted(self) -> str:
+        """The column that says how many rows there are; others may have one value for all."""
+        return "feature" if "feature" in self.keys else self.keys[-1]
+
     def frame(
         self, columns: Sequence[Mapping[str, Any]] | Mapping[str, Any] | pd.DataFrame
     ) -> pd.DataFrame:
@@ -35,7 +40,7 @@ class Table:
         pandas' nullable ones; list columns are Arrow's, so that millions of tokens stay compact,
         and give Python lists.
         """
-        return _to_pandas(self._arrow(columns))
+        return self._to_pandas(self._arrow(columns))
 
     def array(self, name: str, values: Any, size: int) -> pa.Array | pa.ChunkedArray:
         """`values` as an Arrow array with the type of column `name`; all null if they all are."""
@@ -73,7 +78,7 @@ class Table:
                 f"{path} is no table of {what}: it lacks the column {', '.join(lacking)}."
             )
         try:
-            return _to_pandas(self._like_ours(table))
+            return self._to_pandas(self._like_ours(table))
         except (pa.ArrowException, ValueError) as error:
             raise SteerlensError(f"{path} is no table of {what}: {error}") from error
 
@@ -85,9 +90,9 @@ class Table:
         if isinstance(columns, Sequence):
             filled = dict.fromkeys(name for row in columns for name in row)
             columns = {name: [row.get(name) for row in columns] for name in filled}
-        elif "feature" not in columns:
-            raise SteerlensError("a table of features needs the column 'feature'.")
-        size = len(columns["feature"]) if "feature" in columns else 0
+        elif self._counted not in columns:
+            raise SteerlensError(f"{self.file} needs the column {self._counted!r}.")
+        size = len(columns[self._counted]) if self._counted in columns else 0
         missing = [None] * size
         order = [*self.columns, *(name for name in columns if name not in self.columns)]
         arrays = {str(name): self.array(name, columns.get(name, missing), size) for name in order}
@@ -107,6 +112,26 @@ class Table:
             else:
                 columns[name] = table[name].cast(arrow) if arrow else table[name]
         return pa.table(columns)
+
+    def _to_pandas(self, table: pa.Table) -> pd.DataFrame:
+        import pandas as pd
+        import pyarrow as pa
+
+        nullable = {
+            pa.string(): pd.StringDtype(),
+            pa.int64(): pd.Int64Dtype(),
+            pa.float64(): pd.Float64Dtype(),
+            pa.bool_(): pd.BooleanDtype(),
+        }
+
+        def dtype(arrow: pa.DataType) -> Any:
+            return nullable.get(arrow) or (
+                pd.ArrowDtype(arrow) if pa.types.is_list(arrow) else None
+            )
+
+        frame = table.to_pandas(types_mapper=dtype)
+        numbers = [name for name in ("layer", "feature") if name in self.keys]
+        return frame.astype(dict.fromkeys(numbers, "int64"))
 
 
 def _type(name: str | None) -> pa.DataType | None:
@@ -154,24 +179,6 @@ def _encodable(value: Any) -> Any:
     if isinstance(value, list | tuple) or hasattr(value, "tolist"):
         return [_encodable(item) for item in value]
     return value
-
-
-def _to_pandas(table: pa.Table) -> pd.DataFrame:
-    import pandas as pd
-    import pyarrow as pa
-
-    nullable = {
-        pa.string(): pd.StringDtype(),
-        pa.int64(): pd.Int64Dtype(),
-        pa.float64(): pd.Float64Dtype(),
-        pa.bool_(): pd.BooleanDtype(),
-    }
-
-    def dtype(arrow: pa.DataType) -> Any:
-        return nullable.get(arrow) or (pd.ArrowDtype(arrow) if pa.types.is_list(arrow) else None)
-
-    frame = table.to_pandas(types_mapper=dtype)
-    return frame.astype({"layer": "int64", "feature": "int64"})
 
 
 def names(frame: pd.DataFrame, column: str) -> list[str]:

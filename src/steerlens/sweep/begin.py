@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlens.config.compose import count_jobs
+from steerlens.config.compose import count_jobs, is_basic, swept_by_files
 from steerlens.files import make_folder, read_json, write_json
 from steerlens.status import now
 
@@ -42,7 +42,7 @@ def begin(overrides: Sequence[str], tree: DictConfig) -> Sweep:
         overrides: what the command line says.
         tree: what Hydra composes for a job, its own `hydra` node included.
     """
-    swept = [*(f"{key}={value}" for key, value in (tree.hydra.sweeper.get("params") or {}).items())]
+    swept = swept_by_files(tree, overrides)
     command = sorted(word for word in [*swept, *overrides] if _of_command(word))
     id = hashlib.sha256(json.dumps(command).encode()).hexdigest()[:16]
     folder = Path(tree.hydra.sweep.dir)
@@ -51,13 +51,12 @@ def begin(overrides: Sequence[str], tree: DictConfig) -> Sweep:
     make_folder(folder)
     record = read_json(folder / SWEEP_FILE)
     goes_on = isinstance(record, dict) and record.get("id") == id
-    basic = str(tree.hydra.sweeper._target_).endswith("BasicSweeper")
     write_json(
         folder / SWEEP_FILE,
         {
             "id": id,
             "command": command,
-            "jobs": count_jobs([*swept, *overrides]) if basic else None,
+            "jobs": count_jobs([*swept, *overrides]) if is_basic(tree) else None,
             "started": now(),
         },
     )

@@ -22,13 +22,21 @@ from steerlens.config.schema import TrackingConfig
 from steerlens.errors import SteerlensError
 from steerlens.files import make_folder, read_json, write_json
 from steerlens.report.sweep import print_sweep, write_sweep_report
-from steerlens.results import FEATURES, GENERATIONS, STEERING, Table
+from steerlens.results import (
+    COVERAGE,
+    FEATURES,
+    GENERATIONS,
+    SAES,
+    STEERING,
+    SUMMARY_FILE,
+    Table,
+)
 from steerlens.results.folder import RunTables, read_tables
 from steerlens.results.pmi import Pmi
 from steerlens.status import STATUS_FILE
 from steerlens.sweep.begin import SWEEP_FILE
 from steerlens.sweep.jobs import Job, Settings, find_jobs, read_settings, read_summary, settings_of
-from steerlens.tracking.tables import table_rows
+from steerlens.tracking.tables import answer_rows, table_rows
 
 BEST_ROWS = 100
 """Features of each series that W&B shows."""
@@ -101,7 +109,8 @@ def join(folders: Sequence[Path], into: Path, again: bool = False, show: bool = 
         _track(joined, rows, summary, figures)
         write_json(into / SWEEP_FILE, {**record, "joined": stamp})
     if changed or again or show:
-        print_sweep(_rows(jobs, settings), series, into)
+        study = (read_json(into / SUMMARY_FILE) or {}).get("study")
+        print_sweep(_rows(jobs, settings), series, study, into)
     return joined
 
 
@@ -157,7 +166,16 @@ def _series(
     for label, members in groups.items():
         members = sorted(members, key=lambda job: parse_shard(settings[job.name].get("shard")))
         merged = merge([tables[job.name] for job in members])
-        found.append(Series(label or "all jobs", [job.name for job in members], merged))
+        seconds = [job.seconds for job in members if job.seconds is not None]
+        found.append(
+            Series(
+                label or "all jobs",
+                [job.name for job in members],
+                merged,
+                settings={k: v for k, v in settings[members[0].name].items() if k not in SPREAD},
+                seconds=sum(seconds) if seconds else None,
+            )
+        )
     return found
 
 
@@ -173,6 +191,9 @@ def merge(parts: Sequence[RunTables]) -> RunTables:
         features=_by_layer(FEATURES, [part.features for part in parts]),
         generations=_by_layer(GENERATIONS, [part.generations for part in parts]),
         steering=_by_layer(STEERING, [part.steering for part in parts]),
+        saes=_by_layer(SAES, [part.saes for part in parts]).drop_duplicates(list(SAES.keys)),
+        coverage=_by_layer(COVERAGE, [part.coverage for part in parts]),
+        study=parts[0].study,
         choice=parts[0].choice,
         late_from=parts[0].late_from,
         pmi=_merge_pmi(pmis) if pmis else None,
@@ -279,5 +300,7 @@ def _track(
     for one in joined.series:
         best = table_rows(best_features(one.tables.features, BEST_ROWS))
         tracker.log_rows(f"features/{one.label}", best)
+    for name, answered in answer_rows(summary).items():
+        tracker.log_rows(name, answered)
     tracker.log_figures(figures)
     tracker.finish(summary)

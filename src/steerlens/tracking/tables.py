@@ -66,6 +66,15 @@ def text_rows(tables: RunTables, n: int) -> list[dict[str, Any]]:
     return table_rows(shown.head(n)[list(TEXTS)])
 
 
+def answer_rows(summary: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The tables of the study that the summary tells of, by `study/NAME`; none if there is none."""
+    tables = (summary.get("study") or {}).get("tables") or {}
+    return {
+        f"study/{name}": [{key: _cell(key, value) for key, value in row.items()} for row in rows]
+        for name, rows in tables.items()
+    }
+
+
 def flat(summary: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers and names of `summary.json` outside its lists, keyed `a.b`."""
     found: dict[str, Any] = {}

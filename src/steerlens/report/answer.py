@@ -1,0 +1,66 @@
+"""What the study of a run or a sweep has found, in the report and in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from steerlens.text import markdown, markdown_table, visible
+
+
+def answer_section(study: Mapping[str, Any] | None) -> list[str]:
+    """The report's parts on the study, if there is one."""
+    if study is None:
+        return []
+    parts = [f"## {markdown(visible(study['name'])).capitalize()}"]
+    parts.append("\n".join(f"- {markdown(visible(line))}" for line in study["sentences"]))
+    for name, rows in study["tables"].items():
+        if rows:
+            header, cells = _cells(rows)
+            cells = [[markdown(cell) for cell in row] for row in cells]
+            parts += [f"`{name}.csv`", markdown_table([markdown(one) for one in header], cells)]
+    return parts
+
+
+def print_answer(study: Mapping[str, Any] | None, console: Console) -> None:
+    """The study's first table, as far as the terminal is wide, and its sentences."""
+    if study is None:
+        return
+    rows = next(iter(study["tables"].values()), [])
+    if rows:
+        header, cells = _cells(rows)
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        width, shown = console.width, 0
+        for place, title in enumerate(header):
+            width -= 2 + max(len(title), *(len(row[place]) for row in cells))
+            if width < 2:
+                break
+            table.add_column(visible(title), no_wrap=True)
+            shown += 1
+        for row in cells:
+            # Text, not str: rich would read [red] as markup.
+            table.add_row(*(Text(cell) for cell in row[:shown]))
+        console.print(table)
+    for line in study["sentences"]:
+        console.print(Text(visible(line)), soft_wrap=True)
+
+
+def _cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells, each number with its interval where there is one."""
+    names = [name for name in rows[0] if not name.endswith(("_low", "_high"))]
+    return names, [[_cell(row, name) for name in names] for row in rows]
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    value, low, high = (row.get(key) for key in (name, f"{name}_low", f"{name}_high"))
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        between = "" if low is None or high is None else f" ({low:.3g} to {high:.3g})"
+        return f"{value:.3g}{between}"
+    return visible(str(value))
