@@ -8,8 +8,8 @@ the full size it must be 1.
 - S_in: results of a sweep over `corpus.n_tokens` and `score.input.max_examples`; agreement is
   Spearman's correlation over the features that both have scored.
 - S_out: means over some of the prompts of score=prompt_robustness; Spearman's correlation.
-- best factor: chosen from the texts of some of the prompts; the success, over all prompts, at the
-  chosen factor as a share of that at the factor chosen from all.
+- best factor: chosen from the texts of some of the prompts; its merit over all prompts (success per
+  perplexity, or success within the budget) as a share of that of the best factor.
 - payoff: success of the features with S_out >= 0.1 over that of all, from the texts of some of the
   prompts; 1 less its relative distance from the payoff of all.
 """
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from steerlens.analysis.factors import by_factor, choose_factors
+from steerlens.analysis.factors import by_factor, choose_factors, measured_by_factor, merits
 from steerlens.analysis.resampling import Estimate, spearman
 from steerlens.analysis.series import Series
 from steerlens.analysis.summary import THRESHOLDS
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 WITHIN = 0.95
 """Agreement within 5 %."""
 
-DRAWS = 20
+KEYS = list(FEATURES.keys)
+
+DRAWS = 10
 """Random sets of prompts of each size; their range is what low and high say."""
 
 TOKENS, EXAMPLES = "corpus.n_tokens", "score.input.max_examples"
@@ -89,9 +91,8 @@ def _number(one: Series, key: str) -> float:
 
 
 def _agree(some: pd.DataFrame, full: pd.DataFrame) -> Estimate | None:
-    keys = list(FEATURES.keys)
-    columns = [*keys, "input_score"]
-    both = some[columns].merge(full[columns], on=keys, suffixes=("", "_full")).dropna()
+    columns = [*KEYS, "input_score"]
+    both = some[columns].merge(full[columns], on=KEYS, suffixes=("", "_full")).dropna()
     values = (both[name].to_numpy(float) for name in ("input_score", "input_score_full"))
     return spearman(*values, 200, np.random.default_rng(0))
 
@@ -117,37 +118,32 @@ def _texts(tables: RunTables) -> Iterator[dict[str, Any]]:
     prompts = sorted(texts["prompt"].unique())
     if len(prompts) < 2 or tables.choice is None:
         return
-    keys = list(FEATURES.keys)
-    means = by_factor(texts)[[*keys, "factor", "success_20"]]
-    full = choose_factors(texts, tables.choice)
-    high = tables.features.loc[tables.features["output_score"] >= THRESHOLDS[1], keys]
-    goal, payoff = _success(full, means), _payoff(full, high)
+    # Features come in the same order from every set of prompts.
+    known = [
+        merits(one, tables.choice) for one in measured_by_factor(by_factor(texts), tables.choice)
+    ]
+    goal = sum(max(one.values(), default=0.0) for one in known)
+    high = tables.features.loc[tables.features["output_score"] >= THRESHOLDS[1], KEYS]
+    payoff = _payoff(choose_factors(texts, tables.choice), high)
     rows: dict[str, list[dict[str, Any]]] = {"best factor": [], "payoff": []}
     for size, draws in _subsets(len(prompts)):
-        regrets, payoffs = [], []
+        reached, payoffs = [], []
         for some in draws:
-            chosen = choose_factors(
-                texts.loc[texts["prompt"].isin([prompts[at] for at in some])], tables.choice
-            )
-            regrets.append(_success(chosen, means) / goal if goal else np.nan)
+            part = texts.loc[texts["prompt"].isin([prompts[at] for at in some])]
+            chosen = choose_factors(part, tables.choice)
+            best = chosen["best_factor"].tolist()
+            gained = sum(one.get(factor, 0.0) for one, factor in zip(known, best, strict=True))
+            reached.append(gained / goal if goal else np.nan)
             payoffs.append(1 - abs(_payoff(chosen, high) / payoff - 1))
-        rows["best factor"].append(_row("best factor", "prompts", size, _range(regrets)))
+        rows["best factor"].append(_row("best factor", "prompts", size, _range(reached)))
         rows["payoff"].append(_row("payoff", "prompts", size, _range(payoffs)))
     for part in rows.values():
         yield from (row for row in part if row["agreement"] is not None)
 
 
-def _success(chosen: pd.DataFrame, means: pd.DataFrame) -> float:
-    """Mean success over all prompts at the chosen factors; of a feature without one, 0."""
-    keys = list(FEATURES.keys)
-    at = chosen[[*keys, "best_factor"]].rename(columns={"best_factor": "factor"})
-    found = at.astype({"factor": float}).merge(means, how="left", on=[*keys, "factor"])
-    return float(found["success_20"].fillna(0).astype(float).mean())
-
-
 def _payoff(chosen: pd.DataFrame, high: pd.DataFrame) -> float:
     decided = chosen.dropna(subset=["best_factor"])
-    filtered = decided.merge(high, on=list(FEATURES.keys))["success_20"].astype(float).mean()
+    filtered = decided.merge(high, on=KEYS)["success_20"].astype(float).mean()
     every = decided["success_20"].astype(float).mean()
     return float(filtered / every) if every else np.nan
 
