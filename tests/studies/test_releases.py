@@ -91,7 +91,7 @@ def test_a_layer_that_not_all_have_is_left_out_and_told() -> None:
 
 def test_different_models_are_refused_or_compared_by_depth() -> None:
     both = [release("a", 1.0, (0, 3)), release("b", 1.0, (1,), model="other", n_layers=2)]
-    with pytest.raises(SteerlensError, match="study.by_depth=true"):
+    with pytest.raises(SteerlensError, match="by_depth=true"):
         answer(both, ASKED)
     found = answer(both, StudyConfig("releases", by_depth=True))
     assert found.tables["releases_by_layer"]["depth"].tolist() == [0, 1, 1]
