@@ -36,8 +36,13 @@ TYPES = {
     "gemma-2-9b": ("gemma2", "jumprelu"),
     "llama-3.1-8b": ("llama", "jumprelu"),
     "pythia-70m": ("neox", "standard"),
+    "gpt2-small": ("gpt2", "standard"),
+    "qwen3-1.7b": ("qwen3", "topk"),
 }
 """Of every subject, the types of its model and its SAE, as `tests.support.tiny` has them."""
+
+OF_THE_PAPER = [subject for subject in TYPES if subject not in ("gpt2-small", "qwen3-1.7b")]
+"""And the embedded default."""
 
 FIGURES = {
     "paper/figure_2": "input_and_output_feature",
@@ -53,6 +58,7 @@ FIGURES = {
     "filter": "success_by_criterion",
     "gemma_2_2b": "output_score_by_layer",
     "compare_releases": "releases_by_layer",
+    "model_types": "releases_by_layer",
     "criteria": "criteria_agreement",
     "dataset_size": "sizes",
     "dataset_size_texts": "sizes",
@@ -76,6 +82,11 @@ CONCEPT = {"concept": "w60", "together": "w60"}
 
 LAYERS = (1, 3)
 
+UNEMBEDDINGS = (
+    *("lm_head.weight", "embed_out.weight", "model.embed_tokens.weight", "transformer.wte.weight"),
+)
+"""What the unembedding of the types is called."""
+
 Folders = Callable[[str], tuple[Path, Path]]
 
 
@@ -92,7 +103,16 @@ def test_the_experiments_are_found() -> None:
     assert {*FIGURES, *REPORTED, WITHOUT_SUBJECT} <= set(EXPERIMENTS)
 
 
-def test_the_subjects_are_those_of_the_paper_and_the_embedded_default() -> None:
+@pytest.mark.parametrize("subject", TYPES)
+def test_model_types_are_compared_on_every_subject(
+    subject: str, text: Path, finished: Callable[[RunConfig, str], Path]
+) -> None:
+    config = composed("model_types", f"subject={subject}")
+    check(dataclasses.replace(config, corpus=CorpusConfig("text", "text", str(text))))
+    assert_shown("model_types", finished(config, subject))
+
+
+def test_every_subject_has_a_tiny_one_of_its_type() -> None:
     assert set(TYPES) == {file.stem for file in (conf_dir() / "subject").glob("*.yaml")}
 
 
@@ -154,7 +174,7 @@ def make_decided(model: Path) -> None:
     weights = load_file(file)
     unembedding = next(
         name
-        for name in ("lm_head.weight", "embed_out.weight", "model.embed_tokens.weight")
+        for name in UNEMBEDDINGS
         if name in weights
     )
     weights[unembedding] *= 2.5
@@ -228,7 +248,7 @@ def assert_shown(name: str, folder: Path) -> None:
         assert REPORTED[name] in (folder / "report.md").read_text()
 
 
-@pytest.mark.parametrize("subject", TYPES)
+@pytest.mark.parametrize("subject", OF_THE_PAPER)
 @pytest.mark.parametrize("name", PAPER)
 def test_an_experiment_of_the_paper_shows_what_it_is_for(
     name: str, subject: str, text: Path, finished: Callable[[RunConfig, str], Path]
