@@ -52,6 +52,7 @@ FIGURES = {
     "demo": "input_output_by_layer",
     "filter": "success_by_criterion",
     "gemma_2_2b": "output_score_by_layer",
+    "controls": "controls",
 }
 """The figure that an experiment is for."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from steerlens.analysis.resampling import Estimate
 from steerlens.analysis.series import Series
 from steerlens.config.schema import STUDIES, StudyConfig
 from steerlens.errors import SteerlensError, unknown
@@ -44,6 +45,12 @@ class Study(Protocol):
             SteerlensError: they can't answer the question; in one sentence.
         """
         ...
+
+
+def columns(name: str, found: Estimate | None) -> dict[str, float | None]:
+    """A number and its interval, as columns of a table."""
+    value, low, high = found or (None, None, None)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def load_study(name: str) -> Study:

@@ -18,13 +18,13 @@ import numpy as np
 import pandas as pd
 
 from steerlens.analysis.payoff import payoff
-from steerlens.analysis.resampling import Estimate, difference, mean_estimate
+from steerlens.analysis.resampling import difference, mean_estimate
 from steerlens.analysis.series import Series
 from steerlens.analysis.summary import HYBRID, THRESHOLDS
 from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.results.table import names
-from steerlens.studies import Answer
+from steerlens.studies import Answer, columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,17 +123,17 @@ def _measures(one: Series) -> dict[str, Any]:
     per_sae = steerable.value * (_mean(saes["d_sae"]) or np.nan) if steerable else None
     parameters = _mean(saes["parameters"])
     return {
-        **_columns("success", steered.success if steered else None),
-        **_columns("payoff", steered.over_unfiltered if steered else None),
-        **_columns("covered", mean_estimate(_covered(one))),
+        **columns("success", steered.success if steered else None),
+        **columns("payoff", steered.over_unfiltered if steered else None),
+        **columns("covered", mean_estimate(_covered(one))),
         "words": one.tables.coverage["word"].nunique() or None,
-        **_columns("steerable_0.01", mean_estimate(scores >= THRESHOLDS[0])),
-        **_columns("steerable_0.1", steerable),
+        **columns("steerable_0.01", mean_estimate(scores >= THRESHOLDS[0])),
+        **columns("steerable_0.1", steerable),
         "steerable_per_sae": per_sae,
         "steerable_per_million_parameters": per_sae and parameters and per_sae / parameters * 1e6,
         **_quartiles("output_score", scores),
         **_quartiles("input_score", inputs),
-        **_columns("hybrids", mean_estimate(hybrid.to_numpy(dtype=bool))),
+        **columns("hybrids", mean_estimate(hybrid.to_numpy(dtype=bool))),
         "explained_variance": _mean(saes["explained_variance"]),
         "l0": _mean(saes["l0"]),
         "dead_share": _mean(saes["dead_share"]),
@@ -145,11 +145,6 @@ def _covered(one: Series) -> np.ndarray:
     """For every word, whether a feature of any layer covers it."""
     shown = one.tables.coverage.groupby("word")["shown"].max().fillna(0)
     return shown.to_numpy(dtype=float) >= COVERED
-
-
-def _columns(name: str, found: Estimate | None) -> dict[str, float | None]:
-    value, low, high = found or (None, None, None)
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def _quartiles(name: str, values: np.ndarray) -> dict[str, float | None]:
