@@ -121,7 +121,7 @@ def test_nothing_is_found_among_controls(tests: pd.DataFrame) -> None:
         "random_feature > random_direction",
         "unsteered again > unsteered",
     }
-    assert (null["q_0.05"] == 0).all()
+    assert set(null["q_0.05"]) == {0}
     assert null["p_0.05"].sum() <= 6  # of 69, with 2 to be expected
     assert (null["by_chance"] > 0).all()
     assert (null["by_chance"] < 0.05 * null["features"]).all()
@@ -129,8 +129,8 @@ def test_nothing_is_found_among_controls(tests: pd.DataFrame) -> None:
 
 def test_no_effect_is_no_discovery() -> None:
     table = answer([result(nothing)], STUDY).tables["controls"]
-    assert (table["q_0.05"] == 0).all()
-    assert table["p_0.05"].sum() > 0  # without correction some would be
+    assert set(table["q_0.05"]) == {0}
+    assert sum(table["p_0.05"]) > 0  # without correction some would be
 
 
 def test_arms_stand_beside_what_they_cost(found: Answer) -> None:
@@ -151,21 +151,19 @@ def test_arms_stand_beside_what_they_cost(found: Answer) -> None:
 
 def test_means_and_differences_are_those_of_loops(found: Answer) -> None:
     texts = result().tables.generations
+    texts = texts.loc[texts["factor"] == 4].assign(control=texts["control"].fillna(""))
     less = found.tables["controls_differences"].set_index(["arm", "factor", "less"])
-    control = texts["control"].fillna("")
+    row = less.loc[("amplify", "4", "random_feature")]
     for name in ("success_20", "degeneracy"):
-        means = [
-            [
-                texts.loc[
-                    (texts["feature"] == feature) & (control == one) & (texts["factor"] == 4)
-                ][name].mean()
-                for one in ("", "random_feature")
-            ]
-            for feature in range(24)
-        ]
-        row = less.loc[("amplify", "4", "random_feature")]
-        assert row[name] == pytest.approx(np.mean([own - other for own, other in means]))
-        assert row["features"] == 24
+        changes = []
+        for feature in range(24):
+            own, other = (
+                texts.loc[(texts["feature"] == feature) & (texts["control"] == control), name]
+                for control in ("", "random_feature")
+            )
+            changes.append(own.mean() - other.mean())
+        assert row[name] == pytest.approx(np.mean(changes))
+    assert row["features"] == 24
     assert less.loc[("amplify", "chosen", "random_direction"), "degeneracy"] == pytest.approx(0)
     assert {f"{name}_low" for name in MEASURES} <= set(less.columns)
 
@@ -195,7 +193,7 @@ def test_every_feature_has_its_factors_and_q_values(found: Answer) -> None:
     assert table["feature"].tolist() == list(range(24))
     assert set(table["output_score"]) == {0.5}
     assert table["amplify_factor"].dropna().tolist() == [4.0] * 23
-    assert (table["ablation_factor"] == 1).all()
+    assert set(table["ablation_factor"]) == {1.0}
     rows = found.tables["controls"].set_index(["arm", "test"])
     discovered = (table["amplify_q_random_feature"] <= 0.05).sum()
     assert discovered == rows.loc[("amplify", "feature > random_feature"), "q_0.05"]
@@ -218,12 +216,10 @@ def test_the_sentences_say_what_separates_and_what_can_be_reduced(found: Answer)
 
 def test_what_could_be_reduced_is_counted() -> None:
     rare = answer([result(lambda *_: 0.0, n=3)], STUDY)
-    assert "Of 3 features, 0 have a token of theirs in any of these unsteered texts" in " ".join(
-        rare.sentences
-    )
-    row = (
-        rare.tables["controls"].set_index(["arm", "test"]).loc[("suppress", "feature < unsteered")]
-    )
+    said = "Of 2 features, 0 have a token of theirs in any of these unsteered texts"
+    assert any(line.startswith(said) for line in rare.sentences)
+    table = rare.tables["controls"].set_index(["arm", "test"])
+    row = table.loc[("suppress", "feature < unsteered")]
     assert (row["testable"], row["by_chance"], row["p_0.05"]) == (0, 0, 0)
 
 
