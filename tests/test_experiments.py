@@ -53,6 +53,10 @@ FIGURES = {
     "filter": "success_by_criterion",
     "gemma_2_2b": "output_score_by_layer",
     "controls": "controls",
+    "compare_releases": "releases_by_layer",
+    "criteria": "criteria_agreement",
+    "dataset_size": "sizes",
+    "dataset_size_texts": "sizes",
 }
 """The figure that an experiment is for."""
 

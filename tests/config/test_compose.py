@@ -332,3 +332,34 @@ def test_a_method_that_cannot_be_imported_is_told_only_to_those_who_ask(my_metho
     assert asked.returncode == 1
     assert "scoring method 'mine' can't be imported: ModuleNotFoundError" in asked.stderr
     assert "can't be imported" in steerlens("list", "scores").stdout
+
+
+ASKS_FOR_A_SWEEP = """# @package _global_
+layer: 3
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params:
+      seed: 1,2
+      score.factor: 5,10
+"""
+
+
+def test_the_command_line_replaces_what_an_experiment_sweeps_over(my_conf: Path) -> None:
+    words = write_experiment(my_conf, ASKS_FOR_A_SWEEP)
+
+    def found(*overrides: str) -> list[tuple[int, float]]:
+        configs = [to_config(tree) for tree in compose_jobs([*words, *overrides])]
+        return [(config.seed, config.score.factor) for config in configs]
+
+    # One job for every value, not for every combination: see `overrides.jobs`.
+    assert found() == [(1, 5), (2, 5), (1, 10)]
+    assert found("seed=7,8,9") == [(7, 5), (8, 5), (9, 5), (7, 10)]
+    assert found("seed=7") == [(7, 5), (7, 10)]
+
+
+def test_several_values_need_a_multirun_or_an_experiment_that_is_one(my_conf: Path) -> None:
+    words = write_experiment(my_conf, ASKS_FOR_A_SWEEP)
+    assert len(compose_jobs([*words, "layer=1,2"])) == 4
+    with pytest.raises(SteerlensError, match="add -m"):
+        compose_jobs(["layer=1,2"])

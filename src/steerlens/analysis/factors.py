@@ -76,7 +76,7 @@ def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFr
     means = by_factor(chosen_on)
     reported = by_factor(reported_on) if choice.split else means
     features = means[[*FEATURE]].drop_duplicates(ignore_index=True)
-    ranked = [best_factors(measured, choice) for measured in _measured(means, choice)]
+    ranked = [best_factors(measured, choice) for measured in measured_by_factor(means, choice)]
     features["best_factor"] = [best[0] if best else math.nan for best in ranked]
     unsteered = reported.loc[reported["factor"] == 0, [*FEATURE, "success_20", "perplexity"]]
     found = features.merge(
@@ -91,7 +91,7 @@ def choice_counts(generations: pd.DataFrame, choice: ChoiceConfig) -> ChoiceCoun
     Counted where the factor is chosen: with `choice.split` on that half of the prompts.
     """
     chosen_on, _ = halves(generations) if choice.split else (generations, None)
-    each = _measured(by_factor(chosen_on), choice)
+    each = measured_by_factor(by_factor(chosen_on), choice)
     ranked = [(measured, best_factors(measured, choice)) for measured in each]
     return ChoiceCounts(
         features=len(ranked),
@@ -113,12 +113,20 @@ def best_factors(measured: Measured, choice: ChoiceConfig) -> list[float]:
     factors have none (all their texts are empty), these have no merit by rule=paper and aren't
     within any budget.
     """
+    found = merits(measured, choice)
+    best = max(found.values(), default=0.0)
+    tied = (factor for factor, merit in found.items() if merit == best)
+    return sorted(tied, key=lambda factor: (abs(factor), factor < 0))
+
+
+def merits(measured: Measured, choice: ChoiceConfig) -> dict[float, float]:
+    """What the best factor has most of, at each factor that may be chosen."""
     if choice.rule not in RULES:
         raise unknown("choice.rule", choice.rule, RULES)
     steered = {factor: means for factor, means in measured.items() if factor != 0}
     blind = all(math.isnan(perplexity) for _, perplexity in steered.values())
     _, unsteered = measured.get(0.0, (math.nan, math.nan))
-    merits: dict[float, float] = {}
+    found: dict[float, float] = {}
     for factor, (success, perplexity) in steered.items():
         if choice.rule == "paper":
             allowed = success <= choice.success_cap
@@ -127,10 +135,8 @@ def best_factors(measured: Measured, choice: ChoiceConfig) -> list[float]:
             allowed = blind or perplexity <= choice.perplexity_budget * unsteered
             merit = success
         if allowed and not math.isnan(success):
-            merits[factor] = merit
-    best = max(merits.values(), default=0.0)
-    tied = (factor for factor, merit in merits.items() if merit == best)
-    return sorted(tied, key=lambda factor: (abs(factor), factor < 0))
+            found[factor] = merit
+    return found
 
 
 def next_factors(
@@ -183,7 +189,7 @@ def halves(generations: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return generations.loc[~odd], generations.loc[odd]
 
 
-def _measured(means: pd.DataFrame, choice: ChoiceConfig) -> list[Measured]:
+def measured_by_factor(means: pd.DataFrame, choice: ChoiceConfig) -> list[Measured]:
     """What was measured of every feature, in the order of `means`."""
     if len(means) and not any(means[choice.success].notna().tolist()):
         raise SteerlensError(

@@ -42,6 +42,7 @@ SHARES = (0.1, 0.25, 0.5)
 
 CRITERIA = (
     "output_score",
+    "output_score_delta",
     "output_score_mean",
     "input_score",
     "token_confidence_delta",

@@ -47,8 +47,8 @@ class Study(Protocol):
         ...
 
 
-def columns(name: str, found: Estimate | None) -> dict[str, float | None]:
-    """A number and its interval, as columns of a table."""
+def interval_columns(name: str, found: Estimate | None) -> dict[str, float | None]:
+    """The columns of an estimate in a study's table: `name`, `name_low`, `name_high`."""
     value, low, high = found or (None, None, None)
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 

@@ -42,7 +42,7 @@ from steerlens.analysis.steering_summary import MOVED
 from steerlens.config.schema import CONTROLS, ChoiceConfig, StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.figures.arms import draw_arms
-from steerlens.studies import Answer, columns
+from steerlens.studies import Answer, interval_columns
 
 P, Q = f"p_{ALPHA}", f"q_{ALPHA}"
 
@@ -103,7 +103,7 @@ def _test_row(one: Tested) -> dict[str, Any]:
         "testable": one.testable,
         "features": len(by_feature),
         **{name: by_feature[name].mean() for name in ("pairs", "share", "share_other")},
-        **columns("difference", mean_estimate(less.to_numpy())),
+        **interval_columns("difference", mean_estimate(less.to_numpy())),
     }
 
 
@@ -152,7 +152,7 @@ def _estimates(means: pd.DataFrame) -> dict[str, float | None]:
     return {
         key: value
         for name in MEASURES
-        for key, value in columns(name, mean_estimate(means[name].dropna().to_numpy())).items()
+        for key, value in interval_columns(name, mean_estimate(means[name].dropna().to_numpy())).items()
     }
 
 

@@ -24,7 +24,7 @@ from steerlens.analysis.summary import HYBRID, THRESHOLDS
 from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.results.table import names
-from steerlens.studies import Answer, columns
+from steerlens.studies import Answer, interval_columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,17 +123,17 @@ def _measures(one: Series) -> dict[str, Any]:
     per_sae = steerable.value * (_mean(saes["d_sae"]) or np.nan) if steerable else None
     parameters = _mean(saes["parameters"])
     return {
-        **columns("success", steered.success if steered else None),
-        **columns("payoff", steered.over_unfiltered if steered else None),
-        **columns("covered", mean_estimate(_covered(one))),
+        **interval_columns("success", steered.success if steered else None),
+        **interval_columns("payoff", steered.over_unfiltered if steered else None),
+        **interval_columns("covered", mean_estimate(_covered(one))),
         "words": one.tables.coverage["word"].nunique() or None,
-        **columns("steerable_0.01", mean_estimate(scores >= THRESHOLDS[0])),
-        **columns("steerable_0.1", steerable),
+        **interval_columns("steerable_0.01", mean_estimate(scores >= THRESHOLDS[0])),
+        **interval_columns("steerable_0.1", steerable),
         "steerable_per_sae": per_sae,
         "steerable_per_million_parameters": per_sae and parameters and per_sae / parameters * 1e6,
         **_quartiles("output_score", scores),
         **_quartiles("input_score", inputs),
-        **columns("hybrids", mean_estimate(hybrid.to_numpy(dtype=bool))),
+        **interval_columns("hybrids", mean_estimate(hybrid.to_numpy(dtype=bool))),
         "explained_variance": _mean(saes["explained_variance"]),
         "l0": _mean(saes["l0"]),
         "dead_share": _mean(saes["dead_share"]),

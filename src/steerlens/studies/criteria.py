@@ -1,0 +1,162 @@
+"""By which score should features be selected for steering, and do the scores agree?
+
+Every score as a guide (rank correlation with success, success of as many features as each puts
+first), and every two scores beside each other: Spearman's and Kendall's rank correlation and how
+many of the first hundred features they share. Scores agree or not over all scored features, and
+guide or not over those that were steered.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from steerlens.analysis.payoff import SHARES, criteria, scores_of
+from steerlens.analysis.resampling import spearman, top_weights
+from steerlens.analysis.series import Series
+from steerlens.analysis.steering_summary import COMPARED
+from steerlens.config.schema import StudyConfig
+from steerlens.errors import SteerlensError
+from steerlens.studies import Answer, interval_columns
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TOP = 100
+RESAMPLES = 200
+"""Of thousands of features: more would show nothing else."""
+
+GUIDE = f"success_{SHARES[COMPARED]:g}"
+
+
+def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
+    """The scores as guides, the best first, and their agreement; of the first result if several.
+
+    Raises:
+        SteerlensError: fewer than two scores were computed.
+    """
+    tables = series[0].tables
+    scores = [name for name in scores_of(tables.features) if tables.features[name].notna().any()]
+    if len(scores) < 2:
+        raise SteerlensError("it takes at least two scores, such as score=all.")
+    values = {name: tables.features[name].to_numpy(float, na_value=np.nan) for name in scores}
+    pairs = [_pair(one, other, values) for one, other in itertools.combinations(scores, 2)]
+    agreement = pd.DataFrame([pair for pair in pairs if pair])
+    guides = pd.DataFrame(_guides(tables.steering) if len(tables.steering) else [])
+    if len(guides):
+        guides = guides.sort_values(GUIDE, ascending=False, ignore_index=True)
+    said = [f"Only {series[0].label} is looked at."] if len(series) > 1 else []
+    return Answer(
+        sentences=[*_guide_sentences(guides), *_agreement_sentences(agreement), *said],
+        tables={"criteria": guides, "criteria_agreement": agreement},
+        figures={"criteria_agreement": partial(_draw, agreement, scores)},
+    )
+
+
+def _guides(steering: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = []
+    for one in criteria(steering):
+        row = {"score": one.score, "features": one.scored}
+        row |= interval_columns("spearman", one.spearman)
+        for share, found in zip(SHARES, one.highest, strict=True):
+            row |= interval_columns(f"success_{share:g}", found.success if found else None)
+        last = one.highest[COMPARED]
+        row |= interval_columns("over_random", last.over_random if last else None)
+        rows.append(row)
+    return rows
+
+
+def _pair(one: str, other: str, values: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+    """Two scores over the features that have both; None if one of them is constant there."""
+    from scipy.stats import kendalltau
+
+    both = ~(np.isnan(values[one]) | np.isnan(values[other]))
+    a_N, b_N = values[one][both], values[other][both]
+    found = spearman(a_N, b_N, RESAMPLES, np.random.default_rng(0))
+    if found is None:
+        return None
+    size = min(TOP, len(a_N))
+    shared = np.minimum(top_weights(a_N, size), top_weights(b_N, size)).sum()
+    tau: Any = kendalltau(a_N, b_N)
+    return {
+        "one": one,
+        "other": other,
+        "features": len(a_N),
+        **interval_columns("spearman", found),
+        "kendall": float(tau.statistic),
+        "top": size,
+        "top_shared": float(shared / size),
+        "top_shared_by_chance": size / len(a_N),
+    }
+
+
+def _guide_sentences(guides: pd.DataFrame) -> list[str]:
+    if guides.empty:
+        return ["Nothing was steered, so no score can be judged as a guide."]
+    best = guides.iloc[0]
+    said = [
+        f"The {SHARES[COMPARED]:.0%} of the features with the highest {best['score']} steer best: "
+        f"mean success@20 {_interval(best, GUIDE)}, {_interval(best, 'over_random')} times as many "
+        "at random."
+    ]
+    sure = guides.loc[guides["spearman_low"] > 0, "score"].tolist()
+    against = guides.loc[guides["spearman_high"] < 0, "score"].tolist()
+    said.append(
+        f"Success surely rises with {', '.join(sure) or 'none of them'}"
+        + (f", and falls with {', '.join(against)}." if against else ".")
+    )
+    return said
+
+
+def _agreement_sentences(agreement: pd.DataFrame) -> list[str]:
+    """Of the output score, which others agree most and least."""
+    said = []
+    name = "output_score"
+    rows = agreement.loc[(agreement["one"] == name) | (agreement["other"] == name)]
+    for row in rows.sort_values("spearman", ascending=False).to_dict("records"):
+        other = row["other"] if row["one"] == name else row["one"]
+        said.append(
+            f"{other} {row['spearman']:.2f} (Kendall {row['kendall']:.2f}; "
+            f"{row['top_shared']:.0%} of the first {row['top']}, "
+            f"{row['top_shared_by_chance']:.0%} by chance)"
+        )
+    return [f"Rank correlation with {name}: {'; '.join(said)}."] if said else []
+
+
+def _interval(row: Mapping[str, Any] | pd.Series, name: str) -> str:
+    value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
+    if pd.isna(value):
+        return "-"
+    return f"{value:.3g}" + ("" if pd.isna(low) else f" ({low:.3g} to {high:.3g})")
+
+
+def _draw(agreement: pd.DataFrame, scores: Sequence[str]) -> Figure:
+    """Rank correlation of every two scores, and what they share of their first features."""
+    from steerlens.figures import style
+    from steerlens.text import visible
+
+    n = len(scores)
+    figure = style.new_figure(4 + 1.1 * n, 2.4 + 0.45 * n)
+    panels = figure.subplots(1, 2, sharey=True)
+    place = {name: index for index, name in enumerate(scores)}
+    titles = {"spearman": "rank correlation (Spearman)", "top_shared": f"shared of the first {TOP}"}
+    for axes, (column, title) in zip(panels, titles.items(), strict=True):
+        grid = np.eye(n)
+        for row in agreement.to_dict("records"):
+            i, j = place[row["one"]], place[row["other"]]
+            grid[i, j] = grid[j, i] = row[column]
+        axes.imshow(grid, vmin=-1, vmax=1, cmap="RdBu_r", aspect="auto")
+        for i, j in itertools.product(range(n), repeat=2):
+            axes.text(j, i, f"{grid[i, j]:.2f}", ha="center", va="center", fontsize=8)
+        names = [visible(name) for name in scores]
+        axes.set_xticks(range(n), names, rotation=40, ha="right", parse_math=False)
+        axes.set_yticks(range(n), names, parse_math=False)
+        axes.set_title(title)
+        axes.grid(False)
+    style.headline(figure, "Do the scores agree?", "over the features that have both")
+    return figure
