@@ -149,11 +149,10 @@ def _differences(arm: Arm) -> list[dict[str, Any]]:
 
 
 def _estimates(means: pd.DataFrame) -> dict[str, float | None]:
-    return {
-        key: value
-        for name in MEASURES
-        for key, value in interval_columns(name, mean_estimate(means[name].dropna().to_numpy())).items()
-    }
+    found: dict[str, float | None] = {}
+    for name in MEASURES:
+        found |= interval_columns(name, mean_estimate(means[name].dropna().to_numpy()))
+    return found
 
 
 def _features(
