@@ -57,6 +57,7 @@ FIGURES = {
     "demo": "input_output_by_layer",
     "filter": "success_by_criterion",
     "gemma_2_2b": "output_score_by_layer",
+    "controls": "controls",
     "compare_releases": "releases_by_layer",
     "model_types": "releases_by_layer",
     "criteria": "criteria_agreement",

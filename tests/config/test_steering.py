@@ -95,7 +95,8 @@ def refusal(*words: str) -> str:
         (["steer.together=[x]"], ["steer.together"]),
         (["choice.success=succes_20"], ["choice.success 'succes_20'", "'success_20'"]),
         (["choice.success=concept_success"], ["needs concept=WORD"]),
-        (["steer.controls=[random]"], ["steer.controls 'random'", "'random_direction'"]),
+        (["steer.controls=[random]"], ["steer.controls 'random'", "random_feature"]),
+        (["steer.controls=[random_featur]"], ["'random_featur'", "'random_feature'"]),
         (["steer.default_max_activation=0"], ["default_max_activation=0.0 must be positive"]),
         (["steer.default_max_activation=nan"], ["default_max_activation=nan must be positive"]),
         (["steer.factor=2"], ["factor", "factors"]),
@@ -143,12 +144,18 @@ def test_a_bad_value_is_one_clear_sentence(words: list[str], parts: list[str]) -
     [
         ["steer=grid"],
         ["steer=axbench"],
+        ["steer=signed"],
+        ["steer=ablation"],
         ["steer.factors=2"],
         ["steer.factors=[-0.5,1e1]", "steer.operator=ablate", "steer.unit=norm"],
         ["generation.temperature=0", "generation.top_p=1", "generation.stop=null"],
         ["generation.prompts=Note", "generation.stop=['.',\"\\n\"]"],
         ["steer.together=[2,5]", "choice.success=success_1"],
-        ["steer.controls=[random_direction]", "selection.threshold=0.0", "selection.top_n=1"],
+        [
+            "steer.controls=[random_direction,random_feature]",
+            "selection.threshold=0.0",
+            "selection.top_n=1",
+        ],
     ],
 )
 def test_good_values_pass(words: list[str]) -> None:

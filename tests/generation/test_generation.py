@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from steerlens import SteerlensError
-from steerlens.config.schema import OPERATORS, POSITIONS, RANDOM_DIRECTION
+from steerlens.config.schema import CONTROLS, OPERATORS, POSITIONS
 from steerlens.generation import ROW, prompt_tokens
 from steerlens.scores import ScoreRun
 from steerlens.subject import Subject
@@ -116,7 +116,7 @@ def test_texts_are_the_same_however_rows_are_grouped(
 
 
 def test_a_text_does_not_depend_on_other_features_and_prompts(subject: Subject) -> None:
-    rows = rows_of(prompts=PROMPTS, factors=[2.0], controls=["", RANDOM_DIRECTION])
+    rows = rows_of(prompts=PROMPTS, factors=[2.0], controls=["", *CONTROLS])
     together = texts_of(subject, rows, **SAMPLED)
     for place in (0, 5, len(rows) - 1):
         alone = texts_of(subject, rows.iloc[[place]].reset_index(drop=True), **SAMPLED)

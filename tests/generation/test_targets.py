@@ -11,9 +11,16 @@ import pytest
 import torch
 
 import steerlens
-from steerlens.config.schema import RANDOM_DIRECTION
+from steerlens.config.schema import CONTROLS, RANDOM_DIRECTION, RANDOM_FEATURE
 from steerlens.corpus_pass import activations_of, read_corpus
-from steerlens.generation.targets import _random_like, companions, row_targets, together
+from steerlens.errors import SteerlensError
+from steerlens.generation.targets import (
+    _another,
+    _random_like,
+    companions,
+    row_targets,
+    together,
+)
 from steerlens.scores import ScoreRun, activation
 from steerlens.subject import Subject
 from tests.support.generating import (
@@ -101,13 +108,68 @@ def test_a_random_direction_is_one_for_each_seed_layer_and_feature(subject: Subj
     assert not torch.equal(control_vectors(subject, rows, seed=1), vectors)
 
 
-def test_a_random_direction_gives_another_text_and_its_factor_0_the_same(subject: Subject) -> None:
-    rows = rows_of(features=[5], factors=[0.0, 5.0], controls=["", RANDOM_DIRECTION])
+def test_a_random_feature_is_as_long_as_the_decoder_row_and_points_like_another(
+    tiny_subject: MakeSubject,
+) -> None:
+    for rescaled in (False, True):
+        subject = tiny_subject("llama", "topk", rescale_acts_by_decoder_norm=rescaled)
+        rows = rows_of(prompts=["the"], factors=[0.5, 2.0], controls=["", RANDOM_FEATURE])
+        vectors = control_vectors(subject, rows)
+        own, random = (
+            vectors[(rows["control"] == name).to_numpy()] for name in ("", RANDOM_FEATURE)
+        )
+        torch.testing.assert_close(random.norm(dim=-1), own.norm(dim=-1))
+        unit_FD = torch.nn.functional.normalize(subject.sae.W_dec, dim=-1)
+        unit_BD = torch.nn.functional.normalize(random, dim=-1)
+        nearest = (unit_BD @ unit_FD.T).max(dim=-1)
+        torch.testing.assert_close(nearest.values, torch.ones(len(random)))
+        others = nearest.indices.tolist()
+        assert others == [_another(subject.d_sae, 0, subject.layer, f) for f in (5, 5, 9, 9)]
+
+
+def test_a_random_feature_is_any_other_one_of_seed_layer_and_feature() -> None:
+    every = {
+        (seed, layer, feature): _another(4, seed, layer, feature)
+        for seed in range(40)
+        for layer in range(3)
+        for feature in range(4)
+    }
+    assert all(other != feature for (_, _, feature), other in every.items())
+    assert {(feature, other) for (_, _, feature), other in every.items()} == {
+        (one, other) for one in range(4) for other in range(4) if one != other
+    }
+    assert every == {key: _another(4, *key) for key in every}
+    one = [_another(10_000, 0, 2, feature) for feature in range(50)]
+    for seed, layer in ((1, 2), (0, 3)):
+        assert one != [_another(10_000, seed, layer, feature) for feature in range(50)]
+    with pytest.raises(SteerlensError, match="at least two features"):
+        _another(1, 0, 0, 0)
+
+
+def test_a_random_feature_writes_what_that_feature_writes(tiny_subject: MakeSubject) -> None:
+    """Texts of whole forwards with SAELens' own decode, the factor scaled to an equal change."""
+    subject = tiny_subject("llama", "jumprelu")
+    rows = rows_of([5, 9], [3.0], PROMPTS[:2], controls=[RANDOM_FEATURE])
+    norms = subject.sae.W_dec.norm(dim=-1)
+    expected = []
+    for feature, prompt in zip(rows["feature"], rows["prompt"], strict=True):
+        other = _another(subject.d_sae, 0, subject.layer, feature)
+        factor = 3.0 * float(norms[feature] / norms[other])
+        expected.append(
+            naive_text(subject, subject.to_tokens(prompt)[0].tolist(), [other], factor, 6)
+        )
+    assert_equal_ids(expected, texts_of(subject, rows, **GREEDY))
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_control_gives_another_text_and_its_factor_0_the_same(
+    subject: Subject, control: str
+) -> None:
+    rows = rows_of(features=[5], factors=[0.0, 5.0], controls=["", control])
     texts = texts_of(subject, rows, **GREEDY)
     groups = dict(iter(texts.groupby(["control", "factor"])))
     mine, random = (
-        [ids_of(groups[control, factor]) for factor in (0.0, 5.0)]
-        for control in ("", RANDOM_DIRECTION)
+        [ids_of(groups[name, factor]) for factor in (0.0, 5.0)] for name in ("", control)
     )
     assert mine[0] == random[0]
     assert mine[1] != random[1]

@@ -29,6 +29,7 @@ def test_a_folder_without_steering_has_empty_tables_of_it(tmp_path: Path) -> Non
         assert list(frame_of_it.columns) == list(table.columns)
     assert found.choice is None
     assert found.late_from is None
+    assert found.operator is None
     assert found.pmi is None
 
 
@@ -63,6 +64,11 @@ def test_the_first_late_layer_follows_from_the_settings(
 def test_the_choice_is_that_of_the_settings_whatever_else_they_hold(tmp_path: Path) -> None:
     write(tmp_path, choice={"rule": "budget", "success_cap": 4.0, "of_another_version": 1})
     assert read_tables(tmp_path).choice == ChoiceConfig(rule="budget", success_cap=4.0)
+
+
+def test_the_operator_is_that_of_the_settings(tmp_path: Path) -> None:
+    write(tmp_path, steer={"operator": "ablate", "unit": "one"})
+    assert read_tables(tmp_path).operator == "ablate"
 
 
 def test_settings_that_are_no_yaml_are_refused(tmp_path: Path) -> None:

@@ -209,8 +209,9 @@ def test_a_sweep_that_ended_before_its_first_job_is_joined_to_nothing(tmp_path: 
 
 
 def test_merging_takes_settings_of_the_first_run() -> None:
-    one, two = RunTables(frame([0]), late_from=4), RunTables(frame([1]), late_from=4)
-    assert merge([one, two]).late_from == 4
+    one, two = (RunTables(frame([n]), late_from=4, operator="ablate") for n in range(2))
+    merged = merge([one, two])
+    assert (merged.late_from, merged.operator) == (4, "ablate")
 
 
 @pytest.mark.slow

@@ -72,7 +72,7 @@ def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFr
         SteerlensError: a rule that isn't known, texts without success, a budget without the texts
             at factor 0, a split of features with one prompt.
     """
-    chosen_on, reported_on = _halves(generations) if choice.split else (generations, generations)
+    chosen_on, reported_on = halves(generations) if choice.split else (generations, generations)
     means = by_factor(chosen_on)
     reported = by_factor(reported_on) if choice.split else means
     features = means[[*FEATURE]].drop_duplicates(ignore_index=True)
@@ -90,7 +90,7 @@ def choice_counts(generations: pd.DataFrame, choice: ChoiceConfig) -> ChoiceCoun
 
     Counted where the factor is chosen: with `choice.split` on that half of the prompts.
     """
-    chosen_on, _ = _halves(generations) if choice.split else (generations, None)
+    chosen_on, _ = halves(generations) if choice.split else (generations, None)
     each = measured_by_factor(by_factor(chosen_on), choice)
     ranked = [(measured, best_factors(measured, choice)) for measured in each]
     return ChoiceCounts(
@@ -174,6 +174,21 @@ def next_factors(
     return [factor for factor in grid[start:stop] if factor not in known]
 
 
+def halves(generations: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The texts of every second prompt of each feature, and the others, all samples together."""
+    keys = [*FEATURE, "prompt"]
+    prompts = generations.loc[:, keys].drop_duplicates().sort_values(by="prompt")
+    features = prompts.groupby(list(FEATURE), dropna=False)
+    if min(features.size().tolist(), default=2) < 2:
+        raise SteerlensError(
+            "choice.split=true needs at least two prompts for every feature; "
+            "add prompts, or leave it out."
+        )
+    prompts["odd"] = features.cumcount() % 2 == 1
+    odd = generations.loc[:, keys].merge(prompts, how="left", on=keys)["odd"].to_numpy(dtype=bool)
+    return generations.loc[~odd], generations.loc[odd]
+
+
 def measured_by_factor(means: pd.DataFrame, choice: ChoiceConfig) -> list[Measured]:
     """What was measured of every feature, in the order of `means`."""
     if len(means) and not any(means[choice.success].notna().tolist()):
@@ -192,18 +207,3 @@ def measured_by_factor(means: pd.DataFrame, choice: ChoiceConfig) -> list[Measur
     for feature, factor, success, perplexity in zip(ids, *columns, strict=True):
         features.setdefault(feature, {})[factor] = (success, perplexity)
     return list(features.values())
-
-
-def _halves(generations: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The texts of every second prompt of each feature, and the others, all samples together."""
-    keys = [*FEATURE, "prompt"]
-    prompts = generations.loc[:, keys].drop_duplicates().sort_values(by="prompt")
-    features = prompts.groupby(list(FEATURE), dropna=False)
-    if min(features.size().tolist(), default=2) < 2:
-        raise SteerlensError(
-            "choice.split=true needs at least two prompts for every feature; "
-            "add prompts, or leave it out."
-        )
-    prompts["odd"] = features.cumcount() % 2 == 1
-    odd = generations.loc[:, keys].merge(prompts, how="left", on=keys)["odd"].to_numpy(dtype=bool)
-    return generations.loc[~odd], generations.loc[odd]

@@ -83,7 +83,8 @@ OPERATORS = ("add", "clamp", "min_clamp", "ablate")
 UNITS = ("a_max", "max_activation", "norm", "one")
 POSITIONS = ("last", "all", "generated", "prompt")
 RANDOM_DIRECTION = "random_direction"
-CONTROLS = (RANDOM_DIRECTION,)
+RANDOM_FEATURE = "random_feature"
+CONTROLS = (RANDOM_DIRECTION, RANDOM_FEATURE)
 RULES = ("paper", "budget")
 SUCCESS = ("success_20", "success_5", "success_1", "concept_success")
 
@@ -123,7 +124,8 @@ class SteerConfig:
     search: bool = False
     """Generate texts at every third factor, then only around each feature's best one."""
     controls: list[str] = field(default_factory=list)
-    """What is steered with beside each feature: random_direction, of the same norm."""
+    """What is steered with beside each feature: random_direction, or random_feature, another one's
+    decoder row, perhaps of one that never fires; both at the norm of the feature's own."""
     together: list[int] = field(default_factory=list)
     """Also steer with the n best features of a layer at once, by selection.score, each with an
     equal share of the factor: `[2,5]`."""

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from steerlens.config.schema import RANDOM_DIRECTION, SteerConfig
+from steerlens.config.schema import RANDOM_DIRECTION, RANDOM_FEATURE, SteerConfig
+from steerlens.errors import SteerlensError
 from steerlens.generation.sampling import row_seed
-from steerlens.intervention import Targets, feature_targets
+from steerlens.intervention import Targets, decoder_rows, feature_targets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,9 +53,13 @@ def row_targets(
         max_activation_BN=None if max_activation_F is None else max_activation_F[features_BN],
     )
     for row, control in enumerate(controls):
+        vector_D, seeds = targets.vectors_BND[row, 0], (seed, subject.layer, groups[row][0])
         if control == RANDOM_DIRECTION:
-            vector_D, feature = targets.vectors_BND[row, 0], groups[row][0]
-            targets.vectors_BND[row, 0] = _random_like(vector_D, seed, subject.layer, feature)
+            targets.vectors_BND[row, 0] = _random_like(vector_D, *seeds)
+        elif control == RANDOM_FEATURE:
+            other_D = decoder_rows(subject.sae, torch.tensor(_another(subject.d_sae, *seeds)))
+            other_D = torch.nn.functional.normalize(other_D, dim=0)  # a row of zeros stays one
+            targets.vectors_BND[row, 0] = other_D * vector_D.norm()
     return targets
 
 
@@ -63,6 +68,17 @@ def _random_like(vector_D: torch.Tensor, *seeds: int) -> torch.Tensor:
     rng = np.random.Generator(np.random.Philox(row_seed(RANDOM_DIRECTION, *seeds)))
     random_D = torch.from_numpy(rng.standard_normal(len(vector_D))).to(vector_D)
     return random_D * (vector_D.norm() / random_D.norm())
+
+
+def _another(d_sae: int, seed: int, layer: int, feature: int) -> int:
+    """Any other feature of the SAE; one that never fires is a direction of the SAE, too."""
+    if d_sae < 2:
+        raise SteerlensError(
+            f"steer.controls=[{RANDOM_FEATURE}] needs an SAE with at least two features."
+        )
+    rng = np.random.Generator(np.random.Philox(row_seed(RANDOM_FEATURE, seed, layer, feature)))
+    other = int(rng.integers(d_sae - 1))
+    return other + (other >= feature)
 
 
 def max_activations(subject: Subject, steer: SteerConfig, run: ScoreRun) -> torch.Tensor:

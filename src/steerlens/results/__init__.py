@@ -87,11 +87,11 @@ GENERATIONS = Table(
 """One row per text: (layer, feature, factor, prompt, sample), factor 0 included for every feature.
 
 `control` is null for the feature alone, else says what was steered with instead:
-`random_direction`, or the other features of `steer.together` (`+12+57`). `text` is the continuation
-without the prompt, `token_ids` the new tokens only, a closing EOS included. `success_k` counts the
-tokens of the re-tokenised continuation that are among the feature's k logit-lens tokens (as
-published), `success_k_ids` those of `token_ids`; `concept_success` counts, as published, those of
-the run's concept.
+`random_direction`, `random_feature`, or the other features of `steer.together` (`+12+57`). `text`
+is the continuation without the prompt, `token_ids` the new tokens only, a closing EOS included.
+`success_k` counts the tokens of the re-tokenised continuation that are among the k logit-lens
+tokens of `feature`, whatever the control (as published), `success_k_ids` those of `token_ids`;
+`concept_success` counts, as published, those of the run's concept.
 """
 
 STEERING = Table(

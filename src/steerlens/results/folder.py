@@ -39,6 +39,8 @@ class RunTables:
     """Empty where no words were asked for."""
     choice: ChoiceConfig | None = None
     """How best factors were chosen; null = not known."""
+    operator: str | None = None
+    """How activations were edited (`steer.operator`); null = not known."""
     late_from: int | None = None
     """The first late layer; null = not known."""
     objective: str | None = None
@@ -75,6 +77,7 @@ def read_tables(folder: Path) -> RunTables:
         saes=_read_or_empty(SAES, folder),
         coverage=_read_or_empty(COVERAGE, folder),
         choice=_known(ChoiceConfig, choice) if choice else None,
+        operator=(settings.get("steer") or {}).get("operator"),
         late_from=_late_from(settings.get("model") or {}),
         objective=settings.get("objective"),
         study=_known(StudyConfig, settings.get("study") or {}),

@@ -195,6 +195,7 @@ def merge(parts: Sequence[RunTables]) -> RunTables:
         coverage=_by_layer(COVERAGE, [part.coverage for part in parts]),
         study=parts[0].study,
         choice=parts[0].choice,
+        operator=parts[0].operator,
         late_from=parts[0].late_from,
         pmi=_merge_pmi(pmis) if pmis else None,
     )
