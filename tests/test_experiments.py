@@ -67,6 +67,7 @@ REPORTED = {
     "paper/appendix_d": "prompts S_out correlates with its mean over them",
     "concept": "## Steering",
     "together": "## Steering",
+    "compare_releases": "## Words",
     "optuna": "## Steering",
 }
 """What the report of an experiment without a figure of its own must have."""
@@ -201,6 +202,9 @@ def first_steps(config: RunConfig, model: Path, saes: Path, text: Path) -> RunCo
         score=_few_prompts(config.score),
         steer=dataclasses.replace(steer, factors=steer.factors and [0.4, 20.0]),
         generation=dataclasses.replace(config.generation, n_prompts=2, max_new_tokens=6),
+        coverage=dataclasses.replace(
+            config.coverage, words=config.coverage.words and ["w60", "w61", "music"]
+        ),
         corpus=CorpusConfig(name="text", source="text", path=str(text), context_length=16),
         pmi=PmiConfig(min_count=1, min_together=1),
         tracking=TrackingConfig(mode="disabled"),
