@@ -130,7 +130,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """The folders of a tiny model and its SAEs, of the types of a subject."""
-    from tests.support.tiny import save_model, save_sae
+    from tests.support.tiny import make_decided, save_model, save_sae
 
     root = tmp_path_factory.mktemp("subjects")
 
@@ -145,21 +145,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
         return model, folder
 
     return find
-
-
-def make_decided(model: Path) -> None:
-    """Makes a random model's next-token distributions steep, so that it has output features."""
-    from safetensors.torch import load_file, save_file
-
-    file = model / "model.safetensors"
-    weights = load_file(file)
-    unembedding = next(
-        name
-        for name in ("lm_head.weight", "embed_out.weight", "model.embed_tokens.weight")
-        if name in weights
-    )
-    weights[unembedding] *= 2.5
-    save_file(weights, file, metadata={"format": "pt"})
 
 
 @pytest.fixture(scope="module")

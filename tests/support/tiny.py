@@ -110,6 +110,22 @@ def save_model(folder: Path, kind: str = "llama", seed: int = 0, **settings: Any
     return folder
 
 
+def make_decided(model: Path, times: float = 2.5) -> Path:
+    """Makes a random model's next-token distributions steep, so that it has output features."""
+    from safetensors.torch import load_file, save_file
+
+    file = model / "model.safetensors"
+    weights = load_file(file)
+    unembedding = next(
+        name
+        for name in ("lm_head.weight", "embed_out.weight", "model.embed_tokens.weight")
+        if name in weights
+    )
+    weights[unembedding] *= times
+    save_file(weights, file, metadata={"format": "pt"})
+    return model
+
+
 def save_sae(
     folder: Path,
     architecture: str = "standard",

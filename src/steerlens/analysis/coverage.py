@@ -127,10 +127,10 @@ def coverage_explanation(found: Mapping[str, Any] | None) -> list[str]:
     if found is None:
         return []
     n = found["words"]
-    best = max((one["covered"] for one in found["layers"]), default=0)
-    where = f" (most in layer {found['best_layer']}: {best:,})" if best else ""
+    most = max(one["covered"] for one in found["layers"])
+    where = f"; most in layer {found['best_layer']}: {most:,}" if most else ""
     return [
         f"Of {n:,} word{'s' * (n != 1)} {found['formed']:,} can be formed by tokens, and "
-        f"{found['covered']:,} {'has' if found['covered'] == 1 else 'have'} a feature that writes "
-        f"them into at least {found['covered_from']:.0%} of its steered texts{where}."
+        f"{found['covered']:,} can be steered toward (in at least {found['covered_from']:.0%} of "
+        f"the steered texts of a feature the word stands{where})."
     ]

@@ -26,7 +26,7 @@ def words_section(coverage: pd.DataFrame) -> list[str]:
     """Every word in its best layer, those that are shown most first; [] if there are no words."""
     if coverage.empty:
         return []
-    best = by_word(coverage).sort_values("shown", ascending=False, kind="stable")
+    best = by_word(coverage).sort_values(["shown", "concept_score"], ascending=False)
     rows = [
         [
             markdown(visible(row["word"])),
