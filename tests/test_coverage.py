@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ import pandas as pd
 import pytest
 
 from steerlens import coverage, load_subject
+from steerlens.config.check import check
+from steerlens.config.compose import compose
 from steerlens.config.schema import (
     ChoiceConfig,
     CoverageConfig,
@@ -21,7 +24,9 @@ from steerlens.config.schema import (
 )
 from steerlens.coverage import cover_layer, word_tokens
 from steerlens.errors import SteerlensError
+from steerlens.plan.steering import PlannedTexts, planned_words
 from steerlens.results import COVERAGE
+from steerlens.run import run
 from steerlens.scores import ScoreRun, concept, output
 from steerlens.steering import steer_layer
 from steerlens.store import Store
@@ -37,12 +42,18 @@ PROMPTS = ["Note that", "In my experience,", "the", "From my experience"]
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("decided")
-    model = make_decided(save_model(folder / "model"), 4)
-    sae = save_sae(folder / "sae", "jumprelu")
-    paths = {"model.path": model, "sae.path": sae, "paths.cache_dir": folder}
-    return load_subject("local", "local", "all", **paths)
+    make_decided(save_model(folder / "model"), 4)
+    save_sae(folder / "sae", "jumprelu")
+    (folder / "texts.txt").write_text("Note that my experience , the\n" * 30)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def subject(folder: Path) -> Subject:
+    paths = {"model.path": folder / "model", "sae.path": folder / "sae"}
+    return load_subject("local", "local", "all", **paths, **{"paths.cache_dir": folder})
 
 
 def config_of(budget: float = 1e4, **settings: Any) -> RunConfig:
@@ -141,8 +152,7 @@ def test_equals_a_loop_over_the_words(subject: Subject, budget: float) -> None:
         shown.append(expected and expected["shown"])
     # What was compared has all cases.
     assert len(reasons) == (4 if budget == 1e4 else 5)
-    assert None in shown
-    assert len({*shown}) > 2
+    assert {*shown} >= ({None, 0.0, 1.0} if budget == 1e4 else {None, 1.0})
 
 
 def test_two_words_of_one_feature_share_its_texts(
@@ -242,3 +252,48 @@ def test_a_word_without_token_is_reported_and_a_list_without_any_refused(subject
     with pytest.raises(SteerlensError, match=r"^none of the 2 coverage\.words .*'zebra'") as one:
         word_tokens(tokenizer, ["zebra", "volcano"])
     assert "\n" not in str(one.value)
+
+
+def test_a_plan_counts_the_texts_of_all_words_at_all_factors() -> None:
+    config = config_of(words=["a", "b", "c"])
+    planned = planned_words(config, 5, PlannedTexts(features=2, texts=100, seconds=50.0))
+    texts = 3 * 5 * (1 + len(FACTORS)) * len(PROMPTS) * 2
+    assert planned == (3, texts, texts / 2)
+    config.shard = "0/2"
+    part = planned_words(config, 5, PlannedTexts(features=2, texts=100, seconds=50.0))
+    assert part
+    assert part.words == 1
+    nothing = PlannedTexts(features=2, texts=100, seconds=50.0)
+    assert planned_words(config_of(), 5, nothing) is None
+
+
+def test_shards_of_a_run_share_the_words(folder: Path, quick_figures: None) -> None:
+    def words_of(name: str, *words: str) -> pd.DataFrame:
+        config = compose(
+            [
+                *("model=local", f"model.path={folder / 'model'}", "sae=local"),
+                *(f"sae.path={folder / 'sae'}", "device=cpu", "dtype=float32"),
+                *("corpus=text", f"corpus.path={folder / 'texts.txt'}", "features.ids=[1,2]"),
+                *("tracking.mode=disabled", "coverage.words=[w96,zebra,w145]"),
+                *("coverage.top_k=5", "choice.perplexity_budget=1e4", "steer.factors=[3]"),
+                *("generation.n_prompts=2", "generation.max_new_tokens=3", *words),
+                *(f"paths.output_dir={folder / name}", f"paths.cache_dir={folder / 'cache'}"),
+            ]
+        )
+        check(config)
+        run(config)
+        return COVERAGE.read(folder / name)
+
+    whole = words_of("whole")
+    assert whole["word"].tolist() == ["w96", "zebra", "w145"]
+    assert whole["shown"].notna().tolist() == [True, False, True]
+    parts = [words_of(f"part{i}", f"shard={i}/2") for i in range(2)]
+    assert [len(part) for part in parts] == [1, 2]
+    pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole, rtol=1e-4)
+    report = (folder / "whole" / "report.md").read_text()
+    assert "## Words" in report
+    found = json.loads((folder / "whole" / "summary.json").read_text())["coverage"]
+    assert (found["words"], found["formed"]) == (3, 2)
+    assert found["covered"] == sum(whole["shown"].fillna(0) >= 0.5)
+    with pytest.raises(SteerlensError, match=r"none of the 1 coverage\.words"):
+        words_of("none", "coverage.words=[zebra]")
