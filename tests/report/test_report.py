@@ -161,7 +161,8 @@ def test_words_cannot_break_the_report(tmp_path: Path) -> None:
     rows[0] |= {"feature": 3, "concept_score": 0.25, "best_factor": 2.0, "reason": None}
     rows[0] |= {"shown": 0.5, "shown_unsteered": 0.0, "perplexity": 20.0, "texts": 4}
     shown = dataclasses.replace(RunTables(frame()), coverage=COVERAGE.frame(rows))
-    text = report_text(shown, summarise(shown), {}, tmp_path)
+    summary = summarise(shown) | {"study": None}
+    text = report_text(shown, summary, {}, tmp_path)
     section = text.partition("## Words")[2]
     assert f"Of {len(NASTY)} words" in section
     assert "\x1b" not in section
@@ -170,4 +171,4 @@ def test_words_cannot_break_the_report(tmp_path: Path) -> None:
     assert {row.count("|") for row in rows_shown} == {12}
     assert len(rows_shown) == 2 + len(NASTY)
     assert "| 0 | 3 | 0.2500 | 2 | 50% | 0% | 20 | - |" in rows_shown[2]
-    assert "## Words" not in report_text(RunTables(frame()), summarise(shown), {}, tmp_path)
+    assert "## Words" not in report_text(RunTables(frame()), summary, {}, tmp_path)
