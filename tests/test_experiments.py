@@ -74,6 +74,7 @@ REPORTED = {
     "paper/appendix_d": "prompts S_out correlates with its mean over them",
     "concept": "## Steering",
     "together": "## Steering",
+    "compare_releases": "## Words",
     "optuna": "## Steering",
 }
 """What the report of an experiment without a figure of its own must have."""
@@ -82,11 +83,6 @@ CONCEPT = {"concept": "w60", "together": "w60"}
 """What those steer toward that need to be told."""
 
 LAYERS = (1, 3)
-
-UNEMBEDDINGS = (
-    *("lm_head.weight", "embed_out.weight", "model.embed_tokens.weight", "transformer.wte.weight"),
-)
-"""What the unembedding of the types is called."""
 
 Folders = Callable[[str], tuple[Path, Path]]
 
@@ -102,15 +98,6 @@ def test_the_experiments_are_found() -> None:
     ]
     assert {*numbered, "paper/appendix_d", "demo", "filter"} <= set(EXPERIMENTS)
     assert {*FIGURES, *REPORTED, WITHOUT_SUBJECT} <= set(EXPERIMENTS)
-
-
-@pytest.mark.parametrize("subject", TYPES)
-def test_model_types_are_compared_on_every_subject(
-    subject: str, text: Path, finished: Callable[[RunConfig, str], Path]
-) -> None:
-    config = composed("model_types", f"subject={subject}")
-    check(dataclasses.replace(config, corpus=CorpusConfig("text", "text", str(text))))
-    assert_shown("model_types", finished(config, subject))
 
 
 def test_every_subject_has_a_tiny_one_of_its_type() -> None:
@@ -150,7 +137,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """The folders of a tiny model and its SAEs, of the types of a subject."""
-    from tests.support.tiny import save_model, save_sae
+    from tests.support.tiny import make_decided, save_model, save_sae
 
     root = tmp_path_factory.mktemp("subjects")
 
@@ -165,21 +152,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
         return model, folder
 
     return find
-
-
-def make_decided(model: Path) -> None:
-    """Makes a random model's next-token distributions steep, so that it has output features."""
-    from safetensors.torch import load_file, save_file
-
-    file = model / "model.safetensors"
-    weights = load_file(file)
-    unembedding = next(
-        name
-        for name in UNEMBEDDINGS
-        if name in weights
-    )
-    weights[unembedding] *= 2.5
-    save_file(weights, file, metadata={"format": "pt"})
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +194,9 @@ def first_steps(config: RunConfig, model: Path, saes: Path, text: Path) -> RunCo
         score=_few_prompts(config.score),
         steer=dataclasses.replace(steer, factors=steer.factors and [0.4, 20.0]),
         generation=dataclasses.replace(config.generation, n_prompts=2, max_new_tokens=6),
+        coverage=dataclasses.replace(
+            config.coverage, words=config.coverage.words and ["w60", "w61", "music"]
+        ),
         corpus=CorpusConfig(name="text", source="text", path=str(text), context_length=16),
         pmi=PmiConfig(min_count=1, min_together=1),
         tracking=TrackingConfig(mode="disabled"),
@@ -267,3 +242,12 @@ def test_any_other_experiment_shows_what_it_is_for(
     config = composed(name)
     check(config)
     assert_shown(name, finished(config, config.model.name))
+
+
+@pytest.mark.parametrize("subject", TYPES)
+def test_model_types_are_compared_on_every_subject(
+    subject: str, text: Path, finished: Callable[[RunConfig, str], Path]
+) -> None:
+    config = composed("model_types", f"subject={subject}")
+    check(dataclasses.replace(config, corpus=CorpusConfig("text", "text", str(text))))
+    assert_shown("model_types", finished(config, subject))

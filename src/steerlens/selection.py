@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 IDS = ("layer", "feature")
+
+T = TypeVar("T")
 
 
 def select_features(
@@ -58,11 +61,11 @@ def select_features(
     return list(range(d_sae))
 
 
-def part(features: list[int], shard: str | None) -> list[int]:
-    """The part `i/n` of a layer's features: parts differ by at most one in size, and one after the
-    other they are the whole, in its order."""
+def part(whole: Sequence[T], shard: str | None) -> list[T]:
+    """The part `i/n` of a layer's features, or of other things: parts differ by at most one in
+    size, and one after the other they are the whole, in its order."""
     index, of = parse_shard(shard)
-    return features[len(features) * index // of : len(features) * (index + 1) // of]
+    return [*whole[len(whole) * index // of : len(whole) * (index + 1) // of]]
 
 
 def _firing(config: FeaturesConfig, layer: int, seed: int, pieces_F: np.ndarray) -> list[int]:

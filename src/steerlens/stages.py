@@ -6,13 +6,14 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from steerlens.analysis.roles import with_roles
-from steerlens.config.parse import parse_concept, parse_memory, parse_scores
+from steerlens.config.parse import parse_concept, parse_memory, parse_scores, parse_words
 from steerlens.config.schema import CorpusConfig, RunConfig
 from steerlens.errors import SteerlensError
 from steerlens.files import write_json
@@ -21,13 +22,14 @@ from steerlens.provenance import PROVENANCE_FILE, file_identity, provenance
 from steerlens.reference import COLUMNS, cache_file
 from steerlens.registry import ScoreConfig
 from steerlens.report.terminal import progress
-from steerlens.results import FEATURES, GENERATIONS, SAES, STEERING
+from steerlens.results import COVERAGE, FEATURES, GENERATIONS, SAES, STEERING
 from steerlens.results.reference import Reference
 from steerlens.score_run import ScoreRun
 from steerlens.selection import best_first, part, select_features
 from steerlens.store import Store
 
 if TYPE_CHECKING:
+    from steerlens.concepts import ConceptTokens
     from steerlens.subject import Kept, LoadedModel, Subject
 
 
@@ -39,6 +41,8 @@ class Stages:
         self._folder = folder
         self._kept = kept
         self._lm: LoadedModel | None = None
+        self._words: dict[str, ConceptTokens | str] = {}
+        self._covered: list[dict[str, Any]] = []
         self._facts: dict[str, Any] = {"model": None, "saes": {}, "corpus": None, "seconds": {}}
         self._run = ScoreRun(
             memory_budget=parse_memory(config.memory_budget),
@@ -48,8 +52,17 @@ class Stages:
             store=Store(Path(config.paths.cache_dir) / "scores"),
         )
 
+    @cached_property
+    def _evaluator(self) -> LoadedModel | None:
+        """The model whose perplexity is measured, if it isn't the steered one."""
+        from steerlens.metrics.perplexity import load_evaluator
+
+        entry = self._config.evaluator
+        return load_evaluator(entry, self._config, self._kept) if entry else None
+
     def score(self) -> pd.DataFrame:
-        """The table of features of all layers, with all chosen scores."""
+        """The table of features of all layers, with all chosen scores; writes those of the SAEs
+        and of the words that they cover, too."""
         from steerlens.corpus_pass import PiecesFired, in_groups, read_corpus
         from steerlens.quality import describe
         from steerlens.subject import load_subjects
@@ -63,6 +76,7 @@ class Stages:
         subjects = load_subjects(self._config, kept=self._kept)
         for group in in_groups(subjects, asking, self._run.memory_budget):
             self._lm = group[0].lm
+            self._words = self._words or self._word_tokens(self._lm)
             # Of its own for each group, so that only one group's activations are in memory.
             run = dataclasses.replace(self._run, activations={}, prompts={})
             read_corpus(group, asking, run)
@@ -71,6 +85,7 @@ class Stages:
             for frame in self._score_group(group, methods, run):
                 frames.append(frame)
                 FEATURES.write(pd.concat(frames, ignore_index=True), self._folder)
+            self._cover(group, run)
         if not frames and self._config.shard:
             raise SteerlensError(
                 f"shard={self._config.shard} is empty: no layer has so many features; split into "
@@ -145,23 +160,43 @@ class Stages:
         )
         return part(sorted(one.feature for one in found), shard)
 
+    def _word_tokens(self, lm: LoadedModel) -> dict[str, ConceptTokens | str]:
+        """This shard's part of the words, each with its tokens or why it has none."""
+        words = parse_words(self._config.coverage.words)
+        if not words:
+            return {}
+        from steerlens.coverage import word_tokens
+
+        found = word_tokens(lm.tokenizer, words)
+        return {word: found[word] for word in part(words, self._config.shard)}
+
+    def _cover(self, group: Sequence[Subject], run: ScoreRun) -> None:
+        """Adds what the SAEs of a group give for every word to the table of words."""
+        if not self._words:
+            return
+        from steerlens.coverage import cover_layer
+
+        evaluator = self._evaluator
+        for subject in group:
+            start = time.perf_counter()
+            self._covered += cover_layer(subject, self._words, self._config, run, evaluator)
+            COVERAGE.write(COVERAGE.frame(self._covered), self._folder)
+            self._note(subject, "coverage", start, evaluator=evaluator and evaluator.identity)
+
     def steer(self, features: pd.DataFrame) -> None:
         """Writes the tables of texts and of the best factors for the rows of `features`."""
         from steerlens.analysis.factors import choose_factors
-        from steerlens.metrics.perplexity import load_evaluator
         from steerlens.steering import steer_layer
         from steerlens.subject import load_subjects
 
-        config = self._config
-        entry, kept = config.evaluator, self._kept
-        evaluator = load_evaluator(entry, config, kept) if entry else None
+        config, evaluator = self._config, self._evaluator
         layers = sorted(set(features["layer"].tolist()))
         if config.steer.together:
             best = best_first(features, config.selection.score)
             features = pd.concat([best, features.drop(index=best.index)])
         texts: list[pd.DataFrame] = []
         of_layers = dataclasses.replace(config, layer=layers)
-        for subject in load_subjects(of_layers, self._lm, kept):
+        for subject in load_subjects(of_layers, self._lm, self._kept):
             start = time.perf_counter()
             ids = features.loc[features["layer"] == subject.layer, "feature"].tolist()
             run = dataclasses.replace(self._run, activations={}, prompts={})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from steerlens.config.check import check
 from steerlens.config.compose import compose
+from steerlens.config.parse import parse_words
 from steerlens.config.schema import GenerationConfig, SelectionConfig
 from steerlens.config.steering import (
     check_generation,
@@ -57,6 +59,23 @@ def test_prompts_are_a_text_or_a_list_of_texts_each_once() -> None:
     assert parse(None) == list(PROMPTS)
     assert parse(None, n_prompts=3) == list(PROMPTS[:3])
     assert len(set(PROMPTS)) == len(PROMPTS) == 50
+
+
+def test_words_are_a_list_or_the_lines_of_a_file(tmp_path: Path) -> None:
+    assert parse_words(None) == []
+    assert parse_words(["date", " machine learning "]) == ["date", "machine learning"]
+    file = tmp_path / "words.txt"
+    file.write_text("\ufeffdate\r\n\n  C++ \n3\n", encoding="utf-8")
+    assert parse_words(str(file)) == ["date", "C++", "3"]
+    file.write_text("date\nnetwork\ndate\n")
+    with pytest.raises(SteerlensError, match=r"words\.txt: date is there twice"):
+        parse_words(str(file))
+    file.write_text("\n \n")
+    with pytest.raises(SteerlensError, match=r"words\.txt has no word"):
+        parse_words(str(file))
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(SteerlensError, match="not a text file"):
+        parse_words(str(file))
 
 
 def test_stop_is_nothing_a_string_or_several() -> None:
@@ -128,6 +147,23 @@ def refusal(*words: str) -> str:
         (["pmi.min_count=0"], ["pmi.min_count=0 must be at least 1"]),
         (["pmi.min_together=-1"], ["pmi.min_together=-1 must be at least 1"]),
         (["pmi.windw=3"], ["windw", "window"]),
+        (["coverage.threshold=1.1"], ["coverage.threshold=1.1 must be 0 to 1"]),
+        (["coverage.threshold=nan"], ["coverage.threshold=nan must be 0 to 1"]),
+        (["coverage.top_k=0"], ["coverage.top_k=0 must be at least 1"]),
+        (["coverage.wrds=[a]"], ["wrds", "words"]),
+        (["coverage.words=[date]"], ["coverage.words", "add steer=grid"]),
+        (["coverage.words=[]"], ["coverage.words has no word", "[network,date]"]),
+        (["coverage.words=[3]"], ["coverage.words: 3 is no text", "[network,date]"]),
+        (["coverage.words=[date,null]"], ["coverage.words: None is no text"]),
+        (["coverage.words=3"], ["coverage.words=3 is no list of words"]),
+        (['coverage.words=[date," "]'], ["coverage.words: ' ' is no word"]),
+        (["coverage.words=['++']"], ["coverage.words: '++' is no word"]),
+        (["coverage.words=[date,Date]"], ["coverage.words: date is there twice"]),
+        (["coverage.words=date"], ["coverage.words=date can't be read", "a word a line"]),
+        (
+            ["coverage.words=[date]", "steer=grid", "generation.n_prompts=1"],
+            ["coverage.words needs at least two prompts"],
+        ),
         (["choice.rule=budge"], ["choice.rule 'budge'", "'budget'"]),
         (["choice.success_cap=0"], ["choice.success_cap=0.0 must be positive"]),
         (["choice.perplexity_budget=inf"], ["choice.perplexity_budget=inf must be positive"]),
@@ -156,6 +192,7 @@ def test_a_bad_value_is_one_clear_sentence(words: list[str], parts: list[str]) -
             "selection.threshold=0.0",
             "selection.top_n=1",
         ],
+        ["coverage.words=[date,machine learning]", "steer=grid", "shard=1/2"],
     ],
 )
 def test_good_values_pass(words: list[str]) -> None:

@@ -15,7 +15,7 @@ from steerlens.errors import SteerlensError
 from steerlens.figures import FIGURES, STEERING_FIGURES
 from steerlens.files import write_json
 from steerlens.report import report, report_text
-from steerlens.results import FEATURES, GENERATIONS, STEERING
+from steerlens.results import COVERAGE, FEATURES, GENERATIONS, STEERING
 from steerlens.results.folder import CONFIG_FILE, RunTables, read_tables
 from tests.support.frames import NASTY, found_pmi, frame, tables
 
@@ -149,3 +149,26 @@ def test_a_run_in_which_steering_moved_no_logit_says_so(tmp_path: Path) -> None:
     found = dataclasses.replace(found, generations=found.generations.assign(first_step_kl=0.0))
     text = report_text(found, summarise(found), {}, tmp_path)
     assert text.count("Steering moved no logit") == 1
+
+
+def test_words_cannot_break_the_report(tmp_path: Path) -> None:
+    place = {"model": "toy", "sae": "toy-sae", "hook_name": "hook"}
+    rows = [
+        {**place, "layer": layer, "word": word, "tokens": [word, "\n"], "reason": word}
+        for layer in (0, 1)
+        for word in NASTY
+    ]
+    rows[0] |= {"feature": 3, "concept_score": 0.25, "best_factor": 2.0, "reason": None}
+    rows[0] |= {"shown": 0.5, "shown_unsteered": 0.0, "perplexity": 20.0, "texts": 4}
+    shown = dataclasses.replace(RunTables(frame()), coverage=COVERAGE.frame(rows))
+    summary = summarise(shown) | {"study": None}
+    text = report_text(shown, summary, {}, tmp_path)
+    section = text.partition("## Words")[2]
+    assert f"Of {len(NASTY)} words" in section
+    assert "\x1b" not in section
+    assert "<b>" not in section
+    rows_shown = [row for row in section.splitlines() if row.startswith("|")]
+    assert {row.count("|") for row in rows_shown} == {12}
+    assert len(rows_shown) == 2 + len(NASTY)
+    assert "| 0 | 3 | 0.2500 | 2 | 50% | 0% | 20 | - |" in rows_shown[2]
+    assert "## Words" not in report_text(RunTables(frame()), summary, {}, tmp_path)

@@ -22,6 +22,11 @@ from transformers.models.gemma3 import Gemma3TextConfig
 D_MODEL, N_LAYERS, D_VOCAB, D_SAE = 32, 4, 211, 48
 WORDS = ("From", "In", "my", "experience", ",", ".", "the", "Note", "that")
 
+UNEMBEDDINGS = (
+    *("lm_head.weight", "embed_out.weight", "model.embed_tokens.weight", "transformer.wte.weight"),
+)
+"""What the unembedding of the types below is called."""
+
 SHARED: dict[str, Any] = {
     "vocab_size": D_VOCAB,
     "hidden_size": D_MODEL,
@@ -108,6 +113,18 @@ def save_model(folder: Path, kind: str = "llama", seed: int = 0, **settings: Any
     model.save_pretrained(folder)
     save_tokenizer(folder)
     return folder
+
+
+def make_decided(model: Path, times: float = 2.5) -> Path:
+    """Makes a random model's next-token distributions steep, so that it has output features."""
+    from safetensors.torch import load_file, save_file
+
+    file = model / "model.safetensors"
+    weights = load_file(file)
+    unembedding = next(name for name in UNEMBEDDINGS if name in weights)
+    weights[unembedding] *= times
+    save_file(weights, file, metadata={"format": "pt"})
+    return model
 
 
 def save_sae(

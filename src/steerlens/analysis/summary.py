@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steerlens.analysis.agreement import agreement, reproduced
+from steerlens.analysis.coverage import coverage_summary
 from steerlens.analysis.objectives import objective
 from steerlens.analysis.resampling import plain
 from steerlens.analysis.steering_summary import steering_summary
@@ -94,6 +95,7 @@ def summarise(tables: RunTables) -> dict[str, Any]:
             for row in best.to_dict("records")
         ],
         "steering": steering_summary(tables, THRESHOLDS),
+        "coverage": coverage_summary(tables.coverage),
         "reference": _beside(tables),
         "objective": None,
     }

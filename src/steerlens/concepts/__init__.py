@@ -62,21 +62,33 @@ def concept_tokens(tokenizer: Any, concept: str | Sequence[str]) -> ConceptToken
     Raises:
         SteerlensError: if no token stands for a concept, with the nearest words of the vocabulary.
     """
-    concepts = (concept,) if isinstance(concept, str) else tuple(concept)
-    if not concepts or not all(one.strip() for one in concepts):
-        raise SteerlensError("the concept is empty; give a word or a phrase.")
-    special = set(tokenizer.all_special_ids)
-    texts = {id_: text for id_, text in enumerate(_decoded(tokenizer)) if id_ not in special}
-    by_word: dict[str, list[int]] = {}
-    for id_, text in texts.items():
-        by_word.setdefault(text.strip().lower(), []).append(id_)
-    found: set[int] = set()
-    for one in concepts:
-        ids = {id_ for word in content_words(one) for id_ in _of_word(tokenizer, word, by_word)}
-        if not ids:
-            raise _no_token(one, by_word)
-        found |= ids
-    return ConceptTokens(concepts, {id_: texts[id_] for id_ in sorted(found)})
+    return Vocabulary(tokenizer).tokens(concept)
+
+
+class Vocabulary:
+    """A tokenizer's tokens, decoded once for many concepts."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        special = set(tokenizer.all_special_ids)
+        self._tokenizer = tokenizer
+        self._texts = {i: text for i, text in enumerate(_decoded(tokenizer)) if i not in special}
+        self._by_word: dict[str, list[int]] = {}
+        for id_, text in self._texts.items():
+            self._by_word.setdefault(text.strip().lower(), []).append(id_)
+
+    def tokens(self, concept: str | Sequence[str]) -> ConceptTokens:
+        """See `concept_tokens`."""
+        concepts = (concept,) if isinstance(concept, str) else tuple(concept)
+        if not concepts or not all(one.strip() for one in concepts):
+            raise SteerlensError("the concept is empty; give a word or a phrase.")
+        found: set[int] = set()
+        for one in concepts:
+            words = content_words(one)
+            ids = {i for word in words for i in _of_word(self._tokenizer, word, self._by_word)}
+            if not ids:
+                raise _no_token(one, self._by_word)
+            found |= ids
+        return ConceptTokens(concepts, {id_: self._texts[id_] for id_ in sorted(found)})
 
 
 def candidates(

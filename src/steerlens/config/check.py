@@ -28,6 +28,7 @@ from steerlens.config.parse import (
 from steerlens.config.schema import CorpusConfig, FeaturesConfig, ModelConfig, RunConfig, SaeConfig
 from steerlens.config.steering import (
     check_choice,
+    check_coverage,
     check_generation,
     check_objective,
     check_pmi,
@@ -58,6 +59,7 @@ def check(config: RunConfig) -> None:
         raise SteerlensError("choice.success=concept_success needs concept=WORD.")
     check_pmi(config.pmi)
     check_study(config.study)
+    check_coverage(config.coverage, config.steer, config.generation)
     if config.quality.n_tokens is not None and config.quality.n_tokens < 1:
         raise SteerlensError(f"quality.n_tokens={config.quality.n_tokens} must be at least 1.")
     check_objective(config.objective, steers=bool(parse_factors(config.steer.factors)))

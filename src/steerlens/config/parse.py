@@ -108,6 +108,34 @@ def parse_concept(value: Any) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def parse_words(value: Any) -> list[str]:
+    """The words of `coverage.words`, a list or a file with a word a line; [] for null."""
+    if value is None:
+        return []
+    form = "write 'coverage.words=[network,date]', or name a file with a word a line"
+    where = "coverage.words"
+    if isinstance(value, str):
+        where = f"coverage.words={value}"
+        try:
+            value = Path(value).read_text(encoding="utf-8-sig").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not a text file"
+            raise SteerlensError(f"{where} can't be read ({reason}); {form}.") from error
+        value = [line for line in value if line.strip()]
+    if not isinstance(value, list | tuple):
+        raise SteerlensError(f"{where}={value!r} is no list of words; {form}.")
+    if not value:
+        raise SteerlensError(f"{where} has no word; {form}.")
+    for word in value:
+        if not isinstance(word, str):
+            raise SteerlensError(f"{where}: {word!r} is no text; {form}.")
+        if not re.search(r"\w", word):
+            raise SteerlensError(f"{where}: {word!r} is no word; {form}.")
+    words = [word.strip() for word in value]
+    _refuse_duplicates(where, [word.lower() for word in words])
+    return words
+
+
 def parse_memory(value: Any) -> int:
     """Bytes: an integer, or a text such as `2GiB` or `512 MB`."""
     if _is_integer(value):

@@ -238,7 +238,7 @@ class CoverageConfig:
     """For how many words an SAE has a feature that steers toward them."""
 
     words: Any = None
-    """`[network,date]`, or a file with a word a line; null = none."""
+    """`[network,date]`, or a file with a word a line; null = none. Each shard does a part."""
     top_k: int = 20
     """Of a feature's logit-lens tokens, how many are compared with the word's."""
     threshold: float = 0.1

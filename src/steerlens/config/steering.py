@@ -6,6 +6,7 @@ import math
 from numbers import Real
 from typing import Any
 
+from steerlens.config.parse import parse_words
 from steerlens.config.schema import (
     CONTROLS,
     OBJECTIVES,
@@ -16,6 +17,7 @@ from steerlens.config.schema import (
     SUCCESS,
     UNITS,
     ChoiceConfig,
+    CoverageConfig,
     GenerationConfig,
     PmiConfig,
     SelectionConfig,
@@ -76,6 +78,25 @@ def check_study(study: StudyConfig) -> None:
     """Refuse what can't work, in one sentence."""
     if study.name is not None and study.name not in STUDIES:
         raise unknown("study.name", study.name, STUDIES)
+
+
+def check_coverage(coverage: CoverageConfig, steer: SteerConfig, texts: GenerationConfig) -> None:
+    """Refuse what can't work, in one sentence."""
+    if not 0 <= coverage.threshold <= 1:
+        raise SteerlensError(f"coverage.threshold={coverage.threshold} must be 0 to 1.")
+    if coverage.top_k < 1:
+        raise SteerlensError(f"coverage.top_k={coverage.top_k} must be at least 1.")
+    if not parse_words(coverage.words):
+        return
+    if not parse_factors(steer.factors):
+        raise SteerlensError(
+            "coverage.words is measured on steered texts: add steer=grid, or other factors."
+        )
+    if len(parse_prompts(texts)) < 2:
+        raise SteerlensError(
+            "coverage.words needs at least two prompts, of which one half chooses the factor and "
+            "the other is reported; add some to generation.prompts or generation.n_prompts."
+        )
 
 
 def check_objective(objective: str | None, steers: bool) -> None:

@@ -17,7 +17,7 @@ from steerlens.config.parse import parse_memory, parse_scores
 from steerlens.config.schema import CorpusConfig, ModelConfig, RunConfig
 from steerlens.corpus.webtext import webtext
 from steerlens.fit import device_type, dtype_name, estimate_weights, gigabytes
-from steerlens.plan.steering import planned_texts
+from steerlens.plan.steering import planned_texts, planned_words
 from steerlens.registry import ScoreConfig
 from steerlens.report.terminal import duration
 from steerlens.score_run import ScoreRun
@@ -138,6 +138,16 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
                 f"{duration(steering.seconds)}",
             )
         ]
+    words = planned_words(config, len(counts), steering) if steering else None
+    if words:
+        n_bytes += words.words * len(counts) * TABLE_BYTES
+        text_rows.append(
+            (
+                "words",
+                f"up to {words.texts:,} texts for {words.words:,} words in each layer, about "
+                f"{duration(words.seconds)}",
+            )
+        )
     return [
         ("layers", ", ".join(map(str, counts))),
         ("features", f"{n_features:,}"),

@@ -6,10 +6,11 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from steerlens.config.parse import parse_memory
+from steerlens.config.parse import parse_memory, parse_words
 from steerlens.config.schema import RunConfig
 from steerlens.config.steering import parse_factors, parse_prompts
 from steerlens.score_run import ScoreRun
+from steerlens.selection import part
 
 if TYPE_CHECKING:
     from steerlens.subject import Subject
@@ -37,6 +38,27 @@ def planned_texts(config: RunConfig, subject: Subject, n_features: int) -> Plann
     of_factor = len(parse_prompts(config.generation)) * config.generation.samples
     n_texts = arms * (1 + len(factors)) * of_factor
     return PlannedTexts(n_steered, n_texts, n_texts * _seconds_each(config, subject, of_factor))
+
+
+class PlannedWords(NamedTuple):
+    words: int
+    """At most: not every word has a feature to steer with."""
+    texts: int
+    seconds: float
+
+
+def planned_words(config: RunConfig, n_layers: int, steered: PlannedTexts) -> PlannedWords | None:
+    """What the texts for `coverage.words` would take, at the rate of the other texts.
+
+    None if there are no words.
+    """
+    words = part(parse_words(config.coverage.words), config.shard)
+    if not words:
+        return None
+    of_factor = len(parse_prompts(config.generation)) * config.generation.samples
+    factors = parse_factors(config.steer.factors)
+    n_texts = len(words) * n_layers * (1 + len(factors)) * of_factor
+    return PlannedWords(len(words), n_texts, n_texts * steered.seconds / steered.texts)
 
 
 def _seconds_each(config: RunConfig, subject: Subject, of_factor: int) -> float:

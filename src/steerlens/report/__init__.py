@@ -19,6 +19,7 @@ from steerlens.analysis.summary import (
 from steerlens.errors import SteerlensError
 from steerlens.files import read_json, write_json, write_text
 from steerlens.report.answer import answer_section
+from steerlens.report.coverage import words_section
 from steerlens.report.reference import reference_section
 from steerlens.report.steering import steering_sections
 from steerlens.results import FEATURES, SUMMARY_FILE
@@ -135,6 +136,7 @@ def report_text(
     parts += reference_section(tables)
     if summary["steering"]:
         parts += steering_sections(tables, summary["steering"])
+    parts += words_section(tables.coverage)
     return "\n\n".join(parts) + "\n"
 
 

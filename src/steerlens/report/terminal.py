@@ -26,6 +26,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from steerlens.analysis.coverage import coverage_explanation
 from steerlens.analysis.roles import Example, best_steered
 from steerlens.analysis.steering_summary import steering_explanation
 from steerlens.analysis.summary import SCORES, best_features, explanation, ranking, title_of
@@ -137,6 +138,7 @@ def print_summary(
         if best := best_steered(tables.steering, tables.generations, rows // 2, 1):
             console.print(_steered_table(best, console.width))
         _print_lines(console, steering_explanation(summary["steering"]))
+    _print_lines(console, coverage_explanation(summary["coverage"]))
     print_answer(summary.get("study"), console)
     console.print(Text(f"Results: {visible(str(folder))}"), soft_wrap=True)
 

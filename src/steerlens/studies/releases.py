@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from steerlens.analysis.coverage import covered
 from steerlens.analysis.payoff import payoff
 from steerlens.analysis.resampling import difference, mean_estimate
 from steerlens.analysis.series import Series
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
 STEERABLE = THRESHOLDS[1]
 """From this output score on a feature is one to steer with."""
-
-COVERED = 0.5
-"""A word is covered by a feature whose steered texts have it at least so often."""
 
 RANKED_BY = ("success", "steerable_0.1")
 """The first that is known of all releases ranks them."""
@@ -125,7 +123,7 @@ def _measures(one: Series) -> dict[str, Any]:
     return {
         **interval_columns("success", steered.success if steered else None),
         **interval_columns("payoff", steered.over_unfiltered if steered else None),
-        **interval_columns("covered", mean_estimate(_covered(one))),
+        **interval_columns("covered", mean_estimate(covered(one.tables.coverage))),
         "words": one.tables.coverage["word"].nunique() or None,
         **interval_columns("steerable_0.01", mean_estimate(scores >= THRESHOLDS[0])),
         **interval_columns("steerable_0.1", steerable),
@@ -139,12 +137,6 @@ def _measures(one: Series) -> dict[str, Any]:
         "dead_share": _mean(saes["dead_share"]),
         "features": len(features),
     }
-
-
-def _covered(one: Series) -> np.ndarray:
-    """For every word, whether a feature of any layer covers it."""
-    shown = one.tables.coverage.groupby("word")["shown"].max().fillna(0)
-    return shown.to_numpy(dtype=float) >= COVERED
 
 
 def _quartiles(name: str, values: np.ndarray) -> dict[str, float | None]:

@@ -1,0 +1,136 @@
+"""For how many words there is a feature that steers toward them, from the tables alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from steerlens.analysis.factors import choose_factors
+from steerlens.concepts import names
+from steerlens.config.schema import ChoiceConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COVERED = 0.5
+"""A word is covered by a feature whose steered texts show it at least so often."""
+
+
+def shows(text: str, word: str, glued_to: str = "") -> bool:
+    """Whether `word` stands in `text` as a whole word, in any of its forms; a phrase, if all its
+    words but stop words do.
+
+    Letters at the beginning of the text that go on with the last word of `glued_to`, what stands
+    right before, are no word of their own.
+    """
+    if re.search(r"\w$", glued_to):
+        text = re.sub(r"^\w+", "", text)
+    return names(text, (word,))
+
+
+def words_shown(
+    texts: pd.DataFrame, features: Mapping[str, int], perplexity_budget: float, glued: bool = True
+) -> pd.DataFrame:
+    """How often the texts of a word's feature show the word, at the factor where most do.
+
+    The factor is chosen on every second prompt, among those whose mean perplexity is within the
+    budget; the shares and means are those of the other prompts.
+
+    Args:
+        texts: rows of `generations.parquet` of one layer, factor 0 included.
+        features: by word.
+        perplexity_budget: mean perplexity allowed, times that of the feature's factor-0 texts.
+        glued: whether a text goes on right where its prompt ends, as without a chat template.
+
+    Returns:
+        One row per word, in their order: `word`, `feature`, `best_factor`, `shown`, `perplexity`,
+        the last two also `_unsteered`, and `texts`; null but the first two where no factor is
+        within the budget.
+    """
+    rows = [
+        # The word stands where a control does, and what shows it counts as success.
+        own.assign(control=word, success_20=_shown(own, word, glued))
+        for word, feature in features.items()
+        for own in [texts.loc[texts["feature"] == feature]]
+    ]
+    if not rows:
+        return pd.DataFrame(columns=["word"])
+    choice = ChoiceConfig(rule="budget", perplexity_budget=perplexity_budget, split=True)
+    found = choose_factors(pd.concat(rows, ignore_index=True), choice)
+    columns = {
+        "control": "word",
+        "feature": "feature",
+        "best_factor": "best_factor",
+        "success_20": "shown",
+        "success_20_unsteered": "shown_unsteered",
+        "perplexity": "perplexity",
+        "perplexity_unsteered": "perplexity_unsteered",
+        "texts": "texts",
+    }
+    shown = found[[*columns]].rename(columns=columns)
+    without = shown["best_factor"].isna()
+    shown.loc[without, ["shown_unsteered", "perplexity_unsteered"]] = None
+    return shown.set_index("word").loc[[*features]].reset_index()
+
+
+def _shown(texts: pd.DataFrame, word: str, glued: bool) -> Sequence[float]:
+    return [
+        float(shows(text, word, prompt if glued else ""))
+        for text, prompt in zip(texts["text"], texts["prompt"], strict=True)
+    ]
+
+
+def by_word(coverage: pd.DataFrame) -> pd.DataFrame:
+    """Of every word, in their order, the row of the layer that shows it most often.
+
+    Of equal ones that with the highest score, then the lowest layer.
+    """
+    best = coverage.sort_values(
+        ["shown", "concept_score", "layer"], ascending=[False, False, True], na_position="last"
+    ).drop_duplicates("word")
+    return best.set_index("word").loc[coverage["word"].drop_duplicates()].reset_index()
+
+
+def covered(coverage: pd.DataFrame) -> np.ndarray:
+    """For every word, whether a feature of any layer covers it."""
+    return by_word(coverage)["shown"].fillna(0).to_numpy(dtype=float) >= COVERED
+
+
+def coverage_summary(coverage: pd.DataFrame) -> dict[str, Any] | None:
+    """How many words there are, have a token and are covered, over all layers and by layer.
+
+    None where no words were asked for.
+    """
+    if coverage.empty:
+        return None
+    layers = [
+        {"layer": int(str(layer)), "covered": int(covered(rows).sum())}
+        for layer, rows in coverage.groupby("layer", sort=True)
+    ]
+    best = max(layers, key=lambda one: one["covered"])
+    return {
+        "words": coverage["word"].nunique(),
+        "formed": coverage.loc[coverage["tokens"].notna(), "word"].nunique(),
+        "covered": int(covered(coverage).sum()),
+        "covered_from": COVERED,
+        "layers": layers,
+        "best_layer": best["layer"] if best["covered"] else None,
+    }
+
+
+def coverage_explanation(found: Mapping[str, Any] | None) -> list[str]:
+    """What the section says, in a sentence."""
+    if found is None:
+        return []
+    n = found["words"]
+    most = max(one["covered"] for one in found["layers"])
+    where = f"; most in layer {found['best_layer']}: {most:,}" if most else ""
+    return [
+        f"Of {n:,} word{'s' * (n != 1)} {found['formed']:,} can be formed by tokens, and "
+        f"{found['covered']:,} can be steered toward (in at least {found['covered_from']:.0%} of "
+        f"the steered texts of a feature the word stands{where})."
+    ]
