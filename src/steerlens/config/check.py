@@ -14,6 +14,7 @@ from steerlens.config.folders import (
     sae_facts,
     sae_folders,
 )
+from steerlens.config.judge import check_judge
 from steerlens.config.parse import (
     layer_numbers,
     parse_concept,
@@ -55,6 +56,8 @@ def check(config: RunConfig) -> None:
     if config.choice.success == "concept_success" and config.concept is None:
         raise SteerlensError("choice.success=concept_success needs concept=WORD.")
     check_pmi(config.pmi)
+    if config.judge is not None:
+        check_judge(config.judge)
     check_objective(config.objective, steers=bool(parse_factors(config.steer.factors)))
     _check_features(config.features)
     _check_shard(config)

@@ -1,0 +1,28 @@
+"""`Rating: [[n]]`, read from an answer."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+# Markdown may stand between the word and the brackets (`**Rating:** [[2]]`), other words may not.
+RATING = re.compile(r"rating[\s:*_`]{0,8}\[\[([^\[\]]*)\]\]", re.IGNORECASE)
+
+
+class Parsed(NamedTuple):
+    """A rating, or why there is none."""
+
+    value: int | None
+    why: str = ""
+
+
+def parse(answer: str) -> Parsed:
+    """The last rating of `answer`, which the judge was asked to end with. Never a guess: what isn't
+    0, 1 or 2 in double brackets is no rating."""
+    found = RATING.findall(answer)
+    if not found:
+        return Parsed(None, "no rating in the answer" if answer.strip() else "an empty answer")
+    last = found[-1].strip()
+    if last not in ("0", "1", "2"):
+        return Parsed(None, f"the rating is {last[:20]!r}, not 0, 1 or 2")
+    return Parsed(int(last))
