@@ -2,7 +2,7 @@
 
 | `judge=` | who rates | what it costs |
 |---|---|---|
-| `lexical` | no model: the concept's own words, perplexity and repetition; concept and fluency only | nothing |
+| `lexical` | no model: words of the concept, perplexity, repetition; no instruction | nothing |
 | `openai` | any OpenAI-compatible server, hosted or your own | by token, or nothing |
 | `anthropic` | Anthropic's models | by token |
 | `local` | a Hugging Face model in this process | nothing |

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steerlens.config.judge import base_url, judge_key, key_variable
@@ -28,7 +28,7 @@ class AnthropicChat:
         self.workers = config.concurrency
         model = str(config.model)
         self.server = Server(anthropic, self.client, model, key_variable(config), config.timeout)
-        self.identity = {
+        self.identity: Mapping[str, Any] = {
             "judge": "anthropic",
             "model": model,
             "base_url": url,

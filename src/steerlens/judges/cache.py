@@ -1,14 +1,16 @@
 """Answers on disk, each in a file of its own, found again by what was asked and of whom.
 
 The name of the file is the hash of the judge's identity and the whole conversation. A file is
-written in one step and never changed, so that any number of threads and processes can share a folder.
+written in one step and never changed, so that any number of threads and processes can share a
+folder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,20 +66,15 @@ class AnswerCache:
         return self.cache_dir / FOLDER / digest[:2] / f"{digest[2:40]}.json"
 
 
-class _told:
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
     """Around a write: its errors name the setting that chooses the folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError | SteerlensError):
-            cause = error.__cause__ if isinstance(error, SteerlensError) else error
-            reason = (getattr(cause, "strerror", None) or str(error)).lower()
-            raise SteerlensError(
-                f"the judge's answers can't be kept in {self.folder} ({reason}); choose another "
-                "place with paths.cache_dir=DIR."
-            ) from error
+    try:
+        yield
+    except (OSError, SteerlensError) as error:
+        cause = error.__cause__ or error
+        reason = (getattr(cause, "strerror", None) or str(cause)).lower()
+        raise SteerlensError(
+            f"the judge's answers can't be kept in {folder} ({reason}); choose another place with "
+            "paths.cache_dir=DIR."
+        ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ class LocalChat:
         self.batch = run.judge.concurrency
         self._max_tokens = run.judge.max_tokens
         self._model, self._tokenizer = _load(path, resolve_dtype(run), resolve_device(run))
-        self.identity = {
+        self.identity: Mapping[str, Any] = {
             "judge": "local",
             "model": path,
             **_version(path, Path(run.paths.cache_dir)),
@@ -52,7 +52,8 @@ class LocalChat:
         room = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         found: list[Answer | Unanswered] = [
             Unanswered(
-                f"{len(ids)} tokens and {self._max_tokens} of an answer exceed the {room} of the model"
+                f"{len(ids)} tokens and {self._max_tokens} of an answer are more than the "
+                f"model's {room}"
             )
             for ids in tokens
         ]

@@ -78,8 +78,8 @@ class LanguageModelJudge:
     def rate(self, items: Sequence[Item], progress: Callable[[int], None] = nothing) -> Rated:
         """Rates `items` in every aspect that they have.
 
-        What is kept is looked up first. Each new answer is kept before it counts, so that a run that
-        is killed goes on where it was; on Ctrl-C, what is under way is still waited for and kept.
+        What is kept is looked up first. Each new answer is kept before it counts, so that a run
+        that is killed goes on where it was; on Ctrl-C, what is under way is waited for and kept.
 
         Raises:
             SteerlensError: nothing can be asked any more (key, model, server). What was answered is
