@@ -79,8 +79,8 @@ def _joined(
         raise SteerlensError(f"the ratings of {aspect} are of other features than the others.")
     if alone:
         findings.append(f"{alone:,} texts are not in all files: an aspect of theirs is missing.")
-    factors, others = (both[name].to_numpy() for name in ("factor", "factor_other"))
-    differ = int((factors != others)[paired].sum())
+    factors = both.loc[paired, ["factor", "factor_other"]].dropna()
+    differ = int(factors["factor"].ne(factors["factor_other"]).sum())
     if differ:
         findings.append(f"{differ:,} texts have another factor in the file of {aspect}.")
     both["factor"] = both["factor"].fillna(both["factor_other"])
