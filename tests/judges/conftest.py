@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from steerlens.config.compose import compose
-from steerlens.config.schema import RunConfig
+from steerlens.config.schema import JudgeConfig, PathsConfig, RunConfig
 from steerlens.judges import Item
 from tests.support.judge_server import JudgeServer
 
@@ -44,8 +43,8 @@ def configure(tmp_path: Path) -> Callable[..., RunConfig]:
     def make(server: JudgeServer | str, judge: str = "openai", **settings: Any) -> RunConfig:
         url = server if isinstance(server, str) else server.url
         url += "/v1" if judge == "openai" else ""
-        values = {"model": "judge-small", "base_url": url, "retries": 2, **settings}
-        words = [f"judge.{name}={value}" for name, value in values.items()]
-        return compose([f"judge={judge}", f"paths.cache_dir={tmp_path}", *words])
+        run = RunConfig(paths=PathsConfig("unused", str(tmp_path)))
+        run.judge = JudgeConfig(judge, **{"model": "judge-small", "base_url": url, **settings})
+        return run
 
     return make

@@ -71,7 +71,7 @@ def test_the_request_has_the_model_the_limit_and_the_key(
 
 def test_without_a_temperature_none_is_sent(serve: Serve, configure: Configure) -> None:
     server = serve()
-    load_judge(configure(server, temperature="null")).rate(ITEMS[:1])
+    load_judge(configure(server, temperature=None)).rate(ITEMS[:1])
     assert all("temperature" not in body for body in server.asked)
 
 
@@ -148,12 +148,12 @@ def test_what_fails_to_the_end_is_missing_with_why(
 
 def test_a_server_that_is_too_slow_is_not_waited_for(serve: Serve, configure: Configure) -> None:
     def answer(prompt: str, number: int) -> Reply:
-        return Reply(delay=1.0 if "How well" in prompt else 0.0)
+        return Reply(delay=9.0 if "How well" in prompt else 0.0)
 
-    rated = load_judge(configure(serve(answer), timeout=0.3, retries=0)).rate(ITEMS[:1])
+    rated = load_judge(configure(serve(answer), timeout=1.5, retries=0)).rate(ITEMS[:1])
     rating = rated.ratings[0]["fluency"]
     assert (rating.missing, rated.ratings[0]["concept"].value) == (UNANSWERED, 1)
-    assert rating.detail == "no answer within judge.timeout=0.3 seconds"
+    assert rating.detail == "no answer within judge.timeout=1.5 seconds"
 
 
 @CLIENTS

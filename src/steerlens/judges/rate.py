@@ -189,8 +189,8 @@ class _Asking:
         none_left = not (self.queue or self.under_way)
         if self.failed_in_a_row >= GIVE_UP or (none_left and not self.cost.requests):
             raise SteerlensError(
-                f"{self.judge.name} doesn't answer: {answer}; the {self.cost.requests:,} answers "
-                "so far are kept, and the same command goes on with them."
+                f"{self.judge.name} doesn't answer: {answer}; what it has answered so far is kept, "
+                "and the same command goes on from there."
             )
 
     def _take(self, task: Task, answer: Answer, kept: bool) -> Task | None:
