@@ -1,4 +1,4 @@
-"""Judges' tests: no key of the machine, no proxy, and a run with a judge at a server of the test."""
+"""Judges' tests: no key or proxy of the machine, and runs with a judge at a server of the test."""
 
 from __future__ import annotations
 

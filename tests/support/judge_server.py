@@ -1,4 +1,4 @@
-"""A server on loopback that speaks OpenAI's and Anthropic's dialects, and misbehaves when told to."""
+"""A server on loopback that speaks OpenAI's and Anthropic's dialects, and misbehaves as told."""
 
 from __future__ import annotations
 
@@ -112,7 +112,9 @@ class _Handler(BaseHTTPRequestHandler):
         if body["model"] not in (*MODELS, "an-alias"):
             self._send(404, {"error": {"message": f"there is no model {body['model']}"}})
             return
-        reply = self.judge.reply(body, {name.lower(): value for name, value in self.headers.items()})
+        reply = self.judge.reply(
+            body, {name.lower(): value for name, value in self.headers.items()}
+        )
         if reply.drop:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)

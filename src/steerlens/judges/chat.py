@@ -38,6 +38,10 @@ class Unanswered(Exception):
     """This conversation has no answer; others may have one."""
 
 
+class TooLong(Unanswered):
+    """It can't have one, whoever is asked how often; that says nothing of the judge's state."""
+
+
 class Chat(Protocol):
     """A language model that can be asked."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerlens.config.schema import ModelConfig, RunConfig
 from steerlens.errors import SteerlensError
-from steerlens.judges.chat import Answer, Conversation, Unanswered
+from steerlens.judges.chat import Answer, Conversation, TooLong, Unanswered
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ class LocalChat:
         tokens = [self._tokens(one) for one in conversations]
         room = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         found: list[Answer | Unanswered] = [
-            Unanswered(
+            TooLong(
                 f"{len(ids)} tokens and {self._max_tokens} of an answer are more than the "
                 f"model's {room}"
             )
@@ -117,8 +117,9 @@ def _load(path: str, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any
     """
     from transformers import AutoModelForCausalLM
 
-    from steerlens.subject.model import load_error, load_tokenizer
+    from steerlens.subject.model import load_error, load_tokenizer, silence_transformers
 
+    silence_transformers()
     entry = ModelConfig(name=path, path=path)
     tokenizer = load_tokenizer(entry)
     if not tokenizer.chat_template:

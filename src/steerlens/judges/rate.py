@@ -12,7 +12,7 @@ from steerlens.config.schema import JudgeConfig
 from steerlens.errors import SteerlensError
 from steerlens.judges import cost, prompts
 from steerlens.judges.cache import AnswerCache
-from steerlens.judges.chat import Answer, Chat, Conversation, Unanswered
+from steerlens.judges.chat import Answer, Chat, Conversation, TooLong, Unanswered
 from steerlens.judges.cost import Cost, Estimate, Price
 from steerlens.judges.items import (
     BUDGET,
@@ -108,6 +108,7 @@ class _Asking:
     judge: LanguageModelJudge
     items: Sequence[Item]
     progress: Callable[[int], None] = nothing
+    tasks: list[Task] = field(init=False)
     queue: deque[Task] = field(init=False)
     ratings: list[dict[str, Rating]] = field(init=False)
     cost: Cost = field(default_factory=Cost)
@@ -116,7 +117,8 @@ class _Asking:
     failed_in_a_row: int = 0
 
     def __post_init__(self) -> None:
-        self.queue = deque(tasks(self.items))
+        self.tasks = tasks(self.items)
+        self.queue = deque(self.tasks)
         left = Rating(None, BUDGET)
         self.ratings = [dict.fromkeys(aspects_of(item), left) for item in self.items]
         if self.judge.price is None:
@@ -158,7 +160,7 @@ class _Asking:
 
     def _affordable(self) -> Iterator[Task]:
         """The next tasks, as many as are asked together."""
-        promised = sum(self._at_most(one) for tasks in self.under_way.values() for one in tasks)
+        promised = sum(self._at_most(one) for batch in self.under_way.values() for one in batch)
         limit = self.judge.config.budget_usd
         for _ in range(min(self.judge.chat.batch, len(self.queue))):
             promised += self._at_most(self.queue[0])
@@ -184,10 +186,12 @@ class _Asking:
             if again := self._take(task, answer, kept=False):
                 self.queue.appendleft(again)
             return
-        self.failed_in_a_row += 1
         self._record(task, Rating(None, UNANSWERED, str(answer)))
-        none_left = not (self.queue or self.under_way)
-        if self.failed_in_a_row >= GIVE_UP or (none_left and not self.cost.requests):
+        if isinstance(answer, TooLong):
+            return
+        self.failed_in_a_row += 1
+        all_failed = self.failed_in_a_row == len(self.tasks)
+        if self.failed_in_a_row >= GIVE_UP or all_failed:
             raise SteerlensError(
                 f"{self.judge.name} doesn't answer: {answer}; what it has answered so far is kept, "
                 "and the same command goes on from there."

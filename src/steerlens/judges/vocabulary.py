@@ -2,7 +2,7 @@
 
 Words are ranked by the log-odds ratio with a Dirichlet prior of Monroe, Colaresi and Quinn (2008,
 "Fightin' Words", Eq. 16 and 22), in standard deviations: z. The prior has the frequencies of all
-training texts and weighs as much as `PRIOR` words. Words that many texts without the concept have
+training texts and a tenth of their weight. Words that many texts without the concept have
 are left out, and to those texts come some with other concepts: concept sets are often written by
 another model than their negatives, and its favourite words would pass for the concept.
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
-PRIOR = 1000.0
-"""Words that the prior weighs as much as."""
+PRIOR = 0.1
+"""Share of all words that the prior weighs as much as."""
 LEAST_Z = 1.96
 LEAST_TEXTS = 0.05
 """Share of the texts with the concept that a word must be in; and in two at least."""
@@ -123,7 +123,7 @@ def z_scores(with_W: np.ndarray, without_W: np.ndarray) -> np.ndarray:
 
     both_W = with_W + without_W
     # A word that these texts don't have gets no evidence either way.
-    prior_W = PRIOR * np.maximum(both_W, 1e-12) / max(both_W.sum(), 1.0)
+    prior_W = PRIOR * np.maximum(both_W, 1e-9)
     log_odds = []
     for counts_W in (with_W, without_W):
         own_W = counts_W + prior_W

@@ -74,7 +74,7 @@ def load_model(config: RunConfig, metadata: SAEMetadata) -> LoadedModel:
     """The model of `config`, processed as `metadata` says its SAE was trained."""
     from transformer_lens.model_bridge import TransformerBridge
 
-    _silence_transformers()
+    silence_transformers()
     entry = config.model
     hf_model = _load_weights(config)
     tokenizer = load_tokenizer(entry)
@@ -112,7 +112,7 @@ def load_model(config: RunConfig, metadata: SAEMetadata) -> LoadedModel:
     )
 
 
-def _silence_transformers() -> None:
+def silence_transformers() -> None:
     """The terminal belongs to the run's own progress bar and errors."""
     from transformers.utils import logging as hf_logging
 
