@@ -63,11 +63,11 @@ def test_both_aggregations_are_those_of_one_text_at_a_time(
     assert found.overall is not None
     assert found.overall.value == pytest.approx(naive(table, aggregation))
     assert found.aggregation == aggregation
-    assert found.missing == {a: int(table[a].isna().sum()) for a in ASPECTS}
-    incomplete = int(table[list(ASPECTS)].isna().any(axis=1).sum())
+    assert found.missing == {a: int(np.sum(table[a].isna())) for a in ASPECTS}
+    incomplete = int(np.sum(table[list(ASPECTS)].isna().to_numpy().any(axis=1)))
     assert found.texts_left_out == (incomplete if aggregation == PER_TEXT else 0)
-    by_concept = table.groupby("of")["fluency"].mean()
-    assert found.means["fluency"] == pytest.approx(by_concept.mean())
+    of_concepts = [rows["fluency"].mean() for _, rows in table.groupby("of")]
+    assert found.means["fluency"] == pytest.approx(np.mean(of_concepts))
 
 
 def test_the_harmonic_mean_of_means_is_never_smaller() -> None:
@@ -94,9 +94,9 @@ def test_concepts_without_a_number_are_left_out_and_counted() -> None:
         assert (found.concepts, found.concepts_left_out, found.texts) == (1, 1, 3)
         assert found.overall is not None
         assert (found.overall.low, found.overall.high) == (None, None)  # of one concept
-    nothing = aggregate(table[2:], ["fluency"], "of", OF_MEANS)
+    nothing = aggregate(table.tail(1), ["fluency"], "of", OF_MEANS)
     assert (nothing.overall, nothing.means) == (None, {"fluency": None})
-    empty = aggregate(table[:0], ["fluency"], "of", PER_TEXT)
+    empty = aggregate(table.head(0), ["fluency"], "of", PER_TEXT)
     assert (empty.overall, empty.concepts, empty.texts) == (None, 0, 0)
 
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_aggregated_is_refused(arguments: tuple, told: str) -> No
         aggregate(ratings(), *arguments)
 
 
-def pair(seed: int = 0, n: int = 200) -> tuple[list[int | None], list[int | None]]:
+def pair(seed: int = 0, n: int = 200) -> tuple[list[int], list[int]]:
     rng = np.random.default_rng(seed)
     one = rng.integers(3, size=n)
     other = np.where(rng.random(n) < 0.6, one, rng.integers(3, size=n))
@@ -149,7 +149,7 @@ def test_agreement_is_that_of_scikit_learn_and_scipy() -> None:
     assert found.spearman is not None
     assert found.kappa.value == pytest.approx(expected)
     assert found.exact.value == pytest.approx(np.mean(np.equal(one, other)))
-    assert found.spearman.value == pytest.approx(spearmanr(one, other).statistic)
+    assert found.spearman.value == pytest.approx(spearmanr(one, other)[0])
     for estimate in (found.kappa, found.exact, found.spearman):
         assert estimate.low is not None
         assert estimate.high is not None

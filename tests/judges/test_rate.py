@@ -80,6 +80,7 @@ def test_an_estimate_asks_nothing_and_knows_what_is_kept(tmp_path: Path) -> None
     read = sum(tokens_at_most(conversation) for conversation in conversations)
     assert before.usd_at_most == pytest.approx(PRICE.usd(read, 60 * 20))
     assert before.usd is not None
+    assert before.usd_at_most is not None
     assert before.usd < before.usd_at_most
     rated = one.rate(MANY[:5])
     after = one.estimate(MANY)

@@ -259,7 +259,8 @@ class JudgeConfig:
     key_variable: str | None = None
     """The environment variable with the key; null = OPENAI_API_KEY or ANTHROPIC_API_KEY."""
     budget_usd: float | None = None
-    """What all answers of the run may cost, those of its earlier starts included."""
+    """What all answers of the run may cost, those of its earlier starts included. A request that
+    a server charges for without answering (a timeout, a killed run) can't be counted."""
     usd_per_million_input: float | None = None
     """Price of a million tokens read; null = as in `judges/prices.json`."""
     usd_per_million_output: float | None = None
