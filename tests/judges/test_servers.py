@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from steerlens.config.schema import RunConfig
+from steerlens.config.schema import JudgeConfig, RunConfig
 from steerlens.errors import SteerlensError
 from steerlens.judges import Item, load_judge
+from steerlens.judges.chat import Message, Unanswered
 from steerlens.judges.items import UNANSWERED, UNPARSABLE
+from steerlens.judges.openai import OpenAIChat
 from tests.judges.conftest import ITEMS
 from tests.support.judge_server import KEY, JudgeServer, Reply
 
@@ -286,3 +288,20 @@ def test_no_server_is_one_sentence(client: str, serve: Serve, configure: Configu
         judge.check()
     with pytest.raises(SteerlensError, match="doesn't answer: no connection to"):
         judge.rate(ITEMS)
+
+
+def test_openais_own_server_takes_the_limit_by_its_newer_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    asked: dict[str, object] = {}
+    chat = OpenAIChat(JudgeConfig("openai", "gpt-4o-mini", max_tokens=33))
+
+    def create(**settings: object) -> object:
+        asked.update(settings)
+        raise ValueError
+
+    monkeypatch.setattr(chat.client.chat.completions, "create", create)
+    (answer,) = chat.answers([(Message("user", "Is it?"),)])
+    assert isinstance(answer, Unanswered)
+    assert (asked["max_completion_tokens"], "max_tokens" in asked) == (33, False)
