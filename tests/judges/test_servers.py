@@ -152,10 +152,10 @@ def test_a_server_that_is_too_slow_is_not_waited_for(serve: Serve, configure: Co
     def answer(prompt: str, number: int) -> Reply:
         return Reply(delay=9.0 if "How well" in prompt else 0.0)
 
-    rated = load_judge(configure(serve(answer), timeout=1.5, retries=0)).rate(ITEMS[:1])
+    rated = load_judge(configure(serve(answer), timeout=2.5, retries=0)).rate(ITEMS[:1])
     rating = rated.ratings[0]["fluency"]
     assert (rating.missing, rated.ratings[0]["concept"].value) == (UNANSWERED, 1)
-    assert rating.detail == "no answer within judge.timeout=1.5 seconds"
+    assert rating.detail == "no answer within judge.timeout=2.5 seconds"
 
 
 @CLIENTS
