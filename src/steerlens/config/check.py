@@ -15,6 +15,7 @@ from steerlens.config.folders import (
     sae_facts,
     sae_folders,
 )
+from steerlens.config.judge import check_judge
 from steerlens.config.parse import (
     layer_numbers,
     parse_concept,
@@ -62,6 +63,8 @@ def check(config: RunConfig) -> None:
     check_coverage(config.coverage, config.steer, config.generation)
     if config.quality.n_tokens is not None and config.quality.n_tokens < 1:
         raise SteerlensError(f"quality.n_tokens={config.quality.n_tokens} must be at least 1.")
+    if config.judge is not None:
+        check_judge(config.judge)
     check_objective(config.objective, steers=bool(parse_factors(config.steer.factors)))
     _check_features(config.features)
     _check_shard(config)

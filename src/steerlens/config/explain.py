@@ -14,7 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from steerlens.config.entries import options as known_options
 from steerlens.config.overrides import quoted
-from steerlens.config.schema import RunConfig
+from steerlens.config.schema import JUDGES, RunConfig
 from steerlens.errors import SteerlensError, nearest, unknown
 from steerlens.registry import load_method, methods
 
@@ -24,6 +24,7 @@ GROUPS = (
     "features",
     "score",
     "corpus",
+    "judge",
     "tracking",
     "paths",
     "subject",
@@ -61,6 +62,11 @@ def failure(
             return SteerlensError(
                 f"{override.input_line!r}: there is no evaluator yet; choose a model for it with "
                 "model@evaluator=NAME."
+            )
+        if override.key_or_group.startswith("judge.") and "NoneType" in str(error):
+            return SteerlensError(
+                f"{override.input_line!r}: there is no judge yet; choose one with "
+                f"judge={'|'.join(JUDGES)}."
             )
     file = re.search(r"In '([^']+)'", str(error))
     where = f" in {file[1]}.yaml" if file and file[1] != "config" else ""

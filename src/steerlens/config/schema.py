@@ -276,6 +276,46 @@ class ReferenceConfig:
     """Show the published scores as a run of their own: no model is loaded, nothing is scored."""
 
 
+JUDGES = ("lexical", "openai", "anthropic", "local")
+
+
+@dataclass
+class JudgeConfig:
+    """Who rates the steered texts. Nothing here holds a key: keys come from the environment."""
+
+    name: str = MISSING
+    """lexical (no model), openai (any OpenAI-compatible server), anthropic, or local (a Hugging
+    Face model in this process)."""
+    model: str | None = None
+    """The judge's model; for local a Hugging Face name or a folder."""
+    base_url: str | None = None
+    """openai, anthropic: another server, `http://127.0.0.1:8000/v1`, say; null = OPENAI_BASE_URL
+    or ANTHROPIC_BASE_URL, else the client's own."""
+    key_variable: str | None = None
+    """The environment variable with the key; null = OPENAI_API_KEY or ANTHROPIC_API_KEY."""
+    budget_usd: float | None = None
+    """What all answers of the run may cost, those of its earlier starts included. A request that
+    a server charges for without answering (a timeout, a killed run) can't be counted."""
+    usd_per_million_input: float | None = None
+    """Price of a million tokens read; null = as in `judges/prices.json`."""
+    usd_per_million_output: float | None = None
+    concurrency: int = 8
+    """Requests under way at once; local: prompts in a batch."""
+    timeout: float = 60.0
+    """Seconds for one request."""
+    retries: int = 5
+    """Times that the client repeats a request after 429, 5xx, a timeout or a lost connection,
+    waiting longer each time."""
+    attempts: int = 3
+    """Times that the judge is asked for a rating that can be read."""
+    max_tokens: int = 512
+    """Longest answer."""
+    temperature: float | None = None
+    """null = the server's own; local is always greedy."""
+    unparsable_is_zero: bool = False
+    """Count an answer without a rating as 0 (AxBench), instead of as missing."""
+
+
 @dataclass
 class TrackingConfig:
     """Weights & Biases."""
@@ -348,5 +388,7 @@ class RunConfig:
     coverage: CoverageConfig = field(default_factory=CoverageConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    judge: JudgeConfig | None = None
+    """Who rates the steered texts; null = nobody."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)

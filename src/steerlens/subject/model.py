@@ -74,10 +74,10 @@ def load_model(config: RunConfig, metadata: SAEMetadata) -> LoadedModel:
     """The model of `config`, processed as `metadata` says its SAE was trained."""
     from transformer_lens.model_bridge import TransformerBridge
 
-    _silence_transformers()
+    silence_transformers()
     entry = config.model
     hf_model = _load_weights(config)
-    tokenizer = _load_tokenizer(entry)
+    tokenizer = load_tokenizer(entry)
     bridge = TransformerBridge.boot_transformers(
         entry.path,
         hf_model=hf_model,
@@ -112,7 +112,7 @@ def load_model(config: RunConfig, metadata: SAEMetadata) -> LoadedModel:
     )
 
 
-def _silence_transformers() -> None:
+def silence_transformers() -> None:
     """The terminal belongs to the run's own progress bar and errors."""
     from transformers.utils import logging as hf_logging
 
@@ -138,7 +138,7 @@ def _hf_config(entry: ModelConfig) -> Any:
             entry.path, revision=entry.revision, trust_remote_code=False
         )
     except Exception as error:
-        raise _load_error(entry, error) from error
+        raise load_error(entry, error) from error
 
 
 def _load_weights(config: RunConfig) -> Any:
@@ -164,7 +164,7 @@ def _load_weights(config: RunConfig) -> Any:
             output_loading_info=True,
         )
     except Exception as error:
-        raise _load_error(entry, error) from error
+        raise load_error(entry, error) from error
     # Transformers would fill these in at random and only warn.
     for problem in ("missing_keys", "mismatched_keys"):
         keys = sorted(str(key) for key in info.get(problem) or ())
@@ -179,7 +179,7 @@ def _load_weights(config: RunConfig) -> Any:
     return hf_model if config.device_map else hf_model.to(resolve_device(config))
 
 
-def _load_tokenizer(entry: ModelConfig) -> PreTrainedTokenizerBase:
+def load_tokenizer(entry: ModelConfig) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
@@ -192,7 +192,7 @@ def _load_tokenizer(entry: ModelConfig) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def _load_error(entry: ModelConfig, error: Exception) -> SteerlensError:
+def load_error(entry: ModelConfig, error: Exception) -> SteerlensError:
     text = str(error)
     if "gated" in text.lower() or "401" in text or "403" in text:
         page = entry.license_url or f"the page of {entry.path}"

@@ -1,0 +1,142 @@
+"""Values of `judge`: each has one meaning, and a check that needs neither model nor network."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from urllib.parse import urlsplit
+
+from steerlens.config.schema import JUDGES, JudgeConfig
+from steerlens.errors import SteerlensError, unknown
+
+KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+URL_VARIABLES = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL"}
+
+
+def check_judge(judge: JudgeConfig) -> None:
+    """Refuse, in one sentence, what can't work: also a missing client, key or price."""
+    if judge.name not in JUDGES:
+        raise unknown("judge", judge.name, JUDGES)
+    _check_numbers(judge)
+    if judge.name == "lexical":
+        _refuse_settings_of_others(judge, ("model", "base_url", "key_variable"))
+        return
+    if not (judge.model or "").strip():
+        raise SteerlensError(f"judge={judge.name} needs judge.model=NAME.")
+    if judge.name == "local":
+        _refuse_settings_of_others(judge, ("base_url", "key_variable"))
+        if judge.temperature:
+            raise SteerlensError(
+                f"judge.temperature={judge.temperature}: judge=local always takes the most "
+                "probable token; leave it out."
+            )
+        return
+    _check_url(judge)
+    if importlib.util.find_spec(judge.name) is None:
+        raise SteerlensError(
+            f"judge={judge.name} needs its client: pip install 'steerlens[judges]'."
+        )
+    judge_key(judge)
+    if judge.budget_usd is not None:
+        from steerlens.judges.cost import price_of
+
+        if price_of(judge) is None:
+            raise SteerlensError(
+                f"judge.budget_usd={judge.budget_usd} needs the price of {judge.model}"
+                f"{' at judge.base_url' if base_url(judge) else ''}, which isn't known: add "
+                "judge.usd_per_million_input=... and judge.usd_per_million_output=... (0 on a "
+                "machine of your own)."
+            )
+
+
+def base_url(judge: JudgeConfig) -> str | None:
+    """The server that is asked instead of the client's own, if any."""
+    return judge.base_url or os.environ.get(URL_VARIABLES[judge.name]) or None
+
+
+def key_variable(judge: JudgeConfig) -> str:
+    """The environment variable that the key is read from."""
+    return judge.key_variable or KEY_VARIABLES[judge.name]
+
+
+def judge_key(judge: JudgeConfig) -> str:
+    """The key, from the environment.
+
+    A server of one's own usually wants none, but the clients do: there, without one, any text.
+
+    Raises:
+        SteerlensError: there is none, and it's needed.
+    """
+    variable = key_variable(judge)
+    key = os.environ.get(variable, "").strip()
+    if key:
+        return key
+    if base_url(judge) and judge.key_variable is None:
+        return "none"
+    raise SteerlensError(
+        f"judge={judge.name} needs a key in the environment variable {variable}: export "
+        f"{variable}=..."
+        + (
+            ""
+            if judge.name == "anthropic"
+            else ", or name a server of your own, judge.base_url=URL"
+        )
+        + "."
+    )
+
+
+def _check_numbers(judge: JudgeConfig) -> None:
+    for name in ("concurrency", "attempts", "max_tokens"):
+        if getattr(judge, name) < 1:
+            raise SteerlensError(f"judge.{name}={getattr(judge, name)} must be at least 1.")
+    if judge.retries < 0:
+        raise SteerlensError(f"judge.retries={judge.retries} must be 0 or more.")
+    if not (math.isfinite(judge.timeout) and judge.timeout > 0):
+        raise SteerlensError(f"judge.timeout={judge.timeout} must be seconds, more than 0.")
+    for name in (
+        "budget_usd",
+        "usd_per_million_input",
+        "usd_per_million_output",
+        "temperature",
+    ):
+        number = getattr(judge, name)
+        if number is not None and not (math.isfinite(number) and number >= 0):
+            raise SteerlensError(f"judge.{name}={number} must be 0 or more.")
+    if (judge.usd_per_million_input is None) != (judge.usd_per_million_output is None):
+        raise SteerlensError(
+            "judge.usd_per_million_input and judge.usd_per_million_output are a price only "
+            "together: give both."
+        )
+
+
+def _refuse_settings_of_others(judge: JudgeConfig, names: tuple[str, ...]) -> None:
+    for name in names:
+        if getattr(judge, name) is not None:
+            others = [one for one in JUDGES if one not in ("lexical", "local")]
+            others += ["local"] if name == "model" else []
+            raise SteerlensError(
+                f"judge.{name} means nothing to judge={judge.name}; it is for "
+                f"judge={'|'.join(others)}."
+            )
+
+
+def _check_url(judge: JudgeConfig) -> None:
+    url = base_url(judge)
+    if url is None:
+        return
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise SteerlensError(
+            f"judge.base_url={url} is no address of a server; write "
+            "judge.base_url=http://127.0.0.1:8000/v1, say."
+        )
+    if "@" in urlsplit(url).netloc:
+        raise SteerlensError(
+            "judge.base_url has a name or password in it, which would be written into the run's "
+            "files; put the key into the environment."
+        )

@@ -1,0 +1,64 @@
+"""judge=anthropic: Anthropic's models, through Anthropic's own client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steerlens.config.judge import base_url, judge_key, key_variable
+from steerlens.config.schema import JudgeConfig
+from steerlens.judges.chat import Answer, Conversation, Server, Unanswered
+
+
+class AnthropicChat:
+    """Messages of one model. The client repeats what fails, and is safe in threads."""
+
+    batch = 1
+
+    def __init__(self, config: JudgeConfig) -> None:
+        import anthropic
+
+        url = base_url(config)
+        self.client = anthropic.Anthropic(
+            api_key=judge_key(config),
+            base_url=url,
+            timeout=config.timeout,
+            max_retries=config.retries,
+        )
+        self.workers = config.concurrency
+        model = str(config.model)
+        self.server = Server(anthropic, self.client, model, key_variable(config), config.timeout)
+        self.identity: Mapping[str, Any] = {
+            "judge": "anthropic",
+            "model": model,
+            "base_url": url,
+            "temperature": config.temperature,
+            "max_tokens": config.max_tokens,
+        }
+        self._settings: dict[str, Any] = {"model": model, "max_tokens": config.max_tokens}
+        if config.temperature is not None:
+            # The client has no name for it, because the newest models take none.
+            self._settings["extra_body"] = {"temperature": config.temperature}
+
+    def check(self) -> None:
+        self.server.check()
+
+    def answers(self, conversations: Sequence[Conversation]) -> list[Answer | Unanswered]:
+        return [self._answer(one) for one in conversations]
+
+    def _answer(self, conversation: Conversation) -> Answer | Unanswered:
+        messages: Any = [one._asdict() for one in conversation]
+        try:
+            with self.server.asking():
+                done = self.client.messages.create(messages=messages, **self._settings)
+                usage = done.usage
+                # Tokens that the server's own prompt cache wrote or read are counted apart.
+                cached = (usage.cache_creation_input_tokens, usage.cache_read_input_tokens)
+                return Answer(
+                    text="".join(part.text for part in done.content if part.type == "text"),
+                    input_tokens=usage.input_tokens + sum(one or 0 for one in cached),
+                    output_tokens=usage.output_tokens,
+                    stopped=done.stop_reason,
+                )
+        except Unanswered as error:
+            return error

@@ -1,0 +1,80 @@
+"""Answers on disk, each in a file of its own, found again by what was asked and of whom.
+
+The name of the file is the hash of the judge's identity and the whole conversation. A file is
+written in one step and never changed, so that any number of threads and processes can share a
+folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from steerlens.errors import SteerlensError
+from steerlens.files import make_folder, read_json, write_json
+from steerlens.judges.chat import Answer, Conversation
+
+FOLDER = "judges"
+
+
+@dataclass(frozen=True)
+class AnswerCache:
+    """The answers of one judge, under the run's cache."""
+
+    cache_dir: Path
+    identity: Mapping[str, Any]
+
+    def check(self) -> None:
+        """Refuse a folder that can't be written: what is paid for has to be kept."""
+        with _told(self.cache_dir):
+            make_folder(self.cache_dir / FOLDER)
+
+    def find(self, conversation: Conversation) -> Answer | None:
+        """The answer that was kept, or None; a broken file is none."""
+        key = self._key(conversation)
+        content = read_json(self._file(key))
+        if not isinstance(content, dict) or content.get("asked") != key:
+            return None
+        try:
+            answer = Answer(**content["answer"])
+        except (KeyError, TypeError):
+            return None
+        return answer if isinstance(answer.text, str) else None
+
+    def keep(self, conversation: Conversation, answer: Answer) -> None:
+        """Keeps an answer for good.
+
+        Raises:
+            SteerlensError: it can't be written.
+        """
+        key = self._key(conversation)
+        file = self._file(key)
+        with _told(self.cache_dir):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, {"asked": key, "answer": asdict(answer)})
+
+    def _key(self, conversation: Conversation) -> dict[str, Any]:
+        return {**self.identity, "messages": [list(one) for one in conversation]}
+
+    def _file(self, key: Mapping[str, Any]) -> Path:
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return self.cache_dir / FOLDER / digest[:2] / f"{digest[2:40]}.json"
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Around a write: its errors name the setting that chooses the folder."""
+    try:
+        yield
+    except (OSError, SteerlensError) as error:
+        cause = error.__cause__ or error
+        reason = (getattr(cause, "strerror", None) or str(cause)).lower()
+        raise SteerlensError(
+            f"the judge's answers can't be kept in {folder} ({reason}); choose another place with "
+            "paths.cache_dir=DIR."
+        ) from error

@@ -1,0 +1,149 @@
+"""What answers cost: a price, an estimate before, a count after."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from steerlens.config.judge import base_url
+from steerlens.config.schema import JudgeConfig
+from steerlens.judges.chat import Answer, Conversation
+
+PRICES_FILE = Path(__file__).with_name("prices.json")
+BYTES_PER_TOKEN = 4
+"""Of English text, about."""
+USUAL_ANSWER = 80
+"""Tokens, about, of the one or two sentences that the prompts ask for."""
+OVERHEAD = 64
+"""Tokens, at most, that a server's own template adds to a conversation."""
+
+
+class Price(NamedTuple):
+    """US dollars for a million tokens."""
+
+    input: float
+    output: float
+    seen: str | None = None
+    """The day on which the list price was this; None if the settings say it."""
+
+    def usd(self, input_tokens: int, output_tokens: int) -> float:
+        return (input_tokens * self.input + output_tokens * self.output) / 1e6
+
+
+FREE = Price(0.0, 0.0)
+
+
+@dataclass
+class Cost:
+    """What has been asked and what it cost, kept answers included."""
+
+    requests: int = 0
+    """Answers, those of earlier starts included."""
+    kept: int = 0
+    """Of them, those that the cache had."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float | None = 0.0
+    """None where the price isn't known."""
+    usd_now: float | None = 0.0
+    """Of it, what wasn't kept."""
+
+    def add(self, tokens: tuple[int, int], price: Price | None, kept: bool) -> None:
+        """Counts an answer of `tokens` read and written."""
+        self.requests += 1
+        self.kept += kept
+        self.input_tokens += tokens[0]
+        self.output_tokens += tokens[1]
+        if price is None or self.usd is None or self.usd_now is None:
+            self.usd = self.usd_now = None
+            return
+        usd = price.usd(*tokens)
+        self.usd += usd
+        self.usd_now += 0.0 if kept else usd
+
+
+class Estimate(NamedTuple):
+    """What some ratings will take."""
+
+    ratings: int
+    kept: int
+    """Answers that the cache has."""
+    requests: int
+    """Answers to ask for; those that can't be read, and are asked for again, come on top."""
+    input_tokens: int
+    output_tokens: int
+    usd: float | None
+    """Of the requests; None where the price isn't known."""
+    usd_at_most: float | None
+    """If every answer is as long as it may be."""
+
+    def sentence(self) -> str:
+        """The estimate in words."""
+        money = "at an unknown price"
+        if self.usd is not None and self.usd_at_most is not None:
+            money = f"about {self.usd:,.2f} USD, at most {self.usd_at_most:,.2f}"
+        return (
+            f"{self.ratings:,} ratings: {self.kept:,} answers are kept, {self.requests:,} to ask "
+            f"for, about {self.input_tokens + self.output_tokens:,} tokens, {money}."
+        )
+
+
+@cache
+def _prices() -> dict[str, Price]:
+    content = json.loads(PRICES_FILE.read_text(encoding="utf-8"))
+    return {name: Price(**price) for name, price in content.items()}
+
+
+def price_of(config: JudgeConfig) -> Price | None:
+    """The price of the judge's model; None if it isn't known.
+
+    From the settings; else free where no server is asked; else the list price of the model, a date
+    behind its name left out. Somebody else's server may charge anything.
+    """
+    if config.usd_per_million_input is not None and config.usd_per_million_output is not None:
+        return Price(config.usd_per_million_input, config.usd_per_million_output)
+    if config.name in ("lexical", "local"):
+        return FREE
+    if base_url(config) is not None:
+        return None
+    return _prices().get(re.sub(r"-(\d{8}|\d{4}-\d\d-\d\d)$", "", config.model or ""))
+
+
+def usual_tokens(conversation: Conversation) -> int:
+    """Tokens in a conversation, about."""
+    return sum(len(one.content.encode()) for one in conversation) // BYTES_PER_TOKEN + 1
+
+
+def tokens_at_most(conversation: Conversation) -> int:
+    """A token stands for at least a byte."""
+    return sum(len(one.content.encode()) for one in conversation) + OVERHEAD
+
+
+def tokens_of(answer: Answer, conversation: Conversation, max_tokens: int) -> tuple[int, int]:
+    """Tokens read and written; where the server doesn't say, as many as there can have been."""
+    read, written = answer.input_tokens, answer.output_tokens
+    return (
+        tokens_at_most(conversation) if read is None else read,
+        max_tokens if written is None else written,
+    )
+
+
+def estimate(
+    ratings: int, kept: int, to_ask: Sequence[Conversation], price: Price | None, max_tokens: int
+) -> Estimate:
+    """What `to_ask` will take beside the answers that are kept."""
+    read, written = sum(map(usual_tokens, to_ask)), len(to_ask) * min(USUAL_ANSWER, max_tokens)
+    return Estimate(
+        ratings=ratings,
+        kept=kept,
+        requests=len(to_ask),
+        input_tokens=read,
+        output_tokens=written,
+        usd=price and price.usd(read, written),
+        usd_at_most=price and price.usd(sum(map(tokens_at_most, to_ask)), len(to_ask) * max_tokens),
+    )

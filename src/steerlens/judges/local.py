@@ -1,0 +1,147 @@
+"""judge=local: a Hugging Face model with a chat template, in this process, always greedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steerlens.config.schema import ModelConfig, RunConfig
+from steerlens.errors import SteerlensError
+from steerlens.judges.chat import Answer, Conversation, TooLong, Unanswered
+
+if TYPE_CHECKING:
+    import torch
+
+
+class LocalChat:
+    """A causal language model that answers several conversations at a time.
+
+    An answer doesn't depend on those beside it, but for what rounding does to padded batches.
+    """
+
+    workers = 1
+
+    def __init__(self, run: RunConfig) -> None:
+        from steerlens.subject.device import resolve_device, resolve_dtype
+
+        assert run.judge is not None
+        path = str(run.judge.model)
+        self.batch = run.judge.concurrency
+        self._max_tokens = run.judge.max_tokens
+        self._model, self._tokenizer = _load(path, resolve_dtype(run), resolve_device(run))
+        self.identity: Mapping[str, Any] = {
+            "judge": "local",
+            "model": path,
+            **_version(path, Path(run.paths.cache_dir)),
+            "dtype": str(self._model.dtype),
+            "max_tokens": self._max_tokens,
+        }
+
+    def check(self) -> None:
+        """Loading has checked it all."""
+
+    def answers(self, conversations: Sequence[Conversation]) -> list[Answer | Unanswered]:
+        """One greedy answer for each conversation; none for one that is too long for the model.
+
+        When memory runs out, fewer are answered at a time.
+        """
+        from steerlens.memory import batches
+
+        tokens = [self._tokens(one) for one in conversations]
+        room = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        found: list[Answer | Unanswered] = [
+            TooLong(
+                f"{len(ids)} tokens and {self._max_tokens} of an answer are more than the "
+                f"model's {room}"
+            )
+            for ids in tokens
+        ]
+        fit = [n for n, ids in enumerate(tokens) if not room or len(ids) + self._max_tokens <= room]
+
+        def run(rows: slice) -> None:
+            which = fit[rows]
+            for n, answer in zip(which, self._generate([tokens[n] for n in which]), strict=True):
+                found[n] = answer
+
+        for _ in batches(len(fit), max(1, len(fit)), run):
+            pass
+        return found
+
+    def _tokens(self, conversation: Conversation) -> list[int]:
+        ids: Any = self._tokenizer.apply_chat_template(
+            [one._asdict() for one in conversation],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+        )
+        return list(ids["input_ids"])
+
+    def _generate(self, tokens: Sequence[Sequence[int]]) -> list[Answer]:
+        import torch
+
+        length = max(map(len, tokens))
+        pad = self._tokenizer.pad_token_id or 0
+        # On the left, so that every row's answer begins at the same place.
+        tokens_BL = torch.tensor([[pad] * (length - len(ids)) + list(ids) for ids in tokens])
+        mask_BL = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in tokens])
+        device = self._model.device
+        with torch.inference_mode():
+            out_BL: torch.Tensor = self._model.generate(
+                tokens_BL.to(device),
+                attention_mask=mask_BL.to(device),
+                max_new_tokens=self._max_tokens,
+                do_sample=False,
+                pad_token_id=pad,
+            )
+        return [
+            self._answer(ids, new)
+            for ids, new in zip(tokens, out_BL[:, length:].tolist(), strict=True)
+        ]
+
+    def _answer(self, asked: Sequence[int], new: list[int]) -> Answer:
+        """The answer in new tokens, which end with an end token if there was room for it."""
+        ends = self._model.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
+        written = next((n + 1 for n, token in enumerate(new) if token in ends), len(new))
+        ended = new[written - 1 : written] and new[written - 1] in ends
+        text = self._tokenizer.decode(new[:written], skip_special_tokens=True)
+        return Answer(text, len(asked), written, stopped="stop" if ended else "length")
+
+
+def _load(path: str, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+    """Model and tokenizer.
+
+    Raises:
+        SteerlensError: they can't be loaded, or have no chat template.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from steerlens.subject.model import load_error, load_tokenizer, silence_transformers
+
+    silence_transformers()
+    entry = ModelConfig(name=path, path=path)
+    tokenizer = load_tokenizer(entry)
+    if not tokenizer.chat_template:
+        raise SteerlensError(
+            f"judge.model={path} has no chat template, so it follows no instructions; choose an "
+            "instruction model."
+        )
+    model_class: Any = AutoModelForCausalLM
+    try:
+        model = model_class.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    except Exception as error:
+        raise load_error(entry, error) from error
+    return model.to(device).eval(), tokenizer
+
+
+def _version(path: str, cache_dir: Path) -> dict[str, Any]:
+    """What tells these weights from others of the same name."""
+    from steerlens.provenance import folder_identity, hub_revision
+
+    folder = Path(path)
+    if folder.is_dir():
+        return folder_identity(folder, cache_dir)
+    return {"revision": hub_revision(path)}

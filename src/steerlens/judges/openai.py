@@ -1,0 +1,63 @@
+"""judge=openai: any OpenAI-compatible server, through OpenAI's own client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steerlens.config.judge import base_url, judge_key, key_variable
+from steerlens.config.schema import JudgeConfig
+from steerlens.judges.chat import Answer, Conversation, Server, Unanswered
+
+
+class OpenAIChat:
+    """Chat completions of one model. The client repeats what fails, and is safe in threads."""
+
+    batch = 1
+
+    def __init__(self, config: JudgeConfig) -> None:
+        import openai
+
+        url = base_url(config)
+        self.client = openai.OpenAI(
+            api_key=judge_key(config),
+            base_url=url,
+            timeout=config.timeout,
+            max_retries=config.retries,
+        )
+        self.workers = config.concurrency
+        model = str(config.model)
+        self.server = Server(openai, self.client, model, key_variable(config), config.timeout)
+        self.identity: Mapping[str, Any] = {
+            "judge": "openai",
+            "model": model,
+            "base_url": url,
+            "temperature": config.temperature,
+            "max_tokens": config.max_tokens,
+        }
+        # OpenAI's newer models take the one name alone, most other servers the other.
+        limit = "max_completion_tokens" if url is None else "max_tokens"
+        self._settings: dict[str, Any] = {"model": model, limit: config.max_tokens}
+        if config.temperature is not None:
+            self._settings["temperature"] = config.temperature
+
+    def check(self) -> None:
+        self.server.check()
+
+    def answers(self, conversations: Sequence[Conversation]) -> list[Answer | Unanswered]:
+        return [self._answer(one) for one in conversations]
+
+    def _answer(self, conversation: Conversation) -> Answer | Unanswered:
+        messages: Any = [one._asdict() for one in conversation]
+        try:
+            with self.server.asking():
+                done = self.client.chat.completions.create(messages=messages, **self._settings)
+                choice, usage = done.choices[0], done.usage
+                return Answer(
+                    text=str(choice.message.content or choice.message.refusal or ""),
+                    input_tokens=usage and usage.prompt_tokens,
+                    output_tokens=usage and usage.completion_tokens,
+                    stopped=choice.finish_reason,
+                )
+        except Unanswered as error:
+            return error

@@ -1,0 +1,231 @@
+"""Rating with a language model: what to ask, what is kept, what may still be paid for, and when to
+give up."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+
+from steerlens.config.schema import JudgeConfig
+from steerlens.errors import SteerlensError
+from steerlens.judges import cost, prompts
+from steerlens.judges.cache import AnswerCache
+from steerlens.judges.chat import Answer, Chat, Conversation, TooLong, Unanswered
+from steerlens.judges.cost import Cost, Estimate, Price
+from steerlens.judges.items import (
+    BUDGET,
+    UNANSWERED,
+    UNPARSABLE,
+    Item,
+    Rated,
+    Rating,
+    aspects_of,
+    nothing,
+)
+from steerlens.judges.parse import parse
+
+GIVE_UP = 10
+"""Requests that fail in a row, after all of the client's own repeats."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to ask, for every place that wants to know it."""
+
+    conversation: Conversation
+    places: Sequence[tuple[int, str]]
+    """Items, by number, and aspects."""
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class LanguageModelJudge:
+    """A language model as a judge."""
+
+    chat: Chat
+    config: JudgeConfig
+    cache: AnswerCache
+    price: Price | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.config.name}:{self.config.model}"
+
+    def check(self) -> None:
+        """Refuse what can't work, before any text is made. Costs nothing.
+
+        Raises:
+            SteerlensError: a key that is refused, no such model, no server, a cache that can't be
+                written.
+        """
+        self.cache.check()
+        self.chat.check()
+
+    def estimate(self, items: Sequence[Item]) -> Estimate:
+        """What rating `items` will take, without asking anything."""
+        asking = _Asking(self, items)
+        asking.look_up()
+        return cost.estimate(
+            ratings=sum(len(rating) for rating in asking.ratings),
+            kept=asking.cost.kept,
+            to_ask=[task.conversation for task in asking.queue],
+            price=self.price,
+            max_tokens=self.config.max_tokens,
+        )
+
+    def rate(self, items: Sequence[Item], progress: Callable[[int], None] = nothing) -> Rated:
+        """Rates `items` in every aspect that they have.
+
+        What is kept is looked up first. Each new answer is kept before it counts, so that a run
+        that is killed goes on where it was; on Ctrl-C, what is under way is waited for and kept.
+
+        Raises:
+            SteerlensError: nothing can be asked any more (key, model, server). What was answered is
+                kept.
+        """
+        self.cache.check()
+        asking = _Asking(self, items, progress)
+        asking.look_up()
+        asking.ask()
+        return Rated(self.name, "llm", asking.ratings, asking.cost, asking.stopped)
+
+
+def tasks(items: Sequence[Item]) -> list[Task]:
+    """What to ask about `items`, each thing once."""
+    places: dict[Conversation, list[tuple[int, str]]] = {}
+    for number, item in enumerate(items):
+        for aspect in aspects_of(item):
+            places.setdefault(prompts.conversation(item, aspect), []).append((number, aspect))
+    return [Task(conversation, where) for conversation, where in places.items()]
+
+
+@dataclass
+class _Asking:
+    """The state of one call of `rate`. Only worker threads ask; all else is the caller's thread."""
+
+    judge: LanguageModelJudge
+    items: Sequence[Item]
+    progress: Callable[[int], None] = nothing
+    tasks: list[Task] = field(init=False)
+    queue: deque[Task] = field(init=False)
+    ratings: list[dict[str, Rating]] = field(init=False)
+    cost: Cost = field(default_factory=Cost)
+    stopped: str | None = None
+    under_way: dict[Future[list[Answer | Unanswered]], list[Task]] = field(default_factory=dict)
+    failed_in_a_row: int = 0
+
+    def __post_init__(self) -> None:
+        self.tasks = tasks(self.items)
+        self.queue = deque(self.tasks)
+        left = Rating(None, BUDGET)
+        self.ratings = [dict.fromkeys(aspects_of(item), left) for item in self.items]
+        if self.judge.price is None:
+            self.cost.usd = self.cost.usd_now = None
+
+    def look_up(self) -> None:
+        """Takes from the queue what is kept, with all further attempts that are kept."""
+        for _ in range(len(self.queue)):
+            task: Task | None = self.queue.popleft()
+            while task and (answer := self.judge.cache.find(task.conversation)):
+                task = self._take(task, answer, kept=True)
+            if task:
+                self.queue.append(task)
+
+    def ask(self) -> None:
+        """Asks for all that is in the queue, as far as the budget goes."""
+        pool = ThreadPoolExecutor(self.judge.chat.workers, thread_name_prefix="judge")
+        try:
+            while self.queue or self.under_way:
+                self._submit(pool)
+                if not self.under_way:
+                    self._stop()
+                    return
+                for future in wait(self.under_way, return_when=FIRST_COMPLETED).done:
+                    for task, answer in zip(
+                        self.under_way.pop(future), future.result(), strict=True
+                    ):
+                        self._finish(task, answer)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, pool: ThreadPoolExecutor) -> None:
+        """Fills the threads that are free, with what surely fits in the budget."""
+        while self.queue and len(self.under_way) < self.judge.chat.workers:
+            batch = list(self._affordable())
+            if not batch:
+                return
+            self.under_way[pool.submit(self._ask, batch)] = batch
+
+    def _affordable(self) -> Iterator[Task]:
+        """The next tasks, as many as are asked together."""
+        promised = sum(self._at_most(one) for batch in self.under_way.values() for one in batch)
+        limit = self.judge.config.budget_usd
+        for _ in range(min(self.judge.chat.batch, len(self.queue))):
+            promised += self._at_most(self.queue[0])
+            if limit is not None and (self.cost.usd or 0.0) + promised > limit:
+                return
+            yield self.queue.popleft()
+
+    def _at_most(self, task: Task) -> float:
+        price, max_tokens = self.judge.price, self.judge.config.max_tokens
+        return price.usd(cost.tokens_at_most(task.conversation), max_tokens) if price else 0.0
+
+    def _ask(self, batch: Sequence[Task]) -> list[Answer | Unanswered]:
+        """In a thread: asks, and keeps what comes."""
+        answers = self.judge.chat.answers([task.conversation for task in batch])
+        for task, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, Answer):
+                self.judge.cache.keep(task.conversation, answer)
+        return answers
+
+    def _finish(self, task: Task, answer: Answer | Unanswered) -> None:
+        if isinstance(answer, Answer):
+            self.failed_in_a_row = 0
+            if again := self._take(task, answer, kept=False):
+                self.queue.appendleft(again)
+            return
+        self._record(task, Rating(None, UNANSWERED, str(answer)))
+        if isinstance(answer, TooLong):
+            return
+        self.failed_in_a_row += 1
+        all_failed = self.failed_in_a_row == len(self.tasks)
+        if self.failed_in_a_row >= GIVE_UP or all_failed:
+            raise SteerlensError(
+                f"{self.judge.name} doesn't answer: {answer}; what it has answered so far is kept, "
+                "and the same command goes on from there."
+            )
+
+    def _take(self, task: Task, answer: Answer, kept: bool) -> Task | None:
+        """Records the rating in an answer, or gives what to ask next."""
+        config = self.judge.config
+        tokens = cost.tokens_of(answer, task.conversation, config.max_tokens)
+        self.cost.add(tokens, self.judge.price, kept)
+        value, why = parse(answer.text)
+        if value is not None:
+            self._record(task, Rating(value, detail=answer.text))
+        elif task.attempt < config.attempts:
+            further = prompts.again(task.conversation, answer.text)
+            return replace(task, conversation=further, attempt=task.attempt + 1)
+        else:
+            ended = f" (it ended with {answer.stopped})" if answer.stopped else ""
+            zero = 0 if config.unparsable_is_zero else None
+            self._record(task, Rating(zero, UNPARSABLE, f"{why}{ended}: {answer.text}"))
+        return None
+
+    def _record(self, task: Task, rating: Rating) -> None:
+        for number, aspect in task.places:
+            self.ratings[number][aspect] = rating
+        self.progress(len(task.places))
+
+    def _stop(self) -> None:
+        """Says how far the budget went."""
+        left = sum(len(task.places) for task in self.queue)
+        total = sum(len(rating) for rating in self.ratings)
+        self.stopped = (
+            f"judge.budget_usd={self.judge.config.budget_usd:g} is reached: the answers have cost "
+            f"{self.cost.usd or 0:.4f} USD, {self.cost.usd_now or 0:.4f} of it now, and another "
+            f"might exceed it; {left:,} of {total:,} ratings are missing. What is rated is kept: "
+            "the same command with a larger budget goes on."
+        )
