@@ -13,7 +13,7 @@ from export import load_model
 from lm import bits_per_byte, validation_loss
 from prepare import load_rows, load_sizes, read_corpus
 from quality import Splicing, load_sae, reconstruction, residuals
-from settings import MODEL_NAME, Settings
+from settings import Settings
 
 #: Rows of 128 tokens; the whole validation split would take ten minutes more for no digit.
 ACTIVATION_ROWS = 800
@@ -88,7 +88,7 @@ def write_card(settings: Settings, target: Path, minutes: dict[str, float]) -> N
     # A resumed training has taken longer than the stage that ended it.
     minutes = minutes | {"lm": model["training_minutes_by_the_clock"]}
     card = {
-        "name": MODEL_NAME,
+        "name": settings.name,
         "licence_note": "weights trained on the documentation of installed open-source packages",
         "text": {**load_sizes(settings), "sources": text_sources(settings)},
         "model": model,

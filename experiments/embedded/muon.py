@@ -20,16 +20,21 @@ ITERATIONS = 5
 
 
 class BatchedMuon(torch.optim.Optimizer):
-    """Momentum, orthogonalised; for two-dimensional parameters only."""
+    """Momentum, orthogonalised; for two-dimensional parameters only.
+
+    Matrices are (out, in), as in `torch.nn.Linear`, unless their group says `transposed` (GPT-2's
+    Conv1D): the rate depends on which side is which.
+    """
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float = 0.02,
         weight_decay: float = 0.01,
         momentum: float = 0.95,
     ) -> None:
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
+        defaults["transposed"] = False
         super().__init__(list(params), defaults)
 
     @torch.no_grad()
@@ -39,8 +44,9 @@ class BatchedMuon(torch.optim.Optimizer):
             for param in group["params"]:
                 shapes[tuple(param.shape)].append(param)
             for (rows, columns), params in shapes.items():
+                ratio = columns / rows if group["transposed"] else rows / columns
                 updates = orthogonalise(torch.stack([self._momentum(p, group) for p in params]))
-                rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
+                rate = group["lr"] * math.sqrt(max(1.0, ratio))
                 for param, update in zip(params, updates, strict=True):
                     param.mul_(1 - group["lr"] * group["weight_decay"])
                     param.add_(update, alpha=-rate)
