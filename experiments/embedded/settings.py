@@ -125,13 +125,16 @@ FAMILIES = {
 
 
 def family_settings(family: str, tokens: int) -> Settings:
-    """The default's recipe for another architecture, with less text and one release of SAEs."""
+    """The default's recipe for another architecture, with less text and one release of SAEs.
+
+    Half the batch: with few tokens the number of steps counts.
+    """
     return replace(
         Settings(),
         variant=family,
         tokenizer=TokenizerSettings(shipped=True),
         model=FAMILIES[family],
-        training=TrainingSettings(tokens=tokens),
+        training=TrainingSettings(tokens=tokens, batch=8),
         saes=(SAESettings("sae-topk", "topk", 1024, {"k": 32}, 500_000),),
     )
 
