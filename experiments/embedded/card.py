@@ -19,6 +19,7 @@ from settings import Settings
 ACTIVATION_ROWS = 800
 SPLICE_ROWS = 256
 MAIN_SOURCES = 40
+TYPES = {"llama": "Llama", "gpt_neox": "GPT-NeoX", "gpt2": "GPT-2", "gemma2": "Gemma-2"}
 LIBRARIES = ("torch", "transformers", "tokenizers", "sae-lens", "transformer-lens", "safetensors")
 
 
@@ -113,11 +114,10 @@ def render(card: dict[str, Any]) -> str:
     lines = [
         f"# {card['name']}",
         "",
-        "A small language model and two releases of sparse autoencoders for it, trained from",
-        "scratch by `python experiments/embedded/build.py`, so that a first run of steerlens needs",
-        "no network. Every number below is written by that script; `card.json` has all of them.",
+        *_purpose(card["settings"]["variant"]),
+        "Every number below is written by that script; `card.json` has all of them.",
         "",
-        f"- **Model**: Llama-type, {shape['n_layers']} blocks of width {shape['d_model']}, "
+        f"- **Model**: {TYPES[shape['family']]}-type, {shape['n_layers']} blocks of width {shape['d_model']}, "
         f"vocabulary {card['settings']['tokenizer']['vocabulary']:,}, context {shape['context']}; "
         f"{model['parameters'] / 1e6:.1f}M parameters, stored in float16, used in float32.",
         f"- **Text**: docstrings, long strings and language reference of the Python "
@@ -147,6 +147,19 @@ def render(card: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _purpose(variant: str) -> list[str]:
+    if variant:
+        return [
+            "A small language model and sparse autoencoders for it, trained from scratch by",
+            f"`python experiments/embedded/build.py --family {variant}` to compare architectures.",
+        ]
+    return [
+        "A small language model and two releases of sparse autoencoders for it, trained from",
+        "scratch by `python experiments/embedded/build.py`, so that a first run of steerlens needs",
+        "no network.",
+    ]
 
 
 def _clean_loss(card: dict[str, Any]) -> float:
