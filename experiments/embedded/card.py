@@ -117,7 +117,8 @@ def render(card: dict[str, Any]) -> str:
         *_purpose(card["settings"]["variant"]),
         "Every number below is written by that script; `card.json` has all of them.",
         "",
-        f"- **Model**: {TYPES[shape['family']]}-type, {shape['n_layers']} blocks of width {shape['d_model']}, "
+        f"- **Model**: {TYPES[shape['family']]}-type, {shape['n_layers']} blocks "
+        f"of width {shape['d_model']}, "
         f"vocabulary {card['settings']['tokenizer']['vocabulary']:,}, context {shape['context']}; "
         f"{model['parameters'] / 1e6:.1f}M parameters, stored in float16, used in float32.",
         f"- **Text**: docstrings, long strings and language reference of the Python "
