@@ -29,7 +29,7 @@ from export import export_model
 from lm import parse_clock, train
 from prepare import is_newer, pack, train_tokenizer, write_corpus
 from saes import train_saes
-from settings import FAMILIES, PACKAGE, Settings, family_settings
+from settings import FAMILIES, PACKAGE, Settings, family_settings, in_float32
 
 STAGES = ("corpus", "tokenizer", "lm", "saes", "card")
 
@@ -94,6 +94,8 @@ def main() -> None:
     parser.add_argument("--target", type=Path, help="what is shipped, unless given")
     parser.add_argument("--family", choices=FAMILIES, help="another architecture; needs --target")
     parser.add_argument("--tokens", type=int, default=3_000_000, help="of a --family")
+    parser.add_argument("--sae-tokens", type=int, default=200_000, help="of a --family")
+    parser.add_argument("--float32", action="store_true", help="no bfloat16 products")
     parser.add_argument("--threads", type=int, default=Settings().threads)
     parser.add_argument("--stage", choices=STAGES, help="run this one, even when it was done")
     parser.add_argument("--stop-at", help="HH:MM by which the language model is trained")
@@ -102,8 +104,10 @@ def main() -> None:
         parser.error("--family needs --target: only the default is shipped")
     settings = Settings()
     if arguments.family:
-        settings = family_settings(arguments.family, arguments.tokens)
+        settings = family_settings(arguments.family, arguments.tokens, arguments.sae_tokens)
     settings = replace(settings, scratch=arguments.scratch, threads=arguments.threads)
+    if arguments.float32:
+        settings = in_float32(settings)
     torch.set_num_threads(settings.threads)
     stop_at = parse_clock(arguments.stop_at) if arguments.stop_at else None
     build = Build(settings, arguments.target or PACKAGE / "embedded", stop_at)

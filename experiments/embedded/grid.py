@@ -25,7 +25,7 @@ from export import load_model
 from prepare import is_newer, load_rows, pack
 from quality import load_sae, reconstruction, residuals
 from saes import Member, train_pass
-from settings import GRID_LAYER, PACKAGE, Settings, grid_settings
+from settings import GRID_LAYER, PACKAGE, Settings, grid_settings, in_float32
 
 
 def measure(settings: Settings, members: list[Member], model: Path, target: Path) -> dict[str, Any]:
@@ -49,9 +49,13 @@ def main() -> None:
     parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--k", type=int, nargs="+", default=[8, 32, 128])
     parser.add_argument("--widths", type=int, nargs="+", default=[512, 2048])
+    parser.add_argument("--tokens", type=int, default=400_000)
+    parser.add_argument("--float32", action="store_true", help="no bfloat16 products")
     arguments = parser.parse_args()
-    settings = grid_settings(tuple(arguments.k), tuple(arguments.widths))
+    settings = grid_settings(tuple(arguments.k), tuple(arguments.widths), arguments.tokens)
     settings = replace(settings, scratch=arguments.scratch)
+    if arguments.float32:
+        settings = in_float32(settings)
     if not is_newer(settings.scratch / "sizes.json", settings.corpus_file):
         pack(settings)
     model = PACKAGE / "embedded" / "model"

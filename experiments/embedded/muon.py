@@ -32,8 +32,10 @@ class BatchedMuon(torch.optim.Optimizer):
         lr: float = 0.02,
         weight_decay: float = 0.01,
         momentum: float = 0.95,
+        dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
+        self.dtype = dtype
         defaults["transposed"] = False
         super().__init__(list(params), defaults)
 
@@ -45,7 +47,8 @@ class BatchedMuon(torch.optim.Optimizer):
                 shapes[tuple(param.shape)].append(param)
             for (rows, columns), params in shapes.items():
                 ratio = columns / rows if group["transposed"] else rows / columns
-                updates = orthogonalise(torch.stack([self._momentum(p, group) for p in params]))
+                momenta = torch.stack([self._momentum(p, group) for p in params])
+                updates = orthogonalise(momenta.to(self.dtype))
                 rate = group["lr"] * math.sqrt(max(1.0, ratio))
                 for param, update in zip(params, updates, strict=True):
                     param.mul_(1 - group["lr"] * group["weight_decay"])
@@ -61,9 +64,9 @@ class BatchedMuon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices_BMN: Tensor) -> Tensor:
-    """Nearest semi-orthogonal matrices, roughly, by Newton-Schulz in bfloat16."""
+    """Nearest semi-orthogonal matrices, roughly, by Newton-Schulz; bfloat16 is enough."""
     a, b, c = COEFFICIENTS
-    x = matrices_BMN.bfloat16()
+    x = matrices_BMN
     tall = x.shape[1] > x.shape[2]
     x = x.mT.contiguous() if tall else x
     x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]

@@ -38,6 +38,7 @@ class Optimizers:
                     [group for group in groups if group["params"]],
                     lr=settings.muon_lr,
                     weight_decay=settings.weight_decay,
+                    dtype=torch.bfloat16 if settings.bf16 else torch.float32,
                 )
             )
         self.peaks = [optimizer.param_groups[0]["lr"] for optimizer in self.all]

@@ -115,6 +115,15 @@ class Settings:
         return {key: value for key, value in asdict(self).items() if key != "scratch"}
 
 
+def in_float32(settings: Settings) -> Settings:
+    """For processors without bfloat16 products, where they are 60 times slower than float32."""
+    return replace(
+        settings,
+        training=replace(settings.training, bf16=False),
+        sae_training=replace(settings.sae_training, bf16=False),
+    )
+
+
 #: Four architectures of one shape, tied where the family's real models are.
 FAMILIES = {
     "llama": ModelSettings("llama"),
@@ -124,33 +133,34 @@ FAMILIES = {
 }
 
 
-def family_settings(family: str, tokens: int) -> Settings:
+def family_settings(family: str, tokens: int, sae_tokens: int = 200_000) -> Settings:
     """The default's recipe for another architecture, with less text and one release of SAEs.
 
-    Half the batch: with few tokens the number of steps counts.
+    Smaller batches: with few tokens the number of steps counts.
     """
     return replace(
         Settings(),
         variant=family,
         tokenizer=TokenizerSettings(shipped=True),
         model=FAMILIES[family],
-        training=TrainingSettings(tokens=tokens, batch=8),
-        saes=(SAESettings("sae-topk", "topk", 1024, {"k": 32}, 500_000),),
+        training=TrainingSettings(tokens=tokens, batch=8, compile=False),
+        saes=(SAESettings("sae-topk", "topk", 1024, {"k": 32}, sae_tokens),),
+        sae_training=SAETrainingSettings(batch=256),
     )
 
 
 GRID_LAYER = 5
-GRID_TOKENS = 800_000
 
 
-def grid_settings(ks: tuple[int, ...], widths: tuple[int, ...]) -> Settings:
-    """TopK SAEs of every k and width for one layer of the shipped model."""
+def grid_settings(ks: tuple[int, ...], widths: tuple[int, ...], tokens: int) -> Settings:
+    """TopK SAEs of every k and width for one layer of the shipped model; smaller batches."""
     return replace(
         Settings(),
         variant="grid",
         tokenizer=TokenizerSettings(shipped=True),
+        sae_training=SAETrainingSettings(batch=256),
         saes=tuple(
-            SAESettings(f"k{k}_w{width}", "topk", width, {"k": k}, GRID_TOKENS)
+            SAESettings(f"k{k}_w{width}", "topk", width, {"k": k}, tokens)
             for width in widths
             for k in ks
         ),
