@@ -103,7 +103,7 @@ def test_a_checkpoint_is_exported_and_loads_as_a_subject(
     assert losses["float32"] == pytest.approx(
         lm.validation_loss(model, module("prepare").load_rows(settings, "validation")), abs=1e-5
     )
-    stored = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    stored: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     head, embedding = stored.get_output_embeddings(), stored.get_input_embeddings()
     assert (head.weight is embedding.weight) == (family in TIED)
 

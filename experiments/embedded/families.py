@@ -40,7 +40,7 @@ def build_config(settings: Settings) -> PreTrainedConfig:
         return GPTNeoXConfig(**common, intermediate_size=shape.d_mlp)
     if shape.family == "gpt2":
         # No dropout: none of the others has any.
-        dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        dropout: dict[str, Any] = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
         return GPT2Config(**common, **dropout, n_inner=shape.d_mlp)
     if shape.family == "gemma2":
         # Soft caps are for logits far larger than those of a small model, and slow on the CPU.
@@ -64,7 +64,8 @@ def blocks(model: PreTrainedModel) -> nn.ModuleList:
 
 def unembedding(model: PreTrainedModel) -> Tensor:
     """Weight of the unembedding, (V, D); none of these families has a bias or a soft cap here."""
-    return model.get_output_embeddings().weight
+    head: Any = model.get_output_embeddings()
+    return head.weight
 
 
 def block_matrices(model: PreTrainedModel) -> tuple[list[Tensor], list[Tensor]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -28,16 +27,16 @@ class BatchedMuon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        params: list[Tensor] | list[dict[str, Any]],
         lr: float = 0.02,
         weight_decay: float = 0.01,
         momentum: float = 0.95,
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
+        defaults |= {"transposed": False}
         self.dtype = dtype
-        defaults["transposed"] = False
-        super().__init__(list(params), defaults)
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
