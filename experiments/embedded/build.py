@@ -3,6 +3,10 @@
 python experiments/embedded/build.py                    # all stages that have not been done
 python experiments/embedded/build.py --stage saes       # one stage, again
 python experiments/embedded/build.py --stop-at 12:00    # the language model ends by the clock
+
+The same stages for another architecture, which isn't shipped:
+
+python experiments/embedded/build.py --family gpt2 --tokens 3000000 --target DIR
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from export import export_model
 from lm import parse_clock, train
 from prepare import is_newer, pack, train_tokenizer, write_corpus
 from saes import train_saes
-from settings import PACKAGE, Settings
+from settings import FAMILIES, PACKAGE, Settings, family_settings, in_float32
 
 STAGES = ("corpus", "tokenizer", "lm", "saes", "card")
 
@@ -35,13 +39,14 @@ class Build:
 
     def __init__(self, settings: Settings, target: Path, stop_at: float | None) -> None:
         self.settings, self.target, self.stop_at = settings, target, stop_at
-        self.times_file = settings.scratch / "minutes.json"
+        self.times_file = settings.work / "minutes.json"
 
     def corpus(self) -> None:
         write_corpus(self.settings)
 
     def tokenizer(self) -> None:
-        train_tokenizer(self.settings)
+        if not self.settings.tokenizer.shipped:
+            train_tokenizer(self.settings)
         pack(self.settings)
 
     def lm(self) -> None:
@@ -74,6 +79,7 @@ class Build:
         method: Callable[[], None] = getattr(self, stage)
         method()
         minutes = self.minutes() | {stage: (time.time() - started) / 60}
+        self.times_file.parent.mkdir(parents=True, exist_ok=True)
         self.times_file.write_text(json.dumps(minutes, indent=1) + "\n")
 
     def minutes(self) -> dict[str, float]:
@@ -85,14 +91,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scratch", type=Path, default=Settings().scratch)
-    parser.add_argument("--target", type=Path, default=PACKAGE / "embedded")
+    parser.add_argument("--target", type=Path, help="what is shipped, unless given")
+    parser.add_argument("--family", choices=FAMILIES, help="another architecture; needs --target")
+    parser.add_argument("--tokens", type=int, default=3_000_000, help="of a --family")
+    parser.add_argument("--sae-tokens", type=int, default=200_000, help="of a --family")
+    parser.add_argument("--float32", action="store_true", help="no bfloat16 products")
+    parser.add_argument("--threads", type=int, default=Settings().threads)
     parser.add_argument("--stage", choices=STAGES, help="run this one, even when it was done")
     parser.add_argument("--stop-at", help="HH:MM by which the language model is trained")
     arguments = parser.parse_args()
-    settings = replace(Settings(), scratch=arguments.scratch)
+    if arguments.family and arguments.target is None:
+        parser.error("--family needs --target: only the default is shipped")
+    settings = Settings()
+    if arguments.family:
+        settings = family_settings(arguments.family, arguments.tokens, arguments.sae_tokens)
+    settings = replace(settings, scratch=arguments.scratch, threads=arguments.threads)
+    if arguments.float32:
+        settings = in_float32(settings)
     torch.set_num_threads(settings.threads)
     stop_at = parse_clock(arguments.stop_at) if arguments.stop_at else None
-    build = Build(settings, arguments.target, stop_at)
+    build = Build(settings, arguments.target or PACKAGE / "embedded", stop_at)
     for stage in STAGES:
         if arguments.stage == stage or (arguments.stage is None and not build.done(stage)):
             build.run(stage)

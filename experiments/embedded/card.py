@@ -13,12 +13,13 @@ from export import load_model
 from lm import bits_per_byte, validation_loss
 from prepare import load_rows, load_sizes, read_corpus
 from quality import Splicing, load_sae, reconstruction, residuals
-from settings import MODEL_NAME, Settings
+from settings import Settings
 
 #: Rows of 128 tokens; the whole validation split would take ten minutes more for no digit.
 ACTIVATION_ROWS = 800
 SPLICE_ROWS = 256
 MAIN_SOURCES = 40
+TYPES = {"llama": "Llama", "gpt_neox": "GPT-NeoX", "gpt2": "GPT-2", "gemma2": "Gemma-2"}
 LIBRARIES = ("torch", "transformers", "tokenizers", "sae-lens", "transformer-lens", "safetensors")
 
 
@@ -88,7 +89,7 @@ def write_card(settings: Settings, target: Path, minutes: dict[str, float]) -> N
     # A resumed training has taken longer than the stage that ended it.
     minutes = minutes | {"lm": model["training_minutes_by_the_clock"]}
     card = {
-        "name": MODEL_NAME,
+        "name": settings.name,
         "licence_note": "weights trained on the documentation of installed open-source packages",
         "text": {**load_sizes(settings), "sources": text_sources(settings)},
         "model": model,
@@ -113,11 +114,11 @@ def render(card: dict[str, Any]) -> str:
     lines = [
         f"# {card['name']}",
         "",
-        "A small language model and two releases of sparse autoencoders for it, trained from",
-        "scratch by `python experiments/embedded/build.py`, so that a first run of steerlens needs",
-        "no network. Every number below is written by that script; `card.json` has all of them.",
+        *_purpose(card["settings"]["variant"]),
+        "Every number below is written by that script; `card.json` has all of them.",
         "",
-        f"- **Model**: Llama-type, {shape['n_layers']} blocks of width {shape['d_model']}, "
+        f"- **Model**: {TYPES[shape['family']]}-type, {shape['n_layers']} blocks "
+        f"of width {shape['d_model']}, "
         f"vocabulary {card['settings']['tokenizer']['vocabulary']:,}, context {shape['context']}; "
         f"{model['parameters'] / 1e6:.1f}M parameters, stored in float16, used in float32.",
         f"- **Text**: docstrings, long strings and language reference of the Python "
@@ -147,6 +148,19 @@ def render(card: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _purpose(variant: str) -> list[str]:
+    if variant:
+        return [
+            "A small language model and sparse autoencoders for it, trained from scratch by",
+            f"`python experiments/embedded/build.py --family {variant}` to compare architectures.",
+        ]
+    return [
+        "A small language model and two releases of sparse autoencoders for it, trained from",
+        "scratch by `python experiments/embedded/build.py`, so that a first run of steerlens needs",
+        "no network.",
+    ]
 
 
 def _clean_loss(card: dict[str, Any]) -> float:

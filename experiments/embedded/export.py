@@ -9,7 +9,7 @@ import torch
 from lm import build_model, load_checkpoint, validation_loss
 from prepare import load_rows, load_tokenizer
 from settings import Settings
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 MODEL_FILES = (
     "config.json",
@@ -41,8 +41,8 @@ def export_model(settings: Settings, folder: Path) -> dict[str, float]:
     return {"float32": before, "stored": after}
 
 
-def load_model(folder: Path) -> LlamaForCausalLM:
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+def load_model(folder: Path) -> PreTrainedModel:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.eval()
 
 

@@ -17,49 +17,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from families import build_config, unembedding
 from loss import chunked_cross_entropy
 from optim import Optimizers, Schedule
 from prepare import load_rows, load_sizes
 from safetensors.torch import load_file, save_file
 from settings import Settings
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 LOG_EVERY = 20
 
 
-def build_model(settings: Settings) -> LlamaForCausalLM:
-    shape = settings.model
+def build_model(settings: Settings) -> PreTrainedModel:
     torch.manual_seed(settings.training.seed)
-    config = LlamaConfig(
-        vocab_size=settings.tokenizer.vocabulary,
-        hidden_size=shape.d_model,
-        num_hidden_layers=shape.n_layers,
-        num_attention_heads=shape.n_heads,
-        num_key_value_heads=shape.n_heads,
-        intermediate_size=shape.d_mlp,
-        max_position_embeddings=shape.context,
-        tie_word_embeddings=shape.tied,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-    )
-    return LlamaForCausalLM(config)
+    return AutoModelForCausalLM.from_config(build_config(settings), dtype=torch.float32)
 
 
 def loss_of(
-    model: LlamaForCausalLM, body: Any, rows: Tensor, bf16: bool, labels: Tensor | None = None
+    model: PreTrainedModel, body: Any, rows: Tensor, bf16: bool, labels: Tensor | None = None
 ) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         hidden = body(input_ids=rows, use_cache=False).last_hidden_state
     hidden = hidden[:, :-1].flatten(0, 1)
     targets = (rows if labels is None else labels)[:, 1:].flatten()
     hidden = hidden.bfloat16() if bf16 else hidden.float()
-    return chunked_cross_entropy(hidden, model.lm_head.weight, targets)
+    return chunked_cross_entropy(hidden, unembedding(model), targets)
 
 
 @torch.no_grad()
-def validation_loss(model: LlamaForCausalLM, rows: Tensor) -> float:
+def validation_loss(model: PreTrainedModel, rows: Tensor) -> float:
     """Mean nats per token in float32."""
     model.eval()
     losses = [
@@ -76,7 +63,7 @@ def bits_per_byte(nats_per_token: float, settings: Settings) -> float:
 
 
 def save_checkpoint(
-    folder: Path, model: LlamaForCausalLM, optimizers: Optimizers, progress: dict[str, Any]
+    folder: Path, model: PreTrainedModel, optimizers: Optimizers, progress: dict[str, Any]
 ) -> None:
     """Write beside, then rename: an interrupted save leaves the old one whole."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +78,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, model: LlamaForCausalLM, optimizers: Optimizers | None = None
+    folder: Path, model: PreTrainedModel, optimizers: Optimizers | None = None
 ) -> dict[str, Any]:
     tensors = load_file(folder / "state.safetensors")
 
@@ -142,7 +129,7 @@ def train(settings: Settings, stop_at: float | None = None, resume: bool = True)
         progress = load_checkpoint(settings.checkpoint, model, optimizers)
     rows = load_rows(settings, "train")
     held_out = load_rows(settings, "validation")[: chosen.validation_rows]
-    body = torch.compile(model.model) if chosen.compile else model.model
+    body = torch.compile(model.base_model) if chosen.compile else model.base_model
     per_step = chosen.batch * settings.model.context
     schedule = Schedule(chosen, per_step, progress["decay"])
     pace, saved, last = Pace(), time.time(), time.time()

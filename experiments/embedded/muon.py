@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,17 +19,24 @@ ITERATIONS = 5
 
 
 class BatchedMuon(torch.optim.Optimizer):
-    """Momentum, orthogonalised; for two-dimensional parameters only."""
+    """Momentum, orthogonalised; for two-dimensional parameters only.
+
+    Matrices are (out, in), as in `torch.nn.Linear`, unless their group says `transposed` (GPT-2's
+    Conv1D): the rate depends on which side is which.
+    """
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: list[Tensor] | list[dict[str, Any]],
         lr: float = 0.02,
         weight_decay: float = 0.01,
         momentum: float = 0.95,
+        dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
-        super().__init__(list(params), defaults)
+        defaults |= {"transposed": False}
+        self.dtype = dtype
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -39,8 +45,10 @@ class BatchedMuon(torch.optim.Optimizer):
             for param in group["params"]:
                 shapes[tuple(param.shape)].append(param)
             for (rows, columns), params in shapes.items():
-                updates = orthogonalise(torch.stack([self._momentum(p, group) for p in params]))
-                rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
+                ratio = columns / rows if group["transposed"] else rows / columns
+                momenta = torch.stack([self._momentum(p, group) for p in params])
+                updates = orthogonalise(momenta.to(self.dtype))
+                rate = group["lr"] * math.sqrt(max(1.0, ratio))
                 for param, update in zip(params, updates, strict=True):
                     param.mul_(1 - group["lr"] * group["weight_decay"])
                     param.add_(update, alpha=-rate)
@@ -55,9 +63,9 @@ class BatchedMuon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices_BMN: Tensor) -> Tensor:
-    """Nearest semi-orthogonal matrices, roughly, by Newton-Schulz in bfloat16."""
+    """Nearest semi-orthogonal matrices, roughly, by Newton-Schulz; bfloat16 is enough."""
     a, b, c = COEFFICIENTS
-    x = matrices_BMN.bfloat16()
+    x = matrices_BMN
     tall = x.shape[1] > x.shape[2]
     x = x.mT.contiguous() if tall else x
     x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]

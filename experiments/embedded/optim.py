@@ -5,21 +5,20 @@ from __future__ import annotations
 import time
 
 import torch
+from families import block_matrices
 from muon import BatchedMuon
 from settings import TrainingSettings
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 
 class Optimizers:
     """Muon for the matrices inside the blocks, AdamW for embeddings and norms."""
 
-    def __init__(self, model: LlamaForCausalLM, settings: TrainingSettings) -> None:
+    def __init__(self, model: PreTrainedModel, settings: TrainingSettings) -> None:
         self.model, self.settings = model, settings
-        matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
-        inside = {id(p) for p in matrices}
-        if settings.optimizer == "adamw":
-            matrices, inside = [], set()
+        linear, transposed = block_matrices(model) if settings.optimizer == "muon" else ([], [])
+        inside = {id(p) for p in linear + transposed}
         rest = [p for p in model.parameters() if id(p) not in inside]
         decayed = {"params": [p for p in rest if p.ndim == 2]}
         plain = {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}
@@ -32,9 +31,15 @@ class Optimizers:
                 fused=True,
             )
         ]
-        if matrices:
+        if inside:
+            groups = [{"params": linear}, {"params": transposed, "transposed": True}]
             self.all.append(
-                BatchedMuon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay)
+                BatchedMuon(
+                    [group for group in groups if group["params"]],
+                    lr=settings.muon_lr,
+                    weight_decay=settings.weight_decay,
+                    dtype=torch.bfloat16 if settings.bf16 else torch.float32,
+                )
             )
         self.peaks = [optimizer.param_groups[0]["lr"] for optimizer in self.all]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from settings import Settings
+from settings import PACKAGE, Settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -76,7 +76,11 @@ def train_tokenizer(settings: Settings) -> None:
 
 
 def load_tokenizer(settings: Settings) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast.from_pretrained(settings.scratch / "tokenizer")
+    trained = settings.scratch / "tokenizer"
+    shipped = PACKAGE / "embedded" / "model"
+    return PreTrainedTokenizerFast.from_pretrained(
+        shipped if settings.tokenizer.shipped else trained
+    )
 
 
 def pack(settings: Settings) -> None:

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from families import blocks
 from sae_lens import SAE
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 BATCH = 32
 
@@ -19,15 +20,15 @@ def load_sae(folder: Path) -> SAE:
 
 
 @torch.no_grad()
-def residuals(model: LlamaForCausalLM, rows: Tensor) -> list[Tensor]:
+def residuals(model: PreTrainedModel, rows: Tensor) -> list[Tensor]:
     """Residual stream after each block [N, D], without the positions of BOS."""
-    kept: list[list[Tensor]] = [[] for _ in model.model.layers]
+    kept: list[list[Tensor]] = [[] for _ in blocks(model)]
     hooks = []
-    for layer, block in enumerate(model.model.layers):
+    for layer, block in enumerate(blocks(model)):
         hooks.append(block.register_forward_hook(_keeper(kept[layer])))
     try:
         for part in rows.long().split(BATCH):
-            model.model(input_ids=part, use_cache=False)
+            model.base_model(input_ids=part, use_cache=False)
             inside = (part != model.config.bos_token_id).flatten()
             for store in kept:
                 store[-1] = store[-1][inside]
@@ -66,7 +67,7 @@ def reconstruction(sae: SAE, acts_ND: Tensor) -> dict[str, float]:
 
 
 @contextmanager
-def spliced(model: LlamaForCausalLM, layer: int, sae: SAE | None) -> Iterator[None]:
+def spliced(model: PreTrainedModel, layer: int, sae: SAE | None) -> Iterator[None]:
     """Replace the residual stream by its reconstruction (or by zero), except at position 0."""
 
     def replace(_module: object, _inputs: object, output: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ def spliced(model: LlamaForCausalLM, layer: int, sae: SAE | None) -> Iterator[No
         new[:, 0] = output[:, 0]  # SAEs are not trained on BOS
         return new
 
-    hook = model.model.layers[layer].register_forward_hook(replace)
+    hook = blocks(model)[layer].register_forward_hook(replace)
     try:
         yield
     finally:
@@ -82,7 +83,7 @@ def spliced(model: LlamaForCausalLM, layer: int, sae: SAE | None) -> Iterator[No
 
 
 @torch.no_grad()
-def cross_entropy(model: LlamaForCausalLM, rows: Tensor) -> float:
+def cross_entropy(model: PreTrainedModel, rows: Tensor) -> float:
     losses = [
         model(input_ids=part, labels=part, use_cache=False).loss.item() * len(part)
         for part in rows.long().split(BATCH)
@@ -93,10 +94,10 @@ def cross_entropy(model: LlamaForCausalLM, rows: Tensor) -> float:
 class Splicing:
     """Loss with one layer replaced, between zero ablation (0) and the clean model (1)."""
 
-    def __init__(self, model: LlamaForCausalLM, rows: Tensor) -> None:
+    def __init__(self, model: PreTrainedModel, rows: Tensor) -> None:
         self.model, self.rows = model, rows
         self.clean = cross_entropy(model, rows)
-        self.zeroed = [self._loss(layer, None) for layer in range(len(model.model.layers))]
+        self.zeroed = [self._loss(layer, None) for layer in range(len(blocks(model)))]
 
     def measure(self, layer: int, sae: SAE) -> dict[str, float]:
         loss, zeroed = self._loss(layer, sae), self.zeroed[layer]

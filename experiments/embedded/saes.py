@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from datasets import Dataset
@@ -29,7 +29,7 @@ from sae_lens import (
 )
 from sae_lens.saes.sae import TrainingSAEConfig
 from safetensors.torch import load_file, save_file
-from settings import MODEL_NAME, SAESettings, Settings
+from settings import SAESettings, Settings
 from transformer_lens.HookedRootModule import HookedRootModule
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
@@ -40,6 +40,22 @@ CONFIGS: dict[str, type[TrainingSAEConfig]] = {
     "jumprelu": JumpReLUTrainingSAEConfig,
 }
 FILES = ("cfg.json", "sae_weights.safetensors")
+
+
+class Member(NamedTuple):
+    """One of the SAEs that are trained on the same pass over the activations."""
+
+    chosen: SAESettings
+    layer: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.chosen.release}-{self.layer}"
+
+    @property
+    def folder(self) -> Path:
+        """Where it belongs, from the target."""
+        return Path(self.chosen.release) / f"layer_{self.layer}"
 
 
 def hook_name(layer: int) -> str:
@@ -64,14 +80,14 @@ def sae_config(settings: Settings, chosen: SAESettings) -> TrainingSAEConfig:
     )
 
 
-def runner_config(settings: Settings, chosen: SAESettings) -> MultiSAETrainingRunnerConfig:
+def runner_config(settings: Settings, members: list[Member]) -> MultiSAETrainingRunnerConfig:
     training = settings.sae_training
-    layers = {f"layer_{layer}": layer for layer in range(settings.model.n_layers)}
-    steps = chosen.tokens // training.batch
+    (tokens,) = {member.chosen.tokens for member in members}
+    steps = tokens // training.batch
     return MultiSAETrainingRunnerConfig(
-        saes={name: sae_config(settings, chosen) for name in layers},
-        hook_names={name: hook_name(layer) for name, layer in layers.items()},
-        model_name=MODEL_NAME,
+        saes={member.name: sae_config(settings, member.chosen) for member in members},
+        hook_names={member.name: hook_name(member.layer) for member in members},
+        model_name=settings.name,
         model_class_name="TransformerBridge",
         model_from_pretrained_kwargs={},
         dataset_path="steerlens.corpus",
@@ -81,7 +97,7 @@ def runner_config(settings: Settings, chosen: SAESettings) -> MultiSAETrainingRu
         exclude_special_tokens=True,
         n_batches_in_buffer=training.buffer_rows,
         store_batch_size_prompts=32,
-        training_tokens=chosen.tokens,
+        training_tokens=tokens,
         train_batch_size_tokens=training.batch,
         lr=training.lr,
         lr_end=training.lr / 100,
@@ -102,19 +118,21 @@ def runner_config(settings: Settings, chosen: SAESettings) -> MultiSAETrainingRu
 
 def train_saes(settings: Settings, model_folder: Path, target: Path) -> None:
     """Train the releases side by side."""
+    layers = range(settings.model.n_layers)
+    releases = [[Member(chosen, layer) for layer in layers] for chosen in settings.saes]
     threads = max(1, settings.threads // len(settings.saes))
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(settings.saes), mp_context=spawn) as pool:
         jobs = [
-            pool.submit(train_release, settings, chosen, model_folder, target, threads)
-            for chosen in settings.saes
+            pool.submit(train_pass, settings, members, model_folder, target, threads)
+            for members in releases
         ]
         for job in jobs:
             job.result()
 
 
-def train_release(
-    settings: Settings, chosen: SAESettings, model_folder: Path, target: Path, threads: int
+def train_pass(
+    settings: Settings, members: list[Member], model_folder: Path, target: Path, threads: int
 ) -> None:
     """Train with SAELens' runner, then keep the two files a loader needs, in half precision."""
     logging.getLogger("sae_lens").setLevel(logging.ERROR)  # the override is meant
@@ -123,19 +141,19 @@ def train_release(
     torch.manual_seed(training.seed)
     rows = load_rows(settings, "train")
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(training.seed))
-    needed = order[: chosen.tokens // settings.model.context * 5 // 4 + 1024]
+    needed = order[: members[0].chosen.tokens // settings.model.context * 5 // 4 + 1024]
     dataset = Dataset.from_dict({"input_ids": rows[needed].numpy()})
     runner = MultiSAETrainingRunner(
-        runner_config(settings, chosen),
+        runner_config(settings, members),
         override_dataset=dataset,
         override_model=cast(HookedRootModule, boot_bridge(model_folder)),  # has all that it uses
     )
     trained = runner.run()
     with tempfile.TemporaryDirectory(dir=settings.scratch) as scratch:
-        for name, sae in trained.items():
-            raw = Path(scratch) / name
-            sae.save_inference_model(raw)
-            _store(raw, target / chosen.release / name)
+        for member in members:
+            raw = Path(scratch) / member.name
+            trained[member.name].save_inference_model(raw)
+            _store(raw, target / member.folder)
 
 
 def _store(raw: Path, folder: Path) -> None:
