@@ -75,7 +75,7 @@ def covered(
 
 def naive_best(subject: Subject, word: str) -> tuple[int, int, float] | None:
     """(candidates, feature, score) by one forward per candidate."""
-    vocabulary = [subject.lm.tokenizer.decode([i]).strip().lower() for i in range(D_VOCAB)]
+    vocabulary = [str(subject.lm.tokenizer.decode([i])).strip().lower() for i in range(D_VOCAB)]
     ids = [i for i, text in enumerate(vocabulary) if text in word.split()]
     scores = {}
     for feature in range(D_SAE):

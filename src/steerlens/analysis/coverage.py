@@ -71,7 +71,7 @@ def words_shown(
         "perplexity_unsteered": "perplexity_unsteered",
         "texts": "texts",
     }
-    shown = found[[*columns]].rename(columns=columns)
+    shown = found.loc[:, [*columns]].rename(columns=columns)
     without = shown["best_factor"].isna()
     shown.loc[without, ["shown_unsteered", "perplexity_unsteered"]] = None
     return shown.set_index("word").loc[[*features]].reset_index()
