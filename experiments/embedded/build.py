@@ -6,7 +6,7 @@ python experiments/embedded/build.py --stop-at 12:00    # the language model end
 
 The same stages for another architecture, which isn't shipped:
 
-python experiments/embedded/build.py --family gpt2 --tokens 3000000 --target DIR
+python experiments/embedded/build.py --family gpt2 --tokens 600000 --target DIR
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Settings().scratch)
     parser.add_argument("--target", type=Path, help="what is shipped, unless given")
     parser.add_argument("--family", choices=FAMILIES, help="another architecture; needs --target")
-    parser.add_argument("--tokens", type=int, default=3_000_000, help="of a --family")
+    parser.add_argument("--tokens", type=int, default=600_000, help="of a --family")
     parser.add_argument("--sae-tokens", type=int, default=200_000, help="of a --family")
     parser.add_argument("--float32", action="store_true", help="no bfloat16 products")
     parser.add_argument("--threads", type=int, default=Settings().threads)
