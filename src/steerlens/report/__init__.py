@@ -117,7 +117,7 @@ def report_text(
     parts = [
         f"# {_names(summary['model'])} with {_names(summary['sae'])}",
         f"{counts}.",
-        *answer_section(summary["study"]),
+        *answer_section(summary.get("study")),
         *[
             f"![{name.replace('_', ' ')}]({path.relative_to(folder).as_posix()})"
             for name, paths in figures.items()
