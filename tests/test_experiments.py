@@ -58,7 +58,9 @@ FIGURES = {
     "filter": "success_by_criterion",
     "gemma_2_2b": "output_score_by_layer",
     "controls": "controls",
+    "one_release": "releases_by_layer",
     "compare_releases": "releases_by_layer",
+    "sae_training": "releases_by_layer",
     "model_types": "releases_by_layer",
     "criteria": "criteria_agreement",
     "dataset_size": "sizes",
@@ -240,7 +242,8 @@ def test_any_other_experiment_shows_what_it_is_for(
     name: str, text: Path, finished: Callable[[RunConfig, str], Path]
 ) -> None:
     config = composed(name)
-    check(config)
+    if not config.sae.path:  # ours are trained first
+        check(config)
     assert_shown(name, finished(config, config.model.name))
 
 
