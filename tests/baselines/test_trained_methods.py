@@ -1,0 +1,161 @@
+"""Directions trained through the model, and features of the SAE: equal to naive loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from steerlens.baselines import METHODS, reft_r1, sae_a, ssv
+from steerlens.baselines.task import Task
+from steerlens.errors import SteerlensError
+from steerlens.subject import Subject
+from tests.support.concepts import tiny_concepts, tiny_task
+
+MakeSubject = Callable[..., Subject]
+
+
+def naive_loss(
+    task: Task, concept: int, texts: list[int], edit: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Mean over the batch's tokens to predict, one text a forward of the whole model."""
+    nll: list[torch.Tensor] = []
+    site = task.subject.site
+    for place in texts:
+        text = task.labelled.texts[place]
+
+        def write(out: torch.Tensor, hook: Any, n_prefix: int = text.n_prefix) -> torch.Tensor:
+            x_LD = out.flatten(2)[0]
+            new = torch.cat([x_LD[:n_prefix], edit(x_LD[n_prefix:])])
+            return new.reshape(out.shape)
+
+        logits = task.subject.lm.bridge.run_with_hooks(
+            torch.tensor([text.ids]), fwd_hooks=[(site.write, write)]
+        )[0]
+        log_p = logits.log_softmax(-1)
+        nll += [-log_p[t - 1, text.ids[t]] for t in range(text.n_prompt, len(text.ids))]
+    return torch.stack(nll).mean()
+
+
+def naive_training(task: Task, concept: int, config: Any, seed: int) -> torch.Tensor:
+    """ReFT-r1 or SSV of one concept as AxBench describes them."""
+    is_reft = isinstance(config, reft_r1.Config)
+    labelled = task.labelled
+    texts = labelled.of(concept) if is_reft else labelled.positives[concept]
+    rng = task.rng(concept, "ReFT-r1" if is_reft else "SSV", seed)
+    v_D = torch.nn.Parameter(torch.full((int(task.subject.sae.cfg.d_in),), 0.01))
+    optimizer = torch.optim.AdamW([v_D], lr=config.lr, weight_decay=config.weight_decay)
+    n_steps = config.epochs * -(-len(texts) // config.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / n_steps)
+    step = 0
+    for _ in range(config.epochs):
+        order = rng.permutation(len(texts))
+        for first in range(0, len(texts), config.batch_size):
+            penalties: list[torch.Tensor] = []
+
+            def edit(x_LD: torch.Tensor, penalties: list[torch.Tensor] = penalties) -> torch.Tensor:
+                if not is_reft:
+                    return x_LD + v_D
+                latent_L = (x_LD @ v_D).relu()
+                top_K = latent_L.topk(min(config.top_k, len(latent_L))).values
+                penalties.append((latent_L.sum() - top_K.sum()) / len(latent_L))
+                return x_LD + top_K.mean() * v_D
+
+            here = [texts[k] for k in order[first : first + config.batch_size]]
+            loss = naive_loss(task, concept, here, edit)
+            if is_reft:
+                loss = loss + step / n_steps * config.latent_l1 * torch.stack(penalties).mean()
+            loss.backward()
+            if is_reft:
+                torch.nn.utils.clip_grad_norm_([v_D], config.clip)
+                assert v_D.grad is not None
+                v_D.data /= v_D.data.norm()
+                v_D.grad -= (v_D.grad * v_D.data).sum() * v_D.data
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            step += 1
+    return v_D.data / v_D.data.norm() if is_reft else v_D.data
+
+
+@pytest.mark.parametrize(
+    ("kind", "site"),
+    [("llama", "resid_post"), ("gemma2", "resid_post"), ("llama", "resid_pre"),
+     ("neox", "resid_post"), ("llama", "attn_out")],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["ReFT-r1", "SSV"])
+def test_training_together_equals_a_plain_loop(
+    tiny_subject: MakeSubject, kind: str, site: str, name: str
+) -> None:
+    task = tiny_task(tiny_subject(kind, site=site), tiny_concepts(2))
+    config = METHODS[name].Config(epochs=2, batch_size=3, **({"top_k": 4} if name != "SSV" else {}))
+    found_CD = METHODS[name].fit(task, config, seed=5).vectors_CD
+    for concept in range(2):
+        expected_D = naive_training(task, concept, config, seed=5)
+        torch.testing.assert_close(found_CD[concept], expected_D, rtol=0, atol=2e-4)
+
+
+def test_a_concept_alone_is_trained_as_with_others(tiny_subject: MakeSubject) -> None:
+    subject, concepts = tiny_subject(), tiny_concepts(3)
+    together = METHODS["ReFT-r1"].fit(tiny_task(subject, concepts), reft_r1.Config(), 0)
+    for c, concept in enumerate(concepts.concepts):
+        task = tiny_task(subject, concepts.only([concept.name]))
+        alone = METHODS["ReFT-r1"].fit(task, reft_r1.Config(), 0)
+        torch.testing.assert_close(alone.vectors_CD[0], together.vectors_CD[c], rtol=0, atol=2e-4)
+
+
+def test_concepts_of_different_sizes_are_all_trained(tiny_subject: MakeSubject) -> None:
+    subject = tiny_subject()
+    small, large = tiny_concepts(2), tiny_concepts(2, n_texts=(4, 6))
+    mixed = type(small)("mixed", (small.concepts[0], large.concepts[1]), False)
+    found = ssv.fit(tiny_task(subject, mixed), ssv.Config(), 0).vectors_CD
+    for place, concepts in enumerate((small, large)):
+        expected = ssv.fit(tiny_task(subject, concepts), ssv.Config(), 0).vectors_CD[place]
+        torch.testing.assert_close(found[place], expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["ReFT-r1", "SSV"])
+def test_a_trained_direction_makes_positives_more_likely(
+    tiny_subject: MakeSubject, name: str
+) -> None:
+    task = tiny_task(tiny_subject(), tiny_concepts(1, n_texts=(12, 12)))
+    settings = {} if name == "SSV" else {"latent_l1": 0.0}
+    config = METHODS[name].Config(epochs=20, lr=0.05, **settings)
+    v_D = METHODS[name].fit(task, config, 0).vectors_CD[0]
+    texts = task.labelled.positives[0]
+    amounts = (1.0,) if name == "SSV" else (0.5, 1.0, 2.0)
+    plain = naive_loss(task, 0, texts, lambda x: x)
+    best = min(naive_loss(task, 0, texts, lambda x, s=s: x + s * v_D) for s in amounts)
+    assert best < plain - 0.05
+
+
+def test_sae_a_takes_the_feature_with_the_best_auroc(tiny_subject: MakeSubject) -> None:
+    task = tiny_task(tiny_subject("llama", "jumprelu"))
+    found = sae_a.fit(task, sae_a.Config(), 0)
+    assert found.features_C is not None
+    subject, labelled = task.subject, task.labelled
+    for concept, feature in enumerate(found.features_C.tolist()):
+        texts = labelled.of(concept)
+        acts_NF = torch.stack(
+            [subject.sae.encode(task.vectors.whole(t)[1:][None])[0].amax(0) for t in texts]
+        )
+        label = [k < len(labelled.positives[concept]) for k in range(len(texts))]
+        auroc_F = [roc_auc_score(label, acts_N) for acts_N in acts_NF.T.detach().numpy()]
+        assert auroc_F[feature] == pytest.approx(max(auroc_F), abs=1e-9)
+        mine_F = sae_a.auroc(acts_NF[: sum(label)], acts_NF[sum(label) :])
+        assert mine_F.tolist() == pytest.approx(auroc_F, abs=1e-9)
+    torch.testing.assert_close(found.vectors_CD, subject.sae.W_dec[found.features_C])
+
+
+def test_sae_takes_the_concepts_own_feature_or_says_what_is_wrong(
+    tiny_subject: MakeSubject,
+) -> None:
+    subject = tiny_subject()
+    found = METHODS["SAE"].fit(tiny_task(subject), METHODS["SAE"].Config(), 0)
+    assert found.features_C is not None
+    assert found.features_C.tolist() == [5, 6, 7]
+    with pytest.raises(SteerlensError, match=r"names feature 7 of layer 2 .*0 to 6"):
+        tiny_concepts().check_features(2, 7, "small")
