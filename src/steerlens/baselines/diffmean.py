@@ -20,7 +20,7 @@ class Config:
 
 
 def fit(task: Task, config: Config, seed: int) -> Directions:
-    """Difference of means (AxBench, Section 3), with one matrix product for all concepts."""
+    """Difference of means (AxBench, Section 3), for all concepts from each text's sum."""
     labelled = task.labelled
     return Directions(diff_means(task.vectors, labelled.positives, labelled.negatives))
 
@@ -33,7 +33,10 @@ def diff_means(
 
 
 def _means(vectors: TokenVectors, texts: Sequence[Sequence[int]]) -> torch.Tensor:
-    belongs_CN = vectors.x_TD.new_zeros(len(texts), len(vectors))
-    for row, places in enumerate(texts):
-        belongs_CN[row, list(places)] = 1
-    return belongs_CN @ vectors.sum_ND / (belongs_CN @ vectors.length_N)[:, None]
+    """(C, D): the mean over all tokens of each concept's texts."""
+    places = torch.tensor([place for row in texts for place in row], device=vectors.x_TD.device)
+    starts = torch.tensor([0, *(len(row) for row in texts)][:-1], device=vectors.x_TD.device)
+    starts = starts.cumsum(dim=0)
+    sum_CD = torch.nn.functional.embedding_bag(places, vectors.sum_ND, starts, mode="sum")
+    length_C = torch.stack([vectors.length_N[list(row)].sum() for row in texts])
+    return sum_CD / length_C[:, None]

@@ -45,19 +45,26 @@ def fit(task: Task, config: Config, seed: int) -> Directions:
     """The classifier's unit weights, of many concepts at once."""
     vectors_CD = torch.empty(len(task), task.vectors.x_TD.shape[1], device=task.vectors.x_TD.device)
     for alike in task.labelled.alike():
-        if config.solver == "exact":
-            vectors_CD[alike] = _exact(task, alike, config.C)
-        else:
-            for group in _that_fit(task, alike, config):
+        for group in _that_fit(task, alike, config):
+            if config.solver == "exact":
+                vectors_CD[group] = _exact(task, group, config.C)
+            else:
                 vectors_CD[group] = _descend(task, group, config, seed)
     return Directions(unit(vectors_CD))
 
 
+CONCEPTS_AT_ONCE = 16
+"""More make nothing faster, and on a CPU new memory is slower than memory used again."""
+
+
 def _that_fit(task: Task, concepts: Sequence[int], config: Config) -> Iterator[list[int]]:
     """Concepts whose batches fit in memory together."""
-    longest = int(task.vectors.length_N.max())
-    per_concept = 4 * config.batch_size * longest * (task.vectors.x_TD.shape[1] + 8)
-    size = rows_that_fit(task.memory_budget, per_concept, len(concepts))
+    D = task.vectors.x_TD.shape[1]
+    if config.solver == "exact":
+        per_concept = 3 * 8 * len(task.labelled.of(concepts[0])) * D
+    else:
+        per_concept = 4 * config.batch_size * int(task.vectors.length_N.max()) * (D + 8)
+    size = rows_that_fit(task.memory_budget, per_concept, CONCEPTS_AT_ONCE)
     for start in range(0, len(concepts), size):
         yield list(concepts[start : start + size])
 

@@ -40,6 +40,7 @@ class Concept:
     """A concept, its texts, and the prompts that its steering is judged on."""
 
     id: int
+    """Its own in the set; names may repeat, as in Concept500."""
     name: str
     genre: str = "text"
     """text, math or code (AxBench)."""
@@ -85,12 +86,9 @@ class ConceptSet:
     def __post_init__(self) -> None:
         if not self.concepts:
             raise SteerlensError(f"the concept set {self.name} has no concept.")
-        for what in ("id", "name"):
-            (value, n), *_ = Counter(getattr(one, what) for one in self.concepts).most_common(1)
-            if n > 1:
-                raise SteerlensError(
-                    f"the concept set {self.name} has {n} concepts with the {what} {value!r}."
-                )
+        (key, n), *_ = Counter(one.id for one in self.concepts).most_common(1)
+        if n > 1:
+            raise SteerlensError(f"the concept set {self.name} has {n} concepts with the id {key}.")
 
     def __len__(self) -> int:
         return len(self.concepts)

@@ -28,8 +28,10 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "dates and times": (
         "datetime", "_pydatetime", "calendar", "zoneinfo", "dateutil", "matplotlib.dates",
         "pandas.tseries", "pandas.core.tools.datetimes", "pandas.core.tools.timedeltas",
-        *(f"pandas.core.{kind}.{name}" for kind, ends in (("arrays", ""), ("indexes", ""))
-          for name in ("datetimelike", "datetimes", "timedeltas", "period")),
+        "pandas.core.arrays.datetimelike", "pandas.core.arrays.datetimes",
+        "pandas.core.arrays.timedeltas", "pandas.core.arrays.period",
+        "pandas.core.indexes.datetimelike", "pandas.core.indexes.datetimes",
+        "pandas.core.indexes.timedeltas", "pandas.core.indexes.period",
     ),
     "arrays": ("numpy.lib", "numpy._core", "numpy.ma", "numpy.matrixlib", "numpy.fft"),
     "tensors": (
@@ -55,16 +57,18 @@ TOPICS: dict[str, tuple[str, ...]] = {
     ),
     "threads and processes": (
         "threading", "multiprocessing", "subprocess", "concurrent", "asyncio", "queue", "sched",
-        "selectors", "signal", "torch.multiprocessing", "contextvars", "_pyio",
+        "selectors", "signal", "torch.multiprocessing", "contextvars",
     ),
     "e-mail": ("email", "mailbox", "smtplib", "mailcap", "quopri"),
     "command lines": ("argparse", "optparse", "getopt", "cmd", "shlex", "click", "typer", "pdb"),
     "testing": ("unittest", "doctest", "numpy.testing", "torch.testing", "pandas._testing"),
     "optimisers": ("torch.optim", "scipy.optimize", "transformers.optimization"),
-    "tokenizers": (
-        "tokenizers", "transformers.tokenization_utils_base", "transformers.tokenization_python",
-        "transformers.tokenization_utils_tokenizers", "transformers.tokenization_utils_sentencepiece",
-        "transformers.convert_slow_tokenizer", "tokenize", "transformers.tokenization_utils",
+    "text generation": (
+        "tokenizers", "tokenize", "transformers.convert_slow_tokenizer",
+        "transformers.tokenization_utils", "transformers.tokenization_utils_base",
+        "transformers.tokenization_python", "transformers.tokenization_utils_tokenizers",
+        "transformers.tokenization_utils_sentencepiece", "transformers.tokenization_utils_fast",
+        "transformers.generation", "sentencepiece",
     ),
     "markup languages": ("xml", "html", "markdown_it", "jinja2", "markupsafe", "yaml"),
     "images": ("PIL", "transformers.image_utils", "transformers.image_transforms", "colorsys",
