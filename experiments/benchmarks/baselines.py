@@ -5,8 +5,8 @@
 
 The first needs no model: DiffMean, probe and PCA fit made-up activations with a spectrum like a
 residual stream's. From each text's mean vector all 500 concepts are fitted; from all tokens, as
-AxBench does it, as many as fit in `--gib`, because 500 concepts' tokens don't fit in memory, and the
-time of 500 is that of these, scaled. "Loop" is one concept at a time, with scikit-learn's
+AxBench does it, as many as fit in `--gib`, because those of 500 concepts don't fit in memory: the
+time of 500 is theirs, scaled. "Loop" is one concept at a time, with scikit-learn's
 LogisticRegression and PCA where it has the method; "limit" the time that the arithmetic alone would
 take at the rate of plain matrix products, or of reading the activations once where that is more.
 """
@@ -153,7 +153,7 @@ def activations_alone(n_concepts: int, d_model: int, tokens: int, gib: float, lo
 def trained(names: Sequence[str], layer: int, loops: int) -> None:
     """All embedded concepts, against the same method one concept and the whole model at a time."""
     from steerlens import load_subject
-    from tests.baselines.test_trained_methods import naive_training
+    from tests.support.naive_training import naive_training
 
     subject = load_subject("embedded", "embedded-topk", layer)
     made: list[ConceptSet] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -196,9 +197,8 @@ def test_texts_are_steered_by_adding_factor_max_activation_and_vector(
         added_D = factor * largest_C[concept] * vectors_CD[concept]
         ids = list(prompt)
         for _ in range(4):
-            logits = subject.lm.bridge.run_with_hooks(
-                torch.tensor([ids]), fwd_hooks=[(subject.site.write, lambda x, hook: x + added_D)]
-            )
+            hook = (subject.site.write, partial(lambda x, hook, more: x + more, more=added_D))
+            logits = subject.lm.bridge.run_with_hooks(torch.tensor([ids]), fwd_hooks=[hook])
             ids.append(int(logits[0, -1].argmax()))
         assert text.token_ids == ids[len(prompt) :]
 

@@ -196,7 +196,7 @@ def test_the_hubs_layout_has_its_metadata_in_the_tables(
     found = axbench_hub(str(tmp_path), "9b/l20")
     folder = axbench_folder(write(tmp_path / "mine", **both()))
     assert found.concepts == folder.concepts
-    with pytest.raises(SteerlensError, match="can't read 2b/l20/train/data.parquet"):
+    with pytest.raises(SteerlensError, match="can't read 2b/l20/train/data"):
         axbench_hub(str(tmp_path), "2b/l20")
 
 
@@ -255,8 +255,8 @@ def test_instructions_that_are_wrong_or_too_few_are_refused(tmp_path: Path) -> N
     (tmp_path / "bad.json").write_text('[{"text": "x"}]')
     with pytest.raises(SteerlensError, match="no column 'instruction' or 'question'"):
         with_instructions(concepts, "alpaca_eval", tmp_path / "bad.json")
+    (tmp_path / "released.json").write_text('{"20_6": []}')
     with pytest.raises(SteerlensError, match=r"no instructions for concept 0 \('boats'\)"):
-        (tmp_path / "released.json").write_text('{"20_6": []}')
         with_instructions(concepts, "released", tmp_path / "released.json")
 
 

@@ -17,6 +17,7 @@ import torch
 from steerlens.activations.stream import TOKENS_ON_CPU, TOKENS_ON_GPU
 from steerlens.baselines.task import Task
 from steerlens.memory import rows_that_fit
+from steerlens.subject import Subject
 from steerlens.subject.head import Head
 
 ROWS_AT_ONCE = 256
@@ -112,18 +113,6 @@ class FromHook:
 
     def losses(self, batch: Batch, edit: Edit, n_concepts: int) -> torch.Tensor:
         """(C,): mean negative log-probability of the tokens that each concept's rows aim at."""
-        head = self._task.subject.lm.head
-        h_RLD = self._normed(batch, edit)
-        goal_RL = batch.goal_RL[:, 1:].to(h_RLD.device)
-        targets_N = batch.tokens_RL[:, 1:].to(h_RLD.device)[goal_RL]
-        nll_N = token_losses(head, h_RLD[:, :-1][goal_RL], targets_N)
-        concept_N = batch.concept_R.to(nll_N.device)[:, None].expand(goal_RL.shape)[goal_RL]
-        sum_C = nll_N.new_zeros(n_concepts).index_add(0, concept_N, nll_N)
-        return sum_C / torch.bincount(concept_N, minlength=n_concepts).clamp(min=1)
-
-    def _normed(self, batch: Batch, edit: Edit) -> torch.Tensor:
-        """Final normed vectors of all positions."""
-        subject, seen = self._task.subject, []
         tokens_RL, begin_RLD = batch.tokens_RL, None
         if self._begins_there:
             vectors = self._task.vectors
@@ -136,14 +125,37 @@ class FromHook:
             x_RLD = out.flatten(2) if begin_RLD is None else begin_RLD
             return edit(x_RLD).to(out.dtype).reshape(-1, *out.shape[1:])
 
-        def catch(h_RLD: torch.Tensor, hook: Any) -> torch.Tensor:
-            seen.append(h_RLD)
-            return h_RLD[:0]  # the unembedding is not the model's to do here
+        hooks = [(self._task.subject.site.write, write)]
+        return goal_losses(self._task.subject, batch, tokens_RL, hooks, n_concepts)
 
-        hooks = [(subject.site.write, write), ("unembed.hook_in", catch)]
-        tokens_RL = tokens_RL.to(subject.lm.device)
-        subject.lm.bridge.run_with_hooks(tokens_RL, fwd_hooks=hooks, use_cache=False)
-        return seen[0]
+
+def goal_losses(
+    subject: Subject,
+    batch: Batch,
+    tokens: torch.Tensor,
+    hooks: list[tuple[str, Any]],
+    n_concepts: int,
+) -> torch.Tensor:
+    """(C,): mean negative log-probability of the tokens that each concept's rows aim at, when
+    `tokens` run with `hooks` on; these give the batch its rows if `tokens` don't."""
+    seen: list[torch.Tensor] = []
+
+    def catch(h_RLD: torch.Tensor, hook: Any) -> torch.Tensor:
+        seen.append(h_RLD)
+        return h_RLD[:0]  # the unembedding is not the model's to do here
+
+    subject.lm.bridge.run_with_hooks(
+        tokens.to(subject.lm.device),
+        fwd_hooks=[*hooks, ("unembed.hook_in", catch)],
+        use_cache=False,
+    )
+    h_RLD = seen[0]
+    goal_RL = batch.goal_RL[:, 1:].to(h_RLD.device)
+    targets_N = batch.tokens_RL[:, 1:].to(h_RLD.device)[goal_RL]
+    nll_N = token_losses(subject.lm.head, h_RLD[:, :-1][goal_RL], targets_N)
+    concept_N = batch.concept_R.to(nll_N.device)[:, None].expand(goal_RL.shape)[goal_RL]
+    sum_C = nll_N.new_zeros(n_concepts).index_add(0, concept_N, nll_N)
+    return sum_C / torch.bincount(concept_N, minlength=n_concepts).clamp(min=1)
 
 
 def token_losses(head: Head, h_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:

@@ -153,7 +153,7 @@ def feature_ref(address: str) -> FeatureRef:
     layer = layer_of(parts[-2]) if len(parts) >= 3 else None
     if layer is None or not parts[-1].isdigit():
         raise SteerlensError(
-            f"{address!r} is no address of a feature, such as .../MODEL/20-gemmascope-res-16k/16038."
+            f"{address!r} is no address of a feature like .../MODEL/20-gemmascope-res-16k/16038."
         )
     return FeatureRef(layer, int(parts[-1]), f"{parts[-3]}/{parts[-2]}")
 

@@ -66,7 +66,7 @@ def with_instructions(
             tables[genre] = _instructions(genre, path)
         if len(tables[genre]) < n:
             raise SteerlensError(
-                f"there are {len(tables[genre])} instructions for the genre {genre}; {n} are wanted."
+                f"there are {len(tables[genre])} instructions for {genre}; {n} are wanted."
             )
         drawn = tables[genre].sample(n, random_state=concept.id)
         found.append(concept.with_prompts(drawn.astype(str).tolist()))
@@ -130,9 +130,10 @@ def _released(concepts: ConceptSet, path: Path | None, n: int) -> ConceptSet:
         ref = concept.feature
         prompts = content.get(f"{ref.layer}_{ref.feature}") if ref else None
         if not isinstance(prompts, list) or len(prompts) < n:
+            has = len(prompts) if isinstance(prompts, list) else "no"
             raise SteerlensError(
-                f"{path} has {len(prompts) if isinstance(prompts, list) else 'no'} instructions for "
-                f"concept {concept.id} ({concept.name!r}); {n} are wanted."
+                f"{path} has {has} instructions for concept {concept.id} ({concept.name!r}); {n} "
+                "are wanted."
             )
         found.append(concept.with_prompts([str(prompt) for prompt in prompts[:n]]))
     return replace(concepts, concepts=tuple(found))
