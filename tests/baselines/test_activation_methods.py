@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.linear_model import LogisticRegression
 
 from steerlens.baselines import METHODS, probe
@@ -20,6 +20,12 @@ from tests.support.concepts import FakeTask, planted
 def fit(name: str, task: FakeTask, seed: int = 0, **settings: Any) -> torch.Tensor:
     method = METHODS[name]
     return method.fit(task, method.Config(**settings), seed).vectors_CD
+
+
+def principal(x_TD: np.ndarray) -> np.ndarray:
+    """scikit-learn's first component, AxBench's way."""
+    components: Any = SklearnPCA(n_components=2, svd_solver="full").fit(x_TD).components_
+    return components[0]
 
 
 def cosine(a_CD: torch.Tensor, b_CD: torch.Tensor) -> torch.Tensor:
@@ -98,7 +104,7 @@ def test_pca_equals_scikit_learns() -> None:
     task, _ = planted(strength=3.0, spread=1.0)
     for concept, found_D in enumerate(fit("PCA", task)):
         x_TD = task.vectors.of(task.labelled.positives[concept]).numpy()
-        expected_D = PCA(n_components=2, svd_solver="full").fit(x_TD).components_[0]
+        expected_D = principal(x_TD)
         np.testing.assert_allclose(found_D.numpy(), expected_D, atol=1e-3)
 
 
@@ -107,7 +113,7 @@ def test_the_first_component_of_any_shape_is_scikit_learns(rows: int, d_model: i
     generator = torch.Generator().manual_seed(rows)
     scale_D = torch.arange(1, d_model + 1).float() ** -0.7
     x_TD = torch.randn(rows, d_model, generator=generator) * scale_D + 5
-    expected_D = PCA(n_components=1, svd_solver="full").fit(x_TD.double().numpy()).components_[0]
+    expected_D = principal(x_TD.double().numpy())
     found_D = first_component(x_TD, generator)
     np.testing.assert_allclose(found_D.numpy(), expected_D, atol=2e-3)
 
@@ -119,7 +125,7 @@ def test_lat_is_pca_of_unit_differences_of_pairs() -> None:
     pairs = paired(x_TD, torch.Generator().manual_seed(seed))
     assert len(pairs) == len(x_TD) // 2
     torch.testing.assert_close(pairs.norm(dim=-1), torch.ones(len(pairs)))
-    expected_D = PCA(n_components=2, svd_solver="full").fit(pairs.numpy()).components_[0]
+    expected_D = principal(pairs.numpy())
     np.testing.assert_allclose(fit("LAT", task)[0].numpy(), expected_D, atol=1e-3)
 
 

@@ -55,7 +55,7 @@ def test_with_a_chat_template_the_prefix_is_what_all_prompts_share(
         "{% if add_generation_prompt %}w63{% endif %}"
     )
     text = tokenised(subject, Example("the experience", "w20 w21"), chat_template=True)
-    words = subject.lm.tokenizer.decode(text.ids).split()
+    words = subject.lm.tokenizer.convert_ids_to_tokens(text.ids)
     assert words[-6:] == ["the", "experience", "w62", "w63", "w20", "w21"]
     assert words[text.n_prefix] == "the"
     assert words[text.n_prompt] == "w20"

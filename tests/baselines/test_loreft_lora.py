@@ -66,9 +66,7 @@ def naive_logits(
     def write(x: torch.Tensor, hook: Any, layer: int) -> torch.Tensor:
         return naive_edit(x[0], edit, layer, concept, n_prompt, factor)[None]
 
-    hooks = [
-        (f"blocks.{layer}.hook_resid_post", partial(write, layer=layer)) for layer in edit.bias
-    ]
+    hooks: list[Any] = [(f"blocks.{n}.hook_resid_post", partial(write, layer=n)) for n in edit.bias]
     return subject.lm.bridge.run_with_hooks(torch.tensor([ids]), fwd_hooks=hooks)[0]
 
 

@@ -62,7 +62,7 @@ def metadata(concepts: dict[str, str]) -> list[dict[str, Any]]:
     ]
 
 
-def write(folder: Path, lines: list[Any] | None = None, **tables: pd.DataFrame) -> Path:
+def write(folder: Path, lines: list[Any] | None = None, **tables: Any) -> Path:
     (folder / "generate").mkdir(parents=True)
     (folder / "inference").mkdir()
     lines = metadata({"boats": "text", "loops": "code"}) if lines is None else lines
@@ -75,7 +75,7 @@ def write(folder: Path, lines: list[Any] | None = None, **tables: pd.DataFrame) 
     return folder
 
 
-def both() -> dict[str, pd.DataFrame]:
+def both() -> dict[str, Any]:
     return {"train": table(train_rows()), "test": table(testing_rows())}
 
 
@@ -185,14 +185,14 @@ def test_what_is_no_folder_or_no_table_is_refused(tmp_path: Path) -> None:
 def test_the_hubs_layout_has_its_metadata_in_the_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import datasets
+    from datasets import config
 
     tables = both()
     tables["test"]["sae_link"] = [f"{REF}{key + 5}" for key in tables["test"]["concept_id"]]
     for split, rows in tables.items():
         (tmp_path / f"9b/l20/{split}").mkdir(parents=True)
         rows.to_parquet(tmp_path / f"9b/l20/{split}/data.parquet")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
     found = axbench_hub(str(tmp_path), "9b/l20")
     folder = axbench_folder(write(tmp_path / "mine", **both()))
     assert found.concepts == folder.concepts

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -177,3 +179,11 @@ def test_a_concept_sets_ids_are_its_own() -> None:
     assert two.only(["pear"]).concepts == (Concept(4, "pear"),)
     with pytest.raises(SteerlensError, match="did you mean 'apple'"):
         two.only(["aple"])
+
+
+def test_concept_sets_know_nothing_of_torch() -> None:
+    code = (
+        "import sys, steerlens.concept_sets.embedded, steerlens.concept_sets.axbench, "
+        "steerlens.concept_sets.instructions; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 
 from steerlens.activations.stream import (
@@ -200,16 +201,17 @@ def token_vectors(
     )
     at_most = TOKENS_ON_CPU if subject.lm.device.type == "cpu" else TOKENS_ON_GPU
     cfg = subject.lm.bridge.cfg
+    pieces = [np.asarray(text.ids, dtype=np.int32) for text in texts]
     per_token = 4 * (4 * (cfg.d_mlp or 4 * cfg.d_model) + 16 * cfg.d_model)
     tokens_at_once = rows_that_fit(memory_budget, per_token, at_most)
 
     def read(rows: slice) -> None:
         here = group[rows]
-        vectors, _ = residuals([subject], [texts[i].ids for i in here])
+        vectors, _ = residuals([subject], [pieces[i] for i in here])
         for row_LD, i in zip(vectors[0], here, strict=True):
-            x_TD[starts[i] : starts[i + 1]] = row_LD[: len(texts[i].ids)]
+            x_TD[starts[i] : starts[i + 1]] = row_LD[: len(pieces[i])]
 
-    for group in similar_length(range(len(texts)), [text.ids for text in texts], tokens_at_once):
+    for group in similar_length(range(len(pieces)), pieces, tokens_at_once):
         for _ in batches(len(group), len(group), read):
             pass
     if not torch.isfinite(x_TD).all():

@@ -160,16 +160,16 @@ def logistic_regression(x_CND: torch.Tensor, sign_N: torch.Tensor, C: float = 1.
         pull_CN = C * sign_N * torch.sigmoid(-sign_N * f_CN)
         curve_CN = (C * torch.sigmoid(f_CN) * torch.sigmoid(-f_CN)).clamp(min=1e-12)
         step_CN, step_b_C = _newton_step(gram_CNN, curve_CN, pull_CN, a_CN)
-        if max(step_CN.abs().max(), step_b_C.abs().max()) < 1e-10:
-            break
         size_C = x.new_ones(len(x))
-        before_C = loss(a_CN, b_C)
+        most_C = loss(a_CN, b_C) * (1 + 1e-12)  # rounding isn't worse
         for _ in range(30):  # halved until the loss falls
-            worse_C = loss(a_CN + size_C[:, None] * step_CN, b_C + size_C * step_b_C) > before_C
+            worse_C = loss(a_CN + size_C[:, None] * step_CN, b_C + size_C * step_b_C) > most_C
             if not worse_C.any():
                 break
             size_C = torch.where(worse_C, size_C / 2, size_C)
         a_CN, b_C = a_CN + size_C[:, None] * step_CN, b_C + size_C * step_b_C
+        if step_CN.abs().max() < 1e-8 * C:  # no |a| is larger than C
+            break
     return (a_CN[:, None] @ x)[:, 0].to(x_CND)
 
 

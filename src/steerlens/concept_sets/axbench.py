@@ -131,16 +131,14 @@ def _metadata(file: Path) -> dict[int, _Known]:
 
 def _known(train: pd.DataFrame, test: pd.DataFrame) -> dict[int, _Known]:
     """The same from the tables, where there is no metadata."""
-    positives = train[train["category"] == POSITIVE].drop_duplicates("concept_id")
-    links = test.drop_duplicates("concept_id").set_index("concept_id")["sae_link"]
-    return {
-        int(row["concept_id"]): _Known(
-            str(row["output_concept"]),
-            str(row["concept_genre"]),
-            feature_ref(str(links[row["concept_id"]])) if row["concept_id"] in links else None,
-        )
-        for row in positives.to_dict("records")
-    }
+    links = dict(zip(test["concept_id"], test["sae_link"], strict=True))
+    known: dict[int, _Known] = {}
+    for row in train.to_dict("records"):
+        key = int(row["concept_id"])
+        if row["category"] == POSITIVE and key not in known:
+            ref = feature_ref(str(links[key])) if key in links else None
+            known[key] = _Known(str(row["output_concept"]), str(row["concept_genre"]), ref)
+    return known
 
 
 def feature_ref(address: str) -> FeatureRef:
@@ -171,11 +169,11 @@ def _assembled(
     ]
     for table in (train, test):
         if table is not None:
-            others = table[~table["concept_id"].isin([*known, -1])]
-            if len(others):
+            others = [int(key) for key in table["concept_id"] if key not in known and key != -1]
+            if others:
                 notes.append(
-                    f"{len(others):,} rows of {name} are of {others['concept_id'].nunique():,} "
-                    "concepts that the metadata doesn't list: left out."
+                    f"{len(others):,} rows of {name} are of {len(set(others)):,} concepts that the "
+                    "metadata doesn't list: left out."
                 )
     shared = _negatives(train)
     by_id = _by_concept(train), _by_concept(test)
@@ -201,7 +199,7 @@ def _negatives(train: pd.DataFrame | None) -> dict[str, tuple[Example, ...]]:
     """The negatives that all concepts of a genre share: AxBench gives them the concept -1."""
     if train is None:
         return {}
-    rows = train[(train["concept_id"] == -1) & (train["category"] == NEGATIVE)]
+    rows: Any = train[(train["concept_id"] == -1) & (train["category"] == NEGATIVE)]
     return {str(genre): _examples(group) for genre, group in rows.groupby("concept_genre")}
 
 

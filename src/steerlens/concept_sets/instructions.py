@@ -87,7 +87,7 @@ def _instructions(genre: str, path: Path | None) -> pd.Series:
     return _column(_from_file(file), str(file), ("instruction", "question"))
 
 
-def _column(table: pd.DataFrame, name: str, columns: tuple[str, ...]) -> pd.Series:
+def _column(table: Any, name: str, columns: tuple[str, ...]) -> pd.Series:
     for column in columns:
         if column in table:
             return table[column]
