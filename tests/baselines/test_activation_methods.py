@@ -10,7 +10,7 @@ import torch
 from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.linear_model import LogisticRegression
 
-from steerlens.baselines import METHODS, probe
+from steerlens.baselines import METHODS, components, probe
 from steerlens.baselines.components import first_component
 from steerlens.baselines.lat import paired
 from steerlens.errors import SteerlensError
@@ -109,7 +109,11 @@ def test_pca_equals_scikit_learns() -> None:
 
 
 @pytest.mark.parametrize(("rows", "d_model"), [(2, 20), (5, 3), (30, 100), (700, 60)])
-def test_the_first_component_of_any_shape_is_scikit_learns(rows: int, d_model: int) -> None:
+@pytest.mark.parametrize("small", [components.SMALL, 0])
+def test_the_first_component_of_any_shape_is_scikit_learns(
+    rows: int, d_model: int, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(components, "SMALL", small)  # 0: always by a Krylov space
     generator = torch.Generator().manual_seed(rows)
     scale_D = torch.arange(1, d_model + 1).float() ** -0.7
     x_TD = torch.randn(rows, d_model, generator=generator) * scale_D + 5

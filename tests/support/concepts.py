@@ -20,7 +20,7 @@ def tiny_concepts(
 
     def texts(concept: int, size: int, salt: int) -> tuple[Example, ...]:
         draw = np.random.default_rng([concept, salt])
-        own = [f"w{20 + 10 * concept + k}" for k in range(10)]
+        own = [f"w{20 + 10 * concept + k}" for k in range(3)]
         common = [f"w{100 + k}" for k in range(40)]
         found = []
         for _ in range(size):

@@ -1,8 +1,8 @@
-"""The first principal component of many vectors, without their covariance.
+"""The first principal component of many vectors, without their covariance where that is large.
 
-A covariance costs T x D x D and its eigenvectors D x D x D, for every concept anew. The component
-alone is found from a few products with the vectors themselves: the largest Ritz vector of a block
-Krylov space, until its residual says that it is an eigenvector.
+A covariance costs T x D x D and its eigenvectors D x D x D, for every concept anew. Where both T
+and D are large, the component alone is found from a few products with the vectors themselves: the
+largest Ritz vector of a block Krylov space, until its residual says that it is an eigenvector.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ ROWS_AT_ONCE = 512
 """Rows that are read once for both products, small enough to stay in a CPU's cache."""
 
 MOST_STEPS = 60
+
+SMALL = 512
+"""Products of all pairs of so many rows or columns cost less than a Krylov space."""
 
 
 @torch.no_grad()
@@ -31,6 +34,25 @@ def first_component(
         generator: of the starting block.
         tolerance: length of the residual of the eigenvector, relative to its eigenvalue.
     """
+    if min(x_TD.shape) <= SMALL:
+        return _signed(_direct(x_TD - x_TD.mean(dim=0)))
+    return _signed(_krylov(x_TD, generator, tolerance))
+
+
+def _signed(vector_D: torch.Tensor) -> torch.Tensor:
+    vector_D = vector_D / vector_D.norm().clamp(min=torch.finfo(vector_D.dtype).tiny)
+    return vector_D * vector_D[vector_D.abs().argmax()].sign()
+
+
+def _direct(x_TD: torch.Tensor) -> torch.Tensor:
+    """The eigenvector of all products of pairs, in float64."""
+    if len(x_TD) < x_TD.shape[1]:
+        vectors_TT = torch.linalg.eigh((x_TD @ x_TD.T).double()).eigenvectors
+        return x_TD.T @ vectors_TT[:, -1].to(x_TD)
+    return torch.linalg.eigh((x_TD.T @ x_TD).double()).eigenvectors[:, -1].to(x_TD)
+
+
+def _krylov(x_TD: torch.Tensor, generator: torch.Generator, tolerance: float) -> torch.Tensor:
     mean_D = x_TD.mean(dim=0)
     D = x_TD.shape[1]
     block_DK = torch.randn(D, min(BLOCK, D), generator=generator).to(x_TD)
@@ -54,8 +76,7 @@ def first_component(
         newest_DK = _covariance_times(x_TD, mean_D, fresh_DK)
         basis_DK = torch.cat([basis_DK, fresh_DK], dim=1)
         image_DK = torch.cat([image_DK, newest_DK], dim=1)
-    vector_D = vector_D / vector_D.norm()
-    return vector_D * vector_D[vector_D.abs().argmax()].sign()
+    return vector_D
 
 
 def _covariance_times(

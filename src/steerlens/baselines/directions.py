@@ -78,11 +78,16 @@ class Detection:
     """The largest score of the concept's texts, by which AxBench scales what is added."""
 
 
+TIE = 1e-4
+"""Scores that differ by less, relative to the concept's largest, count as ties: texts that begin
+alike differ by rounding alone. AxBench rounds to three decimals."""
+
+
 def detect(scores_NC: torch.Tensor, labelled: Labelled) -> Detection:
     """Detection of each concept on its own texts of `labelled` (AxBench)."""
     from sklearn.metrics import roc_auc_score
 
-    scores = scores_NC.cpu().numpy()
+    scores = scores_NC.cpu().double().numpy()
     auroc: list[float | None] = []
     largest: list[float] = []
     for concept in range(len(labelled)):
@@ -90,7 +95,9 @@ def detect(scores_NC: torch.Tensor, labelled: Labelled) -> Detection:
         n = len(labelled.positives[concept])
         is_positive = [place < n for place in range(len(of_concept))]
         both = any(is_positive) and not all(is_positive)
-        auroc.append(float(roc_auc_score(is_positive, of_concept)) if both else None)
+        grid = TIE * max(abs(of_concept).max(initial=0.0), 1e-12)
+        rounded = (of_concept / grid).round()
+        auroc.append(float(roc_auc_score(is_positive, rounded)) if both else None)
         top = float(of_concept.max()) if len(of_concept) else 0.0
         largest.append(top if top > 0 else DEFAULT_MAX_ACTIVATION)
     return Detection(auroc, largest)
