@@ -86,7 +86,7 @@ def activations(
     while window := list(itertools.islice(pieces, SORTED_AT_ONCE)):
         new = range(len(read), len(read) + len(window))
         read += window
-        for group in _of_similar_length(new, read, tokens_at_once):
+        for group in similar_length(new, read, tokens_at_once):
             for _ in batches(len(group), len(group), functools.partial(run, group)):
                 pass
             size = sum(len(read[index]) - skip for index in group)
@@ -98,7 +98,7 @@ def activations(
     return results()
 
 
-def _of_similar_length(
+def similar_length(
     indices: Iterable[int], pieces: Sequence[np.ndarray], tokens_at_once: int
 ) -> Iterator[list[int]]:
     """`indices` in batches of about `tokens_at_once` tokens, longest pieces first."""

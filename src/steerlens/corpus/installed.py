@@ -13,7 +13,7 @@ import hashlib
 import re
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -94,6 +94,7 @@ def documents(
     roots: Iterable[Path] | None = None,
     *,
     packages: Iterable[str] | None = None,
+    modules: Callable[[str], bool] = lambda module: True,
     split: Split | None = None,
     kinds: Iterable[Kind] = ("docstring", "string", "comment"),
     seed: int | None = None,
@@ -102,13 +103,16 @@ def documents(
 
     With a `seed`, modules come in an order drawn from it, so that a part of all is a fair sample.
 
-    `packages` keeps only these top-level packages. What is dropped as a repetition depends on
-    the files read before, so ask for `split` here rather than reading twice.
+    `packages` keeps only these top-level packages, and `modules` those modules of which it is true;
+    others aren't read. What is dropped as a repetition depends on the files read before, so ask for
+    `split` here rather than reading twice.
     """
     wanted = None if packages is None else frozenset(packages)
     allowed = frozenset(kinds)
     seen: set[bytes] = set()
     for path, module in _ordered(default_roots() if roots is None else roots, wanted, seed):
+        if not modules(module):
+            continue
         for document in read_module(path, module):
             if document.kind not in allowed:
                 continue
@@ -148,7 +152,7 @@ def _ordered(
 
 
 def _modules(root: Path, wanted: frozenset[str] | None) -> Iterator[tuple[Path, str]]:
-    for path in sorted(root.rglob("*.py")):
+    for path in _files(root, wanted):
         parts = path.relative_to(root).with_suffix("").parts
         if _SKIPPED_FOLDERS.intersection(parts[:-1]) or any("-" in part for part in parts):
             continue
@@ -157,6 +161,13 @@ def _modules(root: Path, wanted: frozenset[str] | None) -> Iterator[tuple[Path, 
         module = ".".join(parts)
         if wanted is None or module.partition(".")[0] in wanted:
             yield path, module
+
+
+def _files(root: Path, wanted: frozenset[str] | None) -> list[Path]:
+    if wanted is None:
+        return sorted(root.rglob("*.py"))
+    single = [path for name in wanted if (path := root / f"{name}.py").is_file()]
+    return sorted([*single, *(path for name in wanted for path in (root / name).rglob("*.py"))])
 
 
 def _drop_repeats(document: Document, seen: set[bytes]) -> Document | None:

@@ -16,7 +16,7 @@ import torch
 from steerlens.errors import SteerlensError
 from steerlens.generation.sampling import Noise, Sampling, next_tokens
 from steerlens.generation.stopping import Stopping
-from steerlens.intervention.hooks import SteeringHooks
+from steerlens.intervention.hooks import Edits
 from steerlens.metrics.first_step import first_step_kl
 from steerlens.subject import Subject
 
@@ -39,7 +39,7 @@ def decode(
     subject: Subject,
     prompts: Sequence[Sequence[int]],
     prompt_B: torch.Tensor,
-    hooks: SteeringHooks,
+    hooks: Edits,
     seeds: Sequence[int],
     sampling: Sampling,
     stopping: Stopping,
@@ -51,7 +51,7 @@ def decode(
         subject: model and SAE.
         prompts: token ids of P prompts, none empty.
         prompt_B: (B,) which prompt each row continues.
-        hooks: the edit, with a target for each row.
+        hooks: the edit, of as many rows.
         seeds: of each row.
         sampling: how tokens are drawn.
         stopping: when a text ends.
@@ -101,9 +101,7 @@ class _Forward:
         self._n_padding = n_padding.to(subject.lm.device)
         self._cache: Any = None
 
-    def prompt(
-        self, prompt_B: torch.Tensor, hooks: SteeringHooks
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def prompt(self, prompt_B: torch.Tensor, hooks: Edits) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (B, V) after each row's prompt, and the KL (B,) from the unsteered ones."""
         prompt_B = prompt_B.to(self._n_padding.device)
         first = hooks.first_position(self._length)
@@ -121,9 +119,7 @@ class _Forward:
             return steered_BV, torch.zeros(len(steered_BV))
         return steered_BV, _kl(hooks, steered_BV, plain_PV, prompt_B)
 
-    def next(
-        self, token_B: torch.Tensor, hooks: SteeringHooks
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def next(self, token_B: torch.Tensor, hooks: Edits) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Logits (B, V) after one more token, and the KL if this is the first edited step."""
         tokens_B1 = token_B.to(self._n_padding.device)[:, None]
         hooks.is_prompt = False
@@ -176,14 +172,14 @@ class _Forward:
 
 
 def _kl(
-    hooks: SteeringHooks,
+    hooks: Edits,
     steered_BV: torch.Tensor,
     unsteered_PV: torch.Tensor,
     prompt_B: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Exactly 0 in rows that aren't steered, where only rounding differs."""
     kl_B = first_step_kl(steered_BV, unsteered_PV, prompt_B)
-    return kl_B.masked_fill_((hooks.targets.factor_B == 0).to(kl_B.device), 0)
+    return kl_B.masked_fill_((hooks.factor_B == 0).to(kl_B.device), 0)
 
 
 def _new_cache(subject: Subject) -> Any:

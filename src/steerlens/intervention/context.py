@@ -11,7 +11,7 @@ import torch
 from steerlens.config.parse import parse_ids
 from steerlens.errors import SteerlensError
 from steerlens.intervention import Operation, Targets, check_affine, feature_targets
-from steerlens.intervention.hooks import SteeringHooks
+from steerlens.intervention.hooks import Edits, SteeringHooks
 from steerlens.subject import Subject
 
 
@@ -57,15 +57,24 @@ def steer(
     check_affine(subject.sae, torch.randn(1, 2, subject.sae.cfg.d_in).to(subject.sae.W_dec))
     hooks = SteeringHooks(subject, operation, targets, positions)
 
+    with hooked(subject, hooks):
+        yield hooks
+
+
+@contextmanager
+def hooked(subject: Subject, edits: Edits) -> Iterator[None]:
+    """`edits` are on in every forward of the subject's model in the block, and told which are of a
+    prompt: those without past keys and values. The model is as it was afterwards."""
+
     def tell(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         past = kwargs.get("past_key_values")
-        hooks.is_prompt = past is None or past.get_seq_length() == 0
+        edits.is_prompt = past is None or past.get_seq_length() == 0
 
     model: Any = subject.lm.bridge.original_model
     handle = model.register_forward_pre_hook(tell, with_kwargs=True)
     try:
-        with subject.lm.bridge.hooks(fwd_hooks=hooks.hooks()):
-            yield hooks
+        with subject.lm.bridge.hooks(fwd_hooks=edits.hooks()):
+            yield
     finally:
         handle.remove()
 

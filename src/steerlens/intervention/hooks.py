@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -11,6 +11,40 @@ from steerlens.config.schema import POSITIONS
 from steerlens.errors import SteerlensError, unknown
 from steerlens.intervention import Operation, Targets, edited, encode, looks_back
 from steerlens.subject import Subject
+
+
+class Edits(Protocol):
+    """What is done to the rows of a batch while their texts are generated."""
+
+    is_prompt: bool
+    """Set before each forward by whoever runs it."""
+    fired: int
+    """How many forwards were edited."""
+
+    @property
+    def factor_B(self) -> torch.Tensor:
+        """(B,): 0 in rows that aren't edited."""
+        ...
+
+    @property
+    def steers(self) -> bool:
+        """Whether any row is edited."""
+        ...
+
+    @property
+    def edits_new_tokens(self) -> bool: ...
+
+    def hooks(self) -> list[tuple[str, Any]]:
+        """For `run_with_hooks` or `hooks` of a TransformerBridge; none if nothing is steered."""
+        ...
+
+    def first_position(self, length: int) -> int:
+        """Where a forward of a prompt must begin to see every edit, and to give logits."""
+        ...
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Goes on with these rows of the batch only."""
+        ...
 
 
 class SteeringHooks:
@@ -35,6 +69,10 @@ class SteeringHooks:
         self._looks_back = looks_back(subject.sae)
         self._past_BLD: torch.Tensor | None = None
         self._steers = bool((targets.factor_B != 0).any())
+
+    @property
+    def factor_B(self) -> torch.Tensor:
+        return self.targets.factor_B
 
     @property
     def steers(self) -> bool:

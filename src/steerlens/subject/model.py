@@ -76,7 +76,7 @@ def load_model(config: RunConfig, metadata: SAEMetadata) -> LoadedModel:
 
     silence_transformers()
     entry = config.model
-    hf_model = _load_weights(config)
+    hf_model = load_weights(config)
     tokenizer = load_tokenizer(entry)
     bridge = TransformerBridge.boot_transformers(
         entry.path,
@@ -141,7 +141,8 @@ def _hf_config(entry: ModelConfig) -> Any:
         raise load_error(entry, error) from error
 
 
-def _load_weights(config: RunConfig) -> Any:
+def load_weights(config: RunConfig) -> Any:
+    """The Hugging Face model of `config`, before the bridge takes it."""
     from transformer_lens.model_bridge.sources.transformers import (
         determine_architecture_from_hf_config,
         get_hf_model_class_for_architecture,
