@@ -6,6 +6,7 @@ import torch
 
 from steerlens.errors import SteerlensError
 from steerlens.memory import batches, rows_that_fit
+from steerlens.padding import padded, with_rows
 from steerlens.subject import Subject
 
 
@@ -34,10 +35,12 @@ def logit_lens(
     missing = features[known[features, 0] < 0]
     per_row = head.d_vocab * (subject.sae.W_dec.element_size() + 12)
 
-    def run(rows: slice) -> None:
-        d_BD = subject.directions(missing[rows]).to(head.device)
-        logits_BV = head.logits(head.norm(d_BD))
-        known[missing[rows]] = logits_BV.float().topk(known.shape[1], dim=-1).indices.cpu()
+    def run(rows: slice, full: int) -> None:
+        ids_B = missing[rows]
+        padded_B = with_rows(ids_B, padded(len(ids_B), full, head.device))
+        d_BD = subject.directions(padded_B).to(head.device)
+        logits_BV = head.logits(head.norm(d_BD))[: len(ids_B)]
+        known[ids_B] = logits_BV.float().topk(known.shape[1], dim=-1).indices.cpu()
 
     for _ in batches(len(missing), rows_that_fit(memory_budget, per_row, 1024), run):
         pass

@@ -69,7 +69,7 @@ def activations(
     def results() -> list[Activations]:
         return [tally.result(read, n_tokens) for tally in tallies]
 
-    def run(group: list[int], rows: slice) -> None:
+    def run(group: list[int], rows: slice, _full: int) -> None:
         vectors, mask_BL = residuals(subjects, [read[index] for index in group[rows]])
         mask_BL[:, :skip] = False
         # All of them before any is added, so that a batch that runs out of memory changes nothing.

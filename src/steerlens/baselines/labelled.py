@@ -205,7 +205,7 @@ def token_vectors(
     per_token = 4 * (4 * (cfg.d_mlp or 4 * cfg.d_model) + 16 * cfg.d_model)
     tokens_at_once = rows_that_fit(memory_budget, per_token, at_most)
 
-    def read(rows: slice) -> None:
+    def read(rows: slice, _full: int) -> None:
         here = group[rows]
         vectors, _ = residuals([subject], [pieces[i] for i in here])
         for row_LD, i in zip(vectors[0], here, strict=True):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
+from steerlens.padding import padded, with_rows
 from steerlens.subject.head import Head
 
-# Logits (float32) are computed for this many bytes of rows x tokens at a time, times the size of
-# the model's numbers: small enough for the processor's cache, where softmax and counting then run,
-# large enough for the matrix product, which is the faster the smaller the numbers are.
-CHUNK_BYTES = 2 * 1024**2
+ROWS_AT_ONCE = 1024
+TOKENS_AT_ONCE = 512
+"""Logits are computed for this many rows and, times the size of the model's numbers in bytes, tokens
+at a time: small enough for the processor's cache, where softmax and counting then run, large enough
+for the matrix product, which is the faster the smaller the numbers are. The same tokens for any
+number of rows, because a row's probabilities are added up by these parts."""
 GATHER_ROWS = 128
 
 
@@ -32,13 +36,26 @@ def bytes_per_row(k: int) -> int:
     return 8 * 4 * k + 64
 
 
+def _in_tiles(
+    compute: Callable[..., Sequence[torch.Tensor]], h_BD: torch.Tensor, *columns: torch.Tensor
+) -> list[torch.Tensor]:
+    """What `compute` makes of padded tiles of rows of `h_BD` and of `columns`, (B, ...)."""
+    tiles = zip(*(x.to(h_BD.device).split(ROWS_AT_ONCE) for x in (h_BD, *columns)), strict=True)
+    parts = []
+    for tile in tiles:
+        n_rows = padded(len(tile[0]), ROWS_AT_ONCE, h_BD.device)
+        found = compute(*(with_rows(x, n_rows) for x in tile))
+        parts.append([column_B[: len(tile[0])] for column_B in found])
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
 def _logits_in_chunks(head: Head, h_BD: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
     """(first token, logits (B, C) in float32) for a few tokens at a time.
 
     The same memory for every chunk: fresh memory costs more than the passes over it.
     """
     n_rows = len(h_BD)
-    width = min(head.d_vocab, max(256, CHUNK_BYTES * h_BD.element_size() // (4 * max(1, n_rows))))
+    width = min(head.d_vocab, TOKENS_AT_ONCE * h_BD.element_size())
     product = torch.empty(n_rows * width, dtype=h_BD.dtype, device=h_BD.device)
     logits = torch.empty(n_rows * width, dtype=torch.float32, device=h_BD.device)
     for start in range(0, head.d_vocab, width):
@@ -49,10 +66,14 @@ def _logits_in_chunks(head: Head, h_BD: torch.Tensor) -> Iterator[tuple[int, tor
 
 
 def _add_logsumexp(lse_B: torch.Tensor, logits_BC: torch.Tensor) -> torch.Tensor:
-    """`lse_B` with one more chunk; overwrites the chunk."""
+    """`lse_B`, in float64, with one more chunk; overwrites the chunk."""
     top_B = logits_BC.amax(dim=-1)
     sum_B = logits_BC.sub_(top_B[:, None]).exp_().sum(dim=-1)
-    return torch.logaddexp(lse_B, top_B + sum_B.log())
+    return torch.logaddexp(lse_B, top_B.double() + sum_B.double().log())
+
+
+def _no_logsumexp(h_BD: torch.Tensor) -> torch.Tensor:
+    return torch.full(h_BD.shape[:1], -torch.inf, dtype=torch.float64, device=h_BD.device)
 
 
 @torch.no_grad()
@@ -62,7 +83,10 @@ def best_token_of_rows(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) 
     A row's own logits are computed apart, in float32, and stand in for the matrix product's, so
     that a token never outranks itself by rounding and bfloat16 doesn't coarsen probabilities.
     """
-    tokens_BK = tokens_BK.to(h_BD.device)
+    return BestToken(*_in_tiles(partial(_best_token_of_rows, head), h_BD, tokens_BK))
+
+
+def _best_token_of_rows(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) -> BestToken:
     own_BK = torch.cat(
         [
             _own_logits(head, h, tokens)
@@ -71,7 +95,7 @@ def best_token_of_rows(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) 
     )
     best_B, which_B = own_BK.max(dim=-1)
     rank_B = torch.zeros_like(best_B)
-    lse_B = torch.full_like(best_B, -torch.inf)
+    lse_B = _no_logsumexp(h_BD)
     larger = torch.empty(0, device=h_BD.device)
     for start, logits_BC in _logits_in_chunks(head, h_BD):
         here = (tokens_BK >= start) & (tokens_BK < start + logits_BC.shape[1])
@@ -86,20 +110,24 @@ def best_token_of_rows(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) 
     return BestToken(
         token=tokens_BK.gather(1, which_B[:, None])[:, 0],
         rank=rank_B.long(),
-        probability=(best_B - lse_B).exp(),
+        probability=(best_B - lse_B).exp().float(),
     )
 
 
 @torch.no_grad()
 def token_confidence(head: Head, h_BD: torch.Tensor, k: int) -> torch.Tensor:
     """Mean negative log-probability (nats) of each row's k most probable tokens: (B,) float32."""
+    return _in_tiles(lambda h_BD: [_token_confidence(head, h_BD, k)], h_BD)[0]
+
+
+def _token_confidence(head: Head, h_BD: torch.Tensor, k: int) -> torch.Tensor:
     top_BK = torch.full((len(h_BD), k), -torch.inf, device=h_BD.device)
-    lse_B = top_BK[:, 0].clone()
+    lse_B = _no_logsumexp(h_BD)
     for _, logits_BC in _logits_in_chunks(head, h_BD):
         here_BK = logits_BC.topk(min(k, logits_BC.shape[1]), dim=-1).values
         top_BK = torch.cat([top_BK, here_BK], dim=-1).topk(k, dim=-1).values
         lse_B = _add_logsumexp(lse_B, logits_BC)
-    return lse_B - top_BK.mean(dim=-1)
+    return (lse_B - top_BK.double().mean(dim=-1)).float()
 
 
 @torch.no_grad()
@@ -127,13 +155,16 @@ def _own_logits(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) -> torc
 @torch.no_grad()
 def log_probability(head: Head, h_BD: torch.Tensor, token_B: torch.Tensor) -> torch.Tensor:
     """Log-probability (nats) of one token for each row's normed vector: (B,) float32."""
-    token_B = token_B.to(h_BD.device)
-    own_B = torch.full((len(h_BD),), -torch.inf, device=h_BD.device)
-    lse_B = own_B.clone()
+    return _in_tiles(lambda *tile: [_log_probability(head, *tile)], h_BD, token_B)[0]
+
+
+def _log_probability(head: Head, h_BD: torch.Tensor, token_B: torch.Tensor) -> torch.Tensor:
+    lse_B = _no_logsumexp(h_BD)
+    own_B = lse_B.float()
     for start, logits_BC in _logits_in_chunks(head, h_BD):
         at_B = token_B - start
         here_B = (at_B >= 0) & (at_B < logits_BC.shape[1])
         found_B = logits_BC.gather(1, at_B.clamp(0, logits_BC.shape[1] - 1)[:, None])[:, 0]
         own_B = torch.where(here_B, found_B, own_B)
         lse_B = _add_logsumexp(lse_B, logits_BC)
-    return own_B - lse_B
+    return (own_B - lse_B).float()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from steerlens.errors import SteerlensError
+from steerlens.padding import padded, with_rows
 from steerlens.subject import Subject
 from steerlens.subject.site import never_fires
 
@@ -63,10 +64,15 @@ class LastPosition:
         """(1, 1, D): the unsteered vector that the edit changes, at the last position."""
 
     @torch.no_grad()
-    def run(self, out_BD: torch.Tensor) -> torch.Tensor:
-        """Final normed vectors (B, D), one for each row of vectors at the hook of the edit."""
-        at_once = ROWS_ON_CPU if out_BD.device.type == "cpu" else len(out_BD)
-        return torch.cat([self._run_rows(rows_BD) for rows_BD in out_BD.split(at_once)])
+    def run(self, out_BD: torch.Tensor, full: int) -> torch.Tensor:
+        """Final normed vectors (B, D), one for each row of vectors at the hook of the edit.
+
+        The same bits for a row in every batch, where none has more than `full` rows.
+        """
+        n_rows, device = len(out_BD), out_BD.device
+        out_BD = with_rows(out_BD, padded(n_rows, full, device))
+        at_once = ROWS_ON_CPU if device.type == "cpu" else len(out_BD)
+        return torch.cat([self._run_rows(rows_BD) for rows_BD in out_BD.split(at_once)])[:n_rows]
 
     def _run_rows(self, out_BD: torch.Tensor) -> torch.Tensor:
         def expand(out_11D: torch.Tensor, hook: Any) -> torch.Tensor:

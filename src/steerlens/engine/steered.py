@@ -12,6 +12,8 @@ from steerlens.memory import batches, rows_that_fit
 from steerlens.score_run import ScoreRun
 from steerlens.subject import Subject
 
+ROWS_AT_ONCE = 1024
+
 
 def steered_prompt(subject: Subject, prompt: str, keep_error: bool, run: ScoreRun) -> SteeredPrompt:
     """The prompt, run and encoded once in a run however many features and methods use it."""
@@ -52,17 +54,17 @@ class SteeredPrompt:
             factor: steering factor s.
             run: memory budget and progress.
             bytes_per_row: memory that `use` takes for each row.
-            use: must not depend on how rows are grouped.
+            use: must not depend on how rows are grouped, as the vectors don't.
         """
 
-        def run_batch(rows: slice) -> None:
+        def run_batch(rows: slice, full: int) -> None:
             features_B1 = features_F[rows, None]
             factor_B = torch.full(features_B1.shape[:1], float(factor))
             targets = feature_targets(self._sae, features_B1, factor_B)
             out_B1D = edited(self._operation, self._encoded, self._position.out_11D, targets)
-            use(rows, self._position.run(out_B1D[:, 0]))
+            use(rows, self._position.run(out_B1D[:, 0], full))
 
         per_row = self._position.bytes_per_row() + bytes_per_row
-        size = rows_that_fit(run.memory_budget, per_row, len(features_F))
+        size = rows_that_fit(run.memory_budget, per_row, ROWS_AT_ONCE)
         for done in batches(len(features_F), size, run_batch):
             run.progress(done)

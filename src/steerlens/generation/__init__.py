@@ -16,11 +16,11 @@ import torch
 from steerlens.config.schema import GenerationConfig, SteerConfig
 from steerlens.config.steering import parse_stop
 from steerlens.errors import SteerlensError
-from steerlens.generation.decoding import Continuation, decode
+from steerlens.generation.decoding import Continuation, decode, padded_length
 from steerlens.generation.sampling import Sampling, row_seed
 from steerlens.generation.stopping import EOS, Stopping
 from steerlens.generation.targets import max_activations, row_targets
-from steerlens.intervention import Operation, check_affine, looks_back
+from steerlens.intervention import Operation, check_affine
 from steerlens.intervention.hooks import SteeringHooks
 from steerlens.memory import batches, rows_that_fit
 from steerlens.subject import Subject
@@ -131,16 +131,14 @@ def _batches(
     stopping = Stopping(
         subject.lm.tokenizer, _eos_ids(subject), parse_stop(settings.stop), settings.max_new_tokens
     )
-    lengths = [len(prompts[prompt]) for prompt in missing["prompt"]]
-    ordered = missing.assign(length=lengths).sort_values("length", kind="stable")
-    longest = max(lengths) + settings.max_new_tokens
-    size = settings.batch_size or rows_that_fit(
-        run.memory_budget, _bytes_per_row(subject, longest, steer.positions), ROWS_AT_ONCE
-    )
+    lengths = {
+        prompt: padded_length(subject, len(ids), settings.max_new_tokens)
+        for prompt, ids in prompts.items()
+    }
     finished: list[pd.DataFrame] = []
 
-    def run_batch(part: slice) -> None:
-        batch = group.iloc[part].drop(columns="length")
+    def run_batch(part: slice, full: int) -> None:
+        batch = group.iloc[part]
         distinct = list(dict.fromkeys(batch["prompt"]))
         place = {prompt: index for index, prompt in enumerate(distinct)}
         ids = batch[list(ROW)].itertuples(index=False, name=None)
@@ -150,16 +148,16 @@ def _batches(
         prompt_B = torch.tensor(batch["prompt"].map(place).tolist())
         texts = decode(
             subject, [prompts[one] for one in distinct], prompt_B, hooks, seeds, sampling, stopping,
-            advance,
+            advance, full,
         )  # fmt: skip
         unused = sum(settings.max_new_tokens - len(text.token_ids) for text in texts)
         advance(0, unused)
         finished.append(_table(subject, batch, prompts, texts, seeds))
 
-    # Padding would change what a temporal SAE sees.
-    groups = [one for _, one in ordered.groupby("length")] if looks_back(subject.sae) else [ordered]
-    for group in groups:
-        for _ in batches(len(group), size, run_batch):
+    for length, group in missing.groupby(missing["prompt"].map(lengths)):
+        per_row = _bytes_per_row(subject, int(length) + settings.max_new_tokens, steer.positions)
+        size = rows_that_fit(run.memory_budget, per_row, ROWS_AT_ONCE)
+        for _ in batches(len(group), settings.batch_size or size, run_batch):
             yield finished.pop()
 
 

@@ -1,13 +1,14 @@
 """Batched decoding with a key-value cache, every row steered in its own way.
 
-Prompts of different length are padded on the left. What comes before the first edited position is
-run once for each prompt, and its keys and values are handed to the rows. Finished rows leave.
+Prompts are padded on the left, to a length that depends on the prompt alone. What comes before the
+first edited position is run once for each prompt, and its keys and values are handed to the rows.
+Finished rows leave as soon as the batch is padded to fewer without them.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +17,14 @@ import torch
 from steerlens.errors import SteerlensError
 from steerlens.generation.sampling import Noise, Sampling, next_tokens
 from steerlens.generation.stopping import Stopping
+from steerlens.intervention import looks_back
 from steerlens.intervention.hooks import Edits
 from steerlens.metrics.first_step import first_step_kl
+from steerlens.padding import ROWS, next_multiple, padded, with_rows
 from steerlens.subject import Subject
+
+LENGTHS = 8
+"""Prompts are padded to a multiple of so many tokens."""
 
 
 @dataclass
@@ -34,6 +40,17 @@ class Continuation:
     """KL(steered || unsteered) of the first steered next-token distribution, in nats."""
 
 
+def padded_length(subject: Subject, length: int, max_new_tokens: int) -> int:
+    """How long a prompt of `length` tokens is with its padding, as far as the context goes.
+
+    A temporal SAE looks back and would see it, so prompts are not padded for one.
+    """
+    if looks_back(subject.sae):
+        return length
+    most = int(subject.lm.bridge.cfg.n_ctx) - max_new_tokens
+    return max(length, min(next_multiple(length, LENGTHS), most))
+
+
 @torch.no_grad()
 def decode(
     subject: Subject,
@@ -44,8 +61,11 @@ def decode(
     sampling: Sampling,
     stopping: Stopping,
     progress: Callable[[int], None] = lambda n: None,
+    full: int | None = None,
 ) -> list[Continuation]:
     """Continues each row's prompt until `stopping` ends it.
+
+    What a row gives doesn't depend on the others, if the `padded_length` of all prompts is the same.
 
     Args:
         subject: model and SAE.
@@ -56,44 +76,55 @@ def decode(
         sampling: how tokens are drawn.
         stopping: when a text ends.
         progress: called with the number of tokens that have just been drawn.
+        full: how many rows a full batch has; None = as many as this one.
     """
-    forward = _Forward(subject, prompts)
-    logits_BV, kl_B = forward.prompt(prompt_B, hooks)
-    found = [Continuation(first_step_kl=kl) for kl in kl_B.tolist()]
-    alive, noise = list(range(len(found))), Noise(seeds)
+    full, device = full or len(prompt_B), subject.lm.device
+    found = [Continuation() for _ in prompt_B]
+    # The text of each row; None where a row is padding, or finished.
+    texts: list[Continuation | None] = [*found]
+    texts += [None] * (padded(len(found), full, device) - len(found))
+    rows = [row if row < len(found) else 0 for row in range(len(texts))]
+    hooks.select(torch.tensor(rows))
+    noise = Noise([seeds[row] for row in rows])
+    forward = _Forward(subject, prompts, stopping.max_new_tokens)
+    logits_BV, kl_B = forward.prompt(with_rows(prompt_B, len(texts)), hooks)
     while True:
+        if kl_B is not None:
+            for text, kl in zip(texts, kl_B.tolist(), strict=True):
+                if text:
+                    text.first_step_kl = kl
         token_B, near_B = (column.tolist() for column in next_tokens(logits_BV, sampling, noise))
-        progress(len(alive))
-        going = []
-        for row, (index, token, near) in enumerate(zip(alive, token_B, near_B, strict=True)):
-            found[index].token_ids.append(token)
-            found[index].near_ties += near
-            reason = stopping.reason(found[index].token_ids)
-            if reason:
-                found[index].stopped_by = reason
-            else:
-                going.append(row)
+        progress(sum(text is not None for text in texts))
+        for row, (text, token, near) in enumerate(zip(texts, token_B, near_B, strict=True)):
+            if text:
+                text.token_ids.append(token)
+                text.near_ties += near
+                text.stopped_by = stopping.reason(text.token_ids) or ""
+                if text.stopped_by:
+                    texts[row] = None
+        going = [row for row, text in enumerate(texts) if text]
         if not going:
             return found
-        if len(going) < len(alive):
-            rows = torch.tensor(going)
+        n_rows = padded(len(going), full, device)
+        if n_rows < len(texts):
+            ended = [row for row, text in enumerate(texts) if not text]
+            rows = (going + ended)[:n_rows]
             for one in (forward, hooks, noise):
-                one.select(rows)
-            alive = [alive[row] for row in going]
-            token_B = [token_B[row] for row in going]
+                one.select(torch.tensor(rows))
+            texts = [texts[row] for row in rows]
+            token_B = [token_B[row] for row in rows]
         logits_BV, kl_B = forward.next(torch.tensor(token_B), hooks)
-        if kl_B is not None:
-            for index, kl in zip(alive, kl_B.tolist(), strict=True):
-                found[index].first_step_kl = kl
 
 
 class _Forward:
     """Forwards of a batch, with the keys and values of what came before."""
 
-    def __init__(self, subject: Subject, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self, subject: Subject, prompts: Sequence[Sequence[int]], max_new_tokens: int
+    ) -> None:
         self._subject = subject
         self._bridge = subject.lm.bridge
-        self._length = max(map(len, prompts))
+        self._length = padded_length(subject, max(map(len, prompts)), max_new_tokens)
         n_padding = torch.tensor([self._length - len(prompt) for prompt in prompts])
         padding = subject.bos if subject.bos is not None else prompts[0][0]
         rows = [[padding] * (self._length - len(prompt)) + list(prompt) for prompt in prompts]
@@ -105,19 +136,28 @@ class _Forward:
         """Logits (B, V) after each row's prompt, and the KL (B,) from the unsteered ones."""
         prompt_B = prompt_B.to(self._n_padding.device)
         first = hooks.first_position(self._length)
-        self._cache = _new_cache(self._subject)
         hooks.is_prompt = True
-        if first > 0:
-            self._run(self._tokens_PL[:, :first], [])
-        before = _copied(self._cache)
-        plain_PV = self._run(self._tokens_PL[:, first:], []) if hooks.steers else None
-        self._cache = before
-        self._n_padding = self._n_padding[prompt_B]
+        n_padding_P, caches, plain = self._n_padding, [], []
+        # Always as many at once: how many prompts there are depends on the batch.
+        for tokens_RL, self._n_padding in self._tiles():
+            self._cache = _new_cache(self._subject)
+            if first > 0:
+                self._run(tokens_RL[:, :first], [])
+            caches.append(_copied(self._cache))
+            if hooks.steers:
+                plain.append(self._run(tokens_RL[:, first:], []))
+        self._cache, self._n_padding = _joined(caches), n_padding_P[prompt_B]
         self._select_cache(prompt_B)
         steered_BV = self._run(self._tokens_PL[prompt_B][:, first:], hooks.hooks())
-        if plain_PV is None:
+        if not plain:
             return steered_BV, torch.zeros(len(steered_BV))
-        return steered_BV, _kl(hooks, steered_BV, plain_PV, prompt_B)
+        return steered_BV, _kl(hooks, steered_BV, torch.cat(plain), prompt_B)
+
+    def _tiles(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Tokens and number of padding tokens of `ROWS` prompts at a time."""
+        tiles = (self._tokens_PL.split(ROWS), self._n_padding.split(ROWS))
+        for tokens, n_padding in zip(*tiles, strict=True):
+            yield with_rows(tokens, ROWS), with_rows(n_padding, ROWS)
 
     def next(self, token_B: torch.Tensor, hooks: Edits) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Logits (B, V) after one more token, and the KL if this is the first edited step."""
@@ -148,12 +188,9 @@ class _Forward:
     def _run(self, tokens_BL: torch.Tensor, hooks: list[tuple[str, Any]]) -> torch.Tensor:
         """Logits (B, V) of the last position; the cache grows."""
         past, length = int(self._cache.get_seq_length()), tokens_BL.shape[1]
-        kwargs: dict[str, Any] = {}
-        if self._n_padding.any():
-            place_L = torch.arange(past + length, device=tokens_BL.device)
-            mask_BL = place_L >= self._n_padding[:, None]
-            place_BL = (place_L - self._n_padding[:, None]).clamp(min=0)
-            kwargs = {"attention_mask": mask_BL.long(), "position_ids": place_BL[:, past:]}
+        place_L = torch.arange(past + length, device=tokens_BL.device)
+        mask_BL = place_L >= self._n_padding[:, None]
+        place_BL = (place_L - self._n_padding[:, None]).clamp(min=0)
         seen: list[torch.Tensor] = []
 
         def catch(h_BLD: torch.Tensor, hook: Any) -> torch.Tensor:
@@ -165,7 +202,8 @@ class _Forward:
             fwd_hooks=[*hooks, ("unembed.hook_in", catch)],
             past_key_values=self._cache,
             use_cache=True,
-            **kwargs,
+            attention_mask=mask_BL.long(),
+            position_ids=place_BL[:, past:],
         )
         head = self._subject.lm.head
         return head.finish(head.logits(seen[0].to(head.device)))
@@ -194,6 +232,16 @@ def _new_cache(subject: Subject) -> Any:
             "keys and values, which steerlens can't expand to rows yet."
         )
     return cache
+
+
+def _joined(caches: Sequence[Any]) -> Any:
+    """The keys and values of all rows in one cache."""
+    whole = _copied(caches[0])
+    for layer, *parts in zip(whole.layers, *(cache.layers for cache in caches), strict=True):
+        if layer.is_initialized:
+            layer.keys = torch.cat([part.keys for part in parts])
+            layer.values = torch.cat([part.values for part in parts])
+    return whole
 
 
 def _copied(cache: Any) -> Any:

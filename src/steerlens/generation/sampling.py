@@ -3,8 +3,8 @@
 Tokens are drawn by the Gumbel trick, in two steps so that a row needs about 2 sqrt(V) random
 numbers instead of V: first a block of the vocabulary by its total probability, then a token inside
 it. The noise of a row depends on its seed and the step only; so does the token, but for rounding:
-the logits of a row differ in their last bits between batch sizes. Where that could have decided,
-the choice is counted as a near tie.
+the logits of a row differ in their last bits between machines, numbers of threads, and versions of
+libraries. Where that could have decided, the choice is counted as a near tie.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from steerlens.padding import rows_at_once
+
 ROUNDING = 2e-5
-"""Float32 logits of a row differ by less than this between batch sizes, relative to the largest:
-on the embedded model at most 4e-6 was seen."""
+"""Float32 logits of a row differ by less than this between machines, relative to the largest: with
+another order of additions, on the embedded model at most 4e-6 was seen."""
 COARSE_ROUNDING = 1e-2
 """The same for 16-bit numbers."""
 
@@ -75,7 +77,7 @@ def next_tokens(logits_BV: torch.Tensor, sampling: Sampling, noise: Noise) -> Ch
         noise_BN = noise.gumbel(n_blocks + size)
     noise_BN = noise_BN.to(logits_BV.device)
     # A few rows at a time: on a CPU, what stays in the cache is several times faster.
-    at_once = max(1, BYTES_AT_ONCE // (4 * logits_BV.shape[1]))
+    at_once = rows_at_once(BYTES_AT_ONCE, 4 * logits_BV.shape[1])
     if logits_BV.device.type != "cpu":
         at_once = len(logits_BV)
     parts = [

@@ -28,7 +28,7 @@ class Stopping:
         self._tokenizer = tokenizer
         self._eos_ids = frozenset(eos_ids)
         self._strings = tuple(stop_strings)
-        self._max_new_tokens = max_new_tokens
+        self.max_new_tokens = max_new_tokens
         # A token has at least a byte of the text, and one more gives the context to decode in.
         self._tail = 1 + max((len(text.encode()) for text in self._strings), default=0)
         self._known: dict[tuple[int, ...], str] = {}
@@ -39,7 +39,7 @@ class Stopping:
             return EOS
         if self._strings and self._completes(tuple(token_ids[-self._tail :])):
             return STOP
-        return LENGTH if len(token_ids) == self._max_new_tokens else None
+        return LENGTH if len(token_ids) == self.max_new_tokens else None
 
     def _completes(self, tail: tuple[int, ...]) -> bool:
         """Whether the last token of `tail` completes a stop string."""

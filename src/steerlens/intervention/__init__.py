@@ -171,13 +171,21 @@ def edited(
     base_BLD, scale_BL = encoded.base_BLD, encoded.out_scale_BL
     step_BLN = _steps(operation, encoded, out_BLD, targets)
     step_BLN = step_BLN.masked_fill((targets.weights_BN == 0)[:, None], 0)
-    if step_BLN.shape[-1] == 1:
-        change_BLD = step_BLN * targets.vectors_BND
-    else:
-        change_BLD = step_BLN @ targets.vectors_BND
+    change_BLD = _combined(step_BLN, targets.vectors_BND)
     steered_BLD = base_BLD + (change_BLD * scale_BL[..., None]).to(base_BLD)
     unsteered_B = (targets.factor_B == 0).to(base_BLD.device)
     return torch.where(unsteered_B[:, None, None], out_BLD, steered_BLD)
+
+
+def _combined(step_BLN: torch.Tensor, vectors_BND: torch.Tensor) -> torch.Tensor:
+    """(B, L, D): the sum of each row's vectors, so many steps of each.
+
+    One by one, because a product's additions would have another order for another N, and N depends
+    on the other rows of a batch, with which a row is padded by steps of 0.
+    """
+    pairs = zip(step_BLN.split(1, dim=-1), vectors_BND.split(1, dim=1), strict=True)
+    first, *others = (step_BL1.float() * vector_B1D for step_BL1, vector_B1D in pairs)
+    return sum(others, start=first).to(vectors_BND)
 
 
 def _steps(

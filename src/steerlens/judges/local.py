@@ -59,7 +59,7 @@ class LocalChat:
         ]
         fit = [n for n, ids in enumerate(tokens) if not room or len(ids) + self._max_tokens <= room]
 
-        def run(rows: slice) -> None:
+        def run(rows: slice, _full: int) -> None:
             which = fit[rows]
             for n, answer in zip(which, self._generate([tokens[n] for n in which]), strict=True):
                 found[n] = answer

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import torch
 
+from steerlens.padding import rows_at_once
+
 CHUNK_BYTES = 8 * 1024**2
 """On a CPU, what stays in the cache is several times faster."""
 
@@ -27,7 +29,7 @@ def first_step_kl(
     if row_B is None:
         row_B = torch.arange(len(steered_BV))
     row_B = row_B.to(unsteered_PV.device)
-    rows = max(1, CHUNK_BYTES // (4 * steered_BV.shape[1]))
+    rows = rows_at_once(CHUNK_BYTES, 4 * steered_BV.shape[1])
     if steered_BV.device.type != "cpu":
         rows = max(1, len(steered_BV))
     parts = [

@@ -45,13 +45,17 @@ def measure(
 
     lm = run.evaluator or subject.lm
     n_ctx = int(lm.bridge.cfg.n_ctx)
-    tokens = _tokens(texts, lm, subject.bos if lm is subject.lm else _bos(lm))
+    bos = subject.bos if lm is subject.lm else _bos(lm)
+    whole = [prompt + text for prompt, text in zip(texts.prompts, texts.texts, strict=True)]
+    tokens = _tokens(whole, lm, bos)
+    distinct = list(dict.fromkeys(texts.prompts))
+    prompts = dict(zip(distinct, _tokens(distinct, lm, bos), strict=True))
     fit = [index for index, ids in enumerate(tokens) if 2 <= len(ids) <= n_ctx]
     run.progress(len(texts) - len(fit))
     means = mean_negative_log_likelihood(
         lm,
         [tokens[index] for index in fit],
-        [texts.prompts[index] for index in fit],
+        [prompts[texts.prompts[index]] for index in fit],
         run.memory_budget,
         run.progress,
     )
@@ -66,7 +70,6 @@ def _bos(lm: LoadedModel) -> int | None:
     return bos if isinstance(bos, int) else None
 
 
-def _tokens(texts: Texts, lm: LoadedModel, bos: int | None) -> list[list[int]]:
-    whole = [prompt + text for prompt, text in zip(texts.prompts, texts.texts, strict=True)]
-    tokens = lm.tokenizer(whole, add_special_tokens=False)["input_ids"] if whole else []
+def _tokens(texts: Sequence[str], lm: LoadedModel, bos: int | None) -> list[list[int]]:
+    tokens = lm.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
     return [ids if bos is None or ids[:1] == [bos] else [bos, *ids] for ids in tokens]

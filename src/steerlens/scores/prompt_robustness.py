@@ -61,7 +61,8 @@ def score(
     """
     silent = dataclasses.replace(run, progress=lambda done: None)
     settings = output.Config(factor=config.factor, top_k=config.top_k, keep_error=config.keep_error)
-    scores_PF = np.stack(
+    # A feature's scores side by side: numpy adds them up in the same order for any number of features.
+    scores_FP = np.stack(
         [
             np.asarray(
                 output.score(
@@ -69,11 +70,12 @@ def score(
                 )["output_score"]
             )
             for prompt in config.prompts
-        ]
+        ],
+        axis=1,
     )
     run.progress(len(features))
     return {
-        "output_score_mean": scores_PF.mean(axis=0),
-        "output_score_std": scores_PF.std(axis=0),
-        "output_score_by_prompt": scores_PF.T,
+        "output_score_mean": scores_FP.mean(axis=1),
+        "output_score_std": scores_FP.std(axis=1),
+        "output_score_by_prompt": scores_FP,
     }
