@@ -1,106 +1,152 @@
-"""How well an SAE reconstructs ordinary text: explained variance, L0, dead features."""
+"""How well SAEs reconstruct ordinary text: explained variance, L0, dead features."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steerlens.corpus import texts
 from steerlens.corpus.pieces import pieces
 from steerlens.corpus_pass import context_length
-from steerlens.errors import SteerlensError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
     from steerlens.score_run import ScoreRun
     from steerlens.subject import Subject
 
 FILE = "quality.json"
-TOKENS_AT_ONCE = 4096
+TOKENS_AT_ONCE = 2048
+"""Few, so that the allocator uses memory again (see `activations.stream`)."""
 
 
-def describe(subject: Subject, n_tokens: int | None, run: ScoreRun) -> Mapping[str, Any]:
-    """A row of `saes.parquet`; without `n_tokens` only what needs no text.
+def describe(
+    subjects: Sequence[Subject], n_tokens: int | None, run: ScoreRun
+) -> list[Mapping[str, Any]]:
+    """Rows of `saes.parquet`; without `n_tokens` only what needs no text.
+
+    Args:
+        subjects: SAEs of one model, in the order of their layers.
+        n_tokens: tokens of the run's corpus to reconstruct.
+        run: corpus, store and progress.
 
     Raises:
         SteerlensError: the corpus has no text.
     """
-    sae = subject.sae
-    row = {
-        "model": subject.lm.name,
-        "sae": subject.name,
-        "hook_name": subject.hook_name,
-        "layer": subject.layer,
-        "n_layers": subject.lm.n_layers,
-        "architecture": sae.cfg.architecture(),
-        "d_in": sae.cfg.d_in,
-        "d_sae": subject.d_sae,
-        "parameters": sum(one.numel() for one in sae.parameters()),
-    }
-    return row | (_kept(subject, n_tokens, run) if n_tokens else {})
+    measured = _measured(subjects, n_tokens, run) if n_tokens else [{}] * len(subjects)
+    return [
+        {
+            "model": subject.lm.name,
+            "sae": subject.name,
+            "hook_name": subject.hook_name,
+            "layer": subject.layer,
+            "n_layers": subject.lm.n_layers,
+            "architecture": subject.sae.cfg.architecture(),
+            "d_in": subject.sae.cfg.d_in,
+            "d_sae": subject.d_sae,
+            "parameters": sum(one.numel() for one in subject.sae.parameters()),
+            **found,
+        }
+        for subject, found in zip(subjects, measured, strict=True)
+    ]
 
 
-def _kept(subject: Subject, n_tokens: int, run: ScoreRun) -> dict[str, Any]:
-    """`quality`, from the store if it is there."""
-    if run.store is None:
-        return quality(subject, n_tokens, run)
-    key = {**subject.key, "quality": n_tokens, "corpus": run.corpus_key()}
-    file = run.store.folder(key) / FILE
-    if file.is_file():
-        return json.loads(file.read_text())
-    found = quality(subject, n_tokens, run)
-    run.store.keep(key, FILE, json.dumps(found).encode())
-    return found
+def _measured(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list[dict[str, Any]]:
+    """`quality` of each, from the store where it is there."""
+    corpus = run.corpus_key()
+    keys = [{**subject.key, "quality": n_tokens, "corpus": corpus} for subject in subjects]
+    found: list[dict[str, Any] | None] = []
+    for key in keys:
+        file = run.store.folder(key) / FILE if run.store else None
+        found.append(json.loads(file.read_text()) if file and file.is_file() else None)
+    # A pass has one BOS policy.
+    for bos in dict.fromkeys(subject.bos for subject in subjects):
+        which = [
+            place
+            for place, subject in enumerate(subjects)
+            if found[place] is None and subject.bos == bos
+        ]
+        new = quality([subjects[place] for place in which], n_tokens, run) if which else []
+        for place, one in zip(which, new, strict=True):
+            found[place] = one
+            if run.store:
+                run.store.keep(keys[place], FILE, json.dumps(one).encode())
+    return [one for one in found if one is not None]
 
 
-def quality(subject: Subject, n_tokens: int, run: ScoreRun) -> dict[str, Any]:
+def quality(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list[dict[str, Any]]:
     """Reconstructs the first `n_tokens` tokens of the corpus with SAELens' own encode and decode.
 
-    BOS counts nowhere.
+    BOS counts nowhere. The model runs once for all `subjects`.
 
     Returns:
-        `tokens`; `explained_variance`: 1 - sum |x - decode(a)|^2 / sum |x - mean x|^2, null for a
-        transcoder, which reconstructs something else than x; `l0`: active features a token;
+        Of each `tokens`; `explained_variance`: 1 - sum |x - decode(a)|^2 / sum |x - mean x|^2, null
+        for a transcoder, which reconstructs something else than x; `l0`: active features a token;
         `dead_share`: features that are active on none of these tokens.
     """
     import torch
 
     from steerlens.activations.stream import residuals
-    from steerlens.subject.site import is_transcoder
 
     assert run.corpus is not None
-    length = context_length(subject, None, run)
-    cut = pieces(texts(run.corpus), subject.lm.tokenizer, length, subject.bos, n_tokens)
-    sae, skip = subject.sae, 0 if subject.bos is None else 1
-    fired_F = torch.zeros(subject.d_sae, dtype=torch.bool)
-    sum_D = torch.zeros(sae.cfg.d_in, dtype=torch.float64)
-    squares, missed, active, tokens = 0.0, 0.0, 0, 0
-    with (
-        torch.no_grad(),
-        run.task(n_tokens, f"quality, layer {subject.layer}", "tokens") as advance,
-    ):
-        while group := list(itertools.islice(cut, max(1, TOKENS_AT_ONCE // length))):
-            (x_BLD,), mask_BL = residuals([subject], group)
+    first = subjects[0]
+    length, skip = context_length(first, None, run), 0 if first.bos is None else 1
+    cut = pieces(texts(run.corpus), first.lm.tokenizer, length, first.bos, n_tokens)
+    sums = [_Sums(subject) for subject in subjects]
+    layers = ", ".join(str(subject.layer) for subject in subjects)
+    with torch.no_grad(), run.task(n_tokens, f"quality, layer {layers}", "tokens") as advance:
+        for group in _groups(cut, max(1, TOKENS_AT_ONCE // length)):
+            vectors, mask_BL = residuals(subjects, group)
             mask_BL[:, :skip] = False
-            acts_BLF = sae.encode(x_BLD.to(sae.device))
-            x_ND = x_BLD[mask_BL].double().cpu()
-            if not is_transcoder(sae):
-                decoded_ND = sae.decode(acts_BLF)[mask_BL].double().cpu()
-                missed += float((decoded_ND - x_ND).square().sum())
-            sum_D += x_ND.sum(0)
-            squares += float(x_ND.square().sum())
-            fires_NF = acts_BLF[mask_BL] > 0
-            active += int(fires_NF.sum())
-            fired_F |= fires_NF.any(0).cpu()
-            tokens += len(x_ND)
-            advance(len(x_ND))
-    variance = squares - float(sum_D.square().sum()) / max(tokens, 1)
-    if not tokens or variance <= 0:
-        raise SteerlensError("quality.n_tokens needs a corpus with some text.")
-    return {
-        "tokens": tokens,
-        "explained_variance": None if is_transcoder(sae) else 1 - missed / variance,
-        "l0": active / tokens,
-        "dead_share": float((~fired_F).float().mean()),
-    }
+            for one, x_BLD in zip(sums, vectors, strict=True):
+                one.add(x_BLD, mask_BL)
+            advance(int(mask_BL.sum()))
+    return [one.result() for one in sums]
+
+
+def _groups(cut: Iterable[np.ndarray], size: int) -> Iterable[list[np.ndarray]]:
+    cut = iter(cut)
+    while group := list(itertools.islice(cut, size)):
+        yield group
+
+
+class _Sums:
+    """What the measures of one SAE are made of."""
+
+    def __init__(self, subject: Subject) -> None:
+        import torch
+
+        from steerlens.subject.site import is_transcoder
+
+        self._sae = subject.sae
+        self._is_transcoder = is_transcoder(subject.sae)
+        self._fired_F = torch.zeros(subject.d_sae, dtype=torch.bool)
+        self._sum_D = torch.zeros(subject.sae.cfg.d_in, dtype=torch.float64)
+        self._squares, self._missed, self._active, self._tokens = 0.0, 0.0, 0, 0
+
+    def add(self, x_BLD: torch.Tensor, mask_BL: torch.Tensor) -> None:
+        acts_BLF = self._sae.encode(x_BLD.to(self._sae.device))
+        x_ND = x_BLD[mask_BL.to(x_BLD.device)].double().cpu()
+        mask_BL = mask_BL.to(acts_BLF.device)
+        if not self._is_transcoder:
+            decoded_ND = self._sae.decode(acts_BLF)[mask_BL].double().cpu()
+            self._missed += float((decoded_ND - x_ND).square().sum())
+        self._sum_D += x_ND.sum(0)
+        self._squares += float(x_ND.square().sum())
+        fires_NF = acts_BLF[mask_BL] > 0
+        self._active += int(fires_NF.sum())
+        self._fired_F |= fires_NF.any(0).cpu()
+        self._tokens += len(x_ND)
+
+    def result(self) -> dict[str, Any]:
+        variance = self._squares - float(self._sum_D.square().sum()) / self._tokens
+        known = variance > 0 and not self._is_transcoder
+        return {
+            "tokens": self._tokens,
+            "explained_variance": 1 - self._missed / variance if known else None,
+            "l0": self._active / self._tokens,
+            "dead_share": float((~self._fired_F).float().mean()),
+        }

@@ -80,7 +80,7 @@ class Stages:
             # Of its own for each group, so that only one group's activations are in memory.
             run = dataclasses.replace(self._run, activations={}, prompts={})
             read_corpus(group, asking, run)
-            saes += [describe(subject, self._config.quality.n_tokens, run) for subject in group]
+            saes += describe(group, self._config.quality.n_tokens, run)
             SAES.write(SAES.frame(saes), self._folder)
             for frame in self._score_group(group, methods, run):
                 frames.append(frame)

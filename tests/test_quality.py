@@ -1,0 +1,77 @@
+"""How well SAEs reconstruct, against the plain formulas on whole activations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from steerlens.activations.stream import residuals
+from steerlens.config.schema import CorpusConfig
+from steerlens.corpus import texts
+from steerlens.corpus.pieces import pieces
+from steerlens.errors import SteerlensError
+from steerlens.quality import describe, quality
+from steerlens.score_run import ScoreRun
+from steerlens.store import Store
+from steerlens.subject import Subject
+
+MakeSubject = Callable[..., Subject]
+
+
+def run_on(folder: Path, text: str, **settings: Any) -> ScoreRun:
+    file = folder / "text.txt"
+    file.write_text(text)
+    corpus = CorpusConfig(name="text", source="text", path=str(file), context_length=9)
+    return ScoreRun(corpus=corpus, **settings)
+
+
+@pytest.mark.parametrize("kind", [("llama", "standard"), ("gpt2", "topk")])
+def test_measures_equal_the_formulas_on_all_tokens_at_once(
+    kind: tuple[str, str], tiny_subject: MakeSubject, tmp_path: Path
+) -> None:
+    subject = tiny_subject(*kind)
+    run = run_on(
+        tmp_path, "\n".join(f"w{n} the w{n + 1} In my experience , w{n}" for n in range(9, 90))
+    )
+    (found,) = quality([subject], 500, run)
+    assert run.corpus is not None
+    cut = list(pieces(texts(run.corpus), subject.lm.tokenizer, 9, subject.bos, 500))
+    (x_BLD,), mask_BL = residuals([subject], cut)
+    mask_BL[:, : 0 if subject.bos is None else 1] = False
+    with torch.no_grad():
+        acts_BLF = subject.sae.encode(x_BLD)
+        missed_ND = (subject.sae.decode(acts_BLF) - x_BLD)[mask_BL].double()
+    x_ND, acts_NF = x_BLD[mask_BL].double(), acts_BLF[mask_BL]
+    variance = (x_ND - x_ND.mean(0)).square().sum()
+    assert found["tokens"] == len(x_ND) == 500
+    assert found["explained_variance"] == pytest.approx(
+        1 - float(missed_ND.square().sum() / variance)
+    )
+    assert found["l0"] == pytest.approx(float((acts_NF > 0).sum(1).float().mean()))
+    assert found["dead_share"] == pytest.approx(float((~(acts_NF > 0).any(0)).float().mean()))
+
+
+def test_what_is_measured_is_found_again(tiny_subject: MakeSubject, tmp_path: Path) -> None:
+    subject = tiny_subject("llama", "topk")
+    run = run_on(tmp_path, "the experience , that w60", store=Store(tmp_path / "store"))
+    first = describe([subject], 10, run)
+    gone = dataclasses.replace(run, task=None)  # type: ignore[arg-type]
+    assert describe([subject], 10, gone) == first
+    assert first[0]["architecture"] == "topk"
+    assert first[0]["parameters"] == sum(one.numel() for one in subject.sae.parameters())
+
+
+def test_without_tokens_nothing_is_read(tiny_subject: MakeSubject) -> None:
+    (row,) = describe([tiny_subject("llama", "topk")], None, ScoreRun())
+    assert row["d_sae"] == 48
+    assert "l0" not in row
+
+
+def test_a_corpus_without_text_is_refused(tiny_subject: MakeSubject, tmp_path: Path) -> None:
+    with pytest.raises(SteerlensError, match="no text in it"):
+        quality([tiny_subject("llama", "topk")], 10, run_on(tmp_path, ""))
