@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 import torch
 
 from steerlens import load_subject
-from steerlens.concepts import concept_tokens  # noqa: F401
 from steerlens.generation.targets import together
 from steerlens.logit_lens import logit_lens
 from steerlens.metrics.likelihood import mean_negative_log_likelihood
@@ -30,20 +30,28 @@ PARTS = (1, 2, 3, 7, 17, 33)
 PROMPTS = ("In my experience,", "Note that", "the", "From the experience, that w60 w61 w62 w63 w64")
 
 
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+LLAMA = SUBJECTS[0]
+CASES = [
+    *((one, "float32", 2) for one in SUBJECTS),
+    (LLAMA, "float32", 1),
+    (LLAMA, "bfloat16", 2),
+    pytest.param(("embedded", "float32", 2), marks=needs_embedded),
+]
+"""Subject, type of its numbers, and threads."""
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join(str(one) for one in case))
+def subject(request: pytest.FixtureRequest, tiny_subject: MakeSubject) -> Iterator[Subject]:
+    which, dtype, threads = request.param
+    if which == "embedded":
+        made = load_subject("embedded", "embedded-topk", layer=5)
+    else:
+        made = tiny_subject(which[0], which[1], **which[2])
+    cast(made, dtype)
     before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
+    torch.set_num_threads(threads)
+    yield made
     torch.set_num_threads(before)
-
-
-@pytest.fixture(params=[*SUBJECTS, pytest.param("embedded", marks=needs_embedded)], ids=str)
-def subject(request: pytest.FixtureRequest, tiny_subject: MakeSubject) -> Subject:
-    if request.param == "embedded":
-        return load_subject("embedded", "embedded-topk", layer=5)
-    kind, architecture, settings = request.param
-    return tiny_subject(kind, architecture, **settings)
 
 
 def splits(n: int) -> list[list[slice]]:
@@ -52,7 +60,7 @@ def splits(n: int) -> list[list[slice]]:
     for size in (1, 7):
         whole.append([slice(start, start + size) for start in range(0, n, size)])
     bounds = np.unique(np.minimum([0, *np.cumsum(PARTS), n], n)).tolist()
-    return [*whole, [slice(*pair) for pair in zip(bounds, bounds[1:], strict=False)]]
+    return [*whole, [slice(*pair) for pair in itertools.pairwise(bounds)]]
 
 
 def assert_same_bits(compute: Callable[[slice], Sequence[np.ndarray]], n: int) -> None:
@@ -64,10 +72,7 @@ def assert_same_bits(compute: Callable[[slice], Sequence[np.ndarray]], n: int) -
             assert found.tolist() == column.tolist()
 
 
-@pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_scores(subject: Subject, dtype: str) -> None:
-    cast(subject, dtype)
+def test_scores(subject: Subject) -> None:
     features, run = np.random.default_rng(0).permutation(subject.d_sae)[:48], ScoreRun()
     methods: list[tuple[Any, Any]] = [
         (output, output.Config()),
@@ -86,10 +91,7 @@ def test_scores(subject: Subject, dtype: str) -> None:
     assert_same_bits(compute, len(features))
 
 
-@pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_likelihoods(subject: Subject, dtype: str) -> None:
-    cast(subject, dtype)
+def test_likelihoods(subject: Subject) -> None:
     rng = np.random.default_rng(0)
     vocabulary, longest = subject.lm.head.d_vocab, 40
     prompts = [[0, *rng.integers(3, vocabulary, n).tolist()] for n in (0, 1, 4, 4, 8, 9)]
@@ -106,8 +108,7 @@ def test_likelihoods(subject: Subject, dtype: str) -> None:
     assert_same_bits(compute, len(texts))
 
 
-@pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("positions", ["last", "all", "generated"])
+@pytest.mark.parametrize("positions", ["last", "all"])
 def test_texts(subject: Subject, positions: str) -> None:
     rows = rows_of([5, 9, 30], [0.0, 0.5, 2.0], PROMPTS, ["", "random_direction", together([1, 7])])
     extra = rows_of([5, 9], [1.0], PROMPTS, [together([1, 2, 3, 4, 6])])

@@ -11,8 +11,8 @@ from steerlens.padding import ROWS
 
 
 def rows_that_fit(budget: int, bytes_per_row: int, at_most: int) -> int:
-    """Number of rows of `bytes_per_row` bytes that fit in `budget` bytes, up to `at_most`: a multiple
-    of `ROWS`, and at least that many, since fewer are padded to it."""
+    """Number of rows of `bytes_per_row` bytes that fit in `budget` bytes, up to `at_most`: a
+    multiple of `ROWS`, and at least that many, since fewer are padded to it."""
     fit = min(at_most, budget // max(1, bytes_per_row))
     return max(ROWS, fit // ROWS * ROWS)
 

@@ -4,9 +4,9 @@ Which rows share a batch changes with batch size, sharding, and what a cache has
 numbers must not, to the last bit. Libraries of matrix products compute the last rows of a batch in
 another order of additions than the others, and numbers at the end of a vector by another `exp`. On
 a CPU that goes by remainders: with a multiple of 4 rows every row has the same bits, in whatever
-place and among however many (float32 and bfloat16, 1 and 2 threads; experiments/benchmarks/rows.py
-looks whether it is so on a machine). So batches are padded to a multiple of `ROWS`. A GPU's library
-may choose another product for every number of rows: there a batch is always padded to the full size.
+place and among however many (float32 and bfloat16, 1 and 2 threads; `tests/test_same_bits.py` looks
+whether it is so on a machine). So batches are padded to a multiple of `ROWS`. A GPU's library may
+choose another product for every number of rows: there a batch is always padded to its full size.
 """
 
 from __future__ import annotations
@@ -41,6 +41,6 @@ def with_rows(x: torch.Tensor, n: int) -> torch.Tensor:
 
 
 def rows_at_once(bytes_at_once: int, bytes_per_row: int) -> int:
-    """Number of rows that fit in `bytes_at_once`, at least 1: a power of two, so that a padded batch
-    is cut into parts of that many rows or of a multiple of `ROWS`."""
+    """Number of rows that fit in `bytes_at_once`, at least 1: a power of two, so that a padded
+    batch is cut into parts of that many rows or of a multiple of `ROWS`."""
     return 1 << (max(1, bytes_at_once // bytes_per_row).bit_length() - 1)

@@ -13,10 +13,10 @@ from steerlens.subject.head import Head
 
 ROWS_AT_ONCE = 1024
 TOKENS_AT_ONCE = 512
-"""Logits are computed for this many rows and, times the size of the model's numbers in bytes, tokens
-at a time: small enough for the processor's cache, where softmax and counting then run, large enough
-for the matrix product, which is the faster the smaller the numbers are. The same tokens for any
-number of rows, because a row's probabilities are added up by these parts."""
+"""Logits are computed for this many rows and, times the size of the model's numbers in bytes,
+tokens at a time: small enough for the processor's cache, where softmax and counting then run, large
+enough for the matrix product, which is the faster the smaller the numbers are. The same tokens for
+any number of rows, because a row's probabilities are added up by these parts."""
 GATHER_ROWS = 128
 
 

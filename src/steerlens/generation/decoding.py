@@ -65,7 +65,7 @@ def decode(
 ) -> list[Continuation]:
     """Continues each row's prompt until `stopping` ends it.
 
-    What a row gives doesn't depend on the others, if the `padded_length` of all prompts is the same.
+    What a row gives doesn't depend on the others, if all prompts have the same `padded_length`.
 
     Args:
         subject: model and SAE.
@@ -139,7 +139,8 @@ class _Forward:
         hooks.is_prompt = True
         n_padding_P, caches, plain = self._n_padding, [], []
         # Always as many at once: how many prompts there are depends on the batch.
-        for tokens_RL, self._n_padding in self._tiles():
+        for tokens_RL, n_padding_R in self._tiles():
+            self._n_padding = n_padding_R
             self._cache = _new_cache(self._subject)
             if first > 0:
                 self._run(tokens_RL[:, :first], [])

@@ -91,7 +91,7 @@ def _new_cache(lm: LoadedModel) -> Any:
 def _shared_length(ids: Sequence[int], prompt: Sequence[int]) -> int:
     """How many first tokens a text has in common with its prompt's own, never all of the text.
 
-    Not always the whole prompt, because a tokenizer may merge its last characters with what follows.
+    Not always the whole prompt: a tokenizer may merge its last characters with what follows.
     """
     most = min(len(prompt), len(ids) - 1)
     return next((at for at in range(most) if ids[at] != prompt[at]), most)

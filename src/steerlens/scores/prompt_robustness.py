@@ -61,7 +61,7 @@ def score(
     """
     silent = dataclasses.replace(run, progress=lambda done: None)
     settings = output.Config(factor=config.factor, top_k=config.top_k, keep_error=config.keep_error)
-    # A feature's scores side by side: numpy adds them up in the same order for any number of features.
+    # A feature's scores side by side: numpy then adds them up in the same order for any number.
     scores_FP = np.stack(
         [
             np.asarray(
