@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from steerlens import padding
 from steerlens.config.compose import compose
 from steerlens.config.schema import ModelConfig
 from steerlens.metrics import MetricRun, Texts, likelihood, perplexity
@@ -97,35 +98,35 @@ def test_sharing_the_prompt_changes_nothing(
 ) -> None:
     lm, rng = tiny_subject(kind).lm, np.random.default_rng(0)
     beginnings = [[0, *rng.integers(3, D_VOCAB, n).tolist()] for n in (0, 1, 5, 5, 9)]
-    prompts = [*range(5), *rng.integers(1, 5, 60).tolist()]  # the first has one text only
+    prompts = [*range(5), *rng.integers(1, 5, 60).tolist()]
     texts = [
         beginnings[i] + rng.integers(3, D_VOCAB, rng.integers(1, 30)).tolist() for i in prompts
     ]
     read: list[int] = []
     lm.bridge.embed.register_forward_pre_hook(lambda _module, args: read.append(args[0].numel()))
-    shared = mean_negative_log_likelihood(lm, texts, prompts, 2**31)
+    of_text = [beginnings[i] for i in prompts]
+    shared = mean_negative_log_likelihood(lm, texts, of_text, 2**31)
     fewer = sum(read)
     read.clear()
     monkeypatch.setattr(likelihood, "_can_share", lambda lm: False)
     assert shared == pytest.approx(
-        mean_negative_log_likelihood(lm, texts, prompts, 2**31), rel=1e-5
+        mean_negative_log_likelihood(lm, texts, of_text, 2**31), rel=1e-5
     )
     assert fewer < sum(read)
 
 
 @pytest.mark.parametrize(
-    ("texts", "prompts", "expected"),
+    ("ids", "prompt", "expected"),
     [
-        ([[0, 1, 2], [0, 1, 3, 4]], "aa", [2, 2]),
-        ([[0, 1, 2], [0, 1, 3, 4]], "ab", [0, 0]),
-        ([[0, 1], [0, 1, 3, 4]], "aa", [1, 1]),  # something has to be left
-        ([[0, 1, 2], [0, 1, 2], [5, 1, 2]], "aab", [2, 2, 0]),
-        ([[0, 1, 2], [1, 2]], "aa", [0, 0]),
-        ([], "", []),
+        ([0, 1, 2], [0, 1], 2),
+        ([0, 1, 2], [0, 1, 7], 2),  # merged with what follows
+        ([0, 1, 2], [0, 1, 2], 2),  # something has to be left
+        ([0, 1, 2], [5, 1, 2], 0),
+        ([0, 1, 2], [], 0),
     ],
 )
-def test_shared_tokens(texts: list[list[int]], prompts: str, expected: list[int]) -> None:
-    assert likelihood._shared_lengths(texts, list(prompts)) == expected
+def test_shared_tokens(ids: list[int], prompt: list[int], expected: int) -> None:
+    assert likelihood._shared_length(ids, prompt) == expected
 
 
 def test_running_out_of_memory_changes_nothing(
@@ -134,15 +135,16 @@ def test_running_out_of_memory_changes_nothing(
     subject = tiny_subject("gemma2")
     texts = random_texts(subject)
     expected = measure(texts, subject)
+    monkeypatch.setattr(padding, "ROWS", 8)
     forward = subject.lm.bridge.run_with_hooks
 
-    def at_most_three(tokens: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if len(tokens) > 3:
+    def at_most_eight(tokens: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(tokens) > 8:
             raise MemoryError
         return forward(tokens, *args, **kwargs)
 
-    monkeypatch.setattr(subject.lm.bridge, "run_with_hooks", at_most_three)
-    assert measure(texts, subject) == pytest.approx(expected, rel=1e-5)
+    monkeypatch.setattr(subject.lm.bridge, "run_with_hooks", at_most_eight)
+    assert measure(texts, subject) == expected
 
 
 def test_the_model_never_makes_logits(
@@ -167,7 +169,7 @@ def test_with_an_unembedding_of_zeros_every_token_is_as_probable(
     kept = head.weight.clone()
     head.weight.zero_()
     try:
-        means = mean_negative_log_likelihood(subject.lm, texts, [0, 0, 1], 2**20)
+        means = mean_negative_log_likelihood(subject.lm, texts, [[0, 5], [0, 5], []], 2**20)
     finally:
         head.weight.copy_(kept)
     assert means == pytest.approx([math.log(head.d_vocab)] * 3, rel=1e-6)
