@@ -14,6 +14,7 @@ import pytest
 
 from steerlens.results import FEATURES, GENERATIONS, STEERING
 from steerlens.results.pmi import PMI_FILE, Pmi
+from tests.support.frames import assert_identical
 from tests.support.generating import ids_of
 from tests.support.tiny import save_model, save_sae
 
@@ -110,21 +111,9 @@ def test_steering_has_one_row_for_each_feature_with_its_scores(steered: Path) ->
 
 def test_jobs_of_a_multirun_give_the_same_texts_with_any_batch_size(jobs: list[Path]) -> None:
     one, two = (GENERATIONS.read(job) for job in jobs)
-    assert set(one["near_ties"]) == set(two["near_ties"]) == {0}
-    assert ids_of(one) == ids_of(two)
-    for name in (
-        "feature",
-        "factor",
-        "prompt",
-        "sample",
-        "text",
-        "stopped_by",
-        "seed",
-        "success_20",
-    ):
-        assert one[name].tolist() == two[name].tolist()
-    best = [STEERING.read(job)["best_factor"].tolist() for job in jobs]
-    assert str(best[0]) == str(best[1])
+    assert set(one["near_ties"]) == {0}
+    assert_identical(one, two)
+    assert_identical(*(STEERING.read(job) for job in jobs))
 
 
 def test_a_threshold_that_nothing_passes_is_one_sentence_and_keeps_the_scores(

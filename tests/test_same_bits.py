@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,59 +20,53 @@ from tests.support.embedded import needs_embedded
 from tests.support.generating import rows_of, texts_of
 
 MakeSubject = Callable[..., Subject]
-SUBJECTS = [
+PROMPTS = ("In my experience,", "Note that", "the", "From the experience, that w60 w61 w62 w63 w64")
+TINY: list[tuple[str, str, dict[str, Any]]] = [
     *(("llama", "jumprelu", {}), ("gemma2", "topk", {}), ("gpt2", "standard", {})),
     *(("neox", "gated", {"site": "mlp_out"}), ("qwen3", "standard", {"site": "attn.hook_z"})),
     ("llama", "temporal", {}),
 ]
-PARTS = (1, 2, 3, 7, 17, 33)
-PROMPTS = ("In my experience,", "Note that", "the", "From the experience, that w60 w61 w62 w63 w64")
-
-
-LLAMA = SUBJECTS[0]
-CASES = [
-    *((one, "float32", 2) for one in SUBJECTS),
-    (LLAMA, "float32", 1),
-    (LLAMA, "bfloat16", 2),
-    pytest.param(("embedded", "float32", 2), marks=needs_embedded),
+SUBJECTS = [
+    *((subject, 1) for subject in TINY),
+    (TINY[1], 2),
+    *(pytest.param(("embedded", n), marks=needs_embedded) for n in (1, 2)),
 ]
-"""Subject, type of its numbers, and threads."""
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join(str(one) for one in case))
+@pytest.fixture(params=SUBJECTS, ids=str)
 def subject(request: pytest.FixtureRequest, tiny_subject: MakeSubject) -> Iterator[Subject]:
-    which, dtype, threads = request.param
-    if which == "embedded":
-        made = load_subject("embedded", "embedded-topk", layer=5)
-    else:
-        made = tiny_subject(which[0], which[1], **which[2])
-    cast(made, dtype)
+    """A subject, while torch has so many threads."""
+    given, n_threads = request.param
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    yield made
+    torch.set_num_threads(n_threads)
+    if given == "embedded":
+        yield load_subject("embedded", "embedded-topk", layer=5)
+    else:
+        kind, architecture, settings = given
+        yield tiny_subject(kind, architecture, **settings)
     torch.set_num_threads(before)
 
 
-def splits(n: int) -> list[list[slice]]:
-    """`range(n)` one by one, and in odd parts."""
-    whole = []
-    for size in (1, 7):
-        whole.append([slice(start, start + size) for start in range(0, n, size)])
-    bounds = np.unique(np.minimum([0, *np.cumsum(PARTS), n], n)).tolist()
-    return [*whole, [slice(*pair) for pair in itertools.pairwise(bounds)]]
+def splits(n: int) -> Iterator[list[slice]]:
+    """`range(n)` in parts, some of them of one row."""
+    for parts in ((1, 2, 3, 7, 17, 33), (33, 1, 1, 1, 5)):
+        bounds = np.unique(np.minimum([0, *np.cumsum(parts), n], n)).tolist()
+        yield [slice(*pair) for pair in zip(bounds, bounds[1:], strict=False)]
 
 
 def assert_same_bits(compute: Callable[[slice], Sequence[np.ndarray]], n: int) -> None:
     expected = [np.asarray(column) for column in compute(slice(0, n))]
     for split in splits(n):
+        assert sum(len(range(n)[rows]) for rows in split) == n
         parts = zip(*(compute(rows) for rows in split), strict=True)
         for column, part in zip(expected, parts, strict=True):
-            found = np.concatenate([np.asarray(one) for one in part])
-            assert found.tolist() == column.tolist()
+            assert np.concatenate([np.asarray(one) for one in part]).tolist() == column.tolist()
 
 
-def test_scores(subject: Subject) -> None:
-    features, run = np.random.default_rng(0).permutation(subject.d_sae)[:48], ScoreRun()
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_scores(subject: Subject, dtype: str) -> None:
+    cast(subject, dtype)
+    features, run = np.random.default_rng(0).permutation(subject.d_sae)[:40], ScoreRun()
     methods: list[tuple[Any, Any]] = [
         (output, output.Config()),
         (token_confidence, token_confidence.Config()),
@@ -91,11 +84,13 @@ def test_scores(subject: Subject) -> None:
     assert_same_bits(compute, len(features))
 
 
-def test_likelihoods(subject: Subject) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_likelihoods(subject: Subject, dtype: str) -> None:
+    cast(subject, dtype)
     rng = np.random.default_rng(0)
     vocabulary, longest = subject.lm.head.d_vocab, 40
     prompts = [[0, *rng.integers(3, vocabulary, n).tolist()] for n in (0, 1, 4, 4, 8, 9)]
-    of_text = [prompts[i] for i in [0, 1, *rng.integers(0, 6, 60).tolist()]]
+    of_text = [prompts[i] for i in [0, 1, *rng.integers(0, 6, 40).tolist()]]
     texts = [
         [*prompt[: len(prompt) - int(rng.random() < 0.2)], *rng.integers(3, vocabulary, n).tolist()]
         for prompt, n in zip(of_text, rng.integers(1, longest, len(of_text)), strict=True)
@@ -108,16 +103,16 @@ def test_likelihoods(subject: Subject) -> None:
     assert_same_bits(compute, len(texts))
 
 
-@pytest.mark.parametrize("positions", ["last", "all"])
+@pytest.mark.parametrize("positions", ["last", "all", "generated"])
 def test_texts(subject: Subject, positions: str) -> None:
     rows = rows_of([5, 9, 30], [0.0, 0.5, 2.0], PROMPTS, ["", "random_direction", together([1, 7])])
     extra = rows_of([5, 9], [1.0], PROMPTS, [together([1, 2, 3, 4, 6])])
     rows = pd.concat([rows, extra], ignore_index=True)
-    rows = rows.sample(60, random_state=0, ignore_index=True)
+    rows = rows.sample(42, random_state=0, ignore_index=True)
     model: Any = subject.lm.bridge.original_model
     model.generation_config.eos_token_id = list(range(1, subject.lm.head.d_vocab, 9))
-    settings: dict[str, Any] = {"max_new_tokens": 9, "stop": None, "temperature": 0.8}
-    columns = ["near_ties", "stopped_by", "first_step_kl", "text"]
+    settings: dict[str, Any] = {"max_new_tokens": 6, "stop": None, "temperature": 0.8}
+    columns = ["token_ids", "near_ties", "first_step_kl"]
 
     def compute(part: slice) -> list[Any]:
         texts = texts_of(subject, rows.iloc[part], positions=positions, **settings)
