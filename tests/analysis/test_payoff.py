@@ -242,6 +242,7 @@ def test_scores_are_numbers_and_near_names_are_suggested() -> None:
     table = steering(note="a", flag=True)
     assert scores_of(table) == [
         "output_score",
+        "output_score_delta",
         "output_score_mean",
         "input_score",
         "token_confidence_delta",

@@ -79,7 +79,7 @@ def steering(layers: Iterable[int] = (0, 1), n: int = 6, **columns: Any) -> pd.D
 def tables(**columns: Any) -> RunTables:
     """A run that steered six features in each of two layers; `columns` replace others of the
     steering table."""
-    return RunTables(frame((0, 1), 6), generations(), steering(**columns), ChoiceConfig())
+    return RunTables(frame((0, 1), 6), generations(), steering(**columns), choice=ChoiceConfig())
 
 
 def found_pmi(n: int = 30) -> Pmi:
