@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -84,6 +85,16 @@ def test_sae_a_takes_the_feature_with_the_best_auroc(tiny_subject: MakeSubject) 
         mine_F = sae_a.auroc(acts_NF[: sum(label)], acts_NF[sum(label) :])
         assert mine_F.tolist() == pytest.approx(auroc_F, abs=1e-9)
     torch.testing.assert_close(found.vectors_CD, subject.sae.W_dec[found.features_C])
+
+
+def test_sae_a_is_the_same_however_many_texts_are_kept(tiny_subject: MakeSubject) -> None:
+    subject, concepts = tiny_subject("llama", "topk"), tiny_concepts(shared=True)
+    whole = sae_a.fit(tiny_task(subject, concepts), sae_a.Config(), 0)
+    little = replace(tiny_task(subject, concepts), memory_budget=1)
+    few = sae_a.fit(little, sae_a.Config(), 0)
+    assert whole.features_C is not None
+    assert few.features_C is not None
+    assert torch.equal(few.features_C, whole.features_C)
 
 
 def test_sae_takes_the_concepts_own_feature_or_says_what_is_wrong(

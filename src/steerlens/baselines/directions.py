@@ -3,14 +3,15 @@ rows are steered with it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from steerlens.activations.stream import TOKENS_ON_CPU
 from steerlens.baselines.labelled import Labelled, TokenVectors
-from steerlens.intervention import Targets, feature_targets
+from steerlens.intervention import Targets, feature_targets, looks_back
 
 if TYPE_CHECKING:
     from steerlens.subject import Subject
@@ -56,16 +57,55 @@ def unit(vectors_CD: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def text_scores(subject: Subject, directions: Directions, vectors: TokenVectors) -> torch.Tensor:
     """(N, C): the score of each text for each concept, the largest of its tokens'."""
-    parts = []
-    for x_TD in (vectors.of([text]) for text in range(len(vectors))):
-        if directions.features_C is None:
-            score_TC = x_TD @ directions.vectors_CD.to(x_TD).T
-        else:
-            acts_TF = subject.sae.encode(x_TD[None].to(subject.sae.W_dec))[0]
-            score_TC = acts_TF[:, directions.features_C.to(acts_TF.device)].float()
-        parts.append(score_TC.amax(dim=0))
-    scores_NC = torch.stack(parts)
+    texts = range(len(vectors))
+    if directions.features_C is not None:
+        return largest_activations(subject, vectors, texts, directions.features_C).float()
+    v_CD = directions.vectors_CD.to(vectors.x_TD)
+    found = [(vectors.of([text]) @ v_CD.T).amax(dim=0) for text in texts]
+    scores_NC = torch.stack(found)
     return scores_NC.clamp(min=0) if directions.rectified else scores_NC
+
+
+@torch.no_grad()
+def largest_activations(
+    subject: Subject,
+    vectors: TokenVectors,
+    texts: Sequence[int],
+    features: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """(N, F): of each text, the largest activation of every feature, or of `features`."""
+    W_dec = subject.sae.W_dec
+    parts: list[torch.Tensor] = []
+    one_by_one = looks_back(subject.sae)
+    for batch in ([text] for text in texts) if one_by_one else _batches(vectors, texts):
+        x_1TD = vectors.of(batch)[None].to(W_dec)
+        acts_TF = subject.sae.encode(x_1TD)[0]
+        if features is not None:
+            acts_TF = acts_TF[:, features.to(acts_TF.device)]
+        lengths = vectors.length_N[batch].long().to(acts_TF.device)
+        parts.append(torch.segment_reduce(acts_TF.contiguous(), "max", lengths=lengths, axis=0))
+    if not parts:
+        return W_dec.new_empty(0, subject.d_sae if features is None else len(features))
+    return torch.cat(parts)
+
+
+def _batches(vectors: TokenVectors, texts: Sequence[int]) -> Iterator[list[int]]:
+    """Texts of about `TOKENS_ON_CPU` tokens together."""
+    batch: list[int] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += vectors.starts[text + 1] - vectors.starts[text]
+        if size >= TOKENS_ON_CPU:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+TIE = 1e-4
+"""Scores that differ by less, relative to the concept's largest, count as ties: texts that begin
+alike differ by rounding alone. AxBench rounds to three decimals."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +116,6 @@ class Detection:
     """Area under the ROC curve of positives against negatives; None without both."""
     max_activation_C: list[float]
     """The largest score of the concept's texts, by which AxBench scales what is added."""
-
-
-TIE = 1e-4
-"""Scores that differ by less, relative to the concept's largest, count as ties: texts that begin
-alike differ by rounding alone. AxBench rounds to three decimals."""
 
 
 def detect(scores_NC: torch.Tensor, labelled: Labelled) -> Detection:

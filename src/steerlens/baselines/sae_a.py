@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from steerlens.baselines.directions import Directions
-from steerlens.baselines.labelled import TokenVectors
+from steerlens.baselines.directions import Directions, largest_activations
 from steerlens.baselines.task import Task
 from steerlens.errors import SteerlensError
 from steerlens.intervention import decoder_rows, looks_back
-from steerlens.subject import Subject
 
 NAME = "SAE-A"
 
@@ -36,26 +33,19 @@ def fit(task: Task, config: Config, seed: int) -> Directions:
     if looks_back(subject.sae):
         raise SteerlensError(f"SAE-A can't read {subject.name}: its activations look back.")
     best: list[int] = []
-    kept: dict[tuple[int, ...], torch.Tensor] = {}
-    for positives, negatives in zip(task.labelled.positives, task.labelled.negatives, strict=True):
-        key = tuple(negatives)
-        if key not in kept:  # AxBench's concepts share theirs
-            kept = {key: largest_activations(subject, task.vectors, negatives)}
-        positive_NF = largest_activations(subject, task.vectors, positives)
-        best.append(int(auroc(positive_NF, kept[key]).argmax()))
+    kept: dict[int, torch.Tensor] = {}  # by text: many concepts have the same
+    most = max(1, task.memory_budget // (4 * subject.d_sae))
+    for concept, positives in enumerate(task.labelled.positives):
+        texts = task.labelled.of(concept)
+        missing = [text for text in texts if text not in kept]
+        if len(kept) + len(missing) > most:
+            kept = {text: kept[text] for text in texts if text in kept}
+        kept |= zip(missing, largest_activations(subject, task.vectors, missing), strict=True)
+        acts_NF = torch.stack([kept[text] for text in texts])
+        n = len(positives)
+        best.append(int(auroc(acts_NF[:n], acts_NF[n:]).argmax()))
     features_C = torch.tensor(best)
     return Directions(decoder_rows(subject.sae, features_C).float(), features_C=features_C)
-
-
-def largest_activations(
-    subject: Subject, vectors: TokenVectors, texts: Sequence[int]
-) -> torch.Tensor:
-    """(N, F): of each text, every feature's largest activation."""
-    parts = []
-    for text in texts:
-        x_1TD = vectors.of([text])[None].to(subject.sae.W_dec)
-        parts.append(subject.sae.encode(x_1TD)[0].amax(dim=0))
-    return torch.stack(parts)
 
 
 def auroc(positive_NF: torch.Tensor, negative_NF: torch.Tensor) -> torch.Tensor:
