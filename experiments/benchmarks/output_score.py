@@ -65,12 +65,20 @@ def main() -> None:
     parser.add_argument("--loops", type=int, default=3, help="features of the naive loop")
     parser.add_argument("--d-sae", type=int, default=16384)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--bfloat16",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="too; minutes for a feature where the processor has no units for it",
+    )
     args = parser.parse_args()
     lm = random_model(GEMMA_2_2B, args.device)
     sae = random_sae(lm, args.d_sae)
     print(f"threads {torch.get_num_threads()}, {args.features} features, device {args.device}")
     print("layer  dtype    score/s  GFLOP/s  matmul  of it  with lens  of it  naive/s  ours/naive")
     fp32 = {layer: measure(lm, sae, layer, args.features, args.loops) for layer in args.layers}
+    if not args.bfloat16:
+        return
     lm.bridge.original_model.to(torch.bfloat16)
     sae.to(torch.bfloat16)
     for layer in args.layers:
