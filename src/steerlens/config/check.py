@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steerlens.catalog import read_release, releases
+from steerlens.config.concepts import check_concepts
 from steerlens.config.entries import entries, known_models
 from steerlens.config.folders import (
     check_model_folder,
@@ -65,6 +66,7 @@ def check(config: RunConfig) -> None:
         raise SteerlensError(f"quality.n_tokens={config.quality.n_tokens} must be at least 1.")
     if config.judge is not None:
         check_judge(config.judge)
+    check_concepts(config)
     check_objective(config.objective, steers=bool(parse_factors(config.steer.factors)))
     _check_features(config.features)
     _check_shard(config)

@@ -245,7 +245,7 @@ class CoverageConfig:
     """Only features with at least this output score toward the word are steered with."""
 
 
-STUDIES = ("releases", "sizes", "controls", "criteria")
+STUDIES = ("releases", "sizes", "controls", "criteria", "table1")
 
 
 @dataclass
@@ -272,6 +272,8 @@ class ReferenceConfig:
     """File `{"layer_feature": number}`, instead of the one in `path`."""
     output_scores: str | None = None
     factors: str | None = None
+    ratings: str | None = None
+    """Folder with the published ratings of steered texts: a table of them, alone."""
     alone: bool = False
     """Show the published scores as a run of their own: no model is loaded, nothing is scored."""
 
@@ -314,6 +316,53 @@ class JudgeConfig:
     """null = the server's own; local is always greedy."""
     unparsable_is_zero: bool = False
     """Count an answer without a rating as 0 (AxBench), instead of as missing."""
+
+
+CONCEPT_SOURCES = ("embedded", "folder", "hub")
+INSTRUCTIONS = ("alpaca_eval", "genre", "released")
+STEERED_BY = (
+    *("SAE", "SAE together", "SAE-A", "DiffMean", "Probe", "PCA", "LAT", "SSV", "ReFT-r1"),
+    *("LoReFT", "LoRA", "Prompt", "Random"),
+)
+"""The methods that a concept can be steered by (see `baselines/`)."""
+
+
+@dataclass
+class ConceptsConfig:
+    """Concepts to steer toward by several methods, compared by a judge (AxBench)."""
+
+    name: str = MISSING
+    """Name of this entry."""
+    source: str = MISSING
+    """embedded (topics of the installed documentation), folder (in AxBench's layout) or hub."""
+    path: str | None = None
+    """The folder, or the data set on the hub; `{layer}` stands for the layer."""
+    subset: str | None = None
+    """hub: part of the data set, `9b/l{layer}`."""
+    revision: str | None = None
+    """Branch, tag or commit of the data set."""
+    only: list[str] = field(default_factory=list)
+    """Names of concepts; [] = all."""
+    n: int | None = None
+    """Only the first n of them."""
+    n_train: int = 72
+    """embedded: positives to train on, and as many negatives (AxBench)."""
+    n_test: int = 36
+    """embedded: positives to test detection on, and as many negatives (AxBench)."""
+    n_prompts: int = 10
+    """Prompts of a concept: half of them choose the factor, half evaluate (AxBench)."""
+    instructions: str = "alpaca_eval"
+    """folder, hub: alpaca_eval (AxBench), genre (the paper), or released by the paper's authors."""
+    instructions_path: str | None = None
+    """Files of instructions instead of the hub's; needed for released."""
+    methods: list[str] = field(default_factory=lambda: list(STEERED_BY))
+    """What steers: names in `STEERED_BY`."""
+    settings: Any = None
+    """Settings of methods other than AxBench's for Gemma-2-2B: `{ReFT-r1: {lr: 5e-3}}`."""
+    features: int = 1
+    """SAE, where concepts name no feature: so many for each, those that detect it best."""
+    together: int = 3
+    """SAE together: so many features at once, those that detect the concept best."""
 
 
 @dataclass
@@ -388,7 +437,9 @@ class RunConfig:
     coverage: CoverageConfig = field(default_factory=CoverageConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    concepts: ConceptsConfig | None = None
+    """Concepts to steer toward by several methods; null = none."""
     judge: JudgeConfig | None = None
-    """Who rates the steered texts; null = nobody."""
+    """Who rates the texts that are to show `concepts`; null = nobody."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)

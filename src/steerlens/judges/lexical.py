@@ -104,7 +104,12 @@ class LexicalJudge:
         """Two ratings a text, for nothing."""
         return estimate(2 * len(items), 0, [], FREE, 0)
 
-    def rate(self, items: Sequence[Item], progress: Callable[[int], None] = nothing) -> Rated:
+    def rate(
+        self,
+        items: Sequence[Item],
+        progress: Callable[[int], None] = nothing,
+        spent_usd: float = 0.0,
+    ) -> Rated:
         """Rates concept and fluency.
 
         Raises:
