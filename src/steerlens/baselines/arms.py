@@ -75,7 +75,7 @@ class Arm:
         return found.auroc_C[place], found.max_activation_C[place]
 
     def steering(self, subject: Subject, steer: SteerConfig, ids: Sequence[int]) -> Steering:
-        """How rows are steered; their `feature` is one of the concepts' `ids`, in the set's order."""
+        """How rows are steered whose `feature` is one of `ids`, those of the set in its order."""
         key: dict[str, Any] = {"arm": self.name}
         if self.learnt is not None:
             key["tensors"] = _digest(kept.tensors_of(self.learnt))
@@ -200,8 +200,12 @@ def _key(
 ) -> dict[str, Any]:
     """All that what a method learns depends on."""
     texts = hashlib.sha256(repr(concepts.concepts).encode()).hexdigest()
+    of_subject = subject.key
+    if name in ONE_FACTOR:  # of the whole model: the same whatever SAE and layer
+        del of_subject["sae"]
     return {
-        **subject.key,
+        **of_subject,
+        "bos": subject.bos,
         "concepts": texts,
         "learnt": name,
         "settings": dataclasses.asdict(config),

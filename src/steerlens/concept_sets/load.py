@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from steerlens.concept_sets import ConceptSet
@@ -10,6 +11,9 @@ from steerlens.concept_sets.axbench import axbench_folder, axbench_hub
 from steerlens.concept_sets.embedded import embedded_concepts
 from steerlens.concept_sets.instructions import with_instructions
 from steerlens.config.schema import ConceptsConfig
+
+# Once for all layers: reading the installed documentation takes some seconds.
+_embedded = cache(embedded_concepts)
 
 
 def load_concepts(config: ConceptsConfig, layer: int, seed: int) -> ConceptSet:
@@ -19,7 +23,7 @@ def load_concepts(config: ConceptsConfig, layer: int, seed: int) -> ConceptSet:
         SteerlensError: what `config` names can't be read, or has no such concept.
     """
     if config.source == "embedded":
-        found = embedded_concepts(config.n_train, config.n_test, config.n_prompts, seed)
+        found = _embedded(config.n_train, config.n_test, config.n_prompts, seed)
     else:
         path = str(config.path).replace("{layer}", str(layer))
         if config.source == "folder":
