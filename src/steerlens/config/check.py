@@ -127,10 +127,11 @@ def _check_scalars(config: RunConfig) -> None:
 
 def reads_corpus(config: RunConfig) -> bool:
     """Whether the run may read its corpus: for a score, to choose features, or for PMI of texts."""
+    scores = any("corpus" in score.uses() for score in parse_scores(config.score).values())
+    if config.concepts:
+        return scores
     steers = bool(parse_factors(config.steer.factors))
-    scores = parse_scores(config.score).values()
-    asked = bool(config.features.min_examples or config.quality.n_tokens)
-    return steers or asked or any("corpus" in s.uses() for s in scores)
+    return steers or scores or bool(config.features.min_examples or config.quality.n_tokens)
 
 
 def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:

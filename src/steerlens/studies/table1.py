@@ -97,7 +97,10 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
         for kind in kinds
         for aggregation in AGGREGATIONS
     }
-    rows = list(_rows(next(iter(found.values()))))
+    rows = [
+        row._replace(method=row.method + _incomplete(ratings, kinds))
+        for row in _rows(next(iter(found.values())))
+    ]
     table = pd.DataFrame([_table_row(row, found, one) for row in rows])
     differences = pd.DataFrame(_differences(rows, found))
     first = found[kinds[0], PER_TEXT]
@@ -150,6 +153,15 @@ def _rows(numbers: pd.DataFrame) -> Iterator[Row]:
             yield Row(BY_CONFIDENCE, _by_confidence)
     others = [name for name in (*STEERED_BY, UNSTEERED) if name in present and name != SAE]
     yield from (Row(name, partial(of, name)) for name in others)
+
+
+def _incomplete(ratings: pd.DataFrame, kinds: Sequence[str]) -> str:
+    """What a method's name is followed by where the concept itself wasn't rated: such an overall
+    rating isn't the table's."""
+    aspects = aspects_of(ratings, kinds[0])
+    if f"{kinds[0]}_concept" in aspects:
+        return ""
+    return ", only " + " and ".join(name.removeprefix(f"{kinds[0]}_") for name in aspects)
 
 
 def _filtered(threshold: float, rows: pd.DataFrame) -> pd.DataFrame:
