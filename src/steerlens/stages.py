@@ -232,6 +232,8 @@ class Stages:
         for subject in load_subjects(config, kept=self._kept):
             start = time.perf_counter()
             concepts = load_concepts(config.concepts, subject.layer, config.seed)
+            of_shard = tuple(part(concepts.concepts, config.shard))
+            concepts = dataclasses.replace(concepts, concepts=of_shard)
             for note in concepts.notes:
                 print(note)
             run = dataclasses.replace(self._run, activations={}, prompts={})

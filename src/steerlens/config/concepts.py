@@ -26,6 +26,11 @@ def check_concepts(run: RunConfig) -> None:
         raise SteerlensError(
             "concepts need a judge of the texts: add judge=lexical|openai|anthropic|local."
         )
+    if run.shard is not None and run.judge.name == "lexical":
+        raise SteerlensError(
+            f"judge=lexical compares with the texts of all concepts, of which shard={run.shard} "
+            "sees a part; leave the shard out."
+        )
     factors = parse_factors(run.steer.factors)
     if not factors or min(factors) <= 0:
         raise SteerlensError(
