@@ -12,6 +12,7 @@ from steerlens.analysis.rated_arms import (
     arm_numbers,
     aspects_of,
     best_factors,
+    judges_agreement,
     kinds_of,
     over_concepts,
     paired_difference,
@@ -107,3 +108,20 @@ def test_a_difference_is_taken_where_both_have_a_number() -> None:
     assert found is not None
     assert found.value == pytest.approx(mean([1.5 - 1.0, 0.5 - 1.0]))
     assert paired_difference(own.head(0), other) == (None, 0)
+
+
+def test_judges_are_compared_on_the_texts_that_both_have() -> None:
+    one, other = ratings_of(), ratings_of().iloc[::-1].iloc[10:]
+    llm = other.rename(columns=lambda name: str(name).replace("lexical", "other"))
+    llm = llm.drop(columns=[name for name in llm if str(name).startswith("llm")])
+    llm = llm.rename(columns=lambda name: str(name).replace("other", "llm"))
+    llm.loc[llm.index[:3], "llm_concept"] = 2 - one.loc[llm.index[:3], "lexical_concept"]
+    found = judges_agreement(one, llm)
+    assert set(found) == {"concept", "fluency"}
+    assert found["fluency"].texts == len(one) - 10
+    assert found["fluency"].exact is not None
+    assert found["fluency"].exact.value == 1
+    pairs = zip(one.loc[llm.index, "lexical_concept"], llm["llm_concept"], strict=True)
+    assert found["concept"].exact is not None
+    assert found["concept"].exact.value == pytest.approx(mean(float(a == b) for a, b in pairs))
+    assert judges_agreement(one, llm.assign(text="another")) == {}

@@ -9,7 +9,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from steerlens.analysis.ratings import PER_TEXT, RESAMPLES, numbers
+from steerlens.analysis.ratings import (
+    PER_TEXT,
+    RESAMPLES,
+    JudgesAgreement,
+    agreement_of_judges,
+    numbers,
+)
 from steerlens.analysis.resampling import Estimate, estimate, resampled_means
 from steerlens.errors import SteerlensError
 from steerlens.results import EVALUATING
@@ -28,6 +34,24 @@ def aspects_of(ratings: pd.DataFrame, kind: str) -> list[str]:
     """The columns that this kind of judge has filled."""
     names = [f"{kind}_{aspect}" for aspect in ASPECTS]
     return [name for name in names if name in ratings and ratings[name].notna().any()]
+
+
+def judges_agreement(one: pd.DataFrame, other: pd.DataFrame) -> dict[str, JudgesAgreement]:
+    """How far the judges of two runs agree on the texts that are the same in both, by aspect;
+    only aspects that both have rated."""
+    same = ["layer", *ARM, "factor", "prompt", "sample", "text"]
+    sides = []
+    for ratings in (one, other):
+        kinds = kinds_of(ratings)
+        columns = aspects_of(ratings, kinds[0]) if kinds else []
+        names = {column: column.partition("_")[2] for column in columns}
+        sides.append(ratings[[*same, *columns]].rename(columns=names))
+    both = sides[0].merge(sides[1], on=same, suffixes=("", "_other"))
+    found = {}
+    for aspect in ASPECTS:
+        if f"{aspect}_other" in both and len(both):
+            found[aspect] = agreement_of_judges(both[aspect], both[f"{aspect}_other"])
+    return found
 
 
 def best_factors(ratings: pd.DataFrame) -> pd.DataFrame:
