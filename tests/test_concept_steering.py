@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytest
@@ -95,7 +95,7 @@ def whole(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> tuple[S
 def test_every_arm_is_tried_at_all_factors_and_rated_at_the_chosen_one(
     whole: tuple[Steered, Path],
 ) -> None:
-    ratings = whole[0].ratings
+    ratings: Any = whole[0].ratings
     arms = {(m, 0) for m in METHODS} | {("SAE", 1), (UNSTEERED, 0)}
     assert set(zip(ratings["method"], ratings["rank"], strict=True)) == arms
     assert not ratings.duplicated(["method", "rank", "concept_id", "factor", "prompt"]).any()
@@ -129,7 +129,8 @@ def naive_number(rows: pd.DataFrame) -> float:
 def test_only_sae_arms_name_features_and_all_of_them_are_scored(
     whole: tuple[Steered, Path],
 ) -> None:
-    about, features = whole[0].concepts, whole[0].features
+    about: Any = whole[0].concepts
+    features: Any = whole[0].features
     named = about.loc[about["feature"].notna()]
     assert set(named["method"]) == {"SAE"}
     assert sorted(set(named["feature"])) == features["feature"].tolist()
@@ -246,6 +247,7 @@ def test_the_budget_of_a_run_is_that_of_all_its_ratings(subject: Subject, tmp_pa
         found = steer_concepts(
             subject, unnamed(), config, SCORES, run, judging, lambda: None
         ).ratings
+    found = cast(Any, found)
     assert judging.stopped is not None
     assert "judge.budget_usd=4 is reached" in judging.stopped
     assert judging.cost.usd is not None

@@ -119,11 +119,14 @@ def steer_concepts(
     tried = [work.texts(arm, dict.fromkeys(ids, arm.factors(grid)), (CHOOSING,)) for arm in arms]
     rated = work.rated(pd.concat([unsteered, *tried]), judge, judging)
     best = best_factors(rated.loc[rated["split"] == CHOOSING])
-    chosen = {key: rows.set_index("concept_id") for key, rows in best.groupby(ARM[:2])}
+    chosen: dict[tuple[str, int], dict[int, list[float]]] = {}
+    for row in best.to_dict("records"):
+        of_arm = chosen.setdefault((row["method"], row["rank"]), {})
+        of_arm[row["concept_id"]] = [row["factor"]]
     shown = [
-        work.texts(arm, {id: [row] for id, row in rows["factor"].items()}, (EVALUATING,))
+        work.texts(arm, chosen[arm.method, arm.rank], (EVALUATING,))
         for arm in arms
-        if (rows := chosen.get((arm.method, arm.rank))) is not None
+        if (arm.method, arm.rank) in chosen
     ]
     parts = [rated, *([work.rated(pd.concat(shown), judge, judging)] if shown else [])]
     about = about.merge(best.rename(columns={"factor": "best_factor"}), how="left", on=ARM)
@@ -238,7 +241,5 @@ class _Work:
         ]
         rated = judging.rate(judge, items, self.run, f"layer {self.subject.layer}")
         columns = {name: pd.array(values) for name, values in rated.columns().items()}
-        concept = texts["concept_id"].map(named)
-        return texts.reset_index(drop=True).assign(
-            **columns, judge=rated.judge, concept=concept.to_numpy()
-        )
+        concept = [named[id] for id in texts["concept_id"]]
+        return texts.reset_index(drop=True).assign(**columns, judge=rated.judge, concept=concept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from statistics import mean
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,14 +22,14 @@ from steerlens.errors import SteerlensError
 from tests.support.ratings import ratings_of
 
 
-def harmonic(row: pd.Series) -> float:
+def harmonic(row: Any) -> float:
     pair = [row["lexical_concept"], row["lexical_fluency"]]
     return 0.0 if 0 in pair else 2 / sum(1 / one for one in pair)
 
 
 def test_the_best_factor_has_the_highest_mean_rating_and_is_the_smallest_such() -> None:
-    ratings = ratings_of()
-    found = best_factors(ratings).set_index(["method", "rank", "concept_id"])["factor"]
+    ratings: Any = ratings_of()
+    found: Any = best_factors(ratings).set_index(["method", "rank", "concept_id"])["factor"]
     for key, rows in ratings.groupby(["method", "rank", "concept_id"]):
         means = {
             factor: mean(harmonic(row) for _, row in own.iterrows())
@@ -39,15 +40,15 @@ def test_the_best_factor_has_the_highest_mean_rating_and_is_the_smallest_such() 
 
 
 def test_a_tie_goes_to_the_smaller_factor() -> None:
-    ratings = ratings_of()
+    ratings: Any = ratings_of()
     ratings["lexical_concept"] = ratings["lexical_fluency"] = 1
     smallest = ratings.groupby(["method", "rank", "concept_id"])["factor"].min()
-    found = best_factors(ratings).set_index(["method", "rank", "concept_id"])["factor"]
+    found: Any = best_factors(ratings).set_index(["method", "rank", "concept_id"])["factor"]
     assert found.to_dict() == smallest.to_dict()
 
 
 def test_texts_without_a_rating_choose_nothing() -> None:
-    ratings = ratings_of()
+    ratings: Any = ratings_of()
     where = (ratings["method"] == "DiffMean") & (ratings["concept_id"] == 1)
     ratings.loc[where, "lexical_concept"] = None
     found = best_factors(ratings)
@@ -60,7 +61,7 @@ def test_texts_without_a_rating_choose_nothing() -> None:
 
 
 def test_kinds_and_aspects_are_those_that_have_ratings() -> None:
-    ratings = ratings_of()
+    ratings: Any = ratings_of()
     assert kinds_of(ratings) == ["lexical"]
     assert aspects_of(ratings, "lexical") == ["lexical_concept", "lexical_fluency"]
     assert aspects_of(ratings, "llm") == []
@@ -70,7 +71,7 @@ def test_kinds_and_aspects_are_those_that_have_ratings() -> None:
 
 @pytest.mark.parametrize("aggregation", ["per_text", "of_means"])
 def test_numbers_of_arms_are_those_of_a_loop(aggregation: str) -> None:
-    ratings = ratings_of(split="evaluating")
+    ratings: Any = ratings_of(split="evaluating")
     found = arm_numbers(ratings, "lexical", aggregation)
     assert len(found) == ratings.groupby(["method", "rank", "concept_id", "factor"]).ngroups
     for row in found.to_dict("records"):
@@ -111,7 +112,8 @@ def test_a_difference_is_taken_where_both_have_a_number() -> None:
 
 
 def test_judges_are_compared_on_the_texts_that_both_have() -> None:
-    one, other = ratings_of(), ratings_of().iloc[::-1].iloc[10:]
+    one: Any = ratings_of()
+    other = one.iloc[::-1].iloc[10:]
     llm = other.rename(columns=lambda name: str(name).replace("lexical", "other"))
     llm = llm.drop(columns=[name for name in llm if str(name).startswith("llm")])
     llm = llm.rename(columns=lambda name: str(name).replace("other", "llm"))

@@ -6,6 +6,8 @@ of its texts there (see `analysis.ratings`).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -30,13 +32,13 @@ def kinds_of(ratings: pd.DataFrame) -> list[str]:
     return [kind for kind in KINDS if aspects_of(ratings, kind)]
 
 
-def aspects_of(ratings: pd.DataFrame, kind: str) -> list[str]:
+def aspects_of(ratings: Any, kind: str) -> list[str]:
     """The columns that this kind of judge has filled."""
     names = [f"{kind}_{aspect}" for aspect in ASPECTS]
     return [name for name in names if name in ratings and ratings[name].notna().any()]
 
 
-def judges_agreement(one: pd.DataFrame, other: pd.DataFrame) -> dict[str, JudgesAgreement]:
+def judges_agreement(one: Any, other: Any) -> dict[str, JudgesAgreement]:
     """How far the judges of two runs agree on the texts that are the same in both, by aspect;
     only aspects that both have rated."""
     same = ["layer", *ARM, "factor", "prompt", "sample", "text"]
@@ -65,7 +67,7 @@ def best_factors(ratings: pd.DataFrame) -> pd.DataFrame:
     if not kinds:
         raise SteerlensError("the judge has rated no text: no factor can be chosen.")
     aspects = aspects_of(ratings, kinds[0])
-    found = numbers(ratings, aspects, [*ARM, "factor"], PER_TEXT).dropna(subset="number")
+    found: Any = numbers(ratings, aspects, [*ARM, "factor"], PER_TEXT).dropna(subset="number")
     ordered = found.sort_values([*ARM, "number", "factor"], ascending=[True] * 3 + [False, True])
     return ordered.drop_duplicates(ARM)[[*ARM, "factor"]].reset_index(drop=True)
 
@@ -79,7 +81,7 @@ def arm_numbers(
     return numbers(rows, aspects_of(ratings, kind), by, aggregation).dropna(subset="number")
 
 
-def over_concepts(found: pd.DataFrame, seed: int = 0) -> Estimate | None:
+def over_concepts(found: Any, seed: int = 0) -> Estimate | None:
     """The mean number of some arms' rows. For the interval concepts are drawn again, with all of
     their features: texts of one concept are not independent."""
     if not len(found):
@@ -91,7 +93,7 @@ def over_concepts(found: pd.DataFrame, seed: int = 0) -> Estimate | None:
     return estimate(float(found["number"].mean()), drawn_1R[0], len(by_concept))
 
 
-def paired_difference(own: pd.DataFrame, other: pd.DataFrame) -> tuple[Estimate | None, int]:
+def paired_difference(own: Any, other: Any) -> tuple[Estimate | None, int]:
     """The mean of what `own` rows have more than the `other`, concept by concept, and of how many
     concepts both have a number."""
     means = [rows.groupby("concept_id")["number"].mean() for rows in (own, other)]

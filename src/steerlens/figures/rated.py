@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -55,7 +55,8 @@ def _panels(by_layer: Mapping[int, Sequence[Curve]], x_label: str) -> Figure:
     figure = style.new_figure(1.6 + 4.4 * len(by_layer), 4.6)
     panels = figure.subplots(1, len(by_layer), squeeze=False, sharey=True)[0]
     names = list(dict.fromkeys(curve.name for curves in by_layer.values() for curve in curves))
-    colors = matplotlib.colormaps["tab20" if len(names) > 10 else "tab10"].colors
+    palette: Any = matplotlib.colormaps["tab20" if len(names) > 10 else "tab10"]
+    colors = palette.colors
     color = dict(zip(names, colors, strict=False))
     for axes, (layer, curves) in zip(panels, by_layer.items(), strict=True):
         for curve in curves:

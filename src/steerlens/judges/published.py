@@ -87,7 +87,8 @@ def as_tables(published: Published) -> tuple[pd.DataFrame, pd.DataFrame, pd.Data
     factors = texts.groupby(["layer", "feature"], as_index=False)["factor"].first()
     concepts = named.merge(factors.rename(columns={"factor": "best_factor"}))
     columns = {aspect: f"llm_{aspect}" for aspect in published.aspects}
-    ratings = texts.merge(named, on=["layer", "feature"]).rename(columns=columns)
+    ratings: Any = texts.merge(named, on=["layer", "feature"])
+    ratings = ratings.rename(columns=columns)
     ratings = ratings.assign(
         split=EVALUATING,
         judge="published",

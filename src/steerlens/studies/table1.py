@@ -73,7 +73,7 @@ class Row(NamedTuple):
     """A row of the table: which of a layer's numbers are its own."""
 
     method: str
-    own: Callable[[pd.DataFrame], pd.DataFrame]
+    own: Callable[[Any], Any]
 
 
 def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
@@ -124,22 +124,23 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     )
 
 
-def _with_scores(numbers: pd.DataFrame, one: Series) -> pd.DataFrame:
+def _with_scores(numbers: pd.DataFrame, one: Series) -> Any:
     """Numbers with the scores of the SAE feature that each is of."""
     key = ["layer", "method", "rank", "concept_id"]
     concepts = one.tables.concepts[[*key, "feature"]]
-    scores = one.tables.features[
+    scores: Any = one.tables.features[
         ["layer", "feature", "output_score", "token_confidence_delta"]
-    ].drop_duplicates(["layer", "feature"])
+    ]
+    scores = scores.drop_duplicates(["layer", "feature"])
     return numbers.merge(concepts, how="left", on=key).merge(
         scores, how="left", on=["layer", "feature"]
     )
 
 
-def _rows(numbers: pd.DataFrame) -> Iterator[Row]:
+def _rows(numbers: Any) -> Iterator[Row]:
     """The rows of the table, those that filter where there is something to filter."""
 
-    def of(method: str, rows: pd.DataFrame) -> pd.DataFrame:
+    def of(method: str, rows: Any) -> Any:
         return rows.loc[rows["method"] == method]
 
     present = set(numbers["method"])
@@ -164,12 +165,12 @@ def _incomplete(ratings: pd.DataFrame, kinds: Sequence[str]) -> str:
     return ", only " + " and ".join(name.removeprefix(f"{kinds[0]}_") for name in aspects)
 
 
-def _filtered(threshold: float, rows: pd.DataFrame) -> pd.DataFrame:
+def _filtered(threshold: float, rows: Any) -> Any:
     keep = (rows["method"] == SAE) & (rows["output_score"].fillna(-1.0) >= threshold)
     return rows.loc[keep.astype(bool)]
 
 
-def _by_confidence(rows: pd.DataFrame) -> pd.DataFrame:
+def _by_confidence(rows: Any) -> Any:
     """In every layer as many as the main threshold of the output score leaves."""
     sae = rows.loc[rows["method"] == SAE]
     parts = [
@@ -273,7 +274,7 @@ def _interval(row: dict[str, Any]) -> str:
     return f"{value} ({row['difference_low']:+.3f} to {row['difference_high']:+.3f})"
 
 
-def _missing(ratings: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
+def _missing(ratings: Any, kinds: Sequence[str]) -> list[str]:
     """Ratings that are missing, and why."""
     said = []
     for kind in kinds:
@@ -293,7 +294,7 @@ def _missing(ratings: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
     return said
 
 
-def _by_threshold(numbers: pd.DataFrame, rows: Sequence[Row]) -> dict[int, list[Curve]]:
+def _by_threshold(numbers: Any, rows: Sequence[Row]) -> dict[int, list[Curve]]:
     """For each layer the SAE's score by threshold, and other methods' as one number."""
     found = {}
     for layer, of_layer in numbers.groupby("layer"):
@@ -306,7 +307,7 @@ def _by_threshold(numbers: pd.DataFrame, rows: Sequence[Row]) -> dict[int, list[
     return found
 
 
-def _by_factor(numbers: pd.DataFrame) -> dict[int, list[Curve]]:
+def _by_factor(numbers: Any) -> dict[int, list[Curve]]:
     """For each layer and method the score at every factor."""
     found: dict[int, list[Curve]] = {}
     for (layer, method), rows in numbers.groupby(["layer", "method"], sort=False):
