@@ -192,9 +192,11 @@ def _batches(
         advance(0, unused)
         finished.append(_table(subject, batch, prompts, texts, seeds))
 
-    by_length: Any = missing.groupby([lengths[prompt] for prompt in missing["prompt"]])
-    for length, group in by_length:
-        per_row = _bytes_per_row(subject, int(length) + settings.max_new_tokens, steer.positions)
+    length_of = pd.Series([lengths[prompt] for prompt in missing["prompt"]], missing.index)
+    for length, group in missing.groupby(length_of):
+        per_row = _bytes_per_row(
+            subject, int(str(length)) + settings.max_new_tokens, steer.positions
+        )
         size = rows_that_fit(run.memory_budget, per_row, ROWS_AT_ONCE)
         for _ in batches(len(group), settings.batch_size or size, run_batch):
             yield finished.pop()
