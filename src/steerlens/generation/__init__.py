@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -192,11 +193,10 @@ def _batches(
         advance(0, unused)
         finished.append(_table(subject, batch, prompts, texts, seeds))
 
-    length_of = pd.Series([lengths[prompt] for prompt in missing["prompt"]], missing.index)
-    for length, group in missing.groupby(length_of):
-        per_row = _bytes_per_row(
-            subject, int(str(length)) + settings.max_new_tokens, steer.positions
-        )
+    length_of = np.array([lengths[prompt] for prompt in missing["prompt"]])
+    for length in np.unique(length_of).tolist():
+        group = missing.loc[length_of == length]
+        per_row = _bytes_per_row(subject, length + settings.max_new_tokens, steer.positions)
         size = rows_that_fit(run.memory_budget, per_row, ROWS_AT_ONCE)
         for _ in batches(len(group), settings.batch_size or size, run_batch):
             yield finished.pop()
