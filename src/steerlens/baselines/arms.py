@@ -23,6 +23,7 @@ from steerlens.errors import SteerlensError, nearest
 from steerlens.generation import Steering
 from steerlens.intervention import Operation
 from steerlens.intervention.hooks import SteeringHooks
+from steerlens.provenance import code_digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -208,6 +209,7 @@ def _key(
         "bos": subject.bos,
         "concepts": texts,
         "learnt": name,
+        "methods": code_digest(("baselines/*.py",)),
         "settings": dataclasses.asdict(config),
         "chat_template": chat,
         "seed": run.seed,
