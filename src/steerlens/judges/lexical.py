@@ -18,8 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from steerlens.config.prices import FREE
 from steerlens.errors import SteerlensError
-from steerlens.judges.cost import FREE, Estimate, estimate
+from steerlens.judges.cost import Estimate, estimate
 from steerlens.judges.items import (
     CONCEPT,
     FLUENCY,

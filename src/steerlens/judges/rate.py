@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
+from steerlens.config.prices import Price
 from steerlens.config.schema import JudgeConfig
 from steerlens.errors import SteerlensError
 from steerlens.judges import cost, prompts
 from steerlens.judges.cache import AnswerCache
 from steerlens.judges.chat import Answer, Chat, Conversation, TooLong, Unanswered
-from steerlens.judges.cost import Cost, Estimate, Price
+from steerlens.judges.cost import Cost, Estimate
 from steerlens.judges.items import (
     BUDGET,
     UNANSWERED,

@@ -52,7 +52,8 @@ def planned_concepts(config: RunConfig, subject: Subject, n_layers: int) -> Plan
 
 def _rating(config: RunConfig, concepts: ConceptSet, n_texts: int) -> str:
     """What the judge takes for as many texts as long as they may be."""
-    from steerlens.judges.cost import estimate, price_of
+    from steerlens.config.prices import price_of
+    from steerlens.judges.cost import estimate
     from steerlens.judges.items import Item, aspects_of
     from steerlens.judges.prompts import conversation
 

@@ -28,7 +28,7 @@ class JudgeConfig:
     """What all answers of the run may cost, those of its earlier starts included. A request that
     a server charges for without answering (a timeout, a killed run) can't be counted."""
     usd_per_million_input: float | None = None
-    """Price of a million tokens read; null = as in `judges/prices.json`."""
+    """Price of a million tokens read; null = as in `config/prices.json`."""
     usd_per_million_output: float | None = None
     concurrency: int = 8
     """Requests under way at once; local: prompts in a batch."""
