@@ -252,6 +252,10 @@ def test_the_budget_of_a_run_is_that_of_all_its_ratings(subject: Subject, tmp_pa
     assert "judge.budget_usd=4 is reached" in judging.stopped
     assert judging.cost.usd is not None
     assert 0 < judging.cost.usd <= 4
+    assert judging.sentence() == (
+        f"openai:judge-small: {judging.cost.requests} answers, 0 of them kept from before, "
+        f"{judging.cost.usd:.2f} USD, {judging.cost.usd:.2f} of it now."
+    )
     missing = found["llm_concept"].isna()
     assert 0 < missing.sum() < len(found)
     assert set(found.loc[missing, "llm_concept_missing"]) == {"budget"}

@@ -57,6 +57,17 @@ class Judging:
             self.judge = load_judge(self.config)
             self.judge.check()
 
+    def sentence(self) -> str | None:
+        """What was asked and paid for; None if no model was asked."""
+        if not self.cost.requests or self.judge is None:
+            return None
+        money = "at an unknown price" if self.cost.usd is None else f"{self.cost.usd:,.2f} USD"
+        now = "" if self.cost.usd_now is None else f", {self.cost.usd_now:,.2f} of it now"
+        return (
+            f"{self.judge.name}: {self.cost.requests:,} answers, {self.cost.kept:,} of them kept "
+            f"from before, {money}{now}."
+        )
+
     def rate(self, judge: Judge, items: Sequence[Item], run: ScoreRun, where: str) -> Rated:
         """Rates `items` with what is left of the budget."""
         estimate = judge.estimate(items)

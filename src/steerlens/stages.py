@@ -251,8 +251,8 @@ class Stages:
                 table.write(pd.concat(parts, ignore_index=True), self._folder)
             judged = {"cost": vars(judging.cost), "stopped": judging.stopped}
             self._note(subject, "concepts", start, judge=judged, concepts=list(concepts.notes))
-        if judging.stopped:
-            print(judging.stopped)
+        for line in filter(None, (judging.sentence(), judging.stopped)):
+            print(line)
 
     def published_ratings(self) -> None:
         """The published ratings of steered texts, as if they were ours."""

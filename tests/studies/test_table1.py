@@ -20,6 +20,7 @@ from steerlens.results.folder import RunTables
 from steerlens.run import run
 from steerlens.studies import Answer
 from steerlens.studies.table1 import BY_CONFIDENCE, PUBLISHED, UNFILTERED, answer
+from steerlens.sweep.join import merge
 from tests.support.ratings import N_CONCEPTS, rated_tables
 
 RELEASED = Path(__file__).parents[3] / "shared/paper/authors/axbench_llm_scores"
@@ -124,6 +125,21 @@ def test_the_two_aggregations_and_the_two_kinds_never_share_a_column(tables: Run
     for kind in ("llm", "lexical"):
         for aggregation in ("per_text", "of_means"):
             assert f"{kind}_{aggregation}_layer_4" in columns
+
+
+def test_jobs_of_two_layers_are_one_table(tables: RunTables) -> None:
+    other = {
+        name: getattr(rated_tables(seed=5), name).assign(layer=2)
+        for name in ("features", "concepts", "ratings")
+    }
+    merged = merge([tables, RunTables(**other)])
+    rows = rows_of(merged)
+    alone = rows_of(RunTables(**other))
+    assert rows["DiffMean"][CELL] == rows_of(tables)["DiffMean"][CELL]
+    assert (
+        rows["DiffMean"]["lexical_per_text_layer_2"]
+        == (alone["DiffMean"]["lexical_per_text_layer_2"])
+    )
 
 
 def test_missing_ratings_are_counted_with_their_reason(tables: RunTables) -> None:
