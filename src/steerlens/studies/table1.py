@@ -40,6 +40,8 @@ MORE_THRESHOLDS = (1e-6, 1e-5, *THRESHOLDS, 0.3, 0.5, 0.7, 0.9)
 """Those of the figure."""
 MAIN = 0.01
 """Below it a feature hardly steers (paper Section 4)."""
+SAID = (MAIN, 0.1)
+"""Thresholds of which sentences are said."""
 BY_CONFIDENCE = "SAE (token_confidence_delta)"
 """As many features as output_score >= `MAIN` leaves, those with the highest."""
 OTHERS = ("DiffMean", "ReFT-r1", "Random")
@@ -255,11 +257,14 @@ def _difference_sentences(differences: pd.DataFrame) -> list[str]:
     """How far filtered SAE steering is from supervised methods."""
     if not len(differences):
         return []
+    said = [UNFILTERED, *map(threshold_name, SAID)]
     rows = differences.loc[
         (differences["aggregation"] == PER_TEXT)
-        & differences["method"].isin([UNFILTERED, threshold_name(MAIN)])
+        & differences["method"].isin(said)
         & differences["difference"].notna()
     ]
+    # A threshold that every feature passes says nothing new.
+    rows = rows.drop_duplicates(["judge", "layer", "less", "concepts", "difference"])
     return [
         f"Layer {row['layer']}, {row['judge']}, {PER_TEXT}: {row['method']} less {row['less']} is "
         f"{_interval(row)} on the {row['concepts']} concepts that both have."
