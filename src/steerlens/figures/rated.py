@@ -38,8 +38,11 @@ def draw_by_threshold(by_layer: Mapping[int, Sequence[Curve]], judge: str) -> Fi
 def draw_by_factor(by_layer: Mapping[int, Sequence[Curve]], judge: str) -> Figure:
     """The overall rating against the steering factor, a panel for every layer."""
     figure = _panels(by_layer, "steering factor")
+    factors = sorted({x for curves in by_layer.values() for curve in curves for x in curve.x})
     for axes in figure.axes:
         axes.set_xscale("log")
+        axes.set_xticks(factors, [f"{factor:g}" for factor in factors])
+        axes.set_xticks([], minor=True)
     style.headline(
         figure,
         "How hard to steer",
