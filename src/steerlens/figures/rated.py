@@ -41,7 +41,8 @@ def draw_by_factor(by_layer: Mapping[int, Sequence[Curve]], judge: str) -> Figur
     factors = sorted({x for curves in by_layer.values() for curve in curves for x in curve.x})
     for axes in figure.axes:
         axes.set_xscale("log")
-        axes.set_xticks(factors, [f"{factor:g}" for factor in factors])
+        labels = [f"{factor:g}" for factor in factors]
+        axes.set_xticks(factors, labels, rotation=0 if len(factors) <= 8 else 90)
         axes.set_xticks([], minor=True)
     style.headline(
         figure,
