@@ -27,6 +27,7 @@ from steerlens.config.schema import (
     SteerConfig,
 )
 from steerlens.errors import SteerlensError
+from steerlens.plan import concepts as plan_concepts
 from steerlens.results import CHOOSING, EVALUATING
 from steerlens.scores import ScoreRun, output, token_confidence
 from steerlens.store import Store
@@ -268,6 +269,21 @@ def test_what_cannot_work_is_told(subject: Subject, tmp_path: Path) -> None:
     unknown_setting = config_of(tmp_path, ["DiffMean"], settings={"DiffMean": {"epoch": 2}})
     with pytest.raises(SteerlensError, match="DiffMean has no setting 'epoch'"):
         steered(subject, unknown_setting)
+
+
+def test_a_plan_has_the_texts_and_ratings_that_are_made(
+    whole: tuple[Steered, Path], subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steerlens.concept_sets.load.load_concepts", lambda *_: unnamed())
+    monkeypatch.setattr(plan_concepts, "seconds_each", lambda *_: 0.5)
+    config = config_of(whole[1])
+    found = plan_concepts.planned_concepts(config, subject, 1)
+    n = len(whole[0].ratings)
+    assert found == (3, len(METHODS) + 1, n, 0.5 * n, f"{2 * n} by judge=lexical, for nothing")
+    config.judge = JudgeConfig("openai", model="gpt-4o-mini")
+    priced = plan_concepts.planned_concepts(config, subject, 2)
+    assert priced.texts == 2 * n
+    assert f"{4 * n} by gpt-4o-mini, about " in priced.rating
 
 
 def test_nothing_of_the_model_is_changed(subject: Subject, whole: tuple[Steered, Path]) -> None:
