@@ -61,6 +61,12 @@ def test_tokens_and_sentences_are_told_apart_in_a_grid() -> None:
     assert found == {"S_in by tokens": [100, 1000], "S_in by sentences": [5, 10, 20]}
 
 
+def test_labels_of_sizes_are_numbers_apart_from_each_other() -> None:
+    series = [noisy(0.1, corpus__n_tokens=tokens) for tokens in (12500, 25000, 40000, 50000)]
+    axes = answer(series, StudyConfig("sizes")).figures["sizes"]().axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["12.5k", "25k", "50k"]
+
+
 def test_more_prompts_bring_the_output_score_nearer_to_that_of_all() -> None:
     rng = np.random.default_rng(0)
     by_prompt = np.linspace(0, 1, N)[:, None] + 0.3 * rng.normal(size=(N, 20))

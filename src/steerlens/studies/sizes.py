@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 WITHIN = 0.95
 """Agreement within 5 %."""
 
+APART = 1.5
+"""By this factor sizes differ that have room for their labels beside each other."""
+
 KEYS = list(FEATURES.keys)
 
 DRAWS = 10
@@ -207,7 +210,19 @@ def _draw(table: pd.DataFrame) -> Figure:
         axes.plot(size, value, "o-", color=style.BLUE)
         axes.axhline(WITHIN, color=style.MUTED, ls=":", lw=1)
         axes.set_xscale("log")
+        shown = _ticks(part["size"].tolist())
+        axes.set_xticks(shown, [f"{at / 1000:g}k" if at >= 1000 else f"{at:g}" for at in shown])
+        axes.minorticks_off()
         axes.set(title=str(name), xlabel=part["unit"].iloc[0])
     row[0].set_ylabel("agreement with all data")
     style.headline(figure, "How much data it takes", "dotted: within 5 %")
     return figure
+
+
+def _ticks(sizes: Sequence[int]) -> list[int]:
+    """Of rising sizes the last and, back from it, those that stand apart on a logarithmic axis."""
+    kept: list[int] = []
+    for size in reversed(sizes):
+        if not kept or kept[0] / size >= APART:
+            kept.insert(0, size)
+    return kept
