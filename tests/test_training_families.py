@@ -117,3 +117,14 @@ def test_a_checkpoint_is_exported_and_loads_as_a_subject(
     tokens = subject.to_tokens("a list of names")
     theirs = stored.float()(tokens).logits
     torch.testing.assert_close(subject.lm.bridge(tokens), theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_short_training_reaches_its_rate_and_decays(module: Any) -> None:
+    settings = module("settings")
+    for tokens in (100_000, 600_000, 6_000_000):
+        chosen = settings.family_settings("llama", tokens).training
+        schedule = module("optim").Schedule(chosen, chosen.batch * 256)
+        scales = [schedule.scale(step) for step in range(schedule.total)]
+        assert max(scales) == 1
+        assert scales[-1] < 0.1
+        assert chosen.warmup_steps <= settings.TrainingSettings().warmup_steps

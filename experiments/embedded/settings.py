@@ -136,14 +136,20 @@ FAMILIES = {
 def family_settings(family: str, tokens: int, sae_tokens: int = 200_000) -> Settings:
     """The default's recipe for another architecture, with less text and one release of SAEs.
 
-    Smaller batches: with few tokens the number of steps counts.
+    Smaller batches: with few tokens the number of steps counts; and of few steps warmup is a tenth.
     """
+    model, batch = FAMILIES[family], 8
     return replace(
         Settings(),
         variant=family,
         tokenizer=TokenizerSettings(shipped=True),
-        model=FAMILIES[family],
-        training=TrainingSettings(tokens=tokens, batch=8, compile=False),
+        model=model,
+        training=TrainingSettings(
+            tokens=tokens,
+            batch=batch,
+            compile=False,
+            warmup_steps=min(100, tokens // (batch * model.context) // 10),
+        ),
         saes=(SAESettings("sae-topk", "topk", 1024, {"k": 32}, sae_tokens),),
         sae_training=SAETrainingSettings(batch=256),
     )

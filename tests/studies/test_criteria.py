@@ -61,7 +61,23 @@ def test_the_best_guide_is_first_and_the_one_against_is_told() -> None:
     assert guides["score"].tolist()[-1] == "input_score"
     text = " ".join(found.sentences)
     assert "falls with input_score" in text
-    assert found.figures["criteria_agreement"]().axes
+    assert "more than at random gives selecting by output_score, token_confidence_delta." in text
+
+
+def test_a_best_guide_no_better_than_chance_is_said_to_be_none() -> None:
+    rng = np.random.default_rng(1)
+    same = {"output_score": rng.random(N), "input_score": rng.random(N), "success_20": 1.0}
+    scores = {name: value for name, value in same.items() if name != "success_20"}
+    made = Series("a", [], RunTables(frame((0,), N, **scores), steering=steering((0,), N, **same)))
+    text = " ".join(answer([made], StudyConfig()).sentences)
+    assert "more than at random gives selecting by none of them." in text
+
+
+def test_numbers_on_dark_colours_are_white() -> None:
+    axes = answer([series()], StudyConfig()).figures["criteria_agreement"]().axes[0]
+    for text in axes.texts:
+        assert (text.get_color() == "white") == (abs(float(text.get_text())) > 0.6)
+    assert len({text.get_color() for text in axes.texts}) == 2
 
 
 def test_features_that_were_only_scored_count_for_agreement() -> None:

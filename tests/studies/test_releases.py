@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -111,3 +112,31 @@ def test_what_was_not_measured_is_no_column() -> None:
 
 def test_one_release_is_no_comparison() -> None:
     assert "one release only" in answer([release("a", 1.0)], ASKED).sentences[0]
+
+
+def test_means_that_few_features_decide_are_told() -> None:
+    spiky, even = release("spiky", 1.0), release("even", 2.0)
+    table = spiky.tables.steering
+    table.loc[(table["output_score"] > 0.1) & (table["feature"] < 10), "success_20"] = 20.0
+    table["degeneracy"] = 0.4
+    found = answer([spiky, even], ASKED)
+    releases = found.tables["releases"].set_index("release")
+    assert releases.index.tolist() == ["sae=spiky", "sae=even"]
+    assert releases["success_median"].tolist() == pytest.approx([1, 2], abs=0.2)
+    (line,) = [line for line in found.sentences if "another order" in line]
+    assert line.index("sae=even") < line.index("sae=spiky") < line.index("(mean degeneracy 0.40)")
+    alike = answer([release("weak", 1.0), release("strong", 2.0)], ASKED)
+    assert not any("another order" in line for line in alike.sentences)
+
+
+def test_words_are_compared_one_by_one() -> None:
+    one, other = release("a", 2.0), release("b", 1.0)
+    words = [f"w{i}" for i in range(12)]
+    both = []
+    for which, shown in ((one, [1.0] * 9 + [0.0] * 3), (other, [0.0] * 8 + [1.0] * 2 + [0.0] * 2)):
+        rows = {"word": words, "shown": shown, "layer": 0, "model": "m", "sae": "s"}
+        table = COVERAGE.frame(pd.DataFrame(rows).assign(hook_name="h"))
+        both.append(replace(which, tables=replace(which.tables, coverage=table)))
+    text = " ".join(answer(both, ASKED).sentences)
+    assert "Of 12 words sae=a covers 9 and sae=b 2; 8 and 1 only one of them does" in text
+    assert "(exact p 0.039)" in text

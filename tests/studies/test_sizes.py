@@ -42,6 +42,14 @@ def test_the_input_score_is_held_against_that_of_the_most_text() -> None:
     assert "from 10,000 tokens from 1,000 on" in said[0]
 
 
+def test_from_little_text_few_features_have_a_score_and_that_is_told() -> None:
+    little, much = noisy(0.01, corpus__n_tokens=100), noisy(0.0, corpus__n_tokens=1000)
+    little.tables.features.loc[: N // 2 - 1, "input_score"] = None
+    said, table = sizes(little, noisy(0.0, corpus__n_tokens=500), much)
+    assert table["features"].tolist() == [N // 2, N, N]
+    assert f"over {N // 2} features, of {N} with a score" in said[0]
+
+
 def test_tokens_and_sentences_are_told_apart_in_a_grid() -> None:
     series = [
         noisy(0.3 / examples, corpus__n_tokens=tokens, score__input__max_examples=examples)
@@ -51,6 +59,12 @@ def test_tokens_and_sentences_are_told_apart_in_a_grid() -> None:
     _, table = sizes(*series)
     found = {name: part["size"].tolist() for name, part in table.groupby("answer")}
     assert found == {"S_in by tokens": [100, 1000], "S_in by sentences": [5, 10, 20]}
+
+
+def test_labels_of_sizes_are_numbers_apart_from_each_other() -> None:
+    series = [noisy(0.1, corpus__n_tokens=tokens) for tokens in (12500, 25000, 40000, 50000)]
+    axes = answer(series, StudyConfig("sizes")).figures["sizes"]().axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["12.5k", "25k", "50k"]
 
 
 def test_more_prompts_bring_the_output_score_nearer_to_that_of_all() -> None:

@@ -12,7 +12,7 @@ import yaml
 from steerlens.config.compose import compose
 from steerlens.files import CONFIG_FILE, write_json, write_text
 from steerlens.report import write_report
-from steerlens.results import FEATURES, STEERING
+from steerlens.results import COVERAGE, FEATURES, STEERING
 from steerlens.results.folder import read_tables
 from steerlens.status import STATUS_FILE
 from steerlens.sweep.begin import SWEEP_FILE
@@ -23,13 +23,18 @@ DONE = {"state": "done", "started": "2026-01-01T00:00:00Z", "finished": "2026-01
 
 
 def save_run(
-    folder: Path, features: pd.DataFrame | None = None, steering: pd.DataFrame | None = None
+    folder: Path,
+    features: pd.DataFrame | None = None,
+    steering: pd.DataFrame | None = None,
+    coverage: pd.DataFrame | None = None,
 ) -> Path:
     """A finished run with the given tables."""
     folder.mkdir(parents=True, exist_ok=True)
     FEATURES.write(frame() if features is None else features, folder)
     if steering is not None:
         STEERING.write(steering, folder)
+    if coverage is not None:
+        COVERAGE.write(coverage, folder)
     settings = dataclasses.asdict(compose(["tracking.mode=disabled"]))
     write_text(folder / CONFIG_FILE, yaml.safe_dump(settings))
     write_report(read_tables(folder), folder)

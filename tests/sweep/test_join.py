@@ -11,7 +11,7 @@ import pytest
 
 from steerlens.errors import SteerlensError
 from steerlens.files import read_json
-from steerlens.results import FEATURES, STEERING
+from steerlens.results import COVERAGE, FEATURES, STEERING
 from steerlens.results.folder import RunTables
 from steerlens.sweep import join, join_sweep
 from steerlens.sweep.join import merge
@@ -96,6 +96,31 @@ def test_a_table_of_steering_is_joined_where_there_is_one(tmp_path: Path) -> Non
     join_sweep(sweep)
     assert STEERING.read(sweep)["job"].unique().tolist() == ["0"]
     assert (sweep / "figures" / "success_by_threshold.png").is_file()
+
+
+def test_the_words_of_all_jobs_are_joined(tmp_path: Path) -> None:
+    sweep = save_sweep(tmp_path / "sweep")
+    named = {"model": "m", "sae": "s", "hook_name": "h"}
+    for job, shown in enumerate((1.0, 0.25)):
+        rows = [
+            {"word": word, "layer": 1, "tokens": [word], "shown": shown, **named}
+            for word in ("date", "music")
+        ]
+        save_job(sweep / str(job), {"seed": str(job)}, coverage=COVERAGE.frame(rows))
+    save_job(sweep / "2", {"seed": "2"})
+    join_sweep(sweep)
+    words = COVERAGE.read(sweep)
+    assert words["word"].tolist() == ["date", "music", "date", "music"]
+    assert words["job"].tolist() == words["seed"].tolist() == ["0", "0", "1", "1"]
+    assert words["shown"].tolist() == [1.0, 1.0, 0.25, 0.25]
+
+
+def test_without_words_no_table_of_them_is_left(tmp_path: Path) -> None:
+    sweep = save_sweep(tmp_path / "sweep")
+    COVERAGE.write(COVERAGE.frame([]), sweep)
+    save_job(sweep / "0", {"seed": "0"})
+    join_sweep(sweep)
+    assert not (sweep / COVERAGE.file).exists()
 
 
 def test_jobs_without_results_are_listed_with_their_reason(

@@ -23,6 +23,9 @@ THRESHOLDS = (0.01, 0.1)
 """The paper's two lines: below the first a feature hardly steers, from the second on it is an
 output feature."""
 
+STEERABLE = THRESHOLDS[1]
+"""From this output score on a feature is one to steer with."""
+
 HYBRID = 0.1
 """A hybrid feature has both scores at least this high (paper Section 5)."""
 

@@ -31,6 +31,9 @@ TOP = 100
 RESAMPLES = 200
 """Of thousands of features: more would show nothing else."""
 
+DARK = 0.6
+"""Colours of larger numbers are too dark for dark letters."""
+
 GUIDE = f"success_{SHARES[COMPARED]:g}"
 
 
@@ -99,10 +102,12 @@ def _guide_sentences(guides: pd.DataFrame) -> list[str]:
     if guides.empty:
         return ["Nothing was steered, so no score can be judged as a guide."]
     best = guides.iloc[0]
+    better = guides.loc[guides["over_random_low"] > 1, "score"].tolist()
     said = [
-        f"The {SHARES[COMPARED]:.0%} of the features with the highest {best['score']} steer best: "
+        f"Selecting {SHARES[COMPARED]:.0%} of the features by {best['score']} gives most success: "
         f"mean success@20 {_interval(best, GUIDE)}, {_interval(best, 'over_random')} times as many "
-        "at random."
+        "at random.",
+        f"Surely more than at random gives selecting by {', '.join(better) or 'none of them'}.",
     ]
     sure = guides.loc[guides["spearman_low"] > 0, "score"].tolist()
     against = guides.loc[guides["spearman_high"] < 0, "score"].tolist()
@@ -152,7 +157,10 @@ def _draw(agreement: pd.DataFrame, scores: Sequence[str]) -> Figure:
             grid[i, j] = grid[j, i] = row[column]
         axes.imshow(grid, vmin=-1, vmax=1, cmap="RdBu_r", aspect="auto")
         for i, j in itertools.product(range(n), repeat=2):
-            axes.text(j, i, f"{grid[i, j]:.2f}", ha="center", va="center", fontsize=8)
+            color = "white" if abs(grid[i, j]) > DARK else style.INK
+            axes.text(
+                j, i, f"{grid[i, j]:.2f}", ha="center", va="center", fontsize=8, color=color
+            )  # fmt: skip
         names = [visible(name) for name in scores]
         axes.set_xticks(range(n), names, rotation=40, ha="right", parse_math=False)
         axes.set_yticks(range(n), names, parse_math=False)

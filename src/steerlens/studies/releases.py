@@ -1,9 +1,10 @@
 """Which of several SAE releases to steer with?
 
 A release is ranked by what its user gets: the mean success@20, at each feature's best factor, of
-the features that a filter by output score keeps (S_out >= 0.1). Next to that stand what it has to
-offer (steerable features, per feature, per dictionary and per parameter), how many words it can
-steer toward, and what it is as an SAE. Intervals are 95 % bootstrap intervals over features, or
+the features that a filter by output score keeps (S_out >= 0.1). A few of them fill their texts with
+one token, so the median and the texts' degeneracy stand beside the mean. Next to that stand what it
+has to offer (steerable features, per feature, per dictionary and per parameter), how many words it
+can steer toward, and what it is as an SAE. Intervals are 95 % bootstrap intervals over features, or
 over words.
 """
 
@@ -12,26 +13,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from steerlens.analysis.coverage import covered
+from steerlens.analysis.coverage import by_word, covered
 from steerlens.analysis.payoff import payoff
 from steerlens.analysis.resampling import difference, mean_estimate
 from steerlens.analysis.series import Series
-from steerlens.analysis.summary import HYBRID, THRESHOLDS
+from steerlens.analysis.summary import HYBRID, STEERABLE, THRESHOLDS
 from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
+from steerlens.figures.releases import draw_layers, draw_releases
 from steerlens.results.table import names
 from steerlens.studies import Answer, interval_columns
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-STEERABLE = THRESHOLDS[1]
-"""From this output score on a feature is one to steer with."""
 
 RANKED_BY = ("success", "steerable_0.1")
 """The first that is known of all releases ranks them."""
@@ -64,8 +60,8 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
         sentences=[*_sentences([series[at] for at in order], ranked, by), *said],
         tables={"releases": ranked, "releases_by_layer": by_layer},
         figures={
-            "releases": partial(_draw, ranked),
-            "releases_by_layer": partial(_draw_layers, by_layer, config.by_depth),
+            "releases": partial(draw_releases, ranked),
+            "releases_by_layer": partial(draw_layers, by_layer, config.by_depth),
         },
     )
 
@@ -122,6 +118,7 @@ def _measures(one: Series) -> dict[str, Any]:
     parameters = _mean(saes["parameters"])
     return {
         **interval_columns("success", steered.success if steered else None),
+        **_typical(_steerable(one.tables.steering)),
         **interval_columns("payoff", steered.over_unfiltered if steered else None),
         **interval_columns("covered", mean_estimate(covered(one.tables.coverage))),
         "words": one.tables.coverage["word"].nunique() or None,
@@ -136,6 +133,21 @@ def _measures(one: Series) -> dict[str, Any]:
         "l0": _mean(saes["l0"]),
         "dead_share": _mean(saes["dead_share"]),
         "features": len(features),
+    }
+
+
+def _steerable(steering: pd.DataFrame) -> pd.DataFrame:
+    """The features that the filter keeps, and that have a best factor."""
+    own = steering.loc[steering["control"].isna()].dropna(subset=["best_factor", "success_20"])
+    return own.loc[(own["output_score"] >= STEERABLE).fillna(False)]
+
+
+def _typical(kept: pd.DataFrame) -> dict[str, float | None]:
+    """What the mean success hides: that of the feature in the middle, and how texts degenerate."""
+    success = kept["success_20"].to_numpy(dtype=float)
+    return {
+        "success_median": float(np.median(success)) if len(success) else None,
+        "degeneracy": _mean(kept["degeneracy"]),
     }
 
 
@@ -176,75 +188,47 @@ def _sentences(series: Sequence[Series], ranked: pd.DataFrame, by: str) -> list[
         said.append(f"The data separate {'; '.join(clear)}.")
     if unclear:
         said.append(f"They can't separate {'; '.join(unclear)}.")
+    return [*said, *_other_order(ranked, by), *_words(series)]
+
+
+def _other_order(ranked: pd.DataFrame, by: str) -> list[str]:
+    """Whether the feature in the middle ranks the releases as the mean does."""
+    if by != "success" or ranked["success_median"].is_monotonic_decreasing:
+        return []
+    rows = ranked.sort_values("success_median", ascending=False, kind="stable").to_dict("records")
+    listed = ", ".join(
+        f"{row['release']} {row['success_median']:.3g}"
+        + ("" if pd.isna(row.get("degeneracy")) else f" (mean degeneracy {row['degeneracy']:.2f})")
+        for row in rows
+    )
+    return [f"Their medians come in another order, so a few features decide the means: {listed}."]
+
+
+def _words(series: Sequence[Series]) -> list[str]:
+    """Of every two neighbours, the words that only one of them covers, and the exact sign test."""
+    from scipy.stats import binomtest
+
+    said = []
+    for one, other in itertools.pairwise(series):
+        both = [
+            pd.Series(covered(found), by_word(found)["word"].tolist())
+            for found in (one.tables.coverage, other.tables.coverage)
+            if len(found)
+        ]
+        if len(both) < 2:
+            continue
+        own, others = pd.concat(both, axis=1, join="inner").to_numpy(dtype=bool).T
+        mine, theirs = int(sum(own & ~others)), int(sum(others & ~own))
+        p = binomtest(mine, mine + theirs).pvalue if mine + theirs else 1.0
+        said.append(
+            f"Of {len(own)} words {one.label} covers {own.sum()} and {other.label} "
+            f"{others.sum()}; {mine} and {theirs} only one of them does (exact p {p:.2g})."
+        )
     return said
 
 
 def _values(one: Series, by: str) -> np.ndarray:
     """What the mean that ranks is made of, one number for each feature."""
     if by == "success":
-        own = one.tables.steering.loc[one.tables.steering["control"].isna()]
-        kept = own.loc[(own["output_score"] >= STEERABLE).fillna(False)]
-        return kept["success_20"].dropna().to_numpy(dtype=float)
+        return _steerable(one.tables.steering)["success_20"].to_numpy(dtype=float)
     return one.tables.features["output_score"].dropna().to_numpy(dtype=float) >= STEERABLE
-
-
-PANELS = {
-    "success": f"success@20, S_out >= {STEERABLE:g}",
-    "covered": "share of words covered",
-    "steerable_0.1": f"share of features with S_out >= {STEERABLE:g}",
-    "payoff": "success filtered / unfiltered",
-}
-
-
-def _draw(ranked: pd.DataFrame) -> Figure:
-    """Every measure with its interval, the best release on top."""
-    from steerlens.figures import style
-    from steerlens.text import visible
-
-    panels = [name for name in PANELS if name in ranked]
-    figure = style.new_figure(2.2 + 2.8 * len(panels), 1.6 + 0.35 * len(ranked))
-    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    place = np.arange(len(ranked))
-    for axes, name in zip(row, panels, strict=True):
-        value, low, high = (
-            ranked[key].to_numpy(dtype=float) for key in (name, f"{name}_low", f"{name}_high")
-        )
-        axes.hlines(place, low, high, color=style.BLUE, lw=1.6)
-        axes.plot(value, place, "o", color=style.BLUE)
-        axes.set_xlabel(PANELS[name])
-    row[0].set_yticks(place, [visible(label) for label in ranked["release"]], parse_math=False)
-    row[0].set_ylim(len(ranked) - 0.5, -0.5)
-    style.headline(figure, "SAE releases", "means with 95 % intervals, the best first")
-    return figure
-
-
-def _draw_layers(by_layer: pd.DataFrame, by_depth: bool) -> Figure:
-    """Both scores and success by layer, or by relative depth."""
-    import matplotlib
-
-    from steerlens.figures import style
-    from steerlens.text import visible
-
-    titles = {
-        "output_score_median": "median S_out",
-        "steerable_0.1": PANELS["steerable_0.1"],
-        "input_score_median": "median S_in",
-        "success": PANELS["success"],
-    }
-    panels = [name for name in titles if by_layer[name].notna().any()]
-    figure = style.new_figure(1.5 + 3.4 * len(panels), 4.2)
-    row = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
-    colors = matplotlib.colormaps["tab10"]
-    for axes, name in zip(row, panels, strict=False):
-        for index, (label, rows) in enumerate(by_layer.groupby("release", sort=False)):
-            x = rows["depth" if by_depth else "layer"].to_numpy(dtype=float)
-            y = rows[name].to_numpy(dtype=float)
-            axes.plot(x, y, "o-", color=colors(index % 10), label=visible(str(label)))
-        axes.set_xlabel("relative depth" if by_depth else "layer")
-        axes.set_title(titles[name])
-    handles, labels = row[0].get_legend_handles_labels()
-    legend = figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    style.headline(figure, "SAE releases", "by relative depth" if by_depth else "by layer")
-    return figure

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 WITHIN = 0.95
 """Agreement within 5 %."""
 
+APART = 1.5
+"""By this factor sizes differ that have room for their labels beside each other."""
+
 KEYS = list(FEATURES.keys)
 
 DRAWS = 10
@@ -82,19 +85,20 @@ def _input_scores(series: Sequence[Series]) -> Iterator[dict[str, Any]]:
             key=lambda one: _number(one, key),
         )
         for one in same if len(same) > 1 else []:
-            found = _agree(one.tables.features, same[-1].tables.features)
-            yield _row(f"S_in by {unit}", unit, int(_number(one, key)), found)
+            found, n = _agree(one.tables.features, same[-1].tables.features)
+            yield _row(f"S_in by {unit}", unit, int(_number(one, key)), n, found)
 
 
 def _number(one: Series, key: str) -> float:
     return float(one.settings.get(key, 0))
 
 
-def _agree(some: pd.DataFrame, full: pd.DataFrame) -> Estimate | None:
+def _agree(some: pd.DataFrame, full: pd.DataFrame) -> tuple[Estimate | None, int]:
+    """The correlation, and over how many features: from little text few have a score."""
     columns = [*KEYS, "input_score"]
     both = some[columns].merge(full[columns], on=KEYS, suffixes=("", "_full")).dropna()
     values = (both[name].to_numpy(float) for name in ("input_score", "input_score_full"))
-    return spearman(*values, 200, np.random.default_rng(0))
+    return spearman(*values, 200, np.random.default_rng(0)), len(both)
 
 
 def _output_scores(features: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -109,7 +113,7 @@ def _output_scores(features: pd.DataFrame) -> Iterator[dict[str, Any]]:
             float(np.corrcoef(pd.Series(scores_FP[:, some].mean(axis=1)).rank(), full_F)[0, 1])
             for some in draws
         ]
-        yield _row("S_out", "prompts", size, _range(found))
+        yield _row("S_out", "prompts", size, len(full_F), _range(found))
 
 
 def _texts(tables: RunTables) -> Iterator[dict[str, Any]]:
@@ -135,8 +139,10 @@ def _texts(tables: RunTables) -> Iterator[dict[str, Any]]:
             gained = sum(one.get(factor, 0.0) for one, factor in zip(known, best, strict=True))
             reached.append(gained / goal if goal else np.nan)
             payoffs.append(1 - abs(_payoff(chosen, high) / payoff - 1))
-        rows["best factor"].append(_row("best factor", "prompts", size, _range(reached)))
-        rows["payoff"].append(_row("payoff", "prompts", size, _range(payoffs)))
+        rows["best factor"].append(
+            _row("best factor", "prompts", size, len(known), _range(reached))
+        )
+        rows["payoff"].append(_row("payoff", "prompts", size, len(known), _range(payoffs)))
     for part in rows.values():
         yield from (row for row in part if row["agreement"] is not None)
 
@@ -166,8 +172,9 @@ def _range(found: Sequence[float]) -> Estimate | None:
     return Estimate(float(known.mean()), low, high)
 
 
-def _row(name: str, unit: str, size: int, found: Estimate | None) -> dict[str, Any]:
-    return {"answer": name, "unit": unit, "size": size, **interval_columns("agreement", found)}
+def _row(name: str, unit: str, size: int, features: int, found: Estimate | None) -> dict[str, Any]:
+    about = {"answer": name, "unit": unit, "size": size, "features": features}
+    return about | interval_columns("agreement", found)
 
 
 def _sentence(name: str, part: pd.DataFrame) -> str:
@@ -178,9 +185,11 @@ def _sentence(name: str, part: pd.DataFrame) -> str:
     if first >= len(close) - 1:
         return f"{name}: not within 5 % of the answer from {full:,} {unit} with fewer than these."
     size, value = int(part["size"].iloc[first]), float(part["agreement"].iloc[first])
+    n, most = int(part["features"].iloc[first]), int(part["features"].iloc[-1])
+    over = f" over {n:,} features, of {most:,} with a score" if n < most else f", {n:,} features"
     return (
         f"{name}: within 5 % of the answer from {full:,} {unit} from {size:,} on (agreement "
-        f"{value:.3f})."
+        f"{value:.3f}{over})."
     )
 
 
@@ -201,7 +210,19 @@ def _draw(table: pd.DataFrame) -> Figure:
         axes.plot(size, value, "o-", color=style.BLUE)
         axes.axhline(WITHIN, color=style.MUTED, ls=":", lw=1)
         axes.set_xscale("log")
+        shown = _ticks(part["size"].tolist())
+        axes.set_xticks(shown, [f"{at / 1000:g}k" if at >= 1000 else f"{at:g}" for at in shown])
+        axes.minorticks_off()
         axes.set(title=str(name), xlabel=part["unit"].iloc[0])
     row[0].set_ylabel("agreement with all data")
     style.headline(figure, "How much data it takes", "dotted: within 5 %")
     return figure
+
+
+def _ticks(sizes: Sequence[int]) -> list[int]:
+    """Of rising sizes the last and, back from it, those that stand apart on a logarithmic axis."""
+    kept: list[int] = []
+    for size in reversed(sizes):
+        if not kept or kept[0] / size >= APART:
+            kept.insert(0, size)
+    return kept

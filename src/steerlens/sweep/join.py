@@ -43,6 +43,9 @@ from steerlens.tracking.tables import answer_rows, table_rows
 BEST_ROWS = 100
 """Features of each series that W&B shows."""
 
+JOINED = ((FEATURES, "features"), (STEERING, "steering"), (COVERAGE, "coverage"))
+"""Tables of which all jobs' rows are written, and where `RunTables` has them."""
+
 SPREAD = ("layer", "shard")
 """Settings of which all values together are one result: the same run would have them all."""
 
@@ -73,8 +76,8 @@ def join_sweep(folder: Path, again: bool = False, show: bool = True) -> Joined:
 def join(folders: Sequence[Path], into: Path, again: bool = False, show: bool = True) -> Joined:
     """Joins the jobs of sweeps, and runs, and writes into the folder `into`:
 
-    - `features.parquet`, `steering.parquet`: all rows, with the column `job` and one for every
-      setting in which jobs differ
+    - `features.parquet`, `steering.parquet`, `coverage.parquet`: all rows, with the column `job`
+      and one for every setting in which jobs differ
     - `sweep.csv`: one row per job
     - `summary.json`, `report.md`, `figures/`: by series, which are the jobs that differ in nothing
       but layer and shard
@@ -98,11 +101,9 @@ def join(folders: Sequence[Path], into: Path, again: bool = False, show: bool = 
     changed = record.get("joined") != stamp
     if changed or again:
         make_folder(into)
-        for table, frames in (
-            (FEATURES, [one.tables.features for one in series]),
-            (STEERING, [one.tables.steering for one in series if len(one.tables.steering)]),
-        ):
-            if frames:
+        for table, field in JOINED:
+            frames = [getattr(one.tables, field) for one in series]
+            if frames := [frame for frame in frames if len(frame) or table is FEATURES]:
                 table.write(pd.concat(frames, ignore_index=True), into)
             else:
                 (into / table.file).unlink(missing_ok=True)
@@ -223,7 +224,7 @@ def _say_where_from(tables: dict[str, RunTables], settings: dict[str, Settings])
     """Adds to all tables the column `job` and one for each setting; gives, in sentences, which
     columns can't be joined, and leaves them out."""
     left_out: list[str] = []
-    for table, field in ((FEATURES, "features"), (STEERING, "steering")):
+    for table, field in JOINED:
         frames = {name: getattr(one, field) for name, one in tables.items()}
         clashes = _clashes(frames)
         left_out += [f"{table.file}: {why}" for why in clashes.values()]
