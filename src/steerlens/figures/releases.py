@@ -47,7 +47,7 @@ def draw_layers(by_layer: pd.DataFrame, by_depth: bool) -> Figure:
         "success": PANELS["success"],
     }
     panels = [name for name in titles if by_layer[name].notna().any()]
-    step = _step(by_layer["depth" if by_depth else "layer"])
+    step = _step(by_layer["depth" if by_depth else "layer"].to_numpy(dtype=float))
     figure = style.new_figure(1.5 + 3.4 * len(panels), 4.2)
     row = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
     colors = matplotlib.colormaps["tab10"]
@@ -70,9 +70,9 @@ def draw_layers(by_layer: pd.DataFrame, by_depth: bool) -> Figure:
     return figure
 
 
-def _step(places: pd.Series) -> float:
+def _step(place_N: np.ndarray) -> float:
     """How far beside each other releases stand at one place, so that their bars don't overlap."""
-    different = np.unique(places.to_numpy(dtype=float))
+    different = np.unique(place_N)
     return 0.07 * float(np.diff(different).min()) if len(different) > 1 else 0.07
 
 

@@ -218,7 +218,7 @@ def _words(series: Sequence[Series]) -> list[str]:
         if len(both) < 2:
             continue
         own, others = pd.concat(both, axis=1, join="inner").to_numpy(dtype=bool).T
-        mine, theirs = int(sum(own & ~others)), int(sum(others & ~own))
+        mine, theirs = int((own > others).sum()), int((others > own).sum())
         p = binomtest(mine, mine + theirs).pvalue if mine + theirs else 1.0
         said.append(
             f"Of {len(own)} words {one.label} covers {own.sum()} and {other.label} "
