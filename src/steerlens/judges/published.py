@@ -84,7 +84,7 @@ def as_tables(published: Published) -> tuple[pd.DataFrame, pd.DataFrame, pd.Data
     where = subject | {"hook_name": "blocks." + keys["layer"].astype(str) + ".hook_resid_post"}
     features = keys.drop(columns="concept_id").assign(**where)
     named = keys.assign(method="SAE", rank=0, **where)
-    factors = texts.groupby(["layer", "feature"], as_index=False)["factor"].first()
+    factors: Any = texts.groupby(["layer", "feature"], as_index=False)["factor"].first()
     concepts = named.merge(factors.rename(columns={"factor": "best_factor"}))
     columns = {aspect: f"llm_{aspect}" for aspect in published.aspects}
     ratings: Any = texts.merge(named, on=["layer", "feature"])
