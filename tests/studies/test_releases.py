@@ -57,7 +57,9 @@ def test_the_release_with_more_success_is_first_and_told_apart() -> None:
     table = found.tables["releases"]
     assert table["release"].tolist() == ["sae=strong", "sae=weak"]
     assert table["success"].tolist() == pytest.approx([2, 1], abs=0.1)
-    assert (table["success_low"] < table["success"]).all()
+    assert all(
+        low < value for low, value in zip(table["success_low"], table["success"], strict=True)
+    )
     assert "The data separate sae=strong from sae=weak" in " ".join(found.sentences)
 
 
