@@ -19,6 +19,8 @@ from steerlens.results import COVERAGE, FEATURES, GENERATIONS, STEERING
 from steerlens.results.folder import CONFIG_FILE, RunTables, read_tables
 from tests.support.frames import NASTY, found_pmi, frame, tables
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
