@@ -16,7 +16,9 @@ from steerlens.registry import methods
 
 
 def test_every_file_of_conf_is_listed() -> None:
-    for group, kind in [("model", "models"), ("sae", "saes")]:
+    for group, kind in [
+        ("model", "models"), ("sae", "saes"), ("judge", "judges"), ("concepts", "concepts"),
+    ]:  # fmt: skip
         shown = catalog.listing(kind)
         for file in (conf_dir() / group).glob("*.yaml"):
             assert f"{group}={file.stem} " in shown

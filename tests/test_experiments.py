@@ -18,22 +18,38 @@ from steerlens.config.check import check
 from steerlens.config.compose import compose
 from steerlens.config.entries import conf_dir
 from steerlens.config.parse import layer_numbers
-from steerlens.config.schema import CorpusConfig, ModelConfig, PmiConfig, RunConfig, TrackingConfig
+from steerlens.config.schema import (
+    ConceptsConfig,
+    CorpusConfig,
+    JudgeConfig,
+    ModelConfig,
+    PmiConfig,
+    RunConfig,
+    TrackingConfig,
+)
 from steerlens.registry import ScoreConfig
+from tests.support.axbench import save_concepts, save_instructions
 
 FOLDER = conf_dir() / "experiment"
 EXPERIMENTS = sorted(
     file.relative_to(FOLDER).with_suffix("").as_posix() for file in FOLDER.rglob("*.yaml")
 )
-WITHOUT_SUBJECT = "paper/reference"
-"""Loads no model; `test_reference` runs it on small caches."""
-PAPER = [name for name in EXPERIMENTS if name.startswith("paper/") and name != WITHOUT_SUBJECT]
-OTHERS = [name for name in EXPERIMENTS if name not in (*PAPER, WITHOUT_SUBJECT)]
+WITHOUT_SUBJECT = ("paper/reference", "paper/table1_published")
+"""Load no model; `test_reference` and `test_table1` run them on small files."""
+AXBENCH = "paper/table1"
+"""Its concepts belong to its subject."""
+PAPER = [
+    name
+    for name in EXPERIMENTS
+    if name.startswith("paper/") and name not in (*WITHOUT_SUBJECT, AXBENCH)
+]
+OTHERS = [name for name in EXPERIMENTS if name not in (*PAPER, *WITHOUT_SUBJECT)]
 
 TYPES = {
     "embedded": ("llama", "topk"),
     "gemma-2-2b": ("gemma2", "jumprelu"),
     "gemma-2-9b": ("gemma2", "jumprelu"),
+    "gemma-2-9b-it": ("gemma2", "jumprelu"),
     "llama-3.1-8b": ("llama", "jumprelu"),
     "pythia-70m": ("neox", "standard"),
     "gpt2-small": ("gpt2", "standard"),
@@ -41,7 +57,7 @@ TYPES = {
 }
 """Of every subject, the types of its model and its SAE, as `tests.support.tiny` has them."""
 
-OF_THE_PAPER = [subject for subject in TYPES if subject not in ("gpt2-small", "qwen3-1.7b")]
+OF_THE_PAPER = ["embedded", "gemma-2-2b", "gemma-2-9b", "llama-3.1-8b", "pythia-70m"]
 """And the embedded default."""
 
 FIGURES = {
@@ -65,6 +81,8 @@ FIGURES = {
     "criteria": "criteria_agreement",
     "dataset_size": "sizes",
     "dataset_size_texts": "sizes",
+    "table1_embedded": "table1_factor",
+    "paper/table1": "table1_threshold",
 }
 """The figure that an experiment is for."""
 
@@ -99,7 +117,7 @@ def test_the_experiments_are_found() -> None:
         f"paper/table_{n}" for n in (2, 3, 4, 5)
     ]
     assert {*numbered, "paper/appendix_d", "demo", "filter"} <= set(EXPERIMENTS)
-    assert {*FIGURES, *REPORTED, WITHOUT_SUBJECT} <= set(EXPERIMENTS)
+    assert {*FIGURES, *REPORTED, *WITHOUT_SUBJECT} <= set(EXPERIMENTS)
 
 
 def test_every_subject_has_a_tiny_one_of_its_type() -> None:
@@ -195,16 +213,34 @@ def first_steps(config: RunConfig, model: Path, saes: Path, text: Path) -> RunCo
         features=dataclasses.replace(features, n=features.n and 40),
         score=_few_prompts(config.score),
         steer=dataclasses.replace(steer, factors=steer.factors and [0.4, 20.0]),
-        generation=dataclasses.replace(config.generation, n_prompts=2, max_new_tokens=6),
+        generation=dataclasses.replace(
+            config.generation, n_prompts=2, max_new_tokens=6, chat_template=False
+        ),
         coverage=dataclasses.replace(
             config.coverage, words=config.coverage.words and ["w60", "w61", "music"]
         ),
         corpus=CorpusConfig(name="text", source="text", path=str(text), context_length=16),
+        concepts=config.concepts and _tiny_concepts(config.concepts, text.parent),
+        judge=config.judge and JudgeConfig("lexical"),
         pmi=PmiConfig(min_count=1, min_together=1),
         tracking=TrackingConfig(mode="disabled"),
         paths=dataclasses.replace(config.paths, output_dir="unused"),
         device="cpu",
     )
+
+
+def _tiny_concepts(concepts: ConceptsConfig, folder: Path) -> ConceptsConfig:
+    """Two concepts in AxBench's layout, and methods that have learnt little."""
+    path, instructions = folder / "concepts", folder / "text.jsonl"
+    if not path.exists():
+        save_concepts(path, LAYERS[-1])
+        save_instructions(instructions)
+    quick = {"epochs": 1}
+    settings = dict.fromkeys(("Probe", "SSV", "ReFT-r1", "LoReFT", "LoRA"), quick)
+    return dataclasses.replace(
+        concepts, source="folder", path=str(path), subset=None, n_prompts=4, settings=settings,
+        instructions="genre", instructions_path=str(folder),
+    )  # fmt: skip
 
 
 def _tiny_model(entry: ModelConfig, folder: Path) -> ModelConfig:
@@ -242,6 +278,7 @@ def test_any_other_experiment_shows_what_it_is_for(
     name: str, text: Path, finished: Callable[[RunConfig, str], Path]
 ) -> None:
     config = composed(name)
+    config = dataclasses.replace(config, judge=config.judge and JudgeConfig("lexical"))  # no key
     if not config.sae.path:  # ours are trained first
         check(config)
     assert_shown(name, finished(config, config.model.name))

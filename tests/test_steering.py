@@ -137,9 +137,9 @@ def test_texts_and_metrics_are_kept(
     measured: list[int] = []
     real = steering._measured
 
-    def counted(subject: Subject, texts: pd.DataFrame, run: Any) -> pd.DataFrame:
+    def counted(subject: Subject, texts: pd.DataFrame, *rest: Any) -> pd.DataFrame:
         measured.append(len(texts))
-        return real(subject, texts, run)
+        return real(subject, texts, *rest)
 
     monkeypatch.setattr(steering, "_measured", counted)
     decoded = count_decoded(monkeypatch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import yaml
@@ -18,7 +18,14 @@ from steerlens.registry import load_method, methods
 
 def listing(kind: str, filter: str = "") -> str:
     """The text of `steerlens list KIND [filter]`."""
-    kinds = {"models": _models, "saes": _saes, "releases": _releases, "scores": _scores}
+    kinds = {
+        "models": _models,
+        "saes": _saes,
+        "releases": _releases,
+        "scores": _scores,
+        "concepts": partial(_group, "concepts"),
+        "judges": partial(_group, "judge"),
+    }
     if kind not in kinds:
         raise unknown("list", kind, kinds)
     if kind == "releases" and filter in releases():
@@ -57,6 +64,10 @@ def _saes() -> list[list[str]]:
         width = f"{entry['d_sae']} features" if entry.get("d_sae") else ""
         rows.append([f"sae={name}", of, width, entry["about"]])
     return rows
+
+
+def _group(group: str) -> list[list[str]]:
+    return [[f"{group}={name}", str(entry["about"])] for name, entry in entries(group).items()]
 
 
 def _scores() -> list[list[str]]:
@@ -142,7 +153,7 @@ be trusted?
 
 Run                  steerlens [KEY=VALUE ...]        score features; without arguments, every
                                                      feature of the small model that ships along
-Look                 steerlens list models|saes|releases|scores [filter]
+Look                 steerlens list models|saes|releases|scores|concepts|judges [filter]
 Redraw               steerlens report DIR             figures and tables of a finished run
 Sweep                steerlens -m KEY=A,B ...         one run for each value, joined at the end
                      steerlens join DIR [DIR ...]     the same of finished runs and sweeps

@@ -10,6 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from steerlens.analysis.agreement import Agreement, agreement
+from steerlens.analysis.rated_arms import judges_agreement
 from steerlens.analysis.resampling import plain
 from steerlens.analysis.series import Series
 from steerlens.analysis.summary import summarise
@@ -17,7 +18,7 @@ from steerlens.errors import SteerlensError
 from steerlens.figures.overlay import draw_overlay
 from steerlens.files import make_folder, write_json, write_text
 from steerlens.report import REPORT_FILE
-from steerlens.report.agreement import agreement_lines, agreement_table
+from steerlens.report.agreement import agreement_lines, agreement_table, judges_lines
 from steerlens.report.terminal import console_on
 from steerlens.results import SUMMARY_FILE
 from steerlens.sweep.jobs import find_jobs, settings_of
@@ -48,6 +49,10 @@ def compare(one: Path, other: Path, into: Path) -> None:
         label: agreement(first.tables.features, second.tables.features)
         for label, first, second in pairs
     }
+    judged = {
+        label: judges_agreement(first.tables.ratings, second.tables.ratings)
+        for label, first, second in pairs
+    }
     make_folder(into)
     labelled = _labelled((one, other), sides)
     figures = draw_overlay(labelled, into)
@@ -55,11 +60,19 @@ def compare(one: Path, other: Path, into: Path) -> None:
         "compared": [str(one), str(other)],
         "settings": {key: list(values) for key, *values in differences},
         "agreement": {label: plain(each) for label, each in found.items()},
+        "judges": {
+            label: {aspect: plain(one) for aspect, one in each.items()}
+            for label, each in judged.items()
+            if each
+        },
         "series": [{"label": each.label, **summarise(each.tables)} for each in labelled],
     }
     write_json(into / SUMMARY_FILE, summary)
-    write_text(into / REPORT_FILE, _report(differences, found, figures, into))
-    _print(differences, found, into)
+    said = {
+        label: [*agreement_lines(found[label]), *judges_lines(judged[label])] for label in found
+    }
+    write_text(into / REPORT_FILE, _report(differences, found, said, figures, into))
+    _print(differences, said, into)
 
 
 def _differences(one: Path, other: Path) -> Differences:
@@ -115,6 +128,7 @@ def _labelled(folders: Sequence[Path], sides: Sequence[Sequence[Series]]) -> lis
 def _report(
     differences: Differences,
     found: Mapping[str, Sequence[Agreement]],
+    said: Mapping[str, Sequence[str]],
     figures: Mapping[str, Sequence[Path]],
     folder: Path,
 ) -> str:
@@ -126,7 +140,7 @@ def _report(
     parts.append(markdown_table(["setting", "one", "other"], rows) if rows else "No difference.")
     for label, each in found.items():
         parts += [f"## Agreement: {shown(label)}", agreement_table(each) or "No score in common."]
-        parts += ["\n".join(f"- {shown(line)}" for line in agreement_lines(each))]
+        parts += ["\n".join(f"- {shown(line)}" for line in said[label])]
     parts += [
         f"![{name.replace('_', ' ')}]({path.relative_to(folder).as_posix()})"
         for name, paths in figures.items()
@@ -136,14 +150,12 @@ def _report(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _print(
-    differences: Differences, found: Mapping[str, Sequence[Agreement]], folder: Path
-) -> None:
+def _print(differences: Differences, said: Mapping[str, Sequence[str]], folder: Path) -> None:
     console = console_on(sys.stdout)
     lines: list[Any] = [f"{key}: {one} | {other}" for key, one, other in differences]
     lines = lines or ["The settings are the same."]
-    for label, each in found.items():
-        lines += [f"{label}:"] if len(found) > 1 else []
-        lines += agreement_lines(each) or ["No feature has the same score on both sides."]
+    for label, each in said.items():
+        lines += [f"{label}:"] if len(said) > 1 else []
+        lines += each or ["No feature has the same score on both sides."]
     for line in [*lines, f"Results: {folder}"]:
         console.print(Text(visible(line)), soft_wrap=True)

@@ -39,6 +39,10 @@ PACKAGES = (
     "pyarrow",
     "safetensors",
     "datasets",
+    "peft",
+    "scikit-learn",
+    "openai",
+    "anthropic",
     "wandb",
 )
 
@@ -99,14 +103,14 @@ def versions() -> dict[str, str | None]:
 
 
 @cache
-def code_digest() -> str:
+def code_digest(rooms: tuple[str, ...] = ROOMS) -> str:
     """Digest of the code that numbers depend on, and the versions of the libraries it calls.
 
     What is kept for later runs has it in its key, so that nothing made by other code is found.
     """
     package = Path(__file__).parent
     digest = hashlib.sha256()
-    for file in sorted(file for room in ROOMS for file in package.glob(room)):
+    for file in sorted(file for room in rooms for file in package.glob(room)):
         digest.update(file.read_bytes())
     for name in LIBRARIES:
         digest.update(f"{name}=={version(name)}".encode())

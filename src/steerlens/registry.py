@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,12 @@ class ScoreConfig:
 
 def methods() -> dict[str, EntryPoint]:
     """Every installed method by name, not yet imported."""
+    return dict(_methods(tuple(sys.path)))
+
+
+@cache
+def _methods(path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """Looked for once on a path: that reads the metadata of everything that is installed."""
     return {point.name: point for point in entry_points(group=GROUP)}
 
 

@@ -20,7 +20,16 @@ from steerlens.provenance import PROVENANCE_FILE
 from steerlens.reference import read_reference
 from steerlens.report import REPORT_FILE, write_report
 from steerlens.report.terminal import print_summary
-from steerlens.results import COVERAGE, FEATURES, GENERATIONS, SAES, STEERING, SUMMARY_FILE
+from steerlens.results import (
+    CONCEPTS,
+    COVERAGE,
+    FEATURES,
+    GENERATIONS,
+    RATINGS,
+    SAES,
+    STEERING,
+    SUMMARY_FILE,
+)
 from steerlens.results.folder import read_tables
 from steerlens.results.pmi import PMI_FILE
 from steerlens.results.reference import REFERENCE, REFERENCE_FILE
@@ -70,13 +79,20 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
             if reference:
                 reference.write(folder)
             alone = reference is not None and reference.alone
-            frame = stages.published(reference) if reference and alone else stages.score()
-            if parse_factors(config.steer.factors) and not alone:
-                # Another shard may have features over the threshold where this one has none.
-                rows = chosen(frame, config.selection, may_be_none=config.shard is not None)
-                if len(rows):
-                    stages.steer(rows)
-                    stages.pmi()
+            if reference and alone:
+                stages.published(reference)
+            elif config.reference.ratings:
+                stages.published_ratings()
+            elif config.concepts:
+                stages.concepts()
+            else:
+                frame = stages.score()
+                if parse_factors(config.steer.factors):
+                    # Another shard may have features over the threshold where this one has none.
+                    rows = chosen(frame, config.selection, may_be_none=config.shard is not None)
+                    if len(rows):
+                        stages.steer(rows)
+                        stages.pmi()
             # What is shown is what lies in the folder: `steerlens report` shows the same.
             tables = read_tables(folder)
             summary, figures = write_report(tables, folder)
@@ -94,7 +110,7 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
 
 def _clear(folder: Path) -> None:
     """Removes what an earlier run left in the folder: it would pass for this run's."""
-    ours = (FEATURES, SAES, COVERAGE, GENERATIONS, STEERING, REFERENCE)
+    ours = (FEATURES, SAES, COVERAGE, CONCEPTS, RATINGS, GENERATIONS, STEERING, REFERENCE)
     tables = (*(table.file for table in ours), REFERENCE_FILE)
     for name in (*tables, PMI_FILE, SUMMARY_FILE, REPORT_FILE, PROVENANCE_FILE):
         (folder / name).unlink(missing_ok=True)

@@ -22,7 +22,15 @@ from steerlens.provenance import PROVENANCE_FILE, file_identity, provenance
 from steerlens.reference import COLUMNS, cache_file
 from steerlens.registry import ScoreConfig
 from steerlens.report.terminal import progress
-from steerlens.results import COVERAGE, FEATURES, GENERATIONS, SAES, STEERING
+from steerlens.results import (
+    CONCEPTS,
+    COVERAGE,
+    FEATURES,
+    GENERATIONS,
+    RATINGS,
+    SAES,
+    STEERING,
+)
 from steerlens.results.reference import Reference
 from steerlens.score_run import ScoreRun
 from steerlens.selection import best_first, part, select_features
@@ -208,6 +216,60 @@ class Stages:
             GENERATIONS.write(generations, self._folder)
             STEERING.write(steering, self._folder)
             self._note(subject, "steering", start, evaluator=evaluator and evaluator.identity)
+
+    def concepts(self) -> None:
+        """Writes the tables of concepts, of their features and of rated texts, layer by layer."""
+        from steerlens.concept_sets.load import load_concepts
+        from steerlens.concept_steering import Judging, Steered, steer_concepts
+        from steerlens.subject import load_subjects
+        from steerlens.subject.model import load_weights
+
+        config, evaluator = self._config, self._evaluator
+        assert config.concepts is not None
+        scores = parse_scores(config.score)
+        judging = Judging(config)
+        found: list[Steered] = []
+        for subject in load_subjects(config, kept=self._kept):
+            start = time.perf_counter()
+            concepts = load_concepts(config.concepts, subject.layer, config.seed)
+            of_shard = tuple(part(concepts.concepts, config.shard))
+            concepts = dataclasses.replace(concepts, concepts=of_shard)
+            for note in concepts.notes:
+                print(note)
+            run = dataclasses.replace(self._run, activations={}, prompts={})
+            steered = steer_concepts(
+                subject, concepts, config, scores, run, judging,
+                lambda: load_weights(config), evaluator,
+            )  # fmt: skip
+            found.append(steered)
+            for table, name in (
+                (FEATURES, "features"),
+                (CONCEPTS, "concepts"),
+                (RATINGS, "ratings"),
+            ):
+                parts = [getattr(one, name) for one in found]
+                table.write(pd.concat(parts, ignore_index=True), self._folder)
+            judged = {"cost": vars(judging.cost), "stopped": judging.stopped}
+            self._note(subject, "concepts", start, judge=judged, concepts=list(concepts.notes))
+        for line in filter(None, (judging.sentence(), judging.stopped)):
+            print(line)
+
+    def published_ratings(self) -> None:
+        """The published ratings of steered texts, as if they were ours."""
+        from steerlens.judges.published import as_tables, read_published
+
+        folder = Path(str(self._config.reference.ratings))
+        published = read_published(folder)
+        for finding in published.findings:
+            print(finding)
+        features, concepts, ratings = as_tables(published)
+        FEATURES.write(features, self._folder)
+        CONCEPTS.write(concepts, self._folder)
+        RATINGS.write(ratings, self._folder)
+        cache = Path(self._config.paths.cache_dir)
+        self._facts["reference"] = [file_identity(file, cache) for file in published.files]
+        self._facts["findings"] = published.findings
+        self._write_provenance()
 
     def pmi(self) -> None:
         """Writes how success tokens go with the first logit-lens token in the corpus' texts.

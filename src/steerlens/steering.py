@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -110,18 +110,22 @@ def measure_texts(
     run: ScoreRun,
     concept: Sequence[str] = (),
     evaluator: LoadedModel | None = None,
+    metrics: Collection[str] = tuple(METRICS),
 ) -> pd.DataFrame:
-    """`texts` with the columns of all `METRICS`; kept under `key`, that of the texts."""
+    """`texts` with the columns of `metrics`; kept under `key`, that of the texts."""
     identity = None if evaluator is None else evaluator.identity
-    key = {**key, "metrics": sorted(METRICS), "evaluator": identity, "concept": concept}
+    key = {**key, "metrics": sorted(metrics), "evaluator": identity, "concept": concept}
     known = run.store.read(key, ROW) if run.store else None
-    found = texts if known is None else texts.merge(known.to_pandas(), on=list(ROW), how="left")
-    missing = texts if known is None else texts.loc[found["success_1"].isna().to_numpy()]
+    found, missing = texts, texts
+    if known is not None:
+        found = texts.merge(known.to_pandas(), on=list(ROW), how="left", indicator="kept")
+        missing = texts.loc[(found.pop("kept") == "left_only").to_numpy()]
     if len(missing) == 0:
         return found
-    total = len(missing) * len(METRICS)
+    total = len(missing) * len(metrics)
     with run.task(total, f"layer {subject.layer}: metrics", "texts") as advance:
-        new = _measured(subject, missing, MetricRun(run.memory_budget, advance, concept, evaluator))
+        metric_run = MetricRun(run.memory_budget, advance, concept, evaluator)
+        new = _measured(subject, missing, metrics, metric_run)
     if run.store:
         import pyarrow as pa
 
@@ -130,7 +134,9 @@ def measure_texts(
     return texts.merge(pd.concat(tables, ignore_index=True), on=list(ROW), how="left")
 
 
-def _measured(subject: Subject, texts: pd.DataFrame, run: MetricRun) -> pd.DataFrame:
+def _measured(
+    subject: Subject, texts: pd.DataFrame, metrics: Collection[str], run: MetricRun
+) -> pd.DataFrame:
     columns = Texts(
         features=texts["feature"].to_numpy(dtype="int64"),
         prompts=texts["prompt"].tolist(),
@@ -138,6 +144,6 @@ def _measured(subject: Subject, texts: pd.DataFrame, run: MetricRun) -> pd.DataF
         token_ids=[list(ids) for ids in texts["token_ids"]],
     )
     found = texts.loc[:, list(ROW)]
-    for metric in METRICS.values():
+    for metric in (METRICS[name] for name in metrics):
         found = found.assign(**metric.measure(columns, subject, metric.Config(), run))
     return found

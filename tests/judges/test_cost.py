@@ -7,9 +7,10 @@ import json
 
 import pytest
 
+from steerlens.config.prices import FREE, PRICES_FILE, price_of
 from steerlens.config.schema import JudgeConfig
 from steerlens.judges.chat import Message
-from steerlens.judges.cost import FREE, PRICES_FILE, price_of, tokens_at_most, usual_tokens
+from steerlens.judges.cost import tokens_at_most, usual_tokens
 
 
 def test_a_dated_model_has_the_price_of_its_name() -> None:

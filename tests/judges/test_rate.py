@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from steerlens.config.prices import FREE, Price
 from steerlens.config.schema import JudgeConfig, RunConfig
 from steerlens.errors import SteerlensError
 from steerlens.judges import Item, load_judge
 from steerlens.judges.cache import FOLDER, AnswerCache
 from steerlens.judges.chat import Answer, Conversation, Message, Unanswered
-from steerlens.judges.cost import FREE, Price, tokens_at_most
+from steerlens.judges.cost import tokens_at_most
 from steerlens.judges.items import BUDGET, UNANSWERED
 from steerlens.judges.rate import GIVE_UP, LanguageModelJudge, tasks
 from tests.judges.conftest import ITEMS

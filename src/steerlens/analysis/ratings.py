@@ -17,7 +17,7 @@ Dimension letters: N texts, A aspects, C concepts, R resamples.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -104,13 +104,10 @@ def aggregate(
     if not aspects:
         raise SteerlensError("there is no aspect to aggregate.")
     ratings_NA = table[list(aspects)].to_numpy(dtype=float, na_value=np.nan)
-    which_N, concepts = _numbered(table[by].itertuples(index=False, name=None))
-    means_CA = _means(ratings_NA, which_N, concepts)
+    which_N, names = _numbered(table[by].itertuples(index=False, name=None))
+    means_CA = _means(ratings_NA, which_N, len(names))
     complete_N = ~np.isnan(ratings_NA).any(axis=1)
-    if aggregation == PER_TEXT:
-        number_C = _means(harmonic(ratings_NA)[:, None], which_N, concepts)[:, 0]
-    else:
-        number_C = harmonic(means_CA)
+    number_C = _numbers(ratings_NA, which_N, len(names), aggregation)
     return Overall(
         aggregation=aggregation,
         aspects=tuple(aspects),
@@ -184,11 +181,31 @@ def _ratings(values: Sequence[float | None]) -> np.ndarray:
     return ratings_N
 
 
-def _numbered(names: Iterable[Hashable]) -> tuple[np.ndarray, int]:
-    """The number of each name, in the order in which they come, and how many there are."""
+def numbers(
+    table: pd.DataFrame, aspects: Sequence[str], by: Sequence[str], aggregation: str
+) -> pd.DataFrame:
+    """The overall rating of the texts of every combination of the columns `by`: these columns, and
+    `number`, NaN where a rating is missing that it takes."""
+    import pandas as pd
+
+    ratings_NA = table[list(aspects)].to_numpy(dtype=float, na_value=np.nan)
+    which_N, names = _numbered(table[list(by)].itertuples(index=False, name=None))
+    found = pd.DataFrame(names, columns=list(by))
+    return found.assign(number=_numbers(ratings_NA, which_N, len(names), aggregation))
+
+
+def _numbers(ratings_NA: np.ndarray, which_N: np.ndarray, n: int, aggregation: str) -> np.ndarray:
+    """The overall rating of each of `n` groups of texts: (C,)."""
+    if aggregation == PER_TEXT:
+        return _means(harmonic(ratings_NA)[:, None], which_N, n)[:, 0]
+    return harmonic(_means(ratings_NA, which_N, n))
+
+
+def _numbered(names: Iterable[Hashable]) -> tuple[np.ndarray, list[Any]]:
+    """The number of each name, in the order in which they come, and the names."""
     number: dict[Hashable, int] = {}
     which = [number.setdefault(name, len(number)) for name in names]
-    return np.array(which, dtype=int), len(number)
+    return np.array(which, dtype=int), list(number)
 
 
 def _means(values_NA: np.ndarray, which_N: np.ndarray, concepts: int) -> np.ndarray:

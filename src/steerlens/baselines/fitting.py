@@ -3,11 +3,12 @@ concepts at a time than fit in memory."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from steerlens.baselines import METHODS
+from steerlens.baselines import METHODS, Method
 from steerlens.baselines.directions import (
     Detection,
     Directions,
@@ -50,7 +51,8 @@ def fit_concepts(
     Args:
         subject: model and SAE.
         concepts: with texts, unless every method can do without.
-        configs: settings of the methods, by the names in `METHODS`.
+        configs: settings of the methods, by the names in `METHODS`; of one with several settings
+            also by its name and a number ("SAE-A 2").
         run: memory, seed and progress.
         chat_template: whether texts are a user's and the model's turns.
 
@@ -58,9 +60,7 @@ def fit_concepts(
         SteerlensError: for an unknown method, a concept that lacks what a method needs, before the
             model has read anything; for a tokenizer without a chat template.
     """
-    for name in configs:
-        if name not in METHODS:
-            raise unknown("supervised method", name, METHODS)
+    methods = {name: method_named(name) for name in configs}
     if any(name not in WITHOUT_TEXTS for name in configs):
         concepts.check_texts()
     if "SAE" in configs:
@@ -79,7 +79,7 @@ def fit_concepts(
 
             task = Task(subject, tuple(group), train, run.memory_budget // 2, progress)
             for n, (name, config) in enumerate(configs.items(), start=1):
-                directions[name].append(METHODS[name].fit(task, config, run.seed))
+                directions[name].append(methods[name].fit(task, config, run.seed))
                 progress(n * len(group) - sum(told))
             del task  # or its vectors would stay while the texts to test on are read
             _detect(subject, group, directions, detections, run, chat_template)
@@ -94,6 +94,14 @@ def fit_concepts(
         )
         for name in configs
     }
+
+
+def method_named(name: str) -> Method:
+    """The method of a key of `fit_concepts`; refuses an unknown one."""
+    method = re.sub(r" \d+$", "", name)
+    if method not in METHODS:
+        raise unknown("supervised method", method, METHODS)
+    return METHODS[method]
 
 
 def _detect(

@@ -18,18 +18,26 @@ FEATURES_AT_ONCE = 4096
 
 @dataclass
 class Config:
-    """Nothing to set."""
+    """AxBench takes the best."""
+
+    rank: int = 0
+    """Which one: 0 is the best, 1 the next."""
 
 
 @torch.no_grad()
 def fit(task: Task, config: Config, seed: int) -> Directions:
     """For each concept the feature with the largest area under the ROC curve of the texts' largest
-    activations (AxBench, Section 3); of equal ones the first.
+    activations (AxBench, Section 3), or the one of a later rank; of equal ones the first.
 
     Raises:
-        SteerlensError: for an SAE whose activations depend on the positions before.
+        SteerlensError: for an SAE whose activations depend on the positions before, or that has
+            fewer features.
     """
     subject = task.subject
+    if not 0 <= config.rank < subject.d_sae:
+        raise SteerlensError(
+            f"SAE-A's rank {config.rank}: {subject.name} has {subject.d_sae} features."
+        )
     if looks_back(subject.sae):
         raise SteerlensError(f"SAE-A can't read {subject.name}: its activations look back.")
     best: list[int] = []
@@ -43,7 +51,8 @@ def fit(task: Task, config: Config, seed: int) -> Directions:
         kept |= zip(missing, largest_activations(subject, task.vectors, missing), strict=True)
         acts_NF = torch.stack([kept[text] for text in texts])
         n = len(positives)
-        best.append(int(auroc(acts_NF[:n], acts_NF[n:]).argmax()))
+        order_F = auroc(acts_NF[:n], acts_NF[n:]).argsort(descending=True, stable=True)
+        best.append(int(order_F[config.rank]))
     features_C = torch.tensor(best)
     return Directions(decoder_rows(subject.sae, features_C).float(), features_C=features_C)
 

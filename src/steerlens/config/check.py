@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steerlens.catalog import read_release, releases
+from steerlens.config.concepts import check_concepts
 from steerlens.config.entries import entries, known_models
 from steerlens.config.folders import (
     check_model_folder,
@@ -65,6 +66,7 @@ def check(config: RunConfig) -> None:
         raise SteerlensError(f"quality.n_tokens={config.quality.n_tokens} must be at least 1.")
     if config.judge is not None:
         check_judge(config.judge)
+    check_concepts(config)
     check_objective(config.objective, steers=bool(parse_factors(config.steer.factors)))
     _check_features(config.features)
     _check_shard(config)
@@ -125,10 +127,11 @@ def _check_scalars(config: RunConfig) -> None:
 
 def reads_corpus(config: RunConfig) -> bool:
     """Whether the run may read its corpus: for a score, to choose features, or for PMI of texts."""
+    scores = any("corpus" in score.uses() for score in parse_scores(config.score).values())
+    if config.concepts:
+        return scores
     steers = bool(parse_factors(config.steer.factors))
-    scores = parse_scores(config.score).values()
-    asked = bool(config.features.min_examples or config.quality.n_tokens)
-    return steers or asked or any("corpus" in s.uses() for s in scores)
+    return steers or scores or bool(config.features.min_examples or config.quality.n_tokens)
 
 
 def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from hydra import compose as hydra_compose
@@ -39,6 +41,12 @@ def register() -> dict[str, str]:
     OmegaConf.register_new_resolver(
         "steerlens.reference_features", _reference_features, replace=True
     )
+    return _register(tuple(sys.path))
+
+
+@cache
+def _register(path: tuple[str, ...]) -> dict[str, str]:
+    """Once on a path of imports: making a schema of a dataclass takes its time."""
     store = ConfigStore.instance()
     store.store(name="base_config", node=RunConfig)
     broken = {}

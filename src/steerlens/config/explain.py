@@ -24,6 +24,7 @@ GROUPS = (
     "features",
     "score",
     "corpus",
+    "concepts",
     "judge",
     "tracking",
     "paths",
@@ -67,6 +68,11 @@ def failure(
             return SteerlensError(
                 f"{override.input_line!r}: there is no judge yet; choose one with "
                 f"judge={'|'.join(JUDGES)}."
+            )
+        if override.key_or_group.startswith("concepts.") and "NoneType" in str(error):
+            return SteerlensError(
+                f"{override.input_line!r}: there are no concepts yet; choose some with "
+                f"concepts={'|'.join(known_options()['concepts'])}."
             )
     file = re.search(r"In '([^']+)'", str(error))
     where = f" in {file[1]}.yaml" if file and file[1] != "config" else ""

@@ -7,11 +7,11 @@ import math
 import os
 from urllib.parse import urlsplit
 
+from steerlens.config.prices import base_url, price_of
 from steerlens.config.schema import JUDGES, JudgeConfig
 from steerlens.errors import SteerlensError, unknown
 
 KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
-URL_VARIABLES = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL"}
 
 
 def check_judge(judge: JudgeConfig) -> None:
@@ -38,21 +38,13 @@ def check_judge(judge: JudgeConfig) -> None:
             f"judge={judge.name} needs its client: pip install 'steerlens[judges]'."
         )
     judge_key(judge)
-    if judge.budget_usd is not None:
-        from steerlens.judges.cost import price_of
-
-        if price_of(judge) is None:
-            raise SteerlensError(
-                f"judge.budget_usd={judge.budget_usd} needs the price of {judge.model}"
-                f"{' at judge.base_url' if base_url(judge) else ''}, which isn't known: add "
-                "judge.usd_per_million_input=... and judge.usd_per_million_output=... (0 on a "
-                "machine of your own)."
-            )
-
-
-def base_url(judge: JudgeConfig) -> str | None:
-    """The server that is asked instead of the client's own, if any."""
-    return judge.base_url or os.environ.get(URL_VARIABLES[judge.name]) or None
+    if judge.budget_usd is not None and price_of(judge) is None:
+        raise SteerlensError(
+            f"judge.budget_usd={judge.budget_usd} needs the price of {judge.model}"
+            f"{' at judge.base_url' if base_url(judge) else ''}, which isn't known: add "
+            "judge.usd_per_million_input=... and judge.usd_per_million_output=... (0 on a "
+            "machine of your own)."
+        )
 
 
 def key_variable(judge: JudgeConfig) -> str:

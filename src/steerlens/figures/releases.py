@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -38,7 +40,7 @@ def draw_releases(ranked: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_layers(by_layer: pd.DataFrame, by_depth: bool) -> Figure:
+def draw_layers(by_layer: Any, by_depth: bool) -> Figure:
     """Both scores, and success, with quartiles or intervals, by layer or by relative depth."""
     titles = {
         "output_score_median": "median S_out, quartiles",

@@ -7,9 +7,11 @@ to do, and what a row gives doesn't depend on its neighbours. Finished batches a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -21,7 +23,7 @@ from steerlens.generation.sampling import Sampling, row_seed
 from steerlens.generation.stopping import EOS, Stopping
 from steerlens.generation.targets import max_activations, row_targets
 from steerlens.intervention import Operation, check_affine
-from steerlens.intervention.hooks import SteeringHooks
+from steerlens.intervention.hooks import Edits, SteeringHooks
 from steerlens.memory import batches, rows_that_fit
 from steerlens.subject import Subject
 
@@ -35,21 +37,43 @@ ROWS_AT_ONCE = 512
 """More rows make nothing faster, and lose more when a run is killed."""
 
 
+EditsOf = Callable[[pd.DataFrame, Sequence[int]], Edits]
+"""The edits of a batch of rows, whose prompts have so many tokens."""
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What rows are steered with."""
+
+    key: Mapping[str, Any]
+    """All that it depends on besides model, SAE and row."""
+    edits_of: EditsOf
+
+
 def generate(
     subject: Subject,
     rows: pd.DataFrame,
     steer: SteerConfig,
     settings: GenerationConfig,
     run: ScoreRun,
+    steering: Steering | None = None,
 ) -> pd.DataFrame:
     """The rows, columns `ROW`, with `text`, `token_ids`, `stopped_by`, `near_ties`,
     `first_step_kl` and `seed`; in the same order.
+
+    Args:
+        subject: model and SAE.
+        rows: columns `ROW`.
+        steer: how features are steered with.
+        settings: how texts are continued.
+        run: memory, seed, progress, and where finished texts are kept.
+        steering: what takes the place of the SAE's features.
 
     Raises:
         SteerlensError: for a prompt that doesn't fit in the model's context, or a chat template
             that the tokenizer doesn't have.
     """
-    key = text_key(subject, steer, settings, run)
+    key = text_key(subject, steer, settings, run, steering)
     found, missing = rows, rows
     known = run.store.read(key, ROW) if run.store else None
     if known is not None:
@@ -61,7 +85,8 @@ def generate(
     tables = [] if known is None else [known.to_pandas()]
     total = len(missing) * settings.max_new_tokens
     with run.task(total, f"layer {subject.layer}: {len(missing):,} texts", "tokens") as advance:
-        for table in _batches(subject, missing, prompts, steer, settings, run, advance):
+        edits_of = steering.edits_of if steering else _with_features(subject, steer, run)
+        for table in _batches(subject, missing, prompts, steer, settings, run, edits_of, advance):
             tables.append(table)
             if run.store:
                 run.store.add(key, _arrow(table), ROW)
@@ -70,16 +95,34 @@ def generate(
 
 
 def text_key(
-    subject: Subject, steer: SteerConfig, settings: GenerationConfig, run: ScoreRun
+    subject: Subject,
+    steer: SteerConfig,
+    settings: GenerationConfig,
+    run: ScoreRun,
+    steering: Steering | None = None,
 ) -> dict[str, Any]:
     """Everything that a row's text depends on besides the row."""
     of_rows = ("prompts", "n_prompts", "samples", "batch_size")
     how = {k: v for k, v in dataclasses.asdict(settings).items() if k not in of_rows}
     edit = {name: getattr(steer, name) for name in ("operator", "unit", "keep_error", "positions")}
-    if steer.unit == "max_activation":
+    if steering is not None:
+        edit["with"] = steering.key
+    elif steer.unit == "max_activation":
         edit["default_max_activation"] = steer.default_max_activation
         edit["corpus"] = run.corpus_key()
     return {**subject.key, "texts": how, "edit": edit, "seed": run.seed}
+
+
+def _with_features(subject: Subject, steer: SteerConfig, run: ScoreRun) -> EditsOf:
+    """Rows are steered with the SAE's features and what stands in for them."""
+    operation = Operation(steer.operator, steer.unit, steer.keep_error)
+    largest_F = max_activations(subject, steer, run) if steer.unit == "max_activation" else None
+
+    def edits_of(batch: pd.DataFrame, _: Sequence[int]) -> Edits:
+        targets = row_targets(subject, batch, largest_F, run.seed)
+        return SteeringHooks(subject, operation, targets, steer.positions)
+
+    return edits_of
 
 
 def _tokenised(
@@ -119,14 +162,11 @@ def _batches(
     steer: SteerConfig,
     settings: GenerationConfig,
     run: ScoreRun,
+    edits_of: EditsOf,
     advance: Any,
 ) -> Iterator[pd.DataFrame]:
     """The missing rows with their texts, a batch at a time."""
-    operation = Operation(steer.operator, steer.unit, steer.keep_error)
     check_affine(subject.sae, torch.randn(1, 4, subject.sae.cfg.d_in).to(subject.sae.W_dec))
-    max_activation_F = (
-        max_activations(subject, steer, run) if steer.unit == "max_activation" else None
-    )
     sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
     stopping = Stopping(
         subject.lm.tokenizer, _eos_ids(subject), parse_stop(settings.stop), settings.max_new_tokens
@@ -143,8 +183,7 @@ def _batches(
         place = {prompt: index for index, prompt in enumerate(distinct)}
         ids = batch[list(ROW)].itertuples(index=False, name=None)
         seeds = [row_seed(run.seed, subject.layer, *row) for row in ids]
-        targets = row_targets(subject, batch, max_activation_F, run.seed)
-        hooks = SteeringHooks(subject, operation, targets, steer.positions)
+        hooks = edits_of(batch, [len(prompts[prompt]) for prompt in batch["prompt"]])
         prompt_B = torch.tensor(batch["prompt"].map(place).tolist())
         texts = decode(
             subject, [prompts[one] for one in distinct], prompt_B, hooks, seeds, sampling, stopping,
@@ -154,8 +193,10 @@ def _batches(
         advance(0, unused)
         finished.append(_table(subject, batch, prompts, texts, seeds))
 
-    for length, group in missing.groupby(missing["prompt"].map(lengths)):
-        per_row = _bytes_per_row(subject, int(length) + settings.max_new_tokens, steer.positions)
+    length_of = np.array([lengths[prompt] for prompt in missing["prompt"]])
+    for length in np.unique(length_of).tolist():
+        group = missing.loc[length_of == length]
+        per_row = _bytes_per_row(subject, length + settings.max_new_tokens, steer.positions)
         size = rows_that_fit(run.memory_budget, per_row, ROWS_AT_ONCE)
         for _ in batches(len(group), settings.batch_size or size, run_batch):
             yield finished.pop()

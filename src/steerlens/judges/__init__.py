@@ -50,8 +50,8 @@ def load_judge(run: RunConfig, lexicon: Lexicon | None = None) -> Judge:
         if lexicon is None:
             raise SteerlensError("judge=lexical needs a concept set: it rates by training texts.")
         return LexicalJudge(lexicon)
+    from steerlens.config.prices import price_of
     from steerlens.judges.cache import AnswerCache
-    from steerlens.judges.cost import price_of
     from steerlens.judges.rate import LanguageModelJudge
 
     chat = _chat(run)

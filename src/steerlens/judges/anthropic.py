@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steerlens.config.judge import base_url, judge_key, key_variable
+from steerlens.config.judge import judge_key, key_variable
+from steerlens.config.prices import base_url
 from steerlens.config.schema import JudgeConfig
 from steerlens.judges.chat import Answer, Conversation, Server, Unanswered
 

@@ -1,41 +1,20 @@
-"""What answers cost: a price, an estimate before, a count after."""
+"""What answers cost: an estimate before, a count after."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
-from steerlens.config.judge import base_url
-from steerlens.config.schema import JudgeConfig
+from steerlens.config.prices import Price
 from steerlens.judges.chat import Answer, Conversation
 
-PRICES_FILE = Path(__file__).with_name("prices.json")
 BYTES_PER_TOKEN = 4
 """Of English text, about."""
 USUAL_ANSWER = 80
 """Tokens, about, of the one or two sentences that the prompts ask for."""
 OVERHEAD = 64
 """Tokens, at most, that a server's own template adds to a conversation."""
-
-
-class Price(NamedTuple):
-    """US dollars for a million tokens."""
-
-    input: float
-    output: float
-    seen: str | None = None
-    """The day on which the list price was this; None if the settings say it."""
-
-    def usd(self, input_tokens: int, output_tokens: int) -> float:
-        return (input_tokens * self.input + output_tokens * self.output) / 1e6
-
-
-FREE = Price(0.0, 0.0)
 
 
 @dataclass
@@ -91,27 +70,6 @@ class Estimate(NamedTuple):
             f"{self.ratings:,} ratings: {self.kept:,} answers are kept, {self.requests:,} to ask "
             f"for, about {self.input_tokens + self.output_tokens:,} tokens, {money}."
         )
-
-
-@cache
-def _prices() -> dict[str, Price]:
-    content = json.loads(PRICES_FILE.read_text(encoding="utf-8"))
-    return {name: Price(**price) for name, price in content.items()}
-
-
-def price_of(config: JudgeConfig) -> Price | None:
-    """The price of the judge's model; None if it isn't known.
-
-    From the settings; else free where no server is asked; else the list price of the model, a date
-    behind its name left out. Somebody else's server may charge anything.
-    """
-    if config.usd_per_million_input is not None and config.usd_per_million_output is not None:
-        return Price(config.usd_per_million_input, config.usd_per_million_output)
-    if config.name in ("lexical", "local"):
-        return FREE
-    if base_url(config) is not None:
-        return None
-    return _prices().get(re.sub(r"-(\d{8}|\d{4}-\d\d-\d\d)$", "", config.model or ""))
 
 
 def usual_tokens(conversation: Conversation) -> int:

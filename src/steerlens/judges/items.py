@@ -107,8 +107,14 @@ class Judge(Protocol):
         """What rating `items` will take."""
         ...
 
-    def rate(self, items: Sequence[Item], progress: Callable[[int], None] = nothing) -> Rated:
-        """Rates `items`; `progress` is called with the number of ratings that are just done."""
+    def rate(
+        self,
+        items: Sequence[Item],
+        progress: Callable[[int], None] = nothing,
+        spent_usd: float = 0.0,
+    ) -> Rated:
+        """Rates `items`; `progress` is called with the number of ratings that are just done.
+        `spent_usd` is what earlier ratings of the run have taken from its budget."""
         ...
 
 

@@ -18,8 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from steerlens.config.prices import FREE
 from steerlens.errors import SteerlensError
-from steerlens.judges.cost import FREE, Estimate, estimate
+from steerlens.judges.cost import Estimate, estimate
 from steerlens.judges.items import (
     CONCEPT,
     FLUENCY,
@@ -104,7 +105,12 @@ class LexicalJudge:
         """Two ratings a text, for nothing."""
         return estimate(2 * len(items), 0, [], FREE, 0)
 
-    def rate(self, items: Sequence[Item], progress: Callable[[int], None] = nothing) -> Rated:
+    def rate(
+        self,
+        items: Sequence[Item],
+        progress: Callable[[int], None] = nothing,
+        spent_usd: float = 0.0,
+    ) -> Rated:
         """Rates concept and fluency.
 
         Raises:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from steerlens.errors import SteerlensError
 from steerlens.judges.items import CONCEPT, FLUENCY, INSTRUCTION, VALUES
 from steerlens.judges.parse import parse
+from steerlens.results import CONCEPTS, EVALUATING, FEATURES, RATINGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +39,7 @@ class Published(NamedTuple):
     """Aspects whose file isn't there."""
     findings: list[str]
     """What is wrong with the files, a sentence each."""
+    files: tuple[Path, ...] = ()
 
 
 def read_published(folder: Path, run: str = "gemma2_9b_it_131") -> Published:
@@ -47,12 +49,13 @@ def read_published(folder: Path, run: str = "gemma2_9b_it_131") -> Published:
         SteerlensError: no file, no such JSON, or files of different features.
     """
 
-    tables, findings = {}, []
+    tables, findings, read = {}, [], []
     for aspect, word in NAMES.items():
         files = sorted(Path(folder).rglob(f"{run}_llm_{word}_score_cache.json"))
         if len(files) > 1:
             raise SteerlensError(f"{files[0]} and {files[1]} have the same name; remove one.")
         if files:
+            read.append(files[0])
             tables[aspect], told = _read(files[0], aspect)
             findings += told
     if not tables:
@@ -66,7 +69,38 @@ def read_published(folder: Path, run: str = "gemma2_9b_it_131") -> Published:
     absent = tuple(aspect for aspect in NAMES if aspect not in tables)
     findings += [f"There is no file of the ratings of {aspect}." for aspect in absent]
     table = whole.loc[:, [*KEYS, "factor", *present]]
-    return Published(table, present, absent, findings)
+    return Published(table, present, absent, findings, tuple(read))
+
+
+def as_tables(published: Published) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Published ratings in our schema: features, concepts and ratings. Each feature stands for a
+    concept of its own, and all texts are at its chosen factor."""
+    import pandas as pd
+
+    subject = {"model": "gemma-2-9b-it", "sae": "gemma-scope-9b-it-res-131k"}
+    texts = published.table
+    keys = texts[["layer", "feature"]].drop_duplicates(ignore_index=True)
+    keys = keys.assign(concept_id=range(len(keys)))
+    where = subject | {"hook_name": "blocks." + keys["layer"].astype(str) + ".hook_resid_post"}
+    features = keys.drop(columns="concept_id").assign(**where)
+    named = keys.assign(method="SAE", rank=0, **where)
+    factors: Any = texts.groupby(["layer", "feature"], as_index=False)["factor"].first()
+    concepts = named.merge(factors.rename(columns={"factor": "best_factor"}))
+    columns = {aspect: f"llm_{aspect}" for aspect in published.aspects}
+    ratings: Any = texts.merge(named, on=["layer", "feature"])
+    ratings = ratings.rename(columns=columns)
+    ratings = ratings.assign(
+        split=EVALUATING,
+        judge="published",
+        prompt="text " + ratings.pop("text").astype(str),
+        sample=0,
+        concept=ratings["layer"].astype(str) + "_" + ratings.pop("feature").astype(str),
+        factor=ratings["factor"].fillna(0.0),
+    )
+    for column in columns.values():
+        absent = ratings[column].isna()
+        ratings[f"{column}_missing"] = pd.Series("null", index=ratings.index).where(absent)
+    return FEATURES.frame(features), CONCEPTS.frame(concepts), RATINGS.frame(ratings)
 
 
 def _joined(

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
+from steerlens.config.prices import Price
 from steerlens.config.schema import JudgeConfig
 from steerlens.errors import SteerlensError
 from steerlens.judges import cost, prompts
 from steerlens.judges.cache import AnswerCache
 from steerlens.judges.chat import Answer, Chat, Conversation, TooLong, Unanswered
-from steerlens.judges.cost import Cost, Estimate, Price
+from steerlens.judges.cost import Cost, Estimate
 from steerlens.judges.items import (
     BUDGET,
     UNANSWERED,
@@ -75,7 +76,12 @@ class LanguageModelJudge:
             max_tokens=self.config.max_tokens,
         )
 
-    def rate(self, items: Sequence[Item], progress: Callable[[int], None] = nothing) -> Rated:
+    def rate(
+        self,
+        items: Sequence[Item],
+        progress: Callable[[int], None] = nothing,
+        spent_usd: float = 0.0,
+    ) -> Rated:
         """Rates `items` in every aspect that they have.
 
         What is kept is looked up first. Each new answer is kept before it counts, so that a run
@@ -86,7 +92,7 @@ class LanguageModelJudge:
                 kept.
         """
         self.cache.check()
-        asking = _Asking(self, items, progress)
+        asking = _Asking(self, items, progress, spent_usd)
         asking.look_up()
         asking.ask()
         return Rated(self.name, "llm", asking.ratings, asking.cost, asking.stopped)
@@ -108,6 +114,7 @@ class _Asking:
     judge: LanguageModelJudge
     items: Sequence[Item]
     progress: Callable[[int], None] = nothing
+    spent_usd: float = 0.0
     tasks: list[Task] = field(init=False)
     queue: deque[Task] = field(init=False)
     ratings: list[dict[str, Rating]] = field(init=False)
@@ -161,6 +168,7 @@ class _Asking:
     def _affordable(self) -> Iterator[Task]:
         """The next tasks, as many as are asked together."""
         promised = sum(self._at_most(one) for batch in self.under_way.values() for one in batch)
+        promised += self.spent_usd
         limit = self.judge.config.budget_usd
         for _ in range(min(self.judge.chat.batch, len(self.queue))):
             promised += self._at_most(self.queue[0])
@@ -225,7 +233,7 @@ class _Asking:
         total = sum(len(rating) for rating in self.ratings)
         self.stopped = (
             f"judge.budget_usd={self.judge.config.budget_usd:g} is reached: the answers have cost "
-            f"{self.cost.usd or 0:.4f} USD, {self.cost.usd_now or 0:.4f} of it now, and another "
-            f"might exceed it; {left:,} of {total:,} ratings are missing. What is rated is kept: "
-            "the same command with a larger budget goes on."
+            f"{self.spent_usd + (self.cost.usd or 0):.4f} USD, {self.cost.usd_now or 0:.4f} of it "
+            f"now, and another might exceed it; {left:,} of {total:,} ratings are missing. What is "
+            "rated is kept: the same command with a larger budget goes on."
         )

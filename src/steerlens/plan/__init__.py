@@ -17,6 +17,7 @@ from steerlens.config.parse import parse_memory, parse_scores
 from steerlens.config.schema import CorpusConfig, ModelConfig, RunConfig
 from steerlens.corpus.webtext import webtext
 from steerlens.fit import device_type, dtype_name, estimate_weights, gigabytes
+from steerlens.plan.concepts import planned_concepts
 from steerlens.plan.steering import planned_texts, planned_words
 from steerlens.registry import ScoreConfig
 from steerlens.report.terminal import duration
@@ -46,7 +47,12 @@ def print_plan(config: RunConfig) -> None:
             f"{gigabytes(parse_memory(config.memory_budget))} beyond (memory_budget)",
         ),
     ]
-    rows += _measured(config, methods) if weights_are_here(config) else _guessed(config, weights)
+    if not weights_are_here(config):
+        rows += _guessed(config, weights)
+    elif config.concepts:
+        rows += _toward_concepts(config)
+    else:
+        rows += _measured(config, methods)
     width = max(len(name) for name, _ in rows)
     print("This would run (plan=true stops here):")
     for name, text in rows:
@@ -84,6 +90,24 @@ def _guessed(config: RunConfig, weights: int | None) -> list[tuple[str, str]]:
         ("layers", str(config.layer)),
         ("disk", f"a download of {gigabytes(weights) if weights else 'unknown size'} first"),
         ("time", "unknown until the weights are here, because it is measured on them"),
+    ]
+
+
+def _toward_concepts(config: RunConfig) -> list[tuple[str, str]]:
+    """Times a few texts of the first layer."""
+    from steerlens.subject import load_subjects
+    from steerlens.subject.sae import sae_sources
+
+    layers = [source.layer for source in sae_sources(config)]
+    subject = next(iter(load_subjects(dataclasses.replace(config, layer=layers[0] or "all"))))
+    found = planned_concepts(config, subject, len(layers))
+    return [
+        ("layers", ", ".join(map(str, layers))),
+        ("concepts", f"{found.concepts:,}, each in {found.arms} ways"),
+        ("steering", f"{found.texts:,} texts, about {duration(found.seconds)}"),
+        ("ratings", found.rating),
+        ("time", "besides, what methods learn: minutes for SSV, ReFT-r1, LoReFT and LoRA each"),
+        ("disk", f"about {gigabytes(found.texts * TEXT_BYTES + 1e6)} in the run's folder"),
     ]
 
 

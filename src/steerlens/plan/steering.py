@@ -37,7 +37,7 @@ def planned_texts(config: RunConfig, subject: Subject, n_features: int) -> Plann
     arms = n_steered * (1 + len(config.steer.controls)) + len(config.steer.together)
     of_factor = len(parse_prompts(config.generation)) * config.generation.samples
     n_texts = arms * (1 + len(factors)) * of_factor
-    return PlannedTexts(n_steered, n_texts, n_texts * _seconds_each(config, subject, of_factor))
+    return PlannedTexts(n_steered, n_texts, n_texts * seconds_each(config, subject, of_factor))
 
 
 class PlannedWords(NamedTuple):
@@ -61,7 +61,7 @@ def planned_words(config: RunConfig, n_layers: int, steered: PlannedTexts) -> Pl
     return PlannedWords(len(words), n_texts, n_texts * steered.seconds / steered.texts)
 
 
-def _seconds_each(config: RunConfig, subject: Subject, of_factor: int) -> float:
+def seconds_each(config: RunConfig, subject: Subject, of_factor: int) -> float:
     """Seconds a text, timed the second time: the first pays for what happens once."""
     from steerlens.steering import steer_layer
 

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from steerlens.analysis.agreement import CLOSE, Agreement
+from steerlens.analysis.ratings import JudgesAgreement
 from steerlens.text import markdown, markdown_table, visible
+
+
+def judges_lines(found: Mapping[str, JudgesAgreement]) -> list[str]:
+    """How far two judges agree, a sentence for each aspect."""
+    said = []
+    for aspect, one in found.items():
+        measures = [
+            f"{name} {estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+            for name, estimate in (
+                ("equal ratings", one.exact),
+                ("weighted kappa", one.kappa),
+                ("Spearman", one.spearman),
+            )
+            if estimate and estimate.low is not None
+        ]
+        said.append(
+            f"The judges on {aspect}: {', '.join(measures) or 'nothing can be said'}; "
+            f"{one.texts:,} texts that both have rated."
+        )
+    return said
 
 
 def agreement_lines(found: Sequence[Agreement]) -> list[str]:

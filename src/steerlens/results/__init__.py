@@ -5,9 +5,13 @@ from __future__ import annotations
 from steerlens.results.table import Table
 
 __all__ = [
+    "CHOOSING",
+    "CONCEPTS",
     "COVERAGE",
+    "EVALUATING",
     "FEATURES",
     "GENERATIONS",
+    "RATINGS",
     "SAES",
     "STEERING",
     "SUBJECT",
@@ -163,3 +167,58 @@ COVERAGE = Table(
 """One row per layer and word of `coverage.words`: the feature with the highest output score toward
 the word, and the share of its steered texts in which the word stands; `reason` says why a column
 is null."""
+
+CHOOSING, EVALUATING = "choosing", "evaluating"
+"""What a concept's prompts are for: they choose the factor, or its result is reported on them."""
+
+CONCEPTS = Table(
+    file="concepts.parquet",
+    keys=(*SAES.keys, "method", "rank", "concept_id"),
+    columns={
+        **SUBJECT,
+        "layer": "int64",
+        "method": "string",
+        "rank": "int64",
+        "concept_id": "int64",
+        "concept": "string",
+        "genre": "string",
+        "feature": "int64",
+        "auroc": "double",
+        "max_activation": "double",
+        "best_factor": "double",
+    },
+)
+"""One row per layer, method and concept (of several SAE features for a concept also `rank`, 0 the
+best): the feature, if one is steered with; the area under the ROC curve with which the method
+detects the concept; the factor that the prompts to choose by chose."""
+
+RATINGS = Table(
+    file="ratings.parquet",
+    keys=(*CONCEPTS.keys, "factor", "prompt", "sample"),
+    columns={
+        **SUBJECT,
+        "layer": "int64",
+        "method": "string",
+        "rank": "int64",
+        "concept_id": "int64",
+        "concept": "string",
+        "split": "string",
+        "factor": "double",
+        "prompt": "string",
+        "sample": "int64",
+        "text": "string",
+        "token_ids": "list<int64>",
+        "perplexity": "double",
+        "degeneracy": "double",
+        "judge": "string",
+        **{
+            f"{kind}_{aspect}{end}": type
+            for kind in ("llm", "lexical")
+            for aspect in ("concept", "instruction", "fluency")
+            for end, type in (("", "int64"), ("_missing", "string"))
+            if (kind, aspect) != ("lexical", "instruction")
+        },
+    },
+)
+"""One row per text that a judge has rated: 0, 1 or 2 in each aspect, or null and why. A language
+model's ratings and those by rules never share a column."""

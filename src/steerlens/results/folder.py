@@ -14,7 +14,16 @@ from steerlens.config.parse import parse_layers
 from steerlens.config.schema import ChoiceConfig, StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.files import CONFIG_FILE
-from steerlens.results import COVERAGE, FEATURES, GENERATIONS, SAES, STEERING, Table
+from steerlens.results import (
+    CONCEPTS,
+    COVERAGE,
+    FEATURES,
+    GENERATIONS,
+    RATINGS,
+    SAES,
+    STEERING,
+    Table,
+)
 from steerlens.results.pmi import PMI_FILE, Pmi
 from steerlens.results.reference import REFERENCE_FILE, Reference
 
@@ -37,6 +46,9 @@ class RunTables:
     saes: pd.DataFrame = field(default_factory=lambda: SAES.frame([]))
     coverage: pd.DataFrame = field(default_factory=lambda: COVERAGE.frame([]))
     """Empty where no words were asked for."""
+    concepts: pd.DataFrame = field(default_factory=lambda: CONCEPTS.frame([]))
+    ratings: pd.DataFrame = field(default_factory=lambda: RATINGS.frame([]))
+    """Empty where no concepts were steered toward."""
     choice: ChoiceConfig | None = None
     """How best factors were chosen; null = not known."""
     operator: str | None = None
@@ -54,7 +66,7 @@ class RunTables:
 
     def of_layers(self, layers: Collection[int]) -> RunTables:
         """The rows of `layers` only."""
-        names = ("features", "generations", "steering", "saes", "coverage")
+        names = ("features", "generations", "steering", "saes", "coverage", "concepts", "ratings")
         tables = {name: getattr(self, name) for name in names}
         rows = {name: one.loc[one["layer"].isin(list(layers))] for name, one in tables.items()}
         return dataclasses.replace(
@@ -76,6 +88,8 @@ def read_tables(folder: Path) -> RunTables:
         steering=_read_or_empty(STEERING, folder),
         saes=_read_or_empty(SAES, folder),
         coverage=_read_or_empty(COVERAGE, folder),
+        concepts=_read_or_empty(CONCEPTS, folder),
+        ratings=_read_or_empty(RATINGS, folder),
         choice=_known(ChoiceConfig, choice) if choice else None,
         operator=(settings.get("steer") or {}).get("operator"),
         late_from=_late_from(settings.get("model") or {}),

@@ -44,7 +44,8 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
         SteerlensError: fewer than two scores were computed.
     """
     tables = series[0].tables
-    scores = [name for name in scores_of(tables.features) if tables.features[name].notna().any()]
+    features: Any = tables.features
+    scores = [name for name in scores_of(features) if features[name].notna().any()]
     if len(scores) < 2:
         raise SteerlensError("it takes at least two scores, such as score=all.")
     values = {name: tables.features[name].to_numpy(float, na_value=np.nan) for name in scores}
@@ -133,7 +134,7 @@ def _agreement_sentences(agreement: pd.DataFrame) -> list[str]:
     return [f"Rank correlation with {name}: {'; '.join(said)}."] if said else []
 
 
-def _interval(row: Mapping[str, Any] | pd.Series, name: str) -> str:
+def _interval(row: Any, name: str) -> str:
     value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
     if pd.isna(value):
         return "-"

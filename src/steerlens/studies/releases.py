@@ -49,7 +49,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     said: list[str] = []
     if not config.by_depth:
         series, said = _common_layers(series)
-    rows = pd.DataFrame([_row(one) for one in series])
+    rows: Any = pd.DataFrame([_row(one) for one in series])
     by = next((name for name in RANKED_BY if rows[name].notna().all()), RANKED_BY[-1])
     order = rows.sort_values(by, ascending=False, kind="stable").index.tolist()
     ranked = rows.loc[order].reset_index(drop=True)
@@ -156,12 +156,12 @@ def _quartiles(name: str, values: np.ndarray) -> dict[str, float | None]:
     return dict(zip((f"{name}_q25", f"{name}_median", f"{name}_q75"), found, strict=True))
 
 
-def _mean(column: pd.Series) -> float | None:
+def _mean(column: Any) -> float | None:
     known = column.dropna()
     return float(known.mean()) if len(known) else None
 
 
-def _sentences(series: Sequence[Series], ranked: pd.DataFrame, by: str) -> list[str]:
+def _sentences(series: Sequence[Series], ranked: Any, by: str) -> list[str]:
     """Which release is best, and which the data can't tell apart."""
     if len(series) == 1:
         return ["There is one release only; give several, such as sae=A,B, to compare them."]
@@ -191,7 +191,7 @@ def _sentences(series: Sequence[Series], ranked: pd.DataFrame, by: str) -> list[
     return [*said, *_other_order(ranked, by), *_words(series)]
 
 
-def _other_order(ranked: pd.DataFrame, by: str) -> list[str]:
+def _other_order(ranked: Any, by: str) -> list[str]:
     """Whether the feature in the middle ranks the releases as the mean does."""
     if by != "success" or ranked["success_median"].is_monotonic_decreasing:
         return []

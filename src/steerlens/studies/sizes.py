@@ -76,7 +76,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
 
 def _input_scores(series: Sequence[Series]) -> Iterator[dict[str, Any]]:
     """S_in of every result beside that of the most text; first by tokens, then by sentences."""
-    scored = [one for one in series if one.tables.features["input_score"].notna().any()]
+    scored = [one for one in series if any(one.tables.features["input_score"].notna().tolist())]
     for key, other, unit in ((TOKENS, EXAMPLES, "tokens"), (EXAMPLES, TOKENS, "sentences")):
         having = [one for one in scored if key in one.settings]
         largest = max((_number(one, other) for one in having), default=0)
@@ -97,8 +97,8 @@ def _agree(some: pd.DataFrame, full: pd.DataFrame) -> tuple[Estimate | None, int
     """The correlation, and over how many features: from little text few have a score."""
     columns = [*KEYS, "input_score"]
     both = some[columns].merge(full[columns], on=KEYS, suffixes=("", "_full")).dropna()
-    values = (both[name].to_numpy(float) for name in ("input_score", "input_score_full"))
-    return spearman(*values, 200, np.random.default_rng(0)), len(both)
+    some_N, full_N = (both[name].to_numpy(float) for name in ("input_score", "input_score_full"))
+    return spearman(some_N, full_N, 200, np.random.default_rng(0)), len(both)
 
 
 def _output_scores(features: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -147,7 +147,7 @@ def _texts(tables: RunTables) -> Iterator[dict[str, Any]]:
         yield from (row for row in part if row["agreement"] is not None)
 
 
-def _payoff(chosen: pd.DataFrame, high: pd.DataFrame) -> float:
+def _payoff(chosen: Any, high: pd.DataFrame) -> float:
     decided = chosen.dropna(subset=["best_factor"])
     filtered = decided.merge(high, on=KEYS)["success_20"].astype(float).mean()
     every = decided["success_20"].astype(float).mean()

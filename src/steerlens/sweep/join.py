@@ -23,9 +23,11 @@ from steerlens.errors import SteerlensError
 from steerlens.files import make_folder, read_json, write_json
 from steerlens.report.sweep import print_sweep, write_sweep_report
 from steerlens.results import (
+    CONCEPTS,
     COVERAGE,
     FEATURES,
     GENERATIONS,
+    RATINGS,
     SAES,
     STEERING,
     SUMMARY_FILE,
@@ -194,6 +196,8 @@ def merge(parts: Sequence[RunTables]) -> RunTables:
         steering=_by_layer(STEERING, [part.steering for part in parts]),
         saes=_by_layer(SAES, [part.saes for part in parts]).drop_duplicates(list(SAES.keys)),
         coverage=_by_layer(COVERAGE, [part.coverage for part in parts]),
+        concepts=_by_layer(CONCEPTS, [part.concepts for part in parts]),
+        ratings=_by_layer(RATINGS, [part.ratings for part in parts]),
         study=parts[0].study,
         choice=parts[0].choice,
         operator=parts[0].operator,

@@ -1,0 +1,102 @@
+"""What rated texts say of each way of steering: its factor for a concept, its score over concepts.
+
+An arm is a method, for SAE features also their rank; its number for a concept is the overall rating
+of its texts there (see `analysis.ratings`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from steerlens.analysis.ratings import (
+    PER_TEXT,
+    RESAMPLES,
+    JudgesAgreement,
+    agreement_of_judges,
+    numbers,
+)
+from steerlens.analysis.resampling import Estimate, estimate, resampled_means
+from steerlens.errors import SteerlensError
+from steerlens.results import EVALUATING
+
+KINDS = ("llm", "lexical")
+ASPECTS = ("concept", "instruction", "fluency")
+ARM = ["method", "rank", "concept_id"]
+
+
+def kinds_of(ratings: pd.DataFrame) -> list[str]:
+    """Who has rated: `llm`, `lexical`."""
+    return [kind for kind in KINDS if aspects_of(ratings, kind)]
+
+
+def aspects_of(ratings: Any, kind: str) -> list[str]:
+    """The columns that this kind of judge has filled."""
+    names = [f"{kind}_{aspect}" for aspect in ASPECTS]
+    return [name for name in names if name in ratings and ratings[name].notna().any()]
+
+
+def judges_agreement(one: Any, other: Any) -> dict[str, JudgesAgreement]:
+    """How far the judges of two runs agree on the texts that are the same in both, by aspect;
+    only aspects that both have rated."""
+    same = ["layer", *ARM, "factor", "prompt", "sample", "text"]
+    sides = []
+    for ratings in (one, other):
+        kinds = kinds_of(ratings)
+        columns = aspects_of(ratings, kinds[0]) if kinds else []
+        names = {column: column.partition("_")[2] for column in columns}
+        sides.append(ratings[[*same, *columns]].rename(columns=names))
+    both = sides[0].merge(sides[1], on=same, suffixes=("", "_other"))
+    found = {}
+    for aspect in ASPECTS:
+        if f"{aspect}_other" in both and len(both):
+            found[aspect] = agreement_of_judges(both[aspect], both[f"{aspect}_other"])
+    return found
+
+
+def best_factors(ratings: pd.DataFrame) -> pd.DataFrame:
+    """The factor of each arm and concept whose texts have the highest mean rating, text by text
+    (AxBench); of equal ones the smallest. None for those without a rated text.
+
+    Raises:
+        SteerlensError: no text is rated.
+    """
+    kinds = kinds_of(ratings)
+    if not kinds:
+        raise SteerlensError("the judge has rated no text: no factor can be chosen.")
+    aspects = aspects_of(ratings, kinds[0])
+    found: Any = numbers(ratings, aspects, [*ARM, "factor"], PER_TEXT).dropna(subset="number")
+    ordered = found.sort_values([*ARM, "number", "factor"], ascending=[True] * 3 + [False, True])
+    return ordered.drop_duplicates(ARM)[[*ARM, "factor"]].reset_index(drop=True)
+
+
+def arm_numbers(
+    ratings: pd.DataFrame, kind: str, aggregation: str, split: str = EVALUATING
+) -> pd.DataFrame:
+    """The number of each arm, concept and factor in every layer, on the texts of `split`."""
+    rows = ratings.loc[ratings["split"] == split]
+    by = ["layer", *ARM, "concept", "factor"]
+    return numbers(rows, aspects_of(ratings, kind), by, aggregation).dropna(subset="number")
+
+
+def over_concepts(found: Any, seed: int = 0) -> Estimate | None:
+    """The mean number of some arms' rows. For the interval concepts are drawn again, with all of
+    their features: texts of one concept are not independent."""
+    if not len(found):
+        return None
+    by_concept = found.groupby("concept_id")["number"].agg(["size", "mean"])
+    rng = np.random.default_rng(seed)
+    size_1C, mean_C = by_concept["size"].to_numpy(float)[None], by_concept["mean"].to_numpy(float)
+    drawn_1R = resampled_means(size_1C, mean_C, RESAMPLES, rng)
+    return estimate(float(found["number"].mean()), drawn_1R[0], len(by_concept))
+
+
+def paired_difference(own: Any, other: Any) -> tuple[Estimate | None, int]:
+    """The mean of what `own` rows have more than the `other`, concept by concept, and of how many
+    concepts both have a number."""
+    means = [rows.groupby("concept_id")["number"].mean() for rows in (own, other)]
+    less = (means[0] - means[1]).dropna()
+    rows = pd.DataFrame({"concept_id": less.index, "number": less.to_numpy()})
+    return over_concepts(rows), len(rows)

@@ -1,0 +1,42 @@
+"""The concept set of a run's settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from steerlens.concept_sets import ConceptSet
+from steerlens.concept_sets.axbench import axbench_folder, axbench_hub
+from steerlens.concept_sets.embedded import embedded_concepts
+from steerlens.concept_sets.instructions import with_instructions
+from steerlens.config.schema import ConceptsConfig
+
+# Once for all layers: reading the installed documentation takes some seconds.
+_embedded = cache(embedded_concepts)
+
+
+def load_concepts(config: ConceptsConfig, layer: int, seed: int) -> ConceptSet:
+    """The concepts for a layer, with their texts and prompts.
+
+    Raises:
+        SteerlensError: what `config` names can't be read, or has no such concept.
+    """
+    if config.source == "embedded":
+        found = _embedded(config.n_train, config.n_test, config.n_prompts, seed)
+    else:
+        path = str(config.path).replace("{layer}", str(layer))
+        if config.source == "folder":
+            found = axbench_folder(Path(path))
+        else:
+            subset = str(config.subset).replace("{layer}", str(layer))
+            found = axbench_hub(path, subset, config.revision)
+    if config.only:
+        found = found.only(config.only)
+    found = replace(found, concepts=found.concepts[: config.n])
+    if not found.are_instructions:
+        return found
+    file = config.instructions_path
+    return with_instructions(
+        found, config.instructions, Path(file) if file else None, config.n_prompts
+    )

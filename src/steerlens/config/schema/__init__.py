@@ -1,0 +1,196 @@
+"""The schema of every configuration group.
+
+Hydra composes YAML into these dataclasses, so a key that is not here is refused. `Any` marks
+values that OmegaConf can't type (unions with containers); `steerlens.config.parse` gives them
+their one meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from steerlens.config.schema.concepts import (
+    CONCEPT_SOURCES,
+    INSTRUCTIONS,
+    JUDGES,
+    STEERED_BY,
+    ConceptsConfig,
+    JudgeConfig,
+)
+from steerlens.config.schema.missing import MISSING
+from steerlens.config.schema.steering import (
+    CONTROLS,
+    OBJECTIVES,
+    OPERATORS,
+    POSITIONS,
+    RANDOM_DIRECTION,
+    RANDOM_FEATURE,
+    RULES,
+    SUCCESS,
+    UNITS,
+    ChoiceConfig,
+    GenerationConfig,
+    SelectionConfig,
+    SteerConfig,
+)
+from steerlens.config.schema.subject import (
+    FeaturesConfig,
+    ModelConfig,
+    SaeConfig,
+)
+from steerlens.config.schema.texts import (
+    CorpusConfig,
+    CoverageConfig,
+    PmiConfig,
+    QualityConfig,
+)
+
+__all__ = [
+    "CONCEPT_SOURCES",
+    "CONTROLS",
+    "INSTRUCTIONS",
+    "JUDGES",
+    "MISSING",
+    "OBJECTIVES",
+    "OPERATORS",
+    "POSITIONS",
+    "RANDOM_DIRECTION",
+    "RANDOM_FEATURE",
+    "RULES",
+    "STEERED_BY",
+    "STUDIES",
+    "SUCCESS",
+    "UNITS",
+    "ChoiceConfig",
+    "ConceptsConfig",
+    "CorpusConfig",
+    "CoverageConfig",
+    "FeaturesConfig",
+    "GenerationConfig",
+    "JudgeConfig",
+    "ModelConfig",
+    "PathsConfig",
+    "PmiConfig",
+    "QualityConfig",
+    "ReferenceConfig",
+    "RunConfig",
+    "SaeConfig",
+    "SelectionConfig",
+    "SteerConfig",
+    "StudyConfig",
+    "TrackingConfig",
+]
+
+
+STUDIES = ("releases", "sizes", "controls", "criteria", "table1")
+
+
+@dataclass
+class StudyConfig:
+    """The question that a run, or the sweep that it belongs to, is to answer."""
+
+    name: str | None = None
+    """One of the modules of `studies/`; null = none."""
+    by_depth: bool = False
+    """releases: also compare those of different models, layer by relative depth."""
+
+
+@dataclass
+class ReferenceConfig:
+    """The published scores that a run is laid beside (the caches of the paper's authors)."""
+
+    path: str | None = None
+    """Folder in or below which the files lie, under the authors' names."""
+    model: str | None = None
+    """gemma2_2b, gemma2_9b, llama31 or pythia70."""
+    features: str | None = None
+    """File of the listed features, `{"layer": [ids]}`, instead of the one in `path`."""
+    input_scores: str | None = None
+    """File `{"layer_feature": number}`, instead of the one in `path`."""
+    output_scores: str | None = None
+    factors: str | None = None
+    ratings: str | None = None
+    """Folder with the published ratings of steered texts: a table of them, alone."""
+    alone: bool = False
+    """Show the published scores as a run of their own: no model is loaded, nothing is scored."""
+
+
+@dataclass
+class TrackingConfig:
+    """Weights & Biases."""
+
+    mode: str = "offline"
+    """offline, online or disabled."""
+    project: str = "steerlens"
+    entity: str | None = None
+    group: str | None = None
+    name: str | None = None
+    """Name of the W&B run; null = the name of the run's folder."""
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class PathsConfig:
+    output_dir: str = MISSING
+    """This run's folder; by default Hydra's, under outputs/<name>/."""
+    cache_dir: str = MISSING
+    """Cache that runs share."""
+
+
+@dataclass
+class RunConfig:
+    """The whole configuration of one run."""
+
+    name: str = "run"
+    """Name of the folder under outputs/."""
+    concept: Any = None
+    """What to steer toward: a word or a phrase, or several for the same. Chooses
+    `experiment=concept` on the command line."""
+    layer: Any = "all"
+    """An integer, a list of integers, `all` or `late`."""
+    seed: int = 0
+    device: str = "auto"
+    """auto (cuda, else mps, else cpu) or a torch device."""
+    dtype: str = "auto"
+    """auto (float32 on CPU, else bfloat16), float32, float16 or bfloat16; for model and SAE."""
+    device_map: Any = None
+    """Hugging Face device map for models larger than one GPU: `auto`, or `{module: device}`."""
+    memory_budget: Any = "2GiB"
+    """Memory that scoring may use beyond the weights; batch sizes follow from it."""
+    labels: str | None = None
+    """Neuronpedia's explanations of the features: a JSON Lines file or an export folder."""
+    logit_lens_k: int = 20
+    """Number of logit-lens tokens kept per feature."""
+    shard: str | None = None
+    """`i/n`: only part i, counted from 0, of the n equal parts of each layer's features."""
+    objective: str | None = None
+    """The number that a sweeper optimises: one of `analysis.objectives.OBJECTIVES`."""
+    plan: bool = False
+    """Print what would run, and stop."""
+    debug: bool = False
+    """Show tracebacks."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sae: SaeConfig = field(default_factory=SaeConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    steer: SteerConfig = field(default_factory=SteerConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    choice: ChoiceConfig = field(default_factory=ChoiceConfig)
+    evaluator: ModelConfig | None = None
+    """The model whose perplexity of the texts is measured; null = the steered model, unsteered."""
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    score: Any = MISSING
+    """One scoring method's settings (`method: output, ...`), or several by name."""
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    pmi: PmiConfig = field(default_factory=PmiConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    coverage: CoverageConfig = field(default_factory=CoverageConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    concepts: ConceptsConfig | None = None
+    """Concepts to steer toward by several methods; null = none."""
+    judge: JudgeConfig | None = None
+    """Who rates the texts that are to show `concepts`; null = nobody."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)

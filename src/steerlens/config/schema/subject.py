@@ -1,0 +1,74 @@
+"""Groups that say what is looked at: model, SAE, features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from steerlens.config.schema.missing import MISSING
+
+
+@dataclass
+class ModelConfig:
+    """A language model: a Hugging Face name or a local folder."""
+
+    name: str = MISSING
+    """Name of this entry; SAEs name the model they belong to by it."""
+    path: str = MISSING
+    """Hugging Face repository, or a folder in the Hugging Face layout."""
+    revision: str | None = None
+    """Branch, tag or commit of the repository."""
+    aliases: list[str] = field(default_factory=list)
+    """Other names by which SAE releases call this model."""
+    n_layers: int | None = None
+    """Number of blocks, so that `layer` can be checked before weights are loaded."""
+    d_model: int | None = None
+    """Width of the residual stream."""
+    d_vocab: int | None = None
+    """Number of tokens in the vocabulary."""
+    n_params: float | None = None
+    """Number of parameters, so that weights that can't fit are refused before download."""
+    late_from: int | None = None
+    """First of the `late` layers; null = round(0.6 n_layers)."""
+    license_url: str | None = None
+    """Page on which the licence of gated weights is accepted."""
+
+
+@dataclass
+class SaeConfig:
+    """An SAE release: SAELens' release and id, or a local folder in the SAELens layout."""
+
+    name: str = MISSING
+    """Name of this entry."""
+    release: str | None = None
+    """SAELens release name (`steerlens list releases`)."""
+    sae_id: str | None = None
+    """SAELens id inside the release; `{layer}` stands for the layer."""
+    path: str | None = None
+    """Folder with one SAE (cfg.json), or with one sub-folder per layer."""
+    model: str | None = None
+    """Name of the `model` entry that this release was trained on; null = what the SAE says."""
+    layers: list[int] | None = None
+    """Layers that the release has; null = every layer of the model."""
+    d_sae: int | None = None
+    """Number of features, for the plan before the weights are there."""
+
+
+@dataclass
+class FeaturesConfig:
+    """Which features to score. At most one of `ids`, `n`, `file`, `concept`; none = all."""
+
+    ids: Any = None
+    """Explicit ids, the same in every layer: `[1,2,3]`."""
+    n: int | None = None
+    """This many random features in each layer, drawn from `seed` and the layer."""
+    file: str | None = None
+    """JSON file `{"layer": [ids]}`."""
+    concept: Any = None
+    """The features that may stand for this word or phrase."""
+    top_k: int = 20
+    """Of a feature's logit-lens tokens, how many are compared with the concept's."""
+    examples: list[str] = field(default_factory=list)
+    """Sentences about the concept: features that fire on them are candidates, too."""
+    min_examples: int | None = None
+    """Of all or random features, only those that fire in at least so many pieces of the corpus."""

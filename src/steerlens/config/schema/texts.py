@@ -1,0 +1,67 @@
+"""Groups about texts that are read: the corpus, and what is asked of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from steerlens.config.schema.missing import MISSING
+
+
+@dataclass
+class CorpusConfig:
+    """Texts for the scores that need some."""
+
+    name: str = MISSING
+    """Name of this entry."""
+    source: str = MISSING
+    """embedded (the installation's own documentation), webtext (NLTK's), text, json, parquet or
+    hub."""
+    path: str | None = None
+    """File, or Hugging Face data set."""
+    subset: str | None = None
+    """Configuration of the data set."""
+    split: str = "train"
+    revision: str | None = None
+    """Branch, tag or commit of the data set."""
+    column: str = "text"
+    """Where the text is in a row."""
+    n_tokens: int | None = None
+    """Read this many tokens; null = all."""
+    context_length: int = 128
+    """Documents are cut into pieces of this many tokens, BOS included, or of as many as the model
+    can take."""
+    seed: int | None = None
+    """Shuffles the documents; null = in their order."""
+
+
+@dataclass
+class PmiConfig:
+    """How success tokens and the first logit-lens token are counted in the corpus (Figure 8)."""
+
+    window: int = 20
+    """Words in a window: as many as the paper's continuations have tokens."""
+    min_count: int = 10
+    """Each word of a pair is in at least this many windows."""
+    min_together: int = 3
+    """Both are in at least this many windows; at least 1, because none gives no number."""
+
+
+@dataclass
+class QualityConfig:
+    """How well the SAEs reconstruct the corpus."""
+
+    n_tokens: int | None = None
+    """Tokens of the corpus that are encoded and decoded; null = none."""
+
+
+@dataclass
+class CoverageConfig:
+    """For how many words an SAE has a feature that steers toward them."""
+
+    words: Any = None
+    """`[network,date]`, or a file with a word a line; null = none. Each shard does a part."""
+    top_k: int = 20
+    """Of a feature's logit-lens tokens, how many are compared with the word's."""
+    threshold: float = 0.1
+    """Only features with at least this output score toward the word are steered with."""
