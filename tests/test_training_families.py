@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import steerlens
+from steerlens.config.compose import compose
 from tests.support.embedded import needs_embedded
 from tests.support.tiny import save_sae
 
@@ -128,3 +129,10 @@ def test_a_short_training_reaches_its_rate_and_decays(module: Any) -> None:
         assert max(scales) == 1
         assert scales[-1] < 0.1
         assert chosen.warmup_steps <= settings.TrainingSettings().warmup_steps
+
+
+def test_the_experiment_on_the_grid_takes_saes_that_the_grid_made(module: Any) -> None:
+    made = module("settings").grid_settings((8, 32, 128), (512, 2048), 1)
+    config = compose(["experiment=sae_training"])
+    assert made.name in config.model.aliases
+    assert Path(str(config.sae.path)).name in {one.release for one in made.saes}

@@ -115,7 +115,7 @@ def test_planted_effects_are_found_in_every_arm(tests: pd.DataFrame) -> None:
 
 
 def test_nothing_is_found_among_controls(tests: pd.DataFrame) -> None:
-    null = tests.loc["null"]
+    null = tests.loc["nothing"]
     assert set(null.index) == {
         "random_direction > random_feature",
         "random_feature > random_direction",

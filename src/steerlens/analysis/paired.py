@@ -22,8 +22,8 @@ ALPHA = 0.05
 ENOUGH = math.ceil(-math.log2(ALPHA))
 """So many pairs must differ for p <= ALPHA."""
 
-NULL = "null"
-"""The `arm` of comparisons that ought to find nothing."""
+NULL = "nothing"
+"""The `arm` of comparisons that ought to find nothing; pandas would read "null" as no name."""
 
 
 @dataclass(frozen=True)
