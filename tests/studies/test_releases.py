@@ -102,6 +102,17 @@ def test_different_models_are_refused_or_compared_by_depth() -> None:
         assert draw().axes
 
 
+@pytest.mark.parametrize("others", [[], [("other", 3)]])
+def test_one_steerable_feature_has_no_interval_but_is_shown(others: list[tuple[str, int]]) -> None:
+    given = [release(name, 1.0, (0,), n) for name, n in [("one", 1), *others]]
+    found = answer(given, ASKED)
+    table = found.tables["releases"]
+    assert table["success"].notna().all()
+    assert table["success_low"].isna().any()
+    for draw in found.figures.values():
+        draw()
+
+
 def test_what_was_not_measured_is_no_column() -> None:
     bare = release("a", 1.0)
     features = RunTables(bare.tables.features, saes=bare.tables.saes, study=ASKED)

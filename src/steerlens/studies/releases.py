@@ -54,7 +54,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     order = rows.sort_values(by, ascending=False, kind="stable").index.tolist()
     ranked = rows.loc[order].reset_index(drop=True)
     ranked.insert(0, "rank", np.arange(1, len(ranked) + 1))
-    ranked = ranked.drop(columns=[name for name in ranked if ranked[name].isna().all()])
+    ranked = ranked.drop(columns=[name for name in ranked if not _is_known(ranked, name)])
     by_layer = pd.DataFrame([row for one in series for row in _by_layer(one)])
     return Answer(
         sentences=[*_sentences([series[at] for at in order], ranked, by), *said],
@@ -64,6 +64,15 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
             "releases_by_layer": partial(draw_layers, by_layer, config.by_depth),
         },
     )
+
+
+def _is_known(rows: Any, name: str) -> bool:
+    """Whether a column has a number; ends of intervals stay with what they are of, because one
+    feature alone has no interval."""
+    for end in ("_low", "_high"):
+        if name.removesuffix(end) in rows:
+            name = name.removesuffix(end)
+    return not rows[name].isna().all()
 
 
 def _common_layers(series: Sequence[Series]) -> tuple[list[Series], list[str]]:
