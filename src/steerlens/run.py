@@ -20,16 +20,7 @@ from steerlens.provenance import PROVENANCE_FILE
 from steerlens.reference import read_reference
 from steerlens.report import REPORT_FILE, write_report
 from steerlens.report.terminal import print_summary
-from steerlens.results import (
-    CONCEPTS,
-    COVERAGE,
-    FEATURES,
-    GENERATIONS,
-    RATINGS,
-    SAES,
-    STEERING,
-    SUMMARY_FILE,
-)
+from steerlens.results import SUMMARY_FILE, TABLES
 from steerlens.results.folder import read_tables
 from steerlens.results.pmi import PMI_FILE
 from steerlens.results.reference import REFERENCE, REFERENCE_FILE
@@ -110,8 +101,7 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
 
 def _clear(folder: Path) -> None:
     """Removes what an earlier run left in the folder: it would pass for this run's."""
-    ours = (FEATURES, SAES, COVERAGE, CONCEPTS, RATINGS, GENERATIONS, STEERING, REFERENCE)
-    tables = (*(table.file for table in ours), REFERENCE_FILE)
+    tables = (*(table.file for table in (*TABLES, REFERENCE)), REFERENCE_FILE)
     for name in (*tables, PMI_FILE, SUMMARY_FILE, REPORT_FILE, PROVENANCE_FILE):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / FIGURES_FOLDER, ignore_errors=True)

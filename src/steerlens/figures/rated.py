@@ -24,8 +24,6 @@ class Curve(NamedTuple):
 def draw_by_threshold(by_layer: Mapping[int, Sequence[Curve]], judge: str) -> Figure:
     """The overall rating against the least output score, a panel for every layer."""
     figure = _panels(by_layer, "least output score")
-    for axes in figure.axes:
-        axes.set_xscale("log")
     style.headline(
         figure,
         "What filtering SAE features by output score does to the rating",
@@ -40,7 +38,6 @@ def draw_by_factor(by_layer: Mapping[int, Sequence[Curve]], judge: str) -> Figur
     figure = _panels(by_layer, "steering factor")
     factors = sorted({x for curves in by_layer.values() for curve in curves for x in curve.x})
     for axes in figure.axes:
-        axes.set_xscale("log")
         labels = [f"{factor:g}" for factor in factors]
         axes.set_xticks(factors, labels, rotation=0 if len(factors) <= 8 else 90)
         axes.set_xticks([], minor=True)
@@ -67,6 +64,7 @@ def _panels(by_layer: Mapping[int, Sequence[Curve]], x_label: str) -> Figure:
             _draw(axes, curve, color[curve.name])
         axes.set_title(f"layer {layer}")
         axes.set_xlabel(x_label)
+        axes.set_xscale("log")
     panels[0].set_ylabel("overall rating (0 to 2)")
     panels[0].set_ylim(bottom=0)
     handles = {

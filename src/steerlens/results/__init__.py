@@ -16,6 +16,7 @@ __all__ = [
     "STEERING",
     "SUBJECT",
     "SUMMARY_FILE",
+    "TABLES",
     "Table",
 ]
 
@@ -171,16 +172,21 @@ is null."""
 CHOOSING, EVALUATING = "choosing", "evaluating"
 """What a concept's prompts are for: they choose the factor, or its result is reported on them."""
 
+_TOWARD = {
+    **SUBJECT,
+    "layer": "int64",
+    "method": "string",
+    "rank": "int64",
+    "concept_id": "int64",
+    "concept": "string",
+}
+"""What is steered toward, and how."""
+
 CONCEPTS = Table(
     file="concepts.parquet",
     keys=(*SAES.keys, "method", "rank", "concept_id"),
     columns={
-        **SUBJECT,
-        "layer": "int64",
-        "method": "string",
-        "rank": "int64",
-        "concept_id": "int64",
-        "concept": "string",
+        **_TOWARD,
         "genre": "string",
         "feature": "int64",
         "auroc": "double",
@@ -196,12 +202,7 @@ RATINGS = Table(
     file="ratings.parquet",
     keys=(*CONCEPTS.keys, "factor", "prompt", "sample"),
     columns={
-        **SUBJECT,
-        "layer": "int64",
-        "method": "string",
-        "rank": "int64",
-        "concept_id": "int64",
-        "concept": "string",
+        **_TOWARD,
         "split": "string",
         "factor": "double",
         "prompt": "string",
@@ -222,3 +223,6 @@ RATINGS = Table(
 )
 """One row per text that a judge has rated: 0, 1 or 2 in each aspect, or null and why. A language
 model's ratings and those by rules never share a column."""
+
+TABLES = (FEATURES, SAES, COVERAGE, CONCEPTS, RATINGS, GENERATIONS, STEERING)
+"""All that a run may write."""
