@@ -31,13 +31,15 @@ def move(scratch: Path) -> int:
 
 
 def install(scratch: Path) -> None:
-    """Install the wheels into a folder of their own, without an index or their dependencies."""
-    wheels = [str(file) for file in sorted((scratch / "wheels").glob("*.whl"))]
-    site = scratch / "site"
-    if wheels and not site.exists():
-        options = ["-q", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir"]
-        pip = [sys.executable, "-m", "pip", "install", *options, "--target", str(site), *wheels]
+    """Install new wheels into a folder of their own, without an index or their dependencies."""
+    wheels = sorted((scratch / "wheels").glob("*.whl"))
+    if wheels:
+        options = ["-q", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--upgrade"]
+        into = ["--target", str(scratch / "site")]
+        pip = [sys.executable, "-m", "pip", "install", *options, *into, *map(str, wheels)]
         subprocess.run(pip, check=True)
+        for wheel in wheels:
+            wheel.unlink()
         print(f"installed {len(wheels)} wheels")
 
 

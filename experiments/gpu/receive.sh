@@ -3,7 +3,7 @@
 set -euo pipefail
 . experiments/gpu/env.sh
 python3 experiments/gpu/receive.py --scratch "$SCRATCH"
-if [ -d "$SCRATCH/site" ]; then
+if [ -d "$SCRATCH/model" ]; then
   python3 - <<'CHECK'
 import torch, transformers, sae_lens, transformer_lens, hydra, steerlens
 print("torch", torch.__version__, "transformers", transformers.__version__)
