@@ -131,9 +131,7 @@ def test_training_stops_resumes_and_comes_back(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     model, target = tiny_folder("llama"), scratch / "saes"
-    small = {
-        name: replace(settings, d_sae=64, k=8) for name, settings in train.RELEASES.items()
-    }
+    small = {name: replace(settings, d_sae=64, k=8) for name, settings in train.RELEASES.items()}
     monkeypatch.setattr(train, "RELEASES", small)
     monkeypatch.setattr(train, "SAVE_ROUNDS", 1)
     monkeypatch.setattr(train, "prompts", lambda *_: ["the experience", "Note that"] * 4)

@@ -134,7 +134,9 @@ def main() -> None:
     for call in range(max(calls) + 1):
         carried = sum(size for size, number in zip(sizes, calls, strict=True) if number == call)
         kinds = dict.fromkeys(
-            name.split("/")[0] for (_, name), number in zip(files, calls, strict=True) if number == call
+            name.split("/")[0]
+            for (_, name), number in zip(files, calls, strict=True)
+            if number == call
         )
         print(
             f"call {call + 1}: .gpu/call_{call + 1} {carried / MIB:.1f} MiB ({', '.join(kinds)}), "

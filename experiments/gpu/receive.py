@@ -15,9 +15,11 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
-STAGE = Path(__file__).parents[2] / ".gpu"
+ROOT = Path(__file__).parents[2]
+STAGE = ROOT / ".gpu"
 
 
 def move(scratch: Path) -> int:
@@ -41,6 +43,19 @@ def install(scratch: Path) -> None:
         for wheel in wheels:
             wheel.unlink()
         print(f"installed {len(wheels)} wheels")
+
+
+def describe(site: Path) -> None:
+    """Write what an installation would: steerlens asks for its version and for its entry points."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    name, version = project["name"], project["version"]
+    folder = site / f"{name}-{version}.dist-info"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    lines = []
+    for group, entries in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{key} = {value}" for key, value in entries.items())]
+    (folder / "entry_points.txt").write_text("\n".join(lines) + "\n")
 
 
 def whole_file(folder: Path) -> Path | None:
@@ -104,6 +119,7 @@ def main() -> None:
     scratch, model = arguments.scratch, arguments.scratch / "model"
     print(f"received {move(scratch)} files")
     install(scratch)
+    describe(scratch / "site")
     gguf = whole_file(scratch / "gguf")
     if gguf and not model.exists():
         sys.path.insert(0, str(scratch / "site"))  # has the package gguf

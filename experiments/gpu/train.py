@@ -154,7 +154,9 @@ def batch_of(acts: Tensor, index: Tensor, caps_L11: Tensor | float) -> Tensor:
     return cap_norms(acts[index].transpose(0, 1).float(), caps_L11)  # type: ignore[arg-type]
 
 
-def export(stacks: dict[str, Stack], layers: Sequence[int], target: Path, progress: Progress) -> None:
+def export(
+    stacks: dict[str, Stack], layers: Sequence[int], target: Path, progress: Progress
+) -> None:
     """Write all SAEs in SAELens' format, and what they were trained with."""
     facts = {"training_tokens": progress.tokens, "training_steps": progress.steps}
     for release, stack in stacks.items():
@@ -243,7 +245,9 @@ def main() -> None:
         explained = " ".join(
             f"{value:.3f}/{dead:.0f}"
             for stack in stacks.values()
-            for value, dead in zip(*(stack.metrics[key].tolist() for key in ("explained", "dead")), strict=True)
+            for value, dead in zip(
+                *(stack.metrics[key].tolist() for key in ("explained", "dead")), strict=True
+            )
         )
         print(
             f"round {progress.rounds}: {share_done():.0%}, {progress.tokens:,} tokens; {len(written)} texts in "
