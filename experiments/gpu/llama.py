@@ -1,10 +1,11 @@
-"""Run a Llama model without Transformers' code: residuals of whole rows, and texts from a CUDA graph.
+"""Run a Llama model without Transformers' code: residuals of rows, and texts from CUDA graphs.
 
-Transformers spends most of a decoding step of a small model in Python. Here a step is one replay of a
-graph: every row begins at position 0, prompts are read token by token, and nothing is asked of the
-device between two steps. A test compares both with Transformers.
+Transformers spends most of a decoding step of a small model in Python. Here a step is one replay
+of a graph: every row begins at position 0, prompts are read token by token, and nothing is asked
+of the device between two steps. A test compares both with Transformers.
 
-Letters: B rows, T tokens, D d_model, H heads, K key-value heads, G = H / K, C head size, V vocabulary.
+Letters: B rows, T tokens, D d_model, H heads, K key-value heads, G = H / K, C head size,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -176,8 +177,8 @@ class Sampler:
     def write(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Return token rows `[n_rows, n_tokens]`, each beginning with its prompt.
 
-        Prompts without `END_ID`, one of each row, none empty or longer than `n_tokens`. A row that ends goes on
-        with `END_ID`.
+        Prompts without `END_ID`, one of each row, none empty or longer than `n_tokens`. A row that
+        ends goes on with `END_ID`.
         """
         tokens = torch.zeros(self._tokens.shape, dtype=torch.long)
         for row, prompt in enumerate(prompts):
@@ -207,8 +208,8 @@ class Sampler:
         self._graphs[span] = graph
 
     def _advance(self, span: int) -> None:
-        """Read the tokens at the position, write the next ones unless the prompt has them, and move on."""
-        lm, position = self.lm, self._position
+        """Read the tokens at the position, write the next ones that no prompt has, and move on."""
+        position = self._position
         current_B = self._tokens.index_select(1, position).squeeze(1)
         sampled_B = sample(self._logits(current_B, span))
         sampled_B = torch.where(current_B == END_ID, END_ID, sampled_B)
@@ -218,7 +219,7 @@ class Sampler:
         position += 1
 
     def _logits(self, token_B: Tensor, span: int) -> Tensor:
-        """Return logits `[B, V]` after one more token; the caches hold those before, `span` at most."""
+        """Return logits `[B, V]` after one more token, of which at most `span` are then cached."""
         lm, position = self.lm, self._position
         B, K = len(token_B), lm.n_key_heads
         hidden = torch.arange(span, device=lm.device) > position

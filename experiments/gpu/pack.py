@@ -2,9 +2,10 @@
 
     python -m experiments.gpu.pack --model DIR --gguf FILE --scratch DIR --wheels DIR
 
-Writes `.gpu/call_1`, `.gpu/call_2`, ... (ignored by git): wheels, token files, held-out samples, the
-nouns of the prompts, the tokenizer, and the model's GGUF file in parts. Prints what each call sends, the
-work tree included, and refuses if one would be larger. `receive.py` takes it apart on the other side.
+Writes `.gpu/call_1`, `.gpu/call_2`, ... (ignored by git): wheels, token files, held-out samples,
+the nouns of the prompts, the tokenizer, and the model's GGUF file in parts. Prints what each call
+sends, the work tree included, and refuses a work tree that leaves no room for a part.
+`receive.py` takes it apart on the other side.
 """
 
 from __future__ import annotations
@@ -119,8 +120,8 @@ def main() -> None:
         print(f"  {size / MIB:6.1f} MiB  {folder}")
     if n_tree > AT_MOST - PART:
         sys.exit(
-            f"refused: {(AT_MOST - n_tree) / MIB:.1f} MiB are left of {AT_MOST // MIB}; take large folders "
-            "out of the work tree with git sparse-checkout (README.md)"
+            f"refused: {(AT_MOST - n_tree) / MIB:.1f} MiB are left of {AT_MOST // MIB}; take large "
+            "folders out of the work tree with git sparse-checkout (README.md)"
         )
     shutil.rmtree(STAGE, ignore_errors=True)
     files = list(payload(arguments))
@@ -132,12 +133,9 @@ def main() -> None:
         shutil.copyfile(source, target)
     shutil.rmtree(STAGE / "parts")
     for call in range(max(calls) + 1):
-        carried = sum(size for size, number in zip(sizes, calls, strict=True) if number == call)
-        kinds = dict.fromkeys(
-            name.split("/")[0]
-            for (_, name), number in zip(files, calls, strict=True)
-            if number == call
-        )
+        of_call = [index for index, number in enumerate(calls) if number == call]
+        carried = sum(sizes[index] for index in of_call)
+        kinds = dict.fromkeys(files[index][1].split("/")[0] for index in of_call)
         print(
             f"call {call + 1}: .gpu/call_{call + 1} {carried / MIB:.1f} MiB ({', '.join(kinds)}), "
             f"{(carried + n_tree) / MIB:.1f} MiB with the work tree"

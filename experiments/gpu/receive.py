@@ -1,9 +1,10 @@
-"""Take what `pack.py` staged into the scratch folder of this machine; put the model together when it is whole.
+"""Move what `pack.py` staged into this machine's scratch folder; put the model together there.
 
     python3 experiments/gpu/receive.py --scratch DIR
 
-Every call brings one `.gpu/call_N`. Wheels are installed into `DIR/site`. When all parts of the GGUF file
-are here, its SHA-256 is checked and it is converted to `DIR/model` in float32. Runs without steerlens.
+Every call brings one `.gpu/call_N`. Wheels are installed into `DIR/site`. When all parts of the
+GGUF file are here, its SHA-256 is checked and it is converted to `DIR/model` in float32. Runs
+without steerlens.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
     python3 experiments/gpu/results.py split --source DIR --out DIR --first 0 --count 4
     python3 experiments/gpu/results.py join --source DIR --target DIR
 
-`split` makes one uncompressed archive of a folder (checkpoints left out) and writes parts `first` to
-`first + count` of it, with `results.json`, which has size and SHA-256 of the whole. `join` unpacks when
-all are there; of an archive whose end is missing it unpacks the files that are whole, and says so.
+`split` makes one uncompressed archive of a folder (checkpoints left out) and writes parts `first`
+to `first + count` of it, with `results.json`, which has size and SHA-256 of the whole. `join`
+unpacks when all are there; of an archive whose end is missing it unpacks the files that are whole,
+and says so.
 """
 
 from __future__ import annotations

@@ -76,9 +76,9 @@ def _product(x: Tensor, y: Tensor, half: bool) -> Tensor:
 
 
 def choose_latents(stack: Stack, pre_LBF: Tensor) -> Tensor:
-    """Return the activations `[L, B, F]`, 0 where a latent isn't chosen; follow BatchTopK's threshold.
+    """Return the activations `[L, B, F]`, 0 where a latent isn't chosen.
 
-    Decoder norms take part in the choice only (`step.choose_latents`).
+    Decoder norms take part in the choice only (`step.choose_latents`). BatchTopK's threshold moves.
     """
     k, threshold_lr = stack.settings.k, stack.settings.threshold_lr
     rescaled_LBF = pre_LBF * stack.W_dec_LFD.detach().norm(dim=-1)[:, None]
@@ -124,7 +124,7 @@ def backward(stack: Stack, x_LBD: Tensor) -> None:
 def _add_auxiliary(
     stack: Stack, centred_LBD: Tensor, residual_LBD: Tensor, dead_LF: Tensor, n_dead: int
 ) -> None:
-    """Add the gradients of the auxiliary loss (`step._add_auxiliary`); `n_dead` in the worst layer."""
+    """Add the gradients of the auxiliary loss; `n_dead` in the layer that has most."""
     half = stack.settings.half
     _, B, D = centred_LBD.shape
     rows_LN = dead_LF.float().topk(n_dead, dim=-1).indices
@@ -147,14 +147,15 @@ def _add_auxiliary(
     grad_LBD = weight_L[:, None, None] * error_LBD
     grad_acts_LBN = _product(grad_LBD, W_dec_LND.mT, half) * chosen_LBN
     grad_b_enc_LN = grad_acts_LBN.sum(1)
-    gradients = [p.grad for p in stack.parameters]
-    W_enc_grad, b_enc_grad, W_dec_grad, b_dec_grad = gradients
-    assert W_enc_grad is not None and W_dec_grad is not None
-    assert b_enc_grad is not None and b_dec_grad is not None
+    W_enc_grad, b_enc_grad, W_dec_grad, b_dec_grad = _gradients(stack)
     W_enc_grad.scatter_add_(1, rows_LND, _product(grad_acts_LBN.mT, centred_LBD, half))
     W_dec_grad.scatter_add_(1, rows_LND, _product(acts_LBN.mT, grad_LBD, half))
     b_enc_grad.scatter_add_(1, rows_LN, grad_b_enc_LN)
     b_dec_grad -= (grad_b_enc_LN[:, None] @ W_enc_LND)[:, 0]
+
+
+def _gradients(stack: Stack) -> list[Tensor]:
+    return [p.grad for p in stack.parameters if p.grad is not None]
 
 
 def optimiser(stack: Stack, lr: float) -> torch.optim.Adam:
@@ -165,7 +166,7 @@ def optimiser(stack: Stack, lr: float) -> torch.optim.Adam:
 def take_step(stack: Stack, adam: torch.optim.Adam, x_LBD: Tensor) -> None:
     """Take one step on a batch of unscaled activations; each layer's gradient is clipped alone."""
     backward(stack, x_LBD)
-    gradients = [p.grad for p in stack.parameters if p.grad is not None]
+    gradients = _gradients(stack)
     norm_L = torch.stack([g.flatten(1).norm(dim=-1) for g in gradients]).norm(dim=0)
     factor_L = (MAX_GRADIENT_NORM / (norm_L + 1e-6)).clamp(max=1)
     for gradient in gradients:

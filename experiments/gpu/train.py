@@ -1,11 +1,11 @@
-"""Train the default's SAEs on a GPU: text is sampled, encoded and trained on there, and nothing is stored.
+"""Train the default's SAEs on a GPU, on text that is sampled and encoded there and never stored.
 
     python -m experiments.gpu.train --model DIR --scratch DIR --target DIR --seconds 300
 
 A round samples `--rows` texts, adds rows of documents, encodes both and trains all SAEs of both
-releases on the activations once, in an order drawn at random. The learning rate follows the clock, or
-`--steps` if these come first. A run that was stopped goes on from its last checkpoint. Settings that
-`experiments.smollm2` has (layers, releases, context, what is held out) are imported from there.
+releases on the activations once, in an order drawn at random. The learning rate follows the clock,
+or `--steps` if these come first. A run that was stopped goes on from its last checkpoint. Settings
+that `experiments.smollm2` has (layers, releases, context, what is held out) come from there.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from experiments.smollm2.activations import (
     write,
 )
 from experiments.smollm2.sample import prompts
+from experiments.smollm2.step import Settings
 from experiments.smollm2.train import MAX_NORM, RELEASES, cap_norms, save_sae, schedule
 
 ENCODED_ROWS = 128
@@ -59,7 +60,7 @@ class Progress:
 
 
 def take_rows(rows: np.ndarray, first: int, n: int) -> np.ndarray:
-    """Return rows `first` to `first + n` of an endless sequence: all rows, in a new order each time."""
+    """Return rows `first` to `first + n` of an endless sequence: all, then all in another order."""
     epochs = range(first // len(rows), (first + n - 1) // len(rows) + 1)
     order = np.concatenate(
         [np.random.default_rng(epoch).permutation(len(rows)) for epoch in epochs]
@@ -75,7 +76,7 @@ def written_rows(
     n_rows: int,
     seed: int,
 ) -> np.ndarray:
-    """Let the model write; return rows `[N, CONTEXT]` with BOS of the texts that didn't end before."""
+    """Let the model write; return rows `[N, CONTEXT]`, BOS first, of texts that didn't end."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     texts: list[str] = []
@@ -144,7 +145,7 @@ def load_checkpoint(
     return stacks, adams, tensors["caps"], Progress(**whole, seconds=seconds)
 
 
-def settings_of(release: str, device: torch.device):  # noqa: ANN201
+def settings_of(release: str, device: torch.device) -> Settings:
     """Return the release's settings; bfloat16 products only where there are units for them."""
     return replace(RELEASES[release], half=device.type == "cuda")
 
@@ -165,6 +166,29 @@ def export(
     (target / "training.json").write_text(json.dumps(asdict(progress), indent=1) + "\n")
 
 
+def begin(acts: Tensor, lr: float) -> tuple[dict[str, Stack], dict[str, torch.optim.Adam], Tensor]:
+    """Initialise both releases by activations `[N, L, D]`; return them with the longest norms."""
+    every = torch.arange(len(acts), device=acts.device)
+    caps_L11 = MAX_NORM * acts.float().norm(dim=-1).median(dim=0).values[:, None, None]
+    stacks = {
+        release: new_stack(settings_of(release, acts.device), batch_of(acts, every, caps_L11), seed)
+        for seed, release in enumerate(RELEASES)
+    }
+    return stacks, {name: optimiser(stack, lr) for name, stack in stacks.items()}, caps_L11
+
+
+def shown(stacks: dict[str, Stack]) -> str:
+    """Format the last step's explained variance and number of dead latents of every SAE."""
+    return " ".join(
+        f"{explained:.3f}/{dead}"
+        for stack in stacks.values()
+        if stack.metrics  # none yet, if a resumed run's time was up at once
+        for explained, dead in zip(
+            stack.metrics["explained"].tolist(), stack.metrics["dead"].tolist(), strict=True
+        )
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
@@ -180,25 +204,25 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     arguments = parser.parse_args()
     start = time.monotonic()
-    device, layers = torch.device(arguments.device), arguments.layers
+    device, layers, n_rows = torch.device(arguments.device), arguments.layers, arguments.rows
     scratch, target = arguments.scratch, arguments.target
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     lm = load(arguments.model, device, dtype)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     nouns = (scratch / "nouns.txt").read_text().split()
-    sampler = Sampler(lm, arguments.rows, CONTEXT)
+    sampler = Sampler(lm, n_rows, CONTEXT)
     print(f"loaded in {time.monotonic() - start:.0f} s", flush=True)
 
     samples = scratch / "samples"
     samples.mkdir(parents=True, exist_ok=True)
     if not any(int(file.stem) >= HELD_OUT_SAMPLES for file in samples.glob("*.npy")):
-        held_out = written_rows(sampler, tokenizer, nouns, arguments.rows, HELD_OUT_SEED)
+        held_out = written_rows(sampler, tokenizer, nouns, n_rows, HELD_OUT_SEED)
         np.save(samples / f"{HELD_OUT_SAMPLES:04d}.npy", held_out)
     documents = np.concatenate(list(Rows(scratch).rows.values()))
-    n_documents = round(arguments.rows * (1 / arguments.written - 1))
+    n_documents = round(n_rows * (1 / arguments.written - 1))
 
     target.mkdir(parents=True, exist_ok=True)
-    checkpoint, shown = target / "checkpoint.safetensors", target / "written.npy"
+    checkpoint, brought_back = target / "checkpoint.safetensors", target / "written.npy"
     stacks: dict[str, Stack] = {}
     adams: dict[str, torch.optim.Adam] = {}
     caps_L11, progress = torch.empty(0), Progress()
@@ -211,24 +235,19 @@ def main() -> None:
         return max(progress.steps / arguments.steps, progress.seconds / arguments.seconds)
 
     while share_done() < 1:
-        begun, first_step = time.monotonic(), progress.steps
-        written = written_rows(sampler, tokenizer, nouns, arguments.rows, progress.rounds)
-        sampled = time.monotonic()
+        times = [time.monotonic()]
+        written = written_rows(sampler, tokenizer, nouns, n_rows, progress.rounds)
+        times.append(time.monotonic())
         rows = take_rows(documents, progress.rounds * n_documents, n_documents)
         acts = encode(lm, np.concatenate([rows, written]), layers)
-        order = torch.randperm(len(acts), generator=torch.Generator().manual_seed(progress.rounds))
+        draw = torch.Generator().manual_seed(progress.rounds)
+        order = torch.randperm(len(acts), generator=draw).to(device)
         if not stacks:
-            first = batch_of(acts, order[:FIRST_TOKENS].to(device), torch.inf)
-            caps_L11 = MAX_NORM * first.norm(dim=-1).median(dim=-1).values[:, None, None]
-            first = cap_norms(first, caps_L11)  # type: ignore[arg-type]
-            for seed, release in enumerate(RELEASES):
-                stacks[release] = new_stack(settings_of(release, device), first, seed)
-                adams[release] = optimiser(stacks[release], arguments.lr)
-            del first
+            stacks, adams, caps_L11 = begin(acts[order[:FIRST_TOKENS]], arguments.lr)
         if device.type == "cuda":
             torch.cuda.synchronize()
-        encoded = time.monotonic()
-        for index in order.to(device).split(arguments.batch):
+        times.append(time.monotonic())
+        for index in order.split(arguments.batch):
             if len(index) < arguments.batch or (done := share_done()) >= 1:
                 break
             x_LBD = batch_of(acts, index, caps_L11)
@@ -240,24 +259,18 @@ def main() -> None:
             progress.tokens += len(index)
         del acts
         progress.rounds += 1
-        ended = time.monotonic()
-        n_trained = (progress.steps - first_step) * arguments.batch
-        explained = " ".join(
-            f"{value:.3f}/{dead:.0f}"
-            for stack in stacks.values()
-            for value, dead in zip(
-                *(stack.metrics[key].tolist() for key in ("explained", "dead")), strict=True
-            )
-        )
+        metrics = shown(stacks)  # waits for the device
+        times.append(time.monotonic())
+        sampling, encoding, training = np.diff(times)
         print(
-            f"round {progress.rounds}: {share_done():.0%}, {progress.tokens:,} tokens; {len(written)} texts in "
-            f"{sampled - begun:.1f} s, encoded in {encoded - sampled:.1f} s, {n_trained:,} tokens trained on in "
-            f"{ended - encoded:.1f} s; {explained}",
+            f"round {progress.rounds}: {share_done():.0%}, {progress.tokens:,} tokens; "
+            f"{len(written)} texts {sampling:.1f} s, encoding {encoding:.1f} s, "
+            f"training {training:.1f} s; {metrics}",
             flush=True,
         )
-        brought = np.load(shown) if shown.exists() else written[:0]
-        if len(brought) < SHOWN_ROWS:
-            np.save(shown, np.concatenate([brought, written])[:SHOWN_ROWS])
+        before = np.load(brought_back) if brought_back.exists() else written[:0]
+        if len(before) < SHOWN_ROWS:
+            np.save(brought_back, np.concatenate([before, written])[:SHOWN_ROWS])
         if progress.rounds % SAVE_ROUNDS == 0:
             save_checkpoint(checkpoint, stacks, adams, caps_L11, progress)
             export(stacks, layers, target, progress)
