@@ -6,7 +6,11 @@ set -uo pipefail
 python3 experiments/gpu/results.py split --source "$SAES" --out "$1" --first 4 --count 2
 {
   timeout 60 python3 -m pytest -q -p no:cacheprovider -m gpu tests/test_on_gpu.py
-  benchmark() { timeout 60 python3 -m "experiments.benchmarks.$@"; }
+  benchmark() { # NAME OPTION ...
+    local name=$1
+    shift
+    timeout 60 python3 -m "experiments.benchmarks.$name" "$@"
+  }
   benchmark output_score --device cuda --features 16384
   benchmark generation --device cuda --dtype bfloat16 --tokens 64 --rounds 3 --loops 1
   benchmark generation --device cuda --dtype bfloat16 --tokens 64 --rounds 3 --loops 1 --rows 1024

@@ -212,7 +212,7 @@ class Sampler:
         position = self._position
         current_B = self._tokens.index_select(1, position).squeeze(1)
         sampled_B = sample(self._logits(current_B, span))
-        sampled_B = torch.where(current_B == END_ID, END_ID, sampled_B)
+        sampled_B = sampled_B.masked_fill(current_B == END_ID, END_ID)
         given_B = self._tokens.index_select(1, position + 1).squeeze(1)
         next_B = torch.where(position + 1 < self._prompt_length, given_B, sampled_B)
         self._tokens.index_copy_(1, position + 1, next_B[:, None])

@@ -25,5 +25,7 @@ study() { # NAME OVERRIDE ...
     "paths.output_dir=$runs/one_release_batchtopk"
   study scores experiment=paper/scores features=all "paths.output_dir=$runs/scores"
 } 2>&1 | tee "$out/studies.log"
+find "$runs" -type f ! -name '*.parquet' ! -name '*.csv' ! -name '*.json' ! -name '*.yaml' \
+  ! -name '*.md' -delete
 find "$runs" -name 'generations*' -delete
 python3 experiments/gpu/results.py split --source "$runs" --out "$out" --first 0 --count 3

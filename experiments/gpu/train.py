@@ -36,7 +36,7 @@ from experiments.smollm2.activations import (
 )
 from experiments.smollm2.sample import prompts
 from experiments.smollm2.step import Settings
-from experiments.smollm2.train import MAX_NORM, RELEASES, cap_norms, save_sae, schedule
+from experiments.smollm2.train import LR, MAX_NORM, RELEASES, cap_norms, save_sae, schedule
 
 ENCODED_ROWS = 128
 """Rows in one forward."""
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2048, help="texts that are sampled at once")
     parser.add_argument("--written", type=float, default=0.6, help="share of written text")
     parser.add_argument("--batch", type=int, default=2048)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=LR)
     parser.add_argument("--layers", type=int, nargs="*", default=LAYERS)
     parser.add_argument("--device", default="cuda")
     arguments = parser.parse_args()
