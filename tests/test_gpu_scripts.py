@@ -32,8 +32,8 @@ def test_stacked_steps_equal_those_of_one_layer(architecture: str, n_dead: tuple
     settings = Settings(architecture, D_SAE, K, half=False)
     stacked = stack.new_stack(settings, acts_LND, seed=0)
     with torch.no_grad():
-        stacked.W_dec_LFD *= torch.rand(2, D_SAE, 1) * 10 + 1
-        stacked.W_enc_LFD += torch.randn(2, D_SAE, D_IN) * 0.1
+        stacked.W_dec_LFD.mul_(torch.rand(2, D_SAE, 1) * 10 + 1)
+        stacked.W_enc_LFD.add_(torch.randn(2, D_SAE, D_IN) * 0.1)
     for layer, n in enumerate(n_dead):
         stacked.steps_since_fired_LF[layer, :n] = settings.dead_steps + 1
     alone = [stack.trainee(stacked, layer) for layer in range(2)]

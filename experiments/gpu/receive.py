@@ -99,10 +99,10 @@ def convert(gguf: Path, tokenizer: Path, target: Path) -> None:
     given = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32
     )
+    # The dequantised model itself refuses to be saved, and so does one with its config.
     config = given.config
     if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    # The dequantised model itself refuses to be saved.
+        delattr(config, "quantization_config")
     fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     fresh.load_state_dict(given.state_dict())
     partial = target.with_suffix(".partial")

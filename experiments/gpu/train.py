@@ -159,7 +159,10 @@ def export(
     stacks: dict[str, Stack], layers: Sequence[int], target: Path, progress: Progress
 ) -> None:
     """Write all SAEs in SAELens' format, and what they were trained with."""
-    facts = {"training_tokens": progress.tokens, "training_steps": progress.steps}
+    facts: dict[str, object] = {
+        "training_tokens": progress.tokens,
+        "training_steps": progress.steps,
+    }
     for release, stack in stacks.items():
         for index, layer in enumerate(layers):
             save_sae(trainee(stack, index), layer, target / release / f"layer_{layer}", facts)
