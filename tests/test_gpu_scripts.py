@@ -164,6 +164,8 @@ def test_training_stops_resumes_and_comes_back(
     for index, layer in enumerate((1, 2)):
         folder = back / "smollm2-topk" / f"layer_{layer}"
         sae = SAE.load_from_disk(folder, device="cpu", dtype="float32")
+        assert sae.cfg.metadata.hook_name == f"blocks.{layer}.hook_resid_post"
+        assert sae.cfg.metadata.training_tokens == 4000
         expected = step.inference_weights(stack.trainee(later["smollm2-topk"], index))
         for name, tensor in expected.items():
             torch.testing.assert_close(sae.state_dict()[name], tensor, rtol=1e-2, atol=1e-2)

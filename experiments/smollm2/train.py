@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -115,6 +116,8 @@ def save_sae(sae: Trainee, layer: int, folder: Path, facts: dict[str, object]) -
         "reshape_activations": "none",
         **({"k": sae.settings.k, "rescale_acts_by_decoder_norm": False} if topk else {}),
         "metadata": {
+            # Without it SAELens takes the file for an older one and drops what follows.
+            "sae_lens_version": version("sae-lens"),
             "model_name": "HuggingFaceTB/SmolLM2-135M-Instruct",
             "model_class_name": "TransformerBridge",
             "hook_name": f"blocks.{layer}.hook_resid_post",
