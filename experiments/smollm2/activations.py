@@ -2,8 +2,8 @@
 
     python -m experiments.smollm2.activations --model DIR --scratch DIR --shards 64
 
-Each shard is `[N, n_layers, d_model]` in bfloat16 (`activations/NNNN.safetensors`): rows of `CONTEXT` tokens, three eighths of them written by the
-model itself as far as there are such rows, the rest from the documents in proportion to their size, without position 0, whose norm is
+Each shard is `[N, n_layers, d_model]` in bfloat16 (`activations/NNNN.safetensors`): rows of `CONTEXT` tokens, up to a fifth of them written by the
+model itself, the rest from the documents in proportion to their size, without position 0, whose norm is
 a hundred times that of all others, and without padding; shuffled. The last thirtieth of every source and the batches of samples from `HELD_OUT_SAMPLES` on are held out; they go into `held_out/KIND.safetensors`
 with their token ids.
 """
@@ -28,9 +28,9 @@ ROWS = 128
 BATCH = 16
 BOS_ID = 1
 PREPEND_BOS = True
-HELD_OUT_SAMPLES = 900
-SAMPLED_SHARE = 0.375
-FIRST_SAMPLED = 9
+HELD_OUT_SAMPLES = 3
+SAMPLED_SHARE = 0.1875
+FIRST_SAMPLED = 7
 """The first shard with rows of samples; those before were written while the first samples were."""
 
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from experiments.smollm2.activations import LAYERS, write
+from experiments.smollm2.activations import CONTEXT, LAYERS, ROWS, write
 from experiments.smollm2.step import (
     Settings,
     Trainee,
@@ -132,6 +132,13 @@ def save_sae(sae: Trainee, layer: int, folder: Path, facts: dict[str, object]) -
     (folder / "cfg.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
+def save_saes(trainees: dict[str, Trainee], target: Path, shards_seen: int) -> None:
+    for name, sae in trainees.items():
+        layer = int(name.rsplit("_", 1)[1])
+        tokens = shards_seen * ROWS * (CONTEXT - 1) // BATCH * BATCH
+        save_sae(sae, layer, target / name, {"training_tokens": tokens})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scratch", type=Path, required=True)
@@ -141,6 +148,7 @@ def main() -> None:
     parser.add_argument("--releases", nargs="*", default=list(RELEASES))
     parser.add_argument("--lr", type=float, default=LR)
     parser.add_argument("--k", type=int)
+    parser.add_argument("--save", type=Path, help="write the last checkpoint's SAEs there and stop")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folder = arguments.scratch / "activations"
@@ -163,6 +171,9 @@ def main() -> None:
     checkpoint = arguments.target / "checkpoint.safetensors"
     done = load_checkpoint(checkpoint, trainees, adams) if checkpoint.exists() else 0
     order = order_of_shards(arguments.shards)
+    if arguments.save:
+        save_saes(trainees, arguments.save, done)
+        return
     for position, number in enumerate(order[done:], start=done):
         acts = wait_for(folder / f"{number:04d}.safetensors")
         start = time.monotonic()
@@ -189,8 +200,7 @@ def main() -> None:
             f"{value:.3f}/{total[name][-1]['dead']:.0f}" for name, value in explained.items()
         )
         print(f"{position + 1}/{len(order)} shard {number}: {len(batches) * BATCH / seconds:.0f} tokens/s {shown}", flush=True)
-    for name, sae in trainees.items():
-        save_sae(sae, int(name.rsplit("_", 1)[1]), arguments.target / name, {"training_steps": len(order)})
+    save_saes(trainees, arguments.target, len(order))
 
 
 if __name__ == "__main__":
