@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from steerlens.catalog import read_release, releases
+from steerlens.catalog import SAE_SETTINGS, read_release, releases
 from steerlens.config.concepts import check_concepts
 from steerlens.config.entries import entries, known_models
 from steerlens.config.folders import (
@@ -238,6 +238,7 @@ def _check_sae_source(config: RunConfig) -> None:
     if not sae.path and not (sae.release and sae.sae_id):
         needs = "sae.path=DIR" if sae.name == "local" else "sae.release=... and sae.sae_id=..."
         raise SteerlensError(f"sae={sae.name} needs {needs}.")
+    _check_sae_settings(sae)
     if sae.model:
         refuse_other_model(f"sae={sae.name}", sae.model, config.model)
     if sae.path:
@@ -255,6 +256,21 @@ def _check_sae_source(config: RunConfig) -> None:
         _check_release(sae, config)
     elif "/" not in str(sae.release):  # with a slash it is a repository on the hub
         raise unknown("SAELens release", str(sae.release), releases())
+
+
+def _check_sae_settings(sae: SaeConfig) -> None:
+    """Refuse a choice within a family of an entry that is none, where nothing would follow it."""
+    entry = entries("sae").get(sae.name)
+    if entry is None or sae.name == "release":
+        return
+    for setting in SAE_SETTINGS:
+        if getattr(sae, setting) is None or setting in entry:
+            continue
+        families = [name for name, other in entries("sae").items() if setting in other]
+        near = [name for name in families if entries("sae")[name]["model"] == sae.model]
+        raise SteerlensError(
+            f"sae={sae.name} has no choice of sae.{setting}; sae={(near or families)[0]} has."
+        )
 
 
 def _check_release(sae: SaeConfig, config: RunConfig) -> None:
