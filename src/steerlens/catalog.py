@@ -109,19 +109,21 @@ def family(name: str) -> list[tuple[dict[str, str], list[int]]]:
     From SAELens' list: what the names of releases, and in them of SAEs, say.
     """
     entry = entries("sae")[name]
-    found: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    layers_at: dict[tuple[tuple[str, str], ...], list[int]] = {}
     pieces = re.split(r"\$\{\.(\w+)\}", entry["release"])
     pattern = "".join(
         f"(?P<{piece}>.+)" if index % 2 else re.escape(piece) for index, piece in enumerate(pieces)
     )
     for release in releases():
         match = re.fullmatch(pattern, release)
-        for sae in read_release(release)["saes"] if match else ():
+        if match is None:
+            continue
+        for sae in read_release(release)["saes"]:
             inside = re.search(r"width_(?P<width>[^_]+)_l0_(?P<l0>.+)", sae["id"])
-            told = {**(inside.groupdict() if inside else {}), **match.groupdict()}
-            key = tuple((setting, told[setting]) for setting in SAE_SETTINGS if setting in entry)
-            found.setdefault(key, []).append(int(re.findall(r"layer_?(\d+)", sae["id"])[0]))
-    return [(dict(key), sorted(layers)) for key, layers in found.items()]
+            values = {**(inside.groupdict() if inside else {}), **match.groupdict()}
+            key = tuple((setting, values[setting]) for setting in SAE_SETTINGS if setting in entry)
+            layers_at.setdefault(key, []).append(int(re.findall(r"layer_?(\d+)", sae["id"])[0]))
+    return [(dict(key), sorted(layers)) for key, layers in layers_at.items()]
 
 
 def _runs(numbers: Sequence[int]) -> str:
