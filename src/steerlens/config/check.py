@@ -81,7 +81,9 @@ def check(config: RunConfig) -> None:
     n_layers = count_layers(config.model)
     layers = None
     if n_layers is not None:
-        layers = _with_sae(config, parse_layers(config.layer, n_layers, config.model.late_from))
+        layers = layers_with_sae(
+            config, parse_layers(config.layer, n_layers, config.model.late_from)
+        )
     _check_ids(config, layers)
 
 
@@ -284,7 +286,7 @@ def _check_release(sae: SaeConfig, config: RunConfig) -> None:
         raise unknown(f"id in SAELens release {sae.release}", sae.sae_id, ids)
 
 
-def _with_sae(config: RunConfig, layers: list[int]) -> list[int] | None:
+def layers_with_sae(config: RunConfig, layers: list[int]) -> list[int] | None:
     """Those of `layers` that have an SAE; None if only the weights tell.
 
     Refuses a layer that is named but has none; of `all` and `late`, some may have none.
