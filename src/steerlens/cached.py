@@ -12,6 +12,7 @@ from steerlens.config.check import layers_with_sae, local_folder
 from steerlens.config.folders import count_layers
 from steerlens.config.parse import parse_layers
 from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
+from steerlens.errors import SteerlensError
 
 WEIGHTS = (".safetensors", ".npz", ".pt", ".pth")
 """Endings of the files that SAEs are published as."""
@@ -33,16 +34,20 @@ def cached_part(config: RunConfig) -> CachedPart:
     n_layers = count_layers(config.model)
     if config.sae.path or n_layers is None:
         return CachedPart(config, None)
-    layers = parse_layers(config.layer, n_layers, config.model.late_from)
-    layers = layers_with_sae(config, layers) or layers
+    try:
+        layers = parse_layers(config.layer, n_layers, config.model.late_from)
+        layers = layers_with_sae(config, layers) or layers
+    except SteerlensError:  # the run itself will say what is wrong
+        return CachedPart(config, None)
     here = [layer for layer in layers if _has_sae(config.sae, layer)]
-    absent = ", ".join(str(layer) for layer in layers if layer not in here)
+    absent = [str(layer) for layer in layers if layer not in here]
     if not here:
         return CachedPart(None, f"no SAE of {config.sae.name} is in the hub's cache")
     if not absent:
         return CachedPart(config, None)
-    told = f"of {config.sae.name}, layer {absent} isn't in the hub's cache"
-    return CachedPart(replace(config, layer=here), told)
+    noun, verb = ("layer", "isn't") if len(absent) == 1 else ("layers", "aren't")
+    missing = f"{noun} {', '.join(absent)} of {config.sae.name} {verb} in the hub's cache"
+    return CachedPart(replace(config, layer=here), missing)
 
 
 def ask_hub_for_nothing() -> None:

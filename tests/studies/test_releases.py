@@ -112,6 +112,8 @@ def test_of_different_models_it_is_told_in_how_many_each_finding_shows() -> None
     text = " ".join(answered.sentences)
     assert "In 1 of 2 models output scores rise with depth; rank correlation: " in text
     assert "In 1 of 2 models input scores fall with depth" in text
+    assert "In 2 of 2 models success goes with the output score" in text
+    assert "In 0 of 2 models success goes with the input score" in text
     assert "In 2 of 2 models filtering by S_out >= 0.1 makes steering better; times as" in text
     table = answered.tables["releases"].set_index("release")
     naive = (

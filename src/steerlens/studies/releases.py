@@ -54,7 +54,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
         series, said = _common_layers(series)
     rows: Any = pd.DataFrame([_row(one) for one in series])
     if config.by_depth:
-        rows = rows.join(pd.DataFrame([_with_depth(one) for one in series]))
+        rows = rows.join(pd.DataFrame([_correlations(one) for one in series]))
     by = next((name for name in RANKED_BY if rows[name].notna().all()), RANKED_BY[-1])
     order = rows.sort_values(by, ascending=False, kind="stable").index.tolist()
     ranked = rows.loc[order].reset_index(drop=True)
@@ -112,14 +112,20 @@ def _row(one: Series) -> dict[str, Any]:
     }
 
 
-def _with_depth(one: Series) -> dict[str, Any]:
-    """Return the rank correlations of both scores with the layer, over features."""
+def _correlations(one: Series) -> dict[str, Any]:
+    """Return the rank correlations, over features, of both scores with layer and with success."""
+    steering = one.tables.steering
+    steered = steering.loc[steering["control"].isna()].dropna(subset=["best_factor", "success_20"])
     columns = {}
-    for name in ("output_score", "input_score"):
-        known = one.tables.features.dropna(subset=[name])
-        score_N, layer_N = (known[key].to_numpy(dtype=float) for key in (name, "layer"))
-        estimate = spearman(score_N, layer_N, RESAMPLES, np.random.default_rng(0))
-        columns |= interval_columns(f"{name}_with_depth", estimate)
+    for score in ("output_score", "input_score"):
+        for rows, other, name in (
+            (one.tables.features, "layer", f"{score}_with_depth"),
+            (steered, "success_20", f"{score}_with_success"),
+        ):
+            known = rows.dropna(subset=[score])
+            score_N, other_N = (known[key].to_numpy(dtype=float) for key in (score, other))
+            estimate = spearman(score_N, other_N, RESAMPLES, np.random.default_rng(0))
+            columns |= interval_columns(name, estimate)
     return columns
 
 
@@ -129,6 +135,8 @@ def _depth_sentences(ranked: Any) -> list[str]:
     for name, what, sign, level in (
         ("output_score_with_depth", "output scores rise with depth", 1, 0),
         ("input_score_with_depth", "input scores fall with depth", -1, 0),
+        ("output_score_with_success", "success goes with the output score", 1, 0),
+        ("input_score_with_success", "success goes with the input score", 1, 0),
         ("payoff", f"filtering by S_out >= {STEERABLE:g} makes steering better", 1, 1),
     ):
         if name not in ranked:
