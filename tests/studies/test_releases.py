@@ -115,12 +115,11 @@ def test_of_different_models_it_is_told_in_how_many_each_finding_shows() -> None
     assert "In 2 of 2 models success goes with the output score" in text
     assert "In 0 of 2 models success goes with the input score" in text
     assert "In 2 of 2 models filtering by S_out >= 0.1 makes steering better; times as" in text
-    table = answered.tables["releases"].set_index("release")
-    naive = (
-        rises.tables.features[["output_score", "layer"]].astype(float).corr("spearman").iloc[0, 1]
-    )
-    assert table.loc["sae=rises", "output_score_with_depth"] == pytest.approx(naive)
-    assert table.loc["sae=rises", "output_score_with_depth_low"] > 0
+    row = answered.tables["releases"].set_index("release").to_dict("index")["sae=rises"]
+    both = rises.tables.features[["output_score", "layer"]].astype(float)
+    naive = both["output_score"].corr(both["layer"], method="spearman")
+    assert row["output_score_with_depth"] == pytest.approx(naive)
+    assert row["output_score_with_depth_low"] > 0
     assert "output_score_with_depth" not in answer([rises], ASKED).tables["releases"]
 
 

@@ -72,7 +72,6 @@ MODELS: dict[str, Any] = {
     "qwen3_moe": Qwen3MoeConfig(
         **SHARED,
         num_key_value_heads=2,
-        head_dim=8,
         num_experts=4,
         num_experts_per_tok=2,
         moe_intermediate_size=32,
