@@ -54,8 +54,22 @@ TYPES = {
     "pythia-70m": ("neox", "standard"),
     "gpt2-small": ("gpt2", "standard"),
     "qwen3-1.7b": ("qwen3", "topk"),
+    "qwen3-8b": ("qwen3", "topk"),
+    "qwen3-30b-a3b": ("qwen3_moe", "topk"),
+    "qwen2.5-7b-instruct": ("qwen2", "jumprelu"),
+    "gpt-oss-20b": ("gpt_oss", "jumprelu"),
+    "llama-3.1-8b-instruct": ("llama", "jumprelu"),
+    "llama-3.3-70b-instruct": ("llama", "standard"),
+    **{
+        f"gemma-3-{size}{tuned}": ("gemma3", "jumprelu")
+        for size in ("270m", "1b", "4b", "12b", "27b")
+        for tuned in ("", "-it")
+    },
 }
 """Of every subject, the types of its model and its SAE, as `tests.support.tiny` has them."""
+
+ONE_OF_EACH = list({types: subject for subject, types in TYPES.items()}.values())
+"""A subject for every pair of types."""
 
 OF_THE_PAPER = ["embedded", "gemma-2-2b", "gemma-2-9b", "llama-3.1-8b", "pythia-70m"]
 """And the embedded default."""
@@ -284,10 +298,12 @@ def test_any_other_experiment_shows_what_it_is_for(
     assert_shown(name, finished(config, config.model.name))
 
 
-@pytest.mark.parametrize("subject", TYPES)
-def test_model_types_are_compared_on_every_subject(
-    subject: str, text: Path, finished: Callable[[RunConfig, str], Path]
+@pytest.mark.parametrize("subject", ONE_OF_EACH)
+def test_model_types_are_compared_on_every_type(
+    subject: str, finished: Callable[[RunConfig, str], Path]
 ) -> None:
     config = composed("model_types", f"subject={subject}")
-    check(dataclasses.replace(config, corpus=CorpusConfig("text", "text", str(text))))
+    check(config)
+    assert config.evaluator is None
+    assert config.corpus.source == "embedded"
     assert_shown("model_types", finished(config, subject))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from steerlens.errors import SteerlensError, nearest
 
-USAGE_LIST = "steerlens list models|saes|releases|scores|concepts|judges [filter]"
+USAGE_LIST = "steerlens list models|saes|subjects|releases|scores|concepts|judges [filter]"
 USAGE_REPORT = "steerlens report DIR"
 USAGE_JOIN = "steerlens join DIR [DIR ...] [paths.output_dir=DIR]"
 USAGE_COMPARE = "steerlens compare DIR DIR [paths.output_dir=DIR]"

@@ -93,16 +93,13 @@ def test_registering_twice_changes_nothing() -> None:
     assert register() == {}
 
 
-@pytest.mark.parametrize(
-    "group", ["model", "sae", "features", "score", "tracking", "subject", "experiment"]
-)
-def test_every_option_of_every_group_composes(group: str) -> None:
+@pytest.mark.parametrize("group", ["features", "score", "tracking", "experiment"])
+def test_every_option_of_a_group_composes(group: str) -> None:
+    """Those of model, sae and subject are in `test_presets`, on what is composed once."""
     files = sorted((conf_dir() / group).glob("*.yaml"))
     assert files
     for file in files:
-        tree = compose_tree([f"{group}={file.stem}"])
-        if group in ("model", "sae"):
-            assert tree[group].name == file.stem
+        compose_tree([f"{group}={file.stem}"])
 
 
 def test_every_experiment_names_its_command_and_changes_only_known_keys() -> None:
@@ -121,8 +118,8 @@ def test_every_experiment_names_its_command_and_changes_only_known_keys() -> Non
         (["modle@score=x"], "unknown group 'modle'; did you mean 'model'?"),
         (["model=gemma-2-2"], "unknown model 'gemma-2-2'; did you mean 'gemma-2-2b'"),
         (["score=outptu"], "unknown score 'outptu'; did you mean 'output'?"),
-        (["sae.pth=x"], "unknown key 'sae.pth'; did you mean 'sae.path'?"),
-        (["+sae.pth=x"], "unknown key 'sae.pth'; did you mean 'sae.path'?"),
+        (["sae.pth=x"], "unknown key 'sae.pth'; did you mean 'sae.path'"),
+        (["+sae.pth=x"], "unknown key 'sae.pth'; did you mean 'sae.path'"),
         (["++leyer=3"], "unknown key 'leyer'; did you mean 'layer'"),
         (["score.promt=x"], "unknown key 'score.promt'; did you mean 'score.prompt'?"),
         (["prompt=x"], "unknown key 'prompt'; did you mean 'score.prompt'?"),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from steerlens.catalog import read_release, releases
+from steerlens.catalog import SAE_SETTINGS, read_release, releases
 from steerlens.config.concepts import check_concepts
 from steerlens.config.entries import entries, known_models
 from steerlens.config.folders import (
@@ -81,7 +81,9 @@ def check(config: RunConfig) -> None:
     n_layers = count_layers(config.model)
     layers = None
     if n_layers is not None:
-        layers = _with_sae(config, parse_layers(config.layer, n_layers, config.model.late_from))
+        layers = layers_with_sae(
+            config, parse_layers(config.layer, n_layers, config.model.late_from)
+        )
     _check_ids(config, layers)
 
 
@@ -238,6 +240,7 @@ def _check_sae_source(config: RunConfig) -> None:
     if not sae.path and not (sae.release and sae.sae_id):
         needs = "sae.path=DIR" if sae.name == "local" else "sae.release=... and sae.sae_id=..."
         raise SteerlensError(f"sae={sae.name} needs {needs}.")
+    _check_sae_settings(sae)
     if sae.model:
         refuse_other_model(f"sae={sae.name}", sae.model, config.model)
     if sae.path:
@@ -257,6 +260,21 @@ def _check_sae_source(config: RunConfig) -> None:
         raise unknown("SAELens release", str(sae.release), releases())
 
 
+def _check_sae_settings(sae: SaeConfig) -> None:
+    """Refuse a choice within a family of an entry that is none, where nothing would follow it."""
+    entry = entries("sae").get(sae.name)
+    if entry is None or sae.name == "release":
+        return
+    for setting in SAE_SETTINGS:
+        if getattr(sae, setting) is None or setting in entry:
+            continue
+        families = [name for name, other in entries("sae").items() if setting in other]
+        near = [name for name in families if entries("sae")[name]["model"] == sae.model]
+        raise SteerlensError(
+            f"sae={sae.name} has no choice of sae.{setting}; sae={(near or families)[0]} has."
+        )
+
+
 def _check_release(sae: SaeConfig, config: RunConfig) -> None:
     assert sae.release
     assert sae.sae_id
@@ -268,7 +286,7 @@ def _check_release(sae: SaeConfig, config: RunConfig) -> None:
         raise unknown(f"id in SAELens release {sae.release}", sae.sae_id, ids)
 
 
-def _with_sae(config: RunConfig, layers: list[int]) -> list[int] | None:
+def layers_with_sae(config: RunConfig, layers: list[int]) -> list[int] | None:
     """Those of `layers` that have an SAE; None if only the weights tell.
 
     Refuses a layer that is named but has none; of `all` and `late`, some may have none.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +43,8 @@ def register() -> dict[str, str]:
     OmegaConf.register_new_resolver(
         "steerlens.reference_features", _reference_features, replace=True
     )
+    OmegaConf.register_new_resolver("steerlens.width", features_of_width, replace=True)
+    OmegaConf.register_new_resolver("steerlens.gemma_scope_2_id", _gemma_scope_2_id, replace=True)
     return _register(tuple(sys.path))
 
 
@@ -68,6 +72,24 @@ def _reference_features(reference: DictConfig) -> str:
     if file is None:
         raise SteerlensError("features=reference needs reference.path=DIR reference.model=NAME.")
     return str(file)
+
+
+def features_of_width(width: str) -> int:
+    """Return the number of features that names of SAEs round: `16k` is 16384, `1m` is 1048576.
+
+    Raises:
+        SteerlensError: `width` is no number with k or m behind it.
+    """
+    match = re.fullmatch(r"(\d+)([km])", width)
+    if match is None:
+        raise SteerlensError(f"sae.width={width} is no width; widths look like 16k or 1m.")
+    return 2 ** round(math.log2(int(match[1]) * {"k": 1e3, "m": 1e6}[match[2]]))
+
+
+def _gemma_scope_2_id(site: str, width: str, l0: str) -> str:
+    """Return SAELens' ids of Gemma Scope 2: those of the site transcoders name their folder."""
+    folder = "transcoder/" if site == "transcoders" else ""
+    return f"{folder}layer_{{layer}}_width_{width}_l0_{l0}"
 
 
 def compose(overrides: Sequence[str] = ()) -> RunConfig:

@@ -35,7 +35,7 @@ from steerlens.results import (
 )
 from steerlens.results.folder import RunTables, read_tables
 from steerlens.results.pmi import Pmi
-from steerlens.status import STATUS_FILE
+from steerlens.status import LEFT_OUT, STATUS_FILE
 from steerlens.sweep.begin import SWEEP_FILE
 from steerlens.sweep.jobs import Job, Settings, find_jobs, read_settings, read_summary, settings_of
 from steerlens.tracking.tables import answer_rows, table_rows
@@ -60,7 +60,7 @@ class Joined:
 
     @property
     def complete(self) -> bool:
-        return all(job.state == "done" for job in self.jobs)
+        return all(job.state in ("done", LEFT_OUT) for job in self.jobs)
 
 
 def is_sweep(folder: Path) -> bool:

@@ -94,6 +94,8 @@ class StudyConfig:
     """One of the modules of `studies/`; null = none."""
     by_depth: bool = False
     """releases: also compare those of different models, layer by relative depth."""
+    cached_only: bool = False
+    """Leave out of the sweep whatever isn't in the hub's cache, and ask the hub for nothing."""
 
 
 @dataclass

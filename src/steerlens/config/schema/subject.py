@@ -52,6 +52,12 @@ class SaeConfig:
     """Layers that the release has; null = every layer of the model."""
     d_sae: int | None = None
     """Number of features, for the plan before the weights are there."""
+    site: str | None = None
+    """Of a family with SAEs at several sites, which: `res`, `att`, `mlp` or `transcoders`."""
+    width: str | None = None
+    """Of a family with SAEs of several widths, which, as in their names: `16k`."""
+    l0: str | None = None
+    """Of a family with SAEs of several sparsities, which, as in their names: `medium`, `50`."""
 
 
 @dataclass
