@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from steerlens.config.check import refuse_other_model
+from steerlens.config.check import refuse_other_gguf, refuse_other_model
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError
 from steerlens.subject.model import LoadedModel
@@ -19,6 +19,8 @@ def check_belongs(lm: LoadedModel, sae: SAE[Any], source: SaeSource, config: Run
     """The SAE's site in the model; refuses an SAE that can't be of this model."""
     if sae.cfg.metadata.model_name:
         refuse_other_model(f"the SAE {source}", str(sae.cfg.metadata.model_name), config.model)
+    if sha256 := sae.cfg.metadata.gguf_sha256:
+        refuse_other_gguf(f"the SAE {source}", sha256, config.model, config.paths.cache_dir)
     site = find_site(lm, sae, str(source))
     wanted = config.layer
     if source.layer is None and isinstance(wanted, int) and wanted != site.layer:
