@@ -292,7 +292,11 @@ class Stages:
 
     def _note(self, subject: Subject, stage: str, start: float, **facts: Any) -> None:
         """Writes to provenance.json what was used and how long it took."""
+        from steerlens.subject.belonging import note_of_copy
+
         self._facts |= {"model": subject.lm.identity, **facts}
+        if note := note_of_copy(subject.lm, subject.sae):
+            self._facts["notes"] = list(dict.fromkeys([*self._facts.get("notes", []), note]))
         self._facts["saes"][subject.layer] = subject.identity
         seconds = self._facts["seconds"].setdefault(subject.layer, {})
         seconds[stage] = round(time.perf_counter() - start, 3)

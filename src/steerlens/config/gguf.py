@@ -210,8 +210,8 @@ def _check_architecture(file: Path, architecture: str) -> None:
 
     names = {*GGUF_CONFIG_MAPPING} - {"general", "tokenizer"}
     try:
-        from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
-    except ImportError:  # Transformers before 5.20
+        from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
+    except ImportError:  # an older Transformers
         pass
     else:
         names |= {*GGUF_CONFIG_ARCHS}

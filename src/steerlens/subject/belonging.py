@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from steerlens.config.check import refuse_other_gguf, refuse_other_model
@@ -26,3 +27,19 @@ def check_belongs(lm: LoadedModel, sae: SAE[Any], source: SaeSource, config: Run
     if source.layer is None and isinstance(wanted, int) and wanted != site.layer:
         raise SteerlensError(f"the SAE {source} is of layer {site.layer}, not of layer {wanted}.")
     return site
+
+
+def note_of_copy(lm: LoadedModel, sae: SAE[Any]) -> str | None:
+    """Say that an SAE was trained on a quantised copy, a GGUF, of the weights that it is used on.
+
+    None where nothing says so, and for the GGUF itself.
+    """
+    metadata = sae.cfg.metadata
+    if not metadata.gguf_sha256 or "sha256" in lm.identity:
+        return None
+    file = str(metadata.gguf_file or "a GGUF")
+    bits = re.search(r"Q(\d)_", file)
+    return (
+        f"The SAEs were trained on the {f'{bits[1]}-bit' if bits else 'quantised'} copy of "
+        f"{lm.name}, {file}, and not on these weights."
+    )

@@ -59,8 +59,8 @@ def _convert_into(folder: Path, file: Path, header: GgufHeader, cache_dir: Path)
         free = shutil.disk_usage(temporary).free
         if free < needed:
             raise SteerlensError(
-                f"{file.name} takes {needed / 1e9:.3g} GB once it is converted, but {cache_dir} has "
-                f"{free / 1e9:.3g} GB free; choose another place with paths.cache_dir=DIR."
+                f"{file.name} takes {needed / 1e9:.3g} GB once it is converted, but {cache_dir} "
+                f"has {free / 1e9:.3g} GB free; choose another place with paths.cache_dir=DIR."
             )
         _convert(file, temporary)
         for written in temporary.iterdir():  # whole also after the power has failed
@@ -86,8 +86,8 @@ def _convert(file: Path, folder: Path) -> None:
 
     model_class: Any = AutoModelForCausalLM
     try:
-        # From the empty folder, because other files beside the GGUF would be read, too. Transformers
-        # shows bars of its own.
+        # From the empty folder, because other files beside the GGUF would be read, too.
+        # Transformers shows bars of its own.
         path = str(file.resolve())
         with contextlib.redirect_stderr(io.StringIO()):
             tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path)
