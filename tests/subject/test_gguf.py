@@ -264,7 +264,7 @@ def test_the_default_model_has_transformers_logits(tmp_path: Path) -> None:
     )
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     chat = [{"role": "user", "content": "How do I cook rice in 2026, don't you say?"}]
-    template = {"add_generation_prompt": True, "return_dict": False}
+    template: dict[str, Any] = {"add_generation_prompt": True, "return_dict": False}
     ids: Any = tokenizer.apply_chat_template(chat, **template)
     assert lm.tokenizer.apply_chat_template(chat, **template) == ids
     tokens_1L = torch.tensor([ids])

@@ -1,4 +1,4 @@
-"""Tiny GGUF files, written with gguf's own writer; and whether the default model's wheel is here."""
+"""Tiny GGUF files by gguf's own writer, and whether the default model's wheel is here."""
 
 from __future__ import annotations
 

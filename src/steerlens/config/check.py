@@ -76,10 +76,11 @@ def check(config: RunConfig) -> None:
     _check_corpus(config.corpus, reads_corpus(config))
     _check_reference(config)
     layer_numbers(config.layer)
-    for name, model in (("model", config.model), ("evaluator", config.evaluator)):
-        if model:
-            _check_local_model(model, f"{name}.path", Path(config.paths.cache_dir))
-    _check_template(config)
+    if not (config.reference.alone or config.reference.ratings):  # which load no model
+        for name, model in (("model", config.model), ("evaluator", config.evaluator)):
+            if model:
+                _check_local_model(model, f"{name}.path", Path(config.paths.cache_dir))
+        _check_template(config)
     _check_sae_source(config)
     n_layers = count_layers(config.model)
     layers = None

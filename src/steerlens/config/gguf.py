@@ -132,7 +132,8 @@ def install_command(name: str, version: str) -> str:
 
 def model_names(model: ModelConfig) -> tuple[str, ...]:
     """List all names by which others may call `model`: its own first, a GGUF's file name last."""
-    file = gguf_file(model)
+    match = WHEEL_PATH.fullmatch(model.path)
+    file = Path(match["file"]) if match else gguf_file(model)
     return (model.name, model.path, *model.aliases, *((file.name, file.stem) if file else ()))
 
 
