@@ -20,7 +20,7 @@ from steerlens.config.compose import compose
 from steerlens.config.entries import entries
 from steerlens.config.folders import count_layers, model_fact
 from steerlens.config.gguf import gguf_file, model_names, read_header
-from steerlens.config.schema import ModelConfig
+from steerlens.config.schema import ModelConfig, RunConfig
 from steerlens.errors import SteerlensError
 from steerlens.fit import estimate_weights
 from steerlens.plan import weights_are_here
@@ -36,8 +36,12 @@ def words(model: Path, sae: Path, *more: str) -> list[str]:
 
 
 def refusal(*overrides: str) -> str:
+    return refused(compose(overrides))
+
+
+def refused(config: RunConfig) -> str:
     with pytest.raises(SteerlensError) as caught:
-        check(compose(overrides))
+        check(config)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -109,28 +113,30 @@ def test_the_header_is_what_ggufs_own_reader_reads(
 
 
 def test_what_is_no_whole_gguf_is_told(file: Path, sae: Path) -> None:
+    config = compose(words(file, sae))
     whole = file.read_bytes()
     start = read_header(file).data_start
     for length in (5, 8, 30, 200, start - 40, start, len(whole) - 1):
         file.write_bytes(whole[:length])
-        assert refusal(*words(file, sae)) == f"{file} is truncated or damaged; copy it again."
+        assert refused(config) == f"{file} is truncated or damaged; copy it again."
     for content in (b"", b"GGU", b"version https://git-lfs.github.com/spec/v1"):
         file.write_bytes(content)
-        assert "is no GGUF file: it doesn't begin with the word GGUF" in refusal(*words(file, sae))
+        assert "is no GGUF file: it doesn't begin with the word GGUF" in refused(config)
     file.write_bytes(whole[:4] + b"\x01" + whole[5:])
-    assert "has version 1 of GGUF's format" in refusal(*words(file, sae))
+    assert "has version 1 of GGUF's format" in refused(config)
     file.write_bytes(whole)
-    check(compose(words(file, sae)))
+    check(config)
     file.unlink()
-    assert refusal(*words(file, sae)) == f"there is no file {file}."
+    assert refused(config) == f"there is no file {file}."
 
 
 def test_a_model_type_that_transformers_cannot_read_is_told(tmp_path: Path, sae: Path) -> None:
+    config = compose(words(tmp_path / "of.gguf", sae))
     for architecture in ("qwen2", "qwen2moe", "gpt-oss", "lfm2"):
-        file = write_gguf(tmp_path / "of.gguf", architecture=architecture)
-        check(compose(words(file, sae)))
-    file = write_gguf(tmp_path / "of.gguf", architecture="rwkv7")
-    message = refusal(*words(file, sae))
+        write_gguf(tmp_path / "of.gguf", architecture=architecture)
+        check(config)
+    write_gguf(tmp_path / "of.gguf", architecture="rwkv7")
+    message = refused(config)
     assert "is a model of type rwkv7, which Transformers" in message
     assert "it reads bloom, " in message
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import mmap
 import re
 import struct
@@ -52,10 +53,7 @@ class GgufTensor(NamedTuple):
 
     @property
     def n_numbers(self) -> int:
-        size = 1
-        for length in self.shape:
-            size *= length
-        return size
+        return math.prod(self.shape)
 
 
 class GgufHeader(NamedTuple):
@@ -110,16 +108,17 @@ def _file_of_wheel(model: ModelConfig, name: str, version: str, file: str) -> Pa
     try:
         wheel = distribution(name)
     except PackageNotFoundError:
-        wheel = None
-    path = Path(str(wheel.locate_file(file))) if wheel else None
-    if path and path.is_file() and wheel and wheel.version == version:
-        return path
-    here = f"is here in version {wheel.version}" if wheel else "isn't installed"
-    if wheel and wheel.version == version:
-        here = f"is installed without {file}"
+        problem = "isn't installed"
+    else:
+        path = Path(str(wheel.locate_file(file)))
+        if wheel.version == version and path.is_file():
+            return path
+        problem = f"is here in version {wheel.version}"
+        if wheel.version == version:
+            problem = f"is installed without {file}"
     on_hub = next((alias for alias in model.aliases if "/" in alias), None)
     raise SteerlensError(
-        f"model={model.name} is in version {version} of the wheel {name}, which {here}: "
+        f"model={model.name} is in version {version} of the wheel {name}, which {problem}: "
         f"{install_command(name, version)}"
         + (f"; or take the original from the hub with model.path={on_hub}." if on_hub else ".")
     )
