@@ -251,6 +251,7 @@ Examples
   steerlens model=gemma-2-2b sae=gemma-scope-2b-res layer=20 features=random
   steerlens experiment=gemma_2_2b plan=true
   steerlens model=local model.path=DIR sae=local sae.path=DIR layer=3
+  steerlens model=local model.path=FILE.gguf sae=local sae.path=DIR layer=9
   steerlens model=gpt2-small sae=release sae.release=gpt2-small-resid-post-v5-32k \\
       'sae.sae_id="blocks.{{layer}}.hook_resid_post"' layer=6
   steerlens -m layer=1,2,3 score.factor=5,10         one run for each combination

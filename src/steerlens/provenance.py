@@ -38,6 +38,7 @@ PACKAGES = (
     "pandas",
     "pyarrow",
     "safetensors",
+    "gguf",
     "datasets",
     "peft",
     "scikit-learn",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from steerlens.analysis.roles import with_roles
+from steerlens.config.gguf import model_names
 from steerlens.config.parse import parse_concept, parse_memory, parse_scores, parse_words
 from steerlens.config.schema import CorpusConfig, RunConfig
 from steerlens.errors import SteerlensError
@@ -123,8 +124,9 @@ class Stages:
         from steerlens.scoring import score_layer
 
         config = self._config
-        names = (config.model.name, config.model.path, *config.model.aliases)
-        labels = read_labels(Path(config.labels), names) if config.labels else {}
+        labels = (
+            read_labels(Path(config.labels), model_names(config.model)) if config.labels else {}
+        )
         for subject in group:
             features = self._features(subject, labels, group_run)
             if not features:
@@ -290,7 +292,11 @@ class Stages:
 
     def _note(self, subject: Subject, stage: str, start: float, **facts: Any) -> None:
         """Writes to provenance.json what was used and how long it took."""
+        from steerlens.subject.belonging import note_of_copy
+
         self._facts |= {"model": subject.lm.identity, **facts}
+        if note := note_of_copy(subject.lm, subject.sae):
+            self._facts["notes"] = list(dict.fromkeys([*self._facts.get("notes", []), note]))
         self._facts["saes"][subject.layer] = subject.identity
         seconds = self._facts["seconds"].setdefault(subject.layer, {})
         seconds[stage] = round(time.perf_counter() - start, 3)

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
+from steerlens.config import explain
 from steerlens.config.compose import (
     compose,
     compose_jobs,
@@ -360,3 +362,18 @@ def test_several_values_need_a_multirun_or_an_experiment_that_is_one(my_conf: Pa
     assert len(compose_jobs([*words, "layer=1,2"])) == 4
     with pytest.raises(SteerlensError, match="add -m"):
         compose_jobs(["layer=1,2"])
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "expected"),
+    [
+        ("model", "embedded", "model=embedded is gone; its successor is model=smollm2-135m-"),
+        ("sae", "embedded-topk", "its successor is sae=smollm2-topk."),
+        ("subject", "embedded", "its successor is subject=smollm2."),
+    ],
+)
+def test_names_of_earlier_versions_are_answered_with_the_new_ones(
+    group: str, name: str, expected: str
+) -> None:
+    error = MissingConfigException("gone", f"{group}/{name}", options=["gpt2-small"])
+    assert expected in str(explain.failure(error, [], {}))

@@ -12,10 +12,12 @@ from steerlens.config.entries import entries, known_models
 from steerlens.config.folders import (
     check_model_folder,
     count_layers,
+    has_chat_template,
     model_fact,
     sae_facts,
     sae_folders,
 )
+from steerlens.config.gguf import check_gguf, gguf_file, model_names
 from steerlens.config.judge import check_judge
 from steerlens.config.parse import (
     layer_numbers,
@@ -40,6 +42,7 @@ from steerlens.config.steering import (
     parse_factors,
 )
 from steerlens.errors import SteerlensError, unknown
+from steerlens.provenance import file_identity
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
@@ -73,10 +76,11 @@ def check(config: RunConfig) -> None:
     _check_corpus(config.corpus, reads_corpus(config))
     _check_reference(config)
     layer_numbers(config.layer)
-    for name, model in (("model", config.model), ("evaluator", config.evaluator)):
-        folder = local_folder(model) if model else None
-        if folder:
-            check_model_folder(folder, f"{name}.path")
+    if not (config.reference.alone or config.reference.ratings):  # which load no model
+        for name, model in (("model", config.model), ("evaluator", config.evaluator)):
+            if model:
+                _check_local_model(model, f"{name}.path", Path(config.paths.cache_dir))
+        _check_template(config)
     _check_sae_source(config)
     n_layers = count_layers(config.model)
     layers = None
@@ -87,8 +91,25 @@ def check(config: RunConfig) -> None:
     _check_ids(config, layers)
 
 
+def _check_local_model(model: ModelConfig, key: str, cache_dir: Path) -> None:
+    """Refuse what lies at `model.path`, given as `key`, if it isn't a whole model."""
+    if gguf := gguf_file(model):
+        check_gguf(model, gguf, cache_dir)
+    elif folder := local_folder(model):
+        check_model_folder(folder, key)
+
+
+def _check_template(config: RunConfig) -> None:
+    if config.generation.chat_template and has_chat_template(config.model) is False:
+        raise SteerlensError(
+            f"{config.model.name} has no chat template; use generation.chat_template=false."
+        )
+
+
 def local_folder(model: ModelConfig) -> Path | None:
-    """The model's folder, or None for a name on the Hugging Face hub."""
+    """The model's folder in the Hugging Face layout; None for a GGUF or a name on the hub."""
+    if gguf_file(model):
+        return None
     path = Path(model.path)
     is_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model.path) and model.name != "local"
     return None if is_name and not path.is_dir() else path
@@ -249,6 +270,10 @@ def _check_sae_source(config: RunConfig) -> None:
             facts = sae_facts(folder)
             if facts.model_name and not sae.model:
                 refuse_other_model(f"the SAE {folder}", facts.model_name, config.model)
+            if facts.gguf_sha256:
+                refuse_other_gguf(
+                    f"the SAE {folder}", facts.gguf_sha256, config.model, config.paths.cache_dir
+                )
             if facts.d_in and d_model and facts.d_in != d_model:
                 raise SteerlensError(
                     f"the SAE {folder} reads vectors of size {facts.d_in} (d_in), but the residual "
@@ -328,8 +353,7 @@ def refuse_other_model(what: str, told: str, model: ModelConfig) -> None:
 
     A local folder may have any name: there, only the name of another known model counts.
     """
-    ours = {model.name, model.path, *model.aliases}
-    if _short(told) in {_short(name) for name in ours}:
+    if _short(told) in {_short(name) for name in model_names(model)}:
         return
     is_known = _short(told) in {_short(name) for name in known_models()}
     if model.name in ("local", "hub") and not is_known:
@@ -343,6 +367,25 @@ def refuse_other_model(what: str, told: str, model: ModelConfig) -> None:
     raise SteerlensError(f"{what} belongs to the model {told}, not to {model.name}; {hint}")
 
 
+def refuse_other_gguf(what: str, trained_on: str, model: ModelConfig, cache_dir: str) -> None:
+    """Refuse `what`, trained on the GGUF with the sha256 `trained_on`, on another GGUF.
+
+    Weights that aren't from a GGUF may be those that it was made from; they pass.
+    """
+    gguf = gguf_file(model)
+    if gguf is None:
+        return
+    sha256 = file_identity(gguf, Path(cache_dir))["sha256"]
+    if sha256 == trained_on:
+        return
+    models = [name for name, entry in entries("model").items() if entry.get("sha256") == trained_on]
+    hint = f"choose model={models[0]}." if models else "give the path of that one."
+    raise SteerlensError(
+        f"{what} was trained on another GGUF than {gguf} (its sha256 begins with "
+        f"{trained_on[:12]}, not with {sha256[:12]}); {hint}"
+    )
+
+
 def _short(name: str) -> str:
-    """The name without case and organisation."""
-    return name.rstrip("/").rsplit("/", 1)[-1].lower()
+    """The name without case, organisation and the ending of a GGUF."""
+    return name.rstrip("/").rsplit("/", 1)[-1].lower().removesuffix(".gguf")

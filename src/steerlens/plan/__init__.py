@@ -13,6 +13,7 @@ import numpy as np
 
 from steerlens.catalog import read_release, releases
 from steerlens.config.check import local_folder
+from steerlens.config.gguf import gguf_file
 from steerlens.config.parse import parse_memory, parse_scores
 from steerlens.config.schema import CorpusConfig, ModelConfig, RunConfig
 from steerlens.corpus.webtext import webtext
@@ -69,7 +70,7 @@ def weights_are_here(config: RunConfig) -> bool:
 def _model_is_here(model: ModelConfig) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    if local_folder(model) is not None:
+    if gguf_file(model) or local_folder(model):
         return True
     files = ("model.safetensors", "model.safetensors.index.json")
     found = [try_to_load_from_cache(model.path, file, revision=model.revision) for file in files]

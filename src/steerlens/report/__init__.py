@@ -117,6 +117,7 @@ def report_text(
     parts = [
         f"# {_names(summary['model'])} with {_names(summary['sae'])}",
         f"{counts}.",
+        *(markdown(visible(note)) for note in tables.notes),
         *answer_section(summary.get("study")),
         *[
             f"![{name.replace('_', ' ')}]({path.relative_to(folder).as_posix()})"

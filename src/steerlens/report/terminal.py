@@ -132,6 +132,7 @@ def print_summary(
     else:
         n = summary["overall"]["features"]
         console.print(Text(f"{n:,} feature{'s' * (n != 1)}, none with a score."))
+    _print_lines(console, map(visible, tables.notes))
     _print_lines(console, map(visible, reference_lines(tables)))
     if summary["steering"] and not is_of_a_concept(tables):
         # Each takes two lines.

@@ -13,7 +13,8 @@ import yaml
 from steerlens.config.parse import parse_layers
 from steerlens.config.schema import ChoiceConfig, StudyConfig
 from steerlens.errors import SteerlensError
-from steerlens.files import CONFIG_FILE
+from steerlens.files import CONFIG_FILE, read_json
+from steerlens.provenance import PROVENANCE_FILE
 from steerlens.results import (
     CONCEPTS,
     COVERAGE,
@@ -63,6 +64,8 @@ class RunTables:
     """Null where no steered feature has both scores."""
     reference: Reference | None = None
     """The published scores that the run is laid beside."""
+    notes: tuple[str, ...] = ()
+    """What a reader has to know of the subject, in sentences."""
 
     def of_layers(self, layers: Collection[int]) -> RunTables:
         """The rows of `layers` only."""
@@ -97,7 +100,13 @@ def read_tables(folder: Path) -> RunTables:
         study=_known(StudyConfig, settings.get("study") or {}),
         pmi=Pmi.read(folder) if (folder / PMI_FILE).is_file() else None,
         reference=Reference.read(folder) if (folder / REFERENCE_FILE).is_file() else None,
+        notes=_notes(folder),
     )
+
+
+def _notes(folder: Path) -> tuple[str, ...]:
+    provenance = read_json(folder / PROVENANCE_FILE)
+    return tuple(map(str, provenance.get("notes", []))) if isinstance(provenance, dict) else ()
 
 
 def _read_or_empty(table: Table, folder: Path) -> pd.DataFrame:

