@@ -13,6 +13,9 @@ import numpy as np
 RESAMPLES = 1_000
 """Bootstrap samples unless said."""
 
+FEWEST = 8
+"""Of fewer items an interval would say more than they know."""
+
 
 class Estimate(NamedTuple):
     """A number with its interval, null where features are too few for one."""
@@ -93,10 +96,49 @@ def resampled_means(
         return above / below
 
 
+def over_as_many_in_each_group(
+    weights_CN: np.ndarray, success_N: np.ndarray, groups_N: np.ndarray, counts_N: np.ndarray
+) -> np.ndarray:
+    """(C,): the mean success of every selection over that of as many features of each group.
+
+    The latter is the mean over all ways to draw them: each feature selected stands for the mean of
+    its group. Features are there `counts_N` times. NaN where a selection is empty, or the mean
+    below is 0.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sums = [np.bincount(groups_N, one_N) for one_N in (counts_N * success_N, counts_N)]
+        mean_N = np.nan_to_num(sums[0] / sums[1])[groups_N]
+        return (weights_CN @ (counts_N * success_N)) / (weights_CN @ (counts_N * mean_N))
+
+
+def estimates_over_groups(
+    weights_CN: np.ndarray,
+    success_N: np.ndarray,
+    groups_N: np.ndarray,
+    resamples: int,
+    rng: np.random.Generator,
+) -> list[Estimate | None]:
+    """`over_as_many_in_each_group` of every selection, with its interval; None where it's NaN."""
+    data = (np.asarray(weights_CN, dtype=float), success_N, groups_N)
+    value_C = over_as_many_in_each_group(*data, np.ones(len(success_N)))
+    resampled_RC = np.reshape(
+        [
+            over_as_many_in_each_group(*data, counts_N)
+            for counts_N in counts_of_resamples(len(success_N), resamples, rng)
+        ],
+        (-1, len(value_C)),
+    )
+    selected_C = (data[0] > 0).sum(axis=1)
+    return [
+        estimate(value, resampled_R, selected) if np.isfinite(value) else None
+        for value, resampled_R, selected in zip(value_C, resampled_RC.T, selected_C, strict=True)
+    ]
+
+
 def estimate(value: float, resampled_R: np.ndarray, features: int) -> Estimate:
-    """The value with its interval; one feature has none, however often it is drawn again."""
+    """The value with its interval; too few features have none, however often they are drawn."""
     finite = resampled_R[np.isfinite(resampled_R)]
-    if features < 2 or not len(finite):
+    if features < FEWEST or not len(finite):
         return Estimate(float(value), None, None)
     low, high = np.quantile(finite, [0.025, 0.975]).tolist()
     return Estimate(float(value), low, high)
