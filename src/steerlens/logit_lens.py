@@ -31,9 +31,7 @@ def logit_lens(
     if known is None or known.shape[1] < k:
         known = torch.full((subject.d_sae, k), -1, dtype=torch.int64)
     missing = features[known[features, 0] < 0]
-    known[missing] = _top_tokens(
-        subject, subject.sae.W_dec, missing, known.shape[1], memory_budget
-    )
+    known[missing] = _top_tokens(subject, subject.sae.W_dec, missing, known.shape[1], memory_budget)
     subject.logit_lens_memo = known
     return known[features, :k]
 

@@ -137,9 +137,7 @@ class Stages:
                 columns = score_layer(subject, features, methods, config.logit_lens_k, run)
                 if null := null_columns(subject, methods, run):
                     self._null_scores.append(NULL_SCORES.frame(null))
-                    NULL_SCORES.write(
-                        pd.concat(self._null_scores, ignore_index=True), self._folder
-                    )
+                    NULL_SCORES.write(pd.concat(self._null_scores, ignore_index=True), self._folder)
             columns |= label_columns(labels, subject.layer, features)
             self._note(subject, "scoring", start, corpus=_corpus_facts(group_run))
             yield FEATURES.frame(columns)

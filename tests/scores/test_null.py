@@ -94,7 +94,10 @@ def test_directions_have_norms_of_decoder_rows_and_nothing_else_of_them(
     assert cosines_nn.mean().abs() < 0.01
     assert torch.nn.functional.cosine_similarity(directions_nD, rows_nD).mean().abs() < 0.05
     fewer = draw_directions(subject, 7)
-    assert all(torch.equal(few, more[:7]) for few, more in zip(fewer, (features_n, directions_nD), strict=True))
+    assert all(
+        torch.equal(few, more[:7])
+        for few, more in zip(fewer, (features_n, directions_nD), strict=True)
+    )
     other = tiny_subject("llama", "topk", layer=1)
     assert not torch.equal(draw_directions(other, 7)[1], fewer[1])
 

@@ -254,9 +254,7 @@ def criteria(
         size = max(1, round(share * len(rows)))
         enough = [(name, sign) for name, sign in found if scored[name] >= size]
         weights = [top_weights(sign * scores[name], size) for name, sign in enough]
-        payoffs = (
-            _payoffs(np.array(weights), size, rows, draws, resamples, rng) if enough else []
-        )
+        payoffs = _payoffs(np.array(weights), size, rows, draws, resamples, rng) if enough else []
         at_share = dict(zip(enough, payoffs, strict=True))
         for key, listed in found.items():
             listed.append(at_share.get(key))

@@ -167,9 +167,7 @@ def _null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
     from steerlens.logit_lens import logit_lens_of_directions
 
     ids_N, directions_ND = draw_directions(subject, config.null_directions)
-    tokens_NK = logit_lens_of_directions(
-        subject, directions_ND, config.top_k, run.memory_budget
-    )
+    tokens_NK = logit_lens_of_directions(subject, directions_ND, config.top_k, run.memory_budget)
     name = f"layer {subject.layer}: null"
     with run.task(config.null_directions, name, "directions") as advance:
         silent = dataclasses.replace(run, progress=advance)
