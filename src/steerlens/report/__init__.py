@@ -156,7 +156,7 @@ def _layer_table(layers: Sequence[Mapping[str, Any]]) -> str:
     for _, symbol in columns:
         header += [f"{symbol} q25", "median", "q75", *(f">= {t:g}" for t in THRESHOLDS)]
     if has_null:
-        header.append(f"p <= {LEVEL:g}")
+        header.append(markdown(f"p <= {LEVEL:g}"))
     rows = []
     for layer in layers:
         row = [str(layer["layer"]), f"{layer['features']:,}"]
