@@ -150,7 +150,9 @@ def _scores(
     if not pairs:
         return []
     methods = parse_scores(config.score).values()
-    settings = next((one for one in methods if isinstance(one, output.Config)), output.Config())
+    settings = next(
+        (one for one in methods if isinstance(one, output.PromptConfig)), output.Config()
+    )
     # Words with fewer tokens than others repeat them, which changes no score.
     widest = max(len(words[word].texts) for word, _ in pairs)
     tokens_BK = [list(islice(cycle(words[word].texts), widest)) for word, _ in pairs]

@@ -41,6 +41,8 @@ class ScoreRun:
     """What passes over the corpus have found, by hook name and context length."""
     prompts: dict[tuple[str, str, bool], Any] = field(default_factory=dict)
     """What `steered_prompt` has made, by hook name, prompt and `keep_error`."""
+    null_scores: dict[tuple[str, str], Any] = field(default_factory=dict)
+    """Output scores of random directions, by hook name and settings."""
     store: Store | None = None
     """Where finished scores are kept."""
 

@@ -28,6 +28,7 @@ from steerlens.results import (
     COVERAGE,
     FEATURES,
     GENERATIONS,
+    NULL_SCORES,
     RATINGS,
     SAES,
     STEERING,
@@ -52,6 +53,7 @@ class Stages:
         self._lm: LoadedModel | None = None
         self._words: dict[str, ConceptTokens | str] = {}
         self._covered: list[dict[str, Any]] = []
+        self._null_scores: list[pd.DataFrame] = []
         self._facts: dict[str, Any] = {"model": None, "saes": {}, "corpus": None, "seconds": {}}
         self._run = ScoreRun(
             memory_budget=parse_memory(config.memory_budget),
@@ -70,8 +72,8 @@ class Stages:
         return load_evaluator(entry, self._config, self._kept) if entry else None
 
     def score(self) -> pd.DataFrame:
-        """The table of features of all layers, with all chosen scores; writes those of the SAEs
-        and of the words that they cover, too."""
+        """The table of features of all layers, with all chosen scores; writes those of the SAEs, of
+        random directions, and of the words that the SAEs cover, too."""
         from steerlens.corpus_pass import PiecesFired, in_groups, read_corpus
         from steerlens.quality import describe
         from steerlens.subject import load_subjects
@@ -121,7 +123,7 @@ class Stages:
         self, group: Sequence[Subject], methods: Mapping[str, ScoreConfig], group_run: ScoreRun
     ) -> Iterator[pd.DataFrame]:
         """For each subject of a group that has read the corpus together, its table."""
-        from steerlens.scoring import score_layer
+        from steerlens.scoring import null_columns, score_layer
 
         config = self._config
         labels = (
@@ -135,6 +137,9 @@ class Stages:
             with progress(len(features) * len(methods), f"layer {subject.layer}") as advance:
                 run = dataclasses.replace(group_run, progress=advance)
                 columns = score_layer(subject, features, methods, config.logit_lens_k, run)
+                if null := null_columns(subject, methods, run):
+                    self._null_scores.append(NULL_SCORES.frame(null))
+                    NULL_SCORES.write(pd.concat(self._null_scores, ignore_index=True), self._folder)
             columns |= label_columns(labels, subject.layer, features)
             self._note(subject, "scoring", start, corpus=_corpus_facts(group_run))
             yield FEATURES.frame(columns)

@@ -22,7 +22,12 @@ PROBES = range(0, D_SAE, 7)
 def assert_equals_naive(subject: Subject, factor: float, **settings: Any) -> None:
     # A budget of a few rows, so that features fall into several batches.
     frame = score_features(
-        subject, features=PROBES, factor=factor, memory_budget=60_000, **settings
+        subject,
+        features=PROBES,
+        factor=factor,
+        memory_budget=60_000,
+        null_directions=0,
+        **settings,
     )
     for row in frame.to_dict("records"):
         score, rank, probability = naive_output_score(

@@ -8,6 +8,7 @@ lacks what it shows) and enter it in `FIGURES`; one from the steering table goes
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,12 @@ FIGURES: dict[str, Draw] = {
     "input_against_output": input_output.against,
 }
 
+BESIDE_NULL = {
+    "output_score_by_layer": output_score.by_layer,
+    "input_output_by_layer": input_output.by_layer,
+}
+"""Those that show random directions beside the features, where these were scored."""
+
 STEERING_FIGURES: dict[str, Draw] = {
     "success_by_threshold": threshold.by_threshold,
     "success_by_criterion": threshold.by_criterion,
@@ -47,8 +54,9 @@ def draw_all(tables: RunTables, folder: Path) -> dict[str, list[Path]]:
     drawn = [roles.draw_input_and_output(*texts), roles.draw_hybrids(*texts)]
     if tables.pmi is not None:
         drawn.append(roles.draw_pmi(tables.pmi, target))
+    null = {name: partial(draw, null=tables.null_scores) for name, draw in BESIDE_NULL.items()}
     return {
-        **_draw(FIGURES, tables.features, folder),
+        **_draw(FIGURES | null, tables.features, folder),
         **draw_steering(tables.steering, folder, tables.late_from),
         **{paths[0].stem: paths for paths in drawn if paths},
     }

@@ -23,6 +23,7 @@ from steerlens.plan.steering import planned_texts, planned_words
 from steerlens.registry import ScoreConfig
 from steerlens.report.terminal import duration
 from steerlens.score_run import ScoreRun
+from steerlens.scores import output
 from steerlens.selection import part, select_features
 
 CALIBRATION_FEATURES = 128
@@ -125,6 +126,12 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
     ends = sorted({layer for layer in (layers[0], layers[-1]) if layer is not None})
     probe = dataclasses.replace(config, layer=ends or config.layer)
     timed: dict[int, float] = {}
+    timed_null: dict[int, float] = {}
+    null = {
+        name: one
+        for name, one in methods.items()
+        if isinstance(one, output.Config) and one.null_directions
+    }
     passes: dict[int, _Pass] = {}
     counts: dict[int, int] = {}
     subject = None
@@ -138,6 +145,10 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
     for subject in load_subjects(probe):
         features = _features(chosen, subject.layer, subject.d_sae)
         timed[subject.layer] = _seconds_each(subject, features, config, methods)
+        timed_null[subject.layer] = sum(
+            one.null_directions * _seconds_each(subject, features, config, {name: one})
+            for name, one in null.items()
+        )
         if lengths:
             passes[subject.layer] = _time_pass(subject, config, lengths)
         counts = {
@@ -146,9 +157,11 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
             if layer is not None
         }
     n_features = sum(counts.values())
+    n_directions = sum(one.null_directions for one in null.values()) * len(counts)
     steering = planned_texts(config, subject, n_features) if subject else None
     each = np.interp(list(counts), list(timed), list(timed.values()))
     seconds = float(np.dot(each, list(counts.values())))
+    seconds += float(np.interp(list(counts), list(timed_null), list(timed_null.values())).sum())
     if passes:
         seconds += _corpus_seconds(list(counts), passes, _corpus_tokens(config.corpus))
     text_rows = []
@@ -178,7 +191,7 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
         ("features", f"{n_features:,}"),
         (
             "forwards",
-            f"{n_features * len(methods):,} rows of one position, "
+            f"{n_features * len(methods) + n_directions:,} rows of one position, "
             f"{len(counts) * len(methods)} of the whole prompt",
         ),
         ("time", f"about {duration(seconds)} of scoring"),
@@ -190,10 +203,17 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
 def _seconds_each(
     subject: Any, features: list[int], config: RunConfig, methods: Mapping[str, ScoreConfig]
 ) -> float:
-    """Seconds a feature, timed the second time: the first pays for what happens once."""
+    """Seconds a feature, timed the second time: the first pays for what happens once.
+
+    Without random directions, which are a layer's and not a feature's.
+    """
     from steerlens.scoring import score_layer
 
-    methods = {name: one for name, one in methods.items() if not one.corpus_pass()}
+    methods = {
+        name: dataclasses.replace(one, null_directions=0) if isinstance(one, output.Config) else one
+        for name, one in methods.items()
+        if not one.corpus_pass()
+    }
     few = features[:CALIBRATION_FEATURES]
     run = ScoreRun(parse_memory(config.memory_budget), config.seed)
     seconds = 0.0

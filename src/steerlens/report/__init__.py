@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerlens.analysis.series import Series
 from steerlens.analysis.summary import (
+    LEVEL,
     MEANINGS,
     SCORES,
     THRESHOLDS,
@@ -148,17 +149,25 @@ def _names(names: str | list[str] | None) -> str:
 
 
 def _layer_table(layers: Sequence[Mapping[str, Any]]) -> str:
+    columns = [(name, symbol) for name, symbol, _ in MEANINGS]
+    has_null = any(layer["output_score_null_count"] for layer in layers)
+    if has_null:
+        columns.insert(1, ("output_score_null", "random"))
     header = ["layer", "features"]
-    for _, symbol, _ in MEANINGS:
+    for _, symbol in columns:
         header += [f"{symbol} q25", "median", "q75", *(f">= {t:g}" for t in THRESHOLDS)]
+    if has_null:
+        header.append(markdown(f"p <= {LEVEL:g}"))
     rows = []
     for layer in layers:
         row = [str(layer["layer"]), f"{layer['features']:,}"]
-        for column, _, _ in MEANINGS:
+        for column, _ in columns:
             quartiles = [layer[f"{column}_{key}"] for key in ("q25", "median", "q75")]
             shares = [layer[f"{column}_at_least_{threshold:g}"] for threshold in THRESHOLDS]
-            row += ["-" if number is None else f"{number:.3g}" for number in quartiles]
-            row += ["-" if share is None else f"{share:.1%}" for share in shares]
+            row += [number(quartile, ".3g") for quartile in quartiles]
+            row += [number(share, ".1%") for share in shares]
+        if has_null:
+            row.append(number(layer[f"output_score_p_at_most_{LEVEL:g}"], ".1%"))
         rows.append(row)
     return markdown_table(header, rows)
 

@@ -30,15 +30,18 @@ NUMBERS = {
     "objective": ("objective", ".4g"),
     "output_score_median": ("S_out", ".3g"),
     "output_features": (">= 0.1", ".1%"),
+    "null_output_features": ("null >= 0.1", ".1%"),
     "input_score_median": ("S_in", ".3g"),
     "success_20": ("success@20", ".3g"),
     "perplexity": ("perplexity", ".4g"),
     "payoff": ("payoff", ".2f"),
+    "payoff_within_layers": ("within layers", ".2f"),
     "hybrid_ratio": ("hybrids", ".2f"),
     "seconds": ("seconds", ".0f"),
 }
 """Columns of numbers, the most important first, with their titles. S_out and S_in are medians,
-`hybrids` is their share beside that of independent scores."""
+`null >= 0.1` is the share of random directions, `within layers` the payoff beside as many features
+of the same layers, `hybrids` their share beside that of independent scores."""
 
 
 def write_sweep_report(

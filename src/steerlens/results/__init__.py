@@ -11,6 +11,7 @@ __all__ = [
     "EVALUATING",
     "FEATURES",
     "GENERATIONS",
+    "NULL_SCORES",
     "RATINGS",
     "SAES",
     "STEERING",
@@ -33,6 +34,7 @@ FEATURES = Table(
         "feature": "int64",
         "output_score": "double",
         "output_score_delta": "double",
+        "output_score_p": "double",
         "output_rank": "int64",
         "output_probability": "double",
         "output_token": "string",
@@ -56,7 +58,11 @@ FEATURES = Table(
         "neuronpedia_url": "string",
     },
 )
-"""One row per feature: its scores."""
+"""One row per feature: its scores.
+
+`output_score_p` is the share of the layer's random directions (see `NULL_SCORES`) whose output
+score is at least as high, the feature itself counted among them.
+"""
 
 GENERATIONS = Table(
     file="generations.parquet",
@@ -145,6 +151,19 @@ SAES = Table(
 """One row per SAE: what it is, and with `quality.n_tokens` how well it reconstructs that many
 tokens of the corpus."""
 
+NULL_SCORES = Table(
+    file="null.parquet",
+    keys=(*SAES.keys, "direction"),
+    columns={
+        **SUBJECT,
+        "layer": "int64",
+        "direction": "int64",
+        "output_score": "double",
+    },
+)
+"""One row per layer and random direction: its output score, with which those of the layer's
+features are compared."""
+
 COVERAGE = Table(
     file="coverage.parquet",
     keys=(*SAES.keys, "word"),
@@ -224,5 +243,5 @@ RATINGS = Table(
 """One row per text that a judge has rated: 0, 1 or 2 in each aspect, or null and why. A language
 model's ratings and those by rules never share a column."""
 
-TABLES = (FEATURES, SAES, COVERAGE, CONCEPTS, RATINGS, GENERATIONS, STEERING)
+TABLES = (FEATURES, SAES, NULL_SCORES, COVERAGE, CONCEPTS, RATINGS, GENERATIONS, STEERING)
 """All that a run may write."""

@@ -20,6 +20,7 @@ from steerlens.results import (
     COVERAGE,
     FEATURES,
     GENERATIONS,
+    NULL_SCORES,
     RATINGS,
     SAES,
     STEERING,
@@ -45,6 +46,8 @@ class RunTables:
     generations: pd.DataFrame = field(default_factory=lambda: GENERATIONS.frame([]))
     steering: pd.DataFrame = field(default_factory=lambda: STEERING.frame([]))
     saes: pd.DataFrame = field(default_factory=lambda: SAES.frame([]))
+    null_scores: pd.DataFrame = field(default_factory=lambda: NULL_SCORES.frame([]))
+    """Empty where no output score was computed, or none of random directions."""
     coverage: pd.DataFrame = field(default_factory=lambda: COVERAGE.frame([]))
     """Empty where no words were asked for."""
     concepts: pd.DataFrame = field(default_factory=lambda: CONCEPTS.frame([]))
@@ -69,7 +72,10 @@ class RunTables:
 
     def of_layers(self, layers: Collection[int]) -> RunTables:
         """The rows of `layers` only."""
-        names = ("features", "generations", "steering", "saes", "coverage", "concepts", "ratings")
+        names = (
+            *("features", "generations", "steering", "saes", "null_scores", "coverage"),
+            *("concepts", "ratings"),
+        )
         tables = {name: getattr(self, name) for name in names}
         rows = {name: one.loc[one["layer"].isin(list(layers))] for name, one in tables.items()}
         return dataclasses.replace(
@@ -90,6 +96,7 @@ def read_tables(folder: Path) -> RunTables:
         generations=_read_or_empty(GENERATIONS, folder),
         steering=_read_or_empty(STEERING, folder),
         saes=_read_or_empty(SAES, folder),
+        null_scores=_read_or_empty(NULL_SCORES, folder),
         coverage=_read_or_empty(COVERAGE, folder),
         concepts=_read_or_empty(CONCEPTS, folder),
         ratings=_read_or_empty(RATINGS, folder),

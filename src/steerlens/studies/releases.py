@@ -25,7 +25,7 @@ from steerlens.analysis.coverage import by_word, covered
 from steerlens.analysis.payoff import payoff
 from steerlens.analysis.resampling import RESAMPLES, difference, mean_estimate, spearman
 from steerlens.analysis.series import Series
-from steerlens.analysis.summary import HYBRID, STEERABLE, THRESHOLDS
+from steerlens.analysis.summary import HYBRID, STEERABLE, THRESHOLDS, null_statistics
 from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.figures.releases import draw_layers, draw_releases
@@ -178,14 +178,19 @@ def _measures(one: Series) -> dict[str, Any]:
     steered = payoff(one.tables.steering, threshold=STEERABLE)
     per_sae = steerable.value * (_mean(saes["d_sae"]) or np.nan) if steerable else None
     parameters = _mean(saes["parameters"])
+    null = null_statistics(features, one.tables.null_scores)
     return {
         **interval_columns("success", steered.success if steered else None),
         **_typical(_steerable(one.tables.steering)),
         **interval_columns("payoff", steered.over_unfiltered if steered else None),
+        **interval_columns(
+            "payoff_within_layers", steered.over_unfiltered_within_layers if steered else None
+        ),
         **interval_columns("covered", mean_estimate(covered(one.tables.coverage))),
         "words": one.tables.coverage["word"].nunique() or None,
         **interval_columns("steerable_0.01", mean_estimate(scores >= THRESHOLDS[0])),
         **interval_columns("steerable_0.1", steerable),
+        "random_steerable_0.1": null["output_score_null_at_least_0.1"],
         "steerable_per_sae": per_sae,
         "steerable_per_million_parameters": per_sae and parameters and per_sae / parameters * 1e6,
         **_quartiles("output_score", scores),

@@ -65,12 +65,11 @@ class Subject:
     def d_sae(self) -> int:
         return int(self.sae.cfg.d_sae)
 
-    def directions(self, features: torch.Tensor) -> torch.Tensor:
-        """What one unit of each feature adds to the residual stream: (B, D).
+    def in_residual_stream(self, rows_BD: torch.Tensor) -> torch.Tensor:
+        """What vectors where the SAE writes, such as decoder rows, add to the residual stream.
 
-        The decoder row; for an SAE of the heads' outputs (`hook_z`), the row after W_O.
+        The vectors themselves; for an SAE of the heads' outputs (`hook_z`), those after W_O.
         """
-        rows_BD = self.sae.W_dec[features.to(self.sae.W_dec.device)]
         if not self.site.is_z:
             return rows_BD
         W_O = self.lm.bridge.blocks[self.layer].attn.o.original_component

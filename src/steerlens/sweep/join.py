@@ -27,6 +27,7 @@ from steerlens.results import (
     COVERAGE,
     FEATURES,
     GENERATIONS,
+    NULL_SCORES,
     RATINGS,
     SAES,
     STEERING,
@@ -43,7 +44,12 @@ from steerlens.tracking.tables import answer_rows, table_rows
 BEST_ROWS = 100
 """Features of each series that W&B shows."""
 
-JOINED = ((FEATURES, "features"), (STEERING, "steering"), (COVERAGE, "coverage"))
+JOINED = (
+    (FEATURES, "features"),
+    (STEERING, "steering"),
+    (COVERAGE, "coverage"),
+    (NULL_SCORES, "null_scores"),
+)
 """Tables of which all jobs' rows are written, and where `RunTables` has them."""
 
 SPREAD = ("layer", "shard")
@@ -76,8 +82,9 @@ def join_sweep(folder: Path, again: bool = False, show: bool = True) -> Joined:
 def join(folders: Sequence[Path], into: Path, again: bool = False, show: bool = True) -> Joined:
     """Joins the jobs of sweeps, and runs, and writes into the folder `into`:
 
-    - `features.parquet`, `steering.parquet`, `coverage.parquet`: all rows, with the column `job`
-      and one for every setting in which jobs differ
+    - `features.parquet`, `steering.parquet`, `coverage.parquet`, `null.parquet`: all rows, with
+      the column `job` and one for every setting in which jobs differ; random directions that shards
+      share are there once
     - `sweep.csv`: one row per job
     - `summary.json`, `report.md`, `figures/`: by series, which are the jobs that differ in nothing
       but layer and shard
@@ -194,7 +201,8 @@ def merge(parts: Sequence[RunTables]) -> RunTables:
         features=_by_layer(FEATURES, [part.features for part in parts]),
         generations=_by_layer(GENERATIONS, [part.generations for part in parts]),
         steering=_by_layer(STEERING, [part.steering for part in parts]),
-        saes=_by_layer(SAES, [part.saes for part in parts]).drop_duplicates(list(SAES.keys)),
+        saes=_once(SAES, [part.saes for part in parts]),
+        null_scores=_once(NULL_SCORES, [part.null_scores for part in parts]),
         coverage=_by_layer(COVERAGE, [part.coverage for part in parts]),
         concepts=_by_layer(CONCEPTS, [part.concepts for part in parts]),
         ratings=_by_layer(RATINGS, [part.ratings for part in parts]),
@@ -209,6 +217,11 @@ def merge(parts: Sequence[RunTables]) -> RunTables:
 def _by_layer(table: Table, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     rows = pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
     return table.frame(rows.sort_values("layer", kind="stable", ignore_index=True))
+
+
+def _once(table: Table, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """`_by_layer`, without the rows that several shards of a layer have."""
+    return _by_layer(table, frames).drop_duplicates(list(table.keys), ignore_index=True)
 
 
 def _merge_pmi(parts: Sequence[Pmi]) -> Pmi:
@@ -283,11 +296,13 @@ def _numbers(summary: dict[str, Any]) -> dict[str, Any]:
         "n_features": overall.get("features"),
         "output_score_median": overall.get("output_score_median"),
         "output_features": overall.get("output_score_at_least_0.1"),
+        "null_output_features": overall.get("output_score_null_at_least_0.1"),
         "input_score_median": overall.get("input_score_median"),
         "hybrid_ratio": (summary.get("hybrids") or {}).get("ratio"),
         "success_20": best.get("success_20"),
         "perplexity": best.get("perplexity"),
         "payoff": (payoff.get("over_unfiltered") or {}).get("value"),
+        "payoff_within_layers": (payoff.get("over_unfiltered_within_layers") or {}).get("value"),
         "objective": (summary.get("objective") or {}).get("value"),
     }
 

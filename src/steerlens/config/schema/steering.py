@@ -22,6 +22,7 @@ OBJECTIVES = {
     "success_per_perplexity": True,
     "concept_success": True,
     "payoff": True,
+    "payoff_within_layers": True,
 }
 """What `objective` can be (see `analysis.objectives`), and whether it needs steered texts."""
 
