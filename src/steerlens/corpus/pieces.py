@@ -20,13 +20,16 @@ def pieces(
     context_length: int,
     bos: int | None,
     n_tokens: int | None = None,
+    n_uncounted: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Pieces of at most `context_length` token ids, each of one document, each after `bos` if any.
 
-    Ends with the piece that reaches `n_tokens`, BOS not counted; None = all of the corpus.
+    Ends with the piece that reaches `n_tokens`; None = all of the corpus. The first `n_uncounted`
+    positions of a piece don't count, by default its BOS.
     """
     head = [] if bos is None else [bos]
     size = context_length - len(head)
+    n_free = (len(head) if n_uncounted is None else n_uncounted) - len(head)
     left = np.inf if n_tokens is None else n_tokens
     texts = iter(texts)
     while documents := list(itertools.islice(texts, DOCUMENTS_AT_ONCE)):
@@ -34,6 +37,6 @@ def pieces(
             for start in range(0, len(ids), size):
                 if left <= 0:
                     return
-                piece = ids[start : start + int(min(size, left))]
-                left -= len(piece)
+                piece = ids[start : start + int(min(size, left + n_free))]
+                left -= max(len(piece) - n_free, 0)
                 yield np.asarray(head + piece, dtype=np.int32)

@@ -220,16 +220,13 @@ class _Pass(NamedTuple):
 def _time_pass(subject: Any, config: RunConfig, lengths: Sequence[int | None]) -> _Pass:
     """Times a layer's pass on the corpus's first tokens, for the longest of the `lengths` asked."""
     from steerlens.activations.stream import activations
-    from steerlens.corpus import texts
-    from steerlens.corpus.pieces import pieces
-    from steerlens.corpus_pass import EXAMPLES, at_once, context_length
+    from steerlens.corpus_pass import EXAMPLES, at_once, context_length, cut_corpus
 
     budget = parse_memory(config.memory_budget)
     run = ScoreRun(corpus=config.corpus)
     length = max(context_length(subject, asked, run) for asked in lengths)
     start = time.perf_counter()
-    tokenizer = subject.lm.tokenizer
-    cut = list(pieces(texts(config.corpus), tokenizer, length, subject.bos, CALIBRATION_TOKENS))
+    cut = list(cut_corpus(subject, config.corpus, length, CALIBRATION_TOKENS))
     reading = time.perf_counter() - start
 
     def seconds(*subjects: Any) -> float:

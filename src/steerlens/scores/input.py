@@ -182,7 +182,7 @@ def _texts(subject: Subject, found: Any, feature: int, n: int, around: int = 12)
         if value <= 0:
             break
         tokens = found.pieces[piece]
-        start = max(at - around, 0 if subject.bos is None else 1)
+        start = max(at - around, subject.n_uncounted)
         before, token, after = tokens[start:at], tokens[at : at + 1], tokens[at + 1 :][:around]
         texts.append(f"{decode(before)}«{decode(token)}»{decode(after)}")
     return texts
