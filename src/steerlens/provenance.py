@@ -59,6 +59,7 @@ ROOMS = (
     "engine/*.py",
     "activations/*.py",
     "corpus_pass.py",
+    "examples/*.py",
     "neuronpedia.py",
 )
 

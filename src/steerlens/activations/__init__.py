@@ -26,8 +26,8 @@ class Details:
     """What a pass leaves besides where it is to be shown; W = WINDOW tokens, B = BINS."""
 
     window_FNW: np.ndarray
-    """uint8: of each example, the feature's activations from `window_start` on; 255 = the peak's,
-    at least 1 where the feature fires."""
+    """uint8: of each example, the feature's activations from `window_start` on; 255 = the peak's
+    alone, at least 1 where the feature fires."""
     bin_FB: np.ndarray
     """int64: how many activations fall into each of B equal bins from 0 to `range_F`."""
     range_F: np.ndarray

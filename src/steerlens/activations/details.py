@@ -41,6 +41,8 @@ def windows(
         value_BF = acts.gather(1, at_BF[:, None])[:, 0].float()
         value_BF = torch.where(start_BF + offset < length_B[:, None], value_BF, 0).clamp(min=0)
         share_BF = (255 * value_BF / peak_BF.clamp(min=torch.finfo().tiny)).round().clamp(max=255)
+        # Rounded, a neighbour could be as large as the peak.
+        share_BF = torch.where(start_BF + offset == position_BF, share_BF, share_BF.clamp(max=254))
         columns.append(torch.where(value_BF > 0, share_BF.clamp(min=1), 0).to(torch.uint8))
     return torch.stack(columns, dim=2) * (peak_BF > 0)[..., None]
 

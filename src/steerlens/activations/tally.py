@@ -57,7 +57,9 @@ class _TopExamples:
             columns = zip(*self.parts, strict=True)
             found = [torch.cat([part[rows] for part in column], dim=1) for column in columns]
             order = _order(found[0], found[1])[:, : self.n]
-            kept.append(tuple(torch.take_along_dim(tensor, _like(tensor, order), 1) for tensor in found))
+            kept.append(
+                tuple(torch.take_along_dim(tensor, _like(tensor, order), 1) for tensor in found)
+            )
         self.parts = [tuple(torch.cat(column) for column in zip(*kept, strict=True))]
         return self.parts[0]
 

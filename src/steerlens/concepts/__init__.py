@@ -148,7 +148,9 @@ def names(label: str, concepts: Iterable[str]) -> bool:
 
 
 def mean_max_activation(subject: Subject, texts: Sequence[str]) -> torch.Tensor:
-    """Each feature's largest activation in a text, BOS and the like aside, as a mean over texts: (F,), CPU.
+    """Each feature's largest activation in a text as a mean over texts: (F,), CPU.
+
+    BOS, and positions that the SAE wasn't trained on, are left out.
 
     A longer text has a larger maximum: compare texts of about the same length.
 

@@ -15,7 +15,9 @@ from steerlens.catalog import read_release, releases
 from steerlens.config.check import local_folder
 from steerlens.config.parse import parse_memory, parse_scores
 from steerlens.config.schema import CorpusConfig, ModelConfig, RunConfig
+from steerlens.config.sources import counts_need_a_pass
 from steerlens.corpus.webtext import webtext
+from steerlens.examples import read_metadata
 from steerlens.fit import device_type, dtype_name, estimate_weights, gigabytes
 from steerlens.plan.concepts import planned_concepts
 from steerlens.plan.steering import planned_texts, planned_words
@@ -40,6 +42,7 @@ def print_plan(config: RunConfig) -> None:
         ("model", f"{config.model.name} ({config.model.path})"),
         ("SAE", config.sae.name),
         ("scores", ", ".join(methods)),
+        *_texts_of(config, methods),
         ("device", f"{device_type(config)}, {dtype_name(config)}"),
         (
             "memory",
@@ -57,6 +60,19 @@ def print_plan(config: RunConfig) -> None:
     print("This would run (plan=true stops here):")
     for name, text in rows:
         print(f"  {name:<{width}}  {text}")
+
+
+def _texts_of(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tuple[str, str]]:
+    """Where the scores take from what features fire on, if any asks."""
+    rows = []
+    files = {file for method in methods.values() for file in method.examples()}
+    for file in sorted(files):
+        n_tokens = max(layer["n_tokens"] for layer in read_metadata(file)["saes"].values())
+        rows.append(("examples", f"those of {file.name}, which ships, from {n_tokens:,} tokens"))
+    if counts_need_a_pass(config) or any(method.corpus_pass() for method in methods.values()):
+        text = config.corpus.path or config.corpus.name
+        rows.append(("corpus", f"a pass of our own over corpus={config.corpus.name} ({text})"))
+    return rows
 
 
 def weights_are_here(config: RunConfig) -> bool:
@@ -132,7 +148,7 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
         config, features=dataclasses.replace(config.features, min_examples=None)
     )
     lengths = [asked[0] for one in methods.values() if (asked := one.corpus_pass())]
-    if config.features.min_examples:
+    if counts_need_a_pass(config):
         lengths.append(None)
     for subject in load_subjects(probe):
         features = _features(chosen, subject.layer, subject.d_sae)

@@ -46,6 +46,8 @@ class Subject:
     wasn't trained on, because the model keeps no meaning there."""
     identity: dict[str, Any] = field(default_factory=dict)
     """What was loaded, and how: written to provenance.json."""
+    examples: str | None = None
+    """File of examples of the SAE's features, which may stand for a corpus."""
 
     logit_lens_memo: torch.Tensor | None = field(default=None, repr=False)
     """(F, K) token ids that `logit_lens` has found; -1 where it hasn't been asked."""
@@ -131,6 +133,7 @@ def load_subjects(
                 "prepend_bos_from": "tokenizer" if told is None else "SAE metadata",
                 "uncounted_positions": n_uncounted,
             },
+            examples=config.sae.examples,
         )
         del sae  # or it would still be in memory while the next is loaded
 

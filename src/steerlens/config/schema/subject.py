@@ -52,6 +52,9 @@ class SaeConfig:
     """Layers that the release has; null = every layer of the model."""
     d_sae: int | None = None
     """Number of features, for the plan before the weights are there."""
+    examples: str | None = None
+    """File of examples of its features (`steerlens examples`), from which scores are taken that
+    need texts, unless a corpus is given."""
 
 
 @dataclass
