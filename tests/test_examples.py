@@ -86,6 +86,15 @@ def scores_of(words: list[str], folder: Path) -> pd.DataFrame:
     return Stages(config, make_folder(folder)).score()
 
 
+def numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
+    return frame[column].to_numpy(dtype=float, na_value=np.nan)
+
+
+def n_different(frame: pd.DataFrame, column: str) -> int:
+    values = numbers(frame, column)
+    return len(np.unique(values[~np.isnan(values)]))
+
+
 @torch.no_grad()
 def naive_activations(
     subject: Subject, corpus: list[str]
@@ -108,9 +117,9 @@ def test_scores_from_the_file_are_those_of_the_pass(
 ) -> None:
     ours = scores_of([*words, *corpus, *FEW], tmp_path / "ours")
     shipped = scores_of([*words, *FEW, f"sae.examples={file}"], tmp_path / "shipped")
-    assert ours["layer"].nunique() == 2
-    assert ours["input_score"].nunique() > 3
-    assert ours["activation_frequency"].nunique() > 20
+    assert n_different(ours, "layer") == 2
+    assert n_different(ours, "input_score") > 3
+    assert n_different(ours, "activation_frequency") > 20
     pd.testing.assert_frame_equal(ours, shipped, check_exact=True)
     fewer = [*FEW, "score.input.max_examples=7", "score.input.show_examples=2"]
     ours = scores_of([*words, *corpus, *fewer], tmp_path / "ours")
@@ -200,9 +209,9 @@ def test_neuronpedias_reader_finds_the_same_scores_in_an_export(
         shipped = score_features(subject, "input", **settings)
         path = str(tmp_path / "export")
         read = score_features(subject, "input", source="neuronpedia", path=path, **settings)
-        columns = ["input_score", "input_score_unique", "input_examples"]
-        assert shipped["input_score"].nunique() > 3
-        pd.testing.assert_frame_equal(shipped[columns], read[columns], check_exact=True)
+        assert n_different(shipped, "input_score") > 3
+        for column in ("input_score", "input_score_unique", "input_examples"):
+            np.testing.assert_array_equal(numbers(shipped, column), numbers(read, column))
 
 
 def test_a_corpus_by_hand_is_read_instead(words: list[str], file: Path) -> None:
@@ -230,7 +239,7 @@ def test_a_run_reads_no_corpus_where_examples_ship(
     monkeypatch.setattr(stream, "activations", None)
     few = [*words, f"sae.examples={file}", "features.n=5", "features.min_examples=10"]
     frame = scores_of([*few, *FEW], tmp_path / "out")
-    assert (frame["input_examples"] >= 10).all()
+    assert min(frame["input_examples"].tolist()) >= 10
     provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert provenance["corpus"] is None
     assert provenance["examples"][0]["file"] == "tiny.parquet"
