@@ -51,7 +51,7 @@ def score_features(
     logit_lens_k: int = 20,
     memory_budget: int = 2 * 1024**3,
     seed: int = 0,
-    corpus: str | Mapping[str, Any] = "embedded",
+    corpus: str | Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
     """Scores features of `subject`: one row each, with the columns of `features.parquet`.
@@ -64,7 +64,8 @@ def score_features(
         memory_budget: bytes that scoring may use beyond the weights.
         seed: for methods that draw.
         corpus: for methods that need texts: an option of the `corpus` group, or its name and keys,
-            e.g. `{"name": "text", "path": "FILE"}`.
+            e.g. `{"name": "text", "path": "FILE"}`; None = the examples that ship with the SAE,
+            and where there are none, `embedded`.
         **settings: the method's own settings, e.g. `factor=10`.
     """
     from steerlens.config.parse import parse_ids
@@ -82,8 +83,11 @@ def score_features(
         wrong = next(key for key in settings if key not in valid)
         raise unknown(f"setting of score {method}", wrong, valid) from None
     ids = range(subject.d_sae) if features is None else parse_ids(list(features), subject.d_sae)
-    texts = _corpus(corpus) if config.corpus_pass() else None
-    run = ScoreRun(memory_budget=memory_budget, seed=seed, corpus=texts)
+    shipped = subject.examples if corpus is None else None
+    config.resolve_source(shipped, subject.examples)
+    config.check()
+    texts = _corpus(corpus or "embedded") if config.corpus_pass() else None
+    run = ScoreRun(memory_budget=memory_budget, seed=seed, corpus=texts, examples=shipped)
     return FEATURES.frame(score_layer(subject, ids, {method: config}, logit_lens_k, run))
 
 

@@ -229,6 +229,8 @@ Sweep                steerlens -m KEY=A,B ...         one run for each value, jo
                      steerlens join DIR [DIR ...]     the same of finished runs and sweeps
                      steerlens compare DIR DIR        two of them: settings, agreement, figures
 Export               steerlens export DIR             a steering vector for other tools
+                     steerlens export FILE.parquet    examples of features, in Neuronpedia's layout
+Examples             steerlens examples FILE ...      of your SAE's features, for sae.examples=FILE
 
 Groups: GROUP=OPTION
 {groups}

@@ -60,6 +60,7 @@ ROOMS = (
     "engine/*.py",
     "activations/*.py",
     "corpus_pass.py",
+    "examples/*.py",
     "neuronpedia.py",
 )
 

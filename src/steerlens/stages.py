@@ -16,6 +16,7 @@ from steerlens.analysis.roles import with_roles
 from steerlens.config.gguf import model_names
 from steerlens.config.parse import parse_concept, parse_memory, parse_scores, parse_words
 from steerlens.config.schema import CorpusConfig, RunConfig
+from steerlens.config.sources import counts_need_a_pass, shipped_examples
 from steerlens.errors import SteerlensError
 from steerlens.files import write_json
 from steerlens.neuronpedia import label_columns, read_labels
@@ -39,6 +40,8 @@ from steerlens.selection import best_first, part, select_features
 from steerlens.store import Store
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from steerlens.concepts import ConceptTokens
     from steerlens.subject import Kept, LoadedModel, Subject
 
@@ -60,6 +63,7 @@ class Stages:
             seed=config.seed,
             task=progress,
             corpus=config.corpus,
+            examples=shipped_examples(config),
             store=Store(Path(config.paths.cache_dir) / "scores"),
         )
 
@@ -82,8 +86,8 @@ class Stages:
         frames: list[pd.DataFrame] = []
         saes: list[Mapping[str, Any]] = []
         asking = [*methods.values()]
-        if least := self._config.features.min_examples:
-            asking.append(PiecesFired(at_most=least))
+        if counts_need_a_pass(self._config):
+            asking.append(PiecesFired(at_most=self._config.features.min_examples or 1))
         subjects = load_subjects(self._config, kept=self._kept)
         for group in in_groups(subjects, asking, self._run.memory_budget):
             self._lm = group[0].lm
@@ -141,7 +145,11 @@ class Stages:
                     self._null_scores.append(NULL_SCORES.frame(null))
                     NULL_SCORES.write(pd.concat(self._null_scores, ignore_index=True), self._folder)
             columns |= label_columns(labels, subject.layer, features)
-            self._note(subject, "scoring", start, corpus=_corpus_facts(group_run))
+            facts: dict[str, Any] = {"corpus": _corpus_facts(group_run)}
+            if files := {file for method in methods.values() for file in method.examples()}:
+                cache = Path(config.paths.cache_dir)
+                facts["examples"] = [file_identity(file, cache) for file in sorted(files)]
+            self._note(subject, "scoring", start, **facts)
             yield FEATURES.frame(columns)
 
     def _features(
@@ -154,9 +162,7 @@ class Stages:
         config = self._config.features
         shard = self._config.shard
         if config.concept is None:
-            from steerlens.corpus_pass import pieces_fired
-
-            fired = pieces_fired(subject, run) if config.min_examples else None
+            fired = self._pieces_fired(subject, run) if config.min_examples else None
             ids = select_features(config, subject.layer, subject.d_sae, run.seed, fired)
             return part(ids, shard)
         from steerlens.concepts import candidates, concept_tokens
@@ -174,6 +180,15 @@ class Stages:
             memory_budget=self._run.memory_budget,
         )
         return part(sorted(one.feature for one in found), shard)
+
+    def _pieces_fired(self, subject: Subject, run: ScoreRun) -> np.ndarray:
+        """In how many texts each feature fires, (F,): of the corpus, or of what ships instead."""
+        from steerlens.corpus_pass import pieces_fired
+        from steerlens.examples import read_examples
+
+        if counts_need_a_pass(self._config):
+            return pieces_fired(subject, run)
+        return read_examples(Path(str(run.examples)), subject, ["peak_tokens"]).n_texts()
 
     def _word_tokens(self, lm: LoadedModel) -> dict[str, ConceptTokens | str]:
         """This shard's part of the words, each with its tokens or why it has none."""

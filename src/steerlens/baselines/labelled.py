@@ -61,7 +61,7 @@ def tokenised(subject: Subject, example: Example, chat_template: bool = False) -
             _with_bos(subject, tokenizer(text, add_special_tokens=False)["input_ids"])
             for text in (example.prompt, example.prompt + example.text)
         )
-        n_prefix = int(subject.bos is not None)
+        n_prefix = subject.n_uncounted
     ids = ids[: min(MAX_TOKENS, int(subject.lm.bridge.cfg.n_ctx))]
     if len(ids) <= n_prefix:
         raise SteerlensError(f"the text {(example.prompt + example.text)[:40]!r} has no token.")

@@ -43,6 +43,7 @@ from steerlens.config.steering import (
 )
 from steerlens.errors import SteerlensError, unknown
 from steerlens.provenance import file_identity
+from steerlens.examples import read_metadata, refuse_missing_layers
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
@@ -54,7 +55,8 @@ TRACKING = ("offline", "online", "disabled")
 def check(config: RunConfig) -> None:
     """Refuse, in one sentence, what can't work; reads local folders, but loads nothing."""
     _check_scalars(config)
-    for score in parse_scores(config.score).values():
+    scores = parse_scores(config.score).values()
+    for score in scores:
         score.check()
     check_steer(config.steer)
     check_generation(config.generation)
@@ -89,6 +91,8 @@ def check(config: RunConfig) -> None:
             config, parse_layers(config.layer, n_layers, config.model.late_from)
         )
     _check_ids(config, layers)
+    for file in {file for score in scores for file in score.examples()}:
+        refuse_missing_layers(file, read_metadata(file), layers or [])
 
 
 def _check_local_model(model: ModelConfig, key: str, cache_dir: Path) -> None:
@@ -164,6 +168,10 @@ def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:
         raise SteerlensError(f"corpus.n_tokens={corpus.n_tokens} must be at least 1.")
     if corpus.context_length < 2:
         raise SteerlensError(f"corpus.context_length={corpus.context_length} must be at least 2.")
+    if corpus.shippable and corpus.source in ("embedded", "webtext"):
+        raise SteerlensError(
+            f"corpus.shippable is a column of a file or data set; corpus={corpus.name} has none."
+        )
     if corpus.source == "embedded":
         return
     if corpus.source == "webtext":

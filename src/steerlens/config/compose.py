@@ -24,6 +24,7 @@ from steerlens.config import explain
 from steerlens.config.entries import PACKAGE, conf_dir
 from steerlens.config.overrides import jobs, n_jobs, parse
 from steerlens.config.schema import ReferenceConfig, RunConfig
+from steerlens.config.sources import resolve_sources
 from steerlens.errors import SteerlensError
 from steerlens.files import CONFIG_FILE
 from steerlens.registry import load_method, methods
@@ -110,7 +111,7 @@ def read_config(folder: Path) -> RunConfig:
             f"{folder / CONFIG_FILE} isn't the configuration of a run by this version."
         ) from error
     assert isinstance(tree, DictConfig)
-    return to_config(tree)
+    return _as_dataclasses(tree)  # its sources are decided
 
 
 def compose_tree(overrides: Sequence[str] = ()) -> DictConfig:
@@ -175,6 +176,12 @@ def _compose(overrides: Sequence[str], broken: dict[str, str]) -> DictConfig:
 
 def to_config(tree: DictConfig) -> RunConfig:
     """`tree` as plain dataclasses; refuses values that are missing or can't be resolved."""
+    config = _as_dataclasses(tree)
+    resolve_sources(config)
+    return config
+
+
+def _as_dataclasses(tree: DictConfig) -> RunConfig:
     register()  # the resolvers, in a launcher's process
     tree = tree.copy()
     with open_dict(tree):

@@ -109,7 +109,7 @@ def text_key(
         edit["with"] = steering.key
     elif steer.unit == "max_activation":
         edit["default_max_activation"] = steer.default_max_activation
-        edit["corpus"] = run.corpus_key()
+        edit["corpus"] = run.examples_key() or run.corpus_key()
     return {**subject.key, "texts": how, "edit": edit, "seed": run.seed}
 
 

@@ -16,7 +16,9 @@ from steerlens.config.check import local_folder
 from steerlens.config.gguf import gguf_file
 from steerlens.config.parse import parse_memory, parse_scores
 from steerlens.config.schema import CorpusConfig, ModelConfig, RunConfig
+from steerlens.config.sources import counts_need_a_pass
 from steerlens.corpus.webtext import webtext
+from steerlens.examples import read_metadata
 from steerlens.fit import device_type, dtype_name, estimate_weights, gigabytes
 from steerlens.plan.concepts import planned_concepts
 from steerlens.plan.steering import planned_texts, planned_words
@@ -42,6 +44,7 @@ def print_plan(config: RunConfig) -> None:
         ("model", f"{config.model.name} ({config.model.path})"),
         ("SAE", config.sae.name),
         ("scores", ", ".join(methods)),
+        *_texts_of(config, methods),
         ("device", f"{device_type(config)}, {dtype_name(config)}"),
         (
             "memory",
@@ -59,6 +62,19 @@ def print_plan(config: RunConfig) -> None:
     print("This would run (plan=true stops here):")
     for name, text in rows:
         print(f"  {name:<{width}}  {text}")
+
+
+def _texts_of(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tuple[str, str]]:
+    """Where the scores take from what features fire on, if any asks."""
+    rows = []
+    files = {file for method in methods.values() for file in method.examples()}
+    for file in sorted(files):
+        n_tokens = max(layer["n_tokens"] for layer in read_metadata(file)["saes"].values())
+        rows.append(("examples", f"those of {file.name}, which ships, from {n_tokens:,} tokens"))
+    if counts_need_a_pass(config) or any(method.corpus_pass() for method in methods.values()):
+        text = config.corpus.path or config.corpus.name
+        rows.append(("corpus", f"a pass of our own over corpus={config.corpus.name} ({text})"))
+    return rows
 
 
 def weights_are_here(config: RunConfig) -> bool:
@@ -140,7 +156,7 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
         config, features=dataclasses.replace(config.features, min_examples=None)
     )
     lengths = [asked[0] for one in methods.values() if (asked := one.corpus_pass())]
-    if config.features.min_examples:
+    if counts_need_a_pass(config):
         lengths.append(None)
     for subject in load_subjects(probe):
         features = _features(chosen, subject.layer, subject.d_sae)
@@ -241,16 +257,13 @@ class _Pass(NamedTuple):
 def _time_pass(subject: Any, config: RunConfig, lengths: Sequence[int | None]) -> _Pass:
     """Times a layer's pass on the corpus's first tokens, for the longest of the `lengths` asked."""
     from steerlens.activations.stream import activations
-    from steerlens.corpus import texts
-    from steerlens.corpus.pieces import pieces
-    from steerlens.corpus_pass import EXAMPLES, at_once, context_length
+    from steerlens.corpus_pass import EXAMPLES, at_once, context_length, cut_corpus
 
     budget = parse_memory(config.memory_budget)
     run = ScoreRun(corpus=config.corpus)
     length = max(context_length(subject, asked, run) for asked in lengths)
     start = time.perf_counter()
-    tokenizer = subject.lm.tokenizer
-    cut = list(pieces(texts(config.corpus), tokenizer, length, subject.bos, CALIBRATION_TOKENS))
+    cut = list(cut_corpus(subject, config.corpus, length, CALIBRATION_TOKENS))
     reading = time.perf_counter() - start
 
     def seconds(*subjects: Any) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from steerlens.config.parse import parse_memory, parse_words
 from steerlens.config.schema import RunConfig
+from steerlens.config.sources import shipped_examples
 from steerlens.config.steering import parse_factors, parse_prompts
 from steerlens.score_run import ScoreRun
 from steerlens.selection import part
@@ -70,7 +71,12 @@ def seconds_each(config: RunConfig, subject: Subject, of_factor: int) -> float:
         config.steer, factors=factors, controls=[], together=[], search=False
     )
     few = dataclasses.replace(config, steer=steer, concept=None)
-    run = ScoreRun(parse_memory(config.memory_budget), config.seed, corpus=config.corpus)
+    run = ScoreRun(
+        parse_memory(config.memory_budget),
+        config.seed,
+        corpus=config.corpus,
+        examples=shipped_examples(config),
+    )
     features = range(min(subject.d_sae, max(1, CALIBRATION_TEXTS // (2 * of_factor))))
     seconds = 0.0
     for _ in range(2):

@@ -41,8 +41,13 @@ class Subject:
     """Name of the SAE release."""
     site: Site
     prepend_bos: bool
+    n_uncounted: int = 0
+    """Positions at the beginning of a text that count in no statistic: BOS, and those that the SAE
+    wasn't trained on, because the model keeps no meaning there."""
     identity: dict[str, Any] = field(default_factory=dict)
     """What was loaded, and how: written to provenance.json."""
+    examples: str | None = None
+    """File of examples of the SAE's features, which may stand for a corpus."""
 
     logit_lens_memo: torch.Tensor | None = field(default=None, repr=False)
     """(F, K) token ids that `logit_lens` has found; -1 where it hasn't been asked."""
@@ -109,12 +114,15 @@ def load_subjects(
         site = check_belongs(lm, sae, source, config)
         told = sae.cfg.metadata.prepend_bos
         prepend_bos = lm.tokenizer_prepends_bos if told is None else bool(told)
+        has_bos = prepend_bos and lm.tokenizer.bos_token_id is not None
+        n_uncounted = max(int(has_bos), untrained_positions(sae.cfg.metadata))
         yield Subject(
             lm=lm,
             sae=sae.to(lm.device_of_block(site.layer)),
             name=config.sae.name,
             site=site,
             prepend_bos=prepend_bos,
+            n_uncounted=n_uncounted,
             identity={
                 **sae_identity,
                 "hook_name": site.hook_name,
@@ -122,9 +130,20 @@ def load_subjects(
                 "written_at": site.write,
                 "prepend_bos": prepend_bos,
                 "prepend_bos_from": "tokenizer" if told is None else "SAE metadata",
+                "uncounted_positions": n_uncounted,
             },
+            examples=config.sae.examples,
         )
         del sae  # or it would still be in memory while the next is loaded
+
+
+def untrained_positions(metadata: SAEMetadata) -> int:
+    """At how many positions from the first an SAE wasn't trained, as its metadata says.
+
+    SAELens says `seqpos_slice: [1, null]`; `exclude_first_position: true` says it in words.
+    """
+    start = slice(*(metadata.seqpos_slice or (None,))).start
+    return max(start or 0, int(bool(metadata.exclude_first_position)))
 
 
 def _sae(source: SaeSource, config: RunConfig, kept: Kept | None) -> LoadedSae:

@@ -61,6 +61,9 @@ class SaeConfig:
     """Of a family with SAEs of several widths, which, as in their names: `16k`."""
     l0: str | None = None
     """Of a family with SAEs of several sparsities, which, as in their names: `medium`, `50`."""
+    examples: str | None = None
+    """File of examples of its features (`steerlens examples`), from which scores are taken that
+    need texts, unless a corpus is given."""
 
 
 @dataclass

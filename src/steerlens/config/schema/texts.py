@@ -26,6 +26,9 @@ class CorpusConfig:
     """Branch, tag or commit of the data set."""
     column: str = "text"
     """Where the text is in a row."""
+    shippable: str | None = None
+    """Column of booleans: whether `steerlens examples` may store windows of a row's text; peaks and
+    statistics count all texts. null = it may of all."""
     n_tokens: int | None = None
     """Read this many tokens; null = all."""
     context_length: int = 128
