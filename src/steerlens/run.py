@@ -77,13 +77,7 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
             elif config.concepts:
                 stages.concepts()
             else:
-                frame = stages.score()
-                if parse_factors(config.steer.factors):
-                    # Another shard may have features over the threshold where this one has none.
-                    rows = chosen(frame, config.selection, may_be_none=config.shard is not None)
-                    if len(rows):
-                        stages.steer(rows)
-                        stages.pmi()
+                _score_and_steer(stages, config)
             # What is shown is what lies in the folder: `steerlens report` shows the same.
             tables = read_tables(folder)
             summary, figures = write_report(tables, folder)
@@ -97,6 +91,25 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
         tracker.finish(summary)
         print_summary(tables, summary, folder)
     return summary["objective"]["value"] if summary["objective"] else None
+
+
+def _score_and_steer(stages: Stages, config: RunConfig) -> None:
+    """Score features, and steer with those that are chosen if the run has factors."""
+    frame = stages.score()
+    if not parse_factors(config.steer.factors):
+        return
+    if config.toward.words is not None:
+        stages.steer_toward(frame)
+        return
+    # Another shard may have features over the threshold where this one has none.
+    may_be_none = config.shard is not None or config.concept is not None
+    rows = chosen(frame, config.selection, may_be_none) if len(frame) else frame
+    if len(rows):
+        stages.steer(rows)
+    if config.features.concept is not None:
+        stages.answer(frame)
+    elif len(rows):
+        stages.pmi()
 
 
 def _clear(folder: Path) -> None:

@@ -39,8 +39,8 @@ class ScoreRun:
     """The run's corpus."""
     activations: dict[tuple[str, int], Activations] = field(default_factory=dict)
     """What passes over the corpus have found, by hook name and context length."""
-    prompts: dict[tuple[str, str, bool], Any] = field(default_factory=dict)
-    """What `steered_prompt` has made, by hook name, prompt and `keep_error`."""
+    prompts: dict[tuple[str, str, bool, bool], Any] = field(default_factory=dict)
+    """What `steered_prompt` has made, by hook name, prompt, `keep_error` and template."""
     store: Store | None = None
     """Where finished scores are kept."""
 

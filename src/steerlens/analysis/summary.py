@@ -12,6 +12,7 @@ from steerlens.analysis.coverage import coverage_summary
 from steerlens.analysis.objectives import objective
 from steerlens.analysis.resampling import plain
 from steerlens.analysis.steering_summary import steering_summary
+from steerlens.analysis.toward import words_summary
 from steerlens.results import FEATURES
 from steerlens.results.folder import RunTables
 from steerlens.results.table import names
@@ -99,6 +100,8 @@ def summarise(tables: RunTables) -> dict[str, Any]:
         ],
         "steering": steering_summary(tables, THRESHOLDS),
         "coverage": coverage_summary(tables.coverage),
+        "words": words_summary(tables.words),
+        "found": bool(tables.words["reason"].isna().any()) if len(tables.words) else None,
         "reference": _beside(tables),
         "objective": None,
     }

@@ -32,6 +32,16 @@ def check_model_folder(folder: Path, key: str) -> None:
         check_safetensors(file)
 
 
+def has_chat_template(folder: Path) -> bool | None:
+    """Whether the tokenizer in a model's folder has a chat template; None if only loading tells."""
+    if any(folder.glob("chat_template*")):
+        return True
+    config = folder / "tokenizer_config.json"
+    if any(folder.glob("*.gguf")) or not config.is_file():
+        return None
+    return bool(read_json_object(config, "model.path").get("chat_template"))
+
+
 def model_fact(model: ModelConfig, field: str, *keys: str) -> int | None:
     """`model.FIELD`, or the first of `keys` in its folder's config.json; None if neither says."""
     value = getattr(model, field)

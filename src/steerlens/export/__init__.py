@@ -74,17 +74,20 @@ class SteeringVector:
     card: Card
 
 
-def measured_a_max(subject: Subject, prompts: Sequence[str]) -> float:
+def measured_a_max(
+    subject: Subject, prompts: Sequence[str], chat_template: bool = False
+) -> float:
     """Mean over `prompts` of the largest feature activation at the last position.
 
     For an SAE that normalises what it reads, as much larger as its output is scaled back.
 
     Raises:
-        SteerlensError: for no prompt or an empty one.
+        SteerlensError: for no prompt or an empty one, or a template that the model hasn't.
     """
     if not prompts:
         raise SteerlensError("a_max needs at least one prompt to be measured at.")
-    return sum(float(SteeredPrompt(subject, one).a_max) for one in prompts) / len(prompts)
+    steered = (SteeredPrompt(subject, one, chat_template=chat_template) for one in prompts)
+    return sum(float(one.a_max) for one in steered) / len(prompts)
 
 
 @torch.no_grad()

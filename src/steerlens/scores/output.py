@@ -34,6 +34,8 @@ class Config(ScoreConfig):
     """Number of logit-lens tokens that stand for the feature."""
     keep_error: bool = True
     """Keep the SAE's reconstruction error (the authors' code) or drop it (the paper's Eq. 6)."""
+    chat_template: bool = False
+    """Put the prompt into the model's chat template, as the user's turn."""
 
     def uses(self) -> Sequence[str]:
         return ()
@@ -49,7 +51,8 @@ def score(
         in Eq. 10), `output_rank`, `output_probability` and `output_token` of the best token.
 
     Raises:
-        SteerlensError: for an empty prompt, a `top_k` beyond the vocabulary, or NaN scores.
+        SteerlensError: for an empty prompt, a template that the model hasn't, a `top_k` beyond the
+            vocabulary, or NaN scores.
     """
     import torch
 
@@ -70,7 +73,9 @@ def score_toward(
     from steerlens.engine.steered import steered_prompt
 
     head = subject.lm.head
-    prompt = steered_prompt(subject, config.prompt, config.keep_error, run)
+    prompt = steered_prompt(
+        subject, config.prompt, config.keep_error, run, config.chat_template
+    )
     rank_F = torch.empty(len(ids_F), dtype=torch.int64)
     probability_F = torch.empty(len(ids_F), dtype=torch.float32)
     token_F = torch.empty(len(ids_F), dtype=torch.int64)
