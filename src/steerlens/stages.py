@@ -267,8 +267,7 @@ class Stages:
         from steerlens.analysis.toward import word_row
 
         top_k = self._config.features.top_k
-        texts = [*tokens.texts.values()]
-        row = word_row(word, texts, scored, steering, threshold, top_k)
+        row = word_row(word, tokens.texts, scored, steering, threshold, top_k)
         self._tried.append(row)
         WORDS.write(WORDS.frame(self._tried), self._folder)
         return row.get("reason") is None

@@ -28,7 +28,7 @@ def best_toward(steering: pd.DataFrame) -> pd.DataFrame:
 
 def word_row(
     word: str,
-    tokens: Sequence[str],
+    tokens: Mapping[int, str],
     scored: pd.DataFrame,
     steering: pd.DataFrame,
     threshold: float | None,
@@ -38,13 +38,14 @@ def word_row(
 
     Args:
         word: the concept.
-        tokens: those that stand for it.
+        tokens: those that stand for it, by their ids.
         scored: its candidates, with `layer`, `feature` and `concept_score`.
         steering: the rows of `steering.parquet` of the features that were steered with toward it.
         threshold: the least output score toward it of a feature to steer with; None = any.
         top_k: number of logit-lens tokens by which candidates were found.
     """
-    row: dict[str, Any] = {"word": word, "tokens": list(tokens), "candidates": len(scored)}
+    row: dict[str, Any] = {"word": word, "candidates": len(scored)}
+    row |= {"tokens": [*tokens.values()], "token_ids": [*tokens]}
     if scored.empty:
         why = f"no feature has one of its tokens among its first {top_k} logit-lens tokens"
         return {**row, "reason": why}

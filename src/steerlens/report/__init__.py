@@ -163,7 +163,7 @@ def _layer_table(layers: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _best_table(best: pd.DataFrame, by: str) -> str:
-    numbers = {"S_out": ("output_score", ".4f"), "S_in": ("input_score", ".2f")}
+    numbers = {"S_out": ("output_score", ".2f"), "S_in": ("input_score", ".2f")}
     if by not in SCORES:
         numbers = {markdown(visible(by)): (by, ".4g"), **numbers}
     rows = [

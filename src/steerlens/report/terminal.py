@@ -31,7 +31,13 @@ from steerlens.analysis.roles import Example, best_steered
 from steerlens.analysis.steering_summary import steering_explanation
 from steerlens.analysis.summary import SCORES, best_features, explanation, ranking, title_of
 from steerlens.report.answer import print_answer
-from steerlens.report.concept_page import concept_page, is_of_a_concept
+from steerlens.report.concept_page import (
+    concept_page,
+    is_of_a_concept,
+    print_hanging,
+    what_to_look_at,
+    words_page,
+)
 from steerlens.report.reference import reference_lines
 from steerlens.results.folder import RunTables
 from steerlens.text import number, visible, visible_token, visible_tokens
@@ -125,7 +131,7 @@ def print_summary(
     """Print the best features, what steering with them did, and where the files are."""
     console = console or console_on(sys.stdout)
     if is_of_a_concept(tables):
-        _print_lines(console, concept_page(tables, console.width))
+        print_hanging(console, concept_page(tables))
     elif summary["ranked_by"]:
         console.print(_best_table(tables.features, rows, console.width))
         _print_lines(console, explanation(summary))
@@ -133,7 +139,10 @@ def print_summary(
         n = summary["overall"]["features"]
         console.print(Text(f"{n:,} feature{'s' * (n != 1)}, none with a score."))
     _print_lines(console, map(visible, reference_lines(tables)))
-    if summary["steering"] and not is_of_a_concept(tables):
+    if len(tables.words) and not is_of_a_concept(tables):
+        print_hanging(console, words_page(tables))
+        print_hanging(console, what_to_look_at(tables, folder))
+    elif summary["steering"] and not len(tables.words):
         # Each takes two lines.
         if best := best_steered(tables.steering, tables.generations, rows // 2, 1):
             console.print(_steered_table(best, console.width))
@@ -154,7 +163,7 @@ def _best_table(frame: pd.DataFrame, rows: int, width: int) -> Table:
     numbers = {
         # Ranked by something else than S_out or S_in, that has a column of its own.
         **({} if by in SCORES else {visible(by): (by, ".4g")}),
-        "S_out": ("output_score", ".4f"),
+        "S_out": ("output_score", ".2f"),
         "S_in": ("input_score", ".2f"),
         "rank": ("output_rank", ",.0f"),
         "p": ("output_probability", ".4f"),

@@ -179,6 +179,7 @@ WORDS = Table(
     columns={
         "word": "string",
         "tokens": "list<string>",
+        "token_ids": "list<int64>",
         "candidates": "int64",
         "layer": "int64",
         "feature": "int64",
