@@ -86,7 +86,8 @@ def concept_page(tables: RunTables) -> Iterator[Line]:
 
 
 def words_page(tables: RunTables) -> Iterator[Line]:
-    """The words that a run has tried, and of each that was found its best feature with a text."""
+    """The words that a run has tried, and of each that was found its best feature with a text: the
+    first that has a token of the word."""
     words = words_summary(tables.words)
     for word in words:
         if not word["found"]:
@@ -97,7 +98,8 @@ def words_page(tables: RunTables) -> Iterator[Line]:
         title = f"{word['word']}: layer {row['layer']}, feature {row['feature']}"
         yield _line(f"{title}, which writes {_writes(best, 4)}", style="bold")
         yield _line(f"{share_sentence(best)}; perplexity {_perplexities(row)}.")
-        yield from _pairs(best.pairs[:1])
+        with_it = [pair for pair in best.pairs if pair.steered.successes]
+        yield from _pairs([*with_it, *best.pairs][:1])
     yield _line()
     yield from map(_line, words_explanation(words)[:1] if len(words) > 1 else [])
     for word in words:
@@ -105,18 +107,21 @@ def words_page(tables: RunTables) -> Iterator[Line]:
             yield Line(f"  not {word['word']}: ", Text(visible(str(word["reason"]))))
 
 
-def what_to_look_at(tables: RunTables, folder: Path) -> Iterator[Line]:
+def what_to_look_at(tables: RunTables, folder: Path, in_colour: bool) -> Iterator[Line]:
     """After a first run: how to read what stands above, and what to do next."""
     words = words_summary(tables.words)
     found = [word for word in words if word["found"]]
     if not found:
         return
+    green = " Tokens of the word are green." if in_colour else ""
+    yield _line()
     yield _line(
-        "Look at the two texts of each pair: the same model was asked the same thing, and only the "
-        "one feature was raised. Tokens of the word are green. Perplexity says how surprised the "
-        "unsteered model is by the text: steering costs some, and too much of it costs all sense."
+        f"Look at the two texts of each pair: the same model, asked the same; the second time one "
+        f"feature was raised.{green} Shown is the first answer with the word. Perplexity is how "
+        "surprising the text is to the unsteered model: steering costs some of it, too strong "
+        f"steering costs the sense. {template_sentence(tables)}"
     )
-    yield _line(template_sentence(tables))
+    yield _line()
     steerlens, first = program(), found[0]
     subject = subject_words(tables.command)
     which = f"layer={first['layer']} feature={first['feature']}"
@@ -124,10 +129,10 @@ def what_to_look_at(tables: RunTables, folder: Path) -> Iterator[Line]:
     yield _line("Next:")
     for command, does in (
         (f"{steerlens} concept=WORD{subject}", "any word or phrase of yours"),
-        (f"{steerlens} export {folder_word} {which}", "this vector, for Transformers"),
-        (f"{steerlens} experiment=filter{subject} plan=true", "what filtering by S_out buys"),
+        (f"{steerlens} export {folder_word} {which}", f"{first['word']} as a vector for Transformers"),
+        (f"{steerlens} experiment=filter{subject} plan=true", "what selecting by S_out buys"),
     ):
-        yield Line("  ", Text(f"{visible(command)}   # {does}"))
+        yield Line("  ", Text(f"{visible(command)}  # {visible(does)}"))
 
 
 def program() -> str:

@@ -141,7 +141,7 @@ def print_summary(
     _print_lines(console, map(visible, reference_lines(tables)))
     if len(tables.words) and not is_of_a_concept(tables):
         print_hanging(console, words_page(tables))
-        print_hanging(console, what_to_look_at(tables, folder))
+        print_hanging(console, what_to_look_at(tables, folder, console.is_terminal))
     elif summary["steering"] and not len(tables.words):
         # Each takes two lines.
         if best := best_steered(tables.steering, tables.generations, rows // 2, 1):
@@ -173,7 +173,8 @@ def _best_table(frame: pd.DataFrame, rows: int, width: int) -> Table:
         columns[name] = [number(row[column], spec) for row in best]
     columns["token"] = [_cut(visible_token(row["output_token"]), 14) for row in best]
     lens = [visible_tokens(row["logit_lens_tokens"], 8) for row in best]
-    return _table(title_of(by), columns, "logit lens", [[tokens] for tokens in lens], width)
+    cells = [[tokens] for tokens in lens]
+    return _table(title_of(by), columns, "logit lens", cells, width, _cut_tokens)
 
 
 def _steered_table(best: Sequence[Example], width: int) -> Table:
@@ -198,8 +199,10 @@ def _table(
     last: str,
     lines: Sequence[Sequence[str]],
     width: int,
+    cut: Callable[[str, int], str] | None = None,
 ) -> Table:
-    """`columns` to the right, but tokens; the column `last` has the rest of each line's width."""
+    """`columns` to the right, but tokens; the column `last` has the rest of each line's width, to
+    which `cut` shortens it (by default with an ellipsis)."""
     # What no method has filled is left out.
     filled = {name: cells for name, cells in columns.items() if set(cells) != {"-"}}
     # In a narrow terminal rich would squeeze the numbers; only the last column may get shorter.
@@ -210,11 +213,19 @@ def _table(
     for name in filled:
         table.add_column(name, justify="left" if name == "token" else "right", no_wrap=True)
     table.add_column(_cut(last, rest), no_wrap=True)
-    cut = ["\n".join(_cut(line, rest) for line in cell) for cell in lines]
-    for row in zip(*filled.values(), cut, strict=True):
+    short = ["\n".join((cut or _cut)(line, rest) for line in cell) for cell in lines]
+    for row in zip(*filled.values(), short, strict=True):
         # Text, not str: rich would read a token such as [red] as markup.
         table.add_row(*map(Text, row))
     return table
+
+
+def _cut_tokens(text: str, width: int) -> str:
+    """As many whole tokens as fit, at least a part of the first."""
+    tokens = text.split(" ")
+    while len(tokens) > 1 and cell_len(" ".join(tokens)) > width:
+        tokens.pop()
+    return _cut(" ".join(tokens), width)
 
 
 def _cut(text: str, width: int) -> str:
