@@ -27,7 +27,7 @@ from steerlens.results.reference import REFERENCE, REFERENCE_FILE
 from steerlens.selection import chosen
 from steerlens.stages import Stages
 from steerlens.status import Status
-from steerlens.tracking.tables import answer_rows
+from steerlens.tracking.tables import answer_rows, table_rows
 
 if TYPE_CHECKING:
     from steerlens.subject import Kept
@@ -82,6 +82,8 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
             tables = read_tables(folder)
             summary, figures = write_report(tables, folder)
             tracker.log_tables(tables, summary)
+            if len(tables.words):
+                tracker.log_rows("words", table_rows(tables.words))
             for name, rows in answer_rows(summary).items():
                 tracker.log_rows(name, rows)
             tracker.log_figures(figures)

@@ -243,7 +243,7 @@ class Stages:
         return pd.concat(tables, ignore_index=True)
 
     def answer(self, features: pd.DataFrame) -> None:
-        """Writes whether one of the scored candidates `features` steers toward the run's concept."""
+        """Writes whether one of the candidates in `features` steers toward the run's concept."""
         from steerlens.concepts import concept_tokens
         from steerlens.steering import concept_label
 
@@ -358,7 +358,7 @@ class Stages:
             run = dataclasses.replace(self._run, activations={}, prompts={})
             steered = steer_concepts(
                 subject, concepts, config, scores, run, judging,
-                lambda: load_weights(config), evaluator,
+                lambda: load_weights(self._config), evaluator,
             )  # fmt: skip
             found.append(steered)
             for table, name in (

@@ -88,7 +88,9 @@ def best_features(frame: pd.DataFrame, n: int) -> pd.DataFrame:
         return scored.sort_values([by, "layer", "feature"], ascending=[False, True, True]).head(n)
     order = ["tied", "output_score_delta", by, "layer", "feature"]
     ascending = [False, False, False, True, True]
-    rows = scored.assign(tied=scored[by].round(TIE_DECIMALS)).sort_values(order, ascending=ascending)
+    rows = scored.assign(tied=scored[by].round(TIE_DECIMALS)).sort_values(
+        order, ascending=ascending
+    )
     seen: set[str | None] = {None}
     is_new = []
     for word in _as_words(rows["output_token"].tolist()):
@@ -108,9 +110,7 @@ def _as_words(tokens: Sequence[Any]) -> list[str | None]:
     start = " " if any(text.startswith(" ") for text in texts) else ""
     words = [text.strip().lower() if text.startswith(start) else "" for text in texts]
     return [
-        word
-        if word.isalpha() and len(word) >= SHORTEST_WORD and word not in STOP_WORDS
-        else None
+        word if word.isalpha() and len(word) >= SHORTEST_WORD and word not in STOP_WORDS else None
         for word in words
     ]
 
@@ -216,9 +216,9 @@ def explanation(summary: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     if (top := summary["top_score"]) and top["features"] > 1:
         lines.append(
-            f"{top['features']:,} features share the highest S_out, {top['score']:.{TIE_DECIMALS}f}; "
-            "of equal ones those that write different words stand first, and of these those to "
-            "whose score steering adds most."
+            f"{top['features']:,} features share the highest S_out, "
+            f"{top['score']:.{TIE_DECIMALS}f}; of equal ones those that write different words "
+            "stand first, and of these those to whose score steering adds most."
         )
     for column, symbol, meaning in MEANINGS:
         if n := overall[f"{column}_count"]:

@@ -67,7 +67,9 @@ def check(config: RunConfig) -> None:
     check_toward(config.toward, config.steer)
     for key, asked in (("concept", config.concept), ("shard", config.shard)):
         if toward and asked is not None:
-            raise SteerlensError(f"toward.words can't go with {key}={asked}; leave one of them out.")
+            raise SteerlensError(
+                f"toward.words can't go with {key}={asked}; leave one of them out."
+            )
     check_pmi(config.pmi)
     check_study(config.study)
     check_coverage(config.coverage, config.steer, config.generation)

@@ -32,9 +32,7 @@ from steerlens.prompts import PROMPTS, REQUESTS
 AUTO = "auto"
 
 
-def with_template(
-    generation: GenerationConfig, has_template: bool, model: str
-) -> GenerationConfig:
+def with_template(generation: GenerationConfig, has_template: bool, model: str) -> GenerationConfig:
     """`generation` for a model that has a chat template or hasn't: `auto` is decided.
 
     Raises:
@@ -128,9 +126,7 @@ def check_toward(toward: TowardConfig, steer: SteerConfig) -> None:
         if number is not None and number < 1:
             raise SteerlensError(f"toward.{name}={number} must be at least 1.")
     if parse_words(toward.words, "toward.words") and not parse_factors(steer.factors):
-        raise SteerlensError(
-            "toward.words are steered toward: add steer=grid, or other factors."
-        )
+        raise SteerlensError("toward.words are steered toward: add steer=grid, or other factors.")
 
 
 def check_objective(objective: str | None, steers: bool) -> None:

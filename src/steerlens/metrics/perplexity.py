@@ -74,7 +74,8 @@ def measure(
     shared = [prompts[texts.prompts[index]] for index in fit]
     means = means_of([tokens[index] for index in fit], shared, True)
     if run.chat_template:
-        own = dict(zip(distinct, means_of([*prompts.values()], [*prompts.values()], False)))
+        ids = [*prompts.values()]
+        own = dict(zip(distinct, means_of(ids, ids, False), strict=True))
         means = [
             _mean_of_answer(mean, len(tokens[index]), own[texts.prompts[index]], len(prompt))
             for index, mean, prompt in zip(fit, means, shared, strict=True)

@@ -129,7 +129,10 @@ def what_to_look_at(tables: RunTables, folder: Path, in_colour: bool) -> Iterato
     yield _line("Next:")
     for command, does in (
         (f"{steerlens} concept=WORD{subject}", "any word or phrase of yours"),
-        (f"{steerlens} export {folder_word} {which}", f"{first['word']} as a vector for Transformers"),
+        (
+            f"{steerlens} export {folder_word} {which}",
+            f"{first['word']} as a vector for Transformers",
+        ),
         (f"{steerlens} experiment=filter{subject} plan=true", "what selecting by S_out buys"),
     ):
         yield Line("  ", Text(f"{visible(command)}  # {visible(does)}"))
@@ -195,9 +198,11 @@ def _feature(one: Toward, n_prompts: int) -> Iterator[Line]:
     row = one.row
     yield _line(f"layer {row['layer']}, feature {row['feature']}", style="bold")
     yield Line("  writes  ", Text(_writes(one, TOKENS)))
-    s_in = f"; S_in {number(row['input_score'], '.2f')}" if isinstance(
-        row["input_score"], float
-    ) else ""
+    s_in = (
+        f"; S_in {number(row['input_score'], '.2f')}"
+        if isinstance(row["input_score"], float)
+        else ""
+    )
     scores = (
         f"{number(row['concept_score'], '.3f')} toward the concept, "
         f"{number(row['output_score'], '.3f')} (S_out) toward its own tokens{s_in}"

@@ -73,9 +73,7 @@ def score_toward(
     from steerlens.engine.steered import steered_prompt
 
     head = subject.lm.head
-    prompt = steered_prompt(
-        subject, config.prompt, config.keep_error, run, config.chat_template
-    )
+    prompt = steered_prompt(subject, config.prompt, config.keep_error, run, config.chat_template)
     rank_F = torch.empty(len(ids_F), dtype=torch.int64)
     probability_F = torch.empty(len(ids_F), dtype=torch.float32)
     token_F = torch.empty(len(ids_F), dtype=torch.int64)

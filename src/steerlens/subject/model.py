@@ -65,7 +65,9 @@ class LoadedModel:
             SteerlensError: if the tokenizer has no chat template.
         """
         if not self.tokenizer.chat_template:
-            raise SteerlensError(f"{self.name} has no chat template; use chat_template=false instead.")
+            raise SteerlensError(
+                f"{self.name} has no chat template; use chat_template=false instead."
+            )
         turns = [{"role": "user", "content": request}]
         rendered: Any = self.tokenizer.apply_chat_template(
             turns, add_generation_prompt=True, tokenize=False
