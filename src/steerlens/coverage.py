@@ -146,7 +146,7 @@ def scores_toward(
     words: Mapping[str, ConceptTokens],
     config: RunConfig,
     run: ScoreRun,
-) -> Mapping[str, Sequence[Any]]:
+) -> Mapping[str, Any]:
     """The output score of each pair's feature toward the tokens of its word, as
     `output.score_toward` gives it, all pairs together."""
     if not pairs:

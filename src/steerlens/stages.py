@@ -89,7 +89,7 @@ class Stages:
         subjects = load_subjects(self._config, kept=self._kept)
         for group in in_groups(subjects, asking, self._run.memory_budget):
             self._use(group[0].lm)
-            self._words = self._words or self._word_tokens(self._lm)
+            self._words = self._words or self._word_tokens(group[0].lm)
             # Of its own for each group, so that only one group's activations are in memory.
             run = dataclasses.replace(self._run, activations={}, prompts={})
             read_corpus(group, asking, run)
@@ -350,6 +350,7 @@ class Stages:
             start = time.perf_counter()
             self._use(subject.lm)
             config = self._config
+            assert config.concepts is not None
             concepts = load_concepts(config.concepts, subject.layer, config.seed)
             of_shard = tuple(part(concepts.concepts, config.shard))
             concepts = dataclasses.replace(concepts, concepts=of_shard)

@@ -65,7 +65,7 @@ def _draw_words(tables: RunTables, folder: Path) -> dict[str, list[Path]]:
     def by_factor(steering: pd.DataFrame) -> Figure | None:
         return toward.by_steering_factor(steering, tables.generations)
 
-    of_all = tables.features["concept_score"].isna().any()
+    of_all = any(tables.features["concept_score"].isna().tolist())
     of_features = FIGURES if of_all else {"concept_score_by_layer": toward.score_by_layer}
     return {
         **_draw({"concept_by_factor": by_factor}, tables.steering, folder),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
@@ -53,7 +51,7 @@ def by_steering_factor(steering: pd.DataFrame, generations: pd.DataFrame) -> Fig
     return figure
 
 
-def _word(axes: Sequence[Axes], rows: pd.DataFrame, texts: pd.DataFrame) -> None:
+def _word(axes: np.ndarray, rows: pd.DataFrame, texts: pd.DataFrame) -> None:
     means = by_factor(texts.loc[texts["control"].isna()])
     of_features = list(zip(rows.to_dict("records"), COLORS, strict=False))
     for row, color in reversed(of_features):  # the best above the others
@@ -64,7 +62,7 @@ def _word(axes: Sequence[Axes], rows: pd.DataFrame, texts: pd.DataFrame) -> None
             values = steered[name].to_numpy(dtype=float)
             place.plot(steered["factor"], values, "o-", color=color, label=label)
             chosen = steered.loc[steered["factor"] == row["best_factor"], name]
-            ring = {"s": 90, "facecolor": "none", "edgecolor": color, "lw": 1.6, "zorder": 3}
+            ring: dict[str, Any] = {"s": 90, "facecolor": "none", "edgecolor": color, "lw": 1.6, "zorder": 3}
             place.scatter([row["best_factor"]] * len(chosen), chosen.to_numpy(dtype=float), **ring)
             without = own.loc[own["factor"] == 0, name].to_numpy(dtype=float)
             place.axhline(float(without.mean()), color=color, lw=1, ls="--", alpha=0.6)
@@ -89,7 +87,7 @@ def score_by_layer(features: pd.DataFrame) -> Figure | None:
     best = scored.sort_values("concept_score", ascending=False).iloc[0]
     at = int(np.argmax(scores))
     place = (layers[at] + beside[at], scores[at])
-    text = {"textcoords": "offset points", "ha": "right"}
+    text: dict[str, Any] = {"textcoords": "offset points", "ha": "right"}
     axes.annotate(f"feature {best['feature']}", place, (-6, 4), **text)
     ticks = np.unique(layers)
     axes.set_xticks(ticks)
