@@ -55,7 +55,11 @@ def test_a_word_is_found_where_its_tokens_are_added() -> None:
 @pytest.mark.parametrize(
     ("found", "texts", "reason"),
     [
-        (scored().head(0), steered().head(0), "no feature has one of its tokens among its first 20"),
+        (
+            scored().head(0),
+            steered().head(0),
+            "no feature has one of its tokens among its first 20",
+        ),
         (scored(concept_score=[0.001, 0.002, 0.0]), steered().head(0), "toward it is 0.002, and"),
         (scored(), steered(best_factor=None, concept_success=None), "no factor may be chosen"),
         (scored(), steered(concept_success=0.0), "no more of its tokens than the unsteered"),

@@ -76,11 +76,12 @@ def test_a_terminal_wraps_texts_beside_their_labels(width: int) -> None:
     assert max(cell_len(line) for line in text.splitlines()) <= width
     assert "…" not in text
     words = " ".join(text.split())
-    assert words.count(LONG) == 2 * 2 + 2  # two prompts of the feature that writes it, one of the other
+    assert words.count(LONG) == 2 * 2 + 2  # both prompts of the feature that writes it, and one
     first = next(line for line in text.splitlines() if line.startswith("    unsteered  "))
     following = text.splitlines()[text.splitlines().index(first) + 1]
     if width < 200:
-        assert following.startswith(" " * len("    unsteered  ")) and following.strip()
+        assert following.startswith(" " * len("    unsteered  "))
+        assert following.strip()
 
 
 def test_a_pipe_gets_every_line_whole() -> None:
@@ -102,7 +103,9 @@ def test_tokens_of_a_model_cannot_drive_the_terminal() -> None:
     assert "<strong> sun</strong>" in report
 
 
-def test_the_feature_that_writes_the_word_comes_first_and_its_token_first_of_what_it_writes() -> None:
+def test_the_feature_that_writes_the_word_comes_first_and_its_token_first_of_what_it_writes() -> (
+    None
+):
     lines = [line.label + line.text.plain for line in concept_page(word_tables())]
     titles = [line for line in lines if line.startswith("layer 4, feature")]
     assert titles == ["layer 4, feature 1", "layer 4, feature 0"]
@@ -135,7 +138,7 @@ def test_a_run_toward_several_words_ends_with_what_to_do_next() -> None:
 
 def test_a_word_that_is_not_found_is_told_with_the_reason() -> None:
     one = {"word": "zebra", "tokens": [" zebra"], "token_ids": [3], "reason": "no such luck"}
-    empty = RunTables(frame([4], 0), words=WORDS.frame([one]))
+    empty = RunTables(frame([4], 1).head(0), words=WORDS.frame([one]))
     where = console(80)
     show(empty, where)
     assert "Nothing here steers toward 'zebra': no such luck." in shown(where)
@@ -149,7 +152,7 @@ def test_the_template_is_told() -> None:
 
 
 def test_a_label_that_leaves_no_room_is_not_wrapped() -> None:
-    where = console(40, terminal=True)
+    where = console(30, terminal=True)
     print_hanging(where, [Line("x" * 30, Text("some words that would be wrapped to nothing"))])
     assert len(shown(where).splitlines()) == 1
 

@@ -62,7 +62,13 @@ def _word(axes: np.ndarray, rows: pd.DataFrame, texts: pd.DataFrame) -> None:
             values = steered[name].to_numpy(dtype=float)
             place.plot(steered["factor"], values, "o-", color=color, label=label)
             chosen = steered.loc[steered["factor"] == row["best_factor"], name]
-            ring: dict[str, Any] = {"s": 90, "facecolor": "none", "edgecolor": color, "lw": 1.6, "zorder": 3}
+            ring: dict[str, Any] = {
+                "s": 90,
+                "facecolor": "none",
+                "edgecolor": color,
+                "lw": 1.6,
+                "zorder": 3,
+            }
             place.scatter([row["best_factor"]] * len(chosen), chosen.to_numpy(dtype=float), **ring)
             without = own.loc[own["factor"] == 0, name].to_numpy(dtype=float)
             place.axhline(float(without.mean()), color=color, lw=1, ls="--", alpha=0.6)

@@ -25,7 +25,7 @@ from steerlens.text import number, visible, visible_token, visible_tokens
 FEATURES = 5
 PROMPTS = 3
 TOKENS = 8
-NARROWEST = 30
+NARROWEST = 20
 """Columns that a text must have beside its label."""
 
 HIT = "bold green"
