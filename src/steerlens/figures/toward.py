@@ -21,6 +21,7 @@ LEAST_SCORE = 1e-5
 """Lower scores are drawn here."""
 HARDLY = 0.01
 """Below this output score a feature hardly steers (the paper's threshold)."""
+RING: dict[str, Any] = {"s": 90, "facecolor": "none", "lw": 1.6, "zorder": 3}
 COLORS = (style.RED, style.BLUE, style.GREEN, style.ORANGE, style.MUTED)
 
 
@@ -62,14 +63,8 @@ def _word(axes: np.ndarray, rows: pd.DataFrame, texts: pd.DataFrame) -> None:
             values = steered[name].to_numpy(dtype=float)
             place.plot(steered["factor"], values, "o-", color=color, label=label)
             chosen = steered.loc[steered["factor"] == row["best_factor"], name]
-            ring: dict[str, Any] = {
-                "s": 90,
-                "facecolor": "none",
-                "edgecolor": color,
-                "lw": 1.6,
-                "zorder": 3,
-            }
-            place.scatter([row["best_factor"]] * len(chosen), chosen.to_numpy(dtype=float), **ring)
+            at = [row["best_factor"]] * len(chosen)
+            place.scatter(at, chosen.to_numpy(dtype=float), edgecolor=color, **RING)
             without = own.loc[own["factor"] == 0, name].to_numpy(dtype=float)
             place.axhline(float(without.mean()), color=color, lw=1, ls="--", alpha=0.6)
     axes[0].set_xscale("log")
