@@ -34,14 +34,8 @@ class Best(NamedTuple):
     concept_score: float | None = None
 
 
-def word_tokens(
-    tokenizer: Any, words: Sequence[str], key: str = "coverage.words"
-) -> dict[str, ConceptTokens | str]:
-    """For every word of the setting `key` the tokens that stand for it, or why there is none.
-
-    Raises:
-        SteerlensError: no word has any.
-    """
+def tokens_or_reason(tokenizer: Any, words: Sequence[str]) -> dict[str, ConceptTokens | str]:
+    """For every word the tokens that stand for it, or why there is none."""
     vocabulary = Vocabulary(tokenizer)
     found: dict[str, ConceptTokens | str] = {}
     for word in words:
@@ -49,10 +43,20 @@ def word_tokens(
             found[word] = vocabulary.tokens(word)
         except SteerlensError as error:
             found[word] = str(error)
+    return found
+
+
+def word_tokens(tokenizer: Any, words: Sequence[str]) -> dict[str, ConceptTokens | str]:
+    """For every word the tokens that stand for it, or why there is none.
+
+    Raises:
+        SteerlensError: no word has any.
+    """
+    found = tokens_or_reason(tokenizer, words)
     reasons = [why for why in found.values() if isinstance(why, str)]
     if len(reasons) == len(words):
         raise SteerlensError(
-            f"none of the {len(words)} {key} can be formed; of the first: {reasons[0]}"
+            f"none of the {len(words)} coverage.words can be formed; of the first: {reasons[0]}"
         )
     return found
 

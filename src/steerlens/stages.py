@@ -254,6 +254,7 @@ class Stages:
         selection = config.selection
         threshold = selection.threshold if selection.score == "concept_score" else None
         self._answer(str(concept_label(config)), tokens, features, steering, threshold)
+        WORDS.write(WORDS.frame(self._tried), self._folder)
 
     def _answer(
         self,
@@ -263,13 +264,12 @@ class Stages:
         steering: pd.DataFrame,
         threshold: float | None,
     ) -> bool:
-        """Add a row to the table of words; True if a feature steers toward the word."""
+        """Note a row of the table of words; True if a feature steers toward the word."""
         from steerlens.analysis.toward import word_row
 
         top_k = self._config.features.top_k
         row = word_row(word, tokens.texts, scored, steering, threshold, top_k)
         self._tried.append(row)
-        WORDS.write(WORDS.frame(self._tried), self._folder)
         return row.get("reason") is None
 
     def steer_toward(self, features: pd.DataFrame) -> None:
@@ -278,12 +278,12 @@ class Stages:
         Candidates are found by the logit-lens tokens in the table of features, and those of all
         words scored together; a feature is steered with toward one word only.
         """
-        from steerlens.coverage import word_tokens
+        from steerlens.coverage import tokens_or_reason
 
         config, toward = self._config, self._config.toward
         assert self._lm is not None
         words = parse_words(toward.words, "toward.words")
-        tokens = word_tokens(self._lm.tokenizer, words, "toward.words")
+        tokens = tokens_or_reason(self._lm.tokenizer, words)
         scored = self._scored_toward(features, tokens)
         steered: set[tuple[int, int]] = set()
         n_found = 0
@@ -303,6 +303,7 @@ class Stages:
             n_found += self._answer(word, formed, of_word, steering, toward.threshold)
             if n_found == toward.n:
                 break
+        WORDS.write(WORDS.frame(self._tried), self._folder)
 
     def _scored_toward(
         self, features: pd.DataFrame, tokens: Mapping[str, ConceptTokens | str]

@@ -75,10 +75,30 @@ def _word_parts(
         f"{_chosen_by(tables)} choose; tokens of the concept are bold.",
         _features_table(features),
     ]
+    parts += _together(tables, word)
     for one in features:
         if one.pairs:
             parts += [f"### Layer {one.row['layer']}, feature {one.row['feature']}", _texts(one)]
     return parts
+
+
+def _together(tables: RunTables, word: Mapping[str, Any]) -> list[str]:
+    """A table of the features that were steered with together; [] if none were."""
+    of_word = (tables.steering["concept"] == word["word"]).fillna(value=False)
+    several = tables.steering["control"].str.startswith("+", na=False)
+    rows = tables.steering.loc[of_word & several].to_dict("records")
+    if not rows:
+        return []
+    names = ("best factor", "its tokens a text", "unsteered", "perplexity", "unsteered perplexity")
+    cells = [
+        [
+            str(row["layer"]),
+            f"{row['feature']}{row['control']}".replace("+", " + "),
+            *(number(row[column], spec) for column, spec in map(NUMBERS.__getitem__, names)),
+        ]
+        for row in rows
+    ]
+    return [markdown_table(["layer", "features together", *names], cells)]
 
 
 def _chosen_by(tables: RunTables) -> str:
