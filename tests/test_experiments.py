@@ -106,8 +106,8 @@ REPORTED = {
     "paper/table_4": "### Hybrid features",
     "paper/table_5": "| success token | first logit-lens token |",
     "paper/appendix_d": "prompts S_out correlates with its mean over them",
-    "concept": "## Steering",
-    "together": "## Steering",
+    "concept": "## Toward w60",
+    "together": "## Toward w60",
     "compare_releases": "## Words",
     "optuna": "## Steering",
 }
@@ -232,6 +232,9 @@ def first_steps(config: RunConfig, model: Path, saes: Path, text: Path) -> RunCo
         ),
         coverage=dataclasses.replace(
             config.coverage, words=config.coverage.words and ["w60", "w61", "music"]
+        ),
+        toward=dataclasses.replace(
+            config.toward, words=config.toward.words and ["w60", "w61", "music"]
         ),
         corpus=CorpusConfig(name="text", source="text", path=str(text), context_length=16),
         concepts=config.concepts and _tiny_concepts(config.concepts, text.parent),

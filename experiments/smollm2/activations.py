@@ -113,7 +113,9 @@ class Rows:
     def shard(self, number: int) -> np.ndarray:
         """Return the rows of shard `number`, which don't depend on other shards but for the samples."""
         rng = np.random.default_rng(0)
-        documents = np.concatenate([rows[rng.permutation(len(rows))] for rows in self.rows.values()])
+        documents = np.concatenate(
+            [rows[rng.permutation(len(rows))] for rows in self.rows.values()]
+        )
         documents = documents[rng.permutation(len(documents))]
         n_sampled = int(ROWS * SAMPLED_SHARE)
         first_sampled = max(0, number - FIRST_SAMPLED) * n_sampled

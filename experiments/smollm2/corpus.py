@@ -51,7 +51,6 @@ def _pages(folder: Path) -> Iterator[str]:
         yield "\n\n".join(dict.fromkeys(filter(None, texts)))
 
 
-
 def wordnet() -> Iterator[str]:
     """Yield glosses as a dictionary has them, forty synsets a document."""
     glosses = []
@@ -70,7 +69,9 @@ def wordnet() -> Iterator[str]:
 
 def _dictionary(name: str) -> Iterator[str]:
     """Yield a dictd dictionary in pieces of about forty entries, in an order drawn at random."""
-    text = gzip.open(f"/usr/share/dictd/{name}.dict.dz", "rt", encoding="utf-8", errors="replace").read()
+    text = gzip.open(
+        f"/usr/share/dictd/{name}.dict.dz", "rt", encoding="utf-8", errors="replace"
+    ).read()
     text = re.sub(r"\n *\[1913 Webster[^\]]*\]|\n *\[PJC\]|\n *\[WordNet[^\]]*\]", "", text)
     entries = [_spaces(e) for e in re.split(r"\n\n(?=\S)", text)]
     pieces = ["\n\n".join(entries[i : i + 40]) for i in range(0, len(entries), 40)]

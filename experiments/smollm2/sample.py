@@ -94,7 +94,9 @@ def prompts(tokenizer: PreTrainedTokenizerBase, nouns: list[str], rng: random.Ra
 
 
 @torch.no_grad()
-def write_batch(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, number: int, nouns: list[str]) -> np.ndarray:
+def write_batch(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, number: int, nouns: list[str]
+) -> np.ndarray:
     """Sample token rows `[ROWS, L]`, left-padded with 0, from temperature 1 and min-p 0.05."""
     torch.manual_seed(number)
     texts = prompts(tokenizer, nouns, random.Random(number))
@@ -141,7 +143,9 @@ def main() -> None:
             np.save(partial, rows)
             partial.replace(file)
             seconds = time.monotonic() - start
-            print(f"{file.name}: {rows.shape}, {ROWS * NEW_TOKENS / seconds:.0f} tokens/s", flush=True)
+            print(
+                f"{file.name}: {rows.shape}, {ROWS * NEW_TOKENS / seconds:.0f} tokens/s", flush=True
+            )
         number += 1
 
 

@@ -101,7 +101,9 @@ def choose_latents(sae: Trainee, pre_BF: Tensor) -> tuple[Tensor, Tensor, Tensor
     return pre_BF.flatten()[flat], flat % F, offsets
 
 
-def _row_sums(values: Tensor, features: Tensor, offsets: Tensor, x_BD: Tensor, d_sae: int) -> Tensor:
+def _row_sums(
+    values: Tensor, features: Tensor, offsets: Tensor, x_BD: Tensor, d_sae: int
+) -> Tensor:
     """Return `[F, D]`, row f the sum of `value * x_BD[token]` over the pairs whose feature is f."""
     B = len(x_BD)
     acts_BF = torch.sparse_csr_tensor(offsets, features, values, (B, d_sae))

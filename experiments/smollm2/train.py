@@ -74,7 +74,9 @@ def cap_norms(acts_ND: Tensor, cap: float) -> Tensor:
     return acts_ND * (cap / norm_N1).clamp(max=1)
 
 
-def save_checkpoint(file: Path, trainees: dict[str, Trainee], adams: dict[str, torch.optim.Adam], done: int) -> None:
+def save_checkpoint(
+    file: Path, trainees: dict[str, Trainee], adams: dict[str, torch.optim.Adam], done: int
+) -> None:
     tensors: dict[str, Tensor] = {"done": torch.tensor(done)}
     for name, sae in trainees.items():
         tensors[f"{name}.threshold"] = torch.tensor(sae.threshold, dtype=torch.float64)
@@ -87,7 +89,9 @@ def save_checkpoint(file: Path, trainees: dict[str, Trainee], adams: dict[str, t
     write({key: value.clone() for key, value in tensors.items()}, file)
 
 
-def load_checkpoint(file: Path, trainees: dict[str, Trainee], adams: dict[str, torch.optim.Adam]) -> int:
+def load_checkpoint(
+    file: Path, trainees: dict[str, Trainee], adams: dict[str, torch.optim.Adam]
+) -> int:
     tensors = load_file(file)
     for name, sae in trainees.items():
         sae.threshold = float(tensors[f"{name}.threshold"])
@@ -199,7 +203,10 @@ def main() -> None:
         shown = " ".join(
             f"{value:.3f}/{total[name][-1]['dead']:.0f}" for name, value in explained.items()
         )
-        print(f"{position + 1}/{len(order)} shard {number}: {len(batches) * BATCH / seconds:.0f} tokens/s {shown}", flush=True)
+        print(
+            f"{position + 1}/{len(order)} shard {number}: {len(batches) * BATCH / seconds:.0f} tokens/s {shown}",
+            flush=True,
+        )
     save_saes(trainees, arguments.target, len(order))
 
 

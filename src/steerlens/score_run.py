@@ -43,8 +43,8 @@ class ScoreRun:
     """File of examples of the run's SAE that stands for the corpus."""
     activations: dict[tuple[str, int], Activations] = field(default_factory=dict)
     """What passes over the corpus have found, by hook name and context length."""
-    prompts: dict[tuple[str, str, bool], Any] = field(default_factory=dict)
-    """What `steered_prompt` has made, by hook name, prompt and `keep_error`."""
+    prompts: dict[tuple[str, str, bool, bool], Any] = field(default_factory=dict)
+    """What `steered_prompt` has made, by hook name, prompt, `keep_error` and template."""
     null_scores: dict[tuple[str, str], Any] = field(default_factory=dict)
     """Output scores of random directions, by hook name and settings."""
     store: Store | None = None

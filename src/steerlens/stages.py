@@ -17,6 +17,7 @@ from steerlens.config.gguf import model_names
 from steerlens.config.parse import parse_concept, parse_memory, parse_scores, parse_words
 from steerlens.config.schema import CorpusConfig, RunConfig
 from steerlens.config.sources import counts_need_a_pass, shipped_examples
+from steerlens.config.steering import with_template
 from steerlens.errors import SteerlensError
 from steerlens.files import write_json
 from steerlens.neuronpedia import label_columns, read_labels
@@ -33,6 +34,7 @@ from steerlens.results import (
     RATINGS,
     SAES,
     STEERING,
+    WORDS,
 )
 from steerlens.results.reference import Reference
 from steerlens.score_run import ScoreRun
@@ -57,6 +59,9 @@ class Stages:
         self._words: dict[str, ConceptTokens | str] = {}
         self._covered: list[dict[str, Any]] = []
         self._null_scores: list[pd.DataFrame] = []
+        self._texts: list[pd.DataFrame] = []
+        self._steered: list[pd.DataFrame] = []
+        self._tried: list[dict[str, Any]] = []
         self._facts: dict[str, Any] = {"model": None, "saes": {}, "corpus": None, "seconds": {}}
         self._run = ScoreRun(
             memory_budget=parse_memory(config.memory_budget),
@@ -90,8 +95,8 @@ class Stages:
             asking.append(PiecesFired(at_most=self._config.features.min_examples or 1))
         subjects = load_subjects(self._config, kept=self._kept)
         for group in in_groups(subjects, asking, self._run.memory_budget):
-            self._lm = group[0].lm
-            self._words = self._words or self._word_tokens(self._lm)
+            self._use(group[0].lm)
+            self._words = self._words or self._word_tokens(group[0].lm)
             # Of its own for each group, so that only one group's activations are in memory.
             run = dataclasses.replace(self._run, activations={}, prompts={})
             read_corpus(group, asking, run)
@@ -106,11 +111,9 @@ class Stages:
                 f"shard={self._config.shard} is empty: no layer has so many features; split into "
                 "fewer parts."
             )
-        if not frames:
-            raise SteerlensError(
-                f"no feature stands for {self._config.features.concept!r} in layer "
-                f"{self._config.layer}; try another word, other layers, or a larger features.top_k."
-            )
+        if not frames:  # nothing stands for the concept, which is an answer, too
+            FEATURES.write(FEATURES.frame([]), self._folder)
+            return FEATURES.frame([])
         return pd.concat(frames, ignore_index=True)
 
     def published(self, reference: Reference) -> pd.DataFrame:
@@ -122,6 +125,15 @@ class Stages:
         FEATURES.write(reference.table, self._folder)
         self._write_provenance()
         return reference.table
+
+    def _use(self, lm: LoadedModel) -> None:
+        """Take `lm` for the run's model: whether it has a chat template decides what it's asked."""
+        self._lm = lm
+        generation = with_template(
+            self._config.generation, bool(lm.tokenizer.chat_template), lm.name
+        )
+        self._config = dataclasses.replace(self._config, generation=generation)
+        self._facts["chat_template"] = generation.chat_template
 
     def _score_group(
         self, group: Sequence[Subject], methods: Mapping[str, ScoreConfig], group_run: ScoreRun
@@ -215,29 +227,135 @@ class Stages:
 
     def steer(self, features: pd.DataFrame) -> None:
         """Writes the tables of texts and of the best factors for the rows of `features`."""
-        from steerlens.analysis.factors import choose_factors
-        from steerlens.steering import steer_layer
-        from steerlens.subject import load_subjects
-
-        config, evaluator = self._config, self._evaluator
-        layers = sorted(set(features["layer"].tolist()))
+        config = self._config
         if config.steer.together:
             best = best_first(features, config.selection.score)
             features = pd.concat([best, features.drop(index=best.index)])
-        texts: list[pd.DataFrame] = []
-        of_layers = dataclasses.replace(config, layer=layers)
-        for subject in load_subjects(of_layers, self._lm, self._kept):
+        self._steer(features, config)
+
+    def _steer(self, features: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
+        """Steer with the rows of `features`, and add to the tables of texts and best factors.
+
+        Returns:
+            Their rows of `steering.parquet`.
+        """
+        from steerlens.analysis.factors import choose_factors
+        from steerlens.steering import concept_label, steer_layer
+        from steerlens.subject import load_subjects
+
+        evaluator = self._evaluator
+        layers = sorted(set(features["layer"].tolist()))
+        tables: list[pd.DataFrame] = []
+        for subject in load_subjects(
+            dataclasses.replace(config, layer=layers), self._lm, self._kept
+        ):
             start = time.perf_counter()
             ids = features.loc[features["layer"] == subject.layer, "feature"].tolist()
             run = dataclasses.replace(self._run, activations={}, prompts={})
-            texts.append(steer_layer(subject, ids, config, run, evaluator))
-            generations = pd.concat(texts, ignore_index=True)
-            best = choose_factors(generations, config.choice).dropna(axis=1, how="all")
+            texts = steer_layer(subject, ids, config, run, evaluator)
+            best = choose_factors(texts, config.choice).dropna(axis=1, how="all")
             scored = features.drop(columns=features.columns.intersection(best.columns[5:]))
-            steering = STEERING.frame(best.merge(scored, on=list(FEATURES.keys), how="left"))
-            GENERATIONS.write(generations, self._folder)
-            STEERING.write(steering, self._folder)
+            best = best.merge(scored, on=list(FEATURES.keys), how="left")
+            tables.append(STEERING.frame(best.assign(concept=concept_label(config))))
+            self._texts.append(texts)
+            self._steered.append(tables[-1])
+            GENERATIONS.write(pd.concat(self._texts, ignore_index=True), self._folder)
+            STEERING.write(pd.concat(self._steered, ignore_index=True), self._folder)
             self._note(subject, "steering", start, evaluator=evaluator and evaluator.identity)
+        return pd.concat(tables, ignore_index=True)
+
+    def answer(self, features: pd.DataFrame) -> None:
+        """Writes whether one of the candidates in `features` steers toward the run's concept."""
+        from steerlens.concepts import concept_tokens
+        from steerlens.steering import concept_label
+
+        config = self._config
+        assert self._lm is not None
+        tokens = concept_tokens(self._lm.tokenizer, parse_concept(config.concept))
+        steering = pd.concat([STEERING.frame([]), *self._steered], ignore_index=True)
+        selection = config.selection
+        threshold = selection.threshold if selection.score == "concept_score" else None
+        self._answer(str(concept_label(config)), tokens, features, steering, threshold)
+        WORDS.write(WORDS.frame(self._tried), self._folder)
+
+    def _answer(
+        self,
+        word: str,
+        tokens: ConceptTokens,
+        scored: pd.DataFrame,
+        steering: pd.DataFrame,
+        threshold: float | None,
+    ) -> bool:
+        """Note a row of the table of words; True if a feature steers toward the word."""
+        from steerlens.analysis.toward import word_row
+
+        top_k = self._config.features.top_k
+        row = word_row(word, tokens.texts, scored, steering, threshold, top_k)
+        self._tried.append(row)
+        return row.get("reason") is None
+
+    def steer_toward(self, features: pd.DataFrame) -> None:
+        """Steers toward one word of `toward.words` after the other until enough have a feature.
+
+        Candidates are found by the logit-lens tokens in the table of features, and those of all
+        words scored together; a feature is steered with toward one word only.
+        """
+        from steerlens.coverage import tokens_or_reason
+
+        config, toward = self._config, self._config.toward
+        assert self._lm is not None
+        words = parse_words(toward.words, "toward.words")
+        tokens = tokens_or_reason(self._lm.tokenizer, words)
+        scored = self._scored_toward(features, tokens)
+        steered: set[tuple[int, int]] = set()
+        n_found = 0
+        for word in words:
+            formed = tokens[word]
+            if isinstance(formed, str):
+                self._tried.append({"word": word, "reason": formed.rstrip(".")})
+                continue
+            of_word = scored.loc[scored["word"] == word]
+            rows = of_word.loc[of_word["concept_score"] >= toward.threshold]
+            rows = rows.loc[[key not in steered for key in _layers_and_features(rows)]]
+            rows = rows.sort_values("concept_score", ascending=False, kind="stable")
+            rows = rows.head(toward.top_n).drop(columns="word")
+            steered |= {*_layers_and_features(rows)}
+            asked = dataclasses.replace(config, concept=word)
+            steering = self._steer(rows, asked) if len(rows) else STEERING.frame([])
+            n_found += self._answer(word, formed, of_word, steering, toward.threshold)
+            if n_found == toward.n:
+                break
+        WORDS.write(WORDS.frame(self._tried), self._folder)
+
+    def _scored_toward(
+        self, features: pd.DataFrame, tokens: Mapping[str, ConceptTokens | str]
+    ) -> pd.DataFrame:
+        """A row of the table of features for each word and candidate, scored toward the word."""
+        from steerlens.analysis.toward import lens_candidates
+        from steerlens.coverage import scores_toward
+        from steerlens.subject import load_subjects
+
+        config = self._config
+        formed = {word: one for word, one in tokens.items() if not isinstance(one, str)}
+        ids = {word: [*one.texts] for word, one in formed.items()}
+        pairs = lens_candidates(features, ids, config.features.top_k)
+        columns = features.drop(columns=["concept_score", "concept_token"])
+        if pairs.empty:
+            return pairs.assign(concept_score=pd.Series(dtype=float))
+        tables = []
+        layers = sorted(set(pairs["layer"].tolist()))
+        of_layers = dataclasses.replace(config, layer=layers)
+        for subject in load_subjects(of_layers, self._lm, self._kept):
+            of_layer = pairs.loc[pairs["layer"] == subject.layer]
+            run = dataclasses.replace(self._run, activations={}, prompts={})
+            asked = [*of_layer[["word", "feature"]].itertuples(index=False, name=None)]
+            scores = scores_toward(subject, asked, formed, config, run)
+            tables.append(
+                of_layer.assign(
+                    concept_score=scores["output_score"], concept_token=scores["output_token"]
+                ).merge(columns, on=list(FEATURES.keys), how="left")
+            )
+        return pd.concat(tables, ignore_index=True)
 
     def concepts(self) -> None:
         """Writes the tables of concepts, of their features and of rated texts, layer by layer."""
@@ -253,6 +371,9 @@ class Stages:
         found: list[Steered] = []
         for subject in load_subjects(config, kept=self._kept):
             start = time.perf_counter()
+            self._use(subject.lm)
+            config = self._config
+            assert config.concepts is not None
             concepts = load_concepts(config.concepts, subject.layer, config.seed)
             of_shard = tuple(part(concepts.concepts, config.shard))
             concepts = dataclasses.replace(concepts, concepts=of_shard)
@@ -261,7 +382,7 @@ class Stages:
             run = dataclasses.replace(self._run, activations={}, prompts={})
             steered = steer_concepts(
                 subject, concepts, config, scores, run, judging,
-                lambda: load_weights(config), evaluator,
+                lambda: load_weights(self._config), evaluator,
             )  # fmt: skip
             found.append(steered)
             for table, name in (
@@ -325,6 +446,10 @@ class Stages:
     def _write_provenance(self) -> None:
         found = provenance(self._facts, sys.argv, self._config.seed)
         write_json(self._folder / PROVENANCE_FILE, found)
+
+
+def _layers_and_features(rows: pd.DataFrame) -> list[tuple[int, int]]:
+    return [*rows[["layer", "feature"]].itertuples(index=False, name=None)]
 
 
 def _corpus_facts(run: ScoreRun) -> dict[str, Any] | None:

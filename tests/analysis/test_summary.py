@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from steerlens.analysis.summary import explanation, hybrids, prompt_correlations, ranking, summarise
+from steerlens.analysis.summary import (
+    best_features,
+    explanation,
+    hybrids,
+    prompt_correlations,
+    ranking,
+    summarise,
+)
 from steerlens.results.folder import RunTables
 from tests.support.frames import frame, null_scores
 
@@ -145,3 +154,39 @@ def test_a_run_without_random_directions_says_nothing_of_them() -> None:
         assert statistics["output_score_null_at_least_0.1"] is None
         assert statistics["output_score_p_at_most_0.05"] is None
     assert not any("random directions" in line for line in explanation(summary))
+
+
+def tied(**columns: Any) -> pd.DataFrame:
+    tokens = [" the", " Rain", ".", " rain", " snow", "ing", " hail", " wind"]
+    filled = {
+        "output_score": [1.0, 0.999, 0.9999, 0.9961, 0.998, 1.0, 0.5, 0.75],
+        "output_score_delta": [0.4, 0.9, 0.99, 0.95, 0.93, 1.0, 0.5, 0.75],
+        "output_token": tokens,
+    }
+    return frame([3], 8, **(filled | columns))
+
+
+def test_of_equal_scores_different_words_stand_first_and_of_these_what_steering_adds_most() -> None:
+    # " rain" is before " Rain" by its delta, which is then no new word; pieces come after words.
+    best = best_features(tied(), 8)
+    assert best["output_token"].tolist() == [
+        " rain", " snow", "ing", ".", " Rain", " the", " wind", " hail"
+    ]  # fmt: skip
+    assert set(best.columns) == set(tied().columns)
+
+
+def test_how_many_share_the_highest_score_is_said() -> None:
+    summary = summarise(RunTables(tied()))
+    assert summary["top_score"] == {"score": 1.0, "features": 6}
+    assert explanation(summary)[0].startswith("6 features share the highest S_out, 1.00; ")
+    alone = summarise(RunTables(tied(output_score=[0.9] + [0.1] * 7)))
+    assert alone["top_score"] == {"score": 0.9, "features": 1}
+    assert "share" not in explanation(alone)[0]
+    other = summarise(RunTables(tied(concept_score=[0.5] * 8)))
+    assert other["top_score"] is None
+
+
+def test_words_without_spaces_are_words_where_no_token_has_one() -> None:
+    tokens = ["the", "rain", ".", "rain", "snow", "", "hail", "wind"]
+    best = best_features(tied(output_token=tokens), 3)
+    assert best["output_token"].tolist() == ["rain", "snow", ""]

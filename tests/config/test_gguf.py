@@ -196,7 +196,7 @@ def test_a_template_is_refused_where_the_model_has_none(tmp_path: Path, sae: Pat
     check(compose(words(write_gguf(tmp_path / "with.gguf"), sae, asked)))
     without = write_gguf(tmp_path / "without.gguf", template=None)
     check(compose(words(without, sae)))
-    expected = "local has no chat template; use generation.chat_template=false."
+    expected = "local has no chat template; use generation.chat_template=false or auto."
     assert refusal(*words(without, sae, asked)) == expected
 
     folder = model_folder(tmp_path / "model", d_model=D_MODEL)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from steerlens.analysis.coverage import coverage_summary
 from steerlens.analysis.objectives import objective
 from steerlens.analysis.resampling import plain
 from steerlens.analysis.steering_summary import steering_summary
+from steerlens.analysis.toward import words_summary
+from steerlens.concepts.inflection import STOP_WORDS
 from steerlens.results import FEATURES, SAES
 from steerlens.results.folder import RunTables
 from steerlens.results.table import names
@@ -67,13 +69,64 @@ def title_of(ranked_by: str) -> str:
     return known.get(ranked_by, f"Best features by {ranked_by}")
 
 
+TIE_DECIMALS = 2
+"""Output scores that are equal to so many decimals are equally good."""
+
+SHORTEST_WORD = 3
+"""Letters that a token must have to look like a word."""
+
+
 def best_features(frame: pd.DataFrame, n: int) -> pd.DataFrame:
-    """The `n` best features by `ranking`; ties in the order of layer and feature."""
+    """The `n` best features by `ranking`; ties in the order of layer and feature.
+
+    By output score dozens share the highest one, function words and punctuation before all. Of
+    equal ones (`TIE_DECIMALS`) those come first whose token looks like a word and is no other's
+    before, and of these those to whose score steering adds most (`output_score_delta`).
+    """
     by = ranking(frame)
     if by is None:
         return frame.head(0)
     scored = frame.loc[frame[by].notna()]
-    return scored.sort_values([by, "layer", "feature"], ascending=[False, True, True]).head(n)
+    if by != "output_score":
+        return scored.sort_values([by, "layer", "feature"], ascending=[False, True, True]).head(n)
+    order = ["tied", "output_score_delta", by, "layer", "feature"]
+    ascending = [False, False, False, True, True]
+    rows = scored.assign(tied=scored[by].round(TIE_DECIMALS)).sort_values(
+        order, ascending=ascending
+    )
+    seen: set[str | None] = {None}
+    is_new = []
+    for word in _as_words(rows["output_token"].tolist()):
+        is_new.append(word not in seen)
+        seen.add(word)
+    rows = rows.assign(is_new=is_new)
+    rows = rows.sort_values(["tied", "is_new"], ascending=[False, False], kind="stable")
+    return rows.drop(columns=["tied", "is_new"]).head(n)
+
+
+def _as_words(tokens: Sequence[Any]) -> list[str | None]:
+    """The word that each token is, in lower case; None for pieces, punctuation, function words.
+
+    Where some tokens begin with a space, those without are pieces of words.
+    """
+    texts = [token if isinstance(token, str) else "" for token in tokens]
+    start = " " if any(text.startswith(" ") for text in texts) else ""
+    words = [text.strip().lower() if text.startswith(start) else "" for text in texts]
+    return [
+        word if word.isalpha() and len(word) >= SHORTEST_WORD and word not in STOP_WORDS else None
+        for word in words
+    ]
+
+
+def top_score(frame: pd.DataFrame) -> dict[str, Any] | None:
+    """The highest output score to `TIE_DECIMALS` and the number of features that share it.
+
+    None where features aren't ranked by their output score.
+    """
+    if ranking(frame) != "output_score":
+        return None
+    rounded = frame["output_score"].dropna().to_numpy(dtype=float).round(TIE_DECIMALS)
+    return {"score": float(rounded.max()), "features": int((rounded == rounded.max()).sum())}
 
 
 def summarise(tables: RunTables) -> dict[str, Any]:
@@ -93,6 +146,7 @@ def summarise(tables: RunTables) -> dict[str, Any]:
         "hybrids": hybrids(frame),
         "prompt_correlations": prompt_correlations(frame),
         "ranked_by": by,
+        "top_score": top_score(frame),
         "best_features": [
             {
                 "layer": int(row["layer"]),
@@ -105,6 +159,8 @@ def summarise(tables: RunTables) -> dict[str, Any]:
         ],
         "steering": steering_summary(tables, THRESHOLDS),
         "coverage": coverage_summary(tables.coverage),
+        "words": words_summary(tables.words),
+        "found": bool(tables.words["reason"].isna().any()) if len(tables.words) else None,
         "reference": _beside(tables),
         "objective": None,
     }
@@ -193,6 +249,12 @@ def explanation(summary: Mapping[str, Any]) -> list[str]:
     """What the scores of a run say, in a few sentences."""
     overall = summary["overall"]
     lines: list[str] = []
+    if (top := summary["top_score"]) and top["features"] > 1:
+        lines.append(
+            f"{top['features']:,} features share the highest S_out, "
+            f"{top['score']:.{TIE_DECIMALS}f}; of equal ones those that write different words "
+            "stand first, and of these those to whose score steering adds most."
+        )
     for column, symbol, meaning in MEANINGS:
         if n := overall[f"{column}_count"]:
             low, high = (overall[f"{column}_at_least_{threshold:g}"] for threshold in THRESHOLDS)

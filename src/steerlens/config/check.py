@@ -28,6 +28,7 @@ from steerlens.config.parse import (
     parse_memory,
     parse_scores,
     parse_shard,
+    parse_words,
 )
 from steerlens.config.schema import CorpusConfig, FeaturesConfig, ModelConfig, RunConfig, SaeConfig
 from steerlens.config.steering import (
@@ -39,11 +40,13 @@ from steerlens.config.steering import (
     check_selection,
     check_steer,
     check_study,
+    check_toward,
     parse_factors,
+    with_template,
 )
 from steerlens.errors import SteerlensError, unknown
-from steerlens.provenance import file_identity
 from steerlens.examples import read_metadata, refuse_missing_layers
+from steerlens.provenance import file_identity
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
@@ -62,8 +65,15 @@ def check(config: RunConfig) -> None:
     check_generation(config.generation)
     check_selection(config.selection)
     check_choice(config.choice)
-    if config.choice.success == "concept_success" and config.concept is None:
+    toward = parse_words(config.toward.words, "toward.words")
+    if config.choice.success == "concept_success" and config.concept is None and not toward:
         raise SteerlensError("choice.success=concept_success needs concept=WORD.")
+    check_toward(config.toward, config.steer)
+    for key, asked in (("concept", config.concept), ("shard", config.shard)):
+        if toward and asked is not None:
+            raise SteerlensError(
+                f"toward.words can't go with {key}={asked}; leave one of them out."
+            )
     check_pmi(config.pmi)
     check_study(config.study)
     check_coverage(config.coverage, config.steer, config.generation)
@@ -101,13 +111,6 @@ def _check_local_model(model: ModelConfig, key: str, cache_dir: Path) -> None:
         check_gguf(model, gguf, cache_dir)
     elif folder := local_folder(model):
         check_model_folder(folder, key)
-
-
-def _check_template(config: RunConfig) -> None:
-    if config.generation.chat_template and has_chat_template(config.model) is False:
-        raise SteerlensError(
-            f"{config.model.name} has no chat template; use generation.chat_template=false."
-        )
 
 
 def local_folder(model: ModelConfig) -> Path | None:
@@ -152,13 +155,27 @@ def _check_scalars(config: RunConfig) -> None:
     parse_memory(config.memory_budget)
 
 
+def _check_template(config: RunConfig) -> None:
+    """Refuse a chat template that a local model doesn't have."""
+    has_template = has_chat_template(config.model)
+    if has_template is None:
+        return
+    with_template(config.generation, has_template, config.model.name)
+    for score in parse_scores(config.score).values():
+        if getattr(score, "chat_template", False) and not has_template:
+            raise score.refusal("chat_template", f"needs one, which {config.model.name} hasn't")
+
+
 def reads_corpus(config: RunConfig) -> bool:
-    """Whether the run may read its corpus: for a score, to choose features, or for PMI of texts."""
+    """Whether the run may read its corpus: for a score, to choose features or steer
+    in their units, or for PMI of texts that no word was asked for."""
     scores = any("corpus" in score.uses() for score in parse_scores(config.score).values())
     if config.concepts:
         return scores
+    toward = config.toward.words is not None or config.features.concept is not None
     steers = bool(parse_factors(config.steer.factors))
-    return steers or scores or bool(config.features.min_examples or config.quality.n_tokens)
+    of_texts = steers and (not toward or config.steer.unit == "max_activation")
+    return of_texts or scores or bool(config.features.min_examples or config.quality.n_tokens)
 
 
 def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:

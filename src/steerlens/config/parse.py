@@ -108,14 +108,14 @@ def parse_concept(value: Any) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def parse_words(value: Any) -> list[str]:
-    """The words of `coverage.words`, a list or a file with a word a line; [] for null."""
+def parse_words(value: Any, key: str = "coverage.words") -> list[str]:
+    """The words of the setting `key`, a list or a file with a word a line; [] for null."""
     if value is None:
         return []
-    form = "write 'coverage.words=[network,date]', or name a file with a word a line"
-    where = "coverage.words"
+    form = f"write '{key}=[network,date]', or name a file with a word a line"
+    where = key
     if isinstance(value, str):
-        where = f"coverage.words={value}"
+        where = f"{key}={value}"
         try:
             value = Path(value).read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:

@@ -16,19 +16,23 @@ from steerlens.subject import Subject
 ROWS_AT_ONCE = 1024
 
 
-def steered_prompt(subject: Subject, prompt: str, keep_error: bool, run: ScoreRun) -> SteeredPrompt:
+def steered_prompt(
+    subject: Subject, prompt: str, keep_error: bool, run: ScoreRun, chat_template: bool = False
+) -> SteeredPrompt:
     """The prompt, run and encoded once in a run however many features and methods use it."""
-    key = (subject.hook_name, prompt, keep_error)
+    key = (subject.hook_name, prompt, keep_error, chat_template)
     if key not in run.prompts:
-        run.prompts[key] = SteeredPrompt(subject, prompt, keep_error)
+        run.prompts[key] = SteeredPrompt(subject, prompt, keep_error, chat_template)
     return run.prompts[key]
 
 
 class SteeredPrompt:
     """A prompt that can be run with any features raised, many at once."""
 
-    def __init__(self, subject: Subject, prompt: str, keep_error: bool = True) -> None:
-        self._position = LastPosition(subject, subject.to_tokens(prompt))
+    def __init__(
+        self, subject: Subject, prompt: str, keep_error: bool = True, chat_template: bool = False
+    ) -> None:
+        self._position = LastPosition(subject, subject.to_tokens(prompt, chat_template))
         position = self._position
         self._sae = subject.sae
         self._operation = Operation(keep_error=keep_error)

@@ -20,9 +20,11 @@ from steerlens.analysis.summary import (
 from steerlens.errors import SteerlensError
 from steerlens.files import read_json, write_json, write_text
 from steerlens.report.answer import answer_section
+from steerlens.report.concept_page import is_of_a_concept
 from steerlens.report.coverage import words_section
 from steerlens.report.reference import reference_section
 from steerlens.report.steering import steering_sections
+from steerlens.report.toward import candidates_section, toward_sections
 from steerlens.results import FEATURES, SUMMARY_FILE
 from steerlens.results.folder import RunTables, read_tables
 from steerlens.results.reference import Reference
@@ -112,6 +114,17 @@ def report_text(
 
     It depends on the results only, not on the time, so that reporting twice changes nothing.
     """
+    pictures = [
+        f"![{name.replace('_', ' ')}]({path.relative_to(folder).as_posix()})"
+        for name, paths in figures.items()
+        for path in paths
+        if path.suffix == ".png"
+    ]
+    if is_of_a_concept(tables):
+        (word,) = summary["words"]
+        title = f"# {_names(summary['model'])}: steering toward {markdown(visible(word['word']))}"
+        parts = [title, *toward_sections(tables), *pictures, *candidates_section(tables)]
+        return "\n\n".join(parts) + "\n"
     overall = summary["overall"]
     scored = [f"{overall[f'{name}_count']:,} with an {name.replace('_', ' ')}" for name in SCORES]
     counts = ", ".join([f"{overall['features']:,} features", *scored])
@@ -120,13 +133,10 @@ def report_text(
         f"{counts}.",
         *(markdown(visible(note)) for note in tables.notes),
         *answer_section(summary.get("study")),
-        *[
-            f"![{name.replace('_', ' ')}]({path.relative_to(folder).as_posix()})"
-            for name, paths in figures.items()
-            for path in paths
-            if path.suffix == ".png"
-        ],
+        *pictures,
     ]
+    if len(tables.words):
+        parts += ["## Steering toward words", *toward_sections(tables)]
     if by := summary["ranked_by"]:
         parts += [
             "## By layer",
@@ -136,7 +146,7 @@ def report_text(
             _best_table(best_features(tables.features, BEST_ROWS), by),
         ]
     parts += reference_section(tables)
-    if summary["steering"]:
+    if summary["steering"] and not len(tables.words):
         parts += steering_sections(tables, summary["steering"])
     parts += words_section(tables.coverage)
     return "\n\n".join(parts) + "\n"
@@ -173,7 +183,7 @@ def _layer_table(layers: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _best_table(best: pd.DataFrame, by: str) -> str:
-    numbers = {"S_out": ("output_score", ".4f"), "S_in": ("input_score", ".2f")}
+    numbers = {"S_out": ("output_score", ".2f"), "S_in": ("input_score", ".2f")}
     if by not in SCORES:
         numbers = {markdown(visible(by)): (by, ".4g"), **numbers}
     rows = [

@@ -18,6 +18,7 @@ __all__ = [
     "SUBJECT",
     "SUMMARY_FILE",
     "TABLES",
+    "WORDS",
     "Table",
 ]
 
@@ -72,6 +73,7 @@ GENERATIONS = Table(
         "layer": "int64",
         "feature": "int64",
         "control": "string",
+        "concept": "string",
         "factor": "double",
         "prompt": "string",
         "sample": "int64",
@@ -102,7 +104,7 @@ GENERATIONS = Table(
 is the continuation without the prompt, `token_ids` the new tokens only, a closing EOS included.
 `success_k` counts the tokens of the re-tokenised continuation that are among the k logit-lens
 tokens of `feature`, whatever the control (as published), `success_k_ids` those of `token_ids`;
-`concept_success` counts, as published, those of the run's concept.
+`concept_success` counts, as published, those of `concept`, what the text was steered toward.
 """
 
 STEERING = Table(
@@ -113,6 +115,7 @@ STEERING = Table(
         "layer": "int64",
         "feature": "int64",
         "control": "string",
+        "concept": "string",
         "best_factor": "double",
         "success_1": "double",
         "success_5": "double",
@@ -122,6 +125,7 @@ STEERING = Table(
         "degeneracy": "double",
         "texts": "int64",
         "success_20_unsteered": "double",
+        "concept_success_unsteered": "double",
         "perplexity_unsteered": "double",
         **{name: FEATURES.columns[name] for name in FEATURES.columns if name not in FEATURES.keys},
     },
@@ -188,6 +192,29 @@ COVERAGE = Table(
 the word, and the share of its steered texts in which the word stands; `reason` says why a column
 is null."""
 
+WORDS = Table(
+    file="words.parquet",
+    keys=("word",),
+    columns={
+        "word": "string",
+        "tokens": "list<string>",
+        "token_ids": "list<int64>",
+        "candidates": "int64",
+        "layer": "int64",
+        "feature": "int64",
+        "concept_score": "double",
+        "best_factor": "double",
+        "concept_success": "double",
+        "concept_success_unsteered": "double",
+        "texts": "int64",
+        "reason": "string",
+    },
+)
+"""One row per concept that a run looked for a steering feature for, in the order in which it did:
+the feature that writes most of its tokens (before any text: that with the highest output score
+toward it), and how many tokens a text it writes at its best factor; `reason` says why nothing
+steers toward it, and is null where a feature does."""
+
 CHOOSING, EVALUATING = "choosing", "evaluating"
 """What a concept's prompts are for: they choose the factor, or its result is reported on them."""
 
@@ -243,5 +270,8 @@ RATINGS = Table(
 """One row per text that a judge has rated: 0, 1 or 2 in each aspect, or null and why. A language
 model's ratings and those by rules never share a column."""
 
-TABLES = (FEATURES, SAES, NULL_SCORES, COVERAGE, CONCEPTS, RATINGS, GENERATIONS, STEERING)
+TABLES = (
+    *(FEATURES, SAES, NULL_SCORES, COVERAGE, CONCEPTS, RATINGS),
+    *(GENERATIONS, STEERING, WORDS),
+)
 """All that a run may write."""

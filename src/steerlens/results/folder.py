@@ -24,6 +24,7 @@ from steerlens.results import (
     RATINGS,
     SAES,
     STEERING,
+    WORDS,
     Table,
 )
 from steerlens.results.pmi import PMI_FILE, Pmi
@@ -53,6 +54,12 @@ class RunTables:
     concepts: pd.DataFrame = field(default_factory=lambda: CONCEPTS.frame([]))
     ratings: pd.DataFrame = field(default_factory=lambda: RATINGS.frame([]))
     """Empty where no concepts were steered toward."""
+    words: pd.DataFrame = field(default_factory=lambda: WORDS.frame([]))
+    """Empty where no feature was looked for that steers toward a word."""
+    chat_template: bool | None = None
+    """Whether prompts were requests inside the model's chat template; null = not known."""
+    command: str | None = None
+    """As it was typed; null = not known."""
     choice: ChoiceConfig | None = None
     """How best factors were chosen; null = not known."""
     operator: str | None = None
@@ -91,6 +98,7 @@ def read_tables(folder: Path) -> RunTables:
     """
     settings = _settings(folder)
     choice = settings.get("choice")
+    provenance = read_json(folder / PROVENANCE_FILE) or {}
     return RunTables(
         features=FEATURES.read(folder),
         generations=_read_or_empty(GENERATIONS, folder),
@@ -100,6 +108,9 @@ def read_tables(folder: Path) -> RunTables:
         coverage=_read_or_empty(COVERAGE, folder),
         concepts=_read_or_empty(CONCEPTS, folder),
         ratings=_read_or_empty(RATINGS, folder),
+        words=_read_or_empty(WORDS, folder),
+        chat_template=provenance.get("chat_template"),
+        command=provenance.get("command"),
         choice=_known(ChoiceConfig, choice) if choice else None,
         operator=(settings.get("steer") or {}).get("operator"),
         late_from=_late_from(settings.get("model") or {}),

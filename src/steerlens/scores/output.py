@@ -40,6 +40,8 @@ class PromptConfig(ScoreConfig):
     """Number of logit-lens tokens that stand for the feature."""
     keep_error: bool = True
     """Keep the SAE's reconstruction error (the authors' code) or drop it (the paper's Eq. 6)."""
+    chat_template: bool = False
+    """Put the prompt into the model's chat template, as the user's turn."""
 
     def uses(self) -> Sequence[str]:
         return ()
@@ -70,7 +72,8 @@ def score(
         unless there are no null directions `output_score_p`.
 
     Raises:
-        SteerlensError: for an empty prompt, a `top_k` beyond the vocabulary, or NaN scores.
+        SteerlensError: for an empty prompt, a template that the model hasn't, a `top_k` beyond the
+            vocabulary, or NaN scores.
     """
     import torch
 
@@ -109,7 +112,7 @@ def score_toward(
     from steerlens.engine.steered import steered_prompt
 
     head = subject.lm.head
-    prompt = steered_prompt(subject, config.prompt, config.keep_error, run)
+    prompt = steered_prompt(subject, config.prompt, config.keep_error, run, config.chat_template)
     rank_F = torch.empty(len(ids_F), dtype=torch.int64)
     probability_F = torch.empty(len(ids_F), dtype=torch.float32)
     token_F = torch.empty(len(ids_F), dtype=torch.int64)

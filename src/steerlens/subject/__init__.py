@@ -86,10 +86,14 @@ class Subject:
         bos: Any = self.lm.tokenizer.bos_token_id
         return bos if self.prepend_bos else None
 
-    def to_tokens(self, text: str) -> torch.Tensor:
-        """Token ids of `text`, shape (1, L), with BOS exactly when the SAE was trained with it."""
+    def to_tokens(self, text: str, chat_template: bool = False) -> torch.Tensor:
+        """Token ids of `text`, shape (1, L), with BOS exactly when the SAE was trained with it.
+
+        With `chat_template` the text is a user's turn, and a BOS that the template writes stays.
+        """
         if not text:
             raise SteerlensError("the prompt is empty; give it at least one word.")
+        text = self.lm.chat(text) if chat_template else text
         ids = list(self.lm.tokenizer(text, add_special_tokens=False)["input_ids"])
         if self.bos is not None and ids[:1] != [self.bos]:
             ids = [self.bos, *ids]

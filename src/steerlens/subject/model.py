@@ -61,6 +61,22 @@ class LoadedModel:
     def device_of_block(self, layer: int) -> torch.device:
         return next(self.bridge.blocks[layer].parameters()).device
 
+    def chat(self, request: str) -> str:
+        """Render `request` as the user's turn, and the beginning of the model's.
+
+        Raises:
+            SteerlensError: if the tokenizer has no chat template.
+        """
+        if not self.tokenizer.chat_template:
+            raise SteerlensError(
+                f"{self.name} has no chat template; use chat_template=false instead."
+            )
+        turns = [{"role": "user", "content": request}]
+        rendered: Any = self.tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=False
+        )
+        return rendered
+
     @property
     def tokenizer_prepends_bos(self) -> bool:
         ids = self.tokenizer("a")["input_ids"]

@@ -206,6 +206,8 @@ def merge(parts: Sequence[RunTables]) -> RunTables:
         coverage=_by_layer(COVERAGE, [part.coverage for part in parts]),
         concepts=_by_layer(CONCEPTS, [part.concepts for part in parts]),
         ratings=_by_layer(RATINGS, [part.ratings for part in parts]),
+        words=pd.concat([part.words for part in parts], ignore_index=True),
+        chat_template=parts[0].chat_template,
         study=parts[0].study,
         choice=parts[0].choice,
         operator=parts[0].operator,

@@ -44,6 +44,7 @@ from steerlens.config.schema.texts import (
     CoverageConfig,
     PmiConfig,
     QualityConfig,
+    TowardConfig,
 )
 
 __all__ = [
@@ -79,6 +80,7 @@ __all__ = [
     "SelectionConfig",
     "SteerConfig",
     "StudyConfig",
+    "TowardConfig",
     "TrackingConfig",
 ]
 
@@ -188,6 +190,7 @@ class RunConfig:
     pmi: PmiConfig = field(default_factory=PmiConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     coverage: CoverageConfig = field(default_factory=CoverageConfig)
+    toward: TowardConfig = field(default_factory=TowardConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     concepts: ConceptsConfig | None = None

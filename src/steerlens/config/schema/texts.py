@@ -59,6 +59,20 @@ class QualityConfig:
 
 
 @dataclass
+class TowardConfig:
+    """Words that are tried in their order, until features that steer toward some are found."""
+
+    words: Any = None
+    """`[water,music]`, or a file with a word a line; null = none."""
+    n: int | None = 3
+    """Stop when so many words have a feature that steers toward them; null = try all."""
+    top_n: int = 3
+    """Features that are steered with for each word: the best by output score toward it."""
+    threshold: float = 0.01
+    """Only features with at least this output score toward the word."""
+
+
+@dataclass
 class CoverageConfig:
     """For how many words an SAE has a feature that steers toward them."""
 
