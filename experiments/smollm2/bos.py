@@ -2,8 +2,8 @@
 
     python -m experiments.smollm2.bos --model DIR --scratch DIR
 
-Decides `prepend_bos` of the SAEs before they are trained: the loss on the same tokens of the same documents, with and without.
-"""
+Decides `prepend_bos` of the SAEs before they are trained: the loss on the same tokens of the same
+documents, with and without."""
 
 from __future__ import annotations
 

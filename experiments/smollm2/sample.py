@@ -2,9 +2,9 @@
 
     python -m experiments.smollm2.sample --model DIR --scratch DIR --minutes 40
 
-SAEs that are to explain what a steered model does need the text that the model itself writes. Each batch is a
-file of token rows `[B, L]` (`samples/NNNN.npy`, uint16) seeded by its number, so that a killed run goes on with the next number.
-"""
+SAEs that are to explain what a steered model does need the text that the model itself writes. Each
+batch is a file of token rows `[B, L]` (`samples/NNNN.npy`, uint16) seeded by its number, so that a
+killed run goes on with the next number."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ BEGINNINGS = (
 
 
 def common_nouns() -> list[str]:
-    """List nouns of one lower-case word with at least one sense that occurs in WordNet's tagged texts."""
+    """List nouns of one lower-case word with at least one sense that occurs in WordNet's tagged
+    texts."""
     nouns = []
     for line in INDEX.read_text().splitlines():
         fields = line.split()
@@ -74,7 +75,8 @@ def common_nouns() -> list[str]:
 
 
 def prompts(tokenizer: PreTrainedTokenizerBase, nouns: list[str], rng: random.Random) -> list[str]:
-    """Mix `ROWS` prompts: two fifths chats from nothing, two fifths requests, one fifth plain text."""
+    """Mix `ROWS` prompts: two fifths chats from nothing, two fifths requests, one fifth plain
+    text."""
     chat = str(tokenizer.apply_chat_template([{"role": "user", "content": "X"}], tokenize=False))
     from_nothing = chat[: chat.index("X")]
 

@@ -2,9 +2,9 @@
 
     python -m experiments.smollm2.train --scratch DIR --shards 64 --target DIR
 
-All SAEs of all layers see the same batches. Every shard is seen twice: when it is new, and once more among later ones. A killed run goes on
-from its last checkpoint (`checkpoint.safetensors`, every `CHECKPOINT_SHARDS` shards).
-"""
+All SAEs of all layers see the same batches. Every shard is seen twice: when it is new, and once
+more among later ones. A killed run goes on from its last checkpoint (`checkpoint.safetensors`,
+every `CHECKPOINT_SHARDS` shards)."""
 
 from __future__ import annotations
 
@@ -42,14 +42,16 @@ ADAM_STATE = ("exp_avg", "exp_avg_sq")
 
 
 def schedule(progress: float) -> float:
-    """Return the factor of the learning rate: linear warm-up, constant, linear decay to a hundredth."""
+    """Return the factor of the learning rate: linear warm-up, constant, linear decay to a
+    hundredth."""
     if progress < WARMUP:
         return progress / WARMUP
     return min(1.0, max(0.01, (1 - progress) / DECAY))
 
 
 def order_of_shards(n: int) -> list[int]:
-    """List shard numbers, each twice: new ones in order, and after each second one an older one again."""
+    """List shard numbers, each twice: new ones in order, and after each second one an older one
+    again."""
     order: list[int] = []
     for number in range(n):
         order.append(number)
@@ -67,9 +69,9 @@ def wait_for(file: Path) -> Tensor:
 def cap_norms(acts_ND: Tensor, cap: float) -> Tensor:
     """Shorten the few tokens that are longer than `cap`.
 
-    From block 10 on, one token in ten thousand besides position 0 is a massive activation, 150 times as long as others: its squared
-    error would be that of 20,000 tokens. Shortened, it teaches its direction and no more.
-    """
+    From block 10 on, one token in ten thousand besides position 0 is a massive activation, 150
+    times as long as others: its squared error would be that of 20,000 tokens. Shortened, it teaches
+    its direction and no more."""
     norm_N1 = acts_ND.norm(dim=-1, keepdim=True)
     return acts_ND * (cap / norm_N1).clamp(max=1)
 
@@ -203,9 +205,9 @@ def main() -> None:
         shown = " ".join(
             f"{value:.3f}/{total[name][-1]['dead']:.0f}" for name, value in explained.items()
         )
+        rate = len(batches) * BATCH / seconds
         print(
-            f"{position + 1}/{len(order)} shard {number}: {len(batches) * BATCH / seconds:.0f} tokens/s {shown}",
-            flush=True,
+            f"{position + 1}/{len(order)} shard {number}: {rate:.0f} tokens/s {shown}", flush=True
         )
     save_saes(trainees, arguments.target, len(order))
 
