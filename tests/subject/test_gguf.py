@@ -29,7 +29,7 @@ from tests.support.gguf import (
     tokens,
     write_gguf,
 )
-from tests.support.tiny import save_model, save_sae
+from tests.support.tiny import save_model, save_sae, save_tokenizer
 
 F32 = GGMLQuantizationType.F32
 
@@ -70,7 +70,7 @@ def test_tokenizer_and_template_come_along_and_files_beside_the_gguf_do_not(
     tmp_path: Path,
 ) -> None:
     file, _ = save_pair(tmp_path / "model")
-    (file.parent / "tokenizer_config.json").write_text('{"chat_template": "another one"}')
+    save_tokenizer(file.parent)
     (file.parent / "config.json").write_text('{"model_type": "gpt2", "n_layer": 7}')
     subject = load(file.parent, tmp_path)
     vocabulary = tokens()

@@ -149,6 +149,8 @@ def check_gguf(model: ModelConfig, file: Path, cache_dir: Path) -> GgufHeader:
     """
     header = read_header(file)
     _refuse_parts(file, int(header.fields.get("split.count") or 1))
+    if model.sha256:
+        _check_sha256(model, file, file_identity(file, cache_dir)["sha256"])
     if importlib.util.find_spec("gguf") is None:
         raise SteerlensError(
             f"{file} can't be read without the package gguf: pip install 'gguf>=0.10'."
@@ -159,8 +161,6 @@ def check_gguf(model: ModelConfig, file: Path, cache_dir: Path) -> GgufHeader:
         raise SteerlensError(
             f"{file} has no tokenizer; convert the model again with its tokenizer."
         )
-    if model.sha256:
-        _check_sha256(model, file, file_identity(file, cache_dir)["sha256"])
     return header
 
 
