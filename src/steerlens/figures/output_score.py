@@ -154,8 +154,8 @@ def shares_above(axes: Axes, scores: Scores, symbol: str, null: Scores | None = 
         axes.plot(layers, share, color=color, marker=marker, label=f"{symbol} ≥ {threshold:g}")
         if null:
             share = [float((values >= threshold).mean()) for values in null.values()]
-            hollow = {"ls": "--", "marker": marker, "markerfacecolor": "white"}
-            axes.plot(list(null), share, color=color, **hollow, label=f"random ≥ {threshold:g}")
+            (line,) = axes.plot(list(null), share, color=color, ls="--", marker=marker)
+            line.set(markerfacecolor="white", label=f"random ≥ {threshold:g}")
     axes.set(xlabel="layer", ylabel="share of features", ylim=(-0.04, 1.04))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     _layer_ticks(axes, layers)
