@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -65,7 +67,7 @@ def test_layers_are_weighted_as_among_the_selected() -> None:
     rows = features(table)
     selected = rows.loc[rows["output_score"] >= 0.01]
     assert selected.groupby("layer").size().nunique() > 1
-    mean = rows.groupby("layer")["success_20"].mean()
+    mean: Any = rows.groupby("layer")["success_20"].mean()
     expected = float(np.mean([mean[layer] for layer in selected["layer"]]))
     found = payoff(table, threshold=0.01, resamples=FEW)
     assert found is not None

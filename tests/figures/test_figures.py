@@ -121,12 +121,12 @@ def test_random_directions_stand_beside_the_features_of_their_layer() -> None:
     figure = output_score.by_layer(table, null)
     assert figure is not None
     top, bottom = figure.axes
-    median = next(line for line in top.lines if line.get_label() == "random: median")
+    median = next(line for line in top.lines if line.get_label() == "random directions")
     of_layer = null.groupby("layer")["output_score"]
     np.testing.assert_array_equal(median.get_xdata(), [2, 5])  # layer 1 has no features
     expected = of_layer.median().loc[[2, 5]].to_numpy(float)
     np.testing.assert_allclose(np.asarray(median.get_ydata(), float), expected)
-    share = next(line for line in bottom.lines if line.get_label() == "random ≥ 0.1")
+    share = bottom.lines[3]  # of the features, random directions, features, random directions
     expected = of_layer.apply(lambda scores: (scores >= 0.1).mean()).loc[[2, 5]].to_numpy(float)
     np.testing.assert_allclose(np.asarray(share.get_ydata(), float), expected)
     without = output_score.by_layer(table, null.head(0))

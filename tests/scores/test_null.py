@@ -119,7 +119,7 @@ def test_every_feature_has_its_p_value(tiny_subject: MakeSubject) -> None:
     for row in frame.to_dict("records"):
         count = int((null_N >= row["output_score"]).sum())
         assert row["output_score_p"] == (1 + count) / 500
-    assert frame["output_score_p"].nunique() > 5
+    assert len({*frame["output_score_p"].tolist()}) > 5
 
 
 def test_neither_memory_nor_order_nor_shard_changes_a_bit(tiny_subject: MakeSubject) -> None:

@@ -109,10 +109,11 @@ def quartiles(axes: Axes, scores: Scores, label: str, null: Scores | None = None
     # Medians from 1e-7 in early layers to 0.5 in late ones would be a flat line and a wall.
     log = positive.size > 0 and positive[:, 1].max() > 100 * positive[:, 1].min()
     floor = FLOOR if log else 0.0
-    _band(axes, np.array(list(scores)), np.maximum(found, floor), style.BLUE, "-", "")
+    layers, labels = np.array(list(scores)), ("quartiles", "median")
+    _band(axes, layers, np.maximum(found, floor), style.BLUE, "-", labels)
     if null:
-        layers = np.array(list(null))
-        _band(axes, layers, np.maximum(beside, floor), style.MUTED, "--", "random: ")
+        layers, labels = np.array(list(null)), ("", "random directions")
+        _band(axes, layers, np.maximum(beside, floor), style.MUTED, "--", labels)
     axes.set_ylabel(label)
     if log:
         axes.set_yscale("log")
@@ -132,15 +133,19 @@ def _quartiles(scores: Scores) -> np.ndarray:
 
 
 def _band(
-    axes: Axes, layers: np.ndarray, found: np.ndarray, color: str, line: str, prefix: str
+    axes: Axes,
+    layers: np.ndarray,
+    found: np.ndarray,
+    color: str,
+    line: str,
+    labels: tuple[str, str],
 ) -> None:
-    low, middle, high = found.T
-    label = f"{prefix}quartiles"
+    (low, middle, high), (label, median) = found.T, labels
     if len(layers) > 2:
         axes.fill_between(layers, low, high, color=color, alpha=0.2, lw=0, label=label)
     else:  # a band through one or two layers would be no band
         axes.vlines(layers, low, high, color=color, alpha=0.35, lw=6, label=label)
-    axes.plot(layers, middle, color=color, ls=line, marker="o", label=f"{prefix}median")
+    axes.plot(layers, middle, color=color, ls=line, marker="o", label=median)
 
 
 def shares_above(axes: Axes, scores: Scores, symbol: str, null: Scores | None = None) -> None:
@@ -154,8 +159,10 @@ def shares_above(axes: Axes, scores: Scores, symbol: str, null: Scores | None = 
         axes.plot(layers, share, color=color, marker=marker, label=f"{symbol} ≥ {threshold:g}")
         if null:
             share = [float((values >= threshold).mean()) for values in null.values()]
-            hollow = {"ls": "--", "marker": marker, "markerfacecolor": "white"}
-            axes.plot(list(null), share, color=color, **hollow, label=f"random ≥ {threshold:g}")
+            (line,) = axes.plot(list(null), share, color=color, ls="--", marker=marker)
+            line.set(markerfacecolor="white")
+    if null:  # told once, as its colours are those of the features
+        axes.plot([], [], color=style.INK, ls="--", label="random directions")
     axes.set(xlabel="layer", ylabel="share of features", ylim=(-0.04, 1.04))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     _layer_ticks(axes, layers)

@@ -46,7 +46,7 @@ def by_threshold(steering: pd.DataFrame) -> Figure | None:
         return None
     scored = _features(steering).dropna(subset=["output_score"])
     # Of one layer both are the same.
-    kinds = 1 if scored["layer"].nunique() == 1 else 2
+    kinds = 1 if len({*scored["layer"].tolist()}) == 1 else 2
     figure = style.new_figure(7.4, 7.2)
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1.4))
     _curve(top, points, AT_RANDOM[:kinds])
