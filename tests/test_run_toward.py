@@ -130,7 +130,8 @@ def test_the_report_has_all_layers_and_the_words_but_nothing_of_features_in_gene
 
 def test_steering_has_the_unsteered_rate_beside_the_steered(demo: Path) -> None:
     steering, texts = STEERING.read(demo), GENERATIONS.read(demo)
-    for row in best_toward(steering).to_dict("records"):
+    chosen = steering.loc[steering["best_factor"].notna()]
+    for row in best_toward(chosen).to_dict("records"):
         own = texts[(texts["layer"] == row["layer"]) & (texts["feature"] == row["feature"])]
         for factor, suffix in ((0.0, "_unsteered"), (row["best_factor"], "")):
             rows = own.loc[own["factor"] == factor, "concept_success"]
