@@ -18,7 +18,7 @@ help: ## Show this help
 	@echo "  make demo INDEX=URL     also ask the package index at URL (a CPU or CUDA torch)"
 	@echo "  make demo PYTHON=PATH   use this Python (3.11 or later)"
 
-demo: install ## Set up .venv, then score every feature of the embedded SAEs (minutes)
+demo: install ## Set up .venv, then score every feature of the default's SAEs (minutes)
 	$(BIN)/steerlens experiment=demo
 
 test: install ## Set up .venv, then run all tests
@@ -35,12 +35,12 @@ types: install ## Types (pyright)
 
 install: $(INSTALLED) ## Set up .venv from the lock
 
-$(INSTALLED): constraints.txt pyproject.toml
+$(INSTALLED): constraints.txt pyproject.toml packages/smollm2/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "steerlens needs Python 3.11 or later; choose one with PYTHON=PATH."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(INDEX),--extra-index-url $(INDEX)) \
-	  --constraint constraints.txt --editable '.[dev]'
+	  --constraint constraints.txt --editable '.[dev]' --editable ./packages/smollm2
 	@touch $@
 
 lock: ## Write the versions in .venv to constraints.txt

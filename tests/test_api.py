@@ -11,7 +11,6 @@ import pytest
 import steerlens
 from steerlens import SteerlensError
 from steerlens.subject import Subject
-from tests.support.embedded import needs_embedded
 from tests.support.tiny import D_SAE
 
 README = Path(__file__).parents[1] / "README.md"

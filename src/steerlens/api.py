@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def load_subject(
-    model: str = "embedded",
-    sae: str = "embedded-topk",
+    model: str = "smollm2-135m-instruct",
+    sae: str = "smollm2-topk",
     layer: int | str = "all",
     **settings: Any,
 ) -> Subject:

@@ -37,8 +37,9 @@ def local(tmp_path: Path) -> list[str]:
 
 
 def test_every_pair_of_ready_entries_passes() -> None:
-    pairs = [(entry["model"], name) for name, entry in entries("sae").items() if entry.get("model")]
-    published = [pair for pair in pairs if not pair[0].startswith("embedded")]
+    published = [
+        (entry["model"], name) for name, entry in entries("sae").items() if entry.get("release")
+    ]
     assert len(published) >= 9
     for model, sae in published:
         check(compose([f"model={model}", f"sae={sae}"]))
@@ -49,6 +50,8 @@ def test_every_pair_of_ready_entries_passes() -> None:
 def test_every_subject_passes(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("some text")
     for file in (conf_dir() / "subject").glob("*.yaml"):
+        if file.stem == "smollm2":
+            continue  # its SAEs need not be installed: test_shipped
         text = ["corpus=text", f"corpus.path={tmp_path / 'text.txt'}"]
         check(compose([f"subject={file.stem}", "steer=grid", *text]))
 
@@ -290,4 +293,4 @@ def test_shards_and_objectives_that_cannot_work_are_refused(
     "words", [["shard=3/4"], ["shard=0/2", "selection.top_n=3"], ["objective=mean_output_score"]]
 )
 def test_shards_and_objectives_that_can_work_are_not(words: list[str]) -> None:
-    check(compose(words))
+    check(compose([*GPT2, *words]))

@@ -19,6 +19,7 @@ from steerlens.config.folders import (
 from steerlens.config.judge import check_judge
 from steerlens.config.parse import (
     layer_numbers,
+    layers_told,
     parse_concept,
     parse_feature_file,
     parse_ids,
@@ -278,7 +279,7 @@ def _with_sae(config: RunConfig, layers: list[int]) -> list[int] | None:
         return None
     absent = [layer for layer in layers if layer not in available]
     if absent and (layer_numbers(config.layer) is not None or len(absent) == len(layers)):
-        numbers = ", ".join(map(str, sorted(available))) or "none of this model"
+        numbers = layers_told(available, absent[0]) or "none of this model"
         raise SteerlensError(
             f"sae={config.sae.name} has no SAE at layer {absent[0]}; it has: {numbers}."
         )
