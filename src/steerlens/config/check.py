@@ -74,6 +74,8 @@ def check(config: RunConfig) -> None:
     _check_corpus(config.corpus, reads_corpus(config))
     _check_reference(config)
     layer_numbers(config.layer)
+    if not loads_subject(config):
+        return
     for name, model in (("model", config.model), ("evaluator", config.evaluator)):
         folder = local_folder(model) if model else None
         if folder:
@@ -84,6 +86,11 @@ def check(config: RunConfig) -> None:
     if n_layers is not None:
         layers = _with_sae(config, parse_layers(config.layer, n_layers, config.model.late_from))
     _check_ids(config, layers)
+
+
+def loads_subject(config: RunConfig) -> bool:
+    """Return whether the run loads its model and SAEs: not for published numbers alone."""
+    return not (config.reference.alone or config.reference.ratings)
 
 
 def local_folder(model: ModelConfig) -> Path | None:
