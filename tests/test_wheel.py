@@ -1,4 +1,4 @@
-"""Both wheels, built and installed without a network: what they carry, and that they run anywhere."""
+"""Both wheels, built and installed without a network: what they carry, that they run anywhere."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def test_a_mistake_is_told_in_one_sentence(overrides: list[str], expected: str) 
         ("model: gemma-2-2b", "write '- override /model: gemma-2-2b'"),
         ("subject: gemma-2-2b", "or in a file with '- override /subject: NAME'"),
         ("defaults:\n  - override /model: gema-2-2b", "unknown model 'gema-2-2b'"),
-        ("defaults:\n  - override /sae: embedded-topk", "sae=embedded-topk (chosen in experiment/"),
+        ("defaults:\n  - override /sae: embedded-topk", "sae=embedded-topk no longer exists"),
         ("name: [", "mine.yaml"),
     ],
 )

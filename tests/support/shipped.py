@@ -18,7 +18,7 @@ LAYERS = (4, 9, 14, 19, 24, 28)
 def save_distribution(
     folder: Path, releases: Iterable[str] = ("smollm2-topk",), layers: Iterable[int] = LAYERS
 ) -> Path:
-    """Write `steerlens_smollm2` with `releases` of SAEs; put `folder` first on the path of imports."""
+    """Write `steerlens_smollm2` with `releases` of SAEs into `folder`, to be put on `sys.path`."""
     module = folder / "steerlens_smollm2"
     module.mkdir(parents=True)
     (module / "__init__.py").write_text('"""Data."""\n')
