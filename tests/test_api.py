@@ -11,7 +11,7 @@ import pytest
 import steerlens
 from steerlens import SteerlensError
 from steerlens.subject import Subject
-from tests.support.tiny import D_SAE
+from tests.support.tiny import D_SAE, save_sae
 from tests.support.trained import trained_subject
 
 README = Path(__file__).parents[1] / "README.md"
@@ -47,6 +47,16 @@ def test_a_misspelt_attribute_is_an_attribute_error() -> None:
 def test_all_features_are_scored_without_a_choice(tiny_subject: Callable[..., Subject]) -> None:
     frame = steerlens.score_features(tiny_subject())
     assert frame["feature"].tolist() == list(range(D_SAE))
+
+
+def test_of_saes_of_several_layers_one_must_be_chosen(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    for layer in (1, 3):
+        save_sae(tmp_path / f"layer_{layer}", layer=layer)
+    paths = {"model.path": tiny_folder("llama"), "sae.path": tmp_path}
+    with pytest.raises(SteerlensError, match="choose one: layer=1, say"):
+        steerlens.load_subject("local", "local", **paths)
 
 
 def test_an_unknown_setting_of_a_score_is_refused_with_the_nearest(
