@@ -33,13 +33,6 @@ GROUPS = (
 )
 
 
-RENAMED = {
-    "model": {"embedded": "smollm2-135m-instruct"},
-    "sae": {"embedded-topk": "smollm2-topk", "embedded-batchtopk": "smollm2-batchtopk"},
-    "subject": {"embedded": "smollm2"},
-}
-"""The options of the former default, by group, and those that have taken their place."""
-
 PLUGINS = {
     "joblib": "joblib",
     "submitit_local": "submitit",
@@ -49,6 +42,14 @@ PLUGINS = {
     "optuna": "optuna",
 }
 """Hydra's launchers and sweepers that have a package of their own: our extra that installs it."""
+
+RENAMED = {
+    ("model", "embedded"): "smollm2-135m-instruct",
+    ("sae", "embedded-topk"): "smollm2-topk",
+    ("sae", "embedded-batchtopk"): "smollm2-batchtopk",
+    ("subject", "embedded"): "smollm2",
+}
+"""Options of earlier versions, and what has taken their place."""
 
 
 def failure(
@@ -170,10 +171,8 @@ def _missing_option(error: MissingConfigException, broken: Mapping[str, str]) ->
     file = re.search(r"In '([^']+)'", str(error))
     by_itself = file is None or file[1] in ("config", "hydra/config")
     where = "" if file is None or by_itself else f" (chosen in {file[1]}.yaml)"
-    if successor := RENAMED.get(group, {}).get(name):
-        return SteerlensError(
-            f"{group}={name}{where} no longer exists; the default is now {group}={successor}."
-        )
+    if new := RENAMED.get((group, name)):
+        return SteerlensError(f"{group}={name} is gone{where}; its successor is {group}={new}.")
     return unknown(group or "file", name + where if where else name, options)
 
 
