@@ -73,9 +73,9 @@ def check(config: RunConfig) -> None:
     _check_shard(config)
     _check_corpus(config.corpus, reads_corpus(config))
     _check_reference(config)
-    layer_numbers(config.layer)
     if not loads_subject(config):
         return
+    layer_numbers(config.layer)
     for name, model in (("model", config.model), ("evaluator", config.evaluator)):
         folder = local_folder(model) if model else None
         if folder:
@@ -86,11 +86,6 @@ def check(config: RunConfig) -> None:
     if n_layers is not None:
         layers = _with_sae(config, parse_layers(config.layer, n_layers, config.model.late_from))
     _check_ids(config, layers)
-
-
-def loads_subject(config: RunConfig) -> bool:
-    """Return whether the run loads its model and SAEs: not for published numbers alone."""
-    return not (config.reference.alone or config.reference.ratings)
 
 
 def local_folder(model: ModelConfig) -> Path | None:
@@ -109,6 +104,11 @@ def check_one_model(configs: Sequence[RunConfig]) -> None:
             f"these SAEs are for different models ({', '.join(models)}); to compare them by "
             "relative depth, add study.by_depth=true."
         )
+
+
+def loads_subject(config: RunConfig) -> bool:
+    """Return whether the run loads its model and SAEs: not for published numbers alone."""
+    return not (config.reference.alone or config.reference.ratings)
 
 
 def _check_scalars(config: RunConfig) -> None:
