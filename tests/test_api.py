@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ def test_of_saes_of_several_layers_one_must_be_chosen(
 ) -> None:
     for layer in (1, 3):
         save_sae(tmp_path / f"layer_{layer}", layer=layer)
-    paths = {"model.path": tiny_folder("llama"), "sae.path": tmp_path}
+    paths: dict[str, Any] = {"model.path": tiny_folder("llama"), "sae.path": tmp_path}
     with pytest.raises(SteerlensError, match="choose one: layer=1, say"):
         steerlens.load_subject("local", "local", **paths)
 
