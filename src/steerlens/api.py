@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def load_subject(
-    model: str = "embedded",
-    sae: str = "embedded-topk",
+    model: str = "smollm2-135m-instruct",
+    sae: str = "smollm2-topk",
     layer: int | str = "all",
     **settings: Any,
 ) -> Subject:
@@ -40,7 +40,9 @@ def load_subject(
     subjects = load_subjects(compose([f"model={model}", f"sae={sae}", *overrides]))
     subject = next(subjects)
     if not isinstance(layer, int) and next(subjects, None) is not None:
-        raise SteerlensError(f"{sae} has SAEs of several layers; choose one: layer=0, say.")
+        raise SteerlensError(
+            f"{sae} has SAEs of several layers; choose one: layer={subject.layer}, say."
+        )
     return subject
 
 

@@ -222,7 +222,7 @@ steerlens: which SAE feature steers a language model toward X, how strongly, and
 be trusted?
 
 Run                  steerlens [KEY=VALUE ...]        score features; without arguments, every
-                                                     feature of the small model that ships along
+                                                     feature of the SAEs that ship along
 Look                 steerlens list models|saes|subjects|releases|scores|concepts|judges [filter]
 Redraw               steerlens report DIR             figures and tables of a finished run
 Sweep                steerlens -m KEY=A,B ...         one run for each value, joined at the end

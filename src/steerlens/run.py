@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from steerlens import tracking
+from steerlens.config.check import loads_subject
 from steerlens.config.schema import RunConfig
 from steerlens.config.steering import parse_factors
 from steerlens.figures import FIGURES_FOLDER
@@ -48,17 +49,18 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
     """
     folder = Path(config.paths.output_dir)
     if config.plan:
-        if config.reference.alone:
-            read_reference(config.reference)
-            print("This would show the published scores; nothing is scored (plan=true stops here).")
-        else:
+        if loads_subject(config):
             refuse_if_too_big(config)
             print_plan(config)
+        else:
+            if config.reference.alone:
+                read_reference(config.reference)
+            print("This would show what is published; nothing is scored (plan=true stops here).")
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # Hydra has made it; a plan leaves nothing behind
         return None
     with Status(folder):
-        if not config.reference.alone:
+        if loads_subject(config):
             refuse_if_too_big(config, kept.size() if kept else 0)
         reference = read_reference(config.reference) if config.reference.model else None
         _clear(folder)

@@ -48,17 +48,16 @@ def write_experiment(folder: Path, text: str) -> list[str]:
     return [f"hydra.searchpath=[file://{folder}]", "experiment=mine"]
 
 
-def test_the_default_is_the_embedded_model_in_plain_dataclasses() -> None:
+def test_the_default_is_smollm2_in_plain_dataclasses() -> None:
     config = compose()
     assert isinstance(config, RunConfig)
     assert (config.model.name, config.sae.name, config.layer) == (
-        "embedded",
-        "embedded-topk",
+        "smollm2-135m-instruct",
+        "smollm2-topk",
         "all",
     )
     assert isinstance(config.score, load_method("output").Config)
-    assert Path(config.model.path).is_absolute()
-    assert Path(config.sae.path or "").parent.name == "embedded"
+    assert Path(str(config.sae.path)).parts[-2:] == ("steerlens_smollm2", "smollm2-topk")
 
 
 def test_scores_are_flat_alone_and_nested_together() -> None:
@@ -154,6 +153,11 @@ def test_every_experiment_names_its_command_and_changes_only_known_keys() -> Non
             "unknown experiment 'paper/figre_4'; did you mean 'paper/figure_4'",
         ),
         (["experiment=paper"], "unknown experiment 'paper'; did you mean 'paper/"),
+        (["model=embedded"], "its successor is model=smollm2-135m-instruct."),
+        (["model@evaluator=embedded"], "its successor is model=smollm2-135m-instruct."),
+        (["sae=embedded-topk"], "sae=embedded-topk is gone; its successor is sae=smollm2-topk."),
+        (["sae=embedded-batchtopk"], "its successor is sae=smollm2-batchtopk."),
+        (["subject=embedded"], "its successor is subject=smollm2."),
         (["+experiment=demo"], "write 'experiment=demo', without the +."),
         (["hydra.searchpath=[file:///nowhere]"], "there is no folder '/nowhere'"),
     ],
@@ -175,6 +179,7 @@ def test_a_mistake_is_told_in_one_sentence(overrides: list[str], expected: str) 
         ("model: gemma-2-2b", "write '- override /model: gemma-2-2b'"),
         ("subject: gemma-2-2b", "or in a file with '- override /subject: NAME'"),
         ("defaults:\n  - override /model: gema-2-2b", "unknown model 'gema-2-2b'"),
+        ("defaults:\n  - override /sae: embedded-topk", "sae=embedded-topk is gone"),
         ("name: [", "mine.yaml"),
     ],
 )
@@ -263,7 +268,7 @@ def test_the_tree_shows_the_folder_that_hydra_will_use() -> None:
 
 def test_an_installed_package_brings_its_own_conf(tmp_path: Path) -> None:
     copy = tmp_path / "steerlens"
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("embedded", "__pycache__"))
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(conf_dir(), copy / "conf", dirs_exist_ok=True)
     code = (
         "from steerlens.config import compose as c, entries as e; print(e.conf_dir()); c.compose()"

@@ -21,6 +21,7 @@ from steerlens.config.gguf import check_gguf, gguf_file, model_names
 from steerlens.config.judge import check_judge
 from steerlens.config.parse import (
     layer_numbers,
+    layers_told,
     parse_concept,
     parse_feature_file,
     parse_ids,
@@ -87,6 +88,8 @@ def check(config: RunConfig) -> None:
     _check_shard(config)
     _check_corpus(config.corpus, reads_corpus(config))
     _check_reference(config)
+    if not loads_subject(config):
+        return
     layer_numbers(config.layer)
     if not (config.reference.alone or config.reference.ratings):  # which load no model
         for name, model in (("model", config.model), ("evaluator", config.evaluator)):
@@ -131,6 +134,11 @@ def check_one_model(configs: Sequence[RunConfig]) -> None:
             f"these SAEs are for different models ({', '.join(models)}); to compare them by "
             "relative depth, add study.by_depth=true."
         )
+
+
+def loads_subject(config: RunConfig) -> bool:
+    """Return whether the run loads its model and SAEs: not for published numbers alone."""
+    return not (config.reference.alone or config.reference.ratings)
 
 
 def _check_scalars(config: RunConfig) -> None:
@@ -346,7 +354,7 @@ def layers_with_sae(config: RunConfig, layers: list[int]) -> list[int] | None:
         return None
     absent = [layer for layer in layers if layer not in available]
     if absent and (layer_numbers(config.layer) is not None or len(absent) == len(layers)):
-        numbers = ", ".join(map(str, sorted(available))) or "none of this model"
+        numbers = layers_told(available, absent[0]) or "none of this model"
         raise SteerlensError(
             f"sae={config.sae.name} has no SAE at layer {absent[0]}; it has: {numbers}."
         )

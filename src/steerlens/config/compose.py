@@ -21,9 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from steerlens.config import explain
-from steerlens.config.entries import PACKAGE, conf_dir
+from steerlens.config.entries import conf_dir
 from steerlens.config.overrides import jobs, n_jobs, parse
 from steerlens.config.schema import ReferenceConfig, RunConfig
+from steerlens.config.shipped import shipped_path
 from steerlens.config.sources import resolve_sources
 from steerlens.errors import SteerlensError
 from steerlens.files import CONFIG_FILE
@@ -39,7 +40,7 @@ def register() -> dict[str, str]:
     those who ask for it.
     """
     OmegaConf.register_new_resolver(
-        "steerlens.embedded", lambda name: str(PACKAGE / "embedded" / name), replace=True
+        "steerlens.shipped", lambda name: str(shipped_path(name)), replace=True
     )
     OmegaConf.register_new_resolver(
         "steerlens.reference_features", _reference_features, replace=True

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from steerlens.config.gguf import gguf_file, read_header
 from steerlens.config.schema import ModelConfig
+from steerlens.config.shipped import missing_release
 from steerlens.errors import SteerlensError
 
 SAE_WEIGHTS = "sae_weights.safetensors"  # SAELens' own names
@@ -76,7 +77,8 @@ def has_chat_template(model: ModelConfig) -> bool | None:
 def sae_folders(folder: Path) -> list[Path]:
     """The folders of the SAEs in `folder`: itself, or its sub-folders; each is checked."""
     if not folder.is_dir():
-        raise SteerlensError(f"sae.path: there is no folder {folder}.")
+        told = SteerlensError(f"sae.path: there is no folder {folder}.")
+        raise missing_release(folder) or told
     if (folder / SAE_CONFIG).is_file():
         found = [folder]
     else:

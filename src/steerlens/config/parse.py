@@ -62,6 +62,17 @@ def parse_layers(spec: Any, n_layers: int, late_from: int | None = None) -> list
     return numbers
 
 
+def layers_told(layers: Iterable[int], wanted: int) -> str:
+    """Return `layers` in words, with those next to `wanted`, which isn't among them."""
+    layers = sorted(layers)
+    beside = [
+        *[layer for layer in layers if layer < wanted][-1:],
+        *[layer for layer in layers if layer > wanted][:1],
+    ]
+    nearest = f"; nearest: {' and '.join(map(str, beside))}" if len(layers) > 2 else ""
+    return ", ".join(map(str, layers)) + nearest
+
+
 def parse_ids(value: Any, d_sae: int | None = None, where: str = "features.ids") -> list[int]:
     """Feature ids in the given order: integers, each once, below `d_sae` if that is known."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):

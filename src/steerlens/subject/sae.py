@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steerlens.config.folders import sae_facts, sae_folders, safetensors_header
-from steerlens.config.parse import LAYER_WORDS, parse_layers
+from steerlens.config.parse import LAYER_WORDS, layers_told, parse_layers
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError, unknown
 from steerlens.provenance import folder_identity, hub_revision
@@ -50,7 +50,7 @@ def sae_sources(config: RunConfig) -> list[SaeSource]:
     missing = [layer for layer in wanted if layer not in by_layer]
     # `all` and `late` mean what there is; a named layer must be there.
     if len(missing) == len(wanted) or (missing and config.layer not in LAYER_WORDS):
-        there = ", ".join(sorted(map(str, by_layer), key=lambda layer: (len(layer), layer)))
+        there = layers_told([layer for layer in by_layer if layer is not None], missing[0])
         raise SteerlensError(
             f"{config.sae.name} has no SAE at layer {missing[0]} of {config.model.name} (layers 0 "
             f"to {n_layers - 1}); it has {there}."
