@@ -58,27 +58,27 @@ def summary_of(folder: Path) -> dict[str, Any]:
 def test_all_features_have_both_scores_and_only_found_words_texts(demo: Path) -> None:
     features, texts = FEATURES.read(demo), GENERATIONS.read(demo)
     assert len(features) == 2 * D_SAE
-    assert features["output_score"].notna().all()
-    assert features["input_examples"].notna().all()
-    assert features["concept_score"].isna().all()
+    assert all(features["output_score"].notna().tolist())
+    assert all(features["input_examples"].notna().tolist())
+    assert all(features["concept_score"].isna().tolist())
     words = WORDS.read(demo)
     steered = words.loc[words["concept_success"].notna(), "word"]
     assert set(texts["concept"]) == set(steered)
-    keys = ["layer", "feature", "concept"]
-    assert not texts[keys].drop_duplicates().duplicated(["layer", "feature"]).any()
-    assert len(texts) == len(texts[keys].drop_duplicates()) * 3 * 4  # factors and prompts
+    arms = [*texts[["layer", "feature", "concept"]].drop_duplicates().itertuples(index=False)]
+    assert len({(layer, feature) for layer, feature, _ in arms}) == len(arms)
+    assert len(texts) == len(arms) * 3 * 4  # factors and prompts
 
 
 def test_words_are_tried_in_their_order_until_enough_are_found(demo: Path) -> None:
     words = WORDS.read(demo)
     assert words["word"].tolist() == WORD_LIST[: len(words)]
-    found = words["reason"].isna()
-    assert found.sum() == 2
-    assert found.tolist()[-1]
+    found = words["reason"].isna().tolist()
+    assert sum(found) == 2
+    assert found[-1]
     assert "no token of the vocabulary stands for 'zebra'" in words["reason"][0]
     summary = summary_of(demo)
     assert summary["found"] is True
-    assert [one["found"] for one in summary["words"]] == found.tolist()
+    assert [one["found"] for one in summary["words"]] == found
 
 
 def test_concept_success_counts_the_row_s_own_word(demo: Path) -> None:
@@ -101,8 +101,8 @@ def test_the_answer_for_a_word_is_that_of_concept(folder: Path, demo: Path) -> N
     columns = ["layer", "feature", "factor", "prompt", "text", "concept_success"]
     order = columns[:4]
     pd.testing.assert_frame_equal(
-        texts[columns].sort_values(order, ignore_index=True),
-        of_word[columns].sort_values(order, ignore_index=True),
+        texts.loc[:, columns].sort_values(by=order, ignore_index=True),
+        of_word.loc[:, columns].sort_values(by=order, ignore_index=True),
     )
 
 
