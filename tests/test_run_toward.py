@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import pytest
 
 from steerlens.analysis.toward import best_toward
@@ -58,22 +58,22 @@ def summary_of(folder: Path) -> dict[str, Any]:
 def test_all_features_have_both_scores_and_only_found_words_texts(demo: Path) -> None:
     features, texts = FEATURES.read(demo), GENERATIONS.read(demo)
     assert len(features) == 2 * D_SAE
-    numbers = features[["output_score", "input_examples", "concept_score"]].to_numpy(float)
-    assert np.isnan(numbers).sum(axis=0).tolist() == [0, 0, len(features)]
+    assert all(features["output_score"].notna().tolist())
+    assert all(features["input_examples"].notna().tolist())
+    assert all(features["concept_score"].isna().tolist())
     words = WORDS.read(demo)
     steered = words.loc[words["concept_success"].notna(), "word"]
     assert set(texts["concept"]) == set(steered)
-    keys = ["layer", "feature", "concept"]
-    steered_features = {tuple(key) for key in texts[keys].to_numpy().tolist()}
-    assert len({key[:2] for key in steered_features}) == len(steered_features)
-    assert len(texts) == len(steered_features) * 3 * 4  # factors and prompts
+    arms = [*texts[["layer", "feature", "concept"]].drop_duplicates().itertuples(index=False)]
+    assert len({(layer, feature) for layer, feature, _ in arms}) == len(arms)
+    assert len(texts) == len(arms) * 3 * 4  # factors and prompts
 
 
 def test_words_are_tried_in_their_order_until_enough_are_found(demo: Path) -> None:
     words = WORDS.read(demo)
     assert words["word"].tolist() == WORD_LIST[: len(words)]
-    found = [not isinstance(reason, str) for reason in words["reason"].tolist()]
-    assert found.count(True) == 2
+    found = words["reason"].isna().tolist()
+    assert sum(found) == 2
     assert found[-1]
     assert "no token of the vocabulary stands for 'zebra'" in words["reason"][0]
     summary = summary_of(demo)
@@ -99,11 +99,11 @@ def test_the_answer_for_a_word_is_that_of_concept(folder: Path, demo: Path) -> N
     texts, of_word = GENERATIONS.read(alone), GENERATIONS.read(demo)
     of_word = of_word.loc[of_word["concept"] == "w145"].reset_index(drop=True)
     columns = ["layer", "feature", "factor", "prompt", "text", "concept_success"]
-    rows, rows_of_word = (
-        sorted(table[columns].to_numpy().tolist(), key=lambda row: row[:4])
-        for table in (texts, of_word)
+    order = columns[:4]
+    pd.testing.assert_frame_equal(
+        texts.loc[:, columns].sort_values(by=order, ignore_index=True),
+        of_word.loc[:, columns].sort_values(by=order, ignore_index=True),
     )
-    assert rows == rows_of_word
 
 
 def test_prompts_are_requests_inside_the_template_and_the_run_says_so(demo: Path) -> None:
