@@ -24,16 +24,23 @@ from experiments.benchmarks.random_subject import (
     seconds,
 )
 from steerlens import load_subject
-from steerlens.activations.stream import TOKENS_ON_CPU, activations, residuals
+from steerlens.activations.stream import (
+    TOKENS_ON_CPU,
+    TOKENS_ON_GPU,
+    activations,
+    residuals,
+)
 from steerlens.subject import Subject
 
 BUDGET = 2 * 1024**3
 
 
-def a_few_blocks(layer: int, d_sae: int) -> Subject:
+def a_few_blocks(layer: int, d_sae: int, device: str, dtype: torch.dtype) -> Subject:
     config = Gemma2Config(num_hidden_layers=layer + 2, vocab_size=32_000)
-    lm = random_model(config, "cpu")
+    lm = random_model(config, device)
     sae = random_sae(lm, d_sae)
+    lm.bridge.original_model.to(dtype)
+    sae.to(dtype)
     subject = random_subject(lm, sae, layer)
     vectors, _ = residuals([subject], pieces_of(subject, 200, (16, 127)))
     # About 100 features fire on a token, as with Gemma Scope's SAEs.
@@ -71,7 +78,8 @@ def naive(subject: Subject, pieces: list[np.ndarray]) -> None:
     """One text at a time through the whole model, all activations kept, then the maxima."""
     kept = []
     for piece in pieces:
-        _, cache = subject.lm.bridge.run_with_cache(torch.from_numpy(piece)[None].long())
+        tokens = torch.from_numpy(piece)[None].long().to(subject.lm.device)
+        _, cache = subject.lm.bridge.run_with_cache(tokens)
         kept.append(subject.sae.encode(cache[subject.site.read])[0, 1:])
     torch.stack([acts.max(dim=0).values for acts in kept]).topk(min(100, len(kept)), dim=0)
 
@@ -79,8 +87,9 @@ def naive(subject: Subject, pieces: list[np.ndarray]) -> None:
 def measure(name: str, subject: Subject, n_tokens: int, loops: int) -> None:
     pieces = pieces_of(subject, n_tokens, (16, 127))
     read = sum(map(len, pieces)) - len(pieces)
-    plain(subject, pieces[:20], TOKENS_ON_CPU)
-    base = seconds(lambda: plain(subject, pieces, TOKENS_ON_CPU))
+    at_once = TOKENS_ON_CPU if subject.lm.device.type == "cpu" else TOKENS_ON_GPU
+    plain(subject, pieces[:20], at_once)
+    base = seconds(lambda: plain(subject, pieces, at_once))
     found: list[Any] = []
     ours = seconds(lambda: found.append(activations([subject], pieces, 100, BUDGET)))
     loop = seconds(lambda: naive(subject, pieces[:loops]))
@@ -99,6 +108,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--loops", type=int, default=20, help="texts of the naive loop")
     parser.add_argument("--d-sae", type=int, nargs="+", default=[16_384, 65_536])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
     args = parser.parse_args()
     print(f"threads {torch.get_num_threads()}, {args.tokens:,} tokens, tokens/s")
     print(f"{'subject':<28}{'plain':>12}{'ours':>12}{'time':>11}{'naive':>12}{'ours/it':>10}")
@@ -108,7 +119,7 @@ def main() -> None:
             measure(sae, subject, args.tokens, args.loops)
         return
     for d_sae in args.d_sae:
-        subject = a_few_blocks(args.layer, d_sae)
+        subject = a_few_blocks(args.layer, d_sae, args.device, getattr(torch, args.dtype))
         measure(f"layer {args.layer}, d_sae {d_sae:,}", subject, args.tokens, args.loops)
 
 

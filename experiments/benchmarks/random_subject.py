@@ -22,7 +22,8 @@ def random_model(config: Gemma2Config, device: str) -> LoadedModel:
     from transformer_lens.model_bridge import TransformerBridge
 
     torch.manual_seed(0)
-    hf_model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").to(device)
+    with torch.device(device):
+        hf_model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     # Logits that spread like a trained model's (deviation 3) instead of nearly equal ones.
     embedding = hf_model.get_input_embeddings().weight.data
     embedding *= 3 / config.hidden_size**0.5 / embedding[:1000].std()

@@ -44,14 +44,15 @@ def held_out_rows(scratch: Path) -> dict[str, np.ndarray]:
 @torch.no_grad()
 def collect(base: nn.Module, rows: np.ndarray) -> Tensor:
     """Return activations `[N, n_layers, D]` in float32, without position 0."""
-    ids = torch.from_numpy(rows.astype(np.int64))
+    ids = torch.from_numpy(rows.astype(np.int64)).to(base.device)  # type: ignore[arg-type]
     return torch.cat([residuals(base, part)[:, 1:].flatten(0, 1) for part in ids.split(BATCH)])
 
 
 @torch.no_grad()
 def reconstruction(sae: SAE[Any], acts_ND: Tensor) -> tuple[float, float, Tensor]:
     """Return explained variance, L0, and which features fire `[F]`."""
-    squared_error, n_active, fires = 0.0, 0, torch.zeros(sae.cfg.d_sae, dtype=torch.bool)
+    squared_error, n_active = 0.0, 0
+    fires = torch.zeros(sae.cfg.d_sae, dtype=torch.bool, device=acts_ND.device)
     for part in acts_ND.split(4096):
         latents = sae.encode(part)
         squared_error += (part - sae.decode(latents)).pow(2).sum().item()
@@ -80,7 +81,7 @@ def spliced(lm: nn.Module, layer: int, sae: SAE[Any]) -> Iterator[None]:
 @torch.no_grad()
 def loss(lm: nn.Module, rows: np.ndarray) -> float:
     """Return the mean next-token loss in nats, predicted from positions 1 on."""
-    ids = torch.from_numpy(rows[:SPLICED_ROWS].astype(np.int64))
+    ids = torch.from_numpy(rows[:SPLICED_ROWS].astype(np.int64)).to(lm.device)  # type: ignore[arg-type]
     losses = []
     for part in ids.split(8):
         logits = lm(part).logits[:, 1:-1].float()
@@ -94,18 +95,20 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--no-splice", action="store_true")
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     lm = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
+    lm.to(arguments.device)  # type: ignore[arg-type]
     rows = held_out_rows(arguments.scratch)
     acts = {kind: collect(lm.model, part) for kind, part in rows.items()}
     plain = {} if arguments.no_splice else {kind: loss(lm, part) for kind, part in rows.items()}
     measured: dict[str, Any] = {"loss": plain, "saes": {}}
     for config in sorted(arguments.target.glob("*/layer_*/cfg.json")):
-        sae = SAE.load_from_disk(config.parent, device="cpu", dtype="float32")
+        sae = SAE.load_from_disk(config.parent, device=arguments.device, dtype="float32")
         layer = int(config.parent.name.split("_")[1])
         found: dict[str, Any] = {}
-        fires = torch.zeros(sae.cfg.d_sae, dtype=torch.bool)
+        fires = torch.zeros(sae.cfg.d_sae, dtype=torch.bool, device=arguments.device)
         for kind, part in acts.items():
             explained, l0, fired = reconstruction(sae, part[:, LAYERS.index(layer)])
             fires |= fired
