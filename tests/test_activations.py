@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from steerlens.activations import (
     ARRAYS,
+    DETAIL_ARRAYS,
     Activations,
     activations_bytes,
     read_activations,
     stream,
     tally,
 )
+from steerlens.activations.details import histogram, no_activations
 from steerlens.activations.stream import activations
 from steerlens.config.compose import compose
 from steerlens.corpus_pass import in_groups
@@ -68,10 +72,36 @@ def test_layers_together_are_layers_alone(
 def test_small_batches_and_windows_change_nothing(
     subjects: list[Subject], pieces: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = activations(subjects[:1], pieces, 10, GIB)[0]
+    whole = activations(subjects[:1], pieces, 10, GIB, details=True)[0]
     monkeypatch.setattr(stream, "SORTED_AT_ONCE", 8)
     monkeypatch.setattr(tally, "COMPACTED_AT_ONCE", 7)
-    assert_same(activations(subjects[:1], pieces, 10, 100_000)[0], whole)
+    small = activations(subjects[:1], pieces, 10, 100_000, details=True)[0]
+    assert whole.details
+    assert small.details
+    assert (whole.details.bin_FB.sum(1) == whole.fired_F).all()
+    # Activations depend on the batch in their last digit, which may round otherwise.
+    near = np.abs(whole.details.window_FNW.astype(int) - small.details.window_FNW).max()
+    assert near <= 1
+    np.testing.assert_array_equal(small.details.range_F, whole.details.range_F)
+    moved = np.abs(small.details.bin_FB - whole.details.bin_FB).sum()
+    assert moved <= 2
+    assert_same(dataclasses.replace(small, details=None), whole)
+
+
+def test_histograms_of_parts_add_up_to_that_of_the_whole() -> None:
+    draw = torch.Generator().manual_seed(0)
+    value = torch.rand(4000, generator=draw).exp2().square() ** 3 + 1e-3  # 1 to 64
+    feature = torch.randint(0, 5, (4000,), generator=draw)
+    order = value.argsort()  # so that the range grows from part to part
+    found = no_activations(6, torch.device("cpu"))
+    for part in order.split(250):
+        max_F = torch.zeros(6).scatter_reduce(0, feature[part], value[part], "amax")
+        found = found + histogram(feature[part], value[part], max_F)
+    assert found.range_F.tolist() == [64.0] * 5 + [0.0]
+    for one in range(5):
+        expected = np.histogram(value[feature == one].numpy(), bins=16, range=(0, 64))[0]
+        assert found.bin_FB[one].tolist() == expected.tolist()
+    assert not found.bin_FB[5].any()
 
 
 def test_a_pass_that_goes_on_ends_like_one_that_was_not_stopped(
@@ -83,7 +113,7 @@ def test_a_pass_that_goes_on_ends_like_one_that_was_not_stopped(
     monkeypatch.setattr(stream, "SORTED_AT_ONCE", 8)
     monkeypatch.setattr(stream, "KEEP_SECONDS", 0)
     kept: list[list[Activations]] = []
-    whole = activations(subjects, pieces, 10, GIB, keep=kept.append)
+    whole = activations(subjects, pieces, 10, GIB, keep=kept.append, details=True)
     assert len(kept) == 9
     begun = []
     for index, part in enumerate(kept[4]):
@@ -92,12 +122,14 @@ def test_a_pass_that_goes_on_ends_like_one_that_was_not_stopped(
         assert read is not None
         begun.append(read)
     done: list[int] = []
-    resumed = activations(subjects, pieces, 10, GIB, done.append, begun=begun)
+    resumed = activations(subjects, pieces, 10, GIB, done.append, begun=begun, details=True)
     assert done[0] == begun[0].n_tokens > 0
     assert sum(done) == whole[0].n_tokens
     for one, two in zip(resumed, whole, strict=True):
         for name in ARRAYS:
             np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+        for name in DETAIL_ARRAYS:
+            np.testing.assert_array_equal(getattr(one.details, name), getattr(two.details, name))
 
 
 def test_of_equal_examples_the_earlier_ones_count(subjects: list[Subject]) -> None:

@@ -17,7 +17,8 @@ from steerlens.registry import methods
 
 def test_every_file_of_conf_is_listed() -> None:
     for group, kind in [
-        ("model", "models"), ("sae", "saes"), ("judge", "judges"), ("concepts", "concepts"),
+        ("model", "models"), ("sae", "saes"), ("subject", "subjects"),
+        ("judge", "judges"), ("concepts", "concepts"),
     ]:  # fmt: skip
         shown = catalog.listing(kind)
         for file in (conf_dir() / group).glob("*.yaml"):
@@ -43,10 +44,16 @@ def test_the_releases_are_those_of_saelens() -> None:
 
 
 def test_a_filter_keeps_the_rows_that_contain_it() -> None:
-    shown = catalog.listing("saes", "GEMMA-3").splitlines()
+    shown = catalog.listing("saes", "GEMMA-3-270M").splitlines()
     assert [line.split()[0] for line in shown] == [
-        "sae=gemma-scope-2-1b-res",
-        "sae=gemma-scope-2-4b-res",
+        "sae=gemma-scope-2-270m",
+        "sae=gemma-scope-2-270m-it",
+    ]
+    line, _ = catalog.listing("subjects", "gemma-3-270m").splitlines()
+    assert line.split()[:3] == [
+        "subject=gemma-3-270m",
+        "model=gemma-3-270m",
+        "sae=gemma-scope-2-270m",
     ]
 
 

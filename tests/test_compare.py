@@ -33,18 +33,18 @@ def test_two_runs_differ_in_settings_and_scores(
     moved = table["output_score"].to_numpy(dtype=float) + np.linspace(0, 0.02, len(table))
     one = with_settings(save_run(tmp_path / "one"), "score.factor=10")
     other = save_run(tmp_path / "other", table.assign(output_score=moved))
-    with_settings(other, "score.factor=5", "sae=embedded-batchtopk")
+    with_settings(other, "score.factor=5", "sae=smollm2-batchtopk")
     with pytest.raises(SystemExit) as ended:
         main(["compare", str(one), str(other), f"paths.output_dir={tmp_path / 'out'}"])
     assert not ended.value.code
     out = capsys.readouterr().out
-    assert "sae: embedded-topk | embedded-batchtopk" in out
+    assert "sae: smollm2-topk | smollm2-batchtopk" in out
     assert "score.factor: 10.0 | 5.0" in out
     assert "largest 0.02 (layer 2, feature 11: " in out
     assert "input_score: equal in all 36 features." in out
     summary = read_json(tmp_path / "out" / "summary.json")
     assert summary["settings"] == {
-        "sae": ["embedded-topk", "embedded-batchtopk"],
+        "sae": ["smollm2-topk", "smollm2-batchtopk"],
         "score.factor": ["10.0", "5.0"],
     }
     (found,) = summary["agreement"].values()

@@ -46,7 +46,7 @@ PAPER = [
 OTHERS = [name for name in EXPERIMENTS if name not in (*PAPER, *WITHOUT_SUBJECT)]
 
 TYPES = {
-    "embedded": ("llama", "topk"),
+    "smollm2": ("llama", "topk"),
     "gemma-2-2b": ("gemma2", "jumprelu"),
     "gemma-2-9b": ("gemma2", "jumprelu"),
     "gemma-2-9b-it": ("gemma2", "jumprelu"),
@@ -54,11 +54,27 @@ TYPES = {
     "pythia-70m": ("neox", "standard"),
     "gpt2-small": ("gpt2", "standard"),
     "qwen3-1.7b": ("qwen3", "topk"),
+    "qwen3-8b": ("qwen3", "topk"),
+    "qwen3-30b-a3b": ("qwen3_moe", "topk"),
+    "qwen2.5-7b-instruct": ("qwen2", "jumprelu"),
+    "gpt-oss-20b": ("gpt_oss", "jumprelu"),
+    "llama-3.1-8b-instruct": ("llama", "jumprelu"),
+    "llama-3.3-70b-instruct": ("llama", "standard"),
+    **{
+        f"gemma-3-{size}{tuned}": ("gemma3", "jumprelu")
+        for size in ("270m", "1b", "4b", "12b", "27b")
+        for tuned in ("", "-it")
+    },
 }
 """Of every subject, the types of its model and its SAE, as `tests.support.tiny` has them."""
+SUBJECTS = {"smollm2-135m-instruct": "smollm2", **{name: name for name in TYPES}}
+"""The subjects by the names of their models, as far as experiments choose them."""
 
-OF_THE_PAPER = ["embedded", "gemma-2-2b", "gemma-2-9b", "llama-3.1-8b", "pythia-70m"]
-"""And the embedded default."""
+ONE_OF_EACH = list({types: subject for subject, types in TYPES.items()}.values())
+"""A subject for every pair of types."""
+
+OF_THE_PAPER = ["smollm2", "gemma-2-2b", "gemma-2-9b", "llama-3.1-8b", "pythia-70m"]
+"""And the default."""
 
 FIGURES = {
     "paper/figure_2": "input_and_output_feature",
@@ -92,8 +108,8 @@ REPORTED = {
     "paper/table_4": "### Hybrid features",
     "paper/table_5": "| success token | first logit-lens token |",
     "paper/appendix_d": "prompts S_out correlates with its mean over them",
-    "concept": "## Steering",
-    "together": "## Steering",
+    "concept": "## Toward w60",
+    "together": "## Toward w60",
     "compare_releases": "## Words",
     "optuna": "## Steering",
 }
@@ -219,6 +235,9 @@ def first_steps(config: RunConfig, model: Path, saes: Path, text: Path) -> RunCo
         coverage=dataclasses.replace(
             config.coverage, words=config.coverage.words and ["w60", "w61", "music"]
         ),
+        toward=dataclasses.replace(
+            config.toward, words=config.toward.words and ["w60", "w61", "music"]
+        ),
         corpus=CorpusConfig(name="text", source="text", path=str(text), context_length=16),
         concepts=config.concepts and _tiny_concepts(config.concepts, text.parent),
         judge=config.judge and JudgeConfig("lexical"),
@@ -254,6 +273,12 @@ def _few_prompts(score: Any) -> Any:
     return score
 
 
+def check_published(config: RunConfig, text: Path) -> None:
+    """Check `config` where its SAEs are published; its own corpus may not be on this machine."""
+    if config.sae.release:
+        check(dataclasses.replace(config, corpus=CorpusConfig("text", "text", str(text))))
+
+
 def assert_shown(name: str, folder: Path) -> None:
     assert json.loads((folder / "status.json").read_text())["state"] == "done"
     if name in FIGURES:
@@ -268,8 +293,7 @@ def test_an_experiment_of_the_paper_shows_what_it_is_for(
     name: str, subject: str, text: Path, finished: Callable[[RunConfig, str], Path]
 ) -> None:
     config = composed(name, f"subject={subject}")
-    # The subject's own corpus may not be on this machine.
-    check(dataclasses.replace(config, corpus=CorpusConfig("text", "text", str(text))))
+    check_published(config, text)
     assert_shown(name, finished(config, subject))
 
 
@@ -279,15 +303,18 @@ def test_any_other_experiment_shows_what_it_is_for(
 ) -> None:
     config = composed(name)
     config = dataclasses.replace(config, judge=config.judge and JudgeConfig("lexical"))  # no key
-    if not config.sae.path:  # ours are trained first
+    if config.sae.release:
         check(config)
-    assert_shown(name, finished(config, config.model.name))
+    assert_shown(name, finished(config, SUBJECTS[config.model.name]))
 
 
-@pytest.mark.parametrize("subject", TYPES)
-def test_model_types_are_compared_on_every_subject(
-    subject: str, text: Path, finished: Callable[[RunConfig, str], Path]
+@pytest.mark.parametrize("subject", ONE_OF_EACH)
+def test_model_types_are_compared_on_every_type(
+    subject: str, finished: Callable[[RunConfig, str], Path]
 ) -> None:
     config = composed("model_types", f"subject={subject}")
-    check(dataclasses.replace(config, corpus=CorpusConfig("text", "text", str(text))))
+    if config.sae.release:
+        check(config)
+    assert config.evaluator is None
+    assert config.corpus.source == "embedded"
     assert_shown("model_types", finished(config, subject))

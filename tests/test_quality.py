@@ -75,3 +75,40 @@ def test_without_tokens_nothing_is_read(tiny_subject: MakeSubject) -> None:
 def test_a_corpus_without_text_is_refused(tiny_subject: MakeSubject, tmp_path: Path) -> None:
     with pytest.raises(SteerlensError, match="no text in it"):
         quality([tiny_subject("llama", "topk")], 10, run_on(tmp_path, ""))
+
+
+def test_positions_that_the_sae_was_not_trained_on_count_nowhere(
+    tiny_subject: MakeSubject, tmp_path: Path
+) -> None:
+    # Without BOS the first token of each text is at position 0.
+    metadata = {"prepend_bos": False, "seqpos_slice": [1, None]}
+    subject = tiny_subject("llama", "topk", metadata=metadata)
+    assert subject.identity["uncounted_positions"] == 1
+    run = run_on(tmp_path, "\n".join(f"the w{n} experience , w{n + 1}" for n in range(20, 90)))
+    (found,) = quality([subject], 100, run)
+    assert run.corpus is not None
+    cut = list(pieces(texts(run.corpus), subject.lm.tokenizer, 9, None))
+    assert found["tokens"] == 100 == sum(len(piece) - 1 for piece in cut[:25])
+    (x_BLD,), _ = residuals([subject], cut[:25])
+    with torch.no_grad():
+        decoded_BLD = subject.sae.decode(subject.sae.encode(x_BLD))
+    x_ND, decoded_ND = x_BLD[:, 1:].flatten(0, 1), decoded_BLD[:, 1:].flatten(0, 1)
+    variance = (x_ND - x_ND.mean(0)).square().sum()
+    expected = 1 - float((decoded_ND - x_ND).square().sum() / variance)
+    assert found["explained_variance"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "n"),
+    [
+        ({}, 1),
+        ({"prepend_bos": False}, 0),
+        ({"prepend_bos": False, "seqpos_slice": [None]}, 0),
+        ({"prepend_bos": False, "exclude_first_position": True}, 1),
+        ({"prepend_bos": True, "seqpos_slice": [5, -5]}, 5),
+    ],
+)
+def test_the_sae_says_which_positions_count(
+    tiny_subject: MakeSubject, metadata: dict[str, Any], n: int
+) -> None:
+    assert tiny_subject("llama", "topk", metadata=metadata).n_uncounted == n

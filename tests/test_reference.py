@@ -173,7 +173,7 @@ def test_the_listed_features_are_scored_with_features_reference(tmp_path: Path) 
     check(config)
     assert config.features.file == str(tmp_path / "features" / "llama31_features.json")
     with pytest.raises(
-        SteerlensError, match=r"belongs to the model llama-3\.1-8b, not to embedded"
+        SteerlensError, match=r"belongs to the model llama-3\.1-8b, not to smollm2-135m"
     ):
         check(compose(words))
     with pytest.raises(SteerlensError, match=r"features=reference needs reference\.path=DIR"):

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from steerlens.results import FEATURES
+from steerlens.results import FEATURES, NULL_SCORES
 from tests.support.tiny import D_SAE, save_model, save_sae
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -77,6 +77,12 @@ def test_a_run_leaves_everything_in_its_folder(steerlens: Run, folders: dict[str
     ]
     assert all(0 <= score <= 1 for score in frame["output_score"])
     assert len(frame["input_score"].dropna()) == 0
+    null = NULL_SCORES.read(out)
+    for layer, rows in frame.groupby("layer"):
+        scores = null.loc[null["layer"] == layer, "output_score"].to_numpy(float)
+        assert len(scores) == 499
+        counts = [(scores >= score).sum() for score in rows["output_score"]]
+        assert rows["output_score_p"].tolist() == [(1 + count) / 500 for count in counts]
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["score"]["factor"] == 10.0
     assert config["paths"]["output_dir"] == str(out)
@@ -87,6 +93,7 @@ def test_a_run_leaves_everything_in_its_folder(steerlens: Run, folders: dict[str
     suffixes = {file.suffix for file in (out / "figures").iterdir()}
     assert suffixes == {".png", ".pdf"}
     assert "Best output features" in done.stdout
+    assert "998 random directions" in " ".join(done.stdout.split())
     assert "HYDRA" not in done.stdout + done.stderr
     assert not list(out.parent.glob("outputs*"))
 
@@ -134,6 +141,19 @@ def test_two_runs_with_the_same_seed_are_equal(
     a, b = FEATURES.read(tmp_path / "a"), FEATURES.read(tmp_path / "b")
     pd.testing.assert_frame_equal(a, b)
     assert len(a) == 10
+
+
+def test_random_directions_are_a_setting_and_an_earlier_runs_are_cleared(
+    steerlens: Run, folders: dict[str, Path]
+) -> None:
+    assert steerlens("layer=1", "score.null_directions=7").returncode == 0
+    null = NULL_SCORES.read(folders["out"])
+    assert null["direction"].tolist() == list(range(7))
+    done = steerlens("layer=1", "score.null_directions=0")
+    assert done.returncode == 0, done.stderr
+    assert not (folders["out"] / NULL_SCORES.file).exists()
+    assert all(FEATURES.read(folders["out"])["output_score_p"].isna())
+    assert_refused(steerlens("score.null_directions=-1"), "null_directions=-1", "at least 0")
 
 
 def test_ids_and_layer_choose_rows(steerlens: Run, folders: dict[str, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,21 +11,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from steerlens.analysis.toward import best_toward
 from steerlens.export.tensors import load_safetensors
 from steerlens.results import FEATURES, GENERATIONS, STEERING
 from steerlens.subject import Subject
 from tests.support.naive import naive_steered_logits
-from tests.support.tiny import save_sae
+from tests.support.tiny import make_decided, save_model, save_sae
 
 MakeSubject = Callable[..., Subject]
 Steerlens = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("concept")
     save_sae(folder / "sae", "jumprelu")
-    (folder / "model").symlink_to(tiny_folder("llama"))
+    make_decided(save_model(folder / "model"), 4)
     (folder / "texts.txt").write_text("Note that my experience , the\n" * 30)
     return folder
 
@@ -49,9 +51,8 @@ SUBJECT = (
 def done(folder: Path, steerlens: Steerlens) -> tuple[Path, str]:
     """A run toward a concept, and what it printed."""
     run = steerlens(
-        "concept=experience", *SUBJECT, "selection.top_n=2", "steer.together=[2]",
-        "choice.success=concept_success", "paths.output_dir=out",
-        "paths.cache_dir=cache", "features.top_k=60",
+        "concept=w145", *SUBJECT, "selection.top_n=2", "steer.together=[2]",
+        "paths.output_dir=out", "paths.cache_dir=cache", "features.top_k=60",
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     return folder / "out", run.stdout
@@ -70,15 +71,17 @@ def test_the_page_shows_texts_of_each_feature_beside_the_unsteered(done: tuple[P
     folder, page = done
     texts = GENERATIONS.read(folder)
     for feature in STEERING.read(folder)["feature"]:
-        assert f"feature {feature}: output score" in page
-    assert page.count("without ") == page.count("steered ") - page.count("(unsteered ") > 0
-    assert page.count("\n") <= 70
+        assert f"\nlayer 2, feature {feature}\n" in page
+    assert page.count("\n    unsteered  ") == page.count("\n    steered    ") > 0
+    assert "…" not in page  # nothing is cut
     assert all(texts["concept_success"].notna().tolist())
+    assert set(texts["concept"]) == {"w145"}
 
 
 def test_the_page_names_the_tokens_and_shows_the_features_together(done: tuple[Path, str]) -> None:
     folder, page = done
-    assert "Tokens of the concept that these features write: experience\n" in page
+    assert "\nTokens of it: w145\n" in page
+    assert "\nTexts go on from 2 prompts, without a chat template.\n" in page
     steering = STEERING.read(folder)
     best, second = steering.sort_values("concept_score", ascending=False)["feature"].unique()
     both = steering.loc[steering["control"].notna()]
@@ -88,8 +91,27 @@ def test_the_page_names_the_tokens_and_shows_the_features_together(done: tuple[P
 
 def test_concept_success_counts_the_concepts_tokens(done: tuple[Path, str]) -> None:
     texts = GENERATIONS.read(done[0])
-    expected = [str(text).split().count("experience") for text in texts["text"]]
+    expected = [str(text).split().count("w145") for text in texts["text"]]
     assert texts["concept_success"].tolist() == expected
+
+
+def test_the_answer_is_in_the_summary(done: tuple[Path, str]) -> None:
+    summary = json.loads((done[0] / "summary.json").read_text())
+    (word,) = summary["words"]
+    row = best_toward(STEERING.read(done[0])).iloc[0]
+    assert summary["found"] is word["found"] is True
+    for name in ("layer", "feature", "best_factor", "concept_success"):
+        assert word[name] == row[name]
+    assert row["concept_success"] > row["concept_success_unsteered"]
+
+
+def test_the_report_and_its_figures_are_about_the_concept(done: tuple[Path, str]) -> None:
+    text = (done[0] / "report.md").read_text()
+    assert text.startswith("# local: steering toward w145\n")
+    pictures = {path.stem for path in (done[0] / "figures").iterdir()}
+    assert pictures == {"concept_by_factor", "concept_score_by_layer"}
+    assert "<strong>w145</strong>" in text.replace(" w145", "w145")
+    assert "## By layer" not in text
 
 
 def test_the_report_shows_the_same_page(done: tuple[Path, str], steerlens: Steerlens) -> None:
@@ -102,7 +124,7 @@ def test_the_report_shows_the_same_page(done: tuple[Path, str], steerlens: Steer
 
 def test_the_winner_is_exported(done: tuple[Path, str], steerlens: Steerlens) -> None:
     folder, _ = done
-    row = STEERING.read(folder).sort_values("concept_score", ascending=False).iloc[0]
+    row = best_toward(STEERING.read(folder)).iloc[0]
     run = steerlens("export", "out", "factor=2")
     assert run.returncode == 0, run.stderr
     paths = [Path(line) for line in run.stdout.splitlines()]

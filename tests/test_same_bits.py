@@ -11,14 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
-from steerlens import load_subject
 from steerlens.generation.targets import together
 from steerlens.logit_lens import logit_lens
 from steerlens.metrics.likelihood import mean_negative_log_likelihood
 from steerlens.scores import ScoreRun, output, prompt_robustness, token_confidence
 from steerlens.subject import Subject
-from tests.support.embedded import needs_embedded
 from tests.support.generating import rows_of, texts_of
+from tests.support.trained import trained_subject
 
 MakeSubject = Callable[..., Subject]
 PROMPTS = ("In my experience,", "Note that", "the", "From the experience, that w60 w61 w62 w63 w64")
@@ -30,7 +29,7 @@ TINY: list[tuple[str, str, dict[str, Any]]] = [
 SUBJECTS = [
     *((subject, 1) for subject in TINY),
     (TINY[1], 2),
-    *(pytest.param(("embedded", n), marks=needs_embedded) for n in (1, 2)),
+    *(("trained", n) for n in (1, 2)),
 ]
 
 
@@ -40,8 +39,8 @@ def subject(request: pytest.FixtureRequest, tiny_subject: MakeSubject) -> Iterat
     given, n_threads = request.param
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
-    if given == "embedded":
-        yield load_subject("embedded", "embedded-topk", layer=5)
+    if given == "trained":
+        yield trained_subject()
     else:
         kind, architecture, settings = given
         yield tiny_subject(kind, architecture, **settings)

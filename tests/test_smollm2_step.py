@@ -32,7 +32,8 @@ CLASSES: dict[str, tuple[Any, Any]] = {
 
 
 def trainee(architecture: str, x_BD: torch.Tensor, dead: torch.Tensor) -> Trainee:
-    """Initialise an SAE whose decoder norms differ, so that they decide which latents are chosen."""
+    """Initialise an SAE whose decoder norms differ, so that they decide which latents are
+    chosen."""
     settings = Settings(architecture, D_SAE, K, half=False)
     sae = new_trainee(settings, x_BD.mean(0), x_BD.norm(dim=-1).mean().item(), seed=0)
     with torch.no_grad():

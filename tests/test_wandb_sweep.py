@@ -13,6 +13,7 @@ import yaml
 
 from steerlens.config.check import check
 from steerlens.config.compose import compose
+from tests.support.shipped import MODEL, save_distribution
 
 FILE = Path(__file__).parents[1] / "experiments" / "sweeps" / "wandb.yaml"
 
@@ -105,10 +106,12 @@ def test_a_wrong_file_is_not_valid(sweep: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("end", [0, 1])
 def test_the_agents_command_composes_for_all_ends_of_the_values(
-    sweep: dict[str, Any], end: int
+    sweep: dict[str, Any], end: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    save_distribution(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     values = {key: ends(parameter)[end] for key, parameter in sweep["parameters"].items()}
-    config = compose(words(sweep, values))
+    config = compose([*MODEL, *words(sweep, values)])
     check(config)
     assert config.objective == "success_per_perplexity"
     assert config.tracking.mode == "online"

@@ -1,7 +1,7 @@
 """Supervised directions: many concepts at once, one at a time, and the machine's own limit.
 
     python -m experiments.benchmarks.baselines              # 500 concepts at Gemma-2-2B's width
-    python -m experiments.benchmarks.baselines --embedded   # ReFT-r1 and SSV on the embedded model
+    python -m experiments.benchmarks.baselines --default    # ReFT-r1 and SSV on the default model
 
 The first needs no model: DiffMean, probe and PCA fit made-up activations with a spectrum like a
 residual stream's. From each text's mean vector all 500 concepts are fitted; from all tokens, as
@@ -155,11 +155,11 @@ def activations_alone(n_concepts: int, d_model: int, tokens: int, gib: float, lo
 
 
 def trained(names: Sequence[str], layer: int, loops: int) -> None:
-    """All embedded concepts, against the same method one concept and the whole model at a time."""
+    """Time the methods on all topics of the documentation, and on one topic at a time."""
     from steerlens import load_subject
     from tests.support.naive_training import naive_training
 
-    subject = load_subject("embedded", "embedded-topk", layer)
+    subject = load_subject(layer=layer)
     made: list[ConceptSet] = []
     reading = seconds(lambda: made.append(embedded_concepts()))
     concepts = made[0].concepts
@@ -177,16 +177,16 @@ def trained(names: Sequence[str], layer: int, loops: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Supervised directions of many concepts.")
-    parser.add_argument("--embedded", action="store_true", help="trained directions instead")
+    parser.add_argument("--default", action="store_true", help="trained directions instead")
     parser.add_argument("--concepts", type=int, default=500)
     parser.add_argument("--d-model", type=int, default=2304)
     parser.add_argument("--tokens", type=int, default=100, help="tokens of a text")
     parser.add_argument("--gib", type=float, default=1.0, help="memory for activations of tokens")
     parser.add_argument("--loops", type=int, default=5, help="concepts of the naive loop")
-    parser.add_argument("--layer", type=int, default=4)
+    parser.add_argument("--layer", type=int, default=19)
     parser.add_argument("--methods", nargs="+", default=["ReFT-r1", "SSV"])
     args = parser.parse_args()
-    if args.embedded:
+    if args.default:
         trained(args.methods, args.layer, min(args.loops, 1))
     else:
         activations_alone(args.concepts, args.d_model, args.tokens, args.gib, args.loops)

@@ -1,7 +1,7 @@
 """Input score: the streaming pass against the plain forward and encoder, and one text at a time.
 
-    python -m experiments.benchmarks.input_score            # a few of Gemma-2-2B's blocks, random
-    python -m experiments.benchmarks.input_score --embedded # the model that ships with the package
+    python -m experiments.benchmarks.input_score          # a few of Gemma-2-2B's blocks, random
+    python -m experiments.benchmarks.input_score --default --layer 19       # the default
 
 Three rates in one process, in tokens a second: the plain forward of the model up to the SAE's hook
 and its encoder on full batches of equal length, nothing kept; our pass over the same tokens; and
@@ -103,7 +103,7 @@ def measure(name: str, subject: Subject, n_tokens: int, loops: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Input score against the plain forward.")
-    parser.add_argument("--embedded", action="store_true", help="the embedded model instead")
+    parser.add_argument("--default", action="store_true", help="the default model instead")
     parser.add_argument("--layer", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--loops", type=int, default=20, help="texts of the naive loop")
@@ -113,9 +113,10 @@ def main() -> None:
     args = parser.parse_args()
     print(f"threads {torch.get_num_threads()}, {args.tokens:,} tokens, tokens/s")
     print(f"{'subject':<28}{'plain':>12}{'ours':>12}{'time':>11}{'naive':>12}{'ours/it':>10}")
-    if args.embedded:
-        for sae in ("embedded-topk", "embedded-batchtopk"):
-            measure(sae, load_subject("embedded", sae, args.layer), args.tokens, args.loops)
+    if args.default:
+        for sae in ("smollm2-topk", "smollm2-batchtopk"):
+            subject = load_subject(sae=sae, layer=args.layer)
+            measure(sae, subject, args.tokens, args.loops)
         return
     for d_sae in args.d_sae:
         subject = a_few_blocks(args.layer, d_sae, args.device, getattr(torch, args.dtype))

@@ -38,7 +38,11 @@ PROMPT = "From my experience,"
 def measure(lm: LoadedModel, sae: Any, layer: int, n: int, loops: int) -> tuple[Any, float]:
     """Prints one row of the table; returns the scores and features per second."""
     subject = random_subject(lm, sae, layer)
-    features, config, run = torch.arange(n).numpy(), Config(prompt=PROMPT), ScoreRun()
+    features, config, run = (
+        torch.arange(n).numpy(),
+        Config(prompt=PROMPT, null_directions=0),
+        ScoreRun(),
+    )
     hf_model: Any = lm.bridge.original_model
     shapes = shapes_above(hf_model.config, layer)
     lens = seconds(lambda: score(subject, features, config, run))  # logit lens and score

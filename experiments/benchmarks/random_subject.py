@@ -72,7 +72,8 @@ def random_sae(lm: LoadedModel, d_sae: int) -> Any:
 
 def random_subject(lm: LoadedModel, sae: Any, layer: int) -> Subject:
     hook = f"blocks.{layer}.hook_resid_post"
-    return Subject(lm, sae, "random", Site(hook, layer, read=hook, write=hook), prepend_bos=True)
+    site = Site(hook, layer, read=hook, write=hook)
+    return Subject(lm, sae, "random", site, prepend_bos=True, n_uncounted=1)
 
 
 def seconds(action: Callable[[], Any]) -> float:

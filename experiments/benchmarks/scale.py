@@ -49,12 +49,13 @@ def one(d_sae: int, d_vocab: int, d_model: int, n: int, budget: int) -> None:
     lm = random_model(config, "cpu")
     subject = random_subject(lm, random_sae(lm, d_sae), 0)
     n = min(n, d_sae // 4)
-    score(subject, np.arange(8), Config(), ScoreRun(budget))
+    settings = Config(null_directions=0)
+    score(subject, np.arange(8), settings, ScoreRun(budget))
     before = forget_peak()
     took: list[float] = []
     for features in (np.arange(n), np.arange(2 * n), np.arange(4 * n)):
         subject.logit_lens_memo = None
-        took.append(seconds(lambda: score(subject, features, Config(), ScoreRun(budget))))  # noqa: B023
+        took.append(seconds(lambda: score(subject, features, settings, ScoreRun(budget))))  # noqa: B023
     output = status("VmHWM") - before
     draw = np.random.default_rng(0)
     pieces = [draw.integers(0, 200, 64).astype(np.int32) for _ in range(64)]

@@ -2,10 +2,11 @@
 
     python -m experiments.smollm2.activations --model DIR --scratch DIR --shards 64
 
-Each shard is `[N, n_layers, d_model]` in bfloat16 (`activations/NNNN.safetensors`): rows of `CONTEXT` tokens, three eighths of them written by the
-model itself as far as there are such rows, the rest from the documents in proportion to their size, without position 0, whose norm is
-a hundred times that of all others, and without padding; shuffled. The last thirtieth of every source and the batches of samples from `HELD_OUT_SAMPLES` on are held out; they go into `held_out/KIND.safetensors`
-with their token ids.
+Each shard is `[N, n_layers, d_model]` in bfloat16 (`activations/NNNN.safetensors`): rows of
+`CONTEXT` tokens, up to a fifth of them written by the model itself, the rest from the documents in
+proportion to their size, without position 0, whose norm is a hundred times that of all others, and
+without padding; shuffled. The last thirtieth of every source and the batches of samples from
+`HELD_OUT_SAMPLES` on are held out; they go into `held_out/KIND.safetensors` with their token ids.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ ROWS = 128
 BATCH = 16
 BOS_ID = 1
 PREPEND_BOS = True
-HELD_OUT_SAMPLES = 900
-SAMPLED_SHARE = 0.375
-FIRST_SAMPLED = 9
+HELD_OUT_SAMPLES = 3
+SAMPLED_SHARE = 0.1875
+FIRST_SAMPLED = 7
 """The first shard with rows of samples; those before were written while the first samples were."""
 
 
@@ -78,7 +79,8 @@ def residuals(base: nn.Module, ids: torch.Tensor, mask: torch.Tensor | None = No
 
 
 class Rows:
-    """Token rows of all sources, drawn without replacement; `[CONTEXT]` each, beginning with BOS."""
+    """Token rows of all sources, drawn without replacement; `[CONTEXT]` each, beginning with
+    BOS."""
 
     def __init__(self, scratch: Path, *, held_out: bool = False) -> None:
         self.scratch = scratch
@@ -111,9 +113,12 @@ class Rows:
         return np.stack(rows) if rows else np.zeros((0, CONTEXT), np.uint16)
 
     def shard(self, number: int) -> np.ndarray:
-        """Return the rows of shard `number`, which don't depend on other shards but for the samples."""
+        """Return the rows of shard `number`, which don't depend on other shards but for the
+        samples."""
         rng = np.random.default_rng(0)
-        documents = np.concatenate([rows[rng.permutation(len(rows))] for rows in self.rows.values()])
+        documents = np.concatenate(
+            [rows[rng.permutation(len(rows))] for rows in self.rows.values()]
+        )
         documents = documents[rng.permutation(len(documents))]
         n_sampled = int(ROWS * SAMPLED_SHARE)
         first_sampled = max(0, number - FIRST_SAMPLED) * n_sampled
@@ -125,7 +130,8 @@ class Rows:
 
 
 def encode(base: nn.Module, rows: np.ndarray) -> torch.Tensor:
-    """Return activations `[N, n_layers, D]` of all tokens of the rows but position 0, in bfloat16."""
+    """Return activations `[N, n_layers, D]` of all tokens of the rows but position 0, in
+    bfloat16."""
     parts = []
     for start in range(0, len(rows), BATCH):
         ids = torch.from_numpy(rows[start : start + BATCH].astype(np.int64))

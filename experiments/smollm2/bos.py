@@ -2,8 +2,8 @@
 
     python -m experiments.smollm2.bos --model DIR --scratch DIR
 
-Decides `prepend_bos` of the SAEs before they are trained: the loss on the same tokens of the same documents, with and without.
-"""
+Decides `prepend_bos` of the SAEs before they are trained: the loss on the same tokens of the same
+documents, with and without."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ def main() -> None:
         target = ids[:, 1:].flatten()
         losses = [cross_entropy(logits, target).item() for logits in (without, beside)]
         differences.append(losses[1] - losses[0])
-        print(f"{file.name.split('.')[0]:12s} without {losses[0]:.4f} with {losses[1]:.4f}", flush=True)
+        print(
+            f"{file.name.split('.')[0]:12s} without {losses[0]:.4f} with {losses[1]:.4f}",
+            flush=True,
+        )
     print(f"mean difference (with less without): {np.mean(differences):.4f} nats a token")
 
 

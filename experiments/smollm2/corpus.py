@@ -6,9 +6,9 @@
     pip install --no-deps --target DIR/gensim gensim==4.4.0     # for its extract of Wikipedia
     python -m experiments.smollm2.corpus --model DIR --scratch DIR
 
-Writes `tokens/SOURCE.npy` (uint16, documents one after another) with `tokens/SOURCE.starts.npy`, the index at which each document
-begins. The model's own texts come from `sample.py`. Which sources may be shown in shipped examples is `SHIPPABLE`.
-"""
+Writes `tokens/SOURCE.npy` (uint16, documents one after another) with `tokens/SOURCE.starts.npy`,
+the index at which each document begins. The model's own texts come from `sample.py`. Which sources
+may be shown in shipped examples is `SHIPPABLE`. """
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ def _spaces(text: str) -> str:
     return re.sub(r"[ \t]*\n[ \t]*", "\n", re.sub(r"[ \t]+", " ", text)).strip()
 
 
+def _unzipped(file: Path) -> str:
+    return gzip.decompress(file.read_bytes()).decode("utf-8", errors="replace")
+
+
 def _pages(folder: Path) -> Iterator[str]:
     """Yield the prose of each HTML page below a folder: headings, paragraphs and list items."""
     for file in sorted(file for file in folder.rglob("*.html") if file.is_file()):
@@ -49,7 +53,6 @@ def _pages(folder: Path) -> Iterator[str]:
             if element.tag != "li" or element.find(".//p") is None
         )
         yield "\n\n".join(dict.fromkeys(filter(None, texts)))
-
 
 
 def wordnet() -> Iterator[str]:
@@ -70,7 +73,7 @@ def wordnet() -> Iterator[str]:
 
 def _dictionary(name: str) -> Iterator[str]:
     """Yield a dictd dictionary in pieces of about forty entries, in an order drawn at random."""
-    text = gzip.open(f"/usr/share/dictd/{name}.dict.dz", "rt", encoding="utf-8", errors="replace").read()
+    text = _unzipped(Path(f"/usr/share/dictd/{name}.dict.dz"))
     text = re.sub(r"\n *\[1913 Webster[^\]]*\]|\n *\[PJC\]|\n *\[WordNet[^\]]*\]", "", text)
     entries = [_spaces(e) for e in re.split(r"\n\n(?=\S)", text)]
     pieces = ["\n\n".join(entries[i : i + 40]) for i in range(0, len(entries), 40)]
@@ -79,7 +82,7 @@ def _dictionary(name: str) -> Iterator[str]:
 
 
 def jargon() -> Iterator[str]:
-    text = gzip.open(DOC / "jargon-text" / "jargon.txt.gz", "rt", errors="replace").read()
+    text = _unzipped(DOC / "jargon-text" / "jargon.txt.gz")
     entries = [_spaces(e) for e in re.split(r"\n(?=:)", text)]
     for start in range(0, len(entries), 10):
         yield "\n\n".join(entries[start : start + 10])

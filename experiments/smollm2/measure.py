@@ -2,17 +2,18 @@
 
     python -m experiments.smollm2.measure --model DIR --scratch DIR --target DIR
 
-For each SAE and both kinds of held-out text (documents like the training's; chats and stories that the model wrote): explained variance
-`1 - sum|x - xhat|^2 / sum|x - mean|^2` and L0 over all tokens but position 0, the share of features that never fire on either, and
-how many nats a token the next-token loss rises when the reconstruction takes the place of the residual stream at all positions but 0. Writes `measured.json` beside the SAEs.
-"""
+For each SAE and both kinds of held-out text (documents like the training's; chats and stories that
+the model wrote): explained variance `1 - sum|x - xhat|^2 / sum|x - mean|^2` and L0 over all tokens
+but position 0, the share of features that never fire on either, and how many nats a token the
+next-token loss rises when the reconstruction takes the place of the residual stream at all
+positions but 0. Writes `measured.json` beside the SAEs."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 

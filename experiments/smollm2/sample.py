@@ -2,9 +2,9 @@
 
     python -m experiments.smollm2.sample --model DIR --scratch DIR --minutes 40
 
-SAEs that are to explain what a steered model does need the text that the model itself writes. Each batch is a
-file of token rows `[B, L]` (`samples/NNNN.npy`, uint16) seeded by its number, so that a killed run goes on with the next number.
-"""
+SAEs that are to explain what a steered model does need the text that the model itself writes. Each
+batch is a file of token rows `[B, L]` (`samples/NNNN.npy`, uint16) seeded by its number, so that a
+killed run goes on with the next number."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ BEGINNINGS = (
 
 
 def common_nouns() -> list[str]:
-    """List nouns of one lower-case word with at least one sense that occurs in WordNet's tagged texts."""
+    """List nouns of one lower-case word with at least one sense that occurs in WordNet's tagged
+    texts."""
     nouns = []
     for line in INDEX.read_text().splitlines():
         fields = line.split()
@@ -74,7 +75,8 @@ def common_nouns() -> list[str]:
 
 
 def prompts(tokenizer: PreTrainedTokenizerBase, nouns: list[str], rng: random.Random) -> list[str]:
-    """Mix `ROWS` prompts: two fifths chats from nothing, two fifths requests, one fifth plain text."""
+    """Mix `ROWS` prompts: two fifths chats from nothing, two fifths requests, one fifth plain
+    text."""
     chat = str(tokenizer.apply_chat_template([{"role": "user", "content": "X"}], tokenize=False))
     from_nothing = chat[: chat.index("X")]
 
@@ -94,7 +96,9 @@ def prompts(tokenizer: PreTrainedTokenizerBase, nouns: list[str], rng: random.Ra
 
 
 @torch.no_grad()
-def write_batch(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, number: int, nouns: list[str]) -> np.ndarray:
+def write_batch(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, number: int, nouns: list[str]
+) -> np.ndarray:
     """Sample token rows `[ROWS, L]`, left-padded with 0, from temperature 1 and min-p 0.05."""
     torch.manual_seed(number)
     texts = prompts(tokenizer, nouns, random.Random(number))
@@ -141,7 +145,9 @@ def main() -> None:
             np.save(partial, rows)
             partial.replace(file)
             seconds = time.monotonic() - start
-            print(f"{file.name}: {rows.shape}, {ROWS * NEW_TOKENS / seconds:.0f} tokens/s", flush=True)
+            print(
+                f"{file.name}: {rows.shape}, {ROWS * NEW_TOKENS / seconds:.0f} tokens/s", flush=True
+            )
         number += 1
 
 

@@ -2,9 +2,9 @@
 
     python -m experiments.smollm2.train --scratch DIR --shards 64 --target DIR
 
-All SAEs of all layers see the same batches. Every shard is seen twice: when it is new, and once more among later ones. A killed run goes on
-from its last checkpoint (`checkpoint.safetensors`, every `CHECKPOINT_SHARDS` shards).
-"""
+All SAEs of all layers see the same batches. Every shard is seen twice: when it is new, and once
+more among later ones. A killed run goes on from its last checkpoint (`checkpoint.safetensors`,
+every `CHECKPOINT_SHARDS` shards)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from experiments.smollm2.activations import LAYERS, write
+from experiments.smollm2.activations import CONTEXT, LAYERS, ROWS, write
 from experiments.smollm2.step import (
     Settings,
     Trainee,
@@ -43,14 +43,16 @@ ADAM_STATE = ("exp_avg", "exp_avg_sq")
 
 
 def schedule(progress: float) -> float:
-    """Return the factor of the learning rate: linear warm-up, constant, linear decay to a hundredth."""
+    """Return the factor of the learning rate: linear warm-up, constant, linear decay to a
+    hundredth."""
     if progress < WARMUP:
         return progress / WARMUP
     return min(1.0, max(0.01, (1 - progress) / DECAY))
 
 
 def order_of_shards(n: int) -> list[int]:
-    """List shard numbers, each twice: new ones in order, and after each second one an older one again."""
+    """List shard numbers, each twice: new ones in order, and after each second one an older one
+    again."""
     order: list[int] = []
     for number in range(n):
         order.append(number)
@@ -68,14 +70,16 @@ def wait_for(file: Path) -> Tensor:
 def cap_norms(acts_ND: Tensor, cap: float) -> Tensor:
     """Shorten the few tokens that are longer than `cap`.
 
-    From block 10 on, one token in ten thousand besides position 0 is a massive activation, 150 times as long as others: its squared
-    error would be that of 20,000 tokens. Shortened, it teaches its direction and no more.
-    """
+    From block 10 on, one token in ten thousand besides position 0 is a massive activation, 150
+    times as long as others: its squared error would be that of 20,000 tokens. Shortened, it teaches
+    its direction and no more."""
     norm_N1 = acts_ND.norm(dim=-1, keepdim=True)
     return acts_ND * (cap / norm_N1).clamp(max=1)
 
 
-def save_checkpoint(file: Path, trainees: dict[str, Trainee], adams: dict[str, torch.optim.Adam], done: int) -> None:
+def save_checkpoint(
+    file: Path, trainees: dict[str, Trainee], adams: dict[str, torch.optim.Adam], done: int
+) -> None:
     tensors: dict[str, Tensor] = {"done": torch.tensor(done)}
     for name, sae in trainees.items():
         tensors[f"{name}.threshold"] = torch.tensor(sae.threshold, dtype=torch.float64)
@@ -88,7 +92,9 @@ def save_checkpoint(file: Path, trainees: dict[str, Trainee], adams: dict[str, t
     write({key: value.clone() for key, value in tensors.items()}, file)
 
 
-def load_checkpoint(file: Path, trainees: dict[str, Trainee], adams: dict[str, torch.optim.Adam]) -> int:
+def load_checkpoint(
+    file: Path, trainees: dict[str, Trainee], adams: dict[str, torch.optim.Adam]
+) -> int:
     tensors = load_file(file)
     for name, sae in trainees.items():
         sae.threshold = float(tensors[f"{name}.threshold"])
@@ -119,6 +125,8 @@ def save_sae(sae: Trainee, layer: int, folder: Path, facts: dict[str, object]) -
             # Without it SAELens takes the file for an older one and drops what follows.
             "sae_lens_version": version("sae-lens"),
             "model_name": "HuggingFaceTB/SmolLM2-135M-Instruct",
+            "gguf_file": "SmolLM2-135M-Instruct.Q4_1.gguf",
+            "gguf_sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             "model_class_name": "TransformerBridge",
             "hook_name": f"blocks.{layer}.hook_resid_post",
             "hook_head_index": None,
@@ -135,6 +143,13 @@ def save_sae(sae: Trainee, layer: int, folder: Path, facts: dict[str, object]) -
     (folder / "cfg.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
+def save_saes(trainees: dict[str, Trainee], target: Path, shards_seen: int) -> None:
+    for name, sae in trainees.items():
+        layer = int(name.rsplit("_", 1)[1])
+        tokens = shards_seen * ROWS * (CONTEXT - 1) // BATCH * BATCH
+        save_sae(sae, layer, target / name, {"training_tokens": tokens})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scratch", type=Path, required=True)
@@ -144,6 +159,7 @@ def main() -> None:
     parser.add_argument("--releases", nargs="*", default=list(RELEASES))
     parser.add_argument("--lr", type=float, default=LR)
     parser.add_argument("--k", type=int)
+    parser.add_argument("--save", type=Path, help="write the last checkpoint's SAEs there and stop")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folder = arguments.scratch / "activations"
@@ -166,6 +182,9 @@ def main() -> None:
     checkpoint = arguments.target / "checkpoint.safetensors"
     done = load_checkpoint(checkpoint, trainees, adams) if checkpoint.exists() else 0
     order = order_of_shards(arguments.shards)
+    if arguments.save:
+        save_saes(trainees, arguments.save, done)
+        return
     for position, number in enumerate(order[done:], start=done):
         acts = wait_for(folder / f"{number:04d}.safetensors")
         start = time.monotonic()
@@ -191,9 +210,11 @@ def main() -> None:
         shown = " ".join(
             f"{value:.3f}/{total[name][-1]['dead']:.0f}" for name, value in explained.items()
         )
-        print(f"{position + 1}/{len(order)} shard {number}: {len(batches) * BATCH / seconds:.0f} tokens/s {shown}", flush=True)
-    for name, sae in trainees.items():
-        save_sae(sae, int(name.rsplit("_", 1)[1]), arguments.target / name, {"training_steps": len(order)})
+        rate = len(batches) * BATCH / seconds
+        print(
+            f"{position + 1}/{len(order)} shard {number}: {rate:.0f} tokens/s {shown}", flush=True
+        )
+    save_saes(trainees, arguments.target, len(order))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Which SAE features steer a language model, toward what, how strongly, and is it worth it?
 
 import steerlens
-subject = steerlens.load_subject("embedded", "embedded-topk", layer=4)
+subject = steerlens.load_subject("smollm2-135m-instruct", "smollm2-topk", layer=19)
 frame = steerlens.score_features(subject, "output", features=range(100))
 with steerlens.steer(subject, feature=123, factor=4):
     print(subject.lm.bridge.generate("Note that"))

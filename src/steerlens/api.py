@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def load_subject(
-    model: str = "embedded",
-    sae: str = "embedded-topk",
+    model: str = "smollm2-135m-instruct",
+    sae: str = "smollm2-topk",
     layer: int | str = "all",
     **settings: Any,
 ) -> Subject:
@@ -40,7 +40,9 @@ def load_subject(
     subjects = load_subjects(compose([f"model={model}", f"sae={sae}", *overrides]))
     subject = next(subjects)
     if not isinstance(layer, int) and next(subjects, None) is not None:
-        raise SteerlensError(f"{sae} has SAEs of several layers; choose one: layer=0, say.")
+        raise SteerlensError(
+            f"{sae} has SAEs of several layers; choose one: layer={subject.layer}, say."
+        )
     return subject
 
 
@@ -51,7 +53,7 @@ def score_features(
     logit_lens_k: int = 20,
     memory_budget: int = 2 * 1024**3,
     seed: int = 0,
-    corpus: str | Mapping[str, Any] = "embedded",
+    corpus: str | Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
     """Scores features of `subject`: one row each, with the columns of `features.parquet`.
@@ -64,7 +66,8 @@ def score_features(
         memory_budget: bytes that scoring may use beyond the weights.
         seed: for methods that draw.
         corpus: for methods that need texts: an option of the `corpus` group, or its name and keys,
-            e.g. `{"name": "text", "path": "FILE"}`.
+            e.g. `{"name": "text", "path": "FILE"}`; None = the examples that ship with the SAE,
+            and where there are none, `embedded`.
         **settings: the method's own settings, e.g. `factor=10`.
     """
     from steerlens.config.parse import parse_ids
@@ -82,8 +85,11 @@ def score_features(
         wrong = next(key for key in settings if key not in valid)
         raise unknown(f"setting of score {method}", wrong, valid) from None
     ids = range(subject.d_sae) if features is None else parse_ids(list(features), subject.d_sae)
-    texts = _corpus(corpus) if config.corpus_pass() else None
-    run = ScoreRun(memory_budget=memory_budget, seed=seed, corpus=texts)
+    shipped = subject.examples if corpus is None else None
+    config.resolve_source(shipped, subject.examples)
+    config.check()
+    texts = _corpus(corpus or "embedded") if config.corpus_pass() else None
+    run = ScoreRun(memory_budget=memory_budget, seed=seed, corpus=texts, examples=shipped)
     return FEATURES.frame(score_layer(subject, ids, {method: config}, logit_lens_k, run))
 
 

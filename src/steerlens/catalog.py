@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache, partial
@@ -11,9 +12,12 @@ from pathlib import Path
 import yaml
 
 from steerlens.config.compose import register
-from steerlens.config.entries import Entry, entries, options
+from steerlens.config.entries import Entry, entries, options, resolved
 from steerlens.errors import SteerlensError, nearest, unknown
 from steerlens.registry import load_method, methods
+
+SAE_SETTINGS = ("site", "width", "l0")
+"""Settings that choose within a family of SAEs; an entry that is one has them."""
 
 
 def listing(kind: str, filter: str = "") -> str:
@@ -21,6 +25,7 @@ def listing(kind: str, filter: str = "") -> str:
     kinds = {
         "models": _models,
         "saes": _saes,
+        "subjects": _subjects,
         "releases": _releases,
         "scores": _scores,
         "concepts": partial(_group, "concepts"),
@@ -30,6 +35,8 @@ def listing(kind: str, filter: str = "") -> str:
         raise unknown("list", kind, kinds)
     if kind == "releases" and filter in releases():
         return _release(filter)
+    if kind == "saes" and set(SAE_SETTINGS) & set(entries("sae").get(filter, {})):
+        return _family(filter)
     rows = kinds[kind]()
     chosen = [row for row in rows if any(filter.lower() in cell.lower() for cell in row)]
     if not chosen:
@@ -58,12 +65,74 @@ def _models() -> list[list[str]]:
 
 
 def _saes() -> list[list[str]]:
+    register()  # the resolvers
     rows = []
     for name, entry in entries("sae").items():
         of = f"model={entry['model']}" if entry.get("model") else "any model"
-        width = f"{entry['d_sae']} features" if entry.get("d_sae") else ""
-        rows.append([f"sae={name}", of, width, entry["about"]])
+        d_sae = resolved(entry).get("d_sae")
+        rows.append([f"sae={name}", of, f"{d_sae} features" if d_sae else "", entry["about"]])
     return rows
+
+
+def _subjects() -> list[list[str]]:
+    rows = []
+    for name, entry in entries("subject").items():
+        chosen = {key: value for part in entry["defaults"] for key, value in part.items()}
+        model, sae = chosen["override /model"], chosen["override /sae"]
+        rows.append([f"subject={name}", f"model={model}", f"sae={sae}", entry["about"]])
+    return rows
+
+
+def _family(name: str) -> str:
+    """Return what `steerlens list saes NAME` shows of an entry whose settings choose an SAE."""
+    entry = entries("sae")[name]
+    settings = [setting for setting in SAE_SETTINGS if setting in entry]
+    *apart, last = settings
+    grouped: dict[tuple[str, ...], list[str]] = {}
+    for chosen, layers in family(name):
+        key = (*(chosen[setting] for setting in apart), _runs(layers))
+        grouped.setdefault(key, []).append(chosen[last])
+    heads = [f"sae.{setting}" for setting in settings]
+    head = [
+        f"{name}: {entry['about']}",
+        f"  steerlens model={entry['model']} sae={name}"
+        + "".join(f" sae.{setting}={entry[setting]}" for setting in settings),
+        "",
+    ]
+    rows = [[*key[:-1], ", ".join(sorted(values)), key[-1]] for key, values in grouped.items()]
+    return "\n".join([*head, table([[*heads, "layers"], *rows])])
+
+
+def family(name: str) -> list[tuple[dict[str, str], list[int]]]:
+    """Return every choice of the settings of the SAE entry `name`, with the layers that have it.
+
+    From SAELens' list: what the names of releases, and in them of SAEs, say.
+    """
+    entry = entries("sae")[name]
+    layers_at: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    pieces = re.split(r"\$\{\.(\w+)\}", entry["release"])
+    pattern = "".join(
+        f"(?P<{piece}>.+)" if index % 2 else re.escape(piece) for index, piece in enumerate(pieces)
+    )
+    for release in releases():
+        match = re.fullmatch(pattern, release)
+        if match is None:
+            continue
+        for sae in read_release(release)["saes"]:
+            inside = re.search(r"width_(?P<width>[^_]+)_l0_(?P<l0>.+)", sae["id"])
+            values = {**(inside.groupdict() if inside else {}), **match.groupdict()}
+            key = tuple((setting, values[setting]) for setting in SAE_SETTINGS if setting in entry)
+            layers_at.setdefault(key, []).append(int(re.findall(r"layer_?(\d+)", sae["id"])[0]))
+    return [(dict(key), sorted(layers)) for key, layers in layers_at.items()]
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Return rising numbers in short: `0-3, 5, 9`."""
+    runs = [
+        [number for _, number in run]
+        for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    ]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _group(group: str) -> list[list[str]]:
@@ -122,7 +191,8 @@ def read_release(name: str) -> Entry:
     """One release of SAELens: `model`, `repo_id`, and `saes` with an `id` each."""
     if name not in releases():
         raise unknown("SAELens release", name, releases())
-    return yaml.safe_load(releases()[name])
+    # libyaml, where PyYAML has been built with it, takes a tenth of the time.
+    return yaml.load(releases()[name], Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def _field(block: str, key: str) -> str:
@@ -152,13 +222,15 @@ steerlens: which SAE feature steers a language model toward X, how strongly, and
 be trusted?
 
 Run                  steerlens [KEY=VALUE ...]        score features; without arguments, every
-                                                     feature of the small model that ships along
-Look                 steerlens list models|saes|releases|scores|concepts|judges [filter]
+                                                     feature of the SAEs that ship along
+Look                 steerlens list models|saes|subjects|releases|scores|concepts|judges [filter]
 Redraw               steerlens report DIR             figures and tables of a finished run
 Sweep                steerlens -m KEY=A,B ...         one run for each value, joined at the end
                      steerlens join DIR [DIR ...]     the same of finished runs and sweeps
                      steerlens compare DIR DIR        two of them: settings, agreement, figures
 Export               steerlens export DIR             a steering vector for other tools
+                     steerlens export FILE.parquet    examples of features, in Neuronpedia's layout
+Examples             steerlens examples FILE ...      of your SAE's features, for sae.examples=FILE
 
 Groups: GROUP=OPTION
 {groups}
@@ -181,6 +253,7 @@ Examples
   steerlens model=gemma-2-2b sae=gemma-scope-2b-res layer=20 features=random
   steerlens experiment=gemma_2_2b plan=true
   steerlens model=local model.path=DIR sae=local sae.path=DIR layer=3
+  steerlens model=local model.path=FILE.gguf sae=local sae.path=DIR layer=9
   steerlens model=gpt2-small sae=release sae.release=gpt2-small-resid-post-v5-32k \\
       'sae.sae_id="blocks.{{layer}}.hook_resid_post"' layer=6
   steerlens -m layer=1,2,3 score.factor=5,10         one run for each combination

@@ -226,8 +226,11 @@ def _job(tree: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from steerlens.cached import CachedPart, ask_hub_for_nothing, cached_part
     from steerlens.config.check import check
     from steerlens.config.compose import to_config
+    from steerlens.files import write_json
+    from steerlens.status import LEFT_OUT, STATUS_FILE
     from steerlens.sweep.jobs import start_job
 
     config = to_config(tree)
@@ -235,11 +238,20 @@ def _job(tree: DictConfig) -> float | None:
     folder = Path(hydra.runtime.output_dir)
     config.paths.output_dir = str(folder)
     of_sweep = hydra.mode is RunMode.MULTIRUN and not config.plan
+    part = CachedPart(config, None)
+    if of_sweep and config.study.cached_only:
+        ask_hub_for_nothing()
+        part = cached_part(config)
     if of_sweep:
         sweep_dir = Path(hydra.sweep.dir)
-        if start_job(folder, sweep_dir, config, hydra.overrides.task):
+        config = part.config or config
+        if start_job(folder, sweep_dir, config, hydra.overrides.task, part.missing):
             print(f"Job {hydra.job.num} is done already.")
             return _objective(folder)
+        if part.config is None:
+            print(f"Job {hydra.job.num} is left out: {part.missing}.")
+            write_json(folder / STATUS_FILE, {"state": LEFT_OUT, "reason": part.missing})
+            return None
         config.tracking.group = config.tracking.group or f"{config.name} {sweep_dir.name}"
     try:
         check(config)

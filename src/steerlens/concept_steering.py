@@ -232,7 +232,9 @@ class _Work:
         # What a text is measured and judged by is the prompt without the words that ask.
         texts["prompt"] = rows["prompt"]
         key = text_key(subject, steer, settings, self.run, steering)
-        found = measure_texts(subject, texts, key, self.run, (), self.evaluator, METRICS)
+        found = measure_texts(
+            subject, texts, key, self.run, (), self.evaluator, METRICS, settings.chat_template
+        )
         found = found.assign(method=arm.method, rank=arm.rank, split=rows["split"])
         return found.rename(columns={"feature": "concept_id"}).drop(columns="control")
 

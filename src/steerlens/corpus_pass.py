@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from steerlens.activations import Activations
+    from steerlens.config.schema import CorpusConfig
     from steerlens.score_run import ScoreRun
     from steerlens.subject import Subject
 
@@ -63,8 +64,16 @@ def at_once(subject: Subject, memory_budget: int) -> int:
     return max(1, memory_budget // size)
 
 
-def read_corpus(subjects: Sequence[Subject], configs: Iterable[ScoreConfig], run: ScoreRun) -> None:
-    """Fills `run.activations` with what `configs` need of `subjects` and isn't there yet."""
+def read_corpus(
+    subjects: Sequence[Subject],
+    configs: Iterable[ScoreConfig],
+    run: ScoreRun,
+    details: bool = False,
+) -> None:
+    """Fills `run.activations` with what `configs` need of `subjects` and isn't there yet.
+
+    With `details`, also windows around the peaks, and histograms.
+    """
     wanted: dict[int, int] = {}
     for config in configs:
         if asked := config.corpus_pass():
@@ -72,8 +81,25 @@ def read_corpus(subjects: Sequence[Subject], configs: Iterable[ScoreConfig], run
             wanted[length] = max(wanted.get(length, EXAMPLES), asked[1])
     for length, n_examples in wanted.items():
         missing = [one for one in subjects if (one.hook_name, length) not in run.activations]
-        for bos in dict.fromkeys(one.bos for one in missing):
-            _read([one for one in missing if one.bos == bos], length, n_examples, run)
+        for together in alike(missing):
+            _read(together, length, n_examples, run, details)
+
+
+def alike(subjects: Sequence[Subject]) -> list[list[Subject]]:
+    """`subjects` in groups that read the same pieces: with the same BOS and first position."""
+    groups: dict[tuple[int | None, int], list[Subject]] = {}
+    for subject in subjects:
+        groups.setdefault((subject.bos, subject.n_uncounted), []).append(subject)
+    return list(groups.values())
+
+
+def cut_corpus(
+    subject: Subject, corpus: CorpusConfig, length: int, n_tokens: int | None
+) -> Iterator[np.ndarray]:
+    """The corpus in pieces of at most `length` tokens, up to `n_tokens` that count."""
+    return pieces(
+        texts(corpus), subject.lm.tokenizer, length, subject.bos, n_tokens, subject.n_uncounted
+    )
 
 
 def context_length(subject: Subject, asked: int | None, run: ScoreRun) -> int:
@@ -103,12 +129,16 @@ def pieces_fired(subject: Subject, run: ScoreRun) -> np.ndarray:
     return (activations_of(subject, None, run).value_FN > 0).sum(axis=1)
 
 
-def _read(subjects: Sequence[Subject], length: int, n_examples: int, run: ScoreRun) -> None:
+def _read(
+    subjects: Sequence[Subject], length: int, n_examples: int, run: ScoreRun, details: bool
+) -> None:
     from steerlens.activations import activations_bytes, read_activations
     from steerlens.activations.stream import activations
 
     assert run.corpus is not None
-    keys = {subject.hook_name: _key(subject, length, n_examples, run) for subject in subjects}
+    keys = {
+        subject.hook_name: _key(subject, length, n_examples, run, details) for subject in subjects
+    }
 
     def kept(subject: Subject, name: str) -> Activations | None:
         store = run.store
@@ -131,7 +161,7 @@ def _read(subjects: Sequence[Subject], length: int, n_examples: int, run: ScoreR
     begun = [part for subject in left if (part := kept(subject, BEGUN))]
     # They were written together; a kill between two of them leaves different ones.
     together = len(begun) == len(left) and len({part.n_tokens for part in begun}) == 1
-    cut = pieces(texts(run.corpus), left[0].lm.tokenizer, length, left[0].bos, run.corpus.n_tokens)
+    cut = cut_corpus(left[0], run.corpus, length, run.corpus.n_tokens)
     layers = ", ".join(str(subject.layer) for subject in left)
     with run.task(run.corpus.n_tokens, f"corpus, layer {layers}", "tokens") as advance:
         found = activations(
@@ -142,6 +172,7 @@ def _read(subjects: Sequence[Subject], length: int, n_examples: int, run: ScoreR
             advance,
             begun=begun if together else (),
             keep=keep,
+            details=details,
         )
     keep(found, FINISHED)
     for subject, one in zip(left, found, strict=True):
@@ -154,8 +185,12 @@ def _read(subjects: Sequence[Subject], length: int, n_examples: int, run: ScoreR
 FINISHED, BEGUN = "activations.safetensors", "begun.safetensors"
 
 
-def _key(subject: Subject, length: int, n_examples: int, run: ScoreRun) -> dict[str, Any]:
+def _key(
+    subject: Subject, length: int, n_examples: int, run: ScoreRun, details: bool
+) -> dict[str, Any]:
     what = {"corpus": run.corpus_key(), "context_length": length, "n_examples": n_examples}
+    if details:
+        what["details"] = True
     return {**subject.key, **what}
 
 

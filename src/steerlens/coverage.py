@@ -34,12 +34,8 @@ class Best(NamedTuple):
     concept_score: float | None = None
 
 
-def word_tokens(tokenizer: Any, words: Sequence[str]) -> dict[str, ConceptTokens | str]:
-    """For every word the tokens that stand for it, or why there is none.
-
-    Raises:
-        SteerlensError: no word has any.
-    """
+def tokens_or_reason(tokenizer: Any, words: Sequence[str]) -> dict[str, ConceptTokens | str]:
+    """For every word the tokens that stand for it, or why there is none."""
     vocabulary = Vocabulary(tokenizer)
     found: dict[str, ConceptTokens | str] = {}
     for word in words:
@@ -47,6 +43,16 @@ def word_tokens(tokenizer: Any, words: Sequence[str]) -> dict[str, ConceptTokens
             found[word] = vocabulary.tokens(word)
         except SteerlensError as error:
             found[word] = str(error)
+    return found
+
+
+def word_tokens(tokenizer: Any, words: Sequence[str]) -> dict[str, ConceptTokens | str]:
+    """For every word the tokens that stand for it, or why there is none.
+
+    Raises:
+        SteerlensError: no word has any.
+    """
+    found = tokens_or_reason(tokenizer, words)
     reasons = [why for why in found.values() if isinstance(why, str)]
     if len(reasons) == len(words):
         raise SteerlensError(
@@ -127,10 +133,9 @@ def best_features(
         )
     ]
     scored: dict[str, list[tuple[int, float]]] = {word: [] for word in words}
-    for (word, feature), score in zip(
-        pairs, _scores(subject, pairs, words, config, run), strict=True
-    ):
-        scored[word].append((feature, score))
+    scores = scores_toward(subject, pairs, words, config, run)["output_score"]
+    for (word, feature), score in zip(pairs, scores, strict=True):
+        scored[word].append((feature, float(score)))
     return {
         word: Best(len(some), *max(some, key=lambda one: (round(one[1], DECIMALS), -one[0])))
         if some
@@ -139,27 +144,29 @@ def best_features(
     }
 
 
-def _scores(
+def scores_toward(
     subject: Subject,
     pairs: Sequence[tuple[str, int]],
     words: Mapping[str, ConceptTokens],
     config: RunConfig,
     run: ScoreRun,
-) -> list[float]:
-    """The output score of each pair's feature toward the tokens of its word."""
+) -> Mapping[str, Any]:
+    """The output score of each pair's feature toward the tokens of its word, as
+    `output.score_toward` gives it, all pairs together."""
     if not pairs:
-        return []
+        return {"output_score": [], "output_token": []}
     methods = parse_scores(config.score).values()
-    settings = next((one for one in methods if isinstance(one, output.Config)), output.Config())
+    settings = next(
+        (one for one in methods if isinstance(one, output.PromptConfig)), output.Config()
+    )
     # Words with fewer tokens than others repeat them, which changes no score.
     widest = max(len(words[word].texts) for word, _ in pairs)
     tokens_BK = [list(islice(cycle(words[word].texts), widest)) for word, _ in pairs]
     ids_B = torch.tensor([feature for _, feature in pairs])
     with run.task(len(pairs), f"layer {subject.layer}: words", "pairs") as advance:
-        found = output.score_toward(
+        return output.score_toward(
             subject, ids_B, torch.tensor(tokens_BK), settings, replace(run, progress=advance)
         )
-    return [float(score) for score in found["output_score"]]
 
 
 def _steered(

@@ -14,6 +14,7 @@ import psutil
 
 from steerlens.config.check import local_folder
 from steerlens.config.folders import sae_folders, safetensors_header
+from steerlens.config.gguf import gguf_file, read_header
 from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
 from steerlens.config.steering import parse_factors
 from steerlens.errors import SteerlensError
@@ -128,6 +129,8 @@ def gigabytes(size: float) -> str:
 
 
 def _model_size(model: ModelConfig) -> float | None:
+    if gguf := gguf_file(model):
+        return read_header(gguf).n_parameters
     folder = local_folder(model)
     if folder is None:
         return model.n_params

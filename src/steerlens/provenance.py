@@ -38,6 +38,7 @@ PACKAGES = (
     "pandas",
     "pyarrow",
     "safetensors",
+    "gguf",
     "datasets",
     "peft",
     "scikit-learn",
@@ -59,6 +60,7 @@ ROOMS = (
     "engine/*.py",
     "activations/*.py",
     "corpus_pass.py",
+    "examples/*.py",
     "neuronpedia.py",
 )
 

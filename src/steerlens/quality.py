@@ -7,9 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from steerlens.corpus import texts
-from steerlens.corpus.pieces import pieces
-from steerlens.corpus_pass import context_length
+from steerlens.corpus_pass import alike, context_length, cut_corpus
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,25 +60,22 @@ def _measured(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list
     for key in keys:
         file = run.store.folder(key) / FILE if run.store else None
         found.append(json.loads(file.read_text()) if file and file.is_file() else None)
-    # A pass has one BOS policy.
-    for bos in dict.fromkeys(subject.bos for subject in subjects):
-        which = [
-            place
-            for place, subject in enumerate(subjects)
-            if found[place] is None and subject.bos == bos
-        ]
-        new = quality([subjects[place] for place in which], n_tokens, run) if which else []
-        for place, one in zip(which, new, strict=True):
-            found[place] = one
+    index_of = {subject.hook_name: index for index, subject in enumerate(subjects)}
+    for together in alike([subjects[index] for index, row in enumerate(found) if row is None]):
+        for subject, row in zip(together, quality(together, n_tokens, run), strict=True):
+            index = index_of[subject.hook_name]
+            found[index] = row
             if run.store:
-                run.store.keep(keys[place], FILE, json.dumps(one).encode())
+                run.store.keep(keys[index], FILE, json.dumps(row).encode())
     return [one for one in found if one is not None]
 
 
 def quality(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list[dict[str, Any]]:
     """Reconstructs the first `n_tokens` tokens of the corpus with SAELens' own encode and decode.
 
-    BOS counts nowhere. The model runs once for all `subjects`.
+    BOS and positions that the SAEs weren't trained on count nowhere: at its first position, many a
+    model's vectors are a hundred times as long as elsewhere, and all explained variance is of that
+    one. The model runs once for all `subjects`.
 
     Returns:
         Of each `tokens`; `explained_variance`: 1 - sum |x - decode(a)|^2 / sum |x - mean x|^2, null
@@ -93,14 +88,14 @@ def quality(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list[d
 
     assert run.corpus is not None
     first = subjects[0]
-    length, skip = context_length(first, None, run), 0 if first.bos is None else 1
-    cut = pieces(texts(run.corpus), first.lm.tokenizer, length, first.bos, n_tokens)
+    length = context_length(first, None, run)
+    cut = cut_corpus(first, run.corpus, length, n_tokens)
     sums = [_Sums(subject) for subject in subjects]
     layers = ", ".join(str(subject.layer) for subject in subjects)
     with torch.no_grad(), run.task(n_tokens, f"quality, layer {layers}", "tokens") as advance:
         for group in _groups(cut, max(1, TOKENS_AT_ONCE // length)):
             vectors, mask_BL = residuals(subjects, group)
-            mask_BL[:, :skip] = False
+            mask_BL[:, : first.n_uncounted] = False
             for one, x_BLD in zip(sums, vectors, strict=True):
                 one.add(x_BLD, mask_BL)
             advance(int(mask_BL.sum()))

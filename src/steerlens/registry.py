@@ -51,6 +51,18 @@ class ScoreConfig:
         """The files that the numbers depend on."""
         return ()
 
+    def resolve_source(self, shipped: str | None, examples: str | None) -> None:
+        """Decide where to take what features fire on from.
+
+        Args:
+            shipped: the SAE's file of examples, if it stands for the corpus.
+            examples: the SAE's file of examples, if it has one.
+        """
+
+    def examples(self) -> Sequence[Path]:
+        """The files of examples that the method reads."""
+        return ()
+
     def corpus_pass(self) -> tuple[int | None, int] | None:
         """What the method needs of a pass over the corpus: (context length, examples), or None."""
         return None

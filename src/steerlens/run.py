@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from steerlens import tracking
+from steerlens.config.check import loads_subject
 from steerlens.config.schema import RunConfig
 from steerlens.config.steering import parse_factors
 from steerlens.figures import FIGURES_FOLDER
@@ -27,7 +28,7 @@ from steerlens.results.reference import REFERENCE, REFERENCE_FILE
 from steerlens.selection import chosen
 from steerlens.stages import Stages
 from steerlens.status import Status
-from steerlens.tracking.tables import answer_rows
+from steerlens.tracking.tables import answer_rows, table_rows
 
 if TYPE_CHECKING:
     from steerlens.subject import Kept
@@ -48,17 +49,18 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
     """
     folder = Path(config.paths.output_dir)
     if config.plan:
-        if config.reference.alone:
-            read_reference(config.reference)
-            print("This would show the published scores; nothing is scored (plan=true stops here).")
-        else:
+        if loads_subject(config):
             refuse_if_too_big(config)
             print_plan(config)
+        else:
+            if config.reference.alone:
+                read_reference(config.reference)
+            print("This would show what is published; nothing is scored (plan=true stops here).")
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # Hydra has made it; a plan leaves nothing behind
         return None
     with Status(folder):
-        if not config.reference.alone:
+        if loads_subject(config):
             refuse_if_too_big(config, kept.size() if kept else 0)
         reference = read_reference(config.reference) if config.reference.model else None
         _clear(folder)
@@ -77,17 +79,13 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
             elif config.concepts:
                 stages.concepts()
             else:
-                frame = stages.score()
-                if parse_factors(config.steer.factors):
-                    # Another shard may have features over the threshold where this one has none.
-                    rows = chosen(frame, config.selection, may_be_none=config.shard is not None)
-                    if len(rows):
-                        stages.steer(rows)
-                        stages.pmi()
+                _score_and_steer(stages, config)
             # What is shown is what lies in the folder: `steerlens report` shows the same.
             tables = read_tables(folder)
             summary, figures = write_report(tables, folder)
             tracker.log_tables(tables, summary)
+            if len(tables.words):
+                tracker.log_rows("words", table_rows(tables.words))
             for name, rows in answer_rows(summary).items():
                 tracker.log_rows(name, rows)
             tracker.log_figures(figures)
@@ -97,6 +95,25 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
         tracker.finish(summary)
         print_summary(tables, summary, folder)
     return summary["objective"]["value"] if summary["objective"] else None
+
+
+def _score_and_steer(stages: Stages, config: RunConfig) -> None:
+    """Score features, and steer with those that are chosen if the run has factors."""
+    frame = stages.score()
+    if not parse_factors(config.steer.factors):
+        return
+    if config.toward.words is not None:
+        stages.steer_toward(frame)
+        return
+    # Another shard may have features over the threshold where this one has none.
+    may_be_none = config.shard is not None or config.concept is not None
+    rows = chosen(frame, config.selection, may_be_none) if len(frame) else frame
+    if len(rows):
+        stages.steer(rows)
+    if config.features.concept is not None:
+        stages.answer(frame)
+    elif len(rows):
+        stages.pmi()
 
 
 def _clear(folder: Path) -> None:

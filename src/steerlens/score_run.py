@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlens.config.schema import CorpusConfig
 from steerlens.corpus import identity
+from steerlens.provenance import file_identity
 from steerlens.store import Store
 
 if TYPE_CHECKING:
@@ -37,12 +39,22 @@ class ScoreRun:
     """A progress bar (total, description, unit) for work that isn't counted in features."""
     corpus: CorpusConfig | None = None
     """The run's corpus."""
+    examples: str | None = None
+    """File of examples of the run's SAE that stands for the corpus."""
     activations: dict[tuple[str, int], Activations] = field(default_factory=dict)
     """What passes over the corpus have found, by hook name and context length."""
-    prompts: dict[tuple[str, str, bool], Any] = field(default_factory=dict)
-    """What `steered_prompt` has made, by hook name, prompt and `keep_error`."""
+    prompts: dict[tuple[str, str, bool, bool], Any] = field(default_factory=dict)
+    """What `steered_prompt` has made, by hook name, prompt, `keep_error` and template."""
+    null_scores: dict[tuple[str, str], Any] = field(default_factory=dict)
+    """Output scores of random directions, by hook name and settings."""
     store: Store | None = None
     """Where finished scores are kept."""
+
+    def examples_key(self) -> dict[str, Any] | None:
+        """Which examples stand for the corpus, for the store."""
+        if self.examples is None or self.store is None:
+            return None
+        return file_identity(Path(self.examples), self.store.root)
 
     def corpus_key(self) -> dict[str, Any] | None:
         """What the corpus is, for the store."""

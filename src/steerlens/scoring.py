@@ -17,6 +17,7 @@ from steerlens.logit_lens import logit_lens
 from steerlens.registry import ScoreConfig, load_method
 from steerlens.results import FEATURES
 from steerlens.score_run import ScoreRun
+from steerlens.scores import output
 from steerlens.store import merged
 from steerlens.subject import Subject
 
@@ -58,6 +59,24 @@ def score_layer(
                 raise SteerlensError(f"two scoring methods fill the column {name!r}.")
             columns[name] = table[name]
     return columns
+
+
+def null_columns(
+    subject: Subject, configs: Mapping[str, ScoreConfig], run: ScoreRun
+) -> dict[str, Any] | None:
+    """Columns of `NULL_SCORES` for one subject; None where no method has random directions."""
+    config = next((one for one in configs.values() if isinstance(one, output.Config)), None)
+    if config is None or not config.null_directions:
+        return None
+    scores_N = output.null_scores(subject, config, run)
+    return {
+        "model": [subject.lm.name] * len(scores_N),
+        "sae": [subject.name] * len(scores_N),
+        "hook_name": [subject.hook_name] * len(scores_N),
+        "layer": [subject.layer] * len(scores_N),
+        "direction": np.arange(len(scores_N)),
+        "output_score": scores_N,
+    }
 
 
 def _score(subject: Subject, ids: np.ndarray, config: ScoreConfig, run: ScoreRun) -> pa.Table:

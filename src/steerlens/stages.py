@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from steerlens.analysis.roles import with_roles
+from steerlens.config.gguf import model_names
 from steerlens.config.parse import parse_concept, parse_memory, parse_scores, parse_words
 from steerlens.config.schema import CorpusConfig, RunConfig
+from steerlens.config.sources import counts_need_a_pass, shipped_examples
+from steerlens.config.steering import with_template
 from steerlens.errors import SteerlensError
 from steerlens.files import write_json
 from steerlens.neuronpedia import label_columns, read_labels
@@ -27,9 +30,11 @@ from steerlens.results import (
     COVERAGE,
     FEATURES,
     GENERATIONS,
+    NULL_SCORES,
     RATINGS,
     SAES,
     STEERING,
+    WORDS,
 )
 from steerlens.results.reference import Reference
 from steerlens.score_run import ScoreRun
@@ -37,6 +42,8 @@ from steerlens.selection import best_first, part, select_features
 from steerlens.store import Store
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from steerlens.concepts import ConceptTokens
     from steerlens.subject import Kept, LoadedModel, Subject
 
@@ -51,12 +58,17 @@ class Stages:
         self._lm: LoadedModel | None = None
         self._words: dict[str, ConceptTokens | str] = {}
         self._covered: list[dict[str, Any]] = []
+        self._null_scores: list[pd.DataFrame] = []
+        self._texts: list[pd.DataFrame] = []
+        self._steered: list[pd.DataFrame] = []
+        self._tried: list[dict[str, Any]] = []
         self._facts: dict[str, Any] = {"model": None, "saes": {}, "corpus": None, "seconds": {}}
         self._run = ScoreRun(
             memory_budget=parse_memory(config.memory_budget),
             seed=config.seed,
             task=progress,
             corpus=config.corpus,
+            examples=shipped_examples(config),
             store=Store(Path(config.paths.cache_dir) / "scores"),
         )
 
@@ -69,8 +81,8 @@ class Stages:
         return load_evaluator(entry, self._config, self._kept) if entry else None
 
     def score(self) -> pd.DataFrame:
-        """The table of features of all layers, with all chosen scores; writes those of the SAEs
-        and of the words that they cover, too."""
+        """The table of features of all layers, with all chosen scores; writes those of the SAEs, of
+        random directions, and of the words that the SAEs cover, too."""
         from steerlens.corpus_pass import PiecesFired, in_groups, read_corpus
         from steerlens.quality import describe
         from steerlens.subject import load_subjects
@@ -79,12 +91,12 @@ class Stages:
         frames: list[pd.DataFrame] = []
         saes: list[Mapping[str, Any]] = []
         asking = [*methods.values()]
-        if least := self._config.features.min_examples:
-            asking.append(PiecesFired(at_most=least))
+        if counts_need_a_pass(self._config):
+            asking.append(PiecesFired(at_most=self._config.features.min_examples or 1))
         subjects = load_subjects(self._config, kept=self._kept)
         for group in in_groups(subjects, asking, self._run.memory_budget):
-            self._lm = group[0].lm
-            self._words = self._words or self._word_tokens(self._lm)
+            self._use(group[0].lm)
+            self._words = self._words or self._word_tokens(group[0].lm)
             # Of its own for each group, so that only one group's activations are in memory.
             run = dataclasses.replace(self._run, activations={}, prompts={})
             read_corpus(group, asking, run)
@@ -99,11 +111,9 @@ class Stages:
                 f"shard={self._config.shard} is empty: no layer has so many features; split into "
                 "fewer parts."
             )
-        if not frames:
-            raise SteerlensError(
-                f"no feature stands for {self._config.features.concept!r} in layer "
-                f"{self._config.layer}; try another word, other layers, or a larger features.top_k."
-            )
+        if not frames:  # nothing stands for the concept, which is an answer, too
+            FEATURES.write(FEATURES.frame([]), self._folder)
+            return FEATURES.frame([])
         return pd.concat(frames, ignore_index=True)
 
     def published(self, reference: Reference) -> pd.DataFrame:
@@ -116,15 +126,25 @@ class Stages:
         self._write_provenance()
         return reference.table
 
+    def _use(self, lm: LoadedModel) -> None:
+        """Take `lm` for the run's model: whether it has a chat template decides what it's asked."""
+        self._lm = lm
+        generation = with_template(
+            self._config.generation, bool(lm.tokenizer.chat_template), lm.name
+        )
+        self._config = dataclasses.replace(self._config, generation=generation)
+        self._facts["chat_template"] = generation.chat_template
+
     def _score_group(
         self, group: Sequence[Subject], methods: Mapping[str, ScoreConfig], group_run: ScoreRun
     ) -> Iterator[pd.DataFrame]:
         """For each subject of a group that has read the corpus together, its table."""
-        from steerlens.scoring import score_layer
+        from steerlens.scoring import null_columns, score_layer
 
         config = self._config
-        names = (config.model.name, config.model.path, *config.model.aliases)
-        labels = read_labels(Path(config.labels), names) if config.labels else {}
+        labels = (
+            read_labels(Path(config.labels), model_names(config.model)) if config.labels else {}
+        )
         for subject in group:
             features = self._features(subject, labels, group_run)
             if not features:
@@ -133,8 +153,15 @@ class Stages:
             with progress(len(features) * len(methods), f"layer {subject.layer}") as advance:
                 run = dataclasses.replace(group_run, progress=advance)
                 columns = score_layer(subject, features, methods, config.logit_lens_k, run)
+                if null := null_columns(subject, methods, run):
+                    self._null_scores.append(NULL_SCORES.frame(null))
+                    NULL_SCORES.write(pd.concat(self._null_scores, ignore_index=True), self._folder)
             columns |= label_columns(labels, subject.layer, features)
-            self._note(subject, "scoring", start, corpus=_corpus_facts(group_run))
+            facts: dict[str, Any] = {"corpus": _corpus_facts(group_run)}
+            if files := {file for method in methods.values() for file in method.examples()}:
+                cache = Path(config.paths.cache_dir)
+                facts["examples"] = [file_identity(file, cache) for file in sorted(files)]
+            self._note(subject, "scoring", start, **facts)
             yield FEATURES.frame(columns)
 
     def _features(
@@ -147,9 +174,7 @@ class Stages:
         config = self._config.features
         shard = self._config.shard
         if config.concept is None:
-            from steerlens.corpus_pass import pieces_fired
-
-            fired = pieces_fired(subject, run) if config.min_examples else None
+            fired = self._pieces_fired(subject, run) if config.min_examples else None
             ids = select_features(config, subject.layer, subject.d_sae, run.seed, fired)
             return part(ids, shard)
         from steerlens.concepts import candidates, concept_tokens
@@ -167,6 +192,15 @@ class Stages:
             memory_budget=self._run.memory_budget,
         )
         return part(sorted(one.feature for one in found), shard)
+
+    def _pieces_fired(self, subject: Subject, run: ScoreRun) -> np.ndarray:
+        """In how many texts each feature fires, (F,): of the corpus, or of what ships instead."""
+        from steerlens.corpus_pass import pieces_fired
+        from steerlens.examples import read_examples
+
+        if counts_need_a_pass(self._config):
+            return pieces_fired(subject, run)
+        return read_examples(Path(str(run.examples)), subject, ["peak_tokens"]).n_texts()
 
     def _word_tokens(self, lm: LoadedModel) -> dict[str, ConceptTokens | str]:
         """This shard's part of the words, each with its tokens or why it has none."""
@@ -193,29 +227,135 @@ class Stages:
 
     def steer(self, features: pd.DataFrame) -> None:
         """Writes the tables of texts and of the best factors for the rows of `features`."""
-        from steerlens.analysis.factors import choose_factors
-        from steerlens.steering import steer_layer
-        from steerlens.subject import load_subjects
-
-        config, evaluator = self._config, self._evaluator
-        layers = sorted(set(features["layer"].tolist()))
+        config = self._config
         if config.steer.together:
             best = best_first(features, config.selection.score)
             features = pd.concat([best, features.drop(index=best.index)])
-        texts: list[pd.DataFrame] = []
-        of_layers = dataclasses.replace(config, layer=layers)
-        for subject in load_subjects(of_layers, self._lm, self._kept):
+        self._steer(features, config)
+
+    def _steer(self, features: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
+        """Steer with the rows of `features`, and add to the tables of texts and best factors.
+
+        Returns:
+            Their rows of `steering.parquet`.
+        """
+        from steerlens.analysis.factors import choose_factors
+        from steerlens.steering import concept_label, steer_layer
+        from steerlens.subject import load_subjects
+
+        evaluator = self._evaluator
+        layers = sorted(set(features["layer"].tolist()))
+        tables: list[pd.DataFrame] = []
+        for subject in load_subjects(
+            dataclasses.replace(config, layer=layers), self._lm, self._kept
+        ):
             start = time.perf_counter()
             ids = features.loc[features["layer"] == subject.layer, "feature"].tolist()
             run = dataclasses.replace(self._run, activations={}, prompts={})
-            texts.append(steer_layer(subject, ids, config, run, evaluator))
-            generations = pd.concat(texts, ignore_index=True)
-            best = choose_factors(generations, config.choice).dropna(axis=1, how="all")
+            texts = steer_layer(subject, ids, config, run, evaluator)
+            best = choose_factors(texts, config.choice).dropna(axis=1, how="all")
             scored = features.drop(columns=features.columns.intersection(best.columns[5:]))
-            steering = STEERING.frame(best.merge(scored, on=list(FEATURES.keys), how="left"))
-            GENERATIONS.write(generations, self._folder)
-            STEERING.write(steering, self._folder)
+            best = best.merge(scored, on=list(FEATURES.keys), how="left")
+            tables.append(STEERING.frame(best.assign(concept=concept_label(config))))
+            self._texts.append(texts)
+            self._steered.append(tables[-1])
+            GENERATIONS.write(pd.concat(self._texts, ignore_index=True), self._folder)
+            STEERING.write(pd.concat(self._steered, ignore_index=True), self._folder)
             self._note(subject, "steering", start, evaluator=evaluator and evaluator.identity)
+        return pd.concat(tables, ignore_index=True)
+
+    def answer(self, features: pd.DataFrame) -> None:
+        """Writes whether one of the candidates in `features` steers toward the run's concept."""
+        from steerlens.concepts import concept_tokens
+        from steerlens.steering import concept_label
+
+        config = self._config
+        assert self._lm is not None
+        tokens = concept_tokens(self._lm.tokenizer, parse_concept(config.concept))
+        steering = pd.concat([STEERING.frame([]), *self._steered], ignore_index=True)
+        selection = config.selection
+        threshold = selection.threshold if selection.score == "concept_score" else None
+        self._answer(str(concept_label(config)), tokens, features, steering, threshold)
+        WORDS.write(WORDS.frame(self._tried), self._folder)
+
+    def _answer(
+        self,
+        word: str,
+        tokens: ConceptTokens,
+        scored: pd.DataFrame,
+        steering: pd.DataFrame,
+        threshold: float | None,
+    ) -> bool:
+        """Note a row of the table of words; True if a feature steers toward the word."""
+        from steerlens.analysis.toward import word_row
+
+        top_k = self._config.features.top_k
+        row = word_row(word, tokens.texts, scored, steering, threshold, top_k)
+        self._tried.append(row)
+        return row.get("reason") is None
+
+    def steer_toward(self, features: pd.DataFrame) -> None:
+        """Steers toward one word of `toward.words` after the other until enough have a feature.
+
+        Candidates are found by the logit-lens tokens in the table of features, and those of all
+        words scored together; a feature is steered with toward one word only.
+        """
+        from steerlens.coverage import tokens_or_reason
+
+        config, toward = self._config, self._config.toward
+        assert self._lm is not None
+        words = parse_words(toward.words, "toward.words")
+        tokens = tokens_or_reason(self._lm.tokenizer, words)
+        scored = self._scored_toward(features, tokens)
+        steered: set[tuple[int, int]] = set()
+        n_found = 0
+        for word in words:
+            formed = tokens[word]
+            if isinstance(formed, str):
+                self._tried.append({"word": word, "reason": formed.rstrip(".")})
+                continue
+            of_word = scored.loc[scored["word"] == word]
+            rows = of_word.loc[of_word["concept_score"] >= toward.threshold]
+            rows = rows.loc[[key not in steered for key in _layers_and_features(rows)]]
+            rows = rows.sort_values("concept_score", ascending=False, kind="stable")
+            rows = rows.head(toward.top_n).drop(columns="word")
+            steered |= {*_layers_and_features(rows)}
+            asked = dataclasses.replace(config, concept=word)
+            steering = self._steer(rows, asked) if len(rows) else STEERING.frame([])
+            n_found += self._answer(word, formed, of_word, steering, toward.threshold)
+            if n_found == toward.n:
+                break
+        WORDS.write(WORDS.frame(self._tried), self._folder)
+
+    def _scored_toward(
+        self, features: pd.DataFrame, tokens: Mapping[str, ConceptTokens | str]
+    ) -> pd.DataFrame:
+        """A row of the table of features for each word and candidate, scored toward the word."""
+        from steerlens.analysis.toward import lens_candidates
+        from steerlens.coverage import scores_toward
+        from steerlens.subject import load_subjects
+
+        config = self._config
+        formed = {word: one for word, one in tokens.items() if not isinstance(one, str)}
+        ids = {word: [*one.texts] for word, one in formed.items()}
+        pairs = lens_candidates(features, ids, config.features.top_k)
+        columns = features.drop(columns=["concept_score", "concept_token"])
+        if pairs.empty:
+            return pairs.assign(concept_score=pd.Series(dtype=float))
+        tables = []
+        layers = sorted(set(pairs["layer"].tolist()))
+        of_layers = dataclasses.replace(config, layer=layers)
+        for subject in load_subjects(of_layers, self._lm, self._kept):
+            of_layer = pairs.loc[pairs["layer"] == subject.layer]
+            run = dataclasses.replace(self._run, activations={}, prompts={})
+            asked = [*of_layer[["word", "feature"]].itertuples(index=False, name=None)]
+            scores = scores_toward(subject, asked, formed, config, run)
+            tables.append(
+                of_layer.assign(
+                    concept_score=scores["output_score"], concept_token=scores["output_token"]
+                ).merge(columns, on=list(FEATURES.keys), how="left")
+            )
+        return pd.concat(tables, ignore_index=True)
 
     def concepts(self) -> None:
         """Writes the tables of concepts, of their features and of rated texts, layer by layer."""
@@ -231,6 +371,9 @@ class Stages:
         found: list[Steered] = []
         for subject in load_subjects(config, kept=self._kept):
             start = time.perf_counter()
+            self._use(subject.lm)
+            config = self._config
+            assert config.concepts is not None
             concepts = load_concepts(config.concepts, subject.layer, config.seed)
             of_shard = tuple(part(concepts.concepts, config.shard))
             concepts = dataclasses.replace(concepts, concepts=of_shard)
@@ -239,7 +382,7 @@ class Stages:
             run = dataclasses.replace(self._run, activations={}, prompts={})
             steered = steer_concepts(
                 subject, concepts, config, scores, run, judging,
-                lambda: load_weights(config), evaluator,
+                lambda: load_weights(self._config), evaluator,
             )  # fmt: skip
             found.append(steered)
             for table, name in (
@@ -290,7 +433,11 @@ class Stages:
 
     def _note(self, subject: Subject, stage: str, start: float, **facts: Any) -> None:
         """Writes to provenance.json what was used and how long it took."""
+        from steerlens.subject.belonging import note_of_copy
+
         self._facts |= {"model": subject.lm.identity, **facts}
+        if note := note_of_copy(subject.lm, subject.sae):
+            self._facts["notes"] = list(dict.fromkeys([*self._facts.get("notes", []), note]))
         self._facts["saes"][subject.layer] = subject.identity
         seconds = self._facts["seconds"].setdefault(subject.layer, {})
         seconds[stage] = round(time.perf_counter() - start, 3)
@@ -299,6 +446,10 @@ class Stages:
     def _write_provenance(self) -> None:
         found = provenance(self._facts, sys.argv, self._config.seed)
         write_json(self._folder / PROVENANCE_FILE, found)
+
+
+def _layers_and_features(rows: pd.DataFrame) -> list[tuple[int, int]]:
+    return [*rows[["layer", "feature"]].itertuples(index=False, name=None)]
 
 
 def _corpus_facts(run: ScoreRun) -> dict[str, Any] | None:

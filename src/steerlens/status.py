@@ -14,6 +14,9 @@ from steerlens.files import json_text, make_folder, write_json
 
 STATUS_FILE = "status.json"
 
+LEFT_OUT = "left out"
+"""The state of a job of a sweep that its study does without; neither done nor failed."""
+
 
 def now() -> str:
     """The time in UTC, to the second."""

@@ -45,7 +45,8 @@ def steer_layer(
         texts = generate(subject, rows, config.steer, config.generation, run)
         key = text_key(subject, config.steer, config.generation, run)
         concept = parse_concept(config.concept) if config.concept is not None else []
-        return measure_texts(subject, texts, key, run, concept, evaluator)
+        chat = bool(config.generation.chat_template)
+        return measure_texts(subject, texts, key, run, concept, evaluator, chat_template=chat)
 
     arms = [(feature, control) for feature in features for control in ["", *config.steer.controls]]
     groups = (features[:n] for n in config.steer.together if n <= len(features))
@@ -61,8 +62,14 @@ def steer_layer(
             hook_name=subject.hook_name,
             layer=subject.layer,
             control=measured["control"].replace("", None),
+            concept=concept_label(config),
         )
     )
+
+
+def concept_label(config: RunConfig) -> str | None:
+    """What the run steers toward, as its tables name it; None if it is no concept."""
+    return None if config.concept is None else ", ".join(parse_concept(config.concept))
 
 
 def text_rows(wanted: Mapping[tuple[int, str], Sequence[float]], config: RunConfig) -> pd.DataFrame:
@@ -111,6 +118,7 @@ def measure_texts(
     concept: Sequence[str] = (),
     evaluator: LoadedModel | None = None,
     metrics: Collection[str] = tuple(METRICS),
+    chat_template: bool = False,
 ) -> pd.DataFrame:
     """`texts` with the columns of `metrics`; kept under `key`, that of the texts."""
     identity = None if evaluator is None else evaluator.identity
@@ -124,7 +132,7 @@ def measure_texts(
         return found
     total = len(missing) * len(metrics)
     with run.task(total, f"layer {subject.layer}: metrics", "texts") as advance:
-        metric_run = MetricRun(run.memory_budget, advance, concept, evaluator)
+        metric_run = MetricRun(run.memory_budget, advance, concept, evaluator, chat_template)
         new = _measured(subject, missing, metrics, metric_run)
     if run.store:
         import pyarrow as pa

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from steerlens.errors import SteerlensError, nearest
 
-USAGE_LIST = "steerlens list models|saes|releases|scores|concepts|judges [filter]"
+USAGE_LIST = "steerlens list models|saes|subjects|releases|scores|concepts|judges [filter]"
 USAGE_REPORT = "steerlens report DIR"
 USAGE_JOIN = "steerlens join DIR [DIR ...] [paths.output_dir=DIR]"
 USAGE_COMPARE = "steerlens compare DIR DIR [paths.output_dir=DIR]"
 USAGE_EXPORT = "steerlens export DIR [layer=L] [feature=I] [factor=S]"
-VERBS = ("compare", "export", "join", "list", "report")
+USAGE_EXAMPLES = "steerlens examples FILE.parquet [model=... sae=... layer=... corpus=...]"
+VERBS = ("compare", "examples", "export", "join", "list", "report")
 FOLDER_TIME = "%Y-%m-%d_%H-%M-%S-%f"
 
 
@@ -40,12 +41,47 @@ def run_verb(verb: str, arguments: list[str]) -> None:
     elif verb == "export":
         if not arguments:
             raise SteerlensError(f"usage: {USAGE_EXPORT}")
+        if arguments[0].endswith(".parquet"):
+            _export_examples(Path(arguments[0]), arguments[1:])
+            return
         from steerlens.export.of_run import export_run
 
         for path in export_run(Path(arguments[0]), arguments[1:]):
             print(path)
+    elif verb == "examples":
+        if not arguments or "=" in arguments[0]:
+            raise SteerlensError(f"usage: {USAGE_EXAMPLES}")
+        _write_examples(Path(arguments[0]), arguments[1:])
     else:
         raise _unknown_verb(verb)
+
+
+def _write_examples(file: Path, overrides: list[str]) -> None:
+    """One corpus pass of the SAEs that `overrides` choose, for all runs to come."""
+    from steerlens.config.check import check
+    from steerlens.config.compose import compose
+    from steerlens.fit import refuse_if_too_big
+
+    config = compose(overrides)
+    check(config)
+    refuse_if_too_big(config)
+    from steerlens.examples.write import write_examples
+
+    print(write_examples(config, file))
+
+
+def _export_examples(file: Path, overrides: list[str]) -> None:
+    """Examples in Neuronpedia's layout, with the tokenizer of the model in `overrides`."""
+    from steerlens.config.compose import compose
+    from steerlens.examples import read_metadata
+    from steerlens.examples.neuronpedia import export_neuronpedia
+    from steerlens.subject.model import load_tokenizer
+
+    read_metadata(file)
+    config = compose(overrides)
+    folder = Path(config.paths.output_dir)
+    export_neuronpedia(file, folder, load_tokenizer(config.model))
+    print(folder)
 
 
 def _several(verb: str, arguments: list[str]) -> None:

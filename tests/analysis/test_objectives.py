@@ -40,6 +40,9 @@ def test_objectives_are_what_they_say() -> None:
     scored = own.dropna(subset=["output_score"])["success_20"].mean()
     expected["payoff"] = high / scored
     decided = own.dropna(subset=["best_factor"])
+    mean = decided.groupby("layer")["success_20"].transform("mean")
+    as_many = mean.loc[decided["output_score"] >= 0.1].mean()
+    expected["payoff_within_layers"] = high / as_many
     times = decided["perplexity"].mean() / decided["perplexity_unsteered"].mean()
     expected["success_per_perplexity"] = decided["success_20"].mean() / times
     for name, value in expected.items():

@@ -56,7 +56,7 @@ def test_threshold_0_is_unfiltered() -> None:
     mean = success(features(table)).mean()
     assert point.success is not None
     assert point.success.value == pytest.approx(mean)
-    assert point.random == point.shuffled == point.shuffled_in_layers
+    assert point.random == point.shuffled == point.random_within_layers
     assert point.random == pytest.approx((mean, mean, mean))
     whole = payoff(table, threshold=0, resamples=FEW)
     assert whole is not None
@@ -97,14 +97,14 @@ def test_random_subsets_and_shuffles_are_as_good_as_unfiltered() -> None:
         assert point.random.low < point.random.mean < point.random.high
 
 
-def test_shuffled_inside_layers_keeps_what_the_layer_tells() -> None:
+def test_as_many_of_each_layer_keep_what_the_layer_tells() -> None:
     # The score is the layer: inside one there is nothing to shuffle.
     table = steering(n=50)
     table["output_score"] = table["layer"].astype(float) / 4
     (point,) = threshold_curve(table, thresholds=[0.5], resamples=FEW)
     assert point.success is not None
     value = point.success.value
-    assert point.shuffled_in_layers == pytest.approx((value, value, value))
+    assert point.random_within_layers == pytest.approx((value, value, value))
     assert point.shuffled is not None
     assert point.shuffled.high < value
     # And a score that is random inside its layer is no better than that.
@@ -118,8 +118,8 @@ def test_shuffled_inside_layers_keeps_what_the_layer_tells() -> None:
             scores = rng.permutation(layer["output_score"].to_numpy(dtype=float))
             shuffled.loc[layer.index, "output_score"] = scores
         naive.append(success(rows.loc[shuffled["output_score"] >= 0.55]).mean())
-    assert point.shuffled_in_layers is not None
-    assert point.shuffled_in_layers.mean == pytest.approx(np.mean(naive), abs=0.01)
+    assert point.random_within_layers is not None
+    assert point.random_within_layers.mean == pytest.approx(np.mean(naive), abs=0.01)
 
 
 def test_the_seed_decides_and_the_order_of_the_rows_does_not() -> None:
@@ -216,7 +216,7 @@ def test_numbers_that_cannot_be_are_null() -> None:
     assert by_score("output_score", table).spearman is None
     assert payoff(table, threshold=2) is None
     (point,) = threshold_curve(table, thresholds=[2], resamples=FEW)
-    assert point == (2, 0, 0, None, None, None, None)
+    assert point == (2, 0, 0, *[None] * 6)
     one = steering([0], 1)
     assert threshold_curve(one, thresholds=[0], resamples=FEW)[0].success == Estimate(
         float(success(one)[0]), None, None

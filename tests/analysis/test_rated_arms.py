@@ -86,7 +86,8 @@ def test_numbers_of_arms_are_those_of_a_loop(aggregation: str) -> None:
 
 
 def test_concepts_are_drawn_with_all_their_features() -> None:
-    rows = pd.DataFrame({"concept_id": [0, 0, 0, 1, 2], "number": [1.0, 2.0, 0.0, 1.0, 0.5]})
+    numbers = np.random.default_rng(2).random(30) * 2
+    rows = pd.DataFrame({"concept_id": [*[0] * 11, *range(1, 20)], "number": numbers})
     found = over_concepts(rows)
     assert found is not None
     assert found.value == pytest.approx(rows["number"].mean())

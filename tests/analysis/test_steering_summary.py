@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from typing import Any
 
 import pytest
 
-from steerlens.analysis.payoff import payoff
-from steerlens.analysis.steering_summary import steering_explanation, steering_summary
+from steerlens.analysis.payoff import payoff, threshold_curve
+from steerlens.analysis.steering_summary import (
+    curve_rows,
+    payoff_rows,
+    steering_explanation,
+    steering_summary,
+)
 from steerlens.files import json_text
 from steerlens.results.folder import RunTables
 from tests.support.frames import frame, generations, tables
@@ -51,6 +57,53 @@ def test_the_numbers_are_those_of_the_parts_and_valid_json() -> None:
     assert set(scores) == {"output_score", "input_score", "random_score", "mine"}
     assert scores["input_score"]["better_reversed"]
     assert summary["control"]["pairs"] + summary["control"]["left_out"] == 120
+
+
+def test_payoff_and_curve_are_tables_pooled_within_layers_and_by_layer() -> None:
+    run = many()
+    summary = found(run)
+    rows = payoff_rows(summary)
+    layers = ["all", "within layers", "0", "1", "2", "3"]
+    assert [(row["threshold"], row["layer"]) for row in rows] == [
+        (threshold, layer) for threshold in (0.01, 0.1) for layer in layers
+    ]
+    expected = payoff(run.steering, threshold=0.1)
+    assert expected is not None
+    assert expected.over_unfiltered is not None
+    assert expected.over_unfiltered_within_layers is not None
+    pooled, within, *by_layer = rows[6:]
+    assert pooled["payoff"] == expected.over_unfiltered.value
+    assert pooled["unfiltered"] == expected.unfiltered
+    assert pooled["random"] == expected.random.mean
+    assert within["payoff"] == expected.over_unfiltered_within_layers.value
+    assert within["payoff_low"] == expected.over_unfiltered_within_layers.low
+    assert within["unfiltered"] == expected.unfiltered_within_layers
+    assert within["random"] == expected.random_within_layers.mean
+    assert sum(row["selected"] for row in by_layer) == pooled["selected"] == expected.selected
+    assert sum(row["features"] for row in by_layer) == pooled["features"]
+    curve = {row["threshold"]: row for row in curve_rows(summary)}
+    points = threshold_curve(run.steering)
+    assert list(curve) == [point.threshold for point in points if point.selected]
+    point = next(one for one in points if one.threshold == 0.1)
+    assert point.over_unfiltered_within_layers is not None
+    assert curve[0.1]["payoff_within_layers"] == point.over_unfiltered_within_layers.value
+    assert curve[0.1]["payoff_within_layers"] == pytest.approx(within["payoff"])
+    assert curve[0.1]["payoff"] == pytest.approx(pooled["payoff"])
+    assert point.random_within_layers is not None
+    assert curve[0.1]["random_within_layers"] == point.random_within_layers.mean
+
+
+def test_the_sentence_says_what_is_left_within_layers() -> None:
+    text = " ".join(steering_explanation(found(many())))
+    assert re.search(
+        r"As many features of each layer have [\d.]+: within layers it is 1\.\d+ t", text
+    )
+    alone = found(RunTables(frame(), generations(), steering([2], 40)))
+    assert "within layers" not in " ".join(steering_explanation(alone))
+    assert [row["layer"] for row in payoff_rows(alone)] == ["all", "all"]
+    nothing = found(RunTables(frame(), generations(), steering(range(2), success_20=0.0)))
+    assert {row["payoff"] for row in payoff_rows(nothing)} == {None}
+    assert "within layers" not in " ".join(steering_explanation(nothing))
 
 
 def test_unsteered_means_are_over_the_features_that_have_a_factor() -> None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from steerlens.analysis.summary import explanation, hybrids, prompt_correlations, ranking, summarise
+from steerlens.analysis.summary import (
+    best_features,
+    explanation,
+    hybrids,
+    prompt_correlations,
+    ranking,
+    summarise,
+)
 from steerlens.results.folder import RunTables
-from tests.support.frames import frame
+from tests.support.frames import frame, null_scores
 
 
 def scored(high_in: list[bool], high_out: list[bool]) -> dict[str, list[float]]:
@@ -96,3 +106,87 @@ def test_a_table_of_input_scores_is_explained_without_output_scores() -> None:
     lines = explanation(summarise(RunTables(frame([0], 4, output_score=[None] * 4))))
     assert not any("S_out" in line for line in lines)
     assert "Of 4 features" in " ".join(lines)
+
+
+def test_random_directions_are_told_for_every_layer() -> None:
+    null = null_scores(range(3))
+    summary = summarise(RunTables(frame(range(3)), null_scores=null))
+    for layer in summary["layers"]:
+        scores = null.loc[null["layer"] == layer["layer"], "output_score"].to_numpy(float)
+        assert layer["output_score_null_count"] == 99
+        assert layer["output_score_null_at_least_0.01"] == pytest.approx((scores >= 0.01).mean())
+        assert layer["output_score_null_at_least_0.1"] == pytest.approx((scores >= 0.1).mean())
+        expected = np.quantile(scores, [0.25, 0.5, 0.75], method="inverted_cdf")
+        found = [layer[f"output_score_null_{key}"] for key in ("q25", "median", "q75")]
+        assert found == pytest.approx(expected)
+    assert summary["overall"]["output_score_null_count"] == 3 * 99
+
+
+def test_random_directions_of_a_layer_count_as_its_features_do() -> None:
+    # 30 features of layer 0 and 10 of layer 1; all directions of layer 1 are high, none of layer 0.
+    table = pd.concat([frame([0], 30), frame([1], 10)], ignore_index=True)
+    null = null_scores([0, 1, 2], 99).assign(output_score=[0.0] * 99 + [0.5] * 99 + [0.9] * 99)
+    overall = summarise(RunTables(table, null_scores=null))["overall"]
+    assert overall["output_score_null_at_least_0.1"] == pytest.approx(10 / 40)
+    assert overall["output_score_null_median"] == 0.0
+    assert overall["output_score_null_q75"] in (0.0, 0.5)
+    assert overall["output_score_null_count"] == 2 * 99  # layer 2 has no features
+
+
+def test_features_are_told_apart_from_random_directions() -> None:
+    table = frame([0], 4, output_score_p=[0.01, 0.05, 0.051, 1.0])
+    summary = summarise(RunTables(table, null_scores=null_scores([0], 99, output_score=0.02)))
+    assert summary["overall"]["output_score_p_at_most_0.05"] == 0.5
+    text = " ".join(explanation(summary))
+    assert "Of 99 random directions with the norms of decoder rows 100.0% have S_out" in text
+    assert "50.0% of the features have an S_out that at most 5% of random directions" in text
+    few = summarise(RunTables(table, null_scores=null_scores([0], 18)))
+    assert few["overall"]["output_score_p_at_most_0.05"] is None  # 1 / 19 is more than that
+    assert "random directions" in " ".join(explanation(few))
+    assert "output_score_p" not in " ".join(explanation(few))
+
+
+def test_a_run_without_random_directions_says_nothing_of_them() -> None:
+    summary = summarise(RunTables(frame()))
+    for statistics in (summary["overall"], *summary["layers"]):
+        assert statistics["output_score_null_count"] == 0
+        assert statistics["output_score_null_median"] is None
+        assert statistics["output_score_null_at_least_0.1"] is None
+        assert statistics["output_score_p_at_most_0.05"] is None
+    assert not any("random directions" in line for line in explanation(summary))
+
+
+def tied(**columns: Any) -> pd.DataFrame:
+    tokens = [" the", " Rain", ".", " rain", " snow", "ing", " hail", " wind"]
+    filled = {
+        "output_score": [1.0, 0.999, 0.9999, 0.9961, 0.998, 1.0, 0.5, 0.75],
+        "output_score_delta": [0.4, 0.9, 0.99, 0.95, 0.93, 1.0, 0.5, 0.75],
+        "output_token": tokens,
+    }
+    return frame([3], 8, **(filled | columns))
+
+
+def test_of_equal_scores_different_words_stand_first_and_of_these_what_steering_adds_most() -> None:
+    # " rain" is before " Rain" by its delta, which is then no new word; pieces come after words.
+    best = best_features(tied(), 8)
+    assert best["output_token"].tolist() == [
+        " rain", " snow", "ing", ".", " Rain", " the", " wind", " hail"
+    ]  # fmt: skip
+    assert set(best.columns) == set(tied().columns)
+
+
+def test_how_many_share_the_highest_score_is_said() -> None:
+    summary = summarise(RunTables(tied()))
+    assert summary["top_score"] == {"score": 1.0, "features": 6}
+    assert explanation(summary)[0].startswith("6 features share the highest S_out, 1.00; ")
+    alone = summarise(RunTables(tied(output_score=[0.9] + [0.1] * 7)))
+    assert alone["top_score"] == {"score": 0.9, "features": 1}
+    assert "share" not in explanation(alone)[0]
+    other = summarise(RunTables(tied(concept_score=[0.5] * 8)))
+    assert other["top_score"] is None
+
+
+def test_words_without_spaces_are_words_where_no_token_has_one() -> None:
+    tokens = ["the", "rain", ".", "rain", "snow", "", "hail", "wind"]
+    best = best_features(tied(output_token=tokens), 3)
+    assert best["output_token"].tolist() == ["rain", "snow", ""]

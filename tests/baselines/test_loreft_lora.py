@@ -333,5 +333,5 @@ def test_layers_and_matrices_that_arent_there_are_refused(
         LoraEdits(task.subject, random_lora(), [0, 1], [1.0])
 
 
-def test_embedded_settings_name_layers_that_a_small_model_has() -> None:
-    assert lora.embedded(8).layers == loreft.embedded(8).layers == (1, 3, 5, 7)
+def test_smaller_settings_name_layers_that_a_small_model_has() -> None:
+    assert lora.smaller(8).layers == loreft.smaller(8).layers == (1, 3, 5, 7)

@@ -9,12 +9,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from steerlens import SteerlensError, load_subject
+from steerlens import SteerlensError
 from steerlens.concepts import candidates, concept_tokens, mean_max_activation, names
 from steerlens.subject import Subject
-from tests.support.embedded import needs_embedded
 from tests.support.naive import naive_logit_lens
 from tests.support.tiny import D_SAE, MODELS
+from tests.support.trained import trained_subject
 
 SPACED = ("_file", "file", "_Files", "FILE", "_filing", "_profile", "_fi", "_unfiled", "\n", "_the")
 
@@ -150,9 +150,8 @@ def test_a_label_names_a_concept_by_whole_words_in_any_form() -> None:
     assert not names("machine tools", ["machine learning"])
 
 
-@needs_embedded
-def test_the_embedded_models_words_are_found() -> None:
-    subject = load_subject("embedded", "embedded-topk", layer=6)
+def test_the_words_of_a_trained_model_are_found() -> None:
+    subject = trained_subject()
     tokens = concept_tokens(subject.lm.tokenizer, "file")
     assert set(tokens.texts.values()) >= {" file", " files", "file", " File"}
     assert candidates(subject, tokens)[0].count >= 3

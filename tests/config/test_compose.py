@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
+from steerlens.config import explain
 from steerlens.config.compose import (
     compose,
     compose_jobs,
@@ -46,17 +48,16 @@ def write_experiment(folder: Path, text: str) -> list[str]:
     return [f"hydra.searchpath=[file://{folder}]", "experiment=mine"]
 
 
-def test_the_default_is_the_embedded_model_in_plain_dataclasses() -> None:
+def test_the_default_is_smollm2_in_plain_dataclasses() -> None:
     config = compose()
     assert isinstance(config, RunConfig)
     assert (config.model.name, config.sae.name, config.layer) == (
-        "embedded",
-        "embedded-topk",
+        "smollm2-135m-instruct",
+        "smollm2-topk",
         "all",
     )
     assert isinstance(config.score, load_method("output").Config)
-    assert Path(config.model.path).is_absolute()
-    assert Path(config.sae.path or "").parent.name == "embedded"
+    assert Path(str(config.sae.path)).parts[-2:] == ("steerlens_smollm2", "smollm2-topk")
 
 
 def test_scores_are_flat_alone_and_nested_together() -> None:
@@ -93,16 +94,13 @@ def test_registering_twice_changes_nothing() -> None:
     assert register() == {}
 
 
-@pytest.mark.parametrize(
-    "group", ["model", "sae", "features", "score", "tracking", "subject", "experiment"]
-)
-def test_every_option_of_every_group_composes(group: str) -> None:
+@pytest.mark.parametrize("group", ["features", "score", "tracking", "experiment"])
+def test_every_option_of_a_group_composes(group: str) -> None:
+    """Those of model, sae and subject are in `test_presets`, on what is composed once."""
     files = sorted((conf_dir() / group).glob("*.yaml"))
     assert files
     for file in files:
-        tree = compose_tree([f"{group}={file.stem}"])
-        if group in ("model", "sae"):
-            assert tree[group].name == file.stem
+        compose_tree([f"{group}={file.stem}"])
 
 
 def test_every_experiment_names_its_command_and_changes_only_known_keys() -> None:
@@ -121,8 +119,8 @@ def test_every_experiment_names_its_command_and_changes_only_known_keys() -> Non
         (["modle@score=x"], "unknown group 'modle'; did you mean 'model'?"),
         (["model=gemma-2-2"], "unknown model 'gemma-2-2'; did you mean 'gemma-2-2b'"),
         (["score=outptu"], "unknown score 'outptu'; did you mean 'output'?"),
-        (["sae.pth=x"], "unknown key 'sae.pth'; did you mean 'sae.path'?"),
-        (["+sae.pth=x"], "unknown key 'sae.pth'; did you mean 'sae.path'?"),
+        (["sae.pth=x"], "unknown key 'sae.pth'; did you mean 'sae.path'"),
+        (["+sae.pth=x"], "unknown key 'sae.pth'; did you mean 'sae.path'"),
         (["++leyer=3"], "unknown key 'leyer'; did you mean 'layer'"),
         (["score.promt=x"], "unknown key 'score.promt'; did you mean 'score.prompt'?"),
         (["prompt=x"], "unknown key 'prompt'; did you mean 'score.prompt'?"),
@@ -155,6 +153,11 @@ def test_every_experiment_names_its_command_and_changes_only_known_keys() -> Non
             "unknown experiment 'paper/figre_4'; did you mean 'paper/figure_4'",
         ),
         (["experiment=paper"], "unknown experiment 'paper'; did you mean 'paper/"),
+        (["model=embedded"], "its successor is model=smollm2-135m-instruct."),
+        (["model@evaluator=embedded"], "its successor is model=smollm2-135m-instruct."),
+        (["sae=embedded-topk"], "sae=embedded-topk is gone; its successor is sae=smollm2-topk."),
+        (["sae=embedded-batchtopk"], "its successor is sae=smollm2-batchtopk."),
+        (["subject=embedded"], "its successor is subject=smollm2."),
         (["+experiment=demo"], "write 'experiment=demo', without the +."),
         (["hydra.searchpath=[file:///nowhere]"], "there is no folder '/nowhere'"),
     ],
@@ -176,6 +179,7 @@ def test_a_mistake_is_told_in_one_sentence(overrides: list[str], expected: str) 
         ("model: gemma-2-2b", "write '- override /model: gemma-2-2b'"),
         ("subject: gemma-2-2b", "or in a file with '- override /subject: NAME'"),
         ("defaults:\n  - override /model: gema-2-2b", "unknown model 'gema-2-2b'"),
+        ("defaults:\n  - override /sae: embedded-topk", "sae=embedded-topk is gone"),
         ("name: [", "mine.yaml"),
     ],
 )
@@ -264,7 +268,7 @@ def test_the_tree_shows_the_folder_that_hydra_will_use() -> None:
 
 def test_an_installed_package_brings_its_own_conf(tmp_path: Path) -> None:
     copy = tmp_path / "steerlens"
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("embedded", "__pycache__"))
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(conf_dir(), copy / "conf", dirs_exist_ok=True)
     code = (
         "from steerlens.config import compose as c, entries as e; print(e.conf_dir()); c.compose()"
@@ -363,3 +367,18 @@ def test_several_values_need_a_multirun_or_an_experiment_that_is_one(my_conf: Pa
     assert len(compose_jobs([*words, "layer=1,2"])) == 4
     with pytest.raises(SteerlensError, match="add -m"):
         compose_jobs(["layer=1,2"])
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "expected"),
+    [
+        ("model", "embedded", "model=embedded is gone; its successor is model=smollm2-135m-"),
+        ("sae", "embedded-topk", "its successor is sae=smollm2-topk."),
+        ("subject", "embedded", "its successor is subject=smollm2."),
+    ],
+)
+def test_names_of_earlier_versions_are_answered_with_the_new_ones(
+    group: str, name: str, expected: str
+) -> None:
+    error = MissingConfigException("gone", f"{group}/{name}", options=["gpt2-small"])
+    assert expected in str(explain.failure(error, [], {}))

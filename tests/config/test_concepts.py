@@ -51,9 +51,10 @@ def test_texts_want_a_judge() -> None:
 
 
 def test_what_can_work_is_not(tmp_path: Path) -> None:
-    check(compose([*BASE]))
-    check(compose([*BASE, "concepts=folder", f"concepts.path={tmp_path}"]))
-    check(compose([*BASE, "concepts=folder", 'concepts.path="somewhere/{layer}"']))
+    words = [*BASE, "model=gpt2-small", "sae=gpt2-small-res-jb"]
+    check(compose(words))
+    check(compose([*words, "concepts=folder", f"concepts.path={tmp_path}"]))
+    check(compose([*words, "concepts=folder", 'concepts.path="somewhere/{layer}"']))
 
 
 def test_a_key_without_concepts_says_how_to_choose_some() -> None:

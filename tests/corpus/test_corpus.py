@@ -112,3 +112,12 @@ def test_pieces_end_with_the_tokens_asked_for(tokenizer) -> None:
     found = [piece.tolist() for piece in pieces(LINES, tokenizer, 5, bos=None, n_tokens=6)]
     assert [len(piece) for piece in found] == [3, 2, 1]
     assert sum(map(len, pieces(LINES, tokenizer, 5, bos=None))) == 14
+
+
+def test_positions_that_count_nowhere_are_not_counted(tokenizer) -> None:
+    every = list(pieces(LINES, tokenizer, 5, bos=None))
+    found = list(pieces(LINES, tokenizer, 5, bos=None, n_tokens=6, n_uncounted=1))
+    assert sum(len(piece) - 1 for piece in found) == 6
+    assert all(a.tolist() == b.tolist()[: len(a)] for a, b in zip(found, every, strict=False))
+    with_bos = list(pieces(LINES, tokenizer, 5, bos=0, n_tokens=6, n_uncounted=2))
+    assert sum(max(len(piece) - 2, 0) for piece in with_bos) == 6

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from steerlens.errors import SteerlensError
-from steerlens.figures import FIGURES, draw_all, output_score
+from steerlens.figures import BESIDE_NULL, FIGURES, draw_all, output_score
 from steerlens.figures.style import look
 from steerlens.results import FEATURES
 from steerlens.results.folder import RunTables
-from tests.support.frames import frame
+from tests.support.frames import frame, null_scores
 
 
 def zeros(table: pd.DataFrame) -> pd.DataFrame:
@@ -101,6 +101,50 @@ def test_shares_above_the_thresholds_are_drawn_and_told() -> None:
     assert figure is not None
     labels = [line.get_label() for line in figure.axes[0].lines]
     assert [str(label).split()[0] for label in labels] == ["50.0%", "25.0%"]
+
+
+@pytest.mark.parametrize("layers", [[20], [3, 20], range(8)], ids=str)
+@pytest.mark.parametrize("change", [zeros, ones, half_zero])
+def test_random_directions_can_be_drawn_beside_every_kind_of_table(
+    layers: list[int], change: Callable[[pd.DataFrame], pd.DataFrame]
+) -> None:
+    for null in (null_scores(layers, 5), null_scores(layers, 5, output_score=0.0)):
+        for draw in BESIDE_NULL.values():
+            with look():
+                figure = draw(change(frame(layers, 3)), null=null)
+                assert figure is not None
+                figure.draw_without_rendering()
+
+
+def test_random_directions_stand_beside_the_features_of_their_layer() -> None:
+    table, null = frame([2, 5, 9], 11), null_scores([1, 2, 5])
+    figure = output_score.by_layer(table, null)
+    assert figure is not None
+    top, bottom = figure.axes
+    median = next(line for line in top.lines if line.get_label() == "random directions")
+    of_layer = null.groupby("layer")["output_score"]
+    np.testing.assert_array_equal(median.get_xdata(), [2, 5])  # layer 1 has no features
+    expected = of_layer.median().loc[[2, 5]].to_numpy(float)
+    np.testing.assert_allclose(np.asarray(median.get_ydata(), float), expected)
+    share = bottom.lines[3]  # of the features, random directions, features, random directions
+    expected = of_layer.apply(lambda scores: (scores >= 0.1).mean()).loc[[2, 5]].to_numpy(float)
+    np.testing.assert_allclose(np.asarray(share.get_ydata(), float), expected)
+    without = output_score.by_layer(table, null.head(0))
+    assert without is not None
+    labels = [str(line.get_label()) for axes in without.axes for line in axes.lines]
+    assert not any("random" in label for label in labels)
+
+
+def test_a_run_with_random_directions_shows_them(tmp_path: Path) -> None:
+    with_null = draw_all(RunTables(frame(), null_scores=null_scores()), tmp_path / "a")
+    without = draw_all(RunTables(frame()), tmp_path / "b")
+    assert set(with_null) == set(without) == set(FIGURES)
+    changed = {
+        name
+        for name, paths in with_null.items()
+        if paths[0].read_bytes() != without[name][0].read_bytes()
+    }
+    assert changed == set(BESIDE_NULL)
 
 
 def test_every_feature_is_in_the_histogram_also_zeros_and_ones() -> None:

@@ -53,7 +53,7 @@ def test_the_curve_is_drawn_as_it_was_computed() -> None:
     table = steering()
     figure = by_threshold(table)
     assert figure is not None
-    top, bottom = figure.axes
+    top, middle, bottom = figure.axes
     points = [point for point in threshold_curve(table) if point.success]
     thresholds = [point.threshold for point in points]
     np.testing.assert_array_equal(top.lines[0].get_xdata(), thresholds)
@@ -63,6 +63,23 @@ def test_the_curve_is_drawn_as_it_was_computed() -> None:
     assert counts["selected"] == [point.selected for point in points]
     assert counts["left out: no best factor"] == [point.without_factor for point in points]
     assert top.get_xscale() == "log"
+    drawn = {str(line.get_label()): np.asarray(line.get_ydata()) for line in top.lines}
+    at_random = [point.random_within_layers.mean for point in points if point.random_within_layers]
+    np.testing.assert_array_equal(drawn["as many of each layer"], at_random)
+    times = {str(line.get_label()): np.asarray(line.get_ydata()) for line in middle.lines}
+    within = [point.over_unfiltered_within_layers for point in points]
+    np.testing.assert_array_equal(
+        times["beside as many of each layer"], [one.value for one in within if one]
+    )
+    assert (times["beside all"][1:] > times["beside as many of each layer"][1:]).all()
+
+
+def test_of_one_layer_nothing_is_drawn_within_layers() -> None:
+    figure = by_threshold(steering([5], 40))
+    assert figure is not None
+    labels = [str(line.get_label()) for axes in figure.axes for line in axes.lines]
+    assert "beside all" in labels
+    assert not any("each layer" in label for label in labels)
 
 
 def test_a_criterion_that_works_reversed_is_drawn_both_ways() -> None:

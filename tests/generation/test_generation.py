@@ -11,7 +11,7 @@ import pytest
 
 from steerlens import SteerlensError
 from steerlens.config.schema import CONTROLS, OPERATORS, POSITIONS
-from steerlens.generation import ROW, prompt_tokens
+from steerlens.generation import ROW
 from steerlens.scores import ScoreRun
 from steerlens.subject import Subject
 from tests.support.generating import (
@@ -153,7 +153,7 @@ def test_the_last_token_that_fits_is_generated_rightly(subject: Subject) -> None
 
 
 def test_a_chat_template_that_is_not_there_is_refused(subject: Subject) -> None:
-    with pytest.raises(SteerlensError, match="has no chat template; use generation"):
+    with pytest.raises(SteerlensError, match="has no chat template; use chat_template=false"):
         texts_of(subject, rows_of(), chat_template=True, **GREEDY)
 
 
@@ -166,7 +166,7 @@ def test_a_chat_template_wraps_the_prompt(tiny_subject: MakeSubject) -> None:
     )
     chat = [{"role": "user", "content": "my experience"}]
     expected = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
-    ids = prompt_tokens(subject, "my experience", chat_template=True)
+    ids = subject.to_tokens("my experience", chat_template=True)[0].tolist()
     assert ids == expected == [0, 20, 5, 6, 21, 22]
     rows = rows_of(features=[5], factors=[0.5], prompts=["my experience"])
     texts = texts_of(subject, rows, chat_template=True, **GREEDY)

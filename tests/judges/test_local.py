@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from steerlens.judges import Item, load_judge
 from steerlens.judges.chat import Answer, Message, Unanswered
 from steerlens.judges.items import UNANSWERED, UNPARSABLE
 from steerlens.judges.local import LocalChat
+from tests.support.gguf import save_pair
 from tests.support.tiny import D_VOCAB, save_model
 
 TEMPLATE = (
@@ -155,3 +157,16 @@ def test_what_cannot_judge_is_refused_in_a_sentence(folder: Path, tmp_path: Path
         load_judge(configure(base, tmp_path))
     with pytest.raises(SteerlensError, match="can't load"):
         load_judge(configure(tmp_path / "nowhere", tmp_path))
+
+
+def test_a_gguf_judges_as_the_model_that_it_was_made_from(tmp_path: Path) -> None:
+    file, model = save_pair(tmp_path / "judge")
+    chat = LocalChat(configure(file, tmp_path / "cache"))
+    assert chat.identity["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    (answer,) = chat.answers([(Message("user", "the"),)])
+    assert isinstance(answer, Answer)
+    ids, written = chat._tokens((Message("user", "the"),)), int(answer.output_tokens or 0)
+    for _ in range(written):
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    assert answer.text == chat._tokenizer.decode(ids[-written:], skip_special_tokens=True)

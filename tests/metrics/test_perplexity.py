@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from steerlens.metrics import MetricRun, Texts, likelihood, perplexity
 from steerlens.metrics.likelihood import mean_negative_log_likelihood
 from steerlens.subject import Subject
 from tests.metrics.texts import random_texts
+from tests.support.templates import TEMPLATE
 from tests.support.tiny import D_VOCAB, MODELS
 
 MakeSubject = Callable[..., Subject]
@@ -90,6 +92,65 @@ def test_another_evaluator_reads_the_text_its_own_way(
     evaluator = perplexity.load_evaluator(entry, compose([]))
     expected = naive(tiny_folder("neox"), whole(texts, subject))
     assert measure(texts, subject, evaluator=evaluator) == pytest.approx(expected, rel=1e-5)
+
+
+@torch.no_grad()
+def naive_of_answers(folder: Path, pairs: list[tuple[list[int], list[int]]]) -> list[float]:
+    """exp of the mean cross entropy of the answers alone, each after its request, in float64."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    perplexities = []
+    for request, answer in pairs:
+        logits_LV = model(torch.tensor([request + answer])).logits[0].double()
+        logits_LV = logits_LV[len(request) - 1 : -1]
+        loss = torch.nn.functional.cross_entropy(logits_LV, torch.tensor(answer))
+        perplexities.append(float(loss.exp()))
+    return perplexities
+
+
+def test_inside_a_template_only_the_answer_counts(
+    tiny_subject: MakeSubject, tiny_folder: Callable[[str], Path]
+) -> None:
+    subject = tiny_subject("llama")
+    tokenizer: Any = subject.lm.tokenizer
+    tokenizer.chat_template = TEMPLATE
+    texts = random_texts(subject)
+    texts = dataclasses.replace(texts, texts=["", *texts.texts[1:]])
+    pairs = [
+        (
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=False
+            ),
+            tokenizer(text, add_special_tokens=False)["input_ids"],
+        )
+        for prompt, text in zip(texts.prompts, texts.texts, strict=True)
+    ]
+    got = measure(texts, subject, chat_template=True)
+    written = [index for index, (_, answer) in enumerate(pairs) if answer]
+    expected = naive_of_answers(tiny_folder("llama"), [pairs[index] for index in written])
+    assert [got[index] for index in written] == pytest.approx(expected, rel=1e-4)
+    assert all(got[index] is None for index in range(len(pairs)) if index not in written)
+
+
+def test_an_evaluator_without_a_template_reads_the_request_and_a_line_break(
+    tiny_subject: MakeSubject, tiny_folder: Callable[[str], Path]
+) -> None:
+    subject = tiny_subject("gpt2")
+    subject.lm.tokenizer.chat_template = TEMPLATE
+    texts = random_texts(subject)
+    entry = ModelConfig(name="judge", path=str(tiny_folder("neox")))
+    evaluator = perplexity.load_evaluator(entry, compose([]))
+    tokenizer: Any = evaluator.tokenizer
+    pairs = [
+        (
+            tokenizer(f"{prompt}\n")["input_ids"],
+            tokenizer(text, add_special_tokens=False)["input_ids"],
+        )
+        for prompt, text in zip(texts.prompts, texts.texts, strict=True)
+    ]
+    written = [index for index, (_, answer) in enumerate(pairs) if answer]
+    got = measure(texts, subject, evaluator=evaluator, chat_template=True)
+    expected = naive_of_answers(tiny_folder("neox"), [pairs[index] for index in written])
+    assert [got[index] for index in written] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", sorted(MODELS))

@@ -15,9 +15,9 @@ from steerlens.errors import SteerlensError
 from steerlens.figures import FIGURES, STEERING_FIGURES
 from steerlens.files import write_json
 from steerlens.report import report, report_text
-from steerlens.results import COVERAGE, FEATURES, GENERATIONS, STEERING
+from steerlens.results import COVERAGE, FEATURES, GENERATIONS, NULL_SCORES, STEERING
 from steerlens.results.folder import CONFIG_FILE, RunTables, read_tables
-from tests.support.frames import NASTY, found_pmi, frame, tables
+from tests.support.frames import NASTY, found_pmi, frame, null_scores, tables
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -37,6 +37,31 @@ def test_a_finished_run_is_drawn_again(tmp_path: Path, capsys: pytest.CaptureFix
         if line.startswith("!["):
             assert (tmp_path / line.partition("(")[2].rstrip(")")).is_file()
     assert text.count("![") == len(FIGURES)
+
+
+def test_random_directions_stand_in_the_table_by_layer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    FEATURES.write(frame(output_score_p=[0.01, 0.5] * 18), tmp_path)
+    report(tmp_path)
+    assert "random" not in (tmp_path / "report.md").read_text()
+    NULL_SCORES.write(null_scores(), tmp_path)
+    report(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    table = text.partition("## By layer")[2].partition("## Best")[0].strip().splitlines()
+    assert "random q25" in table[0]
+    assert html.unescape(table[0]).endswith("p <= 0.05 |")
+    assert all(row.endswith("| 50.0% |") for row in table[2:])
+    assert len({row.count("|") for row in table}) == 1
+    for shown in (text, capsys.readouterr().out):
+        assert "297 random directions" in shown
+
+
+def test_a_truncated_table_of_random_directions_is_refused(tmp_path: Path) -> None:
+    FEATURES.write(frame(), tmp_path)
+    (tmp_path / "null.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(SteerlensError, match=r"null\.parquet can't be read: it is truncated"):
+        report(tmp_path)
 
 
 def test_reporting_twice_changes_no_byte(tmp_path: Path) -> None:
@@ -116,6 +141,8 @@ def test_a_run_that_steered_is_drawn_again(
     assert titles[3:] == [
         "Steering",
         "Best steered features",
+        "What selecting by S_out buys",
+        "Success by threshold of S_out",
         "What to select features by",
         "Input features",
         "Output features",

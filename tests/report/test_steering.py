@@ -7,16 +7,22 @@ import numpy as np
 import pandas as pd
 
 from steerlens.analysis.roles import Continuation, examples
+from steerlens.analysis.steering_summary import COMPARED, steering_summary
 from steerlens.report.steering import (
     best_steered_table,
+    criteria_table,
+    curve_table,
     marked,
+    payoff_table,
     pmi_part,
     pmi_summary,
     pmi_table,
     role_table,
 )
+from steerlens.results.folder import RunTables
 from steerlens.results.pmi import Pmi
-from tests.support.frames import NASTY, of_every_role
+from tests.support.frames import NASTY, frame, generations, of_every_role
+from tests.support.steering import steering
 
 
 def found_pmi(values: list[float]) -> Pmi:
@@ -52,6 +58,32 @@ def test_tables_of_roles_have_a_row_for_every_text() -> None:
         assert len(rows) == 2 * 3 * 3
         assert [row[:2] for row in rows[::9]] == [[str(e.layer), str(e.feature)] for e in found]
         assert [row[6] for row in rows[:3]] == ["0", "2", "8"]
+
+
+def test_the_payoff_is_shown_pooled_within_layers_and_by_layer() -> None:
+    summary = steering_summary(RunTables(frame(), generations(), steering()), (0.01, 0.9))
+    assert summary is not None
+    rows = cells(payoff_table(summary))
+    layers = ["all", "within layers", "0", "1", "2", "3"]
+    assert [row[:2] for row in rows] == [[t, layer] for t in ("0.01", "0.9") for layer in layers]
+    found = summary["payoff"]["0.01"]
+    for row, ratio in zip(rows, ("over_unfiltered", "over_unfiltered_within_layers"), strict=False):
+        value, low, high = (found[ratio][key] for key in ("value", "low", "high"))
+        assert row[-1] == f"{value:.2f} ({low:.2f} to {high:.2f})"
+    # Of a few features of a layer there is no interval, of none nothing.
+    few = [row for row in rows[8:] if 0 < int(row[2].split()[0]) < 8]
+    assert few
+    assert all("to" not in row[-1] and "to" not in row[3] for row in few)
+    curve = cells(curve_table(summary))
+    assert curve[-1][0] == "0.9"
+    assert len(curve) == len([one for one in summary["threshold_curve"] if one["selected"]])
+    shown = cells(criteria_table(summary["criteria"]))
+    within = summary["criteria"]["scores"][0]["highest"][COMPARED]["over_unfiltered_within_layers"]
+    assert shown[0][-1].startswith(f"{within['value']:.2f} (")
+    nothing = RunTables(frame(), generations(), steering(best_factor=None, success_20=None))
+    summary = steering_summary(nothing, (0.01,))
+    assert summary is not None
+    assert payoff_table(summary) is curve_table(summary) is None
 
 
 def test_success_tokens_are_bold_and_all_is_escaped() -> None:

@@ -62,7 +62,7 @@ def test_the_table_fits_and_shows_its_numbers_whole(width: int) -> None:
     show(RunTables(frame(range(3), 2000)), where, folder="outputs/demo")
     text = shown(where)
     assert max(cell_len(line.rstrip()) for line in text.splitlines()) <= width
-    assert " 0.9900 " in text
+    assert " 0.99 " in text
     assert "S_out near 1" in text
     assert "outputs/demo" in text
 
@@ -82,7 +82,7 @@ def test_the_best_feature_comes_first() -> None:
     scores = [0.25, 0.75, 0.5]
     show(RunTables(frame([7], 3, output_score=scores)), where)
     rows = re.findall(r"^\s+7\s+(\d)\s+(\S+)", shown(where), flags=re.M)
-    assert rows == [("1", "0.7500"), ("2", "0.5000"), ("0", "0.2500")]
+    assert rows == [("1", "0.75"), ("2", "0.50"), ("0", "0.25")]
 
 
 def test_a_run_without_output_scores_says_so() -> None:
@@ -105,8 +105,8 @@ def test_missing_ranks_and_tokens_are_dashes_and_empty_columns_are_left_out() ->
     show(RunTables(frame([7], 3, **some)), where)
     text = shown(where)
     assert re.search(r"layer +feature +S_out +rank +p +token +logit lens", text)
-    assert re.search(r"7 +0 +0\.5000 +- +- +- +- ", text)
-    assert re.search(r"7 +1 +0\.2500 +3 +0\.7500 +a +- ", text)
+    assert re.search(r"7 +0 +0\.50 +- +- +- +- ", text)
+    assert re.search(r"7 +1 +0\.25 +3 +0\.7500 +a +- ", text)
 
 
 def test_an_output_that_is_not_unicode_gets_escapes(monkeypatch: pytest.MonkeyPatch) -> None:

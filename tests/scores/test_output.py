@@ -12,6 +12,7 @@ from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 from steerlens import SteerlensError, score_features
 from steerlens.subject import Subject
 from tests.support.naive import naive_output_score
+from tests.support.templates import TEMPLATE
 from tests.support.tiny import ARCHITECTURES, D_SAE, D_VOCAB, MODELS, OTHERS, TRANSCODERS
 
 MakeSubject = Callable[..., Subject]
@@ -22,7 +23,12 @@ PROBES = range(0, D_SAE, 7)
 def assert_equals_naive(subject: Subject, factor: float, **settings: Any) -> None:
     # A budget of a few rows, so that features fall into several batches.
     frame = score_features(
-        subject, features=PROBES, factor=factor, memory_budget=60_000, **settings
+        subject,
+        features=PROBES,
+        factor=factor,
+        memory_budget=60_000,
+        null_directions=0,
+        **settings,
     )
     for row in frame.to_dict("records"):
         score, rank, probability = naive_output_score(
@@ -62,6 +68,21 @@ def test_equals_naive_with_transcoders(
     assert subject.site.write.endswith("mlp_out")
     assert_equals_naive(subject, 10.0)
     assert_equals_naive(subject, 0.3, keep_error=False)
+
+
+def test_the_prompt_goes_into_the_template_where_that_is_asked(tiny_subject: MakeSubject) -> None:
+    subject = tiny_subject("llama", "jumprelu")
+    with pytest.raises(SteerlensError, match="local has no chat template"):
+        score_features(subject, features=[0], chat_template=True)
+    subject.lm.tokenizer.chat_template = TEMPLATE
+    frame = score_features(subject, features=PROBES, chat_template=True)
+    rendered = subject.lm.chat(PROMPT)
+    for row in frame.to_dict("records"):
+        score, rank, _ = naive_output_score(subject, row["feature"], rendered, 10.0)
+        assert row["output_rank"] == rank
+        assert row["output_score"] == pytest.approx(score, rel=1e-4)
+    plain = score_features(subject, features=PROBES)
+    assert not np.allclose(frame["output_score"].astype(float), plain["output_score"].astype(float))
 
 
 @pytest.mark.parametrize("architecture", list(OTHERS))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 
 from steerlens.analysis.series import Series
 from steerlens.config.schema import StudyConfig
@@ -102,13 +103,35 @@ def test_different_models_are_refused_or_compared_by_depth() -> None:
         assert draw().axes
 
 
+def test_of_different_models_it_is_told_in_how_many_each_finding_shows() -> None:
+    rises, flat = release("rises", 2.0, (0, 1, 2, 3)), release("flat", 2.0, (0, 3), model="other")
+    for one, slope in ((rises, 0.1), (flat, 0.0)):
+        table = one.tables.features
+        table["output_score"] += slope * table["layer"]
+        table["input_score"] = table["input_score"].rank() / 1000 - slope * table["layer"]
+    answered = answer([rises, flat], StudyConfig("releases", by_depth=True))
+    text = " ".join(answered.sentences)
+    assert "In 1 of 2 models output scores rise with depth; rank correlation: " in text
+    assert "In 1 of 2 models input scores fall with depth" in text
+    assert "In 2 of 2 models success goes with the output score" in text
+    assert "In 0 of 2 models success goes with the input score" in text
+    assert "In 2 of 2 models filtering by S_out >= 0.1 makes steering better; times as" in text
+    row = answered.tables["releases"].set_index("release").to_dict("index")["sae=rises"]
+    features = rises.tables.features
+    scores, layers = (features[name].to_numpy(float) for name in ("output_score", "layer"))
+    naive, _ = spearmanr(scores, layers)
+    assert row["output_score_with_depth"] == pytest.approx(naive)
+    assert row["output_score_with_depth_low"] > 0
+    assert "output_score_with_depth" not in answer([rises], ASKED).tables["releases"]
+
+
 @pytest.mark.parametrize("others", [[], [("other", 3)]])
 def test_one_steerable_feature_has_no_interval_but_is_shown(others: list[tuple[str, int]]) -> None:
     given = [release(name, 1.0, (0,), n) for name, n in [("one", 1), *others]]
     found = answer(given, ASKED)
     table = found.tables["releases"]
-    assert table["success"].notna().all()
-    assert table["success_low"].isna().any()
+    assert not np.isnan(table["success"].to_numpy(float)).any()
+    assert np.isnan(table["success_low"].to_numpy(float)).any()
     for draw in found.figures.values():
         draw()
 

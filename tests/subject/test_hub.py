@@ -246,49 +246,41 @@ def test_a_batchtopk_of_dictionary_learning_loads_with_its_threshold(
     assert provenance["saes"]["12"]["architecture"] == "jumprelu"
 
 
-GEMMA_SCOPE_2 = ["model=gemma-3-1b", "sae=gemma-scope-2-1b-res", "layer=7"]
+@pytest.mark.parametrize(
+    ("settings", "path", "layer", "hook_name"),
+    [
+        ([], "resid_post/layer_5_width_16k_l0_medium", 5, "blocks.5.hook_resid_post"),
+        (["sae.site=att"], "attn_out/layer_5_width_16k_l0_medium", 5, "blocks.5.attn.hook_z"),
+        (
+            ["sae.site=mlp-all", "sae.l0=small"],
+            "mlp_out_all/layer_2_width_16k_l0_small", 2, "blocks.2.hook_mlp_out",
+        ),
+        (
+            ["sae.site=transcoders-all", "sae.width=262k", "sae.l0=big_affine"],
+            "transcoder_all/layer_2_width_262k_l0_big_affine", 2, "blocks.2.hook_mlp_in",
+        ),
+    ],
+)  # fmt: skip
+def test_gemma_scope_2_loads_from_the_cache_at_each_site(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch,
+    settings: list[str], path: str, layer: int, hook_name: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("requests.get", lambda *args, **kwargs: pytest.fail("asks the hub"))
+    with snapshot(cache, "google/gemma-3-270m") as model:
+        save_model(model, "gemma3", num_hidden_layers=6, layer_types=["full_attention"] * 6)
+    with snapshot(cache, "google/gemma-scope-2-270m-pt") as release:
+        weights = save_gemma_scope_2(release, path, "gemma-v3-270m-pt")
+    words = ["model=gemma-3-270m", "sae=gemma-scope-2-270m", f"layer={layer}", *settings]
+    frame, provenance, subject = score(tmp_path, *words)
+    assert_same_weights(subject, weights)
+    assert_naive_scores(frame, subject)
+    assert subject.hook_name == hook_name
+    sae = provenance["saes"][str(layer)]
+    assert (sae["repo_id"], sae["path"]) == ("google/gemma-scope-2-270m-pt", path)
 
 
-@pytest.fixture
-def gemma_scope_2(cache: Path) -> Weights:
-    """A cache with all files that SAELens needs; it asks the hub nonetheless."""
+def test_an_sae_that_is_in_no_cache_is_told_offline(tmp_path: Path, cache: Path) -> None:
     with snapshot(cache, "google/gemma-3-1b-pt") as model:
         save_model(model, "gemma3", num_hidden_layers=8, layer_types=["full_attention"] * 8)
-    with snapshot(cache, "google/gemma-scope-2-1b-pt") as release:
-        path = "resid_post/layer_7_width_16k_l0_medium"
-        return save_gemma_scope_2(release, path, "google/gemma-3-1b-pt", layer=7)
-
-
-def test_gemma_scope_2_says_that_it_needs_the_hub(
-    tmp_path: Path, gemma_scope_2: Weights, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    message = r"layer_7_width_16k_l0_medium can't be loaded offline: .* sae=local sae.path=DIR\.$"
-    with monkeypatch.context() as hub:
-        hub.setattr("requests.get", lambda *args, **kwargs: pytest.fail("asks the hub"))
-        with pytest.raises(SteerlensError, match=message):
-            score(tmp_path, *GEMMA_SCOPE_2)
-    # The same without a network that nobody has announced.
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    for name in ("ENDPOINT", "HUGGINGFACE_CO_URL_TEMPLATE"):
-        url = getattr(constants, name).replace("https://huggingface.co", "http://127.0.0.1:9")
-        monkeypatch.setattr(constants, name, url)
-    with pytest.raises(SteerlensError, match=message):
-        score(tmp_path, *GEMMA_SCOPE_2)
-
-
-def test_gemma_scope_2_loads_with_the_hubs_answer_and_offline_from_a_folder(
-    tmp_path: Path, gemma_scope_2: Weights, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from sae_lens import SAE
-    from sae_lens.loading import pretrained_sae_loaders
-
-    shapes = {name.lower(): list(weight.shape) for name, weight in gemma_scope_2.items()}
-    answer = "get_safetensors_tensor_shapes"
-    with monkeypatch.context() as hub:
-        hub.setattr(pretrained_sae_loaders, answer, lambda repo_id, file: shapes)
-        sae = SAE.from_pretrained("gemma-scope-2-1b-pt-res", "layer_7_width_16k_l0_medium")
-    sae.save_model(tmp_path / "sae")
-    words = ["model=gemma-3-1b", "sae=local", f"sae.path={tmp_path / 'sae'}", "layer=7"]
-    frame, _, subject = score(tmp_path, *words)
-    assert_same_weights(subject, gemma_scope_2)
-    assert_naive_scores(frame, subject)
+    with pytest.raises(SteerlensError, match=r"can't load the SAE .*layer_7_width_16k_l0_medium"):
+        score(tmp_path, "model=gemma-3-1b", "sae=gemma-scope-2-1b-res", "layer=7")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from steerlens.config.schema import ChoiceConfig
-from steerlens.results import FEATURES, GENERATIONS, STEERING
+from steerlens.results import FEATURES, GENERATIONS, NULL_SCORES, STEERING
 from steerlens.results.folder import RunTables
 from steerlens.results.pmi import Pmi
 
@@ -36,6 +36,20 @@ def frame(layers: Iterable[int] = range(3), n: int = 12, **columns: Any) -> pd.D
         "logit_lens_token_ids": np.zeros((size, len(NASTY)), dtype=np.int64),
     }
     return FEATURES.frame(filled | columns)
+
+
+def null_scores(layers: Iterable[int] = range(3), n: int = 99, **columns: Any) -> pd.DataFrame:
+    """Output scores of `n` random directions in each of `layers`; `columns` replace others."""
+    layer = np.repeat(np.array(list(layers), dtype=np.int64), n)
+    filled: dict[str, Any] = {
+        "model": "toy",
+        "sae": "toy-sae",
+        "hook_name": [f"blocks.{i}.hook_resid_post" for i in layer],
+        "layer": layer,
+        "direction": np.tile(np.arange(n), len(layer) // n),
+        "output_score": np.random.default_rng(2).permutation(np.geomspace(1e-9, 0.5, len(layer))),
+    }
+    return NULL_SCORES.frame(filled | columns)
 
 
 def generations(

@@ -88,13 +88,16 @@ def save_gemma_scope(folder: Path, path: str, d_in: int = 2304, d_sae: int = 163
     return weights
 
 
-def save_gemma_scope_2(folder: Path, path: str, model_name: str, layer: int) -> Weights:
+def save_gemma_scope_2(folder: Path, path: str, model_name: str) -> Weights:
     """Gemma Scope 2: safetensors, and a config that doesn't say the sizes."""
     weights = {**random_weights(), "threshold": torch.rand(D_SAE)}
-    hook = f"model.layers.{layer}.output"
-    config = {"architecture": "jump_relu", "model_name": model_name, "hf_hook_point_in": hook}
-    _write(folder / path / "config.json", config)
+    config: dict[str, Any] = {"architecture": "jump_relu", "model_name": model_name}
     named = {name.lower(): weight for name, weight in weights.items()}
+    if path.endswith("_affine"):
+        named["affine_skip_connection"] = torch.randn(D_MODEL, D_MODEL) / D_MODEL
+        weights["W_skip"] = named["affine_skip_connection"].T.contiguous()
+        config["affine_connection"] = True
+    _write(folder / path / "config.json", config)
     save_file(named, folder / path / "params.safetensors")
     return weights
 

@@ -12,7 +12,7 @@ import yaml
 from steerlens.config.compose import compose
 from steerlens.files import CONFIG_FILE, write_json, write_text
 from steerlens.report import write_report
-from steerlens.results import COVERAGE, FEATURES, STEERING
+from steerlens.results import COVERAGE, FEATURES, NULL_SCORES, STEERING
 from steerlens.results.folder import read_tables
 from steerlens.status import STATUS_FILE
 from steerlens.sweep.begin import SWEEP_FILE
@@ -27,6 +27,7 @@ def save_run(
     features: pd.DataFrame | None = None,
     steering: pd.DataFrame | None = None,
     coverage: pd.DataFrame | None = None,
+    null_scores: pd.DataFrame | None = None,
 ) -> Path:
     """A finished run with the given tables."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,6 +36,8 @@ def save_run(
         STEERING.write(steering, folder)
     if coverage is not None:
         COVERAGE.write(coverage, folder)
+    if null_scores is not None:
+        NULL_SCORES.write(null_scores, folder)
     settings = dataclasses.asdict(compose(["tracking.mode=disabled"]))
     write_text(folder / CONFIG_FILE, yaml.safe_dump(settings))
     write_report(read_tables(folder), folder)

@@ -12,10 +12,12 @@ from transformers import (
     Gemma2Config,
     GPT2Config,
     GPTNeoXConfig,
+    GptOssConfig,
     LlamaConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 from transformers.models.gemma3 import Gemma3TextConfig
 
@@ -65,6 +67,21 @@ MODELS: dict[str, Any] = {
         num_key_value_heads=2,
         head_dim=8,
         query_pre_attn_scalar=8,
+        sliding_window=3,
+    ),
+    "qwen3_moe": Qwen3MoeConfig(
+        **SHARED,
+        num_key_value_heads=2,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+    ),
+    "gpt_oss": GptOssConfig(
+        **SHARED,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=4,
+        num_experts_per_tok=2,
         sliding_window=3,
     ),
 }

@@ -64,7 +64,7 @@ def test_settings_are_those_that_differ() -> None:
 
 def test_of_runs_an_option_of_a_group_counts_as_one_setting(tmp_path: Path) -> None:
     runs = []
-    for name, words in (("a", ["sae=embedded-topk"]), ("b", ["sae=embedded-batchtopk", "seed=3"])):
+    for name, words in (("a", ["sae=smollm2-topk"]), ("b", ["sae=smollm2-batchtopk", "seed=3"])):
         folder = save_run(tmp_path / name)
         config = compose(words)
         import dataclasses
@@ -74,8 +74,8 @@ def test_of_runs_an_option_of_a_group_counts_as_one_setting(tmp_path: Path) -> N
         (folder / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(config)))
         runs += find_jobs(folder)
     assert settings_of(runs) == {
-        "a": {"sae": "embedded-topk", "seed": "0"},
-        "b": {"sae": "embedded-batchtopk", "seed": "3"},
+        "a": {"sae": "smollm2-topk", "seed": "0"},
+        "b": {"sae": "smollm2-batchtopk", "seed": "3"},
     }
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from steerlens.errors import SteerlensError
 from steerlens.files import read_json
-from steerlens.results import COVERAGE, FEATURES, STEERING
+from steerlens.results import COVERAGE, FEATURES, NULL_SCORES, STEERING
 from steerlens.results.folder import RunTables
 from steerlens.sweep import join, join_sweep
 from steerlens.sweep.join import merge
-from tests.support.frames import assert_identical, frame, tables
+from tests.support.frames import assert_identical, frame, null_scores, tables
 from tests.support.steering import steering
 from tests.support.sweeps import save_failed_job, save_job, save_run, save_sweep
 
@@ -113,6 +113,53 @@ def test_the_words_of_all_jobs_are_joined(tmp_path: Path) -> None:
     assert words["word"].tolist() == ["date", "music", "date", "music"]
     assert words["job"].tolist() == words["seed"].tolist() == ["0", "0", "1", "1"]
     assert words["shown"].tolist() == [1.0, 1.0, 0.25, 0.25]
+
+
+def test_random_directions_that_shards_share_are_there_once(tmp_path: Path) -> None:
+    whole, null = frame(range(2), 10), null_scores(range(2))
+    sweep = save_sweep(tmp_path / "sweep")
+    for shard in range(2):
+        part = whole.loc[whole["feature"] % 2 == shard].reset_index(drop=True)
+        overrides = {"shard": f"{shard}/2"}
+        save_job(sweep / str(shard), overrides, features=part, null_scores=null)
+    (series,) = join_sweep(sweep).series
+    joined = NULL_SCORES.read(sweep)
+    assert_identical(joined.loc[:, list(null)], null)
+    assert not series.tables.null_scores.duplicated(list(NULL_SCORES.keys)).any()
+    (summary,) = read_json(sweep / "summary.json")["series"]
+    assert summary["overall"]["output_score_null_count"] == len(null)
+    share = (null["output_score"] >= 0.1).mean()
+    assert summary["overall"]["output_score_null_at_least_0.1"] == pytest.approx(share)
+    assert csv(sweep)["null_output_features"].tolist() == pytest.approx([share, share])
+
+
+def test_runs_with_and_without_random_directions_are_joined(tmp_path: Path) -> None:
+    sweep = save_sweep(tmp_path / "sweep")
+    save_job(sweep / "0", {"score.factor": "5"}, null_scores=null_scores())
+    save_job(sweep / "1", {"score.factor": "10"})  # by a version that had none
+    join_sweep(sweep)
+    joined = NULL_SCORES.read(sweep)
+    assert joined["job"].drop_duplicates().tolist() == ["0"]
+    assert joined["score.factor"].drop_duplicates().tolist() == ["5"]
+    counts = [
+        one["overall"]["output_score_null_count"]
+        for one in read_json(sweep / "summary.json")["series"]
+    ]
+    assert counts == [len(joined), 0]
+    assert (sweep / "figures" / "scores_by_layer.png").is_file()
+
+
+def test_the_payoff_within_layers_of_every_job_is_in_the_table_of_jobs(tmp_path: Path) -> None:
+    sweep = save_sweep(tmp_path / "sweep")
+    save_job(sweep / "0", {"seed": "0"}, steering=steering())
+    join_sweep(sweep)
+    (summary,) = read_json(sweep / "summary.json")["series"]
+    found = summary["steering"]["payoff"]["0.1"]
+    (row,) = csv(sweep).to_dict("records")
+    assert row["payoff"] == pytest.approx(found["over_unfiltered"]["value"])
+    within = found["over_unfiltered_within_layers"]["value"]
+    assert row["payoff_within_layers"] == pytest.approx(within)
+    assert row["payoff"] > row["payoff_within_layers"] > 1
 
 
 def test_without_words_no_table_of_them_is_left(tmp_path: Path) -> None:

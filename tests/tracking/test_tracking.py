@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import sys
@@ -15,7 +16,7 @@ from steerlens.errors import SteerlensError
 from steerlens.figures import FIGURES, draw_all
 from steerlens.results.folder import RunTables
 from steerlens.tracking import NullTracker, start
-from tests.support.frames import frame, tables
+from tests.support.frames import frame, null_scores, tables
 
 
 def track(folder: Path, mode: str = "offline", run: RunTables | None = None) -> None:
@@ -159,7 +160,7 @@ def test_steering_is_told_with_curves_texts_and_figures(
     fake.Histogram = fake.Image = lambda *_, **__: object()
     fake.Table = lambda columns, data: [dict(zip(columns, row, strict=True)) for row in data]
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    track(tmp_path, run=tables())
+    track(tmp_path, run=dataclasses.replace(tables(), null_scores=null_scores((0, 1))))
     curve = [one for one in logged if "factor" in one]
     assert [one["factor"] for one in curve] == [0.0, 0.5, 2.0, 8.0]
     assert all("by_factor/success_20" in one for one in curve)
@@ -168,4 +169,12 @@ def test_steering_is_told_with_curves_texts_and_figures(
     assert all(row["text"].isprintable() for row in texts)
     assert "figures/success_by_threshold" in logged[-1]
     assert run.summary["steering.payoff.0.1.success.value"] == 1.0
+    [payoffs] = [one["payoff"] for one in logged if "payoff" in one]
+    assert [row["layer"] for row in payoffs[:4]] == ["all", "within layers", "0", "1"]
+    [curve] = [one["threshold_curve"] for one in logged if "threshold_curve" in one]
+    assert all(row["payoff_within_layers"] == pytest.approx(1) for row in curve)
+    assert run.summary["steering.payoff.0.1.over_unfiltered_within_layers.value"] == 1.0
+    by_layer = [one for one in logged if "layer" in one]
+    assert [one["by_layer/output_score_null_count"] for one in by_layer] == [99, 99]
+    assert all("by_layer/output_score_null" in one for one in by_layer)
     assert run.summary["texts_table"] == "96 of 192; generations.parquet has all"

@@ -13,13 +13,35 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 ARRAYS = ("fired_F", "sum_F", "value_FN", "piece_FN", "position_FN")
+DETAIL_ARRAYS = ("window_FNW", "bin_FB", "range_F")
+
+WINDOW = 32
+"""Tokens of a text that are shown around its peak."""
+BINS = 16
+"""Bins of a histogram of activations."""
+
+
+@dataclass(frozen=True)
+class Details:
+    """What a pass leaves besides where it is to be shown; W = WINDOW tokens, B = BINS."""
+
+    window_FNW: np.ndarray
+    """uint8: of each example, the feature's activations from `window_start` on; 255 = the peak's
+    alone, at least 1 where the feature fires."""
+    bin_FB: np.ndarray
+    """int64: how many activations fall into each of B equal bins from 0 to `range_F`."""
+    range_F: np.ndarray
+    """float32: the smallest power of two above every activation; 0 where the feature never fires.
+
+    Not the largest activation itself, which only the end of the corpus tells."""
 
 
 @dataclass(frozen=True)
 class Activations:
     """What the pass leaves; F features, N examples. A feature fires where its activation is > 0.
 
-    BOS counts nowhere: every feature may do anything there.
+    BOS and other positions that the SAE wasn't trained on (`Subject.n_uncounted`) count nowhere:
+    every feature may do anything there.
     """
 
     n_tokens: int
@@ -36,6 +58,8 @@ class Activations:
     """int32: where in the piece that activation is."""
     pieces: list[np.ndarray]
     """Token ids of every piece that was read, in their order."""
+    details: Details | None = None
+    """Only of a pass that was asked for them."""
 
     @property
     def max_F(self) -> np.ndarray:
@@ -53,6 +77,8 @@ class Activations:
 def activations_bytes(found: Activations) -> bytes:
     """The result of a pass as safetensors."""
     arrays = {name: getattr(found, name) for name in ARRAYS}
+    if found.details:
+        arrays |= {name: getattr(found.details, name) for name in DETAIL_ARRAYS}
     arrays["tokens"] = np.concatenate(found.pieces)
     arrays["lengths"] = np.array([len(piece) for piece in found.pieces])
     arrays["n_tokens"] = np.array([found.n_tokens])
@@ -65,8 +91,10 @@ def read_activations(path: Path) -> Activations | None:
         arrays = load_file(path)
     except (OSError, SafetensorError):
         return None
+    has_details = DETAIL_ARRAYS[0] in arrays
     return Activations(
         n_tokens=int(arrays["n_tokens"][0]),
         pieces=np.split(arrays["tokens"], arrays["lengths"].cumsum()[:-1]),
+        details=Details(**{name: arrays[name] for name in DETAIL_ARRAYS}) if has_details else None,
         **{name: arrays[name] for name in ARRAYS},
     )

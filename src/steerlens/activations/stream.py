@@ -41,25 +41,28 @@ def activations(
     progress: Callable[[int], None] = lambda done: None,
     begun: Sequence[Activations] = (),
     keep: Callable[[list[Activations]], None] = lambda parts: None,
+    details: bool = False,
 ) -> list[Activations]:
     """Runs the model once over `pieces`, up to the last SAE's hook, and encodes every position.
 
     Args:
-        subjects: SAEs of one model in the order of their layers, all with BOS or all without.
+        subjects: SAEs of one model in the order of their layers, all with BOS or all without, and
+            with the same number of positions that don't count.
         pieces: token ids, with BOS first exactly where the subjects have it.
         n_examples: top pieces kept for each feature.
         memory_budget: bytes for one batch's activations.
         progress: called with the number of tokens just read.
         begun: what `keep` was given in an earlier pass over the same pieces; goes on after it.
         keep: called now and then with what there is so far.
+        details: also what is shown of the examples, and histograms.
 
     Raises:
         SteerlensError: for NaN activations.
     """
-    skip = 0 if subjects[0].bos is None else 1
+    skip = subjects[0].n_uncounted
     befores = begun or [None] * len(subjects)
     tallies = [
-        Tally(subject, n_examples, before)
+        Tally(subject, n_examples, before, details)
         for subject, before in zip(subjects, befores, strict=True)
     ]
     read = list(begun[0].pieces) if begun else []
@@ -89,7 +92,7 @@ def activations(
         for group in similar_length(new, read, tokens_at_once):
             for _ in batches(len(group), len(group), functools.partial(run, group)):
                 pass
-            size = sum(len(read[index]) - skip for index in group)
+            size = sum(max(len(read[index]) - skip, 0) for index in group)
             n_tokens += size
             progress(size)
         if time.monotonic() - kept > KEEP_SECONDS:

@@ -78,7 +78,8 @@ def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFr
     features = means[[*FEATURE]].drop_duplicates(ignore_index=True)
     ranked = [best_factors(measured, choice) for measured in measured_by_factor(means, choice)]
     features["best_factor"] = [best[0] if best else math.nan for best in ranked]
-    unsteered = reported.loc[reported["factor"] == 0, [*FEATURE, "success_20", "perplexity"]]
+    without = ["success_20", "concept_success", "perplexity"]
+    unsteered = reported.loc[reported["factor"] == 0, [*FEATURE, *without]]
     found = features.merge(
         reported, how="left", left_on=[*FEATURE, "best_factor"], right_on=[*FEATURE, "factor"]
     ).merge(unsteered, how="left", on=[*FEATURE], suffixes=("", "_unsteered"))

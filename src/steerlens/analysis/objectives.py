@@ -14,6 +14,13 @@ OUTPUT = "0.1"
 """From this S_out on a feature is an output feature; as the summary writes it."""
 
 
+PAYOFFS = {
+    "payoff": "over_unfiltered",
+    "payoff_within_layers": "over_unfiltered_within_layers",
+}
+"""What the summary calls the ratios that are objectives."""
+
+
 def objective(name: str, features: pd.DataFrame, summary: Mapping[str, Any]) -> float:
     """The objective `name` of a run, from its table of features and its summary.
 
@@ -23,6 +30,7 @@ def objective(name: str, features: pd.DataFrame, summary: Mapping[str, Any]) -> 
     - `success`, `concept_success`: mean over features at their best factor
     - `success_per_perplexity`: that success over how many times the unsteered perplexity it takes
     - `payoff`: success of the features with S_out >= 0.1 over that of all
+    - `payoff_within_layers`: the same over that of as many features of each layer
 
     NaN where the run has nothing to measure it on.
     """
@@ -39,9 +47,9 @@ def objective(name: str, features: pd.DataFrame, summary: Mapping[str, Any]) -> 
 
 
 def _of_steering(name: str, steering: Mapping[str, Any]) -> float | None:
-    if name == "payoff":
+    if ratio := PAYOFFS.get(name):
         payoff = steering.get("payoff", {}).get(OUTPUT) or {}
-        return (payoff.get("over_unfiltered") or {}).get("value")
+        return (payoff.get(ratio) or {}).get("value")
     best, unsteered = steering.get("best_factor", {}), steering.get("unsteered", {})
     if name == "success_per_perplexity":
         success, perplexity = best.get("success_20"), best.get("perplexity")

@@ -5,11 +5,16 @@ null. One without a best factor (all are over the cap) has no success: it is lef
 and every selection, and counted. Intervals are 95 % bootstrap intervals over features; random
 draws and intervals follow from the seed and not from the order of the rows.
 
+Late layers have higher scores and more success, so a part of what a score buys is that it selects
+layers. What it buys within them is success beside that of as many features of the same layers:
+the same number from each (`within_layers`).
+
 Dimension letters: N features, C selections, R resamples, T thresholds.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +26,7 @@ from steerlens.analysis.resampling import (
     Estimate,
     counts_of_resamples,
     estimate,
+    estimates_over_groups,
     mean_and_range,
     permutation_inside,
     resampled_means,
@@ -67,9 +73,13 @@ class Point(NamedTuple):
     """As many features at random."""
     shuffled: Draws | None = None
     """Selected by shuffled scores: a check of the procedure, as good as random."""
-    shuffled_in_layers: Draws | None = None
-    """Selected by scores shuffled inside each layer, so as many features of each layer: only what
-    `success` has more is told by the score and not by the layer."""
+    random_within_layers: Draws | None = None
+    """As many features of each layer at random: only what `success` has more is told by the score
+    and not by the layer."""
+    over_unfiltered: Estimate | None = None
+    """success / that of all; null where that is 0."""
+    over_unfiltered_within_layers: Estimate | None = None
+    """success / the mean of as many features of each layer; null where that is 0."""
 
 
 class Payoff(NamedTuple):
@@ -83,6 +93,23 @@ class Payoff(NamedTuple):
     """success / unfiltered; null where that is 0."""
     over_random: Estimate | None
     """success / mean of the random subsets; null where that is 0."""
+    unfiltered_within_layers: float
+    """Mean of all, each layer with the weight that it has among the selected: what as many features
+    of each layer have on average."""
+    random_within_layers: Draws
+    """As many features of each layer at random."""
+    over_unfiltered_within_layers: Estimate | None
+    """success / unfiltered_within_layers; null where that is 0."""
+
+
+class LayerPayoff(NamedTuple):
+    """What selecting by a score buys in one layer."""
+
+    layer: int
+    features: int
+    """With a best factor and the score."""
+    payoff: Payoff | None
+    """Null where no feature of the layer is selected."""
 
 
 class Criterion(NamedTuple):
@@ -135,16 +162,21 @@ def threshold_curve(
     rows = _with_factor(scored)
     success_N = _array(rows, "success_20")
     masks_TN = _array(rows, score) >= np.array(thresholds)[:, None]
-    layers_N = rows.groupby(["model", "sae", "layer"], dropna=False).ngroup().to_numpy()
+    layers_N = _layers(rows)
     rng = np.random.default_rng(seed)
     random = [rng.permuted(masks_TN, axis=1) for _ in range(draws)]
     shuffled = [masks_TN[:, rng.permutation(len(rows))] for _ in range(draws)]
-    in_layers = [masks_TN[:, permutation_inside(layers_N, rng)] for _ in range(draws)]
-    random_TD, shuffled_TD, in_layers_TD = (
+    within = [masks_TN[:, permutation_inside(layers_N, rng)] for _ in range(draws)]
+    random_TD, shuffled_TD, within_TD = (
         np.transpose([weighted_means(mask_TN, success_N) for mask_TN in masks])
-        for masks in (random, shuffled, in_layers)
+        for masks in (random, shuffled, within)
     )
+    same = copy.deepcopy(rng)  # for the same bootstrap samples
     resampled_TR = resampled_means(masks_TN, success_N, resamples, rng)
+    pooled_T, within_T = (
+        estimates_over_groups(masks_TN, success_N, groups_N, resamples, copy.deepcopy(same))
+        for groups_N in (np.zeros_like(layers_N), layers_N)
+    )
     points = []
     for t, threshold in enumerate(thresholds):
         mask_N = masks_TN[t]
@@ -155,7 +187,9 @@ def threshold_curve(
                 success=estimate(success_N[mask_N].mean(), resampled_TR[t], selected),
                 random=mean_and_range(random_TD[t]),
                 shuffled=mean_and_range(shuffled_TD[t]),
-                shuffled_in_layers=mean_and_range(in_layers_TD[t]),
+                random_within_layers=mean_and_range(within_TD[t]),
+                over_unfiltered=pooled_T[t],
+                over_unfiltered_within_layers=within_T[t],
             )
         points.append(point)
     return points
@@ -179,8 +213,20 @@ def payoff(
     selected, rng = int(mask_CN.sum()), np.random.default_rng(seed)
     if not selected:
         return None
-    (found,) = _payoffs(mask_CN, selected, _array(rows, "success_20"), draws, resamples, rng)
+    (found,) = _payoffs(mask_CN, selected, rows, draws, resamples, rng)
     return found
+
+
+def payoff_by_layer(
+    steering: pd.DataFrame, score: str = "output_score", threshold: float = 0.01
+) -> list[LayerPayoff]:
+    """`payoff` in every layer that has a feature with this score and a best factor."""
+    _check(steering, score)
+    rows = _with_factor(_features(steering).dropna(subset=score))
+    return [
+        LayerPayoff(int(str(layer)), len(of_layer), payoff(of_layer, score, threshold))
+        for layer, of_layer in rows.groupby("layer", sort=True)
+    ]
 
 
 def criteria(
@@ -197,7 +243,6 @@ def criteria(
     rows decides. Higher is taken to be better, and the opposite shown beside it.
     """
     rows = _with_factor(_features(steering))
-    success_N = _array(rows, "success_20")
     scores = {name: _array(rows, name) for name in scores_of(rows)}
     scored = {name: int((~np.isnan(score_N)).sum()) for name, score_N in scores.items()}
     filled = [name for name in scores if scored[name]]
@@ -209,7 +254,7 @@ def criteria(
         size = max(1, round(share * len(rows)))
         enough = [(name, sign) for name, sign in found if scored[name] >= size]
         weights = [top_weights(sign * scores[name], size) for name, sign in enough]
-        payoffs = _payoffs(np.array(weights), size, success_N, draws, resamples, rng)
+        payoffs = _payoffs(np.array(weights), size, rows, draws, resamples, rng) if enough else []
         at_share = dict(zip(enough, payoffs, strict=True))
         for key, listed in found.items():
             listed.append(at_share.get(key))
@@ -217,7 +262,7 @@ def criteria(
         Criterion(
             score=name,
             scored=scored[name],
-            spearman=spearman(scores[name], success_N, resamples, rng),
+            spearman=spearman(scores[name], _array(rows, "success_20"), resamples, rng),
             highest=tuple(found[name, 1]),
             lowest=tuple(found[name, -1]),
         )
@@ -268,17 +313,19 @@ def scores_of(steering: pd.DataFrame) -> list[str]:
 def _payoffs(
     weights_CN: np.ndarray,
     size: int,
-    success_N: np.ndarray,
+    rows: pd.DataFrame,
     draws: int,
     resamples: int,
     rng: np.random.Generator,
 ) -> list[Payoff]:
-    """The payoff of every row of weights, each of which selects `size` features."""
+    """The payoff of every row of weights, each of which selects `size` of the features `rows`."""
+    success_N, layers_N = _array(rows, "success_20"), _layers(rows)
     random_DN = rng.permuted(np.tile(np.arange(len(success_N)) < size, (draws, 1)), axis=1)
     random_D = weighted_means(random_DN, success_N)
     # Subsets of one size: the mean over them is that of the features they hold, counted as often.
     columns = [*weights_CN, np.ones(len(success_N)), random_DN.sum(axis=0)]
     *means_C, unfiltered, random = weighted_means(np.array(columns), success_N)
+    same = copy.deepcopy(rng)  # for the same bootstrap samples
     *resampled_CR, unfiltered_R, random_R = resampled_means(
         np.array(columns), success_N, resamples, rng
     )
@@ -289,6 +336,17 @@ def _payoffs(
         with np.errstate(divide="ignore", invalid="ignore"):
             return estimate(mean / below, resampled_R / below_R, size) if below > 0 else None
 
+    # Those that tie for the last places count in part, here as there.
+    within_DC = np.reshape(
+        [
+            weighted_means(weights_CN[:, permutation_inside(layers_N, rng)], success_N)
+            for _ in range(draws)
+        ],
+        (draws, len(weights_CN)),
+    )
+    mean_N = rows["success_20"].astype(float).groupby(layers_N).transform("mean").to_numpy()
+    expected_C = weighted_means(weights_CN, mean_N)
+    over_expected_C = estimates_over_groups(weights_CN, success_N, layers_N, resamples, same)
     return [
         Payoff(
             selected=size,
@@ -297,8 +355,13 @@ def _payoffs(
             random=mean_and_range(random_D),
             over_unfiltered=ratio(mean, resampled_R, unfiltered, unfiltered_R),
             over_random=ratio(mean, resampled_R, random, random_R),
+            unfiltered_within_layers=float(expected),
+            random_within_layers=mean_and_range(within_D),
+            over_unfiltered_within_layers=over_expected,
         )
-        for mean, resampled_R in zip(means_C, resampled_CR, strict=True)
+        for mean, resampled_R, expected, within_D, over_expected in zip(
+            means_C, resampled_CR, expected_C, within_DC.T, over_expected_C, strict=True
+        )
     ]
 
 
@@ -312,6 +375,12 @@ def _sorted(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _with_factor(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.dropna(subset=["best_factor", "success_20"], ignore_index=True)
+
+
+def _layers(rows: pd.DataFrame) -> np.ndarray:
+    """(N,): the number of each feature's layer; two SAEs of a layer count as two."""
+    keys = ["model", "sae", "hook_name", "layer"]
+    return rows.groupby(keys, dropna=False).ngroup().to_numpy()
 
 
 def _array(rows: pd.DataFrame, column: str) -> np.ndarray:

@@ -6,12 +6,19 @@ Dimension letters: N features, C selections, R resamples.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
 RESAMPLES = 1_000
 """Bootstrap samples unless said."""
+
+NUMBERS_AT_ONCE = 1_000_000
+"""Counts of features in bootstrap samples that are held in memory."""
+
+FEWEST = 8
+"""Of fewer items an interval would say more than they know."""
 
 
 class Estimate(NamedTuple):
@@ -93,10 +100,50 @@ def resampled_means(
         return above / below
 
 
-def estimate(value: float, resampled_R: np.ndarray, features: int) -> Estimate:
-    """The value with its interval; one feature has none, however often it is drawn again."""
+def over_as_many_in_each_group(
+    weights_CN: np.ndarray, success_N: np.ndarray, groups_N: np.ndarray, counts_RN: np.ndarray
+) -> np.ndarray:
+    """(R, C): the mean success of every selection over that of as many features of each group.
+
+    The latter is the mean over all ways to draw them: each feature selected stands for the mean of
+    its group. In sample R features are there `counts_RN` times. NaN where a selection is empty, or
+    the mean below is 0.
+    """
+    in_group_NG = np.eye(groups_N.max(initial=-1) + 1)[groups_N]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean_RG = (counts_RN * success_N) @ in_group_NG / (counts_RN @ in_group_NG)
+        mean_RN = np.nan_to_num(mean_RG)[:, groups_N]
+        return (counts_RN * success_N) @ weights_CN.T / ((counts_RN * mean_RN) @ weights_CN.T)
+
+
+def estimates_over_groups(
+    weights_CN: np.ndarray,
+    success_N: np.ndarray,
+    groups_N: np.ndarray,
+    resamples: int,
+    rng: np.random.Generator,
+) -> list[Estimate | None]:
+    """`over_as_many_in_each_group` of every selection, with its interval; None where it's NaN."""
+    n = len(success_N)
+    data = (np.asarray(weights_CN, dtype=float), success_N, groups_N)
+    (value_C,) = over_as_many_in_each_group(*data, np.ones((1, n)))
+    counts = counts_of_resamples(n, resamples, rng)
+    at_once = NUMBERS_AT_ONCE // max(n, 1) + 1
+    blocks = iter(lambda: list(islice(counts, at_once)), [])
+    resampled = [over_as_many_in_each_group(*data, np.array(one, dtype=float)) for one in blocks]
+    resampled_RC = np.concatenate([np.empty((0, len(value_C))), *resampled])
+    return [
+        estimate(value, resampled_R, selected) if np.isfinite(value) else None
+        for value, resampled_R, selected in zip(
+            value_C, resampled_RC.T, data[0].sum(axis=1), strict=True
+        )
+    ]
+
+
+def estimate(value: float, resampled_R: np.ndarray, features: float) -> Estimate:
+    """The value with its interval; too few features have none, however often they are drawn."""
     finite = resampled_R[np.isfinite(resampled_R)]
-    if features < 2 or not len(finite):
+    if features < FEWEST or not len(finite):
         return Estimate(float(value), None, None)
     low, high = np.quantile(finite, [0.025, 0.975]).tolist()
     return Estimate(float(value), low, high)

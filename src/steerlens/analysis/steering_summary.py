@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steerlens.analysis.factors import MEANS, choice_counts
-from steerlens.analysis.payoff import SHARES, control_arm, criteria, payoff
+from steerlens.analysis.payoff import (
+    SHARES,
+    control_arm,
+    criteria,
+    payoff,
+    payoff_by_layer,
+    threshold_curve,
+)
 from steerlens.analysis.resampling import plain
 from steerlens.results.folder import RunTables
 from steerlens.text import visible
@@ -43,7 +50,8 @@ def steering_summary(tables: RunTables, thresholds: Iterable[float]) -> dict[str
         "unsteered": {
             name: _mean(decided[f"{name}_unsteered"]) for name in ("success_20", "perplexity")
         },
-        "payoff": {f"{t:g}": plain(payoff(steering, threshold=t)) for t in thresholds},
+        "payoff": {f"{t:g}": _payoff(steering, t) for t in thresholds},
+        "threshold_curve": [plain(point) for point in threshold_curve(steering)],
         "criteria": {
             "shares": list(SHARES),
             "scores": [
@@ -103,6 +111,84 @@ def steering_explanation(
     return lines
 
 
+def payoff_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The payoff at every threshold as a table: pooled, within layers, and in each layer.
+
+    Of one layer alone only the first, since the others are the same.
+
+    Args:
+        found: what the summary says of steering.
+    """
+    rows: list[dict[str, Any]] = []
+    for threshold, pooled in found["payoff"].items():
+        if pooled is None:
+            continue
+        layers = pooled["by_layer"]
+        features = sum(one["features"] for one in layers)
+        rows.append(_payoff_row(threshold, "all", features, pooled))
+        if len(layers) > 1:
+            rows.append(_payoff_row(threshold, "within layers", features, pooled, WITHIN))
+            rows += [
+                _payoff_row(threshold, str(one["layer"]), one["features"], one["payoff"])
+                for one in layers
+            ]
+    return rows
+
+
+def curve_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The threshold curve as a table, pooled and within layers; without empty selections."""
+    return [
+        {
+            "threshold": point["threshold"],
+            "selected": point["selected"],
+            **_columns("success", point["success"]),
+            "random": point["random"]["mean"],
+            "random_within_layers": point["random_within_layers"]["mean"],
+            **_columns("payoff", point["over_unfiltered"]),
+            **_columns("payoff_within_layers", point["over_unfiltered_within_layers"]),
+        }
+        for point in found["threshold_curve"]
+        if point["selected"]
+    ]
+
+
+WITHIN = "_within_layers"
+
+
+def _payoff_row(
+    threshold: str, layer: str, features: int, found: Mapping[str, Any] | None, kind: str = ""
+) -> dict[str, Any]:
+    return {
+        "threshold": float(threshold),
+        "layer": layer,
+        "features": features,
+        "selected": found["selected"] if found else 0,
+        **_columns("success", found and found["success"]),
+        "unfiltered": found and found[f"unfiltered{kind}"],
+        "random": found and found[f"random{kind}"]["mean"],
+        **_columns("payoff", found and found[f"over_unfiltered{kind}"]),
+    }
+
+
+def _columns(name: str, found: Mapping[str, Any] | None) -> dict[str, float | None]:
+    """An estimate as columns; null where there is none."""
+    found = found or {}
+    return {
+        name: found.get("value"),
+        f"{name}_low": found.get("low"),
+        f"{name}_high": found.get("high"),
+    }
+
+
+def _payoff(steering: pd.DataFrame, threshold: float) -> dict[str, Any] | None:
+    """The pooled payoff and the one within layers, with those of each layer; None of nothing."""
+    found = payoff(steering, threshold=threshold)
+    if found is None:
+        return None
+    layers = payoff_by_layer(steering, threshold=threshold)
+    return {**plain(found), "by_layer": [plain(one) for one in layers]}
+
+
 UNDECIDED = (
     ("without_factor", "Without a best factor, as none may be chosen (left out of all means)"),
     ("without_success", "Without success at any factor that may be chosen (the smallest is taken)"),
@@ -133,7 +219,16 @@ def _payoff_sentence(threshold: str, found: Mapping[str, Any]) -> str:
         f"The {_counted(n, 'feature')} with S_out >= {threshold} {'has' if n == 1 else 'have'} "
         f"mean success@20 {_estimate(found['success'])}, all have {found['unfiltered']:.3g}"
     )
-    return f"{sentence}: {_estimate(ratio, ' times')}." if ratio else f"{sentence}."
+    if not ratio:
+        return f"{sentence}."
+    within = found["over_unfiltered_within_layers"]
+    if len(found["by_layer"]) < 2 or not within:
+        return f"{sentence}: {_estimate(ratio, ' times')}."
+    return (
+        f"{sentence}: {_estimate(ratio, ' times')}. As many features of each layer have "
+        f"{found['unfiltered_within_layers']:.3g}: within layers it is "
+        f"{_estimate(within, ' times')}."
+    )
 
 
 def _criterion_sentence(

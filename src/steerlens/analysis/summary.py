@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,9 @@ from steerlens.analysis.coverage import coverage_summary
 from steerlens.analysis.objectives import objective
 from steerlens.analysis.resampling import plain
 from steerlens.analysis.steering_summary import steering_summary
-from steerlens.results import FEATURES
+from steerlens.analysis.toward import words_summary
+from steerlens.concepts.inflection import STOP_WORDS
+from steerlens.results import FEATURES, SAES
 from steerlens.results.folder import RunTables
 from steerlens.results.table import names
 
@@ -30,6 +32,9 @@ HYBRID = 0.1
 """A hybrid feature has both scores at least this high (paper Section 5)."""
 
 SCORES = ("output_score", "input_score")
+
+LEVEL = 0.05
+"""Features are told from random directions where their p-value is at most this."""
 
 RESAMPLES = 10_000
 
@@ -64,29 +69,84 @@ def title_of(ranked_by: str) -> str:
     return known.get(ranked_by, f"Best features by {ranked_by}")
 
 
+TIE_DECIMALS = 2
+"""Output scores that are equal to so many decimals are equally good."""
+
+SHORTEST_WORD = 3
+"""Letters that a token must have to look like a word."""
+
+
 def best_features(frame: pd.DataFrame, n: int) -> pd.DataFrame:
-    """The `n` best features by `ranking`; ties in the order of layer and feature."""
+    """The `n` best features by `ranking`; ties in the order of layer and feature.
+
+    By output score dozens share the highest one, function words and punctuation before all. Of
+    equal ones (`TIE_DECIMALS`) those come first whose token looks like a word and is no other's
+    before, and of these those to whose score steering adds most (`output_score_delta`).
+    """
     by = ranking(frame)
     if by is None:
         return frame.head(0)
     scored = frame.loc[frame[by].notna()]
-    return scored.sort_values([by, "layer", "feature"], ascending=[False, True, True]).head(n)
+    if by != "output_score":
+        return scored.sort_values([by, "layer", "feature"], ascending=[False, True, True]).head(n)
+    order = ["tied", "output_score_delta", by, "layer", "feature"]
+    ascending = [False, False, False, True, True]
+    rows = scored.assign(tied=scored[by].round(TIE_DECIMALS)).sort_values(
+        order, ascending=ascending
+    )
+    seen: set[str | None] = {None}
+    is_new = []
+    for word in _as_words(rows["output_token"].tolist()):
+        is_new.append(word not in seen)
+        seen.add(word)
+    rows = rows.assign(is_new=is_new)
+    rows = rows.sort_values(["tied", "is_new"], ascending=[False, False], kind="stable")
+    return rows.drop(columns=["tied", "is_new"]).head(n)
+
+
+def _as_words(tokens: Sequence[Any]) -> list[str | None]:
+    """The word that each token is, in lower case; None for pieces, punctuation, function words.
+
+    Where some tokens begin with a space, those without are pieces of words.
+    """
+    texts = [token if isinstance(token, str) else "" for token in tokens]
+    start = " " if any(text.startswith(" ") for text in texts) else ""
+    words = [text.strip().lower() if text.startswith(start) else "" for text in texts]
+    return [
+        word if word.isalpha() and len(word) >= SHORTEST_WORD and word not in STOP_WORDS else None
+        for word in words
+    ]
+
+
+def top_score(frame: pd.DataFrame) -> dict[str, Any] | None:
+    """The highest output score to `TIE_DECIMALS` and the number of features that share it.
+
+    None where features aren't ranked by their output score.
+    """
+    if ranking(frame) != "output_score":
+        return None
+    rounded = frame["output_score"].dropna().to_numpy(dtype=float).round(TIE_DECIMALS)
+    return {"score": float(rounded.max()), "features": int((rounded == rounded.max()).sum())}
 
 
 def summarise(tables: RunTables) -> dict[str, Any]:
     """What `summary.json` says: scores by layer and overall, the best features, steering."""
-    frame = tables.features
+    frame, null = tables.features, tables.null_scores
     layers = {int(str(layer)): rows for layer, rows in frame.groupby("layer", sort=True)}
     best, by = best_features(frame, 20), ranking(frame)
     shown = dict.fromkeys([*SCORES, *([by] if by else [])])
     summary = {
         "model": _one_or_all(names(frame, "model")),
         "sae": _one_or_all(names(frame, "sae")),
-        "overall": _statistics(frame),
-        "layers": [{"layer": layer, **_statistics(rows)} for layer, rows in layers.items()],
+        "overall": _statistics(frame) | null_statistics(frame, null),
+        "layers": [
+            {"layer": layer, **_statistics(rows), **null_statistics(rows, null)}
+            for layer, rows in layers.items()
+        ],
         "hybrids": hybrids(frame),
         "prompt_correlations": prompt_correlations(frame),
         "ranked_by": by,
+        "top_score": top_score(frame),
         "best_features": [
             {
                 "layer": int(row["layer"]),
@@ -99,6 +159,8 @@ def summarise(tables: RunTables) -> dict[str, Any]:
         ],
         "steering": steering_summary(tables, THRESHOLDS),
         "coverage": coverage_summary(tables.coverage),
+        "words": words_summary(tables.words),
+        "found": bool(tables.words["reason"].isna().any()) if len(tables.words) else None,
         "reference": _beside(tables),
         "objective": None,
     }
@@ -139,6 +201,35 @@ def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
     return statistics
 
 
+def null_statistics(frame: pd.DataFrame, null: pd.DataFrame) -> dict[str, Any]:
+    """Quartiles and shares of the output scores of random directions in the layers of `frame`.
+
+    Every layer has the weight that it has among the features with an output score, so that both
+    stand for the same layers. Also the share of these features whose p-value is at most 0.05; null
+    where there are no random directions, or too few for such a p-value.
+    """
+    keys, name = list(SAES.keys), "output_score_null"
+    scored = frame.loc[frame["output_score"].notna()]
+    null = null.merge(scored.groupby(keys).size().rename("features").reset_index(), on=keys)
+    scores = null["output_score"].to_numpy(dtype=float)
+    directions = null.groupby(keys)["direction"].transform("size").to_numpy(dtype=float)
+    weights = null["features"].to_numpy(dtype=float) / directions
+    statistics: dict[str, Any] = {f"{name}_count": len(scores)}
+    for key, quantile in (("q25", 0.25), ("median", 0.5), ("q75", 0.75)):
+        statistics[f"{name}_{key}"] = (
+            float(np.quantile(scores, quantile, weights=weights, method="inverted_cdf"))
+            if len(scores)
+            else None
+        )
+    for threshold in THRESHOLDS:
+        share = float(np.average(scores >= threshold, weights=weights)) if len(scores) else None
+        statistics[f"{name}_at_least_{threshold:g}"] = share
+    enough = len(scores) > 0 and 1 / (1 + directions.min()) <= LEVEL
+    p_values = scored["output_score_p"].dropna().to_numpy(dtype=float)
+    low = float((p_values <= LEVEL).mean()) if enough and len(p_values) else None
+    return statistics | {f"output_score_p_at_most_{LEVEL:g}": low}
+
+
 MEANINGS = (
     (
         "output_score",
@@ -158,6 +249,12 @@ def explanation(summary: Mapping[str, Any]) -> list[str]:
     """What the scores of a run say, in a few sentences."""
     overall = summary["overall"]
     lines: list[str] = []
+    if (top := summary["top_score"]) and top["features"] > 1:
+        lines.append(
+            f"{top['features']:,} features share the highest S_out, "
+            f"{top['score']:.{TIE_DECIMALS}f}; of equal ones those that write different words "
+            "stand first, and of these those to whose score steering adds most."
+        )
     for column, symbol, meaning in MEANINGS:
         if n := overall[f"{column}_count"]:
             low, high = (overall[f"{column}_at_least_{threshold:g}"] for threshold in THRESHOLDS)
@@ -167,6 +264,8 @@ def explanation(summary: Mapping[str, Any]) -> list[str]:
                 f"and {high:.1%} have {symbol} >= {THRESHOLDS[1]:g}; the median is "
                 f"{overall[f'{column}_median']:.3g}.",
             ]
+            if column == "output_score":
+                lines += _null_sentences(overall)
     if found := summary["hybrids"]:
         lines.append(
             f"S_in and S_out are both at least {HYBRID:g} in {found['hybrid_share']:.1%} of the "
@@ -183,6 +282,26 @@ def explanation(summary: Mapping[str, Any]) -> list[str]:
     if overall["never_fires"]:
         lines.append(f"{overall['never_fires']:,} features never fire on the corpus.")
     return lines
+
+
+def _null_sentences(overall: Mapping[str, Any]) -> list[str]:
+    """What random directions have in the place of features, if they were scored."""
+    n = overall["output_score_null_count"]
+    if not n:
+        return []
+    low, high = (overall[f"output_score_null_at_least_{one:g}"] for one in THRESHOLDS)
+    sentence = (
+        f"Of {n:,} random directions with the norms of decoder rows {low:.1%} have S_out >= "
+        f"{THRESHOLDS[0]:g} and {high:.1%} have S_out >= {THRESHOLDS[1]:g}; the median is "
+        f"{overall['output_score_null_median']:.3g}."
+    )
+    share = overall[f"output_score_p_at_most_{LEVEL:g}"]
+    if share is None:
+        return [sentence]
+    return [
+        f"{sentence} {share:.1%} of the features have an S_out that at most {LEVEL:.0%} of random "
+        f"directions in their layer reach (output_score_p <= {LEVEL:g})."
+    ]
 
 
 def hybrids(frame: pd.DataFrame) -> dict[str, Any] | None:

@@ -246,7 +246,7 @@ def _edits_config(method: str, n_layers: int, settings: Any) -> Any:
     module: Any = loreft if method == loreft.NAME else lora
     default = module.Config()
     if max(default.layers) >= n_layers:
-        default = module.embedded(n_layers)
+        default = module.smaller(n_layers)
     return _config(default, method, dict((settings or {}).get(method, {})))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -51,8 +51,11 @@ def tokenised(subject: Subject, example: Example, chat_template: bool = False) -
     """
     tokenizer = subject.lm.tokenizer
     if chat_template:
-        prompt = chat_ids(subject, example.prompt)
-        other = chat_ids(subject, f"{example.prompt[:1]}.{example.prompt}")
+        other_request = f"{example.prompt[:1]}.{example.prompt}"
+        prompt, other = (
+            subject.to_tokens(request, chat_template=True)[0].tolist()
+            for request in (example.prompt, other_request)
+        )
         same = zip(prompt, other, strict=False)
         n_prefix = next((i for i, (a, b) in enumerate(same) if a != b), len(prompt))
         ids = prompt + list(tokenizer(example.text, add_special_tokens=False)["input_ids"])
@@ -61,26 +64,11 @@ def tokenised(subject: Subject, example: Example, chat_template: bool = False) -
             _with_bos(subject, tokenizer(text, add_special_tokens=False)["input_ids"])
             for text in (example.prompt, example.prompt + example.text)
         )
-        n_prefix = int(subject.bos is not None)
+        n_prefix = subject.n_uncounted
     ids = ids[: min(MAX_TOKENS, int(subject.lm.bridge.cfg.n_ctx))]
     if len(ids) <= n_prefix:
         raise SteerlensError(f"the text {(example.prompt + example.text)[:40]!r} has no token.")
     return Tokens(ids, n_prefix, max(n_prefix, min(len(prompt), len(ids) - 1), 1))
-
-
-def chat_ids(subject: Subject, prompt: str) -> list[int]:
-    """A user's turn, and the beginning of the model's."""
-    if not subject.lm.tokenizer.chat_template:
-        raise SteerlensError(
-            f"{subject.lm.name} has no chat template; use generation.chat_template=false."
-        )
-    ids: Any = subject.lm.tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=False,
-    )
-    return list(ids)
 
 
 def _with_bos(subject: Subject, ids: Iterable[int]) -> list[int]:

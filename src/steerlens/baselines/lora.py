@@ -44,7 +44,7 @@ class Config:
     weight_decay: float = 0.0
 
 
-def embedded(n_layers: int) -> Config:
+def smaller(n_layers: int) -> Config:
     """Smaller settings, for a model of `n_layers` that trains on a CPU: every other layer, a
     quarter of the epochs at four times the rate."""
     return Config(layers=tuple(range(1, n_layers, 2)), epochs=6, accumulate=1, lr=4e-3)

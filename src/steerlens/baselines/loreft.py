@@ -50,7 +50,7 @@ class Config:
     """Largest length of a step's gradient."""
 
 
-def embedded(n_layers: int) -> Config:
+def smaller(n_layers: int) -> Config:
     """Smaller settings, for a model of `n_layers` that trains on a CPU: every other layer, a
     quarter of the epochs at four times the rate."""
     return Config(layers=tuple(range(1, n_layers, 2)), epochs=6, accumulate=1, lr=4e-3)

@@ -2,8 +2,8 @@
 
 A concept is a topic, a topic is some modules of the standard library and of the packages that
 steerlens itself needs. Texts of one module are never in training and test at once. Negatives are
-positives of the other concepts. Prompts are openings of sentences from modules that the embedded
-model has never been trained on. Everything is fixed by the seed and the installed files.
+positives of the other concepts. Prompts are openings of sentences from held-out modules
+(`split="validation"`). Everything is fixed by the seed and the installed files.
 """
 
 from __future__ import annotations

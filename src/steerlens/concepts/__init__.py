@@ -148,7 +148,9 @@ def names(label: str, concepts: Iterable[str]) -> bool:
 
 
 def mean_max_activation(subject: Subject, texts: Sequence[str]) -> torch.Tensor:
-    """Each feature's largest activation in a text, BOS aside, as a mean over texts: (F,), CPU.
+    """Each feature's largest activation in a text as a mean over texts: (F,), CPU.
+
+    BOS, and positions that the SAE wasn't trained on, are left out.
 
     A longer text has a larger maximum: compare texts of about the same length.
 
@@ -162,11 +164,11 @@ def mean_max_activation(subject: Subject, texts: Sequence[str]) -> torch.Tensor:
     if not texts:
         raise SteerlensError("there is no sentence to run; give at least one.")
     sum_F = torch.zeros(subject.d_sae)
-    skip = 0 if subject.bos is None else 1
+    skip = subject.n_uncounted
     for text in texts:
         ids_L = subject.to_tokens(text)[0].cpu().numpy()
-        if len(ids_L) == skip:
-            raise SteerlensError(f"the sentence {text!r} has no token of its own.")
+        if len(ids_L) <= skip:
+            raise SteerlensError(f"the sentence {text!r} has no token that counts.")
         (x_1LD,), _ = residuals([subject], [ids_L])
         with torch.no_grad():
             acts_LF = subject.sae.encode(x_1LD.to(subject.sae.device))[0, skip:]

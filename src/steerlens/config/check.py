@@ -6,19 +6,22 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from steerlens.catalog import read_release, releases
+from steerlens.catalog import SAE_SETTINGS, read_release, releases
 from steerlens.config.concepts import check_concepts
 from steerlens.config.entries import entries, known_models
 from steerlens.config.folders import (
     check_model_folder,
     count_layers,
+    has_chat_template,
     model_fact,
     sae_facts,
     sae_folders,
 )
+from steerlens.config.gguf import check_gguf, gguf_file, model_names
 from steerlens.config.judge import check_judge
 from steerlens.config.parse import (
     layer_numbers,
+    layers_told,
     parse_concept,
     parse_feature_file,
     parse_ids,
@@ -26,6 +29,7 @@ from steerlens.config.parse import (
     parse_memory,
     parse_scores,
     parse_shard,
+    parse_words,
 )
 from steerlens.config.schema import CorpusConfig, FeaturesConfig, ModelConfig, RunConfig, SaeConfig
 from steerlens.config.steering import (
@@ -37,9 +41,13 @@ from steerlens.config.steering import (
     check_selection,
     check_steer,
     check_study,
+    check_toward,
     parse_factors,
+    with_template,
 )
 from steerlens.errors import SteerlensError, unknown
+from steerlens.examples import read_metadata, refuse_missing_layers
+from steerlens.provenance import file_identity
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
@@ -51,14 +59,22 @@ TRACKING = ("offline", "online", "disabled")
 def check(config: RunConfig) -> None:
     """Refuse, in one sentence, what can't work; reads local folders, but loads nothing."""
     _check_scalars(config)
-    for score in parse_scores(config.score).values():
+    scores = parse_scores(config.score).values()
+    for score in scores:
         score.check()
     check_steer(config.steer)
     check_generation(config.generation)
     check_selection(config.selection)
     check_choice(config.choice)
-    if config.choice.success == "concept_success" and config.concept is None:
+    toward = parse_words(config.toward.words, "toward.words")
+    if config.choice.success == "concept_success" and config.concept is None and not toward:
         raise SteerlensError("choice.success=concept_success needs concept=WORD.")
+    check_toward(config.toward, config.steer)
+    for key, asked in (("concept", config.concept), ("shard", config.shard)):
+        if toward and asked is not None:
+            raise SteerlensError(
+                f"toward.words can't go with {key}={asked}; leave one of them out."
+            )
     check_pmi(config.pmi)
     check_study(config.study)
     check_coverage(config.coverage, config.steer, config.generation)
@@ -72,21 +88,38 @@ def check(config: RunConfig) -> None:
     _check_shard(config)
     _check_corpus(config.corpus, reads_corpus(config))
     _check_reference(config)
+    if not loads_subject(config):
+        return
     layer_numbers(config.layer)
-    for name, model in (("model", config.model), ("evaluator", config.evaluator)):
-        folder = local_folder(model) if model else None
-        if folder:
-            check_model_folder(folder, f"{name}.path")
+    if not (config.reference.alone or config.reference.ratings):  # which load no model
+        for name, model in (("model", config.model), ("evaluator", config.evaluator)):
+            if model:
+                _check_local_model(model, f"{name}.path", Path(config.paths.cache_dir))
+        _check_template(config)
     _check_sae_source(config)
     n_layers = count_layers(config.model)
     layers = None
     if n_layers is not None:
-        layers = _with_sae(config, parse_layers(config.layer, n_layers, config.model.late_from))
+        layers = layers_with_sae(
+            config, parse_layers(config.layer, n_layers, config.model.late_from)
+        )
     _check_ids(config, layers)
+    for file in {file for score in scores for file in score.examples()}:
+        refuse_missing_layers(file, read_metadata(file), layers or [])
+
+
+def _check_local_model(model: ModelConfig, key: str, cache_dir: Path) -> None:
+    """Refuse what lies at `model.path`, given as `key`, if it isn't a whole model."""
+    if gguf := gguf_file(model):
+        check_gguf(model, gguf, cache_dir)
+    elif folder := local_folder(model):
+        check_model_folder(folder, key)
 
 
 def local_folder(model: ModelConfig) -> Path | None:
-    """The model's folder, or None for a name on the Hugging Face hub."""
+    """The model's folder in the Hugging Face layout; None for a GGUF or a name on the hub."""
+    if gguf_file(model):
+        return None
     path = Path(model.path)
     is_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model.path) and model.name != "local"
     return None if is_name and not path.is_dir() else path
@@ -101,6 +134,11 @@ def check_one_model(configs: Sequence[RunConfig]) -> None:
             f"these SAEs are for different models ({', '.join(models)}); to compare them by "
             "relative depth, add study.by_depth=true."
         )
+
+
+def loads_subject(config: RunConfig) -> bool:
+    """Return whether the run loads its model and SAEs: not for published numbers alone."""
+    return not (config.reference.alone or config.reference.ratings)
 
 
 def _check_scalars(config: RunConfig) -> None:
@@ -125,13 +163,27 @@ def _check_scalars(config: RunConfig) -> None:
     parse_memory(config.memory_budget)
 
 
+def _check_template(config: RunConfig) -> None:
+    """Refuse a chat template that a local model doesn't have."""
+    has_template = has_chat_template(config.model)
+    if has_template is None:
+        return
+    with_template(config.generation, has_template, config.model.name)
+    for score in parse_scores(config.score).values():
+        if getattr(score, "chat_template", False) and not has_template:
+            raise score.refusal("chat_template", f"needs one, which {config.model.name} hasn't")
+
+
 def reads_corpus(config: RunConfig) -> bool:
-    """Whether the run may read its corpus: for a score, to choose features, or for PMI of texts."""
+    """Whether the run may read its corpus: for a score, to choose features or steer
+    in their units, or for PMI of texts that no word was asked for."""
     scores = any("corpus" in score.uses() for score in parse_scores(config.score).values())
     if config.concepts:
         return scores
+    toward = config.toward.words is not None or config.features.concept is not None
     steers = bool(parse_factors(config.steer.factors))
-    return steers or scores or bool(config.features.min_examples or config.quality.n_tokens)
+    of_texts = steers and (not toward or config.steer.unit == "max_activation")
+    return of_texts or scores or bool(config.features.min_examples or config.quality.n_tokens)
 
 
 def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:
@@ -141,6 +193,10 @@ def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:
         raise SteerlensError(f"corpus.n_tokens={corpus.n_tokens} must be at least 1.")
     if corpus.context_length < 2:
         raise SteerlensError(f"corpus.context_length={corpus.context_length} must be at least 2.")
+    if corpus.shippable and corpus.source in ("embedded", "webtext"):
+        raise SteerlensError(
+            f"corpus.shippable is a column of a file or data set; corpus={corpus.name} has none."
+        )
     if corpus.source == "embedded":
         return
     if corpus.source == "webtext":
@@ -238,6 +294,7 @@ def _check_sae_source(config: RunConfig) -> None:
     if not sae.path and not (sae.release and sae.sae_id):
         needs = "sae.path=DIR" if sae.name == "local" else "sae.release=... and sae.sae_id=..."
         raise SteerlensError(f"sae={sae.name} needs {needs}.")
+    _check_sae_settings(sae)
     if sae.model:
         refuse_other_model(f"sae={sae.name}", sae.model, config.model)
     if sae.path:
@@ -246,6 +303,10 @@ def _check_sae_source(config: RunConfig) -> None:
             facts = sae_facts(folder)
             if facts.model_name and not sae.model:
                 refuse_other_model(f"the SAE {folder}", facts.model_name, config.model)
+            if facts.gguf_sha256:
+                refuse_other_gguf(
+                    f"the SAE {folder}", facts.gguf_sha256, config.model, config.paths.cache_dir
+                )
             if facts.d_in and d_model and facts.d_in != d_model:
                 raise SteerlensError(
                     f"the SAE {folder} reads vectors of size {facts.d_in} (d_in), but the residual "
@@ -255,6 +316,21 @@ def _check_sae_source(config: RunConfig) -> None:
         _check_release(sae, config)
     elif "/" not in str(sae.release):  # with a slash it is a repository on the hub
         raise unknown("SAELens release", str(sae.release), releases())
+
+
+def _check_sae_settings(sae: SaeConfig) -> None:
+    """Refuse a choice within a family of an entry that is none, where nothing would follow it."""
+    entry = entries("sae").get(sae.name)
+    if entry is None or sae.name == "release":
+        return
+    for setting in SAE_SETTINGS:
+        if getattr(sae, setting) is None or setting in entry:
+            continue
+        families = [name for name, other in entries("sae").items() if setting in other]
+        near = [name for name in families if entries("sae")[name]["model"] == sae.model]
+        raise SteerlensError(
+            f"sae={sae.name} has no choice of sae.{setting}; sae={(near or families)[0]} has."
+        )
 
 
 def _check_release(sae: SaeConfig, config: RunConfig) -> None:
@@ -268,7 +344,7 @@ def _check_release(sae: SaeConfig, config: RunConfig) -> None:
         raise unknown(f"id in SAELens release {sae.release}", sae.sae_id, ids)
 
 
-def _with_sae(config: RunConfig, layers: list[int]) -> list[int] | None:
+def layers_with_sae(config: RunConfig, layers: list[int]) -> list[int] | None:
     """Those of `layers` that have an SAE; None if only the weights tell.
 
     Refuses a layer that is named but has none; of `all` and `late`, some may have none.
@@ -278,7 +354,7 @@ def _with_sae(config: RunConfig, layers: list[int]) -> list[int] | None:
         return None
     absent = [layer for layer in layers if layer not in available]
     if absent and (layer_numbers(config.layer) is not None or len(absent) == len(layers)):
-        numbers = ", ".join(map(str, sorted(available))) or "none of this model"
+        numbers = layers_told(available, absent[0]) or "none of this model"
         raise SteerlensError(
             f"sae={config.sae.name} has no SAE at layer {absent[0]}; it has: {numbers}."
         )
@@ -310,8 +386,7 @@ def refuse_other_model(what: str, told: str, model: ModelConfig) -> None:
 
     A local folder may have any name: there, only the name of another known model counts.
     """
-    ours = {model.name, model.path, *model.aliases}
-    if _short(told) in {_short(name) for name in ours}:
+    if _short(told) in {_short(name) for name in model_names(model)}:
         return
     is_known = _short(told) in {_short(name) for name in known_models()}
     if model.name in ("local", "hub") and not is_known:
@@ -325,6 +400,25 @@ def refuse_other_model(what: str, told: str, model: ModelConfig) -> None:
     raise SteerlensError(f"{what} belongs to the model {told}, not to {model.name}; {hint}")
 
 
+def refuse_other_gguf(what: str, trained_on: str, model: ModelConfig, cache_dir: str) -> None:
+    """Refuse `what`, trained on the GGUF with the sha256 `trained_on`, on another GGUF.
+
+    Weights that aren't from a GGUF may be those that it was made from; they pass.
+    """
+    gguf = gguf_file(model)
+    if gguf is None:
+        return
+    sha256 = file_identity(gguf, Path(cache_dir))["sha256"]
+    if sha256 == trained_on:
+        return
+    models = [name for name, entry in entries("model").items() if entry.get("sha256") == trained_on]
+    hint = f"choose model={models[0]}." if models else "give the path of that one."
+    raise SteerlensError(
+        f"{what} was trained on another GGUF than {gguf} (its sha256 begins with "
+        f"{trained_on[:12]}, not with {sha256[:12]}); {hint}"
+    )
+
+
 def _short(name: str) -> str:
-    """The name without case and organisation."""
-    return name.rstrip("/").rsplit("/", 1)[-1].lower()
+    """The name without case, organisation and the ending of a GGUF."""
+    return name.rstrip("/").rsplit("/", 1)[-1].lower().removesuffix(".gguf")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from steerlens.config import explain
-from steerlens.config.entries import PACKAGE, conf_dir
+from steerlens.config.entries import conf_dir
 from steerlens.config.overrides import jobs, n_jobs, parse
 from steerlens.config.schema import ReferenceConfig, RunConfig
+from steerlens.config.shipped import shipped_path
+from steerlens.config.sources import resolve_sources
 from steerlens.errors import SteerlensError
 from steerlens.files import CONFIG_FILE
 from steerlens.registry import load_method, methods
@@ -36,11 +40,13 @@ def register() -> dict[str, str]:
     those who ask for it.
     """
     OmegaConf.register_new_resolver(
-        "steerlens.embedded", lambda name: str(PACKAGE / "embedded" / name), replace=True
+        "steerlens.shipped", lambda name: str(shipped_path(name)), replace=True
     )
     OmegaConf.register_new_resolver(
         "steerlens.reference_features", _reference_features, replace=True
     )
+    OmegaConf.register_new_resolver("steerlens.width", features_of_width, replace=True)
+    OmegaConf.register_new_resolver("steerlens.gemma_scope_2_id", _gemma_scope_2_id, replace=True)
     return _register(tuple(sys.path))
 
 
@@ -70,6 +76,24 @@ def _reference_features(reference: DictConfig) -> str:
     return str(file)
 
 
+def features_of_width(width: str) -> int:
+    """Return the number of features that names of SAEs round: `16k` is 16384, `1m` is 1048576.
+
+    Raises:
+        SteerlensError: `width` is no number with k or m behind it.
+    """
+    match = re.fullmatch(r"(\d+)([km])", width)
+    if match is None:
+        raise SteerlensError(f"sae.width={width} is no width; widths look like 16k or 1m.")
+    return 2 ** round(math.log2(int(match[1]) * {"k": 1e3, "m": 1e6}[match[2]]))
+
+
+def _gemma_scope_2_id(site: str, width: str, l0: str) -> str:
+    """Return SAELens' ids of Gemma Scope 2: those of the site transcoders name their folder."""
+    folder = "transcoder/" if site == "transcoders" else ""
+    return f"{folder}layer_{{layer}}_width_{width}_l0_{l0}"
+
+
 def compose(overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration for `overrides`, as on the command line, without a Hydra run."""
     return to_config(compose_tree(overrides))
@@ -88,7 +112,7 @@ def read_config(folder: Path) -> RunConfig:
             f"{folder / CONFIG_FILE} isn't the configuration of a run by this version."
         ) from error
     assert isinstance(tree, DictConfig)
-    return to_config(tree)
+    return _as_dataclasses(tree)  # its sources are decided
 
 
 def compose_tree(overrides: Sequence[str] = ()) -> DictConfig:
@@ -153,6 +177,12 @@ def _compose(overrides: Sequence[str], broken: dict[str, str]) -> DictConfig:
 
 def to_config(tree: DictConfig) -> RunConfig:
     """`tree` as plain dataclasses; refuses values that are missing or can't be resolved."""
+    config = _as_dataclasses(tree)
+    resolve_sources(config)
+    return config
+
+
+def _as_dataclasses(tree: DictConfig) -> RunConfig:
     register()  # the resolvers, in a launcher's process
     tree = tree.copy()
     with open_dict(tree):

@@ -33,15 +33,26 @@ def options() -> dict[str, list[str]]:
 
 @cache
 def entries(group: str) -> dict[str, Entry]:
-    """The content of every file of `group`, as written; `about` is its first comment."""
+    """The content of every file of `group`, as written; `about` is its first line of comment."""
     found = {}
     for name in options()[group]:
         text = (conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8")
-        comment = next((line for line in text.splitlines() if line.startswith("#")), "#")
+        comments = [line for line in text.splitlines() if line.startswith("#")]
+        comment = next((line for line in comments if not line.startswith("# @package")), "#")
         values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
         assert isinstance(values, dict)
         found[name] = {**values, "about": comment.lstrip("# ")}
     return found
+
+
+def resolved(entry: Entry, **settings: str) -> Entry:
+    """Return `entry` with what its values refer to filled in, some of its `settings` changed.
+
+    The resolvers must be registered: `config.compose.register`.
+    """
+    values = OmegaConf.to_container(OmegaConf.create({**entry, **settings}), resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def known_models() -> set[str]:

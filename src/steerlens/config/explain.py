@@ -43,6 +43,14 @@ PLUGINS = {
 }
 """Hydra's launchers and sweepers that have a package of their own: our extra that installs it."""
 
+RENAMED = {
+    ("model", "embedded"): "smollm2-135m-instruct",
+    ("sae", "embedded-topk"): "smollm2-topk",
+    ("sae", "embedded-batchtopk"): "smollm2-batchtopk",
+    ("subject", "embedded"): "smollm2",
+}
+"""Options of earlier versions, and what has taken their place."""
+
 
 def failure(
     error: Exception, parsed: Sequence[Override], broken: Mapping[str, str]
@@ -163,6 +171,8 @@ def _missing_option(error: MissingConfigException, broken: Mapping[str, str]) ->
     file = re.search(r"In '([^']+)'", str(error))
     by_itself = file is None or file[1] in ("config", "hydra/config")
     where = "" if file is None or by_itself else f" (chosen in {file[1]}.yaml)"
+    if new := RENAMED.get((group, name)):
+        return SteerlensError(f"{group}={name} is gone{where}; its successor is {group}={new}.")
     return unknown(group or "file", name + where if where else name, options)
 
 

@@ -7,11 +7,15 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from steerlens.config.gguf import gguf_file, read_header
 from steerlens.config.schema import ModelConfig
+from steerlens.config.shipped import missing_release
 from steerlens.errors import SteerlensError
 
 SAE_WEIGHTS = "sae_weights.safetensors"  # SAELens' own names
 SAE_CONFIG = "cfg.json"
+GGUF_KEYS = {"n_layers": "block_count", "d_model": "embedding_length"}
+"""What GGUF calls facts of a model."""
 
 
 def check_model_folder(folder: Path, key: str) -> None:
@@ -33,11 +37,16 @@ def check_model_folder(folder: Path, key: str) -> None:
 
 
 def model_fact(model: ModelConfig, field: str, *keys: str) -> int | None:
-    """`model.FIELD`, or the first of `keys` in its folder's config.json; None if neither says."""
+    """`model.FIELD`, or what its GGUF or the first of `keys` in its folder's config.json says; None
+    if nothing does."""
     value = getattr(model, field)
-    file = Path(model.path) / "config.json"
-    if value is not None or not file.is_file():
+    if value is not None:
         return value
+    if gguf := gguf_file(model):
+        return read_header(gguf).of_architecture(GGUF_KEYS[field])
+    file = Path(model.path) / "config.json"
+    if not file.is_file():
+        return None
     config = read_json_object(file, "model.path")
     config = config.get("text_config") or config  # models that read images too
     found = (config.get(key) for key in keys)
@@ -49,10 +58,27 @@ def count_layers(model: ModelConfig) -> int | None:
     return model_fact(model, "n_layers", "num_hidden_layers", "n_layer", "num_layers")
 
 
+def has_chat_template(model: ModelConfig) -> bool | None:
+    """Tell whether the tokenizer of a local model has a chat template; None for one on the hub."""
+    if gguf := gguf_file(model):
+        return "tokenizer.chat_template" in read_header(gguf).fields
+    folder = Path(model.path)
+    config = folder / "tokenizer_config.json"
+    if not config.is_file():
+        return None
+    # Transformers' names of the files, since templates have some of their own.
+    return (
+        "chat_template" in read_json_object(config, "model.path")
+        or (folder / "chat_template.jinja").is_file()
+        or (folder / "additional_chat_templates").is_dir()
+    )
+
+
 def sae_folders(folder: Path) -> list[Path]:
     """The folders of the SAEs in `folder`: itself, or its sub-folders; each is checked."""
     if not folder.is_dir():
-        raise SteerlensError(f"sae.path: there is no folder {folder}.")
+        told = SteerlensError(f"sae.path: there is no folder {folder}.")
+        raise missing_release(folder) or told
     if (folder / SAE_CONFIG).is_file():
         found = [folder]
     else:
@@ -77,6 +103,8 @@ class SaeFacts(NamedTuple):
     """None also where it isn't the width of the residual stream."""
     d_sae: int | None
     model_name: str | None
+    gguf_sha256: str | None
+    """Of the GGUF that it was trained on."""
 
 
 def sae_facts(folder: Path) -> SaeFacts:
@@ -92,6 +120,7 @@ def sae_facts(folder: Path) -> SaeFacts:
         d_in=d_in if isinstance(d_in, int) and not reads_z else None,
         d_sae=d_sae if isinstance(d_sae, int) else None,
         model_name=str(metadata.get("model_name") or "") or None,
+        gguf_sha256=metadata.get("gguf_sha256"),
     )
 
 

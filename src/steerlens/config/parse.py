@@ -62,6 +62,17 @@ def parse_layers(spec: Any, n_layers: int, late_from: int | None = None) -> list
     return numbers
 
 
+def layers_told(layers: Iterable[int], wanted: int) -> str:
+    """Return `layers` in words, with those next to `wanted`, which isn't among them."""
+    layers = sorted(layers)
+    beside = [
+        *[layer for layer in layers if layer < wanted][-1:],
+        *[layer for layer in layers if layer > wanted][:1],
+    ]
+    nearest = f"; nearest: {' and '.join(map(str, beside))}" if len(layers) > 2 else ""
+    return ", ".join(map(str, layers)) + nearest
+
+
 def parse_ids(value: Any, d_sae: int | None = None, where: str = "features.ids") -> list[int]:
     """Feature ids in the given order: integers, each once, below `d_sae` if that is known."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
@@ -108,14 +119,14 @@ def parse_concept(value: Any) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def parse_words(value: Any) -> list[str]:
-    """The words of `coverage.words`, a list or a file with a word a line; [] for null."""
+def parse_words(value: Any, key: str = "coverage.words") -> list[str]:
+    """The words of the setting `key`, a list or a file with a word a line; [] for null."""
     if value is None:
         return []
-    form = "write 'coverage.words=[network,date]', or name a file with a word a line"
-    where = "coverage.words"
+    form = f"write '{key}=[network,date]', or name a file with a word a line"
+    where = key
     if isinstance(value, str):
-        where = f"coverage.words={value}"
+        where = f"{key}={value}"
         try:
             value = Path(value).read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:

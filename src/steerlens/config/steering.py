@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -23,9 +24,26 @@ from steerlens.config.schema import (
     SelectionConfig,
     SteerConfig,
     StudyConfig,
+    TowardConfig,
 )
 from steerlens.errors import SteerlensError, unknown
-from steerlens.prompts import PROMPTS
+from steerlens.prompts import PROMPTS, REQUESTS
+
+AUTO = "auto"
+
+
+def with_template(generation: GenerationConfig, has_template: bool, model: str) -> GenerationConfig:
+    """`generation` for a model that has a chat template or hasn't: `auto` is decided.
+
+    Raises:
+        SteerlensError: if a template is asked of a model without one.
+    """
+    asked = generation.chat_template
+    if asked is True and not has_template:
+        raise SteerlensError(
+            f"{model} has no chat template; use generation.chat_template=false or auto."
+        )
+    return replace(generation, chat_template=has_template if asked == AUTO else asked)
 
 
 def check_steer(steer: SteerConfig) -> None:
@@ -99,6 +117,18 @@ def check_coverage(coverage: CoverageConfig, steer: SteerConfig, texts: Generati
         )
 
 
+def check_toward(toward: TowardConfig, steer: SteerConfig) -> None:
+    """Refuse what can't work, in one sentence."""
+    if not 0 <= toward.threshold <= 1:
+        raise SteerlensError(f"toward.threshold={toward.threshold} must be 0 to 1.")
+    for name in ("n", "top_n"):
+        number = getattr(toward, name)
+        if number is not None and number < 1:
+            raise SteerlensError(f"toward.{name}={number} must be at least 1.")
+    if parse_words(toward.words, "toward.words") and not parse_factors(steer.factors):
+        raise SteerlensError("toward.words are steered toward: add steer=grid, or other factors.")
+
+
 def check_objective(objective: str | None, steers: bool) -> None:
     """Refuse what can't work, in one sentence."""
     if objective is None:
@@ -115,6 +145,10 @@ def check_generation(generation: GenerationConfig) -> None:
     """Refuse what can't work, in one sentence."""
     parse_prompts(generation)
     parse_stop(generation.stop)
+    if not isinstance(generation.chat_template, bool) and generation.chat_template != AUTO:
+        raise SteerlensError(
+            f"generation.chat_template={generation.chat_template} must be true, false or auto."
+        )
     for name in ("samples", "max_new_tokens", "top_k", "batch_size", "n_prompts"):
         number = getattr(generation, name)
         if number is not None and number < 1:
@@ -143,8 +177,12 @@ def parse_factors(value: Any) -> list[float]:
 
 
 def parse_prompts(generation: GenerationConfig) -> list[str]:
-    """The beginnings of texts, each once."""
-    value = list(PROMPTS) if generation.prompts is None else generation.prompts
+    """The beginnings of texts, or with a chat template the requests, each once.
+
+    With `chat_template=auto`, before a model is loaded, as many as there will be.
+    """
+    neutral = REQUESTS if generation.chat_template is True else PROMPTS
+    value = list(neutral) if generation.prompts is None else generation.prompts
     prompts = [value] if isinstance(value, str) else value
     form = """write 'generation.prompts=["Note that","In my experience,"]'."""
     if not isinstance(prompts, list | tuple) or not prompts:

@@ -30,8 +30,18 @@ def texts(config: CorpusConfig) -> Iterator[str]:
     Raises:
         SteerlensError: if there is no text at all, no such column, or no such data set.
     """
-    read = {"embedded": _installed, "webtext": _webtext}.get(config.source, _from_datasets)
-    found = (text for text in read(config) if text.strip())
+    return (text for text, _ in marked_texts(config))
+
+
+def marked_texts(config: CorpusConfig) -> Iterator[tuple[str, bool]]:
+    """`texts`, each with whether parts of it may be shipped, as the column `shippable` says.
+
+    Raises:
+        SteerlensError: as `texts`, and if that column has anything but booleans.
+    """
+    read = {"embedded": _installed, "webtext": _webtext}.get(config.source)
+    marked = ((text, True) for text in read(config)) if read else _from_datasets(config)
+    found = ((text, mark) for text, mark in marked if text.strip())
     first = next(found, None)
     if first is None:
         raise SteerlensError(f"the corpus {config.path or config.name} has no text in it.")
@@ -78,7 +88,7 @@ def _webtext(config: CorpusConfig) -> Iterator[str]:
     yield from lines
 
 
-def _from_datasets(config: CorpusConfig) -> Iterator[str]:
+def _from_datasets(config: CorpusConfig) -> Iterator[tuple[str, bool]]:
     from datasets import load_dataset
 
     if config.source == "hub":
@@ -95,9 +105,16 @@ def _from_datasets(config: CorpusConfig) -> Iterator[str]:
         if config.seed is not None:
             data = data.shuffle(seed=config.seed, buffer_size=SHUFFLE_BUFFER)
         for row in data:
-            if config.column not in row:
-                raise unknown(f"column in the corpus {config.path}", config.column, row)
-            yield str(row[config.column] or "")
+            for column in filter(None, (config.column, config.shippable)):
+                if column not in row:
+                    raise unknown(f"column in the corpus {config.path}", column, row)
+            mark = row[config.shippable] if config.shippable else True
+            if not isinstance(mark, bool):
+                raise SteerlensError(
+                    f"corpus.shippable={config.shippable} must be a column of booleans, and has "
+                    f"{mark!r}."
+                )
+            yield str(row[config.column] or ""), mark
     except SteerlensError:
         raise
     except Exception as error:  # whatever a reader of somebody's files comes up with

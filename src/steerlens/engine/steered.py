@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -15,19 +16,23 @@ from steerlens.subject import Subject
 ROWS_AT_ONCE = 1024
 
 
-def steered_prompt(subject: Subject, prompt: str, keep_error: bool, run: ScoreRun) -> SteeredPrompt:
+def steered_prompt(
+    subject: Subject, prompt: str, keep_error: bool, run: ScoreRun, chat_template: bool = False
+) -> SteeredPrompt:
     """The prompt, run and encoded once in a run however many features and methods use it."""
-    key = (subject.hook_name, prompt, keep_error)
+    key = (subject.hook_name, prompt, keep_error, chat_template)
     if key not in run.prompts:
-        run.prompts[key] = SteeredPrompt(subject, prompt, keep_error)
+        run.prompts[key] = SteeredPrompt(subject, prompt, keep_error, chat_template)
     return run.prompts[key]
 
 
 class SteeredPrompt:
     """A prompt that can be run with any features raised, many at once."""
 
-    def __init__(self, subject: Subject, prompt: str, keep_error: bool = True) -> None:
-        self._position = LastPosition(subject, subject.to_tokens(prompt))
+    def __init__(
+        self, subject: Subject, prompt: str, keep_error: bool = True, chat_template: bool = False
+    ) -> None:
+        self._position = LastPosition(subject, subject.to_tokens(prompt, chat_template))
         position = self._position
         self._sae = subject.sae
         self._operation = Operation(keep_error=keep_error)
@@ -46,6 +51,7 @@ class SteeredPrompt:
         run: ScoreRun,
         bytes_per_row: int,
         use: Callable[[slice, torch.Tensor], None],
+        directions_FD: torch.Tensor | None = None,
     ) -> None:
         """Calls `use(rows, h_BD)` with the final normed vectors of slices of `features_F`.
 
@@ -55,12 +61,16 @@ class SteeredPrompt:
             run: memory budget and progress.
             bytes_per_row: memory that `use` takes for each row.
             use: must not depend on how rows are grouped, as the vectors don't.
+            directions_FD: what stands in the place of each feature's decoder row; None = the row.
         """
 
         def run_batch(rows: slice, full: int) -> None:
             features_B1 = features_F[rows, None]
             factor_B = torch.full(features_B1.shape[:1], float(factor))
             targets = feature_targets(self._sae, features_B1, factor_B)
+            if directions_FD is not None:
+                directions_B1D = directions_FD[rows, None].to(targets.vectors_BND)
+                targets = replace(targets, vectors_BND=directions_B1D)
             out_B1D = edited(self._operation, self._encoded, self._position.out_11D, targets)
             use(rows, self._position.run(out_B1D[:, 0], full))
 

@@ -59,6 +59,8 @@ class Card:
     operator: str = "add"
     unit: str = "a_max"
     """What `factor` counts in."""
+    chat_template: bool = False
+    """Whether `prompts` were requests inside the model's chat template."""
     scaling: str = SCALING
     steerlens: str = steerlens.__version__
 
@@ -74,22 +76,28 @@ class SteeringVector:
     card: Card
 
 
-def measured_a_max(subject: Subject, prompts: Sequence[str]) -> float:
+def measured_a_max(subject: Subject, prompts: Sequence[str], chat_template: bool = False) -> float:
     """Mean over `prompts` of the largest feature activation at the last position.
 
     For an SAE that normalises what it reads, as much larger as its output is scaled back.
 
     Raises:
-        SteerlensError: for no prompt or an empty one.
+        SteerlensError: for no prompt or an empty one, or a template that the model hasn't.
     """
     if not prompts:
         raise SteerlensError("a_max needs at least one prompt to be measured at.")
-    return sum(float(SteeredPrompt(subject, one).a_max) for one in prompts) / len(prompts)
+    steered = (SteeredPrompt(subject, one, chat_template=chat_template) for one in prompts)
+    return sum(float(one.a_max) for one in steered) / len(prompts)
 
 
 @torch.no_grad()
 def steering_vector(
-    subject: Subject, feature: int, factor: float, a_max: float, prompts: Sequence[str] = ()
+    subject: Subject,
+    feature: int,
+    factor: float,
+    a_max: float,
+    prompts: Sequence[str] = (),
+    chat_template: bool = False,
 ) -> SteeringVector:
     """The constant that raises `feature` by `factor * a_max`.
 
@@ -99,6 +107,7 @@ def steering_vector(
         factor: steering factor s.
         a_max: from `measured_a_max`, or any activation.
         prompts: those `a_max` was measured at, for the card.
+        chat_template: whether inside the model's chat template.
 
     Raises:
         SteerlensError: if the SAE's site is no output or input of a module, or for no such feature.
@@ -125,6 +134,7 @@ def steering_vector(
             factor=factor,
             a_max=a_max,
             prompts=tuple(prompts),
+            chat_template=chat_template,
             module=place.module,
             side=place.side,
             base_model_prefix=place.base_model_prefix,

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steerlens.analysis.toward import best_toward
 from steerlens.config.compose import read_config
-from steerlens.config.steering import parse_prompts
+from steerlens.config.steering import parse_prompts, with_template
 from steerlens.errors import SteerlensError, unknown
 from steerlens.files import make_folder
 from steerlens.results import STEERING
@@ -25,8 +26,8 @@ def export_run(folder: Path, arguments: list[str]) -> list[Path]:
 
     Args:
         folder: of a run that steered.
-        arguments: `layer=L feature=I factor=S`; by default the feature with the highest score
-            toward the run's concept, else the most success, at its best factor.
+        arguments: `layer=L feature=I factor=S`; by default the feature that adds most of the run's
+            concept's tokens to texts, else with the most success, at its best factor.
 
     Raises:
         SteerlensError: for a run that didn't steer or not by adding, a feature that it didn't steer
@@ -51,9 +52,11 @@ def export_run(folder: Path, arguments: list[str]) -> list[Path]:
     from steerlens.subject import load_subjects
 
     subject = next(load_subjects(dataclasses.replace(config, layer=[row["layer"]])))
-    prompts = parse_prompts(config.generation)
-    a_max = measured_a_max(subject, prompts)
-    vector = steering_vector(subject, row["feature"], float(factor), a_max, prompts)
+    has_template = bool(subject.lm.tokenizer.chat_template)
+    generation = with_template(config.generation, has_template, subject.lm.name)
+    prompts, chat = parse_prompts(generation), generation.chat_template
+    a_max = measured_a_max(subject, prompts, chat)
+    vector = steering_vector(subject, row["feature"], float(factor), a_max, prompts, chat)
     name = f"layer_{row['layer']}_feature_{row['feature']}"
     out = make_folder(folder / EXPORT_FOLDER)
     paths = [out / f"{name}.safetensors", out / f"{name}.pt", out / "steer.py"]
@@ -87,6 +90,9 @@ def _row(steering: pd.DataFrame, wanted: Mapping[str, Any]) -> dict[str, Any]:
     if rows.empty:
         asked = " ".join(f"{key}={value}" for key, value in wanted.items())
         raise SteerlensError(f"the run didn't steer with {asked or 'any feature'}.")
-    order = ["concept_score", "success_20", "output_score"]
-    best = rows.sort_values(order, ascending=False, na_position="last").head(1)
-    return best.to_dict("records")[0]
+    if rows["concept_success"].notna().any():
+        best = best_toward(rows)
+    else:
+        order = ["concept_score", "success_20", "output_score"]
+        best = rows.sort_values(order, ascending=False, na_position="last")
+    return best.head(1).to_dict("records")[0]

@@ -2,18 +2,19 @@
 
 To add a figure, write a function from the table of features to a `Figure` (or None when the table
 lacks what it shows) and enter it in `FIGURES`; one from the steering table goes to
-`STEERING_FIGURES`. Figures of texts and PMI are in `roles`.
+`STEERING_FIGURES`. Figures of texts and PMI are in `roles`, of words in `toward`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from steerlens.figures import input_output, output_score, roles, threshold
+from steerlens.figures import input_output, output_score, roles, threshold, toward
 from steerlens.figures.style import look, save
 from steerlens.results.folder import RunTables
 
@@ -31,6 +32,12 @@ FIGURES: dict[str, Draw] = {
     "input_against_output": input_output.against,
 }
 
+BESIDE_NULL = {
+    "output_score_by_layer": output_score.by_layer,
+    "input_output_by_layer": input_output.by_layer,
+}
+"""Those that show random directions beside the features, where these were scored."""
+
 STEERING_FIGURES: dict[str, Draw] = {
     "success_by_threshold": threshold.by_threshold,
     "success_by_criterion": threshold.by_criterion,
@@ -43,14 +50,34 @@ LATE_LAYERS = "_late_layers"
 def draw_all(tables: RunTables, folder: Path) -> dict[str, list[Path]]:
     """Draw every figure that the tables have data for; gives the files (PNG, PDF) of each."""
     target = Path(folder) / FIGURES_FOLDER
+    if len(tables.words):
+        return _draw_words(tables, folder)
     texts = (tables.steering, tables.generations, target)
     drawn = [roles.draw_input_and_output(*texts), roles.draw_hybrids(*texts)]
     if tables.pmi is not None:
         drawn.append(roles.draw_pmi(tables.pmi, target))
+    null = {name: partial(draw, null=tables.null_scores) for name, draw in BESIDE_NULL.items()}
     return {
-        **_draw(FIGURES, tables.features, folder),
+        **_draw(FIGURES | null, tables.features, folder),
         **draw_steering(tables.steering, folder, tables.late_from),
         **{paths[0].stem: paths for paths in drawn if paths},
+    }
+
+
+def _draw_words(tables: RunTables, folder: Path) -> dict[str, list[Path]]:
+    """The figures of a run toward words: of their features, and of the scores where all have one.
+
+    Features that were steered with because of a word say nothing of features in general.
+    """
+
+    def by_factor(steering: pd.DataFrame) -> Figure | None:
+        return toward.by_steering_factor(steering, tables.generations)
+
+    of_all = any(tables.features["concept_score"].isna().tolist())
+    of_features = FIGURES if of_all else {"concept_score_by_layer": toward.score_by_layer}
+    return {
+        **_draw({"concept_by_factor": by_factor}, tables.steering, folder),
+        **_draw(of_features, tables.features, folder),
     }
 
 

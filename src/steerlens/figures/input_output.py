@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from steerlens.analysis.summary import HYBRID, hybrids
 from steerlens.figures import style
-from steerlens.figures.output_score import S_OUT, quartiles, shares_above, subtitle
+from steerlens.figures.output_score import S_OUT, null_of, quartiles, shares_above, subtitle
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,8 +20,11 @@ S_IN = r"$S_\mathrm{in}$"
 BOTH = (("input_score", "input score", S_IN), ("output_score", "output score", S_OUT))
 
 
-def by_layer(frame: pd.DataFrame) -> Figure | None:
-    """Median, quartiles and shares above the thresholds of both scores in every layer."""
+def by_layer(frame: pd.DataFrame, null: pd.DataFrame | None = None) -> Figure | None:
+    """Median, quartiles and shares above the thresholds of both scores in every layer.
+
+    Beside the output scores those of the layer's random directions, where `null` has them.
+    """
     both = _with_both(frame)
     layers = np.array(sorted({int(layer) for layer in both["layer"]}))
     if not len(layers):
@@ -34,8 +37,9 @@ def by_layer(frame: pd.DataFrame) -> Figure | None:
             int(str(layer)): rows.to_numpy(dtype=float)
             for layer, rows in both.groupby("layer", sort=True)[column]
         }
-        quartiles(top, scores, f"{name} {symbol}")
-        shares_above(bottom, scores, symbol)
+        beside = null_of(null, scores) if column == "output_score" else None
+        quartiles(top, scores, f"{name} {symbol}", beside)
+        shares_above(bottom, scores, symbol, beside)
         for axes in (top, bottom):
             style.legend_above(axes)
     style.headline(figure, "Input and output score by layer", subtitle(both))

@@ -30,17 +30,21 @@ Scores = dict[int, np.ndarray]
 """The output scores of every layer, without nulls; layers in order."""
 
 
-def by_layer(frame: pd.DataFrame) -> Figure | None:
-    """Median and quartiles of S_out in every layer, and the share above each threshold."""
+def by_layer(frame: pd.DataFrame, null: pd.DataFrame | None = None) -> Figure | None:
+    """Median and quartiles of S_out in every layer, and the share above each threshold.
+
+    Beside those of the layer's random directions, where `null` has their scores.
+    """
     scores = _scores(frame)
     if not scores:
         return None
+    beside = null_of(null, scores)
     layers = np.array(list(scores))
     span = int(layers.max() - layers.min()) + 1
     figure = style.new_figure(float(np.clip(3 + 0.22 * span, 6.4, 12)), 5.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    quartiles(top, scores, f"output score {S_OUT}")
-    shares_above(bottom, scores, S_OUT)
+    quartiles(top, scores, f"output score {S_OUT}", beside)
+    shares_above(bottom, scores, S_OUT, beside)
     for axes in (top, bottom):
         style.legend_above(axes)
     style.headline(figure, "Output score by layer", subtitle(_scored(frame)))
@@ -89,36 +93,76 @@ def _scored(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[frame["output_score"].notna()]
 
 
-def quartiles(axes: Axes, scores: Scores, label: str) -> None:
-    """A line through the medians and a band between the quartiles, on whole layers only."""
-    layers = np.array(list(scores))
-    found = np.array([np.quantile(values, (0.25, 0.5, 0.75)) for values in scores.values()])
+def null_of(null: pd.DataFrame | None, scores: Scores) -> Scores:
+    """The scores of random directions in the layers of `scores`; {} if there are none."""
+    found = {} if null is None else _scores(null)
+    return {layer: found[layer] for layer in scores if layer in found}
+
+
+def quartiles(axes: Axes, scores: Scores, label: str, null: Scores | None = None) -> None:
+    """A line through the medians and a band between the quartiles, on whole layers only.
+
+    In grey those of random directions, `null`.
+    """
+    found, beside = _quartiles(scores), _quartiles(null or {})
     positive = np.maximum(found[found[:, 1] > 0], FLOOR)
     # Medians from 1e-7 in early layers to 0.5 in late ones would be a flat line and a wall.
     log = positive.size > 0 and positive[:, 1].max() > 100 * positive[:, 1].min()
-    low, middle, high = (np.maximum(found, FLOOR) if log else found).T
-    if len(layers) > 2:
-        axes.fill_between(layers, low, high, color=style.BLUE, alpha=0.2, lw=0, label="quartiles")
-    else:  # a band through one or two layers would be no band
-        axes.vlines(layers, low, high, color=style.BLUE, alpha=0.35, lw=6, label="quartiles")
-    axes.plot(layers, middle, color=style.BLUE, marker="o", label="median")
+    floor = FLOOR if log else 0.0
+    layers, labels = np.array(list(scores)), ("quartiles", "median")
+    _band(axes, layers, np.maximum(found, floor), style.BLUE, "-", labels)
+    if null:
+        layers, labels = np.array(list(null)), ("", "random directions")
+        _band(axes, layers, np.maximum(beside, floor), style.MUTED, "--", labels)
     axes.set_ylabel(label)
     if log:
         axes.set_yscale("log")
-        axes.set_ylim(10 ** np.floor(np.log10(positive.min())), 1.3)
+        lowest = min([positive.min(), *np.maximum(beside[:, 1], FLOOR)])
+        axes.set_ylim(10 ** np.floor(np.log10(lowest)), 1.3)
         for threshold, color, _ in MARKS:
             axes.axhline(threshold, color=color, ls="--", lw=1.2)
     else:
-        top = 1.08 * float(high.max()) or 1.0
+        top = 1.08 * float(max([*found[:, 2], *beside[:, 2]])) or 1.0
         axes.set_ylim(-0.03 * top, top)
 
 
-def shares_above(axes: Axes, scores: Scores, symbol: str) -> None:
-    """For every layer, the share of features at or above each threshold."""
+def _quartiles(scores: Scores) -> np.ndarray:
+    """(layers, 3)."""
+    found = [np.quantile(values, (0.25, 0.5, 0.75)) for values in scores.values()]
+    return np.reshape(found, (-1, 3))
+
+
+def _band(
+    axes: Axes,
+    layers: np.ndarray,
+    found: np.ndarray,
+    color: str,
+    line: str,
+    labels: tuple[str, str],
+) -> None:
+    (low, middle, high), (label, median) = found.T, labels
+    if len(layers) > 2:
+        axes.fill_between(layers, low, high, color=color, alpha=0.2, lw=0, label=label)
+    else:  # a band through one or two layers would be no band
+        axes.vlines(layers, low, high, color=color, alpha=0.35, lw=6, label=label)
+    axes.plot(layers, middle, color=color, ls=line, marker="o", label=median)
+
+
+def shares_above(axes: Axes, scores: Scores, symbol: str, null: Scores | None = None) -> None:
+    """For every layer, the share of features at or above each threshold.
+
+    Dashed and hollow that of random directions, `null`.
+    """
     layers = np.array(list(scores))
     for threshold, color, marker in MARKS:
         share = [float((values >= threshold).mean()) for values in scores.values()]
         axes.plot(layers, share, color=color, marker=marker, label=f"{symbol} ≥ {threshold:g}")
+        if null:
+            share = [float((values >= threshold).mean()) for values in null.values()]
+            (line,) = axes.plot(list(null), share, color=color, ls="--", marker=marker)
+            line.set(markerfacecolor="white")
+    if null:  # told once, as its colours are those of the features
+        axes.plot([], [], color=style.INK, ls="--", label="random directions")
     axes.set(xlabel="layer", ylabel="share of features", ylim=(-0.04, 1.04))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     _layer_ticks(axes, layers)

@@ -59,6 +59,8 @@ def by_layer(series: Sequence[Series]) -> Figure | None:
             for member, color, line in _styled(series):
                 if _model(member) == model and _has(member, column):
                     _medians(axes, member, column, color, line, FLOOR if log else 0.0)
+                    if column == "output_score":
+                        _null_medians(axes, member, color, FLOOR if log else 0.0)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if log:
                 axes.set_yscale("log")
@@ -68,7 +70,10 @@ def by_layer(series: Sequence[Series]) -> Figure | None:
     for axes in grid[-1]:
         axes.set_xlabel("layer")
     _legend(figure, series)
-    style.headline(figure, "Scores by layer", "median and quartiles of the features")
+    said = "median and quartiles of the features"
+    if any(len(member.tables.null_scores) for member in series):
+        said += "; dotted: median of random directions"
+    style.headline(figure, "Scores by layer", said)
     return figure
 
 
@@ -164,6 +169,15 @@ def _medians(axes: Axes, member: Series, column: str, color: str, line: str, flo
     layers = median.index.to_numpy()
     axes.fill_between(layers, q25, q75, color=color, alpha=0.12, lw=0)
     axes.plot(layers, median, color=color, ls=line, marker="o", ms=3.5)
+
+
+def _null_medians(axes: Axes, member: Series, color: str, floor: float) -> None:
+    """The medians of random directions, if they were scored."""
+    known = member.tables.null_scores.astype({"output_score": float})
+    median = known.groupby("layer")["output_score"].median()
+    if len(median):
+        layers = median.index.to_numpy(dtype=float)
+        axes.plot(layers, np.maximum(median, floor), color=color, ls=":", marker=".", lw=1.2)
 
 
 def _spans_decades(series: Sequence[Series], column: str) -> bool:

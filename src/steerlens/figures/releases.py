@@ -18,6 +18,7 @@ PANELS = {
     "covered": "share of words covered",
     "steerable_0.1": f"share of features with S_out >= {STEERABLE:g}",
     "payoff": "success filtered / unfiltered",
+    "payoff_within_layers": "the same within layers",
 }
 
 

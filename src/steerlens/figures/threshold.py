@@ -27,22 +27,31 @@ SUCCESS = "mean success@20 at the best factor"
 CRITERIA = (style.BLUE, style.ORANGE, style.GREEN, style.RED, "#CC79A7", "#56B4E9", style.INK)
 """Colours of criteria, Okabe and Ito's as well."""
 
-SHUFFLED = (
-    ("shuffled", "shuffled scores", style.ORANGE, ":"),
-    ("shuffled_in_layers", "shuffled inside layers", style.GREEN, "--"),
+AT_RANDOM = (
+    ("random", "as many at random", style.MUTED),
+    ("random_within_layers", "as many of each layer", style.GREEN),
+)
+
+RATIOS = (
+    ("over_unfiltered", "beside all", style.BLUE),
+    ("over_unfiltered_within_layers", "beside as many of each layer", style.GREEN),
 )
 
 
 def by_threshold(steering: pd.DataFrame) -> Figure | None:
-    """Success of the features with S_out of at least each threshold, and how many they are."""
+    """Success of the features with S_out of at least each threshold, how many times that of others
+    it is, and how many they are; the others pooled, and as many of each layer."""
     points = [point for point in threshold_curve(steering) if point.success is not None]
     if not points:
         return None
-    figure = style.new_figure(7.4, 5.8)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.4))
-    _curve(top, points)
-    _numbers(bottom, points)
     scored = _features(steering).dropna(subset=["output_score"])
+    # Of one layer both are the same.
+    kinds = 1 if len({*scored["layer"].tolist()}) == 1 else 2
+    figure = style.new_figure(7.4, 7.2)
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1.4))
+    _curve(top, points, AT_RANDOM[:kinds])
+    _ratios(middle, points, RATIOS[:kinds])
+    _numbers(bottom, points)
     style.headline(figure, "Success of the features above a threshold", _subtitle(scored))
     return figure
 
@@ -69,20 +78,32 @@ def by_criterion(steering: pd.DataFrame) -> Figure | None:
     return figure
 
 
-def _curve(axes: Axes, points: list[Point]) -> None:
+def _curve(axes: Axes, points: list[Point], at_random: Sequence[tuple[str, str, str]]) -> None:
     thresholds = [point.threshold for point in points]
     success = _columns([point.success for point in points])
-    random = _columns([point.random for point in points])
-    # One feature has no interval: the band ends before it.
+    # A few features have no interval: the band ends before them.
     axes.fill_between(thresholds, success[1], success[2], color=style.BLUE, alpha=0.2, lw=0)
     axes.plot(thresholds, success[0], color=style.BLUE, marker="o", label=f"{S_OUT} ≥ t")
-    axes.fill_between(thresholds, random[1], random[2], color=style.MUTED, alpha=0.2, lw=0)
-    axes.plot(thresholds, random[0], color=style.MUTED, label="as many at random")
-    for name, label, color, line in SHUFFLED:
-        means = _columns([getattr(point, name) for point in points])[0]
-        axes.plot(thresholds, means, color=color, ls=line, label=label)
+    for name, label, color in at_random:
+        random = _columns([getattr(point, name) for point in points])
+        axes.fill_between(thresholds, random[1], random[2], color=color, alpha=0.2, lw=0)
+        axes.plot(thresholds, random[0], color=color, label=label)
+    shuffled = _columns([point.shuffled for point in points])
+    axes.plot(thresholds, shuffled[0], color=style.ORANGE, ls=":", label="shuffled scores")
     axes.set_ylabel(SUCCESS)
     axes.set_ylim(bottom=0)
+    style.legend_above(axes)
+
+
+def _ratios(axes: Axes, points: list[Point], ratios: Sequence[tuple[str, str, str]]) -> None:
+    """How many times the success of others the features above each threshold have."""
+    thresholds = [point.threshold for point in points]
+    for name, label, color in ratios:
+        found = _columns([getattr(point, name) for point in points])
+        axes.fill_between(thresholds, found[1], found[2], color=color, alpha=0.2, lw=0)
+        axes.plot(thresholds, found[0], color=color, marker="o", label=label)
+    axes.axhline(1, color=style.MUTED, ls="--", lw=1.2)
+    axes.set_ylabel("times")
     style.legend_above(axes)
 
 
@@ -133,7 +154,7 @@ def _criterion(axes: Axes, criterion: Criterion, color: str, more: int) -> None:
 
 def _columns(rows: Sequence[Estimate | Draws | None]) -> np.ndarray:
     """Value, low and high of every row, NaN for null."""
-    return np.array(rows, dtype=float).reshape(-1, 3).T
+    return np.array([row or [np.nan] * 3 for row in rows], dtype=float).reshape(-1, 3).T
 
 
 def _features(steering: pd.DataFrame) -> pd.DataFrame:

@@ -109,7 +109,7 @@ def text_key(
         edit["with"] = steering.key
     elif steer.unit == "max_activation":
         edit["default_max_activation"] = steer.default_max_activation
-        edit["corpus"] = run.corpus_key()
+        edit["corpus"] = run.examples_key() or run.corpus_key()
     return {**subject.key, "texts": how, "edit": edit, "seed": run.seed}
 
 
@@ -129,7 +129,8 @@ def _tokenised(
     subject: Subject, prompts: Iterable[str], settings: GenerationConfig
 ) -> dict[str, list[int]]:
     n_ctx = int(subject.lm.bridge.cfg.n_ctx)
-    found = {prompt: prompt_tokens(subject, prompt, settings.chat_template) for prompt in prompts}
+    chat = settings.chat_template
+    found = {prompt: subject.to_tokens(prompt, chat)[0].tolist() for prompt in prompts}
     for prompt, ids in found.items():
         if len(ids) + settings.max_new_tokens > n_ctx:
             raise SteerlensError(
@@ -138,21 +139,6 @@ def _tokenised(
                 f"{subject.lm.name} takes."
             )
     return found
-
-
-def prompt_tokens(subject: Subject, prompt: str, chat_template: bool = False) -> list[int]:
-    """Token ids of a prompt, BOS included where the SAE was trained with it."""
-    if not chat_template:
-        return subject.to_tokens(prompt)[0].tolist()
-    if not subject.lm.tokenizer.chat_template:
-        raise SteerlensError(
-            f"{subject.lm.name} has no chat template; use generation.chat_template=false."
-        )
-    chat = [{"role": "user", "content": prompt}]
-    ids: Any = subject.lm.tokenizer.apply_chat_template(
-        chat, add_generation_prompt=True, tokenize=True, return_dict=False
-    )
-    return list(ids)
 
 
 def _batches(

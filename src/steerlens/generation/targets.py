@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,12 +83,18 @@ def _another(d_sae: int, seed: int, layer: int, feature: int) -> int:
 
 
 def max_activations(subject: Subject, steer: SteerConfig, run: ScoreRun) -> torch.Tensor:
-    """(F,): each feature's own maximum over the corpus; a default where it never fires."""
+    """(F,): each feature's own maximum over the corpus, or over what ships instead; a default
+    where it never fires."""
     from steerlens.corpus_pass import activations_of, read_corpus
+    from steerlens.examples import read_examples
     from steerlens.scores.activation import Config
 
-    read_corpus([subject], [Config()], run)
-    max_F = activations_of(subject, None, run).max_F.astype(float)
+    if run.examples:
+        examples = read_examples(Path(run.examples), subject, ["max_activation"])
+        max_F = examples.numbers("max_activation", np.arange(subject.d_sae))
+    else:
+        read_corpus([subject], [Config()], run)
+        max_F = activations_of(subject, None, run).max_F.astype(float)
     fires_F = max_F > 0
     default = steer.default_max_activation
     if default is None:

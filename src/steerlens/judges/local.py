@@ -24,16 +24,20 @@ class LocalChat:
 
     def __init__(self, run: RunConfig) -> None:
         from steerlens.subject.device import resolve_device, resolve_dtype
+        from steerlens.subject.model import model_identity
 
         assert run.judge is not None
         path = str(run.judge.model)
+        cache_dir = Path(run.paths.cache_dir)
         self.batch = run.judge.concurrency
         self._max_tokens = run.judge.max_tokens
-        self._model, self._tokenizer = _load(path, resolve_dtype(run), resolve_device(run))
+        self._model, self._tokenizer = _load(
+            path, cache_dir, resolve_dtype(run), resolve_device(run)
+        )
         self.identity: Mapping[str, Any] = {
             "judge": "local",
             "model": path,
-            **_version(path, Path(run.paths.cache_dir)),
+            **model_identity(ModelConfig(name=path, path=path), cache_dir),
             "dtype": str(self._model.dtype),
             "max_tokens": self._max_tokens,
         }
@@ -109,7 +113,7 @@ class LocalChat:
         return Answer(text, len(asked), written, stopped="stop" if ended else "length")
 
 
-def _load(path: str, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+def _load(path: str, cache_dir: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
     """Model and tokenizer.
 
     Raises:
@@ -117,10 +121,12 @@ def _load(path: str, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any
     """
     from transformers import AutoModelForCausalLM
 
-    from steerlens.subject.model import load_error, load_tokenizer, silence_transformers
+    from steerlens.subject.gguf import loadable
+    from steerlens.subject.load_errors import load_error
+    from steerlens.subject.model import load_tokenizer, silence_transformers
 
     silence_transformers()
-    entry = ModelConfig(name=path, path=path)
+    entry = loadable(ModelConfig(name=path, path=path), cache_dir)
     tokenizer = load_tokenizer(entry)
     if not tokenizer.chat_template:
         raise SteerlensError(
@@ -130,18 +136,8 @@ def _load(path: str, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any
     model_class: Any = AutoModelForCausalLM
     try:
         model = model_class.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            entry.path, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     except Exception as error:
         raise load_error(entry, error) from error
     return model.to(device).eval(), tokenizer
-
-
-def _version(path: str, cache_dir: Path) -> dict[str, Any]:
-    """What tells these weights from others of the same name."""
-    from steerlens.provenance import folder_identity, hub_revision
-
-    folder = Path(path)
-    if folder.is_dir():
-        return folder_identity(folder, cache_dir)
-    return {"revision": hub_revision(path)}

@@ -52,6 +52,8 @@ class MetricRun:
     """What the run steers toward."""
     evaluator: LoadedModel | None = None
     """The model that judges texts; None = the subject's own, unsteered."""
+    chat_template: bool = False
+    """Whether prompts were requests inside a chat template, and texts the answers."""
 
 
 def without_closing(token_ids: Sequence[int], special: Collection[int]) -> Sequence[int]:

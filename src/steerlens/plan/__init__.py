@@ -13,15 +13,19 @@ import numpy as np
 
 from steerlens.catalog import read_release, releases
 from steerlens.config.check import local_folder
+from steerlens.config.gguf import gguf_file
 from steerlens.config.parse import parse_memory, parse_scores
 from steerlens.config.schema import CorpusConfig, ModelConfig, RunConfig
+from steerlens.config.sources import counts_need_a_pass
 from steerlens.corpus.webtext import webtext
+from steerlens.examples import read_metadata
 from steerlens.fit import device_type, dtype_name, estimate_weights, gigabytes
 from steerlens.plan.concepts import planned_concepts
 from steerlens.plan.steering import planned_texts, planned_words
 from steerlens.registry import ScoreConfig
 from steerlens.report.terminal import duration
 from steerlens.score_run import ScoreRun
+from steerlens.scores import output
 from steerlens.selection import part, select_features
 
 CALIBRATION_FEATURES = 128
@@ -40,6 +44,7 @@ def print_plan(config: RunConfig) -> None:
         ("model", f"{config.model.name} ({config.model.path})"),
         ("SAE", config.sae.name),
         ("scores", ", ".join(methods)),
+        *_texts_of(config, methods),
         ("device", f"{device_type(config)}, {dtype_name(config)}"),
         (
             "memory",
@@ -59,6 +64,19 @@ def print_plan(config: RunConfig) -> None:
         print(f"  {name:<{width}}  {text}")
 
 
+def _texts_of(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tuple[str, str]]:
+    """Where the scores take from what features fire on, if any asks."""
+    rows = []
+    files = {file for method in methods.values() for file in method.examples()}
+    for file in sorted(files):
+        n_tokens = max(layer["n_tokens"] for layer in read_metadata(file)["saes"].values())
+        rows.append(("examples", f"those of {file.name}, which ships, from {n_tokens:,} tokens"))
+    if counts_need_a_pass(config) or any(method.corpus_pass() for method in methods.values()):
+        text = config.corpus.path or config.corpus.name
+        rows.append(("corpus", f"a pass of our own over corpus={config.corpus.name} ({text})"))
+    return rows
+
+
 def weights_are_here(config: RunConfig) -> bool:
     """Whether model and SAE need no download."""
     return _model_is_here(config.model) and (
@@ -69,7 +87,7 @@ def weights_are_here(config: RunConfig) -> bool:
 def _model_is_here(model: ModelConfig) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    if local_folder(model) is not None:
+    if gguf_file(model) or local_folder(model):
         return True
     files = ("model.safetensors", "model.safetensors.index.json")
     found = [try_to_load_from_cache(model.path, file, revision=model.revision) for file in files]
@@ -124,6 +142,12 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
     ends = sorted({layer for layer in (layers[0], layers[-1]) if layer is not None})
     probe = dataclasses.replace(config, layer=ends or config.layer)
     timed: dict[int, float] = {}
+    timed_null: dict[int, float] = {}
+    null = {
+        name: one
+        for name, one in methods.items()
+        if isinstance(one, output.Config) and one.null_directions
+    }
     passes: dict[int, _Pass] = {}
     counts: dict[int, int] = {}
     subject = None
@@ -132,11 +156,15 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
         config, features=dataclasses.replace(config.features, min_examples=None)
     )
     lengths = [asked[0] for one in methods.values() if (asked := one.corpus_pass())]
-    if config.features.min_examples:
+    if counts_need_a_pass(config):
         lengths.append(None)
     for subject in load_subjects(probe):
         features = _features(chosen, subject.layer, subject.d_sae)
         timed[subject.layer] = _seconds_each(subject, features, config, methods)
+        timed_null[subject.layer] = sum(
+            one.null_directions * _seconds_each(subject, features, config, {name: one})
+            for name, one in null.items()
+        )
         if lengths:
             passes[subject.layer] = _time_pass(subject, config, lengths)
         counts = {
@@ -145,9 +173,11 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
             if layer is not None
         }
     n_features = sum(counts.values())
+    n_directions = sum(one.null_directions for one in null.values()) * len(counts)
     steering = planned_texts(config, subject, n_features) if subject else None
     each = np.interp(list(counts), list(timed), list(timed.values()))
     seconds = float(np.dot(each, list(counts.values())))
+    seconds += float(np.interp(list(counts), list(timed_null), list(timed_null.values())).sum())
     if passes:
         seconds += _corpus_seconds(list(counts), passes, _corpus_tokens(config.corpus))
     text_rows = []
@@ -177,7 +207,7 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
         ("features", f"{n_features:,}"),
         (
             "forwards",
-            f"{n_features * len(methods):,} rows of one position, "
+            f"{n_features * len(methods) + n_directions:,} rows of one position, "
             f"{len(counts) * len(methods)} of the whole prompt",
         ),
         ("time", f"about {duration(seconds)} of scoring"),
@@ -189,10 +219,17 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
 def _seconds_each(
     subject: Any, features: list[int], config: RunConfig, methods: Mapping[str, ScoreConfig]
 ) -> float:
-    """Seconds a feature, timed the second time: the first pays for what happens once."""
+    """Seconds a feature, timed the second time: the first pays for what happens once.
+
+    Without random directions, which are a layer's and not a feature's.
+    """
     from steerlens.scoring import score_layer
 
-    methods = {name: one for name, one in methods.items() if not one.corpus_pass()}
+    methods = {
+        name: dataclasses.replace(one, null_directions=0) if isinstance(one, output.Config) else one
+        for name, one in methods.items()
+        if not one.corpus_pass()
+    }
     few = features[:CALIBRATION_FEATURES]
     run = ScoreRun(parse_memory(config.memory_budget), config.seed)
     seconds = 0.0
@@ -220,16 +257,13 @@ class _Pass(NamedTuple):
 def _time_pass(subject: Any, config: RunConfig, lengths: Sequence[int | None]) -> _Pass:
     """Times a layer's pass on the corpus's first tokens, for the longest of the `lengths` asked."""
     from steerlens.activations.stream import activations
-    from steerlens.corpus import texts
-    from steerlens.corpus.pieces import pieces
-    from steerlens.corpus_pass import EXAMPLES, at_once, context_length
+    from steerlens.corpus_pass import EXAMPLES, at_once, context_length, cut_corpus
 
     budget = parse_memory(config.memory_budget)
     run = ScoreRun(corpus=config.corpus)
     length = max(context_length(subject, asked, run) for asked in lengths)
     start = time.perf_counter()
-    tokenizer = subject.lm.tokenizer
-    cut = list(pieces(texts(config.corpus), tokenizer, length, subject.bos, CALIBRATION_TOKENS))
+    cut = list(cut_corpus(subject, config.corpus, length, CALIBRATION_TOKENS))
     reading = time.perf_counter() - start
 
     def seconds(*subjects: Any) -> float:

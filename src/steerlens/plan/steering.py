@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from steerlens.config.parse import parse_memory, parse_words
 from steerlens.config.schema import RunConfig
-from steerlens.config.steering import parse_factors, parse_prompts
+from steerlens.config.sources import shipped_examples
+from steerlens.config.steering import parse_factors, parse_prompts, with_template
 from steerlens.score_run import ScoreRun
 from steerlens.selection import part
 
@@ -34,6 +35,8 @@ def planned_texts(config: RunConfig, subject: Subject, n_features: int) -> Plann
     if not factors:
         return None
     n_steered = min(n_features, config.selection.top_n or n_features)
+    if words := parse_words(config.toward.words, "toward.words"):
+        n_steered = min(n_features, len(words) * config.toward.top_n)
     arms = n_steered * (1 + len(config.steer.controls)) + len(config.steer.together)
     of_factor = len(parse_prompts(config.generation)) * config.generation.samples
     n_texts = arms * (1 + len(factors)) * of_factor
@@ -65,12 +68,19 @@ def seconds_each(config: RunConfig, subject: Subject, of_factor: int) -> float:
     """Seconds a text, timed the second time: the first pays for what happens once."""
     from steerlens.steering import steer_layer
 
+    has_template = bool(subject.lm.tokenizer.chat_template)
+    generation = with_template(config.generation, has_template, subject.lm.name)
     factors = parse_factors(config.steer.factors)[-1:]
     steer = dataclasses.replace(
         config.steer, factors=factors, controls=[], together=[], search=False
     )
-    few = dataclasses.replace(config, steer=steer, concept=None)
-    run = ScoreRun(parse_memory(config.memory_budget), config.seed, corpus=config.corpus)
+    few = dataclasses.replace(config, steer=steer, generation=generation, concept=None)
+    run = ScoreRun(
+        parse_memory(config.memory_budget),
+        config.seed,
+        corpus=config.corpus,
+        examples=shipped_examples(config),
+    )
     features = range(min(subject.d_sae, max(1, CALIBRATION_TEXTS // (2 * of_factor))))
     seconds = 0.0
     for _ in range(2):

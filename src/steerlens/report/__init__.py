@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerlens.analysis.series import Series
 from steerlens.analysis.summary import (
+    LEVEL,
     MEANINGS,
     SCORES,
     THRESHOLDS,
@@ -19,9 +20,11 @@ from steerlens.analysis.summary import (
 from steerlens.errors import SteerlensError
 from steerlens.files import read_json, write_json, write_text
 from steerlens.report.answer import answer_section
+from steerlens.report.concept_page import is_of_a_concept
 from steerlens.report.coverage import words_section
 from steerlens.report.reference import reference_section
 from steerlens.report.steering import steering_sections
+from steerlens.report.toward import candidates_section, toward_sections
 from steerlens.results import FEATURES, SUMMARY_FILE
 from steerlens.results.folder import RunTables, read_tables
 from steerlens.results.reference import Reference
@@ -111,20 +114,29 @@ def report_text(
 
     It depends on the results only, not on the time, so that reporting twice changes nothing.
     """
+    pictures = [
+        f"![{name.replace('_', ' ')}]({path.relative_to(folder).as_posix()})"
+        for name, paths in figures.items()
+        for path in paths
+        if path.suffix == ".png"
+    ]
+    if is_of_a_concept(tables):
+        (word,) = summary["words"]
+        title = f"# {_names(summary['model'])}: steering toward {markdown(visible(word['word']))}"
+        parts = [title, *toward_sections(tables), *pictures, *candidates_section(tables)]
+        return "\n\n".join(parts) + "\n"
     overall = summary["overall"]
     scored = [f"{overall[f'{name}_count']:,} with an {name.replace('_', ' ')}" for name in SCORES]
     counts = ", ".join([f"{overall['features']:,} features", *scored])
     parts = [
         f"# {_names(summary['model'])} with {_names(summary['sae'])}",
         f"{counts}.",
+        *(markdown(visible(note)) for note in tables.notes),
         *answer_section(summary.get("study")),
-        *[
-            f"![{name.replace('_', ' ')}]({path.relative_to(folder).as_posix()})"
-            for name, paths in figures.items()
-            for path in paths
-            if path.suffix == ".png"
-        ],
+        *pictures,
     ]
+    if len(tables.words):
+        parts += ["## Steering toward words", *toward_sections(tables)]
     if by := summary["ranked_by"]:
         parts += [
             "## By layer",
@@ -134,7 +146,7 @@ def report_text(
             _best_table(best_features(tables.features, BEST_ROWS), by),
         ]
     parts += reference_section(tables)
-    if summary["steering"]:
+    if summary["steering"] and not len(tables.words):
         parts += steering_sections(tables, summary["steering"])
     parts += words_section(tables.coverage)
     return "\n\n".join(parts) + "\n"
@@ -147,23 +159,31 @@ def _names(names: str | list[str] | None) -> str:
 
 
 def _layer_table(layers: Sequence[Mapping[str, Any]]) -> str:
+    columns = [(name, symbol) for name, symbol, _ in MEANINGS]
+    has_null = any(layer["output_score_null_count"] for layer in layers)
+    if has_null:
+        columns.insert(1, ("output_score_null", "random"))
     header = ["layer", "features"]
-    for _, symbol, _ in MEANINGS:
+    for _, symbol in columns:
         header += [f"{symbol} q25", "median", "q75", *(f">= {t:g}" for t in THRESHOLDS)]
+    if has_null:
+        header.append(markdown(f"p <= {LEVEL:g}"))
     rows = []
     for layer in layers:
         row = [str(layer["layer"]), f"{layer['features']:,}"]
-        for column, _, _ in MEANINGS:
+        for column, _ in columns:
             quartiles = [layer[f"{column}_{key}"] for key in ("q25", "median", "q75")]
             shares = [layer[f"{column}_at_least_{threshold:g}"] for threshold in THRESHOLDS]
-            row += ["-" if number is None else f"{number:.3g}" for number in quartiles]
-            row += ["-" if share is None else f"{share:.1%}" for share in shares]
+            row += [number(quartile, ".3g") for quartile in quartiles]
+            row += [number(share, ".1%") for share in shares]
+        if has_null:
+            row.append(number(layer[f"output_score_p_at_most_{LEVEL:g}"], ".1%"))
         rows.append(row)
     return markdown_table(header, rows)
 
 
 def _best_table(best: pd.DataFrame, by: str) -> str:
-    numbers = {"S_out": ("output_score", ".4f"), "S_in": ("input_score", ".2f")}
+    numbers = {"S_out": ("output_score", ".2f"), "S_in": ("input_score", ".2f")}
     if by not in SCORES:
         numbers = {markdown(visible(by)): (by, ".4g"), **numbers}
     rows = [

@@ -1,95 +1,241 @@
-"""The answer to `concept=WORD`, at most a page: which features steer toward it, how it reads."""
+"""The answer to `concept=WORD`: which features steer toward it, and how it reads.
+
+Lines are a label and a text: in a terminal the text is wrapped beside its label, elsewhere (a pipe,
+a file) every line is whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from rich.console import Console
 from rich.text import Text
 
-from steerlens.analysis.roles import Example, best_steered
+from steerlens.analysis.roles import Continuation
+from steerlens.analysis.toward import words_explanation, words_summary
+from steerlens.analysis.toward_texts import Pair, Toward, steered_toward
+from steerlens.results.folder import RunTables
 from steerlens.text import number, visible, visible_token, visible_tokens
-
-if TYPE_CHECKING:
-    from steerlens.results.folder import RunTables
 
 FEATURES = 5
 PROMPTS = 3
 TOKENS = 8
-SHOWN = ("best_factor", "success_20", "concept_success", "perplexity", "perplexity_unsteered")
+NARROWEST = 20
+"""Columns that a text must have beside its label."""
+
+HIT = "bold green"
+"""Of a token of the concept."""
+
+
+class Line(NamedTuple):
+    label: str
+    text: Text
 
 
 def is_of_a_concept(tables: RunTables) -> bool:
-    """Whether the run was asked for a concept and steered toward it."""
-    scored = tables.features["concept_score"].notna().tolist()
-    return any(scored) and len(tables.steering) > 0
+    """Whether the run was asked for one concept, and nothing but its candidates was scored."""
+    return len(tables.words) == 1 and not _also_scores(tables)
 
 
-def concept_page(tables: RunTables, width: int) -> Iterator[Text]:
-    """Lines for a terminal of `width` columns; success tokens stand out.
-
-    The features with the highest output score toward the concept come first, each with its best
-    factor and three of its texts, below the unsteered ones.
-    """
-    rows = tables.steering.sort_values(
-        ["concept_score", "layer", "feature"], ascending=[False, True, True]
-    )
-    shown = {
-        (one.layer, one.feature): one
-        for one in best_steered(rows, tables.generations, 10**6, PROMPTS)
-    }
-    # A word that is no token is stood for by a piece of it: the reader should see which.
-    written = visible_tokens(tables.features["concept_token"].dropna().value_counts().index, TOKENS)
-    yield Text()
-    yield _line(f"Tokens of the concept that these features write: {written}", width)
-    for row in rows.loc[rows["control"].isna()].head(FEATURES).to_dict("records"):
-        yield from _feature(row, shown.get((row["layer"], row["feature"])), width)
-    for row in rows.loc[rows["control"].str.startswith("+", na=False)].to_dict("records"):
-        yield Text()
-        features = f"{row['feature']}{row['control']}".replace("+", " + ")
-        yield _line(f"layer {row['layer']}, features {features} together", width, "bold")
-        yield _numbers(row, width)
+def _also_scores(tables: RunTables) -> bool:
+    """Whether features were scored that are no candidates of a concept."""
+    return bool(tables.features["concept_score"].isna().any())
 
 
-def _feature(row: dict[str, Any], example: Example | None, width: int) -> Iterator[Text]:
-    yield Text()
-    title = f"layer {row['layer']}, feature {row['feature']}"
-    scores = (
-        f"output score {number(row['concept_score'], '.3f')} toward the concept, "
-        f"{number(row['output_score'], '.3f')} (S_out) toward its own tokens"
-    )
-    yield _line(f"{title}: {scores}; S_in {number(row['input_score'], '.2f')}", width, "bold")
-    tokens = [visible_token(token) for token in row["logit_lens_tokens"][:TOKENS]]
-    yield _line(f"  writes {' '.join(tokens)}", width)
-    if example is None:
-        yield _line("  no factor may be chosen: at all of them the texts break down", width)
+def print_hanging(console: Console, lines: Iterable[Line]) -> None:
+    """Print lines whole, in a terminal each text wrapped beside its label."""
+    for label, text in lines:
+        width = console.width - len(label) - 1
+        if not console.is_terminal or width < NARROWEST:
+            console.print(Text(label).append_text(text), soft_wrap=True)
+            continue
+        for at, part in enumerate(text.wrap(console, width)):
+            part.rstrip()
+            console.print(Text(" " * len(label) if at else label).append_text(part), soft_wrap=True)
+
+
+def concept_page(tables: RunTables) -> Iterator[Line]:
+    """The page of a run toward one concept: the features that write its tokens with three texts."""
+    (word,) = words_summary(tables.words)
+    features = steered_toward(tables, word)
+    yield _line()
+    if word["found"]:
+        adding = [one for one in features if one.adds]
+        what = f"{len(adding)} of {len(features)}" if len(features) > 1 else "The"
+        verb = "features steer" if len(features) > 1 else "feature steers"
+        yield _line(f"{what} {verb} toward {word['word']!r}.", style="bold")
+    yield from map(_line, words_explanation([word]))
+    yield _line(f"Tokens of it: {visible_tokens(word['tokens'], TOKENS)}")
+    if features:
+        yield _line(template_sentence(tables))
+    for one in features[:FEATURES]:
+        yield _line()
+        yield from _feature(one, PROMPTS if one.adds else 1)
+    for row in tables.steering.loc[
+        tables.steering["control"].str.startswith("+", na=False)
+    ].to_dict("records"):
+        yield _line()
+        together = f"{row['feature']}{row['control']}".replace("+", " + ")
+        yield _line(f"layer {row['layer']}, features {together} together", style="bold")
+        yield Line("  ", Text(numbers(row)))
+
+
+def words_page(tables: RunTables) -> Iterator[Line]:
+    """The words that a run has tried, and of each that was found its best feature with a text: the
+    first that has a token of the word."""
+    words = words_summary(tables.words)
+    for word in words:
+        if not word["found"]:
+            continue
+        best = steered_toward(tables, word)[0]
+        row = best.row
+        yield _line()
+        title = f"{word['word']}: layer {row['layer']}, feature {row['feature']}"
+        yield _line(f"{title}, which writes {_writes(best, 4)}", style="bold")
+        yield _line(f"{share_sentence(best)}; perplexity {_perplexities(row)}.")
+        with_it = [pair for pair in best.pairs if pair.steered.successes]
+        yield from _pairs([*with_it, *best.pairs][:1])
+    yield _line()
+    yield from map(_line, words_explanation(words)[:1] if len(words) > 1 else [])
+    for word in words:
+        if not word["found"]:
+            yield Line(f"  not {word['word']}: ", Text(visible(str(word["reason"]))))
+
+
+def what_to_look_at(tables: RunTables, folder: Path, in_colour: bool) -> Iterator[Line]:
+    """After a first run: how to read what stands above, and what to do next."""
+    words = words_summary(tables.words)
+    found = [word for word in words if word["found"]]
+    if not found:
         return
-    yield _numbers(row, width)
-    for passage in example.passages:
-        yield _line(f"  {visible(passage.prompt)} ...", width, "dim")
-        for text in passage.continuations:
-            line = Text("    without " if text.factor == 0 else "    steered ")
-            start = 0
-            for begin, end in text.successes if text.factor else ():
-                line.append(visible(text.text[start:begin]))
-                line.append(visible(text.text[begin:end]), style="bold green")
-                start = end
-            line.append(visible(text.text[start:]))
-            line.truncate(width, overflow="ellipsis")
-            yield line
+    green = " Tokens of the word are green." if in_colour else ""
+    yield _line()
+    yield _line(
+        f"Look at the two texts of each pair: the same model, asked the same; the second time one "
+        f"feature was raised.{green} Shown is the first answer with the word. Perplexity is how "
+        "surprising the text is to the unsteered model: steering costs some of it, too strong "
+        f"steering costs the sense. {template_sentence(tables)}"
+    )
+    yield _line()
+    steerlens, first = program(), found[0]
+    subject = subject_words(tables.command)
+    which = f"layer={first['layer']} feature={first['feature']}"
+    folder_word = shlex.quote(str(folder))
+    yield _line("Next:")
+    for command, does in (
+        (f"{steerlens} concept=WORD{subject}", "any word or phrase of yours"),
+        (
+            f"{steerlens} export {folder_word} {which}",
+            f"{first['word']} as a vector for Transformers",
+        ),
+        (f"{steerlens} experiment=filter{subject} plan=true", "what selecting by S_out buys"),
+    ):
+        yield Line("  ", Text(f"{visible(command)}  # {visible(does)}"))
 
 
-def _numbers(row: dict[str, Any], width: int) -> Text:
-    found = {name: number(row[name], ".3g") for name in SHOWN}
-    return _line(
-        f"  best factor {found['best_factor']}: {found['success_20']} success tokens a text, "
-        f"{found['concept_success']} of the concept; perplexity {found['perplexity']} (unsteered "
-        f"{found['perplexity_unsteered']})",
-        width,
+def program() -> str:
+    """What the user types to run steerlens again, from here."""
+    if shutil.which("steerlens"):
+        return "steerlens"
+    path = Path(sys.argv[0])
+    return shlex.quote(sys.argv[0]) if path.name == "steerlens" else "python -m steerlens"
+
+
+SUBJECT_KEYS = ("model", "sae", "subject", "corpus", "dtype", "device")
+
+
+def subject_words(command: str | None) -> str:
+    """The words of a command that choose model, SAE and corpus, as the shell takes them."""
+    words = shlex.split(command)[1:] if command else []
+    chosen = [word for word in words if word.partition("=")[0].partition(".")[0] in SUBJECT_KEYS]
+    return "".join(f" {shlex.quote(word)}" for word in chosen)
+
+
+def template_sentence(tables: RunTables) -> str:
+    """Say what the model was asked, and how."""
+    n = tables.generations["prompt"].nunique()
+    prompts = f"{n} prompt{'s' * (n != 1)}"
+    if tables.chat_template is None:
+        return f"Texts go on from {prompts}."
+    if tables.chat_template:
+        return f"Texts answer {prompts} inside the model's chat template."
+    return f"Texts go on from {prompts}, without a chat template."
+
+
+def share_sentence(one: Toward) -> str:
+    """Say how many tokens of the concept stand in how many texts, and without steering."""
+    row = one.row
+    return (
+        f"factor {number(row['best_factor'], 'g')}: "
+        f"{number(row['concept_success'], '.2g')} of its tokens a text "
+        f"(unsteered {number(row['concept_success_unsteered'], '.2g')}), in {one.shown} of "
+        f"{one.n_texts} texts (unsteered {one.shown_unsteered})"
     )
 
 
-def _line(text: str, width: int, style: str = "") -> Text:
-    line = Text(text, style=style)
-    line.truncate(width, overflow="ellipsis")
+def numbers(row: Mapping[str, Any]) -> str:
+    """The means of a steered row at its best factor, each beside the unsteered one."""
+    return (
+        f"best factor {number(row['best_factor'], 'g')}: "
+        f"{number(row['concept_success'], '.2g')} tokens of the concept a text (unsteered "
+        f"{number(row['concept_success_unsteered'], '.2g')}); perplexity {_perplexities(row)}"
+    )
+
+
+def _perplexities(row: Mapping[str, Any]) -> str:
+    steered, unsteered = (
+        number(row[name], ".3g") for name in ("perplexity", "perplexity_unsteered")
+    )
+    return f"{steered} (unsteered {unsteered})"
+
+
+def _feature(one: Toward, n_prompts: int) -> Iterator[Line]:
+    row = one.row
+    yield _line(f"layer {row['layer']}, feature {row['feature']}", style="bold")
+    yield Line("  writes  ", Text(_writes(one, TOKENS)))
+    s_in = (
+        f"; S_in {number(row['input_score'], '.2f')}"
+        if isinstance(row["input_score"], float)
+        else ""
+    )
+    scores = (
+        f"{number(row['concept_score'], '.3f')} toward the concept, "
+        f"{number(row['output_score'], '.3f')} (S_out) toward its own tokens{s_in}"
+    )
+    yield Line("  output score  ", Text(scores))
+    if not one.pairs:
+        yield Line("  ", Text("no factor may be chosen: at all of them the texts break down"))
+        return
+    yield Line("  ", Text(f"{share_sentence(one)}; perplexity {_perplexities(row)}"))
+    yield from _pairs(one.pairs[:n_prompts])
+
+
+def _pairs(pairs: Sequence[Pair]) -> Iterator[Line]:
+    for pair in pairs:
+        yield Line("  ", Text(visible(pair.prompt), style="dim"))
+        yield Line("    unsteered  ", marked(pair.unsteered))
+        yield Line("    steered    ", marked(pair.steered))
+
+
+def marked(text: Continuation) -> Text:
+    """A continuation in one visible line, with the tokens of the concept highlighted."""
+    line, at = Text(), 0
+    for start, end in text.successes:
+        line.append(visible(text.text[at:start]))
+        line.append(visible(text.text[start:end]), style=HIT)
+        at = end
+    line.append(visible(text.text[at:]))
     return line
+
+
+def _writes(one: Toward, n: int) -> str:
+    return " ".join(visible_token(token) for token in one.writes[:n])
+
+
+def _line(text: str = "", style: str = "") -> Line:
+    return Line("", Text(text, style=style))

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from steerlens.analysis.pmi import by_role
 from steerlens.analysis.roles import Continuation, Example, best_steered, examples
-from steerlens.analysis.steering_summary import steering_explanation
+from steerlens.analysis.steering_summary import (
+    COMPARED,
+    curve_rows,
+    payoff_rows,
+    steering_explanation,
+)
 from steerlens.results.folder import RunTables
 from steerlens.results.pmi import Pmi
 from steerlens.text import (
@@ -41,6 +46,8 @@ def steering_sections(tables: RunTables, found: Mapping[str, Any]) -> list[str]:
     steered = (tables.steering, tables.generations)
     titled = {
         "Best steered features": best_steered_table(*steered),
+        "What selecting by S_out buys": payoff_table(found),
+        "Success by threshold of S_out": curve_table(found),
         "What to select features by": criteria_table(found["criteria"]),
         **{title: role_table(*steered, role) for role, title in ROLE_TITLES.items()},
         "Success tokens and the first logit-lens token": pmi_part(tables.pmi),
@@ -53,6 +60,39 @@ def steering_sections(tables: RunTables, found: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def payoff_table(found: Mapping[str, Any]) -> str | None:
+    """Payoff pooled, beside as many features of each layer, and layer by layer. None of nothing."""
+    rows = [
+        [
+            f"{row['threshold']:g}",
+            row["layer"],
+            f"{row['selected']:,} of {row['features']:,}",
+            _with_interval(row, "success"),
+            *(number(row[name], ".2f") for name in ("unfiltered", "random")),
+            _with_interval(row, "payoff"),
+        ]
+        for row in payoff_rows(found)
+    ]
+    header = ["S_out >=", "layer", "features", "success@20", "of all", "as many at random", "times"]
+    return markdown_table(header, rows) if rows else None
+
+
+def curve_table(found: Mapping[str, Any]) -> str | None:
+    """Success of the features above each threshold, and as many at random. None of nothing."""
+    rows = [
+        [
+            f"{row['threshold']:g}",
+            f"{row['selected']:,}",
+            _with_interval(row, "success"),
+            *(number(row[name], ".2f") for name in ("random", "random_within_layers")),
+            *(_with_interval(row, name) for name in ("payoff", "payoff_within_layers")),
+        ]
+        for row in curve_rows(found)
+    ]
+    header = ["S_out >=", "features", "success@20", "as many at random", "as many of each layer"]
+    return markdown_table([*header, "times", "times within layers"], rows) if rows else None
+
+
 def criteria_table(found: Mapping[str, Any]) -> str | None:
     """Every score as a guide to steering: success of the features that it puts first.
 
@@ -60,13 +100,15 @@ def criteria_table(found: Mapping[str, Any]) -> str | None:
     """
     header = ["selected by", "features", "rank correlation with success@20"]
     header += [f"success@20 of {share:.0%}" for share in found["shares"]]
+    header.append(f"times within layers, of {found['shares'][COMPARED]:.0%}")
     rows = []
     for one in found["scores"]:
         name = markdown(visible(one["score"]))
         start = [f"{one['scored']:,}", _estimate(one["spearman"])]
-        rows.append([name, *start, *map(_success, one["highest"])])
-        if one["better_reversed"]:
-            rows.append([f"{name}, lowest first", *start, *map(_success, one["lowest"])])
+        for end in ("highest", *(["lowest"] if one["better_reversed"] else [])):
+            selected = name if end == "highest" else f"{name}, lowest first"
+            within = (one[end][COMPARED] or {}).get("over_unfiltered_within_layers")
+            rows.append([selected, *start, *map(_success, one[end]), _estimate(within)])
     return markdown_table(header, rows) if rows else None
 
 
@@ -194,6 +236,12 @@ def _beside(example: Example, steered: bool) -> str:
 
 def _success(payoff: Mapping[str, Any] | None) -> str:
     return _estimate(payoff["success"] if payoff else None)
+
+
+def _with_interval(row: Mapping[str, Any], name: str) -> str:
+    value = row[name]
+    ends = {"low": row[f"{name}_low"], "high": row[f"{name}_high"]}
+    return _estimate(None if value is None else {"value": value, **ends})
 
 
 def _estimate(found: Mapping[str, Any] | None) -> str:

@@ -18,6 +18,7 @@ from steerlens.files import write_json, write_text
 from steerlens.report.answer import answer_section, print_answer
 from steerlens.report.terminal import console_on
 from steerlens.results import SUMMARY_FILE
+from steerlens.status import LEFT_OUT
 from steerlens.studies import write_answer
 from steerlens.text import markdown, markdown_table, visible
 
@@ -29,15 +30,18 @@ NUMBERS = {
     "objective": ("objective", ".4g"),
     "output_score_median": ("S_out", ".3g"),
     "output_features": (">= 0.1", ".1%"),
+    "null_output_features": ("null >= 0.1", ".1%"),
     "input_score_median": ("S_in", ".3g"),
     "success_20": ("success@20", ".3g"),
     "perplexity": ("perplexity", ".4g"),
     "payoff": ("payoff", ".2f"),
+    "payoff_within_layers": ("within layers", ".2f"),
     "hybrid_ratio": ("hybrids", ".2f"),
     "seconds": ("seconds", ".0f"),
 }
 """Columns of numbers, the most important first, with their titles. S_out and S_in are medians,
-`hybrids` is their share beside that of independent scores."""
+`null >= 0.1` is the share of random directions, `within layers` the payoff beside as many features
+of the same layers, `hybrids` their share beside that of independent scores."""
 
 
 def write_sweep_report(
@@ -62,14 +66,22 @@ def write_sweep_report(
         figures = draw_overlay(series, folder)
     study, drawn = write_answer(series, folder)
     figures |= drawn
+    explained = _explained(rows)
     summary = {
         "jobs": rows["state"].value_counts().to_dict(),
         "failed": {
             row["job"]: f"{row['state']}: {row['reason']}"
-            for row in rows.to_dict("records")
-            if row["state"] != "done"
+            for row in explained
+            if row["state"] not in ("done", LEFT_OUT)
         },
-        "left_out": list(left_out),
+        "left_out": [
+            *left_out,
+            *(
+                f"job {row['job']} {row['state']}: {row['reason']}"
+                for row in explained
+                if row["state"] in ("done", LEFT_OUT)
+            ),
+        ],
         "study": study,
         "series": [
             {"label": one.label, "jobs": one.jobs, **summarise(one.tables)} for one in series
@@ -135,11 +147,16 @@ def print_sweep(
     for row in zip(*columns, strict=True):
         table.add_row(*row)
     console.print(table)
-    for row in rows.loc[rows["state"] != "done"].to_dict("records"):
+    for row in _explained(rows):
         line = f"Job {row['job']} {row['state']}: {row['reason']}"
         console.print(Text(visible(line)), soft_wrap=True)
     print_answer(study, console)
     console.print(Text(f"Joined: {visible(str(folder))}"), soft_wrap=True)
+
+
+def _explained(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the jobs that aren't done, and those that are with something left out."""
+    return rows.loc[(rows["state"] != "done") | rows["reason"].notna()].to_dict("records")
 
 
 def _counted(rows: pd.DataFrame) -> str:

@@ -31,7 +31,13 @@ from steerlens.analysis.roles import Example, best_steered
 from steerlens.analysis.steering_summary import steering_explanation
 from steerlens.analysis.summary import SCORES, best_features, explanation, ranking, title_of
 from steerlens.report.answer import print_answer
-from steerlens.report.concept_page import concept_page, is_of_a_concept
+from steerlens.report.concept_page import (
+    concept_page,
+    is_of_a_concept,
+    print_hanging,
+    what_to_look_at,
+    words_page,
+)
 from steerlens.report.reference import reference_lines
 from steerlens.results.folder import RunTables
 from steerlens.text import number, visible, visible_token, visible_tokens
@@ -125,15 +131,19 @@ def print_summary(
     """Print the best features, what steering with them did, and where the files are."""
     console = console or console_on(sys.stdout)
     if is_of_a_concept(tables):
-        _print_lines(console, concept_page(tables, console.width))
+        print_hanging(console, concept_page(tables))
     elif summary["ranked_by"]:
         console.print(_best_table(tables.features, rows, console.width))
         _print_lines(console, explanation(summary))
     else:
         n = summary["overall"]["features"]
         console.print(Text(f"{n:,} feature{'s' * (n != 1)}, none with a score."))
+    _print_lines(console, map(visible, tables.notes))
     _print_lines(console, map(visible, reference_lines(tables)))
-    if summary["steering"] and not is_of_a_concept(tables):
+    if len(tables.words) and not is_of_a_concept(tables):
+        print_hanging(console, words_page(tables))
+        print_hanging(console, what_to_look_at(tables, folder, console.is_terminal))
+    elif summary["steering"] and not len(tables.words):
         # Each takes two lines.
         if best := best_steered(tables.steering, tables.generations, rows // 2, 1):
             console.print(_steered_table(best, console.width))
@@ -154,7 +164,7 @@ def _best_table(frame: pd.DataFrame, rows: int, width: int) -> Table:
     numbers = {
         # Ranked by something else than S_out or S_in, that has a column of its own.
         **({} if by in SCORES else {visible(by): (by, ".4g")}),
-        "S_out": ("output_score", ".4f"),
+        "S_out": ("output_score", ".2f"),
         "S_in": ("input_score", ".2f"),
         "rank": ("output_rank", ",.0f"),
         "p": ("output_probability", ".4f"),
@@ -164,7 +174,8 @@ def _best_table(frame: pd.DataFrame, rows: int, width: int) -> Table:
         columns[name] = [number(row[column], spec) for row in best]
     columns["token"] = [_cut(visible_token(row["output_token"]), 14) for row in best]
     lens = [visible_tokens(row["logit_lens_tokens"], 8) for row in best]
-    return _table(title_of(by), columns, "logit lens", [[tokens] for tokens in lens], width)
+    cells = [[tokens] for tokens in lens]
+    return _table(title_of(by), columns, "logit lens", cells, width, _cut_tokens)
 
 
 def _steered_table(best: Sequence[Example], width: int) -> Table:
@@ -189,8 +200,10 @@ def _table(
     last: str,
     lines: Sequence[Sequence[str]],
     width: int,
+    cut: Callable[[str, int], str] | None = None,
 ) -> Table:
-    """`columns` to the right, but tokens; the column `last` has the rest of each line's width."""
+    """`columns` to the right, but tokens; the column `last` has the rest of each line's width, to
+    which `cut` shortens it (by default with an ellipsis)."""
     # What no method has filled is left out.
     filled = {name: cells for name, cells in columns.items() if set(cells) != {"-"}}
     # In a narrow terminal rich would squeeze the numbers; only the last column may get shorter.
@@ -201,11 +214,19 @@ def _table(
     for name in filled:
         table.add_column(name, justify="left" if name == "token" else "right", no_wrap=True)
     table.add_column(_cut(last, rest), no_wrap=True)
-    cut = ["\n".join(_cut(line, rest) for line in cell) for cell in lines]
-    for row in zip(*filled.values(), cut, strict=True):
+    short = ["\n".join((cut or _cut)(line, rest) for line in cell) for cell in lines]
+    for row in zip(*filled.values(), short, strict=True):
         # Text, not str: rich would read a token such as [red] as markup.
         table.add_row(*map(Text, row))
     return table
+
+
+def _cut_tokens(text: str, width: int) -> str:
+    """As many whole tokens as fit, at least a part of the first."""
+    tokens = text.split(" ")
+    while len(tokens) > 1 and cell_len(" ".join(tokens)) > width:
+        tokens.pop()
+    return _cut(" ".join(tokens), width)
 
 
 def _cut(text: str, width: int) -> str:

@@ -11,12 +11,14 @@ __all__ = [
     "EVALUATING",
     "FEATURES",
     "GENERATIONS",
+    "NULL_SCORES",
     "RATINGS",
     "SAES",
     "STEERING",
     "SUBJECT",
     "SUMMARY_FILE",
     "TABLES",
+    "WORDS",
     "Table",
 ]
 
@@ -33,6 +35,7 @@ FEATURES = Table(
         "feature": "int64",
         "output_score": "double",
         "output_score_delta": "double",
+        "output_score_p": "double",
         "output_rank": "int64",
         "output_probability": "double",
         "output_token": "string",
@@ -56,7 +59,11 @@ FEATURES = Table(
         "neuronpedia_url": "string",
     },
 )
-"""One row per feature: its scores."""
+"""One row per feature: its scores.
+
+`output_score_p` is the share of the layer's random directions (see `NULL_SCORES`) whose output
+score is at least as high, the feature itself counted among them.
+"""
 
 GENERATIONS = Table(
     file="generations.parquet",
@@ -66,6 +73,7 @@ GENERATIONS = Table(
         "layer": "int64",
         "feature": "int64",
         "control": "string",
+        "concept": "string",
         "factor": "double",
         "prompt": "string",
         "sample": "int64",
@@ -96,7 +104,7 @@ GENERATIONS = Table(
 is the continuation without the prompt, `token_ids` the new tokens only, a closing EOS included.
 `success_k` counts the tokens of the re-tokenised continuation that are among the k logit-lens
 tokens of `feature`, whatever the control (as published), `success_k_ids` those of `token_ids`;
-`concept_success` counts, as published, those of the run's concept.
+`concept_success` counts, as published, those of `concept`, what the text was steered toward.
 """
 
 STEERING = Table(
@@ -107,6 +115,7 @@ STEERING = Table(
         "layer": "int64",
         "feature": "int64",
         "control": "string",
+        "concept": "string",
         "best_factor": "double",
         "success_1": "double",
         "success_5": "double",
@@ -116,6 +125,7 @@ STEERING = Table(
         "degeneracy": "double",
         "texts": "int64",
         "success_20_unsteered": "double",
+        "concept_success_unsteered": "double",
         "perplexity_unsteered": "double",
         **{name: FEATURES.columns[name] for name in FEATURES.columns if name not in FEATURES.keys},
     },
@@ -145,6 +155,19 @@ SAES = Table(
 """One row per SAE: what it is, and with `quality.n_tokens` how well it reconstructs that many
 tokens of the corpus."""
 
+NULL_SCORES = Table(
+    file="null.parquet",
+    keys=(*SAES.keys, "direction"),
+    columns={
+        **SUBJECT,
+        "layer": "int64",
+        "direction": "int64",
+        "output_score": "double",
+    },
+)
+"""One row per layer and random direction: its output score, with which those of the layer's
+features are compared."""
+
 COVERAGE = Table(
     file="coverage.parquet",
     keys=(*SAES.keys, "word"),
@@ -168,6 +191,29 @@ COVERAGE = Table(
 """One row per layer and word of `coverage.words`: the feature with the highest output score toward
 the word, and the share of its steered texts in which the word stands; `reason` says why a column
 is null."""
+
+WORDS = Table(
+    file="words.parquet",
+    keys=("word",),
+    columns={
+        "word": "string",
+        "tokens": "list<string>",
+        "token_ids": "list<int64>",
+        "candidates": "int64",
+        "layer": "int64",
+        "feature": "int64",
+        "concept_score": "double",
+        "best_factor": "double",
+        "concept_success": "double",
+        "concept_success_unsteered": "double",
+        "texts": "int64",
+        "reason": "string",
+    },
+)
+"""One row per concept that a run looked for a steering feature for, in the order in which it did:
+the feature that writes most of its tokens (before any text: that with the highest output score
+toward it), and how many tokens a text it writes at its best factor; `reason` says why nothing
+steers toward it, and is null where a feature does."""
 
 CHOOSING, EVALUATING = "choosing", "evaluating"
 """What a concept's prompts are for: they choose the factor, or its result is reported on them."""
@@ -224,5 +270,8 @@ RATINGS = Table(
 """One row per text that a judge has rated: 0, 1 or 2 in each aspect, or null and why. A language
 model's ratings and those by rules never share a column."""
 
-TABLES = (FEATURES, SAES, COVERAGE, CONCEPTS, RATINGS, GENERATIONS, STEERING)
+TABLES = (
+    *(FEATURES, SAES, NULL_SCORES, COVERAGE, CONCEPTS, RATINGS),
+    *(GENERATIONS, STEERING, WORDS),
+)
 """All that a run may write."""

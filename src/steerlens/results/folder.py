@@ -13,15 +13,18 @@ import yaml
 from steerlens.config.parse import parse_layers
 from steerlens.config.schema import ChoiceConfig, StudyConfig
 from steerlens.errors import SteerlensError
-from steerlens.files import CONFIG_FILE
+from steerlens.files import CONFIG_FILE, read_json
+from steerlens.provenance import PROVENANCE_FILE
 from steerlens.results import (
     CONCEPTS,
     COVERAGE,
     FEATURES,
     GENERATIONS,
+    NULL_SCORES,
     RATINGS,
     SAES,
     STEERING,
+    WORDS,
     Table,
 )
 from steerlens.results.pmi import PMI_FILE, Pmi
@@ -44,11 +47,19 @@ class RunTables:
     generations: pd.DataFrame = field(default_factory=lambda: GENERATIONS.frame([]))
     steering: pd.DataFrame = field(default_factory=lambda: STEERING.frame([]))
     saes: pd.DataFrame = field(default_factory=lambda: SAES.frame([]))
+    null_scores: pd.DataFrame = field(default_factory=lambda: NULL_SCORES.frame([]))
+    """Empty where no output score was computed, or none of random directions."""
     coverage: pd.DataFrame = field(default_factory=lambda: COVERAGE.frame([]))
     """Empty where no words were asked for."""
     concepts: pd.DataFrame = field(default_factory=lambda: CONCEPTS.frame([]))
     ratings: pd.DataFrame = field(default_factory=lambda: RATINGS.frame([]))
     """Empty where no concepts were steered toward."""
+    words: pd.DataFrame = field(default_factory=lambda: WORDS.frame([]))
+    """Empty where no feature was looked for that steers toward a word."""
+    chat_template: bool | None = None
+    """Whether prompts were requests inside the model's chat template; null = not known."""
+    command: str | None = None
+    """As it was typed; null = not known."""
     choice: ChoiceConfig | None = None
     """How best factors were chosen; null = not known."""
     operator: str | None = None
@@ -63,10 +74,15 @@ class RunTables:
     """Null where no steered feature has both scores."""
     reference: Reference | None = None
     """The published scores that the run is laid beside."""
+    notes: tuple[str, ...] = ()
+    """What a reader has to know of the subject, in sentences."""
 
     def of_layers(self, layers: Collection[int]) -> RunTables:
         """The rows of `layers` only."""
-        names = ("features", "generations", "steering", "saes", "coverage", "concepts", "ratings")
+        names = (
+            *("features", "generations", "steering", "saes", "null_scores", "coverage"),
+            *("concepts", "ratings"),
+        )
         tables = {name: getattr(self, name) for name in names}
         rows = {name: one.loc[one["layer"].isin(list(layers))] for name, one in tables.items()}
         return dataclasses.replace(
@@ -82,14 +98,19 @@ def read_tables(folder: Path) -> RunTables:
     """
     settings = _settings(folder)
     choice = settings.get("choice")
+    provenance = read_json(folder / PROVENANCE_FILE) or {}
     return RunTables(
         features=FEATURES.read(folder),
         generations=_read_or_empty(GENERATIONS, folder),
         steering=_read_or_empty(STEERING, folder),
         saes=_read_or_empty(SAES, folder),
+        null_scores=_read_or_empty(NULL_SCORES, folder),
         coverage=_read_or_empty(COVERAGE, folder),
         concepts=_read_or_empty(CONCEPTS, folder),
         ratings=_read_or_empty(RATINGS, folder),
+        words=_read_or_empty(WORDS, folder),
+        chat_template=provenance.get("chat_template"),
+        command=provenance.get("command"),
         choice=_known(ChoiceConfig, choice) if choice else None,
         operator=(settings.get("steer") or {}).get("operator"),
         late_from=_late_from(settings.get("model") or {}),
@@ -97,7 +118,13 @@ def read_tables(folder: Path) -> RunTables:
         study=_known(StudyConfig, settings.get("study") or {}),
         pmi=Pmi.read(folder) if (folder / PMI_FILE).is_file() else None,
         reference=Reference.read(folder) if (folder / REFERENCE_FILE).is_file() else None,
+        notes=_notes(folder),
     )
+
+
+def _notes(folder: Path) -> tuple[str, ...]:
+    provenance = read_json(folder / PROVENANCE_FILE)
+    return tuple(map(str, provenance.get("notes", []))) if isinstance(provenance, dict) else ()
 
 
 def _read_or_empty(table: Table, folder: Path) -> pd.DataFrame:

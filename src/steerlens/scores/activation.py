@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steerlens.scores import ScoreConfig, ScoreRun
+from steerlens.scores import ScoreRun
+from steerlens.scores.sources import ReadsTexts
 
 if TYPE_CHECKING:
     from steerlens.subject import Subject
 
 
 @dataclass
-class Config(ScoreConfig):
+class Config(ReadsTexts):
     """Settings of the activation statistics."""
 
     method: str = "activation"
-    context_length: int | None = None
-    """Tokens in a piece of text at most; null = corpus.context_length."""
-
-    def uses(self) -> Sequence[str]:
-        return ("corpus",)
 
     def corpus_pass(self) -> tuple[int | None, int] | None:
-        return self.context_length, 0
+        return (self.context_length, 0) if self.reads_corpus() else None
+
+
+COLUMNS = ("activation_frequency", "mean_activation", "max_activation")
 
 
 def score(
     subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
 ) -> Mapping[str, np.ndarray]:
-    """Statistics of `features`, shape (n,), over the tokens of the corpus, BOS left out.
+    """Statistics of `features`, shape (n,), over the tokens of the corpus that count.
 
     Returns:
         `activation_frequency` (share of tokens on which it fires), `mean_activation` (over these
@@ -41,6 +41,12 @@ def score(
     from steerlens.corpus_pass import activations_of
 
     features = np.asarray(features, dtype=np.int64)
+    if config.source == "shipped":
+        from steerlens.examples import read_examples
+
+        examples = read_examples(Path(str(config.path)), subject, COLUMNS)
+        run.progress(len(features))
+        return {name: examples.numbers(name, features) for name in COLUMNS}
     found = activations_of(subject, config.context_length, run)
     fired, total = found.fired_F[features], found.sum_F[features]
     run.progress(len(features))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config(output.Config):
+class Config(output.PromptConfig):
     """Settings of the concept score; `top_k` has no part in it."""
 
     method: str = "concept"

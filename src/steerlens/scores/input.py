@@ -9,28 +9,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from steerlens.errors import SteerlensError, unknown
-from steerlens.scores import ScoreConfig, ScoreRun
+from steerlens.errors import SteerlensError
+from steerlens.examples import N_TEXTS
+from steerlens.scores import ScoreRun
+from steerlens.scores.sources import ReadsTexts
 
 if TYPE_CHECKING:
     from steerlens.subject import Subject
 
-SOURCES = ("corpus", "neuronpedia")
-
 
 @dataclass
-class Config(ScoreConfig):
+class Config(ReadsTexts):
     """Settings of the input score."""
 
     method: str = "input"
-    source: str = "corpus"
-    """corpus (the `corpus` group), or neuronpedia (files in `path`)."""
+    source: str = "auto"
+    """auto (shipped where the SAE has examples and no corpus is given, else corpus), corpus (our
+    own pass over the `corpus` group), shipped (the examples in `path`), or neuronpedia (files in
+    the folder `path`)."""
     path: str | None = None
-    """Folder of Neuronpedia's files."""
+    """File of examples, null = `sae.examples`; or folder of Neuronpedia's files."""
     underscore_is_space: bool = False
     """Read `_` in Neuronpedia's tokens as a space, as the authors' code does."""
     min_examples: int = 20
@@ -39,30 +41,36 @@ class Config(ScoreConfig):
     """The sentences with the largest activations are counted, at most so many."""
     top_k: int = 20
     """Number of logit-lens tokens that stand for the feature."""
-    context_length: int | None = None
-    """Tokens in a sentence at most; null = corpus.context_length."""
     show_examples: int = 5
-    """Examples of each feature that are kept as text."""
+    """Examples of each feature that are kept as text; at most 5 of shipped ones."""
+
+    SOURCES: ClassVar[Sequence[str]] = (*ReadsTexts.SOURCES, "neuronpedia")
 
     def check(self) -> None:
         super().check()
         if self.max_examples < self.min_examples:
             raise self.refusal("max_examples", f"is less than min_examples={self.min_examples}")
-        if self.source not in SOURCES:
-            raise unknown("source of score input", self.source, SOURCES)
-        if self.source == "neuronpedia" and not self.path:
-            raise SteerlensError("score.source=neuronpedia needs score.path=DIR.")
-        if self.path and not Path(self.path).is_dir():
-            raise SteerlensError(f"score.path: there is no folder {self.path}.")
+        if self.source == "shipped" and not self.enough_ships():
+            raise self.refusal(
+                "max_examples",
+                f"is more than the {N_TEXTS} texts that ship; for more, choose source=corpus",
+            )
+        if self.source == "neuronpedia":
+            if not self.path:
+                raise SteerlensError("score.source=neuronpedia needs score.path=DIR.")
+            if not Path(self.path).is_dir():
+                raise SteerlensError(f"score.path: there is no folder {self.path}.")
+
+    def enough_ships(self) -> bool:
+        return super().enough_ships() and self.max_examples <= N_TEXTS
 
     def corpus_pass(self) -> tuple[int | None, int] | None:
-        return (self.context_length, self.max_examples) if self.source == "corpus" else None
-
-    def uses(self) -> Sequence[str]:
-        return ("corpus",) if self.source == "corpus" else ()
+        return (self.context_length, self.max_examples) if self.reads_corpus() else None
 
     def files(self) -> Sequence[Path]:
-        return sorted(Path(self.path).rglob("*.json*")) if self.path else ()
+        if self.source == "neuronpedia":
+            return sorted(Path(str(self.path)).rglob("*.json*"))
+        return super().files()
 
 
 def score(
@@ -85,7 +93,9 @@ def score(
     features = np.asarray(features, dtype=np.int64)
     ids_F = torch.from_numpy(features)
     lens_FK = logit_lens(subject, ids_F, config.top_k, run.memory_budget).numpy()
-    if config.source == "neuronpedia":
+    if config.source == "shipped":
+        peaks = _shipped_peaks(subject, features, lens_FK, config)
+    elif config.source == "neuronpedia":
         peaks = _neuronpedia_peaks(subject, features, lens_FK, config)
     else:
         peaks = _corpus_peaks(subject, features, lens_FK, config, run)
@@ -114,6 +124,26 @@ def _corpus_peaks(
     return [
         (top[top >= 0], own, _texts(subject, found, feature, config.show_examples))
         for feature, top, own in zip(features, token_FN, lens_FK, strict=True)
+    ]
+
+
+def _shipped_peaks(
+    subject: Subject, features: np.ndarray, lens_FK: np.ndarray, config: Config
+) -> list[Peaks]:
+    from steerlens.examples import read_examples
+
+    examples = read_examples(Path(str(config.path)), subject)
+    tokens = examples.lists("peak_tokens", features)
+    return [
+        (
+            top[: config.max_examples],
+            own,
+            [
+                _marked(subject, window.tokens, window.position, 0)
+                for window in examples.windows(feature)[: config.show_examples]
+            ],
+        )
+        for feature, top, own in zip(features, tokens, lens_FK, strict=True)
     ]
 
 
@@ -169,9 +199,8 @@ def input_scores(
     return sum(hits) / n, len(unique & own) / len(unique), n
 
 
-def _texts(subject: Subject, found: Any, feature: int, n: int, around: int = 12) -> list[str]:
+def _texts(subject: Subject, found: Any, feature: int, n: int) -> list[str]:
     """The feature's top examples, a few tokens around the maximally activated one."""
-    decode = subject.lm.tokenizer.decode
     texts = []
     for value, piece, at in zip(
         found.value_FN[feature, :n],
@@ -181,8 +210,13 @@ def _texts(subject: Subject, found: Any, feature: int, n: int, around: int = 12)
     ):
         if value <= 0:
             break
-        tokens = found.pieces[piece]
-        start = max(at - around, 0 if subject.bos is None else 1)
-        before, token, after = tokens[start:at], tokens[at : at + 1], tokens[at + 1 :][:around]
-        texts.append(f"{decode(before)}«{decode(token)}»{decode(after)}")
+        texts.append(_marked(subject, found.pieces[piece], at, subject.n_uncounted))
     return texts
+
+
+def _marked(subject: Subject, tokens: np.ndarray, at: int, first: int, around: int = 12) -> str:
+    """A few tokens around the one at `at`, which stands in «marks»; none before `first`."""
+    decode = subject.lm.tokenizer.decode
+    start = max(at - around, first)
+    before, token, after = tokens[start:at], tokens[at : at + 1], tokens[at + 1 :][:around]
+    return f"{decode(before)}«{decode(token)}»{decode(after)}"

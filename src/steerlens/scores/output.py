@@ -2,10 +2,17 @@
 
 Paper Eq. 9-10: after the edit, `P = (1 - r / |V|) * p`, with `r` the 0-based rank and `p` the
 probability of the best-ranked of the feature's top-k logit-lens tokens.
+
+A random direction in the place of a decoder row has an output score, too, and in late layers often
+a high one. So every layer has a null distribution: the scores of random directions with the norms
+of the layer's decoder rows, each toward its own logit-lens tokens. `output_score_p` says how often
+a direction that knows nothing of the SAE scores at least as high as the feature.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,10 +29,9 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config(ScoreConfig):
-    """Settings of the output score."""
+class PromptConfig(ScoreConfig):
+    """Settings of every score of one steered prompt toward some tokens."""
 
-    method: str = "output"
     prompt: str = "From my experience,"
     """Neutral prompt. The authors' code has this one, the paper "In my experience,"."""
     factor: float = 10.0
@@ -34,9 +40,25 @@ class Config(ScoreConfig):
     """Number of logit-lens tokens that stand for the feature."""
     keep_error: bool = True
     """Keep the SAE's reconstruction error (the authors' code) or drop it (the paper's Eq. 6)."""
+    chat_template: bool = False
+    """Put the prompt into the model's chat template, as the user's turn."""
 
     def uses(self) -> Sequence[str]:
         return ()
+
+
+@dataclass
+class Config(PromptConfig):
+    """Settings of the output score."""
+
+    method: str = "output"
+    null_directions: int = 499
+    """Random directions of each layer whose scores are the null distribution; 0 = none."""
+
+    def check(self) -> None:
+        super().check()
+        if self.null_directions < 0:
+            raise self.refusal("null_directions", "must be at least 0")
 
 
 def score(
@@ -46,10 +68,12 @@ def score(
 
     Returns:
         `output_score` (the published number), `output_score_delta` (minus the unsteered term, as
-        in Eq. 10), `output_rank`, `output_probability` and `output_token` of the best token.
+        in Eq. 10), `output_rank`, `output_probability` and `output_token` of the best token, and
+        unless there are no null directions `output_score_p`.
 
     Raises:
-        SteerlensError: for an empty prompt, a `top_k` beyond the vocabulary, or NaN scores.
+        SteerlensError: for an empty prompt, a template that the model hasn't, a `top_k` beyond the
+            vocabulary, or NaN scores.
     """
     import torch
 
@@ -57,20 +81,38 @@ def score(
 
     ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
     tokens_FK = logit_lens(subject, ids_F, config.top_k, run.memory_budget)
-    return score_toward(subject, ids_F, tokens_FK, config, run)
+    columns = score_toward(subject, ids_F, tokens_FK, config, run)
+    if config.null_directions:
+        null_N = null_scores(subject, config, run)
+        columns["output_score_p"] = p_values(np.asarray(columns["output_score"]), null_N)
+    return columns
 
 
 def score_toward(
-    subject: Subject, ids_F: torch.Tensor, tokens_FK: torch.Tensor, config: Config, run: ScoreRun
-) -> Mapping[str, np.ndarray | list[str]]:
-    """`score`, for any K tokens that each feature is to make likely."""
+    subject: Subject,
+    ids_F: torch.Tensor,
+    tokens_FK: torch.Tensor,
+    config: PromptConfig,
+    run: ScoreRun,
+    directions_FD: torch.Tensor | None = None,
+) -> dict[str, np.ndarray | list[str]]:
+    """`score`, for any K tokens that each feature is to make likely.
+
+    Args:
+        subject: model and SAE.
+        ids_F: (F,) feature ids.
+        tokens_FK: (F, K) token ids.
+        config: prompt, factor, and what becomes of the SAE's error.
+        run: memory budget and progress.
+        directions_FD: what stands in the place of each feature's decoder row; None = the row.
+    """
     import torch
 
     from steerlens.engine.ranks import best_token_of_one, best_token_of_rows, bytes_per_row
     from steerlens.engine.steered import steered_prompt
 
     head = subject.lm.head
-    prompt = steered_prompt(subject, config.prompt, config.keep_error, run)
+    prompt = steered_prompt(subject, config.prompt, config.keep_error, run, config.chat_template)
     rank_F = torch.empty(len(ids_F), dtype=torch.int64)
     probability_F = torch.empty(len(ids_F), dtype=torch.float32)
     token_F = torch.empty(len(ids_F), dtype=torch.int64)
@@ -79,7 +121,8 @@ def score_toward(
         best = best_token_of_rows(head, h_BD, tokens_FK[rows])
         token_F[rows], rank_F[rows], probability_F[rows] = (column.cpu() for column in best)
 
-    prompt.run(ids_F, config.factor, run, bytes_per_row(tokens_FK.shape[1]), best_token)
+    per_row = bytes_per_row(tokens_FK.shape[1])
+    prompt.run(ids_F, config.factor, run, per_row, best_token, directions_FD)
     before = best_token_of_one(head, prompt.h_D, tokens_FK)
     score_F = rank_weighted(rank_F, probability_F, head.d_vocab)
     unsteered_F = rank_weighted(before.rank.cpu(), before.probability.cpu(), head.d_vocab)
@@ -99,3 +142,67 @@ def score_toward(
 def rank_weighted(rank: torch.Tensor, probability: torch.Tensor, d_vocab: int) -> torch.Tensor:
     """`P = (1 - r / |V|) * p` (Eq. 9), in float64."""
     return (1 - rank.double() / d_vocab) * probability.double()
+
+
+def null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
+    """(N,) float64: output scores of the layer's `config.null_directions` random directions.
+
+    Computed once for a subject and settings: kept in the run, and in its store beside the scores.
+    """
+    import pyarrow as pa
+
+    settings = dataclasses.asdict(config)
+    at = (subject.hook_name, json.dumps(settings))
+    if at in run.null_scores:
+        return run.null_scores[at]
+    key = {**subject.key, "null of": settings}
+    known = run.store.read(key, by=["direction"]) if run.store else None
+    if known is None:
+        scores_N = _null_scores(subject, config, run)
+        known = pa.table({"direction": np.arange(len(scores_N)), "output_score": scores_N})
+        if run.store:
+            run.store.add(key, known, by=["direction"])
+    run.null_scores[at] = known["output_score"].to_numpy()
+    return run.null_scores[at]
+
+
+def _null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
+    from steerlens.logit_lens import logit_lens_of_directions
+
+    ids_N, directions_ND = draw_directions(subject, config.null_directions)
+    tokens_NK = logit_lens_of_directions(subject, directions_ND, config.top_k, run.memory_budget)
+    name = f"layer {subject.layer}: null"
+    with run.task(config.null_directions, name, "directions") as advance:
+        silent = dataclasses.replace(run, progress=advance)
+        columns = score_toward(subject, ids_N, tokens_NK, config, silent, directions_ND)
+    return np.asarray(columns["output_score"])
+
+
+def draw_directions(subject: Subject, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random directions with norms of decoder rows: (n,) feature ids, (n, D) directions.
+
+    Each stands in the place of a feature, drawn with replacement, and has the norm of its row: a
+    Gaussian direction, uniform on the sphere. Every one is drawn by itself, from its number and the
+    layer, so that fewer are the first of more, and other seeds of a run have the same null.
+    """
+    import torch
+
+    from steerlens.intervention import decoder_rows
+
+    generators = [np.random.default_rng([subject.layer, number]) for number in range(n)]
+    ids_n = torch.tensor([int(one.integers(subject.d_sae)) for one in generators])
+    norm_n = decoder_rows(subject.sae, ids_n).float().norm(dim=-1)
+    width = subject.sae.W_dec.shape[1]
+    gaussian_nD = torch.from_numpy(np.stack([one.standard_normal(width) for one in generators]))
+    unit_nD = torch.nn.functional.normalize(gaussian_nD, dim=-1)
+    directions_nD = unit_nD.to(norm_n) * norm_n[:, None]
+    return ids_n, directions_nD.to(subject.sae.W_dec.dtype)
+
+
+def p_values(scores_F: np.ndarray, null_N: np.ndarray) -> np.ndarray:
+    """(F,): the share of null scores at least as high, each score itself counted among them.
+
+    `(1 + number at least as high) / (1 + N)`, which is never 0 and holds its level exactly.
+    """
+    lower_F = np.searchsorted(np.sort(null_N), scores_F, side="left")
+    return (1 + len(null_N) - lower_F) / (1 + len(null_N))

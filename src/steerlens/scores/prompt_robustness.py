@@ -60,7 +60,12 @@ def score(
         SteerlensError: as `output` does.
     """
     silent = dataclasses.replace(run, progress=lambda done: None)
-    settings = output.Config(factor=config.factor, top_k=config.top_k, keep_error=config.keep_error)
+    settings = output.Config(
+        factor=config.factor,
+        top_k=config.top_k,
+        keep_error=config.keep_error,
+        null_directions=0,
+    )
     # A feature's scores side by side: numpy then adds them up in the same order for any number.
     scores_FP = np.stack(
         [

@@ -71,6 +71,8 @@ def _guides(steering: pd.DataFrame) -> list[dict[str, Any]]:
             row |= interval_columns(f"success_{share:g}", found.success if found else None)
         last = one.highest[COMPARED]
         row |= interval_columns("over_random", last.over_random if last else None)
+        within = last.over_unfiltered_within_layers if last else None
+        row |= interval_columns("over_unfiltered_within_layers", within)
         rows.append(row)
     return rows
 

@@ -6,6 +6,9 @@ one token, so the median and the texts' degeneracy stand beside the mean. Next t
 has to offer (steerable features, per feature, per dictionary and per parameter), how many words it
 can steer toward, and what it is as an SAE. Intervals are 95 % bootstrap intervals over features, or
 over words.
+
+Of different models by relative depth, the answer says in how many of them the scores go with depth,
+and the filter pays.
 """
 
 from __future__ import annotations
@@ -20,9 +23,9 @@ import pandas as pd
 
 from steerlens.analysis.coverage import by_word, covered
 from steerlens.analysis.payoff import payoff
-from steerlens.analysis.resampling import difference, mean_estimate
+from steerlens.analysis.resampling import RESAMPLES, difference, mean_estimate, spearman
 from steerlens.analysis.series import Series
-from steerlens.analysis.summary import HYBRID, STEERABLE, THRESHOLDS
+from steerlens.analysis.summary import HYBRID, STEERABLE, THRESHOLDS, null_statistics
 from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.figures.releases import draw_layers, draw_releases
@@ -50,6 +53,8 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     if not config.by_depth:
         series, said = _common_layers(series)
     rows: Any = pd.DataFrame([_row(one) for one in series])
+    if config.by_depth:
+        rows = rows.join(pd.DataFrame([_correlations(one) for one in series]))
     by = next((name for name in RANKED_BY if rows[name].notna().all()), RANKED_BY[-1])
     order = rows.sort_values(by, ascending=False, kind="stable").index.tolist()
     ranked = rows.loc[order].reset_index(drop=True)
@@ -57,7 +62,11 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     ranked = ranked.drop(columns=[name for name in ranked if not _is_known(ranked, name)])
     by_layer = pd.DataFrame([row for one in series for row in _by_layer(one)])
     return Answer(
-        sentences=[*_sentences([series[at] for at in order], ranked, by), *said],
+        sentences=[
+            *_sentences([series[at] for at in order], ranked, by),
+            *(_depth_sentences(ranked) if config.by_depth else []),
+            *said,
+        ],
         tables={"releases": ranked, "releases_by_layer": by_layer},
         figures={
             "releases": partial(draw_releases, ranked),
@@ -103,6 +112,50 @@ def _row(one: Series) -> dict[str, Any]:
     }
 
 
+def _correlations(one: Series) -> dict[str, Any]:
+    """Return the rank correlations, over features, of both scores with layer and with success."""
+    steering = one.tables.steering
+    steered = steering.loc[steering["control"].isna()].dropna(subset=["best_factor", "success_20"])
+    columns = {}
+    for score in ("output_score", "input_score"):
+        for rows, other, name in (
+            (one.tables.features, "layer", f"{score}_with_depth"),
+            (steered, "success_20", f"{score}_with_success"),
+        ):
+            known = rows.dropna(subset=[score])
+            score_N, other_N = (known[key].to_numpy(dtype=float) for key in (score, other))
+            estimate = spearman(score_N, other_N, RESAMPLES, np.random.default_rng(0))
+            columns |= interval_columns(name, estimate)
+    return columns
+
+
+def _depth_sentences(ranked: Any) -> list[str]:
+    """In how many models each finding of the paper shows; one that the data leave open doesn't."""
+    sentences = []
+    for name, what, sign, level in (
+        ("output_score_with_depth", "output scores rise with depth", 1, 0),
+        ("input_score_with_depth", "input scores fall with depth", -1, 0),
+        ("output_score_with_success", "success goes with the output score", 1, 0),
+        ("input_score_with_success", "success goes with the input score", 1, 0),
+        ("payoff", f"filtering by S_out >= {STEERABLE:g} makes steering better", 1, 1),
+    ):
+        if name not in ranked:
+            continue
+        measured = ranked.dropna(subset=[name])
+        end = measured[f"{name}_{'low' if sign > 0 else 'high'}"].astype(float)
+        shows = sign * (end - level) > 0
+        kind = "times as much success" if name == "payoff" else "rank correlation"
+        listed = "; ".join(_with_interval(row, name) for row in measured.to_dict("records"))
+        sentences.append(f"In {shows.sum()} of {len(measured)} models {what}; {kind}: {listed}.")
+    return sentences
+
+
+def _with_interval(row: dict[str, Any], name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    between = "" if pd.isna(low) else f" ({low:.2f} to {high:.2f})"
+    return f"{row['release']} {row[name]:.2f}{between}"
+
+
 def _by_layer(one: Series) -> list[dict[str, Any]]:
     return [
         {
@@ -125,14 +178,19 @@ def _measures(one: Series) -> dict[str, Any]:
     steered = payoff(one.tables.steering, threshold=STEERABLE)
     per_sae = steerable.value * (_mean(saes["d_sae"]) or np.nan) if steerable else None
     parameters = _mean(saes["parameters"])
+    null = null_statistics(features, one.tables.null_scores)
     return {
         **interval_columns("success", steered.success if steered else None),
         **_typical(_steerable(one.tables.steering)),
         **interval_columns("payoff", steered.over_unfiltered if steered else None),
+        **interval_columns(
+            "payoff_within_layers", steered.over_unfiltered_within_layers if steered else None
+        ),
         **interval_columns("covered", mean_estimate(covered(one.tables.coverage))),
         "words": one.tables.coverage["word"].nunique() or None,
         **interval_columns("steerable_0.01", mean_estimate(scores >= THRESHOLDS[0])),
         **interval_columns("steerable_0.1", steerable),
+        "random_steerable_0.1": null["output_score_null_at_least_0.1"],
         "steerable_per_sae": per_sae,
         "steerable_per_million_parameters": per_sae and parameters and per_sae / parameters * 1e6,
         **_quartiles("output_score", scores),

@@ -41,8 +41,13 @@ class Subject:
     """Name of the SAE release."""
     site: Site
     prepend_bos: bool
+    n_uncounted: int = 0
+    """Positions at the beginning of a text that count in no statistic: BOS, and those that the SAE
+    wasn't trained on, because the model keeps no meaning there."""
     identity: dict[str, Any] = field(default_factory=dict)
     """What was loaded, and how: written to provenance.json."""
+    examples: str | None = None
+    """File of examples of the SAE's features, which may stand for a corpus."""
 
     logit_lens_memo: torch.Tensor | None = field(default=None, repr=False)
     """(F, K) token ids that `logit_lens` has found; -1 where it hasn't been asked."""
@@ -65,12 +70,11 @@ class Subject:
     def d_sae(self) -> int:
         return int(self.sae.cfg.d_sae)
 
-    def directions(self, features: torch.Tensor) -> torch.Tensor:
-        """What one unit of each feature adds to the residual stream: (B, D).
+    def in_residual_stream(self, rows_BD: torch.Tensor) -> torch.Tensor:
+        """What vectors where the SAE writes, such as decoder rows, add to the residual stream.
 
-        The decoder row; for an SAE of the heads' outputs (`hook_z`), the row after W_O.
+        The vectors themselves; for an SAE of the heads' outputs (`hook_z`), those after W_O.
         """
-        rows_BD = self.sae.W_dec[features.to(self.sae.W_dec.device)]
         if not self.site.is_z:
             return rows_BD
         W_O = self.lm.bridge.blocks[self.layer].attn.o.original_component
@@ -82,10 +86,14 @@ class Subject:
         bos: Any = self.lm.tokenizer.bos_token_id
         return bos if self.prepend_bos else None
 
-    def to_tokens(self, text: str) -> torch.Tensor:
-        """Token ids of `text`, shape (1, L), with BOS exactly when the SAE was trained with it."""
+    def to_tokens(self, text: str, chat_template: bool = False) -> torch.Tensor:
+        """Token ids of `text`, shape (1, L), with BOS exactly when the SAE was trained with it.
+
+        With `chat_template` the text is a user's turn, and a BOS that the template writes stays.
+        """
         if not text:
             raise SteerlensError("the prompt is empty; give it at least one word.")
+        text = self.lm.chat(text) if chat_template else text
         ids = list(self.lm.tokenizer(text, add_special_tokens=False)["input_ids"])
         if self.bos is not None and ids[:1] != [self.bos]:
             ids = [self.bos, *ids]
@@ -110,12 +118,15 @@ def load_subjects(
         site = check_belongs(lm, sae, source, config)
         told = sae.cfg.metadata.prepend_bos
         prepend_bos = lm.tokenizer_prepends_bos if told is None else bool(told)
+        has_bos = prepend_bos and lm.tokenizer.bos_token_id is not None
+        n_uncounted = max(int(has_bos), untrained_positions(sae.cfg.metadata))
         yield Subject(
             lm=lm,
             sae=sae.to(lm.device_of_block(site.layer)),
             name=config.sae.name,
             site=site,
             prepend_bos=prepend_bos,
+            n_uncounted=n_uncounted,
             identity={
                 **sae_identity,
                 "hook_name": site.hook_name,
@@ -123,9 +134,20 @@ def load_subjects(
                 "written_at": site.write,
                 "prepend_bos": prepend_bos,
                 "prepend_bos_from": "tokenizer" if told is None else "SAE metadata",
+                "uncounted_positions": n_uncounted,
             },
+            examples=config.sae.examples,
         )
         del sae  # or it would still be in memory while the next is loaded
+
+
+def untrained_positions(metadata: SAEMetadata) -> int:
+    """At how many positions from the first an SAE wasn't trained, as its metadata says.
+
+    SAELens says `seqpos_slice: [1, null]`; `exclude_first_position: true` says it in words.
+    """
+    start = slice(*(metadata.seqpos_slice or (None,))).start
+    return max(start or 0, int(bool(metadata.exclude_first_position)))
 
 
 def _sae(source: SaeSource, config: RunConfig, kept: Kept | None) -> LoadedSae:

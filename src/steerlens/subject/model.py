@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steerlens.config import folders
+from steerlens.config.gguf import gguf_file, model_names
 from steerlens.config.schema import ModelConfig, RunConfig
 from steerlens.errors import SteerlensError
 from steerlens.provenance import folder_identity, hub_revision
 from steerlens.subject.device import resolve_device, resolve_dtype
+from steerlens.subject.gguf import gguf_identity, loadable
 from steerlens.subject.head import Head, checked_head
+from steerlens.subject.load_errors import first_line, load_error, refuse_made_up_weights
 
 if TYPE_CHECKING:
     from sae_lens.saes.sae import SAEMetadata
@@ -58,6 +61,22 @@ class LoadedModel:
     def device_of_block(self, layer: int) -> torch.device:
         return next(self.bridge.blocks[layer].parameters()).device
 
+    def chat(self, request: str) -> str:
+        """Render `request` as the user's turn, and the beginning of the model's.
+
+        Raises:
+            SteerlensError: if the tokenizer has no chat template.
+        """
+        if not self.tokenizer.chat_template:
+            raise SteerlensError(
+                f"{self.name} has no chat template; use chat_template=false instead."
+            )
+        turns = [{"role": "user", "content": request}]
+        rendered: Any = self.tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=False
+        )
+        return rendered
+
     @property
     def tokenizer_prepends_bos(self) -> bool:
         ids = self.tokenizer("a")["input_ids"]
@@ -75,14 +94,15 @@ def load_model(config: RunConfig, metadata: SAEMetadata) -> LoadedModel:
     from transformer_lens.model_bridge import TransformerBridge
 
     silence_transformers()
-    entry = config.model
+    entry, cache_dir = config.model, Path(config.paths.cache_dir)
+    source = loadable(entry, cache_dir)
     hf_model = load_weights(config)
-    tokenizer = load_tokenizer(entry)
+    tokenizer = load_tokenizer(source)
     bridge = TransformerBridge.boot_transformers(
-        entry.path,
+        source.path,
         hf_model=hf_model,
         dtype=resolve_dtype(config),
-        revision=entry.revision,
+        revision=source.revision,
         device=None if config.device_map else resolve_device(config),
         trust_remote_code=False,
     )
@@ -90,26 +110,30 @@ def load_model(config: RunConfig, metadata: SAEMetadata) -> LoadedModel:
     bridge.eval()
     for parameter in bridge.original_model.parameters():
         parameter.requires_grad_(False)
-    local = Path(entry.path)
-    where = (
-        folder_identity(local, Path(config.paths.cache_dir))
-        if local.is_dir()
-        else {"repo_id": entry.path, "revision": hub_revision(entry.path, entry.revision)}
-    )
     return LoadedModel(
         bridge=bridge,
         tokenizer=tokenizer,
         head=checked_head(bridge),
         name=entry.name,
-        names=(entry.name, entry.path, *entry.aliases),
+        names=model_names(entry),
         identity={
-            **where,
+            **model_identity(entry, cache_dir),
             "architecture": hf_model.config.architectures,
             "dtype": str(resolve_dtype(config)),
             "device": str(resolve_device(config)),
             "processing": processing,
         },
     )
+
+
+def model_identity(entry: ModelConfig, cache_dir: Path) -> dict[str, Any]:
+    """Give what tells the weights of `entry` from others: the sha256 of its files, or a commit."""
+    if file := gguf_file(entry):
+        return gguf_identity(file, cache_dir)
+    folder = Path(entry.path)
+    if folder.is_dir():
+        return folder_identity(folder, cache_dir)
+    return {"repo_id": entry.path, "revision": hub_revision(entry.path, entry.revision)}
 
 
 def silence_transformers() -> None:
@@ -149,13 +173,14 @@ def load_weights(config: RunConfig) -> Any:
     )
 
     entry = config.model
-    hf_config = _hf_config(entry)
+    source = loadable(entry, Path(config.paths.cache_dir))
+    hf_config = _hf_config(source)
     try:
         architecture = determine_architecture_from_hf_config(hf_config)
         model_class: Any = get_hf_model_class_for_architecture(architecture)
         hf_model, info = model_class.from_pretrained(
-            entry.path,
-            revision=entry.revision,
+            source.path,
+            revision=source.revision,
             dtype=resolve_dtype(config),
             # The bridge hooks attention scores, which only the eager implementation has.
             attn_implementation="eager",
@@ -166,14 +191,7 @@ def load_weights(config: RunConfig) -> Any:
         )
     except Exception as error:
         raise load_error(entry, error) from error
-    # Transformers would fill these in at random and only warn.
-    for problem in ("missing_keys", "mismatched_keys"):
-        keys = sorted(str(key) for key in info.get(problem) or ())
-        if keys:
-            raise SteerlensError(
-                f"the weights of {entry.path} don't fit its config.json: {problem.split('_')[0]} "
-                f"{keys[0]}" + (f" and {len(keys) - 1} more." if len(keys) > 1 else ".")
-            )
+    refuse_made_up_weights(entry.path, info)
     for name, parameter in hf_model.named_parameters():
         if not torch.isfinite(parameter.sum(dtype=torch.float32)):
             raise SteerlensError(f"the weights of {entry.path} are NaN or infinite in {name}.")
@@ -189,22 +207,5 @@ def load_tokenizer(entry: ModelConfig) -> PreTrainedTokenizerBase:
         )
     except Exception as error:
         raise SteerlensError(
-            f"can't load the tokenizer of {entry.path}: {_first_line(error)}"
+            f"can't load the tokenizer of {entry.path}: {first_line(error)}"
         ) from error
-
-
-def load_error(entry: ModelConfig, error: Exception) -> SteerlensError:
-    text = str(error)
-    if "gated" in text.lower() or "401" in text or "403" in text:
-        page = entry.license_url or f"the page of {entry.path}"
-        return SteerlensError(
-            f"the weights of {entry.path} are gated: accept the licence at {page}, then set the "
-            "environment variable HF_TOKEN to your Hugging Face token."
-        )
-    return SteerlensError(
-        f"can't load the model {entry.path}: {type(error).__name__}: {_first_line(error)}"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

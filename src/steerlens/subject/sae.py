@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steerlens.config.folders import sae_facts, sae_folders
-from steerlens.config.parse import LAYER_WORDS, parse_layers
+from steerlens.config.folders import sae_facts, sae_folders, safetensors_header
+from steerlens.config.parse import LAYER_WORDS, layers_told, parse_layers
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError, unknown
 from steerlens.provenance import folder_identity, hub_revision
@@ -19,9 +21,6 @@ from steerlens.subject.model import count_layers
 
 if TYPE_CHECKING:
     from sae_lens import SAE
-
-ASKS_HUB = ("gemma_3", "mntss_clt_layer_transcoder")
-"""SAELens' loaders that ask the hub for the header of a file each time, also of a cached one."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def sae_sources(config: RunConfig) -> list[SaeSource]:
     missing = [layer for layer in wanted if layer not in by_layer]
     # `all` and `late` mean what there is; a named layer must be there.
     if len(missing) == len(wanted) or (missing and config.layer not in LAYER_WORDS):
-        there = ", ".join(sorted(map(str, by_layer), key=lambda layer: (len(layer), layer)))
+        there = layers_told([layer for layer in by_layer if layer is not None], missing[0])
         raise SteerlensError(
             f"{config.sae.name} has no SAE at layer {missing[0]} of {config.model.name} (layers 0 "
             f"to {n_layers - 1}); it has {there}."
@@ -103,14 +102,9 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
 
     Decoder norms are not folded: scores are those of the SAE as released.
     """
-    from huggingface_hub import constants
-    from requests import ConnectionError as NoConnection
     from sae_lens import SAE
     from sae_lens.loading.pretrained_saes_directory import get_repo_id_and_folder_name
 
-    asks_hub = _asks_hub(source)
-    if asks_hub and constants.HF_HUB_OFFLINE:
-        raise _not_offline(source)
     dtype = str(resolve_dtype(config)).removeprefix("torch.")
     with warnings.catch_warnings():
         # SAELens warns about model kwargs; `load_model` follows them and records it.
@@ -122,12 +116,11 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
             else:
                 assert source.release is not None
                 assert source.sae_id is not None
-                sae = SAE.from_pretrained(source.release, source.sae_id, "cpu", dtype)
+                with _shapes_from_files():
+                    sae = SAE.from_pretrained(source.release, source.sae_id, "cpu", dtype)
                 repo_id, folder = get_repo_id_and_folder_name(source.release, source.sae_id)
                 identity = {"repo_id": repo_id, "path": folder, "revision": hub_revision(repo_id)}
         except Exception as error:
-            if asks_hub and isinstance(error, NoConnection):
-                raise _not_offline(source) from error
             raise SteerlensError(
                 f"can't load the SAE {source}: {type(error).__name__}: {error}"
             ) from error
@@ -147,18 +140,26 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
     }
 
 
-def _asks_hub(source: SaeSource) -> bool:
-    from sae_lens.loading.pretrained_sae_loaders import get_conversion_loader_name
+@contextmanager
+def _shapes_from_files() -> Iterator[None]:
+    """Let SAELens read the shapes of some SAEs from the file that it is about to load.
 
-    return source.release is not None and get_conversion_loader_name(source.release) in ASKS_HUB
+    It asks the hub for the file's header each time, so that Gemma Scope 2 couldn't be loaded
+    offline, cached or not.
+    """
+    from huggingface_hub import hf_hub_download
+    from sae_lens.loading import pretrained_sae_loaders
 
+    def shapes(repo_id: str, filename: str) -> dict[str, list[int]]:
+        header = safetensors_header(Path(hf_hub_download(repo_id, filename)))
+        return {name: tensor["shape"] for name, tensor in header.items()}
 
-def _not_offline(source: SaeSource) -> SteerlensError:
-    return SteerlensError(
-        f"the SAE {source} can't be loaded offline: SAELens asks the hub for the header of its "
-        "weights each time, also when they are in the cache; go online without HF_HUB_OFFLINE, or "
-        "save it there with SAELens' save_model as a folder for sae=local sae.path=DIR."
-    )
+    asks_hub = pretrained_sae_loaders.get_safetensors_tensor_shapes
+    pretrained_sae_loaders.get_safetensors_tensor_shapes = shapes
+    try:
+        yield
+    finally:
+        pretrained_sae_loaders.get_safetensors_tensor_shapes = asks_hub
 
 
 def _refuse_nan(sae: SAE[Any], source: SaeSource) -> None:

@@ -38,8 +38,9 @@ class Job:
     folder: Path
     name: str
     state: str
-    """done, failed, running (or killed), or missing."""
+    """done, failed, running (or killed), missing, or left out."""
     reason: str | None
+    """Why it isn't done; of one that is, what it had to leave out."""
     seconds: float | None
     overrides: Settings | None
     """What its command line said; null for a run that was no job."""
@@ -52,8 +53,17 @@ class Job:
         return replace(self, state="unreadable", reason=reason)
 
 
-def start_job(folder: Path, sweep_dir: Path, config: RunConfig, overrides: Sequence[str]) -> bool:
-    """Notes in the job's folder what it is asked for; whether it has done that already."""
+def start_job(
+    folder: Path,
+    sweep_dir: Path,
+    config: RunConfig,
+    overrides: Sequence[str],
+    missing: str | None = None,
+) -> bool:
+    """Note in the job's folder what it is asked for; return whether it has done that already.
+
+    `missing` is what of it can't be had, and what `config` therefore doesn't ask for.
+    """
     sweep = read_json(sweep_dir / SWEEP_FILE)
     old, key = read_json(folder / JOB_FILE), job_key(config)
     status = read_json(folder / STATUS_FILE)
@@ -66,7 +76,8 @@ def start_job(folder: Path, sweep_dir: Path, config: RunConfig, overrides: Seque
     )
     id = sweep.get("id") if isinstance(sweep, dict) else None
     said = {name: value for name, _, value in (word.partition("=") for word in overrides)}
-    write_json(folder / JOB_FILE, {"sweep": id, "key": key, "overrides": said})
+    record = {"sweep": id, "key": key, "overrides": said, "missing": missing}
+    write_json(folder / JOB_FILE, record)
     return done
 
 
@@ -126,7 +137,8 @@ def find_jobs(folder: Path) -> list[Job]:
         record = read_json(file)
         if isinstance(record, dict) and record.get("sweep") == sweep.get("id"):
             name = file.parent.relative_to(folder).as_posix()
-            jobs.append(_job(file.parent, name, record.get("overrides") or {}))
+            job = _job(file.parent, name, record.get("overrides") or {})
+            jobs.append(replace(job, reason=job.reason or record.get("missing")))
     there = {job.name for job in jobs}
     if isinstance(sweep.get("jobs"), int) and all(name.isdecimal() for name in there):
         jobs += [

@@ -27,6 +27,7 @@ from steerlens.results import (
     COVERAGE,
     FEATURES,
     GENERATIONS,
+    NULL_SCORES,
     RATINGS,
     SAES,
     STEERING,
@@ -35,7 +36,7 @@ from steerlens.results import (
 )
 from steerlens.results.folder import RunTables, read_tables
 from steerlens.results.pmi import Pmi
-from steerlens.status import STATUS_FILE
+from steerlens.status import LEFT_OUT, STATUS_FILE
 from steerlens.sweep.begin import SWEEP_FILE
 from steerlens.sweep.jobs import Job, Settings, find_jobs, read_settings, read_summary, settings_of
 from steerlens.tracking.tables import answer_rows, table_rows
@@ -43,7 +44,12 @@ from steerlens.tracking.tables import answer_rows, table_rows
 BEST_ROWS = 100
 """Features of each series that W&B shows."""
 
-JOINED = ((FEATURES, "features"), (STEERING, "steering"), (COVERAGE, "coverage"))
+JOINED = (
+    (FEATURES, "features"),
+    (STEERING, "steering"),
+    (COVERAGE, "coverage"),
+    (NULL_SCORES, "null_scores"),
+)
 """Tables of which all jobs' rows are written, and where `RunTables` has them."""
 
 SPREAD = ("layer", "shard")
@@ -60,7 +66,7 @@ class Joined:
 
     @property
     def complete(self) -> bool:
-        return all(job.state == "done" for job in self.jobs)
+        return all(job.state in ("done", LEFT_OUT) for job in self.jobs)
 
 
 def is_sweep(folder: Path) -> bool:
@@ -76,8 +82,9 @@ def join_sweep(folder: Path, again: bool = False, show: bool = True) -> Joined:
 def join(folders: Sequence[Path], into: Path, again: bool = False, show: bool = True) -> Joined:
     """Joins the jobs of sweeps, and runs, and writes into the folder `into`:
 
-    - `features.parquet`, `steering.parquet`, `coverage.parquet`: all rows, with the column `job`
-      and one for every setting in which jobs differ
+    - `features.parquet`, `steering.parquet`, `coverage.parquet`, `null.parquet`: all rows, with
+      the column `job` and one for every setting in which jobs differ; random directions that shards
+      share are there once
     - `sweep.csv`: one row per job
     - `summary.json`, `report.md`, `figures/`: by series, which are the jobs that differ in nothing
       but layer and shard
@@ -194,10 +201,13 @@ def merge(parts: Sequence[RunTables]) -> RunTables:
         features=_by_layer(FEATURES, [part.features for part in parts]),
         generations=_by_layer(GENERATIONS, [part.generations for part in parts]),
         steering=_by_layer(STEERING, [part.steering for part in parts]),
-        saes=_by_layer(SAES, [part.saes for part in parts]).drop_duplicates(list(SAES.keys)),
+        saes=_once(SAES, [part.saes for part in parts]),
+        null_scores=_once(NULL_SCORES, [part.null_scores for part in parts]),
         coverage=_by_layer(COVERAGE, [part.coverage for part in parts]),
         concepts=_by_layer(CONCEPTS, [part.concepts for part in parts]),
         ratings=_by_layer(RATINGS, [part.ratings for part in parts]),
+        words=pd.concat([part.words for part in parts], ignore_index=True),
+        chat_template=parts[0].chat_template,
         study=parts[0].study,
         choice=parts[0].choice,
         operator=parts[0].operator,
@@ -209,6 +219,11 @@ def merge(parts: Sequence[RunTables]) -> RunTables:
 def _by_layer(table: Table, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     rows = pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
     return table.frame(rows.sort_values("layer", kind="stable", ignore_index=True))
+
+
+def _once(table: Table, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """`_by_layer`, without the rows that several shards of a layer have."""
+    return _by_layer(table, frames).drop_duplicates(list(table.keys), ignore_index=True)
 
 
 def _merge_pmi(parts: Sequence[Pmi]) -> Pmi:
@@ -283,11 +298,13 @@ def _numbers(summary: dict[str, Any]) -> dict[str, Any]:
         "n_features": overall.get("features"),
         "output_score_median": overall.get("output_score_median"),
         "output_features": overall.get("output_score_at_least_0.1"),
+        "null_output_features": overall.get("output_score_null_at_least_0.1"),
         "input_score_median": overall.get("input_score_median"),
         "hybrid_ratio": (summary.get("hybrids") or {}).get("ratio"),
         "success_20": best.get("success_20"),
         "perplexity": best.get("perplexity"),
         "payoff": (payoff.get("over_unfiltered") or {}).get("value"),
+        "payoff_within_layers": (payoff.get("over_unfiltered_within_layers") or {}).get("value"),
         "objective": (summary.get("objective") or {}).get("value"),
     }
 

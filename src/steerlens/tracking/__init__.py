@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from steerlens.analysis.steering_summary import curve_rows, payoff_rows
 from steerlens.analysis.summary import SCORES, best_features
 from steerlens.errors import unknown
 from steerlens.results.folder import RunTables
@@ -17,8 +18,6 @@ from steerlens.text import visible
 from steerlens.tracking.tables import factor_curves, flat, table_rows, text_rows
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from steerlens.config.schema import TrackingConfig
 
 logger = logging.getLogger(__name__)
@@ -167,17 +166,23 @@ class WandbTracker:
         )
 
     def _log_tables(self, tables: RunTables, summary: Mapping[str, Any]) -> None:
-        self._log_features(tables.features, summary)
+        self._log_features(tables, summary)
         if not tables.generations.empty:
             self._log_steering(tables)
+        if summary["steering"]:
+            self._log_rows("payoff", payoff_rows(summary["steering"]))
+            self._log_rows("threshold_curve", curve_rows(summary["steering"]))
 
-    def _log_features(self, frame: pd.DataFrame, summary: Mapping[str, Any]) -> None:
+    def _log_features(self, tables: RunTables, summary: Mapping[str, Any]) -> None:
+        frame, null = tables.features, tables.null_scores
         self._run.define_metric("by_layer/*", step_metric="layer")
         for statistics in summary["layers"]:
             layer = statistics["layer"]
             values = {f"by_layer/{k}": number for k, number in statistics.items() if k != "layer"}
-            for column in SCORES:
-                numbers = frame.loc[frame["layer"] == layer, column].dropna().to_numpy(dtype=float)
+            scores = {column: frame.loc[frame["layer"] == layer, column] for column in SCORES}
+            scores["output_score_null"] = null.loc[null["layer"] == layer, "output_score"]
+            for column, of_layer in scores.items():
+                numbers = of_layer.dropna().to_numpy(dtype=float)
                 if len(numbers):
                     values[f"by_layer/{column}"] = self._wandb.Histogram(numbers, num_bins=50)
             self._run.log({"layer": layer, **values})

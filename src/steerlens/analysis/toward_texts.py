@@ -1,0 +1,97 @@
+"""The texts of features that were steered with toward a word, beside the unsteered ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from steerlens.analysis.roles import Continuation, success_spans
+from steerlens.analysis.toward import best_toward
+from steerlens.results.folder import RunTables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Pair(NamedTuple):
+    """What a model writes after a prompt, steered and not; tokens of the concept are the spans."""
+
+    prompt: str
+    unsteered: Continuation
+    steered: Continuation
+
+
+class Toward(NamedTuple):
+    """A feature that was steered with toward a concept, at its best factor."""
+
+    row: Mapping[str, Any]
+    """Its row of `steering.parquet`."""
+    writes: list[str]
+    """The concept's token that it makes likeliest, then its other logit-lens tokens."""
+    n_texts: int
+    shown: int
+    """Texts with a token of the concept."""
+    shown_unsteered: int
+    """As many of its unsteered texts."""
+    pairs: list[Pair]
+    """A text of every prompt, in their order; [] where no factor may be chosen."""
+
+    @property
+    def adds(self) -> bool:
+        """Whether its texts have more of the concept's tokens than the unsteered ones."""
+        return bool(self.pairs) and (
+            self.row["concept_success"] > self.row["concept_success_unsteered"]
+        )
+
+
+def steered_toward(tables: RunTables, word: Mapping[str, Any]) -> list[Toward]:
+    """The features that were steered with toward a word, the best first.
+
+    Args:
+        tables: of the run.
+        word: from `words_summary`.
+    """
+    concept = (tables.steering["concept"] == word["word"]).fillna(value=False)
+    texts = dict(zip(word["token_ids"] or [], word["tokens"] or [], strict=True))
+    return [
+        _toward(row, tables.generations, texts)
+        for row in best_toward(tables.steering.loc[concept]).to_dict("records")
+    ]
+
+
+def _toward(row: Mapping[str, Any], generations: pd.DataFrame, tokens: Mapping[int, str]) -> Toward:
+    """A steered feature with its texts; `tokens` of the concept by their ids."""
+    own = generations.loc[
+        (generations["layer"] == row["layer"])
+        & (generations["feature"] == row["feature"])
+        & generations["control"].isna()
+    ]
+    sides = [
+        own.loc[own["factor"] == factor] if isinstance(factor, float) else own.head(0)
+        for factor in (0.0, row["best_factor"])
+    ]
+    shown = [int((side["concept_success"] > 0).sum()) for side in sides]
+    continuations = [
+        {
+            text["prompt"]: Continuation(text["factor"], text["text"], _spans(text, tokens))
+            for text in side.drop_duplicates("prompt").to_dict("records")
+        }
+        for side in sides
+    ]
+    pairs = [
+        Pair(prompt, unsteered, continuations[1][prompt])
+        for prompt, unsteered in continuations[0].items()
+        if prompt in continuations[1]
+    ]
+    return Toward(row, _writes(row), len(sides[1]), shown[1], shown[0], pairs)
+
+
+def _spans(text: Mapping[str, Any], tokens: Mapping[int, str]) -> tuple[tuple[int, int], ...]:
+    return success_spans(text["text"], [tokens[id_] for id_ in text["token_ids"] if id_ in tokens])
+
+
+def _writes(row: Mapping[str, Any]) -> list[str]:
+    token, lens = row["concept_token"], row["logit_lens_tokens"]
+    first = [token] if isinstance(token, str) else []
+    rest = list(lens) if hasattr(lens, "__len__") else []
+    return list(dict.fromkeys([*first, *rest]))

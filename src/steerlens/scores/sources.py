@@ -1,0 +1,63 @@
+"""Where a score that needs texts takes what features fire on from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from steerlens.errors import SteerlensError, unknown
+from steerlens.scores import ScoreConfig
+
+
+@dataclass
+class ReadsTexts(ScoreConfig):
+    """Settings of a score that reads a corpus, or the examples that ship with an SAE instead."""
+
+    source: str = "auto"
+    """auto (shipped where the SAE has examples and no corpus is given, else corpus), corpus (our
+    own pass over the `corpus` group), or shipped (the examples in `path`)."""
+    path: str | None = None
+    """File of examples; null = `sae.examples`."""
+    context_length: int | None = None
+    """Tokens in a piece of text at most; null = corpus.context_length."""
+
+    SOURCES: ClassVar[Sequence[str]] = ("auto", "corpus", "shipped")
+
+    def check(self) -> None:
+        super().check()
+        if self.source not in self.SOURCES:
+            raise unknown(f"source of score {self.method}", self.source, self.SOURCES)
+        if self.source != "shipped":
+            return
+        if not self.path:
+            raise SteerlensError(
+                f"source=shipped of score {self.method} needs sae.examples=FILE, which "
+                "`steerlens examples FILE ...` writes."
+            )
+        if self.context_length is not None:
+            raise self.refusal("context_length", "is for source=corpus, not for source=shipped")
+
+    def enough_ships(self) -> bool:
+        """Whether shipped examples, whatever SAE's, hold all that these settings ask for."""
+        return self.context_length is None
+
+    def resolve_source(self, shipped: str | None, examples: str | None) -> None:
+        if self.source == "auto":
+            self.source = "shipped" if shipped and self.enough_ships() else "corpus"
+        if self.source == "shipped" and self.path is None:
+            self.path = examples
+
+    def reads_corpus(self) -> bool:
+        """Whether our own pass is needed."""
+        return self.source in ("auto", "corpus")
+
+    def uses(self) -> Sequence[str]:
+        return ("corpus",) if self.reads_corpus() else ()
+
+    def examples(self) -> Sequence[Path]:
+        return (Path(self.path),) if self.source == "shipped" and self.path else ()
+
+    def files(self) -> Sequence[Path]:
+        return self.examples()
