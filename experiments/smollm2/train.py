@@ -133,7 +133,10 @@ def save_sae(sae: Trainee, layer: int, folder: Path, facts: dict[str, object]) -
             "model_from_pretrained_kwargs": {},
             "prepend_bos": True,
             "exclude_first_position": True,
-            "context_size": 256,
+            "context_size": CONTEXT,
+            # Without its version SAELens takes the file for one of before metadata.
+            "sae_lens_version": version("sae-lens"),
+            "sae_lens_training_version": version("sae-lens"),
             **facts,
         },
     }
