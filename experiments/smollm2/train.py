@@ -122,8 +122,6 @@ def save_sae(sae: Trainee, layer: int, folder: Path, facts: dict[str, object]) -
         "reshape_activations": "none",
         **({"k": sae.settings.k, "rescale_acts_by_decoder_norm": False} if topk else {}),
         "metadata": {
-            # Without it SAELens takes the file for an older one and drops what follows.
-            "sae_lens_version": version("sae-lens"),
             "model_name": "HuggingFaceTB/SmolLM2-135M-Instruct",
             "gguf_file": "SmolLM2-135M-Instruct.Q4_1.gguf",
             "gguf_sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
