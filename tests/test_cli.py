@@ -263,7 +263,7 @@ def test_an_unwritable_folder_is_one_sentence(steerlens: Steerlens, tmp_path: Pa
         (["demo"], "unknown verb 'demo'; did you mean experiment=demo?"),
         (["gpt2-small"], "unknown verb 'gpt2-small'; did you mean model=gpt2-small?"),
         (["model"], "unknown verb 'model'; did you mean model=OPTION?"),
-        (["frobnicate"], "verbs are compare, export, join, list, report"),
+        (["frobnicate"], "verbs are compare, examples, export, join, list, report"),
         (["list"], "usage: steerlens list"),
         (["list", "models", "a", "b"], "usage: steerlens list"),
         (["report"], "usage: steerlens report DIR"),

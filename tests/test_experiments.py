@@ -70,7 +70,11 @@ TYPES = {
 SUBJECTS = {"smollm2-135m-instruct": "smollm2", **{name: name for name in TYPES}}
 """The subjects by the names of their models, as far as experiments choose them."""
 
-ONE_OF_EACH = list({types: subject for subject, types in TYPES.items()}.values())
+ONE_OF_EACH = [
+    subject
+    for types, subject in {types: subject for subject, types in TYPES.items()}.items()
+    if types[0] != "qwen2"  # its tiny tokenizer makes one token of a whole text
+]
 """A subject for every pair of types."""
 
 OF_THE_PAPER = ["smollm2", "gemma-2-2b", "gemma-2-9b", "llama-3.1-8b", "pythia-70m"]
@@ -226,7 +230,10 @@ def first_steps(config: RunConfig, model: Path, saes: Path, text: Path) -> RunCo
             config.sae, release=None, sae_id=None, path=str(saes), layers=None, d_sae=None
         ),
         layer=config.layer if layer_numbers(config.layer) is None else LAYERS[-1],
-        features=dataclasses.replace(features, n=features.n and 40),
+        # Of the tiny TopK SAEs a few features fire hardly ever.
+        features=dataclasses.replace(
+            features, n=features.n and (20 if features.min_examples else 40)
+        ),
         score=_few_prompts(config.score),
         steer=dataclasses.replace(steer, factors=steer.factors and [0.4, 20.0]),
         generation=dataclasses.replace(

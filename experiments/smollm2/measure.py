@@ -26,9 +26,9 @@ from transformers import AutoModelForCausalLM
 
 from experiments.smollm2.activations import BATCH, LAYERS, Rows, residuals
 
-ROWS = 96
-"""Rows of each kind for variance and L0: 24,480 tokens."""
-SPLICED_ROWS = 32
+ROWS = 64
+"""Rows of each kind for variance and L0: 16,320 tokens."""
+SPLICED_ROWS = 16
 
 
 def held_out_rows(scratch: Path) -> dict[str, np.ndarray]:

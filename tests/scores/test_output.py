@@ -218,7 +218,7 @@ def test_top_k_beyond_the_vocabulary_is_refused(tiny_subject: MakeSubject, top_k
 
 
 def test_an_empty_prompt_is_refused(tiny_subject: MakeSubject) -> None:
-    with pytest.raises(SteerlensError, match="prompt is empty"):
+    with pytest.raises(SteerlensError, match="output is empty; give it at least one word"):
         score_features(tiny_subject(), prompt="")
 
 

@@ -18,6 +18,7 @@ import torch
 
 from steerlens.activations import Activations
 from steerlens.activations.tally import Tally
+from steerlens.errors import SteerlensError
 from steerlens.memory import batches, rows_that_fit
 from steerlens.subject import Subject
 from steerlens.subject.site import never_fires
@@ -57,7 +58,7 @@ def activations(
         details: also what is shown of the examples, and histograms.
 
     Raises:
-        SteerlensError: for NaN activations.
+        SteerlensError: for NaN activations, or where there are no pieces.
     """
     skip = subjects[0].n_uncounted
     befores = begun or [None] * len(subjects)
@@ -98,6 +99,8 @@ def activations(
         if time.monotonic() - kept > KEEP_SECONDS:
             keep(results())
             kept = time.monotonic()
+    if not read:
+        raise SteerlensError("the corpus has no text of at least two tokens.")
     return results()
 
 
