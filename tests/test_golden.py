@@ -20,7 +20,8 @@ from tests.support.gguf import needs_wheel
 GOLDEN = Path(__file__).with_name("golden") / "smollm2-topk.json"
 FEATURE_IDS = (7, 511, 1024, 2047, 4095)
 COLUMNS = ("output_score", "output_rank")
-MISSING = missing_release(shipped_path("smollm2-topk"))
+FOLDER = shipped_path("smollm2-topk")
+MISSING = None if FOLDER.is_dir() else missing_release(FOLDER)
 
 
 def measured() -> list[dict[str, Any]]:
@@ -41,10 +42,9 @@ def test_scores_of_the_default_are_those_of_the_file() -> None:
     rows, golden = measured(), json.loads(GOLDEN.read_text())
     assert len(rows) == len(golden) == 30
     for row, expected in zip(rows, golden, strict=True):
-        for column in ("layer", "feature", "output_rank"):
-            assert row[column] == expected[column]
+        assert (row["layer"], row["feature"]) == (expected["layer"], expected["feature"])
+        assert row["output_rank"] == pytest.approx(expected["output_rank"], rel=1e-3)
         assert row["output_score"] == pytest.approx(expected["output_score"], abs=1e-3)
-
 
 
 if __name__ == "__main__":
