@@ -82,7 +82,7 @@ def test_the_best_features_are_also_steered_together(subject: Subject) -> None:
 def test_every_column_but_those_of_other_runs_is_filled(subject: Subject) -> None:
     frame = steer_layer(subject, [5], config_of(), ScoreRun())
     empty = {str(name) for name in frame.columns if any(one is pd.NA for one in frame[name])}
-    assert empty == {"control", "concept_success"}
+    assert empty == {"control", "concept", "concept_success"}
     for factor, kl in zip(frame["factor"], frame["first_step_kl"], strict=True):
         assert (kl > 0) == (factor != 0)
     assert min(frame["perplexity"].tolist()) > 1

@@ -12,7 +12,7 @@ from steerlens.results.folder import RunTables
 
 SUBJECT = {"model": "tiny", "sae": "tiny", "hook_name": "blocks.4.hook_resid_post", "layer": 4}
 ARMS = [("SAE", 0), ("SAE", 1), ("DiffMean", 0), ("Random", 0), ("Prompt", 0)]
-N_CONCEPTS = 5
+N_CONCEPTS = 10
 FACTORS = (0.5, 1.0, 4.0)
 
 
@@ -58,7 +58,7 @@ def rated_tables(seed: int = 0) -> RunTables:
                 "concept_id": concept,
                 "concept": f"concept {concept}",
                 "feature": 10 * concept + rank if method == "SAE" else None,
-                "auroc": 0.5 + 0.1 * concept if method != "Prompt" else None,
+                "auroc": 0.5 + 0.05 * concept if method != "Prompt" else None,
             }
             for method, rank, concept in arms
         ]
