@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from steerlens import concept_steering, generation
+from steerlens.baselines import arms, kept
 from steerlens.baselines.arms import UNSTEERED, Arm, learn_arms
 from steerlens.baselines.fitting import Fitted
 from steerlens.baselines.prompt import prompted
@@ -153,6 +154,43 @@ def test_a_rerun_makes_no_text_and_learns_nothing(
         assert_identical(getattr(again, name), getattr(whole[0], name))
 
 
+@pytest.mark.parametrize(
+    ("method", "learner"),
+    [("SSV", "fit_concepts"), ("LoReFT", "loreft.fit"), ("LoRA", "lora.fit")],
+)
+def test_a_killed_run_learns_only_the_concepts_that_are_left(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, learner: str
+) -> None:
+    config = ConceptsConfig("tiny", "embedded", methods=[method], settings=SMALL)
+
+    def learn(run: ScoreRun) -> dict[str, torch.Tensor]:
+        weights = AutoModelForCausalLM.from_pretrained(subject.lm.names[1])
+        (arm,) = learn_arms(subject, unnamed(), config, run, lambda: weights)
+        assert arm.learnt is not None
+        return kept.tensors_of(arm.learnt)
+
+    together = learn(ScoreRun())
+    monkeypatch.setattr(arms, "PART_ON_CPU", 1)
+    begun: list[int] = []
+    module: Any = arms if learner == "fit_concepts" else getattr(arms, learner.split(".")[0])
+    fit = getattr(module, learner.split(".")[-1])
+
+    def killed_at_the_second(*args: Any, **kwargs: Any) -> Any:
+        begun.append(1)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr(module, learner.split(".")[-1], killed_at_the_second)
+    run = ScoreRun(store=Store(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        learn(run)
+    found = learn(run)
+    assert len(begun) == 1 + 1 + (len(CONCEPTS) - 1)
+    for name, tensor in together.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+
+
 def test_without_a_store_or_with_small_batches_all_is_the_same(
     whole: tuple[Steered, Path], subject: Subject
 ) -> None:
@@ -184,8 +222,8 @@ def test_what_an_arm_adds_is_factor_times_largest_activation_times_direction(
 ) -> None:
     config = ConceptsConfig("tiny", "embedded", methods=["SAE", method], features=3, together=3)
     config.methods = list(dict.fromkeys(config.methods))
-    arms = learn_arms(subject, unnamed(), config, ScoreRun(), lambda: None)
-    arm = next(one for one in arms if one.method == method)
+    learnt = learn_arms(subject, unnamed(), config, ScoreRun(), lambda: None)
+    arm = next(one for one in learnt if one.method == method)
     assert isinstance(arm.learnt, Fitted)
     steer = SteerConfig(unit="max_activation", positions="all")
     settings = GenerationConfig(temperature=0.0, max_new_tokens=5, stop=None)

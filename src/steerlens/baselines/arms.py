@@ -7,14 +7,14 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from steerlens.baselines import kept, lora, loreft
 from steerlens.baselines.directions import Detection, Directions, direction_targets
-from steerlens.baselines.fitting import Fitted, fit_concepts, method_named
+from steerlens.baselines.fitting import Fitted, fit_concepts, join_fitted, method_named
 from steerlens.baselines.kept import Learnt
 from steerlens.baselines.labelled import label
 from steerlens.baselines.task import Task
@@ -38,7 +38,9 @@ UNSTEERED = "No steering"
 ONE_FACTOR = (loreft.NAME, lora.NAME)
 """Methods that AxBench uses as they were trained: with the factor 1 alone."""
 TRAINED = ("SSV", "ReFT-r1")
-"""Directions that take long: kept as soon as one method has them."""
+"""Directions that take long."""
+PART_ON_CPU, PART_ON_GPU = 4, 64
+"""Concepts that what takes long learns and stores together; a killed run loses one part at most."""
 
 
 @dataclass(frozen=True)
@@ -225,20 +227,51 @@ def _learn_directions(
 ) -> dict[str, Fitted]:
     """By key of `fit_concepts`. Quick methods are learnt together, so that texts are read once."""
     keys = {name: _key(subject, concepts, name, one, run, chat) for name, one in settings.items()}
-    found: dict[str, Fitted] = {}
+    learnt: dict[str, Fitted] = {}
     for name, key in keys.items():
-        one = kept.find(run.store, key)
-        if isinstance(one, Fitted):
-            found[name] = one
-    missing = [name for name in settings if name not in found]
-    groups = [[name for name in missing if name not in TRAINED]]
-    groups += [[name] for name in missing if name in TRAINED]
-    for group in filter(None, groups):
-        new = fit_concepts(subject, concepts, {n: settings[n] for n in group}, run, chat)
-        for name, one in new.items():
-            kept.keep(run.store, keys[name], one)
-        found |= new
-    return found
+        stored = kept.find(run.store, key)
+        if isinstance(stored, Fitted):
+            learnt[name] = stored
+    missing = [name for name in settings if name not in learnt]
+    if quick := {name: settings[name] for name in missing if name not in TRAINED}:
+        new = fit_concepts(subject, concepts, quick, run, chat)
+        for name, fitted in new.items():
+            kept.keep(run.store, keys[name], fitted)
+        learnt |= new
+    for name in missing:
+        if name in TRAINED:
+            fit = partial(_fit_alone, subject, name, settings[name], run, chat)
+            key = partial(_key, subject, name=name, config=settings[name], run=run, chat=chat)
+            learnt[name] = join_fitted(_in_parts(subject, concepts, run, key, fit))
+    return learnt
+
+
+def _fit_alone(
+    subject: Subject, name: str, config: Any, run: ScoreRun, chat: bool, concepts: ConceptSet
+) -> Fitted:
+    return fit_concepts(subject, concepts, {name: config}, run, chat)[name]
+
+
+def _in_parts(
+    subject: Subject,
+    concepts: ConceptSet,
+    run: ScoreRun,
+    key: Callable[[ConceptSet], Mapping[str, Any]],
+    fit: Callable[[ConceptSet], Any],
+) -> list[Any]:
+    """What takes long is learnt and stored a few concepts at a time, so that a killed run goes on.
+
+    A concept's numbers are the same whatever concepts it is trained beside.
+    """
+    size = PART_ON_CPU if subject.lm.device.type == "cpu" else PART_ON_GPU
+    parts = []
+    for part in concepts.parts(size):
+        learnt = kept.find(run.store, key(part))
+        if learnt is None:
+            learnt = fit(part)
+            kept.keep(run.store, key(part), learnt)
+        parts.append(learnt)
+    return parts
 
 
 def _edits_config(method: str, n_layers: int, settings: Any) -> Any:
@@ -260,20 +293,20 @@ def _learn_edits(
     chat: bool,
 ) -> Learnt:
     """LoReFT or LoRA of all concepts."""
-    key = _key(subject, concepts, method, config, run, chat)
-    found = kept.find(run.store, key)
-    if found is not None:
-        return found
     concepts.check_texts()
+    weights = cache(load_weights)
     with run.task(len(concepts), f"layer {subject.layer}: {method}", "concepts") as advance:
-        labelled = label(subject, concepts.concepts, chat)
-        task = Task(subject, concepts.concepts, labelled, run.memory_budget // 2, advance)
-        if method == loreft.NAME:
-            found = loreft.fit(task, config, run.seed)
-        else:
-            found = lora.fit(task, config, run.seed, load_weights())
-    kept.keep(run.store, key, found)
-    return found
+
+        def fit(part: ConceptSet) -> Learnt:
+            labelled = label(subject, part.concepts, chat)
+            task = Task(subject, part.concepts, labelled, run.memory_budget // 2, advance)
+            if method == loreft.NAME:
+                return loreft.fit(task, config, run.seed)
+            return lora.fit(task, config, run.seed, weights())
+
+        key = partial(_key, subject, name=method, config=config, run=run, chat=chat)
+        parts = _in_parts(subject, concepts, run, key, fit)
+    return loreft.join_loreft(parts) if method == loreft.NAME else lora.join_lora(parts)
 
 
 def _together(parts: Sequence[Fitted]) -> Fitted:

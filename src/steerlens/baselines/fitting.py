@@ -39,6 +39,19 @@ class Fitted:
     """On the texts to test on."""
 
 
+def join_fitted(parts: Sequence[Fitted]) -> Fitted:
+    """Stack what one method has found for several groups of concepts."""
+    detections = [part.detection for part in parts]
+    return Fitted(
+        parts[0].method,
+        joined([part.directions for part in parts]),
+        Detection(
+            [auroc for detection in detections for auroc in detection.auroc_C],
+            [largest for detection in detections for largest in detection.max_activation_C],
+        ),
+    )
+
+
 def fit_concepts(
     subject: Subject,
     concepts: ConceptSet,
@@ -84,13 +97,11 @@ def fit_concepts(
             del task  # or its vectors would stay while the texts to test on are read
             _detect(subject, group, directions, detections, run, chat_template)
     return {
-        name: Fitted(
-            name,
-            joined(directions[name]),
-            Detection(
-                [one for part in detections[name] for one in part.auroc_C],
-                [one for part in detections[name] for one in part.max_activation_C],
-            ),
+        name: join_fitted(
+            [
+                Fitted(name, *of_group)
+                for of_group in zip(directions[name], detections[name], strict=True)
+            ]
         )
         for name in configs
     }

@@ -63,6 +63,16 @@ class Lora:
         return len(next(iter(self.up.values())))
 
 
+def join_lora(parts: Sequence[Lora]) -> Lora:
+    """Stack the changes of several groups of concepts that have the same layers."""
+    return Lora(
+        *(
+            {layer: torch.cat([side[layer] for side in sides]) for layer in sides[0]}
+            for sides in ([part.down for part in parts], [part.up for part in parts])
+        )
+    )
+
+
 def fit(task: Task, config: Config, seed: int, hf_model: Any) -> Lora:
     """The changes of all concepts, trained one by one to make their positives' answers likely.
 

@@ -7,7 +7,7 @@ for every layer and concept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -78,6 +78,18 @@ class Loreft:
         x_BLD = x_BLD.to(rotate_BDr)
         wanted_BLr = x_BLD @ weight_BDr + self.bias[layer][concept_B][:, None]
         return (wanted_BLr - x_BLD @ rotate_BDr) @ rotate_BDr.transpose(1, 2)
+
+
+def join_loreft(parts: Sequence[Loreft]) -> Loreft:
+    """Stack the edits of several groups of concepts that have the same layers and positions."""
+
+    def stacked(name: str) -> dict[int, torch.Tensor]:
+        layers = getattr(parts[0], name)
+        return {layer: torch.cat([getattr(part, name)[layer] for part in parts]) for layer in layers}
+
+    return replace(
+        parts[0], rotate=stacked("rotate"), weight=stacked("weight"), bias=stacked("bias")
+    )
 
 
 def edited_positions(

@@ -100,6 +100,11 @@ class ConceptSet:
             raise unknown(f"concept of {self.name}", name, known)
         return replace(self, concepts=tuple(one for one in self.concepts if one.name in wanted))
 
+    def parts(self, size: int) -> list[ConceptSet]:
+        """Cut the set into sets of at most `size` concepts, in its order."""
+        starts = range(0, len(self), size)
+        return [replace(self, concepts=self.concepts[start : start + size]) for start in starts]
+
     def check_texts(self) -> None:
         """Refuse concepts that can't be learnt: without positives or negatives to train on."""
         for concept in self.concepts:
