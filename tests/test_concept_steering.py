@@ -142,6 +142,20 @@ def test_only_sae_arms_name_features_and_all_of_them_are_scored(
     assert (first["feature"].to_numpy() != second["feature"].to_numpy()).all()
 
 
+def test_what_a_method_was_learnt_from_is_told(whole: tuple[Steered, Path]) -> None:
+    about: Any = whole[0].concepts
+    told = {
+        method: (set(rows["train_texts"].fillna(0)), set(rows["epochs"].fillna(0)))
+        for method, rows in about.groupby("method")
+    }
+    n = len(CONCEPTS.concepts[0].positives)
+    assert told == {
+        **dict.fromkeys(("SAE", "SAE together", "DiffMean"), ({n}, {0})),
+        "LoReFT": ({n}, {1}),
+        **dict.fromkeys(("Prompt", "Random"), ({0}, {0})),
+    }
+
+
 def test_a_rerun_makes_no_text_and_learns_nothing(
     whole: tuple[Steered, Path], subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,9 +253,9 @@ def test_what_an_arm_adds_is_factor_times_largest_activation_times_direction(
     for row in texts.to_dict("records"):
         place = ids.index(row["feature"])
         if method == "SAE together":
-            features = [one.feature(place) for one in arms if one.method == "SAE"]
+            features = [one.feature(place) for one in learnt if one.method == "SAE"]
             largest = [one.learnt.detection.max_activation_C[place]  # type: ignore[union-attr]
-                       for one in arms if one.method == "SAE"]  # fmt: skip
+                       for one in learnt if one.method == "SAE"]  # fmt: skip
             vector_D = sum(largest[k] / 3 * subject.sae.W_dec[features[k]] for k in range(3))
         else:
             largest_one = arm.learnt.detection.max_activation_C[place]

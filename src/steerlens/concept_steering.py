@@ -164,9 +164,11 @@ def _about(arms: Sequence[Arm], concepts: ConceptSet) -> pd.DataFrame:
                     "feature": arm.feature(place),
                     "auroc": auroc,
                     "max_activation": largest,
+                    "train_texts": len(concept.positives) if arm.reads_texts else None,
+                    "epochs": arm.n_epochs,
                 }
             )
-    return pd.DataFrame(rows).astype({"feature": "Int64"})
+    return pd.DataFrame(rows).astype(dict.fromkeys(("feature", "train_texts", "epochs"), "Int64"))
 
 
 def _score(

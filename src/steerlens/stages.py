@@ -374,7 +374,9 @@ class Stages:
             self._use(subject.lm)
             config = self._config
             assert config.concepts is not None
-            concepts = load_concepts(config.concepts, subject.layer, config.seed)
+            concepts = load_concepts(
+                config.concepts, subject.layer, config.seed, bool(config.generation.chat_template)
+            )
             of_shard = tuple(part(concepts.concepts, config.shard))
             concepts = dataclasses.replace(concepts, concepts=of_shard)
             for note in concepts.notes:

@@ -16,10 +16,12 @@ from steerlens.concept_sets.embedded import (
     PER_MODULE,
     TOPICS,
     _is_held_out,
+    as_answers,
     embedded_concepts,
 )
 from steerlens.corpus.installed import documents
 from steerlens.errors import SteerlensError
+from steerlens.prompts import REQUESTS
 
 SUBJECTS = {"sea": ("boats", "ships.sail"), "sky": ("birds", "ships.fly"), "land": ("roads",)}
 WORDS = ("amber", "birch", "cedar", "daisy", "ember", "fern", "grove", "heath", "iris", "juniper",
@@ -187,3 +189,20 @@ def test_concept_sets_know_nothing_of_torch() -> None:
         "steerlens.concept_sets.instructions; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_in_a_chat_texts_answer_requests_that_steering_is_not_judged_on(root: Path) -> None:
+    plain = made(root)
+    in_chat = as_answers(plain, 6, seed=0)
+    assert in_chat.are_instructions
+    for concept, before in zip(in_chat.concepts, plain.concepts, strict=True):
+        judged = [*concept.choosing, *concept.evaluating]
+        assert len(set(judged)) == 6
+        assert set(judged) <= set(REQUESTS)
+        for part in ("positives", "negatives", "test_positives", "test_negatives"):
+            answers = getattr(concept, part)
+            assert [one.text for one in answers] == [whole(one) for one in getattr(before, part)]
+            assert {one.prompt for one in answers} <= set(REQUESTS) - set(judged)
+    assert as_answers(plain, 6, seed=0) == in_chat
+    with pytest.raises(SteerlensError, match="n_prompts=50 must be less than 50"):
+        as_answers(plain, 50, seed=0)

@@ -98,6 +98,8 @@ def test_other_rows_detection_and_what_was_published(tables: RunTables) -> None:
     assert rows["DiffMean"][CELL] == pytest.approx(mean(number for _, number in expected))
     assert rows["DiffMean"]["auroc_layer_4"] == pytest.approx(0.5 + 0.05 * (N_CONCEPTS - 1) / 2)
     assert pd.isna(rows["Prompt"]["auroc_layer_4"])
+    assert rows["DiffMean"]["train_texts"] == 40 + (N_CONCEPTS - 1) / 2
+    assert pd.isna(rows["Random"]["train_texts"]) and pd.isna(rows["DiffMean"]["epochs"])
     assert (rows["DiffMean"]["published_layer_20"], rows["DiffMean"]["published_layer_31"]) == (
         PUBLISHED["DiffMean"]
     )

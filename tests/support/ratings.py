@@ -58,11 +58,13 @@ def rated_tables(seed: int = 0) -> RunTables:
                 "concept_id": concept,
                 "concept": f"concept {concept}",
                 "feature": 10 * concept + rank if method == "SAE" else None,
+                "train_texts": 40 + concept if method == "DiffMean" else None,
+                "epochs": None,
                 "auroc": 0.5 + 0.05 * concept if method != "Prompt" else None,
             }
             for method, rank, concept in arms
         ]
-    ).astype({"feature": "Int64"})
+    ).astype(dict.fromkeys(("feature", "train_texts", "epochs"), "Int64"))
     features = pd.DataFrame(
         [
             {

@@ -14,7 +14,13 @@ import torch
 
 from steerlens.baselines import kept, lora, loreft
 from steerlens.baselines.directions import Detection, Directions, direction_targets
-from steerlens.baselines.fitting import Fitted, fit_concepts, join_fitted, method_named
+from steerlens.baselines.fitting import (
+    WITHOUT_TEXTS,
+    Fitted,
+    fit_concepts,
+    join_fitted,
+    method_named,
+)
 from steerlens.baselines.kept import Learnt
 from steerlens.baselines.labelled import label
 from steerlens.baselines.task import Task
@@ -52,6 +58,10 @@ class Arm:
     """SAE: which of a concept's features, 0 the best."""
     learnt: Learnt | None = None
     """None where nothing is edited: unsteered, or by words in the prompt."""
+    n_epochs: int | None = None
+    """How often a trained method has seen the concept's texts."""
+    reads_texts: bool = False
+    """Whether it was learnt from the concept's texts."""
 
     @property
     def name(self) -> str:
@@ -149,22 +159,28 @@ def learn_arms(
         wanted |= dict.fromkeys(_directions_of(method, ranks, config.together, named))
     settings = {name: _settings(name, config.settings) for name in wanted}
     learnt = _learn_directions(subject, concepts, settings, run, chat_template)
+
+    def arm(method: str, name: str, rank: int = 0) -> Arm:
+        n_epochs = getattr(settings[name], "epochs", None)
+        return Arm(method, rank, learnt[name], n_epochs, name not in WITHOUT_TEXTS)
+
     arms: list[Arm] = []
     for method in config.methods:
         if method == SAE:
             names = _directions_of(method, ranks, config.together, named)
-            arms += [Arm(SAE, rank, learnt[name]) for rank, name in enumerate(names)]
+            arms += [arm(SAE, name, rank) for rank, name in enumerate(names)]
         elif method == TOGETHER:
             names = _directions_of(method, ranks, config.together, named)
-            arms.append(Arm(TOGETHER, learnt=_together([learnt[name] for name in names])))
+            together = _together([learnt[name] for name in names])
+            arms.append(Arm(TOGETHER, learnt=together, reads_texts=True))
         elif method in ONE_FACTOR:
             config_of = _edits_config(method, subject.lm.n_layers, config.settings)
-            found = _learn_edits(
+            edits = _learn_edits(
                 method, subject, concepts, config_of, run, load_weights, chat_template
             )
-            arms.append(Arm(method, learnt=found))
+            arms.append(Arm(method, 0, edits, config_of.epochs, True))
         else:
-            arms.append(Arm(method, learnt=None if method == PROMPT else learnt[method]))
+            arms.append(Arm(method) if method == PROMPT else arm(method, method))
     return arms
 
 

@@ -12,11 +12,13 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from steerlens.concept_sets import Concept, ConceptSet, Example
 from steerlens.corpus.installed import Document, documents
 from steerlens.errors import SteerlensError
+from steerlens.prompts import REQUESTS
 
 NAME = "embedded"
 
@@ -150,6 +152,45 @@ def embedded_concepts(
         for name, (train, test) in found.items()
     ]
     return ConceptSet(NAME, tuple(concepts), are_instructions=False, notes=tuple(notes))
+
+
+def as_answers(concepts: ConceptSet, n_prompts: int, seed: int) -> ConceptSet:
+    """Make each text the answer to a neutral request, for models that are steered in a chat.
+
+    Args:
+        concepts: with texts that are openings and their continuations.
+        n_prompts: requests that steering is judged on, half of them to choose the factor; no text
+            is an answer to one of these.
+        seed: what requests are drawn by.
+
+    Raises:
+        SteerlensError: if no request would be left for the texts.
+    """
+    if n_prompts >= len(REQUESTS):
+        raise SteerlensError(
+            f"concepts.n_prompts={n_prompts} must be less than {len(REQUESTS)} inside a chat "
+            "template: there are so many requests, and the texts to learn from need one as well."
+        )
+    drawn = sorted(REQUESTS, key=lambda request: _draw(seed, "request", request))
+    prompts, answered = drawn[:n_prompts], drawn[n_prompts:]
+
+    def answers(examples: Iterable[Example]) -> tuple[Example, ...]:
+        whole = [example.prompt + example.text for example in examples]
+        return tuple(
+            Example(min(answered, key=lambda one: _draw(seed, "answer", text, one)), text)
+            for text in whole
+        )
+
+    parts = ("positives", "negatives", "test_positives", "test_negatives")
+    in_chat = [
+        replace(concept, **{part: answers(getattr(concept, part)) for part in parts})
+        for concept in concepts.concepts
+    ]
+    return replace(
+        concepts,
+        concepts=tuple(concept.with_prompts(prompts) for concept in in_chat),
+        are_instructions=True,
+    )
 
 
 class _Topics:

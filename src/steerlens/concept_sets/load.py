@@ -8,7 +8,7 @@ from pathlib import Path
 
 from steerlens.concept_sets import ConceptSet
 from steerlens.concept_sets.axbench import axbench_folder, axbench_hub
-from steerlens.concept_sets.embedded import embedded_concepts
+from steerlens.concept_sets.embedded import as_answers, embedded_concepts
 from steerlens.concept_sets.instructions import with_instructions
 from steerlens.config.schema import ConceptsConfig
 
@@ -16,8 +16,11 @@ from steerlens.config.schema import ConceptsConfig
 _embedded = cache(embedded_concepts)
 
 
-def load_concepts(config: ConceptsConfig, layer: int, seed: int) -> ConceptSet:
-    """The concepts for a layer, with their texts and prompts.
+def load_concepts(
+    config: ConceptsConfig, layer: int, seed: int, chat_template: bool = False
+) -> ConceptSet:
+    """The concepts for a layer, with their texts and prompts, which are requests inside a chat
+    template.
 
     Raises:
         SteerlensError: what `config` names can't be read, or has no such concept.
@@ -35,7 +38,7 @@ def load_concepts(config: ConceptsConfig, layer: int, seed: int) -> ConceptSet:
         found = found.only(config.only)
     found = replace(found, concepts=found.concepts[: config.n])
     if not found.are_instructions:
-        return found
+        return as_answers(found, config.n_prompts, seed) if chat_template else found
     file = config.instructions_path
     return with_instructions(
         found, config.instructions, Path(file) if file else None, config.n_prompts

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from steerlens.config.schema import RunConfig
-from steerlens.config.steering import parse_factors
+from steerlens.config.steering import parse_factors, with_template
 from steerlens.plan.steering import seconds_each
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ def planned_concepts(config: RunConfig, subject: Subject, n_layers: int) -> Plan
     from steerlens.concept_sets.load import load_concepts
 
     assert config.concepts is not None
-    concepts = load_concepts(config.concepts, subject.layer, config.seed)
+    has_template = bool(subject.lm.tokenizer.chat_template)
+    chat = with_template(config.generation, has_template, subject.lm.name).chat_template
+    concepts = load_concepts(config.concepts, subject.layer, config.seed, chat)
     named = all(one.feature is not None for one in concepts.concepts)
     n_factors = len(parse_factors(config.steer.factors))
     alone = (*ONE_FACTOR, PROMPT)

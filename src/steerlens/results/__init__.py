@@ -238,11 +238,14 @@ CONCEPTS = Table(
         "auroc": "double",
         "max_activation": "double",
         "best_factor": "double",
+        "train_texts": "int64",
+        "epochs": "int64",
     },
 )
 """One row per layer, method and concept (of several SAE features for a concept also `rank`, 0 the
 best): the feature, if one is steered with; the area under the ROC curve with which the method
-detects the concept; the factor that the prompts to choose by chose."""
+detects the concept; the factor that the prompts to choose by chose; how many of the concept's texts
+the method was learnt from, and how often training saw them."""
 
 RATINGS = Table(
     file="ratings.parquet",

@@ -198,6 +198,7 @@ def _table_row(row: Row, found: dict[tuple[str, str], pd.DataFrame], one: Series
     for layer in sorted(set(texts["layer"])):
         cells[f"texts_layer_{layer}"] = int((counted["layer"] == layer).sum())
         cells[f"auroc_layer_{layer}"] = _auroc(row, one, layer)
+    cells |= _learnt_from(row, one)
     published = PUBLISHED.get(row.method, (None, None))
     for layer, number in zip(PUBLISHED_LAYERS, published, strict=True):
         cells[f"published_layer_{layer}"] = number
@@ -210,6 +211,14 @@ def _auroc(row: Row, one: Series, layer: int) -> float | None:
     own = row.own(_with_scores(rows.drop(columns="feature"), one))
     mean = own.loc[own["layer"] == layer, "auroc"].dropna()
     return float(mean.mean()) if len(mean) else None
+
+
+def _learnt_from(row: Row, one: Series) -> dict[str, float | None]:
+    """How many texts of a concept the row's methods were learnt from, on average, and how often
+    training saw them."""
+    own = row.own(_with_scores(one.tables.concepts.drop(columns="feature"), one))
+    means = {name: own[name].dropna().astype(float) for name in ("train_texts", "epochs")}
+    return {name: float(of.mean()) if len(of) else None for name, of in means.items()}
 
 
 def _differences(
