@@ -102,6 +102,7 @@ FIGURES = {
     "dataset_size": "sizes",
     "dataset_size_texts": "sizes",
     "table1_embedded": "table1_factor",
+    "table1_smollm2": "table1_factor",
     "paper/table1": "table1_threshold",
 }
 """The figure that an experiment is for."""
