@@ -43,7 +43,9 @@ def without_texts(table: pa.Table, file: str) -> pa.Table:
             field = table.schema.field(name)
             column = pa.array([value] * len(table), field.type)
             table = table.set_column(table.schema.get_field_index(name), field, column)
-    return table.drop_columns([name for name in LEFT_OUT.get(file, ()) if name in table.column_names])
+    return table.drop_columns(
+        [name for name in LEFT_OUT.get(file, ()) if name in table.column_names]
+    )
 
 
 def store(source: Path, target: Path) -> None:

@@ -30,7 +30,8 @@ def test_a_stored_run_draws_the_same_figures_without_its_texts(
     stored = tmp_path / "stored"
     store(folder, stored)
     texts = GENERATIONS.read(stored)
-    assert set(texts["text"]) == {""} and len(texts) == len(GENERATIONS.read(folder))
+    assert set(texts["text"]) == {""}
+    assert len(texts) == len(GENERATIONS.read(folder))
     scores = [FEATURES.read(one)["output_score"].tolist() for one in (stored, folder)]
     assert scores[0] == scores[1]
     for file in stored.glob("*.[jy]*"):

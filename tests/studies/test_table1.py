@@ -80,7 +80,8 @@ def test_a_filtered_row_is_the_mean_over_the_features_left(
     assert row["texts_layer_4"] == 4 * len(expected)
     low, high = row[f"{CELL}_low"], row[f"{CELL}_high"]
     if n_concepts < FEWEST:
-        assert pd.isna(low) and pd.isna(high)
+        assert pd.isna(low)
+        assert pd.isna(high)
     else:
         assert low <= row[CELL] <= high
 
@@ -99,7 +100,8 @@ def test_other_rows_detection_and_what_was_published(tables: RunTables) -> None:
     assert rows["DiffMean"]["auroc_layer_4"] == pytest.approx(0.5 + 0.05 * (N_CONCEPTS - 1) / 2)
     assert pd.isna(rows["Prompt"]["auroc_layer_4"])
     assert rows["DiffMean"]["train_texts"] == 40 + (N_CONCEPTS - 1) / 2
-    assert pd.isna(rows["Random"]["train_texts"]) and pd.isna(rows["DiffMean"]["epochs"])
+    assert pd.isna(rows["Random"]["train_texts"])
+    assert pd.isna(rows["DiffMean"]["epochs"])
     assert (rows["DiffMean"]["published_layer_20"], rows["DiffMean"]["published_layer_31"]) == (
         PUBLISHED["DiffMean"]
     )

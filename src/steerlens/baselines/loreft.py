@@ -85,7 +85,9 @@ def join_loreft(parts: Sequence[Loreft]) -> Loreft:
 
     def stacked(name: str) -> dict[int, torch.Tensor]:
         layers = getattr(parts[0], name)
-        return {layer: torch.cat([getattr(part, name)[layer] for part in parts]) for layer in layers}
+        return {
+            layer: torch.cat([getattr(part, name)[layer] for part in parts]) for layer in layers
+        }
 
     return replace(
         parts[0], rotate=stacked("rotate"), weight=stacked("weight"), bias=stacked("bias")
