@@ -4,9 +4,11 @@
 
 For each SAE and both kinds of held-out text (documents like the training's; chats and stories that
 the model wrote): explained variance `1 - sum|x - xhat|^2 / sum|x - mean|^2` and L0 over all tokens
-but position 0, the share of features that never fire on either, and how many nats a token the
-next-token loss rises when the reconstruction takes the place of the residual stream at all
-positions but 0. Writes `measured.json` beside the SAEs."""
+but position 0, the same without massive activations (tokens over `MAX_NORM` times the median
+length, one in some thousand, which can be most of the variance), the share of features that never
+fire on either, and how many nats a token the next-token loss rises when the reconstruction takes
+the place of the residual stream at all positions but 0. Writes `measured.json` beside the SAEs;
+`--only release/layer_9` measures one of them."""
 
 from __future__ import annotations
 
@@ -25,6 +27,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from experiments.smollm2.activations import BATCH, LAYERS, Rows, residuals
+from experiments.smollm2.train import MAX_NORM
 
 ROWS = 64
 """Rows of each kind for variance and L0: 16,320 tokens."""
@@ -62,6 +65,12 @@ def reconstruction(sae: SAE[Any], acts_ND: Tensor) -> tuple[float, float, Tensor
     return 1 - squared_error / variance, n_active / len(acts_ND), fires
 
 
+def without_massive(acts_ND: Tensor) -> Tensor:
+    """Leave out tokens over `MAX_NORM` times the median length."""
+    norm_N = acts_ND.norm(dim=-1)
+    return acts_ND[norm_N <= MAX_NORM * norm_N.median()]
+
+
 @contextmanager
 def spliced(lm: nn.Module, layer: int, sae: SAE[Any]) -> Iterator[None]:
     """Put the reconstruction in the place of `resid_post` at all positions but 0."""
@@ -96,6 +105,7 @@ def main() -> None:
     parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--no-splice", action="store_true")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", default="*/layer_*", help="which SAEs, as a pattern")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     lm = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
@@ -104,7 +114,7 @@ def main() -> None:
     acts = {kind: collect(lm.model, part) for kind, part in rows.items()}
     plain = {} if arguments.no_splice else {kind: loss(lm, part) for kind, part in rows.items()}
     measured: dict[str, Any] = {"loss": plain, "saes": {}}
-    for config in sorted(arguments.target.glob("*/layer_*/cfg.json")):
+    for config in sorted(arguments.target.glob(f"{arguments.only}/cfg.json")):
         sae = SAE.load_from_disk(config.parent, device=arguments.device, dtype="float32")
         layer = int(config.parent.name.split("_")[1])
         found: dict[str, Any] = {}
@@ -112,7 +122,12 @@ def main() -> None:
         for kind, part in acts.items():
             explained, l0, fired = reconstruction(sae, part[:, LAYERS.index(layer)])
             fires |= fired
-            found[kind] = {"explained_variance": round(explained, 4), "l0": round(l0, 2)}
+            ordinary, _, _ = reconstruction(sae, without_massive(part[:, LAYERS.index(layer)]))
+            found[kind] = {
+                "explained_variance": round(explained, 4),
+                "explained_variance_without_massive": round(ordinary, 4),
+                "l0": round(l0, 2),
+            }
             if plain:
                 with spliced(lm, layer, sae):
                     found[kind]["added_loss"] = round(loss(lm, rows[kind]) - plain[kind], 4)
