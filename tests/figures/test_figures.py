@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from steerlens.errors import SteerlensError
 from steerlens.figures import BESIDE_NULL, FIGURES, draw_all, output_score
 from steerlens.figures.style import look
-from steerlens.results import FEATURES
+from steerlens.results import FEATURES, WORDS
 from steerlens.results.folder import RunTables
 from tests.support.frames import frame, null_scores
 
@@ -135,9 +137,11 @@ def test_random_directions_stand_beside_the_features_of_their_layer() -> None:
     assert not any("random" in label for label in labels)
 
 
-def test_a_run_with_random_directions_shows_them(tmp_path: Path) -> None:
-    with_null = draw_all(RunTables(frame(), null_scores=null_scores()), tmp_path / "a")
-    without = draw_all(RunTables(frame()), tmp_path / "b")
+@pytest.mark.parametrize("words", [[], [{"word": "water", "reason": "no feature"}]])
+def test_a_run_with_random_directions_shows_them(tmp_path: Path, words: list[Any]) -> None:
+    tables = RunTables(frame(), words=WORDS.frame(words))
+    with_null = draw_all(replace(tables, null_scores=null_scores()), tmp_path / "a")
+    without = draw_all(tables, tmp_path / "b")
     assert set(with_null) == set(without) == set(FIGURES)
     changed = {
         name

@@ -56,12 +56,17 @@ def draw_all(tables: RunTables, folder: Path) -> dict[str, list[Path]]:
     drawn = [roles.draw_input_and_output(*texts), roles.draw_hybrids(*texts)]
     if tables.pmi is not None:
         drawn.append(roles.draw_pmi(tables.pmi, target))
-    null = {name: partial(draw, null=tables.null_scores) for name, draw in BESIDE_NULL.items()}
     return {
-        **_draw(FIGURES | null, tables.features, folder),
+        **_draw(_score_figures(tables), tables.features, folder),
         **draw_steering(tables.steering, folder, tables.late_from),
         **{paths[0].stem: paths for paths in drawn if paths},
     }
+
+
+def _score_figures(tables: RunTables) -> dict[str, Draw]:
+    """The figures of scores, random directions beside them."""
+    null = {name: partial(draw, null=tables.null_scores) for name, draw in BESIDE_NULL.items()}
+    return FIGURES | null
 
 
 def _draw_words(tables: RunTables, folder: Path) -> dict[str, list[Path]]:
@@ -74,7 +79,8 @@ def _draw_words(tables: RunTables, folder: Path) -> dict[str, list[Path]]:
         return toward.by_steering_factor(steering, tables.generations)
 
     of_all = any(tables.features["concept_score"].isna().tolist())
-    of_features = FIGURES if of_all else {"concept_score_by_layer": toward.score_by_layer}
+    by_concept: dict[str, Draw] = {"concept_score_by_layer": toward.score_by_layer}
+    of_features = _score_figures(tables) if of_all else by_concept
     return {
         **_draw({"concept_by_factor": by_factor}, tables.steering, folder),
         **_draw(of_features, tables.features, folder),
