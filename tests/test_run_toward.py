@@ -14,6 +14,7 @@ from steerlens.config.check import check
 from steerlens.config.compose import compose
 from steerlens.results import FEATURES, GENERATIONS, STEERING, WORDS
 from steerlens.run import run
+from tests.support.generating import count_decoded
 from tests.support.templates import save_template
 from tests.support.tiny import D_SAE, make_decided, save_model, save_sae
 
@@ -79,6 +80,17 @@ def test_words_are_tried_in_their_order_until_enough_are_found(demo: Path) -> No
     summary = summary_of(demo)
     assert summary["found"] is True
     assert [one["found"] for one in summary["words"]] == found
+
+
+def test_texts_of_several_words_are_made_together_once(
+    folder: Path, quick_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = count_decoded(monkeypatch)
+    words = ("experiment=demo", f"toward.words={WORD_LIST[1:4]}", "toward.n=3", "seed=1")
+    texts = GENERATIONS.read(finished(folder, "together", *words))
+    assert sum(sizes) == len(texts)
+    assert texts["concept"].nunique() > 1
+    assert len(sizes) == texts["layer"].nunique()
 
 
 def test_concept_success_counts_the_row_s_own_word(demo: Path) -> None:

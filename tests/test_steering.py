@@ -137,9 +137,9 @@ def test_texts_and_metrics_are_kept(
     measured: list[int] = []
     real = steering._measured
 
-    def counted(subject: Subject, texts: pd.DataFrame, *rest: Any) -> pd.DataFrame:
-        measured.append(len(texts))
-        return real(subject, texts, *rest)
+    def counted(subject: Subject, texts: pd.DataFrame, names: Any, *rest: Any) -> pd.DataFrame:
+        measured.extend([len(texts)] if "perplexity" in names else [])
+        return real(subject, texts, names, *rest)
 
     monkeypatch.setattr(steering, "_measured", counted)
     decoded = count_decoded(monkeypatch)

@@ -307,25 +307,60 @@ class Stages:
         words = parse_words(toward.words, "toward.words")
         tokens = tokens_or_reason(self._lm.tokenizer, words)
         scored = self._scored_toward(features, tokens)
-        steered: set[tuple[int, int]] = set()
-        n_found = 0
-        for word in words:
+        rows_of = self._features_of_words(words, scored)
+        n_found, n_ahead = 0, 0
+        for index, word in enumerate(words):
+            if index == n_ahead:
+                n_ahead += toward.n - n_found
+                self._steer_ahead([rows_of[name] for name in words[index:n_ahead]])
             formed = tokens[word]
             if isinstance(formed, str):
                 self._tried.append({"word": word, "reason": formed.rstrip(".")})
                 continue
-            of_word = scored.loc[scored["word"] == word]
-            rows = of_word.loc[of_word["concept_score"] >= toward.threshold]
-            rows = rows.loc[[key not in steered for key in _layers_and_features(rows)]]
-            rows = rows.sort_values("concept_score", ascending=False, kind="stable")
-            rows = rows.head(toward.top_n).drop(columns="word")
-            steered |= {*_layers_and_features(rows)}
+            rows = rows_of[word]
             asked = dataclasses.replace(config, concept=word)
             steering = self._steer(rows, asked) if len(rows) else STEERING.frame([])
+            of_word = scored.loc[scored["word"] == word]
             n_found += self._answer(word, formed, of_word, steering, toward.threshold)
             if n_found == toward.n:
                 break
         WORDS.write(WORDS.frame(self._tried), self._folder)
+
+    def _features_of_words(
+        self, words: Sequence[str], scored: pd.DataFrame
+    ) -> dict[str, pd.DataFrame]:
+        """Give the features to steer with toward each word, the best first, no feature twice."""
+        toward = self._config.toward
+        taken: set[tuple[int, int]] = set()
+        rows_of: dict[str, pd.DataFrame] = {}
+        for word in words:
+            rows = scored.loc[
+                (scored["word"] == word) & (scored["concept_score"] >= toward.threshold)
+            ]
+            rows = rows.loc[[key not in taken for key in _layers_and_features(rows)]]
+            rows = rows.sort_values("concept_score", ascending=False, kind="stable")
+            rows_of[word] = rows.head(toward.top_n).drop(columns="word")
+            taken |= {*_layers_and_features(rows_of[word])}
+        return rows_of
+
+    def _steer_ahead(self, groups: Sequence[pd.DataFrame]) -> None:
+        """Make the texts of several words' features in one batch, for `_steer` to find in the
+        store: a word's alone are so few that most of the time would go into starting.
+
+        A search asks for factors by a word's success, so it goes word by word.
+        """
+        from steerlens.steering import steer_layer
+        from steerlens.subject import load_subjects
+
+        features = pd.concat(groups)
+        if features.empty or self._run.store is None or self._config.steer.search:
+            return
+        layers = sorted(set(features["layer"].tolist()))
+        of_layers = dataclasses.replace(self._config, layer=layers)
+        for subject in load_subjects(of_layers, self._lm, self._kept):
+            ids = features.loc[features["layer"] == subject.layer, "feature"].tolist()
+            run = dataclasses.replace(self._run, activations={}, prompts={})
+            steer_layer(subject, ids, self._config, run, self._evaluator)
 
     def _scored_toward(
         self, features: pd.DataFrame, tokens: Mapping[str, ConceptTokens | str]

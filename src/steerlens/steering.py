@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -19,6 +20,9 @@ from steerlens.results import GENERATIONS
 if TYPE_CHECKING:
     from steerlens.score_run import ScoreRun
     from steerlens.subject import LoadedModel, Subject
+
+OF_CONCEPT = ("success",)
+"""Metrics that depend on what is steered toward."""
 
 
 def steer_layer(
@@ -120,20 +124,43 @@ def measure_texts(
     metrics: Collection[str] = tuple(METRICS),
     chat_template: bool = False,
 ) -> pd.DataFrame:
-    """`texts` with the columns of `metrics`; kept under `key`, that of the texts."""
-    identity = None if evaluator is None else evaluator.identity
-    key = {**key, "metrics": sorted(metrics), "evaluator": identity, "concept": concept}
+    """`texts` with the columns of `metrics`; kept under `key`, that of the texts.
+
+    Those that count the tokens of `concept` are kept apart from the others, so that texts which are
+    looked at for several concepts are measured once.
+    """
+    of_concept = [name for name in metrics if name in OF_CONCEPT]
+    others = [name for name in metrics if name not in OF_CONCEPT]
+    for names, words in ((of_concept, concept), (others, ())):
+        if names:
+            kept_by = {**key, "metrics": sorted(names), "concept": words}
+            metric_run = MetricRun(
+                run.memory_budget, concept=words, evaluator=evaluator, chat_template=chat_template
+            )
+            texts = _with_metrics(subject, texts, kept_by, run, metric_run, names)
+    return texts
+
+
+def _with_metrics(
+    subject: Subject,
+    texts: pd.DataFrame,
+    key: Mapping[str, Any],
+    run: ScoreRun,
+    metric_run: MetricRun,
+    metrics: Collection[str],
+) -> pd.DataFrame:
+    evaluator = metric_run.evaluator
+    key = {**key, "evaluator": None if evaluator is None else evaluator.identity}
     known = run.store.read(key, ROW) if run.store else None
-    found, missing = texts, texts
+    measured, missing = texts, texts
     if known is not None:
-        found = texts.merge(known.to_pandas(), on=list(ROW), how="left", indicator="kept")
-        missing = texts.loc[(found.pop("kept") == "left_only").to_numpy()]
+        measured = texts.merge(known.to_pandas(), on=list(ROW), how="left", indicator="kept")
+        missing = texts.loc[(measured.pop("kept") == "left_only").to_numpy()]
     if len(missing) == 0:
-        return found
-    total = len(missing) * len(metrics)
-    with run.task(total, f"layer {subject.layer}: metrics", "texts") as advance:
-        metric_run = MetricRun(run.memory_budget, advance, concept, evaluator, chat_template)
-        new = _measured(subject, missing, metrics, metric_run)
+        return measured
+    label = f"layer {subject.layer}: {' and '.join(metrics)}"
+    with run.task(len(missing) * len(metrics), label, "texts") as advance:
+        new = _measured(subject, missing, metrics, replace(metric_run, progress=advance))
     if run.store:
         import pyarrow as pa
 
