@@ -1,8 +1,11 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and the texts that users bring."""
 
 from __future__ import annotations
 
+import codecs
 import errno
+import gzip
+import io
 import json
 import math
 import os
@@ -10,12 +13,20 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from steerlens.errors import SteerlensError
 
 CONFIG_FILE = "config.yaml"
 """The resolved configuration, in a run's folder."""
+
+_BOMS = {
+    # UTF-32 first: its little-endian mark begins with that of UTF-16.
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
@@ -106,3 +117,23 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def open_text(path: Path) -> TextIO:
+    """Open a text file of a user's for reading: UTF-8, or what its byte order mark says.
+
+    The mark (of Notepad, Excel or PowerShell) is no part of the text. A gzipped file, whatever its
+    name, is unpacked. Reading raises UnicodeDecodeError for any other encoding.
+    """
+    with path.open("rb") as file:
+        is_gzipped = file.read(2) == b"\x1f\x8b"
+    stream: Any = gzip.open(path) if is_gzipped else path.open("rb")  # noqa: SIM115
+    head = stream.peek(4)[:4]
+    encoding = next((name for mark, name in _BOMS.items() if head.startswith(mark)), "utf-8-sig")
+    return io.TextIOWrapper(stream, encoding=encoding)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file of a user's, as `open_text` reads it."""
+    with open_text(path) as file:
+        return file.read()

@@ -16,6 +16,7 @@ import pandas as pd
 
 from steerlens.concept_sets import Concept, ConceptSet, Example, FeatureRef
 from steerlens.errors import SteerlensError, nearest
+from steerlens.files import read_text
 from steerlens.neuronpedia import layer_of
 
 METADATA = ("metadata.jsonl", "generate")
@@ -108,7 +109,7 @@ def _metadata(file: Path) -> dict[int, _Known]:
     """What the lines of the metadata say, by concept id."""
     known: dict[int, _Known] = {}
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_text(file).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SteerlensError(f"{file} can't be read ({error}).") from error
     for number, line in enumerate(lines, start=1):

@@ -3,6 +3,7 @@ the factor, the second half is reported (AxBench)."""
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pandas as pd
 
 from steerlens.concept_sets import ConceptSet
 from steerlens.errors import SteerlensError, unknown
+from steerlens.files import read_text
 
 SOURCES = ("alpaca_eval", "genre", "released")
 """alpaca_eval: AlpacaEval for all (AxBench); genre: Dolly for text, GSM8K for math, AlpacaEval for
@@ -98,7 +100,7 @@ def _from_file(file: Path) -> pd.DataFrame:
     try:
         if file.suffix == ".parquet":
             return pd.read_parquet(file)
-        return pd.read_json(file, lines=file.suffix == ".jsonl")
+        return pd.read_json(io.StringIO(read_text(file)), lines=file.suffix == ".jsonl")
     except (OSError, ValueError) as error:
         raise SteerlensError(f"{file} is no table that can be read ({error}).") from error
 
@@ -120,7 +122,7 @@ def _released(concepts: ConceptSet, path: Path | None, n: int) -> ConceptSet:
     if path is None:
         raise SteerlensError("released instructions need the authors' file.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise SteerlensError(f"{path} is no JSON file that can be read ({error}).") from error
     if not isinstance(content, dict):

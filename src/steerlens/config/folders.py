@@ -11,6 +11,7 @@ from steerlens.config.gguf import gguf_file, read_header
 from steerlens.config.schema import ModelConfig
 from steerlens.config.shipped import missing_release
 from steerlens.errors import SteerlensError
+from steerlens.files import read_text
 
 SAE_WEIGHTS = "sae_weights.safetensors"  # SAELens' own names
 SAE_CONFIG = "cfg.json"
@@ -151,7 +152,7 @@ def safetensors_header(file: Path) -> dict[str, Any]:
 def read_json_object(file: Path, key: str) -> dict[str, Any]:
     """The content of a JSON file that must be there and hold an object."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(file))
     except FileNotFoundError:
         raise SteerlensError(f"{key}: {file.parent} has no {file.name}.") from None
     except (OSError, ValueError) as error:
