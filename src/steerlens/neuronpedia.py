@@ -8,7 +8,6 @@ sources of a layer, the SAE's own counts alone.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from steerlens.errors import SteerlensError
-from steerlens.files import open_text
+from steerlens.files import json_values
 
 
 @dataclass(frozen=True)
@@ -220,7 +219,7 @@ def rows(file: Path, nested: str) -> Iterator[dict[str, Any]]:
     An answer is an object about one feature with a list `nested`; each of that is a row, which has
     the answer's model, source and feature unless it says others.
     """
-    for value in _values(file):
+    for value in json_values(file):
         for one in value if isinstance(value, list) else [value]:
             row = _object(one, file)
             if not isinstance(row.get(nested), list):
@@ -229,23 +228,6 @@ def rows(file: Path, nested: str) -> Iterator[dict[str, Any]]:
             shared = {key: row[key] for key in ("modelId", "layer", "index") if key in row}
             for inner in row[nested]:
                 yield {**shared, **_object(inner, file)}
-
-
-def _values(file: Path) -> Iterator[Any]:
-    """The JSON values of a file, one a line, or one in many lines."""
-    try:
-        with open_text(file) as lines:
-            first = next((line for line in lines if line.strip()), "")
-            try:
-                head = [json.loads(first)] if first else []
-            except ValueError:
-                head = [_load(first + lines.read(), file)]
-            yield from head
-            for line in lines:
-                if line.strip():
-                    yield _load(line, file)
-    except (OSError, EOFError, UnicodeError) as error:
-        raise SteerlensError(f"{file} can't be read: it is truncated or no such file.") from error
 
 
 def refuse_other(
@@ -301,13 +283,6 @@ def _example(row: Any, file: Path, bos: str | None) -> Example:
         raise SteerlensError(f"{file} has an activation whose values are not all numbers.")
     numbers[[token == bos for token in tokens]] = 0
     return Example([str(token) for token in tokens], numbers)
-
-
-def _load(text: str, file: Path) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise SteerlensError(f"{file} is not valid JSON ({error}).") from error
 
 
 def _object(value: Any, file: Path) -> dict[str, Any]:

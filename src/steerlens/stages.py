@@ -469,9 +469,10 @@ def _corpus_facts(run: ScoreRun) -> dict[str, Any] | None:
 def _some_texts(corpus: CorpusConfig, advance: Callable[[int], None]) -> Iterator[str]:
     """The corpus up to about `n_tokens` words, so that one without an end has one, too."""
     from steerlens.corpus import texts
+    from steerlens.corpus.values import contents
 
     read = 0
-    for text in texts(corpus):
+    for text in texts(corpus, contents):
         yield text
         words = len(text.split())
         advance(words)

@@ -195,6 +195,8 @@ def spoil(folder: Path, file: str, content: bytes | None) -> None:
         ("model", "config.json", None, "has no config.json"),
         ("model", "config.json", b"{", "can't be read"),
         ("model", "config.json", b"[]", "is not a JSON object"),
+        ("model", "config.json", b"\xef\xbb\xbf{}", "byte order mark, which Transformers"),
+        ("model", "generation_config.json", b"\xef\xbb\xbf{}", "byte order mark"),
         ("model", "model.safetensors", None, "has no weights, *.safetensors"),
         ("model", "model.safetensors", b"", "is truncated or no safetensors file"),
         ("model", "model.safetensors", b"x" * 50, "is truncated or no safetensors file"),

@@ -152,6 +152,16 @@ def test_a_malformed_feature_file_is_told(tmp_path: Path, text: str | bytes, exp
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_feature_file_and_words_may_have_a_byte_order_mark(
+    tmp_path: Path, encoding: str
+) -> None:
+    (tmp_path / "features.json").write_bytes('{"3": [7]}'.encode(encoding))
+    assert parse_feature_file(tmp_path / "features.json") == {3: [7]}
+    (tmp_path / "words.txt").write_bytes("naïve\r\ndate\r\n".encode(encoding))
+    assert parse_words(str(tmp_path / "words.txt")) == ["naïve", "date"]
+
+
 def test_a_missing_feature_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(SteerlensError, match="can't be read"):
         parse_feature_file(tmp_path / "none.json")

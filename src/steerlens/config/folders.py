@@ -11,7 +11,7 @@ from steerlens.config.gguf import gguf_file, read_header
 from steerlens.config.schema import ModelConfig
 from steerlens.config.shipped import missing_release
 from steerlens.errors import SteerlensError
-from steerlens.files import read_text
+from steerlens.files import has_byte_order_mark, read_text
 
 SAE_WEIGHTS = "sae_weights.safetensors"  # SAELens' own names
 SAE_CONFIG = "cfg.json"
@@ -24,6 +24,12 @@ def check_model_folder(folder: Path, key: str) -> None:
     if not folder.is_dir():
         raise SteerlensError(f"{key}: there is no folder {folder}.")
     read_json_object(folder / "config.json", key)
+    for file in sorted(folder.glob("*.json")):
+        if has_byte_order_mark(file):
+            raise SteerlensError(
+                f"{key}: {file} begins with a byte order mark, which Transformers can't read; save "
+                "it as UTF-8 without BOM."
+            )
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         only = " (only .bin files, which are not read)" if list(folder.glob("*.bin")) else ""
@@ -155,7 +161,7 @@ def read_json_object(file: Path, key: str) -> dict[str, Any]:
         content = json.loads(read_text(file))
     except FileNotFoundError:
         raise SteerlensError(f"{key}: {file.parent} has no {file.name}.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SteerlensError(f"{key}: {file} can't be read ({error}).") from error
     if not isinstance(content, dict):
         raise SteerlensError(f"{key}: {file} is not a JSON object.")

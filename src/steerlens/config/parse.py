@@ -170,7 +170,7 @@ def parse_feature_file(path: str | Path, d_sae: int | None = None) -> dict[int, 
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise SteerlensError(f"features.file={path} can't be read ({reason}).") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SteerlensError(
             f"features.file={path} is not valid JSON ({error}); {form}."
         ) from error

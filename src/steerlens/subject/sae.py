@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steerlens.config.folders import sae_facts, sae_folders, safetensors_header
+from steerlens.config.folders import (
+    SAE_CONFIG,
+    SAE_WEIGHTS,
+    read_json_object,
+    sae_facts,
+    sae_folders,
+    safetensors_header,
+)
 from steerlens.config.parse import LAYER_WORDS, layers_told, parse_layers
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError, unknown
@@ -111,7 +118,7 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
         warnings.simplefilter("ignore")
         try:
             if source.path:
-                sae = SAE.load_from_disk(source.path, device="cpu", dtype=dtype)
+                sae = SAE.load_from_disk(source.path, "cpu", dtype, converter=_read_folder)
                 identity = folder_identity(source.path, Path(config.paths.cache_dir))
             else:
                 assert source.release is not None
@@ -138,6 +145,17 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
         "decoder_norm_folded": False,
         "metadata": _plain(sae.cfg.metadata.to_dict()),
     }
+
+
+def _read_folder(
+    path: str | Path, device: str, cfg_overrides: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Read config and weights as SAELens does, and a config with a byte order mark, too."""
+    from sae_lens.loading.pretrained_sae_loaders import read_sae_components_from_disk
+
+    config = read_json_object(Path(path) / SAE_CONFIG, "sae.path")
+    config |= {"device": device, **(cfg_overrides or {})}
+    return read_sae_components_from_disk(config, Path(path) / SAE_WEIGHTS, device)
 
 
 @contextmanager
