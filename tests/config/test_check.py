@@ -184,7 +184,7 @@ def test_an_sae_of_another_known_model_is_refused_with_both(
 
 
 def spoil(folder: Path, file: str, content: bytes | None) -> None:
-    (folder / file).unlink()
+    (folder / file).unlink(missing_ok=True)
     if content is not None:
         (folder / file).write_bytes(content)
 

@@ -15,6 +15,7 @@ from steerlens.config.parse import (
     parse_layers,
     parse_memory,
     parse_scores,
+    parse_words,
 )
 from steerlens.errors import SteerlensError
 from steerlens.scores import output
@@ -153,9 +154,7 @@ def test_a_malformed_feature_file_is_told(tmp_path: Path, text: str | bytes, exp
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_a_feature_file_and_words_may_have_a_byte_order_mark(
-    tmp_path: Path, encoding: str
-) -> None:
+def test_a_feature_file_and_words_may_have_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "features.json").write_bytes('{"3": [7]}'.encode(encoding))
     assert parse_feature_file(tmp_path / "features.json") == {3: [7]}
     (tmp_path / "words.txt").write_bytes("naïve\r\ndate\r\n".encode(encoding))

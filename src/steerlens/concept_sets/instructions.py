@@ -61,18 +61,22 @@ def with_instructions(
     if source == "released":
         return _released(concepts, path, n)
     tables: dict[str, pd.Series] = {}
+    notes = list(concepts.notes)
     found = []
     for concept in concepts.concepts:
         genre = "all" if source == "alpaca_eval" else concept.genre
         if genre not in tables:
-            tables[genre] = _instructions(genre, path)
+            every = _instructions(genre, path)
+            tables[genre] = every[every.notna()]
+            if missing := len(every) - len(tables[genre]):
+                notes.append(f"{missing:,} instructions for {genre} are null: left out.")
         if len(tables[genre]) < n:
             raise SteerlensError(
                 f"there are {len(tables[genre])} instructions for {genre}; {n} are wanted."
             )
         drawn = tables[genre].sample(n, random_state=concept.id)
         found.append(concept.with_prompts(drawn.astype(str).tolist()))
-    return replace(concepts, concepts=tuple(found))
+    return replace(concepts, concepts=tuple(found), notes=tuple(notes))
 
 
 def _instructions(genre: str, path: Path | None) -> pd.Series:
@@ -118,7 +122,7 @@ def _from_hub(address: str) -> pd.DataFrame:
 
 
 def _released(concepts: ConceptSet, path: Path | None, n: int) -> ConceptSet:
-    """The authors' instructions, `{"layer_feature": [instructions]}`."""
+    """The authors' instructions, `{"layer_feature": [instructions]}`; nulls are none."""
     if path is None:
         raise SteerlensError("released instructions need the authors' file.")
     try:
@@ -130,9 +134,10 @@ def _released(concepts: ConceptSet, path: Path | None, n: int) -> ConceptSet:
     found = []
     for concept in concepts.concepts:
         ref = concept.feature
-        prompts = content.get(f"{ref.layer}_{ref.feature}") if ref else None
-        if not isinstance(prompts, list) or len(prompts) < n:
-            has = len(prompts) if isinstance(prompts, list) else "no"
+        listed = content.get(f"{ref.layer}_{ref.feature}") if ref else None
+        prompts = [one for one in listed if one is not None] if isinstance(listed, list) else []
+        if len(prompts) < n:
+            has = len(prompts) if isinstance(listed, list) else "no"
             raise SteerlensError(
                 f"{path} has {has} instructions for concept {concept.id} ({concept.name!r}); {n} "
                 "are wanted."
