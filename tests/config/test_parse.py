@@ -142,7 +142,7 @@ def test_a_feature_file_gives_ids_by_layer(tmp_path: Path) -> None:
         ('{"3": [1, 1]}', "layer 3: 1 is there twice"),
         ('{"3": [99]}', "layer 3: there is no feature 99"),
         ('{"3": [1], "3": [2]}', "3 is there twice"),
-        (b"\xff\xfe", "not a text file"),
+        (b"\xff\xff", "not a text file"),
     ],
 )
 def test_a_malformed_feature_file_is_told(tmp_path: Path, text: str | bytes, expected: str) -> None:
