@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from steerlens.config.gguf import gguf_file, read_header
+from steerlens.config.hooks import layer_of_hook
 from steerlens.config.schema import ModelConfig
 from steerlens.config.shipped import missing_release
 from steerlens.errors import SteerlensError
@@ -118,11 +118,11 @@ def sae_facts(folder: Path) -> SaeFacts:
     """The facts of the SAE in `folder`."""
     config = read_json_object(folder / SAE_CONFIG, "sae.path")
     metadata = {**config, **(config.get("metadata") or {})}  # older SAELens: all in one
-    hook = re.match(r"blocks\.(\d+)\.", str(metadata.get("hook_name") or ""))
-    reads_z = str(metadata.get("hook_name")).endswith("hook_z")
+    hook_name = str(metadata.get("hook_name") or metadata.get("hook_point") or "")
+    reads_z = hook_name.endswith("hook_z")
     d_in, d_sae = config.get("d_in"), config.get("d_sae")
     return SaeFacts(
-        layer=int(hook[1]) if hook else None,
+        layer=layer_of_hook(hook_name),
         # SAEs of the heads' outputs don't read the residual stream.
         d_in=d_in if isinstance(d_in, int) and not reads_z else None,
         d_sae=d_sae if isinstance(d_sae, int) else None,

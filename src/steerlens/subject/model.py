@@ -100,6 +100,10 @@ class LoadedModel:
             ) from error
         return rendered.removeprefix(str(self.tokenizer.bos_token or ""))
 
+    def token_name(self, token: int | None) -> str | None:
+        """Give the tokenizer's own name of a token, e.g. `<bos>`; None for none."""
+        return None if token is None else str(self.tokenizer.convert_ids_to_tokens(token))
+
     @property
     def tokenizer_prepends_bos(self) -> bool:
         ids = self.tokenizer("a")["input_ids"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +127,8 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
                     sae = SAE.from_pretrained(source.release, source.sae_id, "cpu", dtype)
                 repo_id, folder = get_repo_id_and_folder_name(source.release, source.sae_id)
                 identity = {"repo_id": repo_id, "path": folder, "revision": hub_revision(repo_id)}
+        except SteerlensError:
+            raise
         except Exception as error:
             raise SteerlensError(
                 f"can't load the SAE {source}: {type(error).__name__}: {error}"
@@ -135,6 +137,7 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
     # Heads' outputs come and go as one vector here; the bridge's shape is the engine's business.
     sae.turn_off_forward_pass_hook_z_reshaping()
     _refuse_nan(sae, source)
+    _refuse_unscaled(sae, source)
     return sae, {
         **identity,
         "release": source.release,
@@ -154,6 +157,7 @@ def _read_folder(
     from sae_lens.loading.pretrained_sae_loaders import read_sae_components_from_disk
 
     config = read_json_object(Path(path) / SAE_CONFIG, "sae.path")
+    _refuse_other_activation(config, path)
     config |= {"device": device, **(cfg_overrides or {})}
     return read_sae_components_from_disk(config, Path(path) / SAE_WEIGHTS, device)
 
@@ -178,6 +182,30 @@ def _shapes_from_files() -> Iterator[None]:
         yield
     finally:
         pretrained_sae_loaders.get_safetensors_tensor_shapes = asks_hub
+
+
+def _refuse_unscaled(sae: SAE[Any], source: SaeSource) -> None:
+    """Refuse an SAE of activations that are scaled by a factor which nothing here knows."""
+    if sae.cfg.normalize_activations == "expected_average_only_in":
+        raise SteerlensError(
+            f"the SAE {source} reads activations scaled by a factor that isn't folded into its "
+            "weights (normalize_activations=expected_average_only_in), as in SAELens' intermediate "
+            "checkpoints; use the final one, or fold the factor in with SAELens' "
+            "fold_activation_norm_scaling_factor and save_model."
+        )
+
+
+def _refuse_other_activation(config: Mapping[str, Any], source: object) -> None:
+    """Refuse a config older than SAELens 6 whose activation function isn't what it's loaded as."""
+    name = str(config.get("activation_fn", config.get("activation_fn_str")) or "relu")
+    settings = config.get("activation_fn_kwargs") or {}
+    is_topk = name == "topk" and settings.get("k") is not None and not settings.get("signed")
+    if name != "relu" and not is_topk:
+        raise SteerlensError(
+            f"the SAE {source} has the activation function {name}"
+            + (f" with {dict(settings)}" if settings else "")
+            + ", which SAELens 6 would load as another one; relu, and topk with its k, are loaded."
+        )
 
 
 def _refuse_nan(sae: SAE[Any], source: SaeSource) -> None:
