@@ -190,3 +190,16 @@ def read_text(path: Path) -> str:
     """Return the text of a file of a user's, as `open_text` reads it."""
     with open_text(path) as file:
         return file.read()
+
+
+def read_json_object(path: Path, key: str) -> dict[str, Any]:
+    """Read a JSON file of a user's, given as the setting `key`, that must hold an object."""
+    try:
+        content = json.loads(read_text(path))
+    except FileNotFoundError:
+        raise SteerlensError(f"{key}: {path.parent} has no {path.name}.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise SteerlensError(f"{key}: {path} can't be read ({error}).") from error
+    if not isinstance(content, dict):
+        raise SteerlensError(f"{key}: {path} is not a JSON object.")
+    return content

@@ -200,7 +200,7 @@ def spoil(folder: Path, file: str, content: bytes | None) -> None:
         ("model", "model.safetensors", None, "has no weights, *.safetensors"),
         ("model", "model.safetensors", b"", "is truncated or no safetensors file"),
         ("model", "model.safetensors", b"x" * 50, "is truncated or no safetensors file"),
-        ("sae", "cfg.json", None, "holds no SAE"),
+        ("sae", "cfg.json", None, "has no cfg.json"),
         ("sae", "cfg.json", b"{", "can't be read"),
         ("sae", "sae_weights.safetensors", None, "has no weights, sae_weights.safetensors"),
         ("sae", "sae_weights.safetensors", b"\x02" + b"\x00" * 7 + b"[]", "is truncated"),

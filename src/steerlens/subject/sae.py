@@ -11,20 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steerlens.config.folders import (
-    SAE_CONFIG,
-    SAE_WEIGHTS,
-    read_json_object,
-    sae_facts,
-    sae_folders,
-    safetensors_header,
-)
+from steerlens.config.folders import sae_facts, sae_folders, safetensors_header
 from steerlens.config.parse import LAYER_WORDS, layers_told, parse_layers
+from steerlens.config.sae_formats import sae_config, weights_file
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError, unknown
 from steerlens.provenance import folder_identity, hub_revision
 from steerlens.subject.device import resolve_dtype
 from steerlens.subject.model import count_layers
+from steerlens.subject.sae_weights import read_weights
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -153,13 +148,14 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
 def _read_folder(
     path: str | Path, device: str, cfg_overrides: dict[str, Any] | None = None
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Read config and weights as SAELens does, and a config with a byte order mark, too."""
-    from sae_lens.loading.pretrained_sae_loaders import read_sae_components_from_disk
-
-    config = read_json_object(Path(path) / SAE_CONFIG, "sae.path")
+    """Read config and weights as SAELens does; also a config with a byte order mark, and folders of
+    other libraries."""
+    config = sae_config(Path(path))
     _refuse_other_activation(config, path)
     config |= {"device": device, **(cfg_overrides or {})}
-    return read_sae_components_from_disk(config, Path(path) / SAE_WEIGHTS, device)
+    file = weights_file(Path(path))
+    assert file is not None  # `sae_folders` has seen it
+    return read_weights(file, config, device)
 
 
 @contextmanager
