@@ -1,4 +1,4 @@
-"""Finding and loading SAEs: a SAELens release, or a local folder in the SAELens layout."""
+"""Finding and loading SAEs: a SAELens release, or a local folder in a layout that is known."""
 
 from __future__ import annotations
 
