@@ -102,9 +102,9 @@ def _complete(table: pd.DataFrame | None) -> tuple[pd.DataFrame | None, int]:
     if table is None:
         return None, 0
     has = table[["input", "concept_id", "category", "concept_genre"]].notna().all(axis=1)
-    numbers = pd.to_numeric(table["concept_id"], errors="coerce")
+    numbers: Any = pd.to_numeric(table["concept_id"], errors="coerce")
     has &= numbers.notna() & (numbers % 1 == 0)
-    rows = table[has].assign(concept_id=numbers[has].astype(int))
+    rows: pd.DataFrame = table[has].assign(concept_id=numbers[has].astype(int))
     return rows, len(table) - len(rows)
 
 
@@ -150,10 +150,11 @@ def _metadata(file: Path) -> dict[int, _Known]:
 
 def _known(train: pd.DataFrame, test: pd.DataFrame) -> dict[int, _Known]:
     """The same from the tables, where there is no metadata."""
-    linked = test[test["sae_link"].notna()]
+    linked: Any = test[test["sae_link"].notna()]
+    named: Any = train[train["output_concept"].notna()]
     links = dict(zip(linked["concept_id"], linked["sae_link"], strict=True))
     known: dict[int, _Known] = {}
-    for row in train[train["output_concept"].notna()].to_dict("records"):
+    for row in named.to_dict("records"):
         key = int(row["concept_id"])
         if row["category"] == POSITIVE and key not in known:
             ref = feature_ref(str(links[key])) if key in links else None

@@ -67,7 +67,7 @@ def with_instructions(
         genre = "all" if source == "alpaca_eval" else concept.genre
         if genre not in tables:
             every = _instructions(genre, path)
-            tables[genre] = every[every.notna()]
+            tables[genre] = every.dropna()
             if missing := len(every) - len(tables[genre]):
                 notes.append(f"{missing:,} instructions for {genre} are null: left out.")
         if len(tables[genre]) < n:
