@@ -342,3 +342,18 @@ def test_a_hook_that_never_fires_is_told(tiny_subject: MakeSubject) -> None:
         score_features(subject)
     with pytest.raises(SteerlensError, match=r"hook_hidden_states of local never fires"):
         residuals([subject], [np.array([0, 1])])
+
+
+def test_chats_of_a_corpus_are_rendered_without_the_bos_of_their_template(
+    tiny_subject: MakeSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = tiny_subject().lm
+    chat = [{"role": "user", "content": "the"}, {"role": "assistant", "content": "experience"}]
+    with pytest.raises(SteerlensError, match="has no chat template"):
+        lm.transcript(chat)
+    turns = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+    monkeypatch.setattr(lm.tokenizer, "chat_template", "{{ bos_token }}" + turns)
+    assert lm.transcript(chat) == "[user] the\n[assistant] experience\n"
+    monkeypatch.setattr(lm.tokenizer, "chat_template", "{{ raise_exception('no system') }}")
+    with pytest.raises(SteerlensError, match="can't render a chat of the corpus: no system"):
+        lm.transcript(chat)
