@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -10,7 +11,16 @@ import pandas as pd
 import pytest
 
 from steerlens.errors import SteerlensError
-from steerlens.files import atomic_write, json_text, make_folder, read_json, write_json, write_text
+from steerlens.files import (
+    atomic_write,
+    has_byte_order_mark,
+    json_text,
+    make_folder,
+    read_json,
+    read_text,
+    write_json,
+    write_text,
+)
 
 FULL_DISK = """
 import resource, signal, sys
@@ -93,3 +103,22 @@ def test_a_broken_json_file_reads_as_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a":')
     assert read_json(tmp_path / "a.json") is None
     assert read_json(tmp_path / "none.json") is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_texts_of_users_are_read_with_and_without_a_byte_order_mark(
+    tmp_path: Path, encoding: str, packed: bool
+) -> None:
+    file = tmp_path / "a.txt"
+    data = "é\u2028x\r\n漢".encode(encoding)
+    file.write_bytes(gzip.compress(data) if packed else data)
+    assert read_text(file) == "é\u2028x\n漢"
+    if not packed:
+        assert has_byte_order_mark(file) == (encoding != "utf-8")
+
+
+def test_a_text_of_another_encoding_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("é".encode("latin-1"))
+    with pytest.raises(UnicodeDecodeError):
+        read_text(tmp_path / "a.txt")

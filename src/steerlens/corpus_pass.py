@@ -97,8 +97,9 @@ def cut_corpus(
     subject: Subject, corpus: CorpusConfig, length: int, n_tokens: int | None
 ) -> Iterator[np.ndarray]:
     """The corpus in pieces of at most `length` tokens, up to `n_tokens` that count."""
+    documents = texts(corpus, subject.lm.transcript)
     return pieces(
-        texts(corpus), subject.lm.tokenizer, length, subject.bos, n_tokens, subject.n_uncounted
+        documents, subject.lm.tokenizer, length, subject.bos, n_tokens, subject.n_uncounted
     )
 
 

@@ -1,21 +1,45 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and the texts that users bring."""
 
 from __future__ import annotations
 
+import bz2
+import codecs
 import errno
+import gzip
+import io
 import json
+import lzma
 import math
 import os
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from steerlens.errors import SteerlensError
 
 CONFIG_FILE = "config.yaml"
 """The resolved configuration, in a run's folder."""
+
+_BOMS = {
+    # UTF-32 first: its little-endian mark begins with that of UTF-16.
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+    codecs.BOM_UTF8: "utf-8-sig",
+}
+
+_PACKED: dict[bytes, Any] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+
+UNREADABLE = (OSError, EOFError, UnicodeError, zlib.error, lzma.LZMAError)
+"""What reading a text file raises that isn't there, is broken off, or is no text."""
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
@@ -106,3 +130,76 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def open_text(path: Path) -> TextIO:
+    """Open a text file of a user's for reading: UTF-8, or what its byte order mark says.
+
+    The mark (of Notepad, Excel or PowerShell) is no part of the text. A packed file (gzip, bzip2,
+    xz), whatever its name, is unpacked. Reading raises one of `UNREADABLE`.
+    """
+    with path.open("rb") as file:
+        head = file.read(6)
+    opener = next((how for magic, how in _PACKED.items() if head.startswith(magic)), open)
+    stream: Any = opener(path, "rb")
+    return io.TextIOWrapper(stream, encoding=_marked_encoding(stream.peek(4)) or "utf-8")
+
+
+def json_values(path: Path) -> Iterator[Any]:
+    """Read the JSON values of a file of a user's: one a line, or one in many lines.
+
+    Raises:
+        SteerlensError: there is no such file, or something in it is no JSON.
+    """
+    try:
+        with open_text(path) as lines:
+            first = next((line for line in lines if line.strip()), None)
+            if first is None:
+                return
+            try:
+                value = json.loads(first)
+            except (ValueError, RecursionError):
+                value = _load(first + lines.read(), path)
+            del first
+            yield value
+            for line in lines:
+                if line.strip():
+                    yield _load(line, path)
+    except UNREADABLE as error:
+        raise SteerlensError(f"{path} can't be read: it is truncated or no such file.") from error
+
+
+def _load(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SteerlensError(f"{path} is not valid JSON ({error}).") from error
+
+
+def has_byte_order_mark(path: Path) -> bool:
+    """Tell whether a file begins with one, which libraries that read plain UTF-8 refuse."""
+    with path.open("rb") as file:
+        return _marked_encoding(file.read(4)) is not None
+
+
+def _marked_encoding(head: bytes) -> str | None:
+    return next((name for mark, name in _BOMS.items() if head.startswith(mark)), None)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file of a user's, as `open_text` reads it."""
+    with open_text(path) as file:
+        return file.read()
+
+
+def read_json_object(path: Path, key: str) -> dict[str, Any]:
+    """Read a JSON file of a user's, given as the setting `key`, that must hold an object."""
+    try:
+        content = json.loads(read_text(path))
+    except FileNotFoundError:
+        raise SteerlensError(f"{key}: {path.parent} has no {path.name}.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise SteerlensError(f"{key}: {path} can't be read ({error}).") from error
+    if not isinstance(content, dict):
+        raise SteerlensError(f"{key}: {path} is not a JSON object.")
+    return content

@@ -141,7 +141,8 @@ def _sae_size(sae: SaeConfig, model: ModelConfig) -> float:
     """Numbers in the largest SAE; 0 where nothing tells: SAEs are small beside their model."""
     if sae.path:
         folders = sae_folders(Path(sae.path))
-        return max(_tensor_sizes(file) for one in folders for file in one.glob("*.safetensors"))
+        files = [file for one in folders for file in one.glob("*.safetensors")]
+        return max(map(_tensor_sizes, files), default=0)
     return 2 * (sae.d_sae or 0) * (model.d_model or 0)
 
 

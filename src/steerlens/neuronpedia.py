@@ -1,22 +1,23 @@
 """Neuronpedia's files: activations and explanations of features, as exported or downloaded.
 
-Two layouts: one JSON file for each feature, `{layer}_{feature}.json` with `activations`; and the
-export tree of a source, `activations/batch-*.jsonl.gz` and `explanations/batch-*.jsonl.gz`.
+Two layouts: one JSON file for each feature, `{layer}_{feature}.json` with `activations`, as the
+API answers; and the export tree of a source, `activations/batch-*.jsonl.gz` and
+`explanations/batch-*.jsonl.gz`. Explanations may also be in one file. Of an export with several
+sources of a layer, the SAE's own counts alone.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from steerlens.errors import SteerlensError
+from steerlens.files import json_values
 
 
 @dataclass(frozen=True)
@@ -28,26 +29,61 @@ class Example:
     """Activation on each token."""
 
 
-def activation_files(folder: Path, layer: int) -> tuple[list[Path], bool]:
-    """The files for `layer` under `folder`, and whether they are an export's batches."""
+class OwnSource(NamedTuple):
+    """What the source of an SAE may be called in files."""
+
+    neuronpedia: str | None = None
+    """By Neuronpedia, e.g. `20-gemmascope-res-16k`, where the SAE's metadata says so."""
+    exported: str = ""
+    """By `steerlens export`."""
+
+
+UNNAMED = OwnSource()
+
+
+def source_of_sae(neuronpedia_id: str | None, layer: int, release: str) -> OwnSource:
+    """Give what the source of the SAE `release` of `layer` may be called.
+
+    `neuronpedia_id` is what its metadata says, e.g. `gemma-2-2b/20-gemmascope-res-16k`.
+    """
+    name = neuronpedia_id.rsplit("/", 1)[-1] if neuronpedia_id else None
+    return OwnSource(name, f"{layer}-{release}")
+
+
+def activation_files(folder: Path, layer: int, own: OwnSource) -> list[Path]:
+    """Give the files for `layer` under `folder`, only the SAE's own where they are told by name.
+
+    Args:
+        folder: holds `{layer}_{feature}.json`, or an export's tree of one or more sources.
+        layer: that the files are of.
+        own: what the SAE's source may be called.
+
+    Raises:
+        SteerlensError: there is no such folder, or nothing in it is of the layer.
+    """
     if not folder.is_dir():
         raise SteerlensError(f"score.path: there is no folder {folder}.")
-    one_each = sorted(folder.glob(f"{layer}_*.json"))
-    if one_each:
-        return one_each, False
-    batches = sorted(folder.glob("activations/batch-*.jsonl*"))
-    batches += [
-        file
-        for source in sorted(folder.iterdir())
-        if re.match(rf"{layer}(-|$)", source.name)
-        for file in sorted(source.glob("activations/batch-*.jsonl*"))
-    ]
+    if single := sorted(folder.glob(f"{layer}_*.json")):
+        return single
+    sources = [one for one in sorted(folder.iterdir()) if layer_of(one.name) == layer]
+    sources = [one for one in sources if one.name in own] or sources
+    batches = [file for one in (folder, *sources) for file in _batches(one, "activations")]
     if not batches:
         raise SteerlensError(
             f"score.path: {folder} has neither {layer}_FEATURE.json nor "
             f"activations/batch-*.jsonl.gz for layer {layer}."
         )
-    return batches, True
+    return batches
+
+
+def _batches(folder: Path, kind: str) -> list[Path]:
+    """The batches of an export; of a file and its unpacked twin only the unpacked one."""
+    found: dict[str, Path] = {}
+    for file in sorted(folder.glob(f"{kind}/batch-*")):
+        name = file.name.removesuffix(".gz")
+        if name.endswith((".json", ".jsonl")):
+            found.setdefault(name, file)  # a name comes before the same name with .gz
+    return list(found.values())
 
 
 def read_activations(
@@ -56,43 +92,81 @@ def read_activations(
     features: Iterable[int],
     model_names: Iterable[str],
     bos: str | None = None,
+    own: OwnSource = UNNAMED,
 ) -> dict[int, list[Example]]:
     """The examples of `features`; a feature that has no file or no row isn't in the answer.
 
-    What a feature does on the token `bos` counts as 0.
+    What a feature does on the token `bos` counts as 0; `own` is what the SAE's source may be
+    called, where that is known.
 
-    Refuses an export of another model or layer, and rows that can't be what they say.
+    Refuses an export of another model, layer or SAE, several sources of which none is surely the
+    SAE's own, and rows that can't be what they say.
     """
-    files, is_export = activation_files(folder, layer)
     wanted = set(features)
-    found: dict[int, list[Example]] = {}
-    if not is_export:
-        for file in files:
-            match = re.fullmatch(rf"{layer}_(\d+)", file.stem)
-            if match and int(match[1]) in wanted:
-                rows = _object(_load(file.read_text(encoding="utf-8"), file), file)
-                found[int(match[1])] = [_example(row, file, bos) for row in _list(rows, file)]
-        return found
-    for file in files:
-        for row in jsonl(file):
+    found: dict[str, dict[int, list[Example]]] = {}
+    read: set[str] = set()
+    for file in activation_files(folder, layer, own):
+        match = re.fullmatch(r"\d+_(\d+)", file.stem)
+        named = int(match[1]) if match else None
+        if named is not None and named not in wanted:
+            continue
+        for row in rows(file, "activations"):
             refuse_other(row, layer, model_names, file)
-            feature = _integer(row.get("index"), file)
-            if feature in wanted:
-                found.setdefault(feature, []).append(_example(row, file, bos))
-    return found
+            examples = found.setdefault(_source(row, file, layer), {})
+            feature = _integer(row.get("index"), file) if named is None else named
+            if feature not in wanted or (row.get("id") and str(row["id"]) in read):
+                continue
+            read.add(str(row.get("id")))
+            examples.setdefault(feature, []).append(_example(row, file, bos))
+    return found[own_source(found, own, f"score.path={folder}")] if found else {}
 
 
-def read_labels(path: Path, model_names: Iterable[str]) -> dict[tuple[int, int], tuple[str, str]]:
-    """(label, address) by (layer, feature), from a file or folder of explanations.
+def _source(row: Mapping[str, Any], file: Path, layer: int) -> str:
+    """The source that a row is of: as it says itself, else its folder; empty if neither tells."""
+    folder = file.parent.parent.name
+    return str(row.get("layer") or (folder if layer_of(folder) == layer else ""))
+
+
+def own_source(sources: Iterable[str], own: OwnSource, where: str) -> str:
+    """Give the one of `sources`, all of one layer and at least one, that is the SAE's own.
+
+    Args:
+        sources: ids such as `20-gemmascope-res-16k`; "" for rows that name none.
+        own: what the SAE's source may be called.
+        where: the setting that they were read from.
+
+    Raises:
+        SteerlensError: they are surely another SAE's, or there are several and nothing tells which.
+    """
+    sources = sorted(sources)
+    mine = [source for source in sources if source in own]
+    if len(mine) == 1:
+        return mine[0]
+    told = " and ".join(source or "rows that name none" for source in sources)
+    if len(sources) > 1:
+        raise SteerlensError(
+            f"{where} holds several sources, {told}"
+            + (f", but not {own.neuronpedia}" if own.neuronpedia else "")
+            + "; name the folder of the SAE's own alone."
+        )
+    if own.neuronpedia and sources[0]:
+        raise SteerlensError(f"{where} is of {told}, but the SAE is {own.neuronpedia}.")
+    return sources[0]
+
+
+Labels = Mapping[int, tuple[str, str]]
+"""(label, address) by feature; the address is empty where nothing tells it."""
+
+
+def read_labels(path: Path, model_names: Iterable[str]) -> dict[str, Labels]:
+    """The labels of each source, from a file or folder of explanations.
 
     A feature with several explanations has the first.
     """
-    files = [path] if path.is_file() else sorted(path.rglob("explanations/batch-*.jsonl*"))
-    if not files:
-        raise SteerlensError(f"labels={path} is no file, and has no explanations/batch-*.jsonl.gz.")
-    labels: dict[tuple[int, int], tuple[str, str]] = {}
+    files = [path] if path.is_file() else _explanation_files(path)
+    labels: dict[str, dict[int, tuple[str, str]]] = {}
     for file in files:
-        for row in jsonl(file):
+        for row in rows(file, "explanations"):
             source, model = str(row.get("layer", "")), str(row.get("modelId", ""))
             layer = layer_of(source)
             if layer is None:
@@ -102,15 +176,31 @@ def read_labels(path: Path, model_names: Iterable[str]) -> dict[tuple[int, int],
             address = f"https://www.neuronpedia.org/{model}/{source}/{feature}"
             text = str(row.get("description") or "").strip()
             if text:
-                labels.setdefault((layer, feature), (text, address if model else ""))
-    return labels
+                of_source = labels.setdefault(source, {})
+                of_source.setdefault(feature, (text, address if model else ""))
+    return dict(labels)
 
 
-def label_columns(
-    labels: Mapping[tuple[int, int], tuple[str, str]], layer: int, features: Iterable[int]
-) -> dict[str, list[str | None]]:
-    """The columns `label` and `neuronpedia_url` of a layer's `features`, null where unknown."""
-    found = [labels.get((layer, feature), (None, None)) for feature in features]
+def _explanation_files(folder: Path) -> list[Path]:
+    folders = sorted({file.parent.parent for file in folder.rglob("explanations/batch-*")})
+    if files := [file for one in folders for file in _batches(one, "explanations")]:
+        return files
+    raise SteerlensError(f"labels={folder} is no file, and has no explanations/batch-*.jsonl.gz.")
+
+
+def labels_of_layer(labels: Mapping[str, Labels], layer: int, own: OwnSource, where: str) -> Labels:
+    """The labels of the SAE's own source at `layer`, none if there is no source of that layer.
+
+    Raises:
+        SteerlensError: as `own_source`.
+    """
+    sources = [source for source in labels if layer_of(source) == layer]
+    return labels[own_source(sources, own, where)] if sources else {}
+
+
+def label_columns(labels: Labels, features: Iterable[int]) -> dict[str, list[str | None]]:
+    """The columns `label` and `neuronpedia_url` of `features`, null where unknown."""
+    found = [labels.get(feature, (None, None)) for feature in features]
     return {
         "label": [text for text, _ in found],
         "neuronpedia_url": [address or None for _, address in found],
@@ -123,16 +213,21 @@ def layer_of(source: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def jsonl(file: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON Lines file, gzipped or not."""
-    opened = gzip.open if file.suffix == ".gz" else open
-    try:
-        with opened(file, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                if line.strip():
-                    yield _object(_load(line, file), file)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise SteerlensError(f"{file} can't be read: it is truncated or no such file.") from error
+def rows(file: Path, nested: str) -> Iterator[dict[str, Any]]:
+    """The rows of a file: JSON Lines, one JSON array, or answers of Neuronpedia's API.
+
+    An answer is an object about one feature with a list `nested`; each of that is a row, which has
+    the answer's model, source and feature unless it says others.
+    """
+    for value in json_values(file):
+        for one in value if isinstance(value, list) else [value]:
+            row = _object(one, file)
+            if not isinstance(row.get(nested), list):
+                yield row
+                continue
+            shared = {key: row[key] for key in ("modelId", "layer", "index") if key in row}
+            for inner in row[nested]:
+                yield {**shared, **_object(inner, file)}
 
 
 def refuse_other(
@@ -190,24 +285,10 @@ def _example(row: Any, file: Path, bos: str | None) -> Example:
     return Example([str(token) for token in tokens], numbers)
 
 
-def _load(text: str, file: Path) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise SteerlensError(f"{file} is not valid JSON ({error}).") from error
-
-
 def _object(value: Any, file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SteerlensError(f"{file}: expected an object, found {str(value)[:40]!r}.")
     return value
-
-
-def _list(rows: dict[str, Any], file: Path) -> list[Any]:
-    activations = rows.get("activations")
-    if not isinstance(activations, list):
-        raise SteerlensError(f"{file} has no list of activations.")
-    return activations
 
 
 def _integer(value: Any, file: Path) -> int:

@@ -20,7 +20,13 @@ from steerlens.config.sources import counts_need_a_pass, shipped_examples
 from steerlens.config.steering import with_template
 from steerlens.errors import SteerlensError
 from steerlens.files import write_json
-from steerlens.neuronpedia import label_columns, read_labels
+from steerlens.neuronpedia import (
+    Labels,
+    label_columns,
+    labels_of_layer,
+    read_labels,
+    source_of_sae,
+)
 from steerlens.provenance import PROVENANCE_FILE, file_identity, provenance
 from steerlens.reference import COLUMNS, cache_file
 from steerlens.registry import ScoreConfig
@@ -146,7 +152,11 @@ class Stages:
             read_labels(Path(config.labels), model_names(config.model)) if config.labels else {}
         )
         for subject in group:
-            features = self._features(subject, labels, group_run)
+            own = source_of_sae(
+                subject.sae.cfg.metadata.neuronpedia_id, subject.layer, subject.name
+            )
+            named = labels_of_layer(labels, subject.layer, own, f"labels={config.labels}")
+            features = self._features(subject, named, group_run)
             if not features:
                 continue
             start = time.perf_counter()
@@ -156,7 +166,7 @@ class Stages:
                 if null := null_columns(subject, methods, run):
                     self._null_scores.append(NULL_SCORES.frame(null))
                     NULL_SCORES.write(pd.concat(self._null_scores, ignore_index=True), self._folder)
-            columns |= label_columns(labels, subject.layer, features)
+            columns |= label_columns(named, features)
             facts: dict[str, Any] = {"corpus": _corpus_facts(group_run)}
             if files := {file for method in methods.values() for file in method.examples()}:
                 cache = Path(config.paths.cache_dir)
@@ -167,7 +177,7 @@ class Stages:
     def _features(
         self,
         subject: Subject,
-        labels: Mapping[tuple[int, int], tuple[str, str]],
+        labels: Labels,
         run: ScoreRun,
     ) -> list[int]:
         """The features of a layer that the run looks at, the candidates of its concept if any."""
@@ -183,11 +193,7 @@ class Stages:
             subject,
             concept_tokens(subject.lm.tokenizer, parse_concept(config.concept)),
             k=config.top_k,
-            labels={
-                feature: text
-                for (layer, feature), (text, _) in labels.items()
-                if layer == subject.layer
-            },
+            labels={feature: text for feature, (text, _) in labels.items()},
             examples=config.examples,
             memory_budget=self._run.memory_budget,
         )
@@ -498,9 +504,10 @@ def _corpus_facts(run: ScoreRun) -> dict[str, Any] | None:
 def _some_texts(corpus: CorpusConfig, advance: Callable[[int], None]) -> Iterator[str]:
     """The corpus up to about `n_tokens` words, so that one without an end has one, too."""
     from steerlens.corpus import texts
+    from steerlens.corpus.values import contents
 
     read = 0
-    for text in texts(corpus):
+    for text in texts(corpus, contents):
         yield text
         words = len(text.split())
         advance(words)

@@ -151,6 +151,8 @@ def test_the_nearest_column_is_suggested(tmp_path: Path) -> None:
         ("{", "line 1: no concept"),
         ({"concept": "boats", "ref": f"{REF}5"}, "line 1: no concept with concept_id"),
         ({"concept_id": 0, "concept": "boats", "ref": "neuronpedia"}, "no address of a feature"),
+        ({"concept_id": 0, "concept": None, "ref": f"{REF}5"}, "line 1: no concept with"),
+        ({"concept_id": None, "concept": "boats", "ref": f"{REF}5"}, "line 1: no concept with"),
         ([1], "line 1: no concept"),
     ],
 )
@@ -169,6 +171,51 @@ def test_rows_of_unlisted_concepts_are_counted(tmp_path: Path) -> None:
     found = axbench_folder(write(tmp_path / "mine", metadata({"boats": "text"}), **both()))
     assert len(found) == 1
     assert found.notes[0].startswith("2 rows of mine are of 1 concepts")
+
+
+@pytest.mark.parametrize("column", ["input", "category", "concept_genre", "concept_id"])
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_rows_with_nulls_are_left_out_and_counted(tmp_path: Path, part: str, column: str) -> None:
+    tables = both()
+    first = int((tables[part]["concept_id"] == 0).to_numpy().argmax())
+    expected = axbench_folder(
+        write(tmp_path / "a" / "mine", **{**tables, part: tables[part].drop(index=first)})
+    )
+    tables[part] = tables[part].astype({column: object})
+    tables[part].loc[first, column] = None
+    found = axbench_folder(write(tmp_path / "b" / "mine", **tables))
+    assert found.concepts == expected.concepts
+    assert [note for note in found.notes if "left out" in note] == [
+        f"1 rows to {part} on of mine lack an input, a category, a genre or a concept's id: left "
+        "out."
+    ]
+
+
+@pytest.mark.parametrize("ref", [None, "missing"])
+def test_a_concept_may_have_no_feature_where_none_is_asked_for(
+    tmp_path: Path, ref: str | None
+) -> None:
+    lines = metadata({"boats": "text", "loops": "code"})
+    lines[0]["ref"] = None
+    lines[0]["concept_genres_map"] = None
+    if ref == "missing":
+        del lines[0]["ref"]
+    found = axbench_folder(write(tmp_path / "mine", lines, **both()))
+    assert [one.feature is None for one in found.concepts] == [True, False]
+    found.check_texts()
+    with pytest.raises(SteerlensError, match=r"concept 0 \('boats'\) names no feature"):
+        found.check_features(20, 100, "an SAE")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_metadata_may_have_a_byte_order_mark_and_odd_separators(
+    tmp_path: Path, encoding: str
+) -> None:
+    lines = metadata({"boats\u2028ships": "text", "loops": "code"})
+    folder = write(tmp_path / "mine", **both())
+    text = "\r\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    (folder / "generate/metadata.jsonl").write_bytes(text.encode(encoding))
+    assert [one.name for one in axbench_folder(folder).concepts] == ["boats\u2028ships", "loops"]
 
 
 def test_what_is_no_folder_or_no_table_is_refused(tmp_path: Path) -> None:
@@ -229,6 +276,34 @@ def test_instructions_are_drawn_by_the_concepts_id(tmp_path: Path, ending: str) 
     assert found.concepts[0].choosing != found.concepts[1].choosing
     one = with_instructions(concepts.only(["loops"]), "alpaca_eval", file)
     assert one.concepts[0] == found.concepts[1]
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl"])
+def test_null_instructions_are_none_and_a_byte_order_mark_is_no_text(
+    tmp_path: Path, ending: str
+) -> None:
+    concepts = axbench_folder(write(tmp_path / "mine", **both()))
+    rows = [{"instruction": None if k in (0, 7) else f"do {k}"} for k in range(12)]
+    text = "\n".join(map(json.dumps, rows)) if ending == ".jsonl" else json.dumps(rows)
+    (tmp_path / f"x{ending}").write_bytes(text.encode("utf-8-sig"))
+    found = with_instructions(concepts, "alpaca_eval", tmp_path / f"x{ending}", n=10)
+    for concept in found.concepts:
+        assert sorted(concept.choosing + concept.evaluating) == sorted(
+            row["instruction"] for row in rows if row["instruction"]
+        )
+    assert found.notes[-1] == "2 instructions for all are null: left out."
+    with pytest.raises(SteerlensError, match="there are 10 instructions"):
+        with_instructions(concepts, "alpaca_eval", tmp_path / f"x{ending}", n=11)
+
+
+def test_null_instructions_of_the_authors_file_are_none(tmp_path: Path) -> None:
+    concepts = axbench_folder(write(tmp_path / "mine", **both()))
+    content = {f"20_{k}": [None, "a", None, "b"] for k in (5, 6)}
+    (tmp_path / "released.json").write_bytes(json.dumps(content).encode("utf-8-sig"))
+    found = with_instructions(concepts, "released", tmp_path / "released.json", n=2)
+    assert found.concepts[0].choosing + found.concepts[0].evaluating == ("a", "b")
+    with pytest.raises(SteerlensError, match="has 2 instructions for concept 0"):
+        with_instructions(concepts, "released", tmp_path / "released.json", n=3)
 
 
 def test_instructions_by_genre_come_from_the_genres_file(tmp_path: Path) -> None:

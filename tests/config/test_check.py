@@ -184,7 +184,7 @@ def test_an_sae_of_another_known_model_is_refused_with_both(
 
 
 def spoil(folder: Path, file: str, content: bytes | None) -> None:
-    (folder / file).unlink()
+    (folder / file).unlink(missing_ok=True)
     if content is not None:
         (folder / file).write_bytes(content)
 
@@ -195,10 +195,12 @@ def spoil(folder: Path, file: str, content: bytes | None) -> None:
         ("model", "config.json", None, "has no config.json"),
         ("model", "config.json", b"{", "can't be read"),
         ("model", "config.json", b"[]", "is not a JSON object"),
+        ("model", "config.json", b"\xef\xbb\xbf{}", "byte order mark, which Transformers"),
+        ("model", "generation_config.json", b"\xef\xbb\xbf{}", "byte order mark"),
         ("model", "model.safetensors", None, "has no weights, *.safetensors"),
         ("model", "model.safetensors", b"", "is truncated or no safetensors file"),
         ("model", "model.safetensors", b"x" * 50, "is truncated or no safetensors file"),
-        ("sae", "cfg.json", None, "holds no SAE"),
+        ("sae", "cfg.json", None, "has no cfg.json"),
         ("sae", "cfg.json", b"{", "can't be read"),
         ("sae", "sae_weights.safetensors", None, "has no weights, sae_weights.safetensors"),
         ("sae", "sae_weights.safetensors", b"\x02" + b"\x00" * 7 + b"[]", "is truncated"),

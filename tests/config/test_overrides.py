@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from steerlens.config.compose import compose
-from steerlens.config.overrides import jobs, override, parse, quoted
+from steerlens.config.overrides import jobs, override, parse, proposal, quoted
 from steerlens.errors import SteerlensError
 
 ALPHABET = "ab 1.,:;=()[]{}'\"\\#$&|<>*?!~`@%^+-_/\té漢\n"
@@ -98,3 +98,53 @@ def test_every_value_of_a_sweep_is_in_one_of_the_jobs_to_check() -> None:
         ["layer=4", "seed=3", "score.factor=5"],
         ["layer=4", "seed=1", "score.factor=6"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("[介绍一下你。]", ["介绍一下你。"]),
+        (
+            "[介绍一下你。,1,2.5,null,true,plain text]",
+            ["介绍一下你。", 1, 2.5, None, True, "plain text"],
+        ),
+        ("[From my experience., it's (so, they say) good]", None),
+        ("['one, two',C# is]", ["one, two", "C# is"]),
+        ("[[a=b,c],[d]]", [["a=b", "c"], ["d"]]),
+        ("{title:介绍。,steps:[a=b,2]}", {"title": "介绍。", "steps": ["a=b", 2]}),
+        ("{a:{b:x=y}}", {"a": {"b": "x=y"}}),
+        ("{no pair。}", "{no pair。}"),
+        ("[a=b", "[a=b"),
+        (" a, b=c ", " a, b=c "),
+    ],
+)
+def test_what_is_proposed_means_what_was_typed(typed: str, meant: object) -> None:
+    if meant is None:
+        meant = ["From my experience.", "it's (so, they say) good"]
+    message = refusal(f"generation.prompts={typed}")
+    (suggested,) = shlex.split(message.rpartition("for Hydra: ")[2])
+    assert parse([suggested])[0].value() == meant
+
+
+def test_words_of_a_list_are_put_together_as_a_list() -> None:
+    message = refusal("generation.prompts=[Tell", "me.,", "Who's", "there?]")
+    (suggested,) = shlex.split(message.rpartition("for Hydra: ")[2])
+    assert parse([suggested])[0].value() == ["Tell me.", "Who's there?"]
+
+
+def test_every_proposal_can_be_read() -> None:
+    draw = random.Random(2)
+    for _ in range(300):
+        words = ["".join(draw.choices(ALPHABET, k=draw.randint(0, 6))) for _ in range(3)]
+        form = draw.choice(["[{},{}]", "{{a:{},b:{}}}", "{}{}", "[[{}],{}]"])
+        (typed,) = shlex.split(proposal("score.prompt", form.format(*words)))
+        parse([typed])
+
+
+@pytest.mark.parametrize("text", ["1,2,3", "a,b", '"x, y",z', "[1],[2]"])
+def test_every_proposal_for_several_values_can_be_read(text: str) -> None:
+    message = refusal(f"features.ids={text}")
+    for suggested in [word for word in shlex.split(message) if word.startswith("features.ids=")][
+        1:
+    ]:
+        parse([suggested.rstrip(",")])

@@ -15,6 +15,7 @@ from steerlens.config.parse import (
     parse_layers,
     parse_memory,
     parse_scores,
+    parse_words,
 )
 from steerlens.errors import SteerlensError
 from steerlens.scores import output
@@ -141,7 +142,7 @@ def test_a_feature_file_gives_ids_by_layer(tmp_path: Path) -> None:
         ('{"3": [1, 1]}', "layer 3: 1 is there twice"),
         ('{"3": [99]}', "layer 3: there is no feature 99"),
         ('{"3": [1], "3": [2]}', "3 is there twice"),
-        (b"\xff\xfe", "not a text file"),
+        (b"\xff\xff", "not a text file"),
     ],
 )
 def test_a_malformed_feature_file_is_told(tmp_path: Path, text: str | bytes, expected: str) -> None:
@@ -150,6 +151,14 @@ def test_a_malformed_feature_file_is_told(tmp_path: Path, text: str | bytes, exp
     with pytest.raises(SteerlensError, match=expected) as caught:
         parse_feature_file(file, d_sae=50)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_feature_file_and_words_may_have_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "features.json").write_bytes('{"3": [7]}'.encode(encoding))
+    assert parse_feature_file(tmp_path / "features.json") == {3: [7]}
+    (tmp_path / "words.txt").write_bytes("naïve\r\ndate\r\n".encode(encoding))
+    assert parse_words(str(tmp_path / "words.txt")) == ["naïve", "date"]
 
 
 def test_a_missing_feature_file_is_told(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from steerlens import SteerlensError, load_subject
 from steerlens.activations.stream import residuals
@@ -69,6 +71,121 @@ def test_bos_follows_the_metadata_and_else_the_tokenizer(
     tokens = subject.to_tokens("the the")[0].tolist()
     assert tokens == ([0] if expected else []) + [9, 9]
     assert subject.identity["prepend_bos_from"] == ("tokenizer" if told is None else "SAE metadata")
+
+
+def save_tokenizer_without_bos(folder: Path) -> None:
+    """Qwen's way: EOS, and no BOS at all."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A")
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer, eos_token="<eos>", pad_token="<eos>"
+    ).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"prepend_bos": True}, "<eos>"),
+        ({"prepend_bos": True, "model_class_name": "AutoModelForCausalLM"}, None),
+        ({"prepend_bos": True, "sae_lens_training_version": None}, None),
+        ({"prepend_bos": False}, None),
+        ({"prepend_bos": None}, None),
+    ],
+)
+def test_without_a_bos_texts_begin_as_in_training_and_that_is_recorded(
+    tmp_path: Path, metadata: dict[str, Any], expected: str | None
+) -> None:
+    model = save_model(tmp_path / "model")
+    save_tokenizer_without_bos(model)
+    subject = load(model, save_sae(tmp_path / "sae", metadata=metadata))
+    assert subject.lm.tokenizer.bos_token_id is None
+    assert subject.to_tokens("the the")[0].tolist() == ([1] if expected else []) + [9, 9]
+    assert subject.identity["before_texts"] == expected
+    assert subject.identity["prepend_bos"] == (expected is not None)
+    assert subject.n_uncounted == int(expected is not None)
+
+
+@pytest.mark.parametrize("hook", ["model.layers.2", "transformer.h.2", "gpt_neox.layers.2"])
+def test_a_block_of_hugging_faces_is_its_output(tmp_path: Path, hook: str) -> None:
+    metadata = {"hook_name": hook, "model_class_name": "AutoModelForCausalLM"}
+    subject = load(save_model(tmp_path / "m"), save_sae(tmp_path / "sae", metadata=metadata), 2)
+    assert (subject.hook_name, subject.layer) == ("blocks.2.hook_resid_post", 2)
+
+
+@pytest.mark.parametrize("hook", ["model.layers.2.mlp", "model.norm", "vision.layers.2"])
+def test_other_hooks_of_hugging_faces_are_refused_with_the_words_for_it(
+    tmp_path: Path, hook: str
+) -> None:
+    sae = save_sae(tmp_path / "sae", metadata={"hook_name": hook})
+    with pytest.raises(SteerlensError, match=r"blocks\.2\.hook_resid_post into cfg"):
+        load(save_model(tmp_path / "model"), sae, "all")
+
+
+def test_a_scale_that_is_not_folded_in_is_refused(tmp_path: Path) -> None:
+    sae = save_sae(tmp_path / "sae", normalize_activations="expected_average_only_in")
+    with pytest.raises(SteerlensError, match="factor that isn't folded into its weights"):
+        load(save_model(tmp_path / "model"), sae)
+
+
+def save_flat(folder: Path, **settings: Any) -> Path:
+    """SAELens 5's flat config beside the weights of a new SAE."""
+    save_sae(folder)
+    config = {
+        "model_name": "tiny",
+        "hook_name": "blocks.2.hook_resid_post",
+        "d_in": 32,
+        "d_sae": 48,
+        "dtype": "float32",
+        "device": "cpu",
+        "prepend_bos": True,
+        "normalize_activations": "none",
+        "architecture": "standard",
+        **settings,
+    }
+    (folder / "cfg.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"activation_fn_str": "tanh-relu"},
+        {"activation_fn": "topk"},
+        {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 6, "signed": True}},
+    ],
+)
+def test_activation_functions_that_would_be_loaded_as_others_are_refused(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(SteerlensError, match="SAELens 6 would load as another one"):
+        load(save_model(tmp_path / "model"), save_flat(tmp_path / "sae", **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "architecture"),
+    [
+        ({"activation_fn_str": "relu", "activation_fn_kwargs": {}}, "standard"),
+        ({"activation_fn": "topk", "activation_fn_kwargs": {"k": 6}}, "topk"),
+    ],
+)
+def test_activation_functions_that_are_loaded_as_themselves_stay(
+    tmp_path: Path, settings: dict[str, Any], architecture: str
+) -> None:
+    subject = load(save_model(tmp_path / "model"), save_flat(tmp_path / "sae", **settings))
+    assert subject.sae.cfg.architecture() == architecture
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_config_with_a_byte_order_mark_gives_the_same_sae(tmp_path: Path, encoding: str) -> None:
+    sae, model = save_sae(tmp_path / "sae"), save_model(tmp_path / "model")
+    plain = load(model, sae)
+    text = (sae / "cfg.json").read_text()
+    (sae / "cfg.json").write_bytes(text.encode(encoding))
+    marked = load(model, sae)
+    assert torch.equal(marked.sae.W_dec, plain.sae.W_dec)
+    assert marked.sae.cfg.to_dict() == plain.sae.cfg.to_dict()
 
 
 def test_one_folder_per_layer_gives_the_layer_asked_for(tmp_path: Path) -> None:
@@ -225,3 +342,18 @@ def test_a_hook_that_never_fires_is_told(tiny_subject: MakeSubject) -> None:
         score_features(subject)
     with pytest.raises(SteerlensError, match=r"hook_hidden_states of local never fires"):
         residuals([subject], [np.array([0, 1])])
+
+
+def test_chats_of_a_corpus_are_rendered_without_the_bos_of_their_template(
+    tiny_subject: MakeSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = tiny_subject().lm
+    chat = [{"role": "user", "content": "the"}, {"role": "assistant", "content": "experience"}]
+    with pytest.raises(SteerlensError, match="has no chat template"):
+        lm.transcript(chat)
+    turns = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+    monkeypatch.setattr(lm.tokenizer, "chat_template", "{{ bos_token }}" + turns)
+    assert lm.transcript(chat) == "[user] the\n[assistant] experience\n"
+    monkeypatch.setattr(lm.tokenizer, "chat_template", "{{ raise_exception('no system') }}")
+    with pytest.raises(SteerlensError, match="can't render a chat of the corpus: no system"):
+        lm.transcript(chat)

@@ -16,6 +16,7 @@ import pandas as pd
 
 from steerlens.concept_sets import Concept, ConceptSet, Example, FeatureRef
 from steerlens.errors import SteerlensError, nearest
+from steerlens.files import read_text
 from steerlens.neuronpedia import layer_of
 
 METADATA = ("metadata.jsonl", "generate")
@@ -53,7 +54,7 @@ def axbench_folder(path: Path) -> ConceptSet:
             f"concepts: {path} has no {METADATA[0]}, neither in it nor in {METADATA[1]}/."
         )
     tables = {name: _read(_find(path, file)) for name, file in (("train", TRAIN), ("test", TEST))}
-    return _assembled(path.name, _metadata(metadata), tables["train"], tables["test"])
+    return _assembled(path.name, _metadata(metadata), **tables)
 
 
 def axbench_hub(repo: str, subset: str, revision: str | None = None) -> ConceptSet:
@@ -75,7 +76,7 @@ def axbench_hub(repo: str, subset: str, revision: str | None = None) -> ConceptS
             raise SteerlensError(f"can't read {file} of {repo}: {line}") from error
         tables[split] = _checked(table, f"{repo}/{file}", COLUMNS)
     _checked(tables["test"], f"{repo}/{subset}/test/data.parquet", ("sae_link",))
-    return _assembled(f"{repo}/{subset}", _known(**tables), tables["train"], tables["test"])
+    return _assembled(f"{repo}/{subset}", None, **tables)
 
 
 def _find(path: Path, file: tuple[str, str]) -> Path | None:
@@ -93,6 +94,20 @@ def _read(file: Path | None) -> pd.DataFrame | None:
     return _checked(table, str(file), COLUMNS)
 
 
+def _complete(table: pd.DataFrame | None) -> tuple[pd.DataFrame | None, int]:
+    """The rows that say their concept and have an input, and how many there are besides.
+
+    A missing output is an empty one.
+    """
+    if table is None:
+        return None, 0
+    has = table[["input", "concept_id", "category", "concept_genre"]].notna().all(axis=1)
+    numbers: Any = pd.to_numeric(table["concept_id"], errors="coerce")
+    has &= numbers.notna() & (numbers % 1 == 0)
+    rows: pd.DataFrame = table[has].assign(concept_id=numbers[has].astype(int))
+    return rows, len(table) - len(rows)
+
+
 def _checked(table: pd.DataFrame, name: str, columns: Iterable[str]) -> pd.DataFrame:
     for column in columns:
         if column not in table:
@@ -105,10 +120,10 @@ def _checked(table: pd.DataFrame, name: str, columns: Iterable[str]) -> pd.DataF
 
 
 def _metadata(file: Path) -> dict[int, _Known]:
-    """What the lines of the metadata say, by concept id."""
+    """What the lines of the metadata say, by concept id; `ref` may be null or missing."""
     known: dict[int, _Known] = {}
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_text(file).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SteerlensError(f"{file} can't be read ({error}).") from error
     for number, line in enumerate(lines, start=1):
@@ -116,12 +131,16 @@ def _metadata(file: Path) -> dict[int, _Known]:
             continue
         try:
             row = json.loads(line)
-            key, name = int(row["concept_id"]), str(row["concept"])
-            genres = row.get("concept_genres_map", {}).get(name) or ["text"]
-            known_row = _Known(name, str(genres[0]), feature_ref(str(row["ref"])))
+            key, name = int(row["concept_id"]), row["concept"]
+            if not isinstance(name, str):
+                raise TypeError(f"concept is {name!r}")
+            genres = (row.get("concept_genres_map") or {}).get(name) or ["text"]
+            ref = row.get("ref")
+            feature = None if ref is None else feature_ref(str(ref))
+            known_row = _Known(name, str(genres[0]), feature)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise SteerlensError(
-                f"{file}, line {number}: no concept with concept_id, concept and ref ({error!r})."
+                f"{file}, line {number}: no concept with concept_id and concept ({error!r})."
             ) from error
         if key in known:
             raise SteerlensError(f"{file}, line {number}: concept_id {key} is there twice.")
@@ -131,9 +150,11 @@ def _metadata(file: Path) -> dict[int, _Known]:
 
 def _known(train: pd.DataFrame, test: pd.DataFrame) -> dict[int, _Known]:
     """The same from the tables, where there is no metadata."""
-    links = dict(zip(test["concept_id"], test["sae_link"], strict=True))
+    linked: Any = test[test["sae_link"].notna()]
+    named: Any = train[train["output_concept"].notna()]
+    links = dict(zip(linked["concept_id"], linked["sae_link"], strict=True))
     known: dict[int, _Known] = {}
-    for row in train.to_dict("records"):
+    for row in named.to_dict("records"):
         key = int(row["concept_id"])
         if row["category"] == POSITIVE and key not in known:
             ref = feature_ref(str(links[key])) if key in links else None
@@ -158,15 +179,27 @@ def feature_ref(address: str) -> FeatureRef:
 
 def _assembled(
     name: str,
-    known: Mapping[int, _Known],
+    known: Mapping[int, _Known] | None,
     train: pd.DataFrame | None,
     test: pd.DataFrame | None,
 ) -> ConceptSet:
+    """The set of the `known` concepts; None where the tables, both, say what is known."""
     notes = [
         f"{name} has no {file[0]}: its concepts have no texts to {what} on."
         for what, file, table in (("train", TRAIN, train), ("test", TEST, test))
         if table is None
     ]
+    (train, to_train), (test, to_test) = _complete(train), _complete(test)
+    for n, what in ((to_train, "train"), (to_test, "test")):
+        if n:
+            notes.append(
+                f"{n:,} rows to {what} on of {name} lack an input, a category, a genre or a "
+                "concept's id: left out."
+            )
+    if known is None:
+        assert train is not None
+        assert test is not None
+        known = _known(train, test)
     for table in (train, test):
         if table is not None:
             others = [int(key) for key in table["concept_id"] if key not in known and key != -1]

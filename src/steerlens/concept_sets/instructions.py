@@ -3,6 +3,7 @@ the factor, the second half is reported (AxBench)."""
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pandas as pd
 
 from steerlens.concept_sets import ConceptSet
 from steerlens.errors import SteerlensError, unknown
+from steerlens.files import read_text
 
 SOURCES = ("alpaca_eval", "genre", "released")
 """alpaca_eval: AlpacaEval for all (AxBench); genre: Dolly for text, GSM8K for math, AlpacaEval for
@@ -59,18 +61,22 @@ def with_instructions(
     if source == "released":
         return _released(concepts, path, n)
     tables: dict[str, pd.Series] = {}
+    notes = list(concepts.notes)
     found = []
     for concept in concepts.concepts:
         genre = "all" if source == "alpaca_eval" else concept.genre
         if genre not in tables:
-            tables[genre] = _instructions(genre, path)
+            every = _instructions(genre, path)
+            tables[genre] = every.dropna()
+            if missing := len(every) - len(tables[genre]):
+                notes.append(f"{missing:,} instructions for {genre} are null: left out.")
         if len(tables[genre]) < n:
             raise SteerlensError(
                 f"there are {len(tables[genre])} instructions for {genre}; {n} are wanted."
             )
         drawn = tables[genre].sample(n, random_state=concept.id)
         found.append(concept.with_prompts(drawn.astype(str).tolist()))
-    return replace(concepts, concepts=tuple(found))
+    return replace(concepts, concepts=tuple(found), notes=tuple(notes))
 
 
 def _instructions(genre: str, path: Path | None) -> pd.Series:
@@ -98,7 +104,7 @@ def _from_file(file: Path) -> pd.DataFrame:
     try:
         if file.suffix == ".parquet":
             return pd.read_parquet(file)
-        return pd.read_json(file, lines=file.suffix == ".jsonl")
+        return pd.read_json(io.StringIO(read_text(file)), lines=file.suffix == ".jsonl")
     except (OSError, ValueError) as error:
         raise SteerlensError(f"{file} is no table that can be read ({error}).") from error
 
@@ -116,11 +122,11 @@ def _from_hub(address: str) -> pd.DataFrame:
 
 
 def _released(concepts: ConceptSet, path: Path | None, n: int) -> ConceptSet:
-    """The authors' instructions, `{"layer_feature": [instructions]}`."""
+    """The authors' instructions, `{"layer_feature": [instructions]}`; nulls are none."""
     if path is None:
         raise SteerlensError("released instructions need the authors' file.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise SteerlensError(f"{path} is no JSON file that can be read ({error}).") from error
     if not isinstance(content, dict):
@@ -128,9 +134,10 @@ def _released(concepts: ConceptSet, path: Path | None, n: int) -> ConceptSet:
     found = []
     for concept in concepts.concepts:
         ref = concept.feature
-        prompts = content.get(f"{ref.layer}_{ref.feature}") if ref else None
-        if not isinstance(prompts, list) or len(prompts) < n:
-            has = len(prompts) if isinstance(prompts, list) else "no"
+        listed = content.get(f"{ref.layer}_{ref.feature}") if ref else None
+        prompts = [one for one in listed if one is not None] if isinstance(listed, list) else []
+        if len(prompts) < n:
+            has = len(prompts) if isinstance(listed, list) else "no"
             raise SteerlensError(
                 f"{path} has {has} instructions for concept {concept.id} ({concept.name!r}); {n} "
                 "are wanted."

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from steerlens.config.gguf import gguf_file, read_header
+from steerlens.config.hooks import layer_of_hook
+from steerlens.config.sae_formats import SAE_CONFIG, SAE_WEIGHTS, sae_config, weights_file
 from steerlens.config.schema import ModelConfig
 from steerlens.config.shipped import missing_release
 from steerlens.errors import SteerlensError
+from steerlens.files import has_byte_order_mark, read_json_object
 
-SAE_WEIGHTS = "sae_weights.safetensors"  # SAELens' own names
-SAE_CONFIG = "cfg.json"
 GGUF_KEYS = {"n_layers": "block_count", "d_model": "embedding_length"}
 """What GGUF calls facts of a model."""
 
@@ -23,6 +23,12 @@ def check_model_folder(folder: Path, key: str) -> None:
     if not folder.is_dir():
         raise SteerlensError(f"{key}: there is no folder {folder}.")
     read_json_object(folder / "config.json", key)
+    for file in sorted(folder.glob("*.json")):
+        if has_byte_order_mark(file):
+            raise SteerlensError(
+                f"{key}: {file} begins with a byte order mark, which Transformers can't read; save "
+                "it as UTF-8 without BOM."
+            )
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         only = " (only .bin files, which are not read)" if list(folder.glob("*.bin")) else ""
@@ -79,20 +85,24 @@ def sae_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         told = SteerlensError(f"sae.path: there is no folder {folder}.")
         raise missing_release(folder) or told
-    if (folder / SAE_CONFIG).is_file():
-        found = [folder]
-    else:
-        found = sorted(file.parent for file in folder.glob(f"*/{SAE_CONFIG}"))
+    inside = sorted(one for one in folder.iterdir() if one.is_dir())
+    found = [folder] if _holds_sae(folder) else [one for one in inside if _holds_sae(one)]
     if not found:
         raise SteerlensError(
             f"sae.path: {folder} holds no SAE; {SAE_CONFIG} and {SAE_WEIGHTS} are expected in it, "
             "or in one sub-folder per layer."
         )
     for one in found:
-        if not (one / SAE_WEIGHTS).is_file():
+        weights = weights_file(one)
+        if weights is None:
             raise SteerlensError(f"sae.path: {one} has no weights, {SAE_WEIGHTS}.")
-        check_safetensors(one / SAE_WEIGHTS)
+        if weights.suffix == ".safetensors":
+            check_safetensors(weights)
     return found
+
+
+def _holds_sae(folder: Path) -> bool:
+    return (folder / SAE_CONFIG).is_file() or weights_file(folder) is not None
 
 
 class SaeFacts(NamedTuple):
@@ -109,13 +119,13 @@ class SaeFacts(NamedTuple):
 
 def sae_facts(folder: Path) -> SaeFacts:
     """The facts of the SAE in `folder`."""
-    config = read_json_object(folder / SAE_CONFIG, "sae.path")
+    config = sae_config(folder)
     metadata = {**config, **(config.get("metadata") or {})}  # older SAELens: all in one
-    hook = re.match(r"blocks\.(\d+)\.", str(metadata.get("hook_name") or ""))
-    reads_z = str(metadata.get("hook_name")).endswith("hook_z")
+    hook_name = str(metadata.get("hook_name") or metadata.get("hook_point") or "")
+    reads_z = hook_name.endswith("hook_z")
     d_in, d_sae = config.get("d_in"), config.get("d_sae")
     return SaeFacts(
-        layer=int(hook[1]) if hook else None,
+        layer=layer_of_hook(hook_name),
         # SAEs of the heads' outputs don't read the residual stream.
         d_in=d_in if isinstance(d_in, int) and not reads_z else None,
         d_sae=d_sae if isinstance(d_sae, int) else None,
@@ -146,16 +156,3 @@ def safetensors_header(file: Path) -> dict[str, Any]:
     if 8 + length + end > size:
         raise broken
     return header
-
-
-def read_json_object(file: Path, key: str) -> dict[str, Any]:
-    """The content of a JSON file that must be there and hold an object."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SteerlensError(f"{key}: {file.parent} has no {file.name}.") from None
-    except (OSError, ValueError) as error:
-        raise SteerlensError(f"{key}: {file} can't be read ({error}).") from error
-    if not isinstance(content, dict):
-        raise SteerlensError(f"{key}: {file} is not a JSON object.")
-    return content

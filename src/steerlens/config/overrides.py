@@ -43,6 +43,66 @@ def _grammar(value: Any) -> str:
     return QuotedString(text, quote).with_quotes()
 
 
+def proposal(key: str, text: str) -> str:
+    """`key=text` as a word to type in a shell that Hydra reads as what was meant.
+
+    Texts in a list or in braces are quoted one by one; what Hydra can't read even so is one text.
+    """
+    meant = f"{key}={_meant(text)}"
+    return shlex.quote(meant) if _is_readable(meant) else quoted(key, text)
+
+
+def _meant(text: str) -> str:
+    """`text`, of a whole value or of a part of one, in Hydra's grammar."""
+    bare = text.strip()
+    inner = bare[1:-1].strip()
+    if bare.startswith("[") and bare.endswith("]") and inner:
+        return f"[{','.join(_meant(item.strip()) for item in _split(inner, ','))}]"
+    if bare.startswith("{") and bare.endswith("}") and inner:
+        pairs = [_split(pair, ":", 1) for pair in _split(inner, ",")]
+        if all(len(pair) == 2 for pair in pairs):
+            members = (f"{name.strip()}:{_meant(value.strip())}" for name, value in pairs)
+            return f"{{{','.join(members)}}}"
+    return text if _is_readable(f"x=[{text}]", items=1) else _grammar(text)
+
+
+def _split(text: str, separator: str, at_most: int = -1) -> list[str]:
+    """`text` between separators that stand neither in brackets nor in quotes."""
+    parts, start, depth, at = [], 0, 0, 0
+    while at < len(text):
+        char = text[at]
+        closing = _closing_quote(text, at) if not text[start:at].strip() else None
+        if closing is not None:
+            at = closing
+        elif char in "[{(":
+            depth += 1
+        elif char in ")}]":
+            depth = max(depth - 1, 0)
+        elif char == separator and depth == 0 and len(parts) != at_most:
+            parts.append(text[start:at])
+            start = at + 1
+        at += 1
+    return [*parts, text[start:]]
+
+
+def _closing_quote(text: str, at: int) -> int | None:
+    """Where the quotes that open at `at` close again; None if none open, or none close."""
+    match = re.compile(r"""(["'])(?:\\.|(?!\1).)*\1""", re.DOTALL).match(text, at)
+    return match.end() - 1 if match else None
+
+
+def _is_readable(line: str, items: int | None = None) -> bool:
+    """Whether Hydra reads `line` as one value; with `items`, as a list of so many."""
+    try:
+        parsed = OverridesParser.create().parse_override(line)
+    except HydraException:
+        return False
+    if parsed.is_sweep_override():
+        return False
+    value = parsed.value()
+    return items is None or (isinstance(value, list) and len(value) == items)
+
+
 def parse(
     overrides: Sequence[str], multirun: bool = False, loader: ConfigLoader | None = None
 ) -> list[Override]:
@@ -57,16 +117,23 @@ def parse(
             raise SteerlensError(
                 f"{text!r} has no key; write key=value, without spaces around the =."
             )
-        if "=" not in text and not text.startswith("~"):
+        if _is_bare(text):
             raise _no_equal_sign(overrides, index)
         try:
             one = parser.parse_overrides([text])[0]
         except HydraException as error:
+            # An unquoted value with spaces is unreadable up to the first of them.
+            if any(_is_bare(word) for word in overrides[index + 1 : index + 2]):
+                raise _no_equal_sign(overrides, index + 1) from error
             raise _unreadable(parser, text) from error
         if one.is_sweep_override() and not multirun:
             raise _several_values(one)
         parsed.append(one)
     return parsed
+
+
+def _is_bare(word: str) -> bool:
+    return "=" not in word and not word.startswith("~")
 
 
 def _no_equal_sign(overrides: Sequence[str], index: int) -> SteerlensError:
@@ -83,7 +150,7 @@ def _no_equal_sign(overrides: Sequence[str], index: int) -> SteerlensError:
     key, _, text = " ".join(overrides[before:after]).partition("=")
     return SteerlensError(
         f"{word!r} is no key=value; if it belongs to the value before it, quote that twice, "
-        f"for the shell and for Hydra: {quoted(key, text)}"
+        f"for the shell and for Hydra: {proposal(key, text)}"
     )
 
 
@@ -100,7 +167,7 @@ def _unreadable(parser: OverridesParser, line: str) -> SteerlensError:
         )
     return SteerlensError(
         f"Hydra can't read {line!r}; quote the value twice, for the shell and for Hydra: "
-        f"{quoted(key, text)}"
+        f"{proposal(key, text)}"
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from steerlens.errors import SteerlensError, unknown
+from steerlens.files import read_text
 from steerlens.registry import ScoreConfig, load_method
 
 LAYER_WORDS = ("all", "late")
@@ -128,7 +129,7 @@ def parse_words(value: Any, key: str = "coverage.words") -> list[str]:
     if isinstance(value, str):
         where = f"{key}={value}"
         try:
-            value = Path(value).read_text(encoding="utf-8-sig").split("\n")
+            value = read_text(Path(value)).split("\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not a text file"
             raise SteerlensError(f"{where} can't be read ({reason}); {form}.") from error
@@ -165,12 +166,11 @@ def parse_feature_file(path: str | Path, d_sae: int | None = None) -> dict[int, 
     """The features of each layer from a JSON file `{"layer": [ids]}`."""
     form = 'expected {"layer": [ids]}, for example {"3": [0, 17]}'
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        content = json.loads(text, object_pairs_hook=_unique_keys)
+        content = json.loads(read_text(Path(path)), object_pairs_hook=_unique_keys)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise SteerlensError(f"features.file={path} can't be read ({reason}).") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SteerlensError(
             f"features.file={path} is not valid JSON ({error}); {form}."
         ) from error

@@ -1,6 +1,6 @@
 """Texts for what needs some: the installation's own, NLTK's webtext, a file's, or a data set's.
 
-Files and data sets go through `datasets`, streamed.
+Tables and data sets go through `datasets`, streamed.
 """
 
 from __future__ import annotations
@@ -8,39 +8,47 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from steerlens.config.schema import CorpusConfig
 from steerlens.corpus.installed import documents
+from steerlens.corpus.local import json_rows, lines, shuffled
+from steerlens.corpus.values import Render, text_of
 from steerlens.corpus.webtext import webtext
 from steerlens.errors import SteerlensError, unknown
 from steerlens.provenance import file_identity, hub_revision
 
 SHUFFLE_BUFFER = 10_000
+ROWS_WITHOUT = 1000
+"""So many rows without a column, and there is none of that name."""
 MIN_STRING = 200
 """Strings in code that are shorter are messages, not prose."""
 
+T = TypeVar("T")
 
-def texts(config: CorpusConfig) -> Iterator[str]:
+
+def texts(config: CorpusConfig, render: Render | None = None) -> Iterator[str]:
     """The documents of the corpus in their order, empty ones left out.
+
+    `render` writes chats as texts; None where a corpus of chats is refused.
 
     Raises:
         SteerlensError: if there is no text at all, no such column, or no such data set.
     """
-    return (text for text, _ in marked_texts(config))
+    return (text for text, _ in marked_texts(config, render))
 
 
-def marked_texts(config: CorpusConfig) -> Iterator[tuple[str, bool]]:
+def marked_texts(config: CorpusConfig, render: Render | None = None) -> Iterator[tuple[str, bool]]:
     """`texts`, each with whether parts of it may be shipped, as the column `shippable` says.
 
     Raises:
         SteerlensError: as `texts`, and if that column has anything but booleans.
     """
-    read = {"embedded": _installed, "webtext": _webtext}.get(config.source)
-    marked = ((text, True) for text in read(config)) if read else _from_datasets(config)
+    read = {"embedded": _installed, "webtext": _webtext, "text": _lines}.get(config.source)
+    marked = ((text, True) for text in read(config)) if read else _of_rows(config, render)
     found = ((text, mark) for text, mark in marked if text.strip())
     first = next(found, None)
     if first is None:
@@ -88,7 +96,46 @@ def _webtext(config: CorpusConfig) -> Iterator[str]:
     yield from lines
 
 
-def _from_datasets(config: CorpusConfig) -> Iterator[tuple[str, bool]]:
+def _lines(config: CorpusConfig) -> Iterator[str]:
+    return _in_order(lines(Path(str(config.path))), config)
+
+
+def _in_order(rows: Iterable[T], config: CorpusConfig) -> Iterator[T]:
+    return iter(rows) if config.seed is None else shuffled(rows, config.seed, SHUFFLE_BUFFER)
+
+
+def _of_rows(config: CorpusConfig, render: Render | None) -> Iterator[tuple[str, bool]]:
+    if config.source == "json":
+        rows = _in_order(json_rows(Path(str(config.path))), config)
+    else:
+        rows = _from_datasets(config)
+    columns = [column for column in (config.column, config.shippable) if column]
+    for row in _with_columns(rows, columns, config):
+        mark = row[config.shippable] if config.shippable else True
+        if not isinstance(mark, bool):
+            raise SteerlensError(
+                f"corpus.shippable={config.shippable} must be a column of booleans, and has "
+                f"{mark!r}."
+            )
+        column = f"corpus.column={config.column} of {config.path}"
+        yield text_of(row.get(config.column), render, column), mark
+
+
+def _with_columns(
+    rows: Iterable[dict[str, Any]], columns: Sequence[str], config: CorpusConfig
+) -> Iterator[dict[str, Any]]:
+    """`rows`, in which a column may be missing here and there, but not in all of the first."""
+    missing, row = set(columns), {}
+    for number, row in enumerate(rows):
+        missing -= row.keys()
+        if missing and number >= ROWS_WITHOUT:
+            break
+        yield {**dict.fromkeys(columns), **row}
+    if missing and row:
+        raise unknown(f"column in the corpus {config.path}", min(missing), row)
+
+
+def _from_datasets(config: CorpusConfig) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
 
     if config.source == "hub":
@@ -104,19 +151,7 @@ def _from_datasets(config: CorpusConfig) -> Iterator[tuple[str, bool]]:
         data = load_dataset(**where, streaming=True)
         if config.seed is not None:
             data = data.shuffle(seed=config.seed, buffer_size=SHUFFLE_BUFFER)
-        for row in data:
-            for column in filter(None, (config.column, config.shippable)):
-                if column not in row:
-                    raise unknown(f"column in the corpus {config.path}", column, row)
-            mark = row[config.shippable] if config.shippable else True
-            if not isinstance(mark, bool):
-                raise SteerlensError(
-                    f"corpus.shippable={config.shippable} must be a column of booleans, and has "
-                    f"{mark!r}."
-                )
-            yield str(row[config.column] or ""), mark
-    except SteerlensError:
-        raise
+        yield from data
     except Exception as error:  # whatever a reader of somebody's files comes up with
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SteerlensError(f"can't read the corpus {config.path}: {line}") from error

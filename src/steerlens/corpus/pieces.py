@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -12,6 +11,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DOCUMENTS_AT_ONCE = 64
+CHARACTERS_AT_ONCE = 2**18
+"""A longer document is tokenised in parts, so that the first tokens of a huge one come soon and its
+encoding isn't in memory. A token across a cut, which only text without spaces has, is two."""
 
 
 def pieces(
@@ -44,14 +46,57 @@ def numbered_pieces(
     size = context_length - len(head)
     n_free = (len(head) if n_uncounted is None else n_uncounted) - len(head)
     left = np.inf if n_tokens is None else n_tokens
-    texts = iter(texts)
-    document = -1
-    while documents := list(itertools.islice(texts, DOCUMENTS_AT_ONCE)):
-        for ids in tokenizer(documents, add_special_tokens=False)["input_ids"]:
-            document += 1
-            for start in range(0, len(ids), size):
+    ids: list[int] = []
+    for batch in _batches(_parts(texts)):
+        parts = tokenizer([part.text for part in batch], add_special_tokens=False)["input_ids"]
+        for part, new in zip(batch, parts, strict=True):
+            ids += new
+            stop = len(ids) if part.is_last else len(ids) - len(ids) % size
+            for start in range(0, stop, size):
                 if left <= 0:
                     return
                 piece = ids[start : start + int(min(size, left + n_free))]
                 left -= max(len(piece) - n_free, 0)
-                yield document, np.asarray(head + piece, dtype=np.int32)
+                yield part.document, np.asarray(head + piece, dtype=np.int32)
+            ids = ids[stop:]
+        if left <= 0:
+            return
+
+
+class _Part(NamedTuple):
+    """A part of a document that is tokenised by itself."""
+
+    document: int
+    text: str
+    is_last: bool
+
+
+def _parts(texts: Iterable[str]) -> Iterator[_Part]:
+    for document, text in enumerate(texts):
+        *others, last = cut(text, CHARACTERS_AT_ONCE)
+        yield from (_Part(document, part, False) for part in others)
+        yield _Part(document, last, True)
+
+
+def cut(text: str, size: int) -> list[str]:
+    """Cut `text` into parts of at most `size` characters, between words where there is a space."""
+    parts, start = [], 0
+    while len(text) - start > size:
+        space = text.rfind(" ", start + size // 2, start + size)
+        end = start + size if space < 0 else space
+        parts.append(text[start:end])
+        start = end
+    return [*parts, text[start:]]
+
+
+def _batches(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
+    """`parts` in lists that are tokenised at once: few documents, and few characters."""
+    batch: list[_Part] = []
+    for part in parts:
+        batch.append(part)
+        characters = sum(len(one.text) for one in batch)
+        if len(batch) == DOCUMENTS_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

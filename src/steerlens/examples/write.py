@@ -103,7 +103,7 @@ def pieces_that_may_show(subject: Subject, run: ScoreRun) -> np.ndarray | None:
     marks: list[bool] = []
 
     def documents() -> Iterator[str]:
-        for text, mark in marked_texts(corpus):
+        for text, mark in marked_texts(corpus, subject.lm.transcript):
             marks.append(mark)
             yield text
 

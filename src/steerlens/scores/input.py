@@ -160,6 +160,9 @@ def _neuronpedia_peaks(
         features.tolist(),
         subject.lm.names,
         str(tokenizer.bos_token or ""),
+        neuronpedia.source_of_sae(
+            subject.sae.cfg.metadata.neuronpedia_id, subject.layer, subject.name
+        ),
     )
     peaks = []
     for feature, own in zip(features.tolist(), lens_FK.tolist(), strict=True):
@@ -172,9 +175,14 @@ def _neuronpedia_peaks(
 
 
 def token_texts(tokenizer: Any, token_ids: list[int]) -> set[str]:
-    """How an export may write these tokens: as their texts, or as the tokenizer's own pieces."""
+    """How an export may write these tokens: as their texts, or as the tokenizer's own pieces.
+
+    Ids beyond the tokenizer's vocabulary, to which unembeddings are padded, are no tokens.
+    """
     texts: set[str] = set()
     for token, piece in zip(token_ids, tokenizer.convert_ids_to_tokens(token_ids), strict=True):
+        if piece is None:
+            continue
         text = tokenizer.decode([token])
         texts.add(str(piece))
         # Some tokenizers decode `▁the` without its space: that would be another token's text.

@@ -82,9 +82,15 @@ class Subject:
 
     @property
     def bos(self) -> int | None:
-        """The token before every text, if the SAE was trained with one."""
-        bos: Any = self.lm.tokenizer.bos_token_id
-        return bos if self.prepend_bos else None
+        """The token before every text, if the SAE was trained with one.
+
+        Where the tokenizer has no BOS, it is EOS, as in SAELens' training.
+        """
+        if not self.prepend_bos:
+            return None
+        tokenizer: Any = self.lm.tokenizer
+        bos = tokenizer.bos_token_id
+        return tokenizer.eos_token_id if bos is None else bos
 
     def to_tokens(self, text: str, chat_template: bool = False) -> torch.Tensor:
         """Token ids of `text`, shape (1, L), with BOS exactly when the SAE was trained with it.
@@ -118,27 +124,43 @@ def load_subjects(
         site = check_belongs(lm, sae, source, config)
         told = sae.cfg.metadata.prepend_bos
         prepend_bos = lm.tokenizer_prepends_bos if told is None else bool(told)
-        has_bos = prepend_bos and lm.tokenizer.bos_token_id is not None
-        n_uncounted = max(int(has_bos), untrained_positions(sae.cfg.metadata))
-        yield Subject(
+        prepend_bos &= _has_bos(lm, sae.cfg.metadata)
+        n_uncounted = max(int(prepend_bos), untrained_positions(sae.cfg.metadata))
+        subject = Subject(
             lm=lm,
             sae=sae.to(lm.device_of_block(site.layer)),
             name=config.sae.name,
             site=site,
             prepend_bos=prepend_bos,
             n_uncounted=n_uncounted,
-            identity={
-                **sae_identity,
-                "hook_name": site.hook_name,
-                "read_at": site.read,
-                "written_at": site.write,
-                "prepend_bos": prepend_bos,
-                "prepend_bos_from": "tokenizer" if told is None else "SAE metadata",
-                "uncounted_positions": n_uncounted,
-            },
             examples=config.sae.examples,
         )
-        del sae  # or it would still be in memory while the next is loaded
+        subject.identity = {
+            **sae_identity,
+            "hook_name": site.hook_name,
+            "read_at": site.read,
+            "written_at": site.write,
+            "prepend_bos": prepend_bos,
+            "prepend_bos_from": "tokenizer" if told is None else "SAE metadata",
+            "before_texts": lm.token_name(subject.bos),
+            "uncounted_positions": n_uncounted,
+        }
+        yield subject
+        del sae, subject  # or it would still be in memory while the next is loaded
+
+
+def _has_bos(lm: LoadedModel, metadata: SAEMetadata) -> bool:
+    """Whether there was a token to put before texts when the SAE was trained.
+
+    SAELens trains on TransformerLens' models, whose tokenizers take EOS for a BOS that they lack;
+    with Hugging Face's own class, and in other libraries, whose converted SAEs have no version of
+    SAELens' training, texts begin without one.
+    """
+    if lm.tokenizer.bos_token_id is not None:
+        return True
+    of_saelens = metadata.sae_lens_training_version is not None
+    is_plain = metadata.model_class_name == "AutoModelForCausalLM"
+    return of_saelens and not is_plain and lm.tokenizer.eos_token_id is not None
 
 
 def untrained_positions(metadata: SAEMetadata) -> int:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedTokenizerBase
 
+    from steerlens.corpus.values import Chat
+
 # Weight processing that SAELens' metadata may name (TransformerLens' from_pretrained options).
 PROCESSING = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
 
@@ -76,6 +78,31 @@ class LoadedModel:
             turns, add_generation_prompt=True, tokenize=False
         )
         return rendered
+
+    def transcript(self, chat: Chat) -> str:
+        """Render a whole chat as the template does, but for a BOS that it begins with.
+
+        Raises:
+            SteerlensError: the tokenizer has no chat template, or its template refuses the chat.
+        """
+        if not self.tokenizer.chat_template:
+            raise SteerlensError(
+                f"the corpus holds chats, and {self.name} has no chat template; choose a column of "
+                "texts with corpus.column, or a model with a template."
+            )
+        turns = [dict(message) for message in chat]
+        try:
+            rendered: Any = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        except Exception as error:  # whatever a template raises
+            raise SteerlensError(
+                f"the chat template of {self.name} can't render a chat of the corpus: "
+                f"{first_line(error)}"
+            ) from error
+        return rendered.removeprefix(str(self.tokenizer.bos_token or ""))
+
+    def token_name(self, token: int | None) -> str | None:
+        """Give the tokenizer's own name of a token, e.g. `<bos>`; None for none."""
+        return None if token is None else str(self.tokenizer.convert_ids_to_tokens(token))
 
     @property
     def tokenizer_prepends_bos(self) -> bool:

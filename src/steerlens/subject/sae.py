@@ -1,9 +1,9 @@
-"""Finding and loading SAEs: a SAELens release, or a local folder in the SAELens layout."""
+"""Finding and loading SAEs: a SAELens release, or a local folder in a layout that is known."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,13 @@ import torch
 
 from steerlens.config.folders import sae_facts, sae_folders, safetensors_header
 from steerlens.config.parse import LAYER_WORDS, layers_told, parse_layers
+from steerlens.config.sae_formats import sae_config, weights_file
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError, unknown
 from steerlens.provenance import folder_identity, hub_revision
 from steerlens.subject.device import resolve_dtype
 from steerlens.subject.model import count_layers
+from steerlens.subject.sae_weights import read_weights
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -111,7 +113,7 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
         warnings.simplefilter("ignore")
         try:
             if source.path:
-                sae = SAE.load_from_disk(source.path, device="cpu", dtype=dtype)
+                sae = SAE.load_from_disk(source.path, "cpu", dtype, converter=_read_folder)
                 identity = folder_identity(source.path, Path(config.paths.cache_dir))
             else:
                 assert source.release is not None
@@ -120,6 +122,8 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
                     sae = SAE.from_pretrained(source.release, source.sae_id, "cpu", dtype)
                 repo_id, folder = get_repo_id_and_folder_name(source.release, source.sae_id)
                 identity = {"repo_id": repo_id, "path": folder, "revision": hub_revision(repo_id)}
+        except SteerlensError:
+            raise
         except Exception as error:
             raise SteerlensError(
                 f"can't load the SAE {source}: {type(error).__name__}: {error}"
@@ -128,6 +132,7 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
     # Heads' outputs come and go as one vector here; the bridge's shape is the engine's business.
     sae.turn_off_forward_pass_hook_z_reshaping()
     _refuse_nan(sae, source)
+    _refuse_unscaled(sae, source)
     return sae, {
         **identity,
         "release": source.release,
@@ -138,6 +143,19 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
         "decoder_norm_folded": False,
         "metadata": _plain(sae.cfg.metadata.to_dict()),
     }
+
+
+def _read_folder(
+    path: str | Path, device: str, cfg_overrides: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Read config and weights as SAELens does; also a config with a byte order mark, and folders of
+    other libraries."""
+    config = sae_config(Path(path))
+    _refuse_other_activation(config, path)
+    config |= {"device": device, **(cfg_overrides or {})}
+    file = weights_file(Path(path))
+    assert file is not None  # `sae_folders` has seen it
+    return read_weights(file, config, device)
 
 
 @contextmanager
@@ -160,6 +178,30 @@ def _shapes_from_files() -> Iterator[None]:
         yield
     finally:
         pretrained_sae_loaders.get_safetensors_tensor_shapes = asks_hub
+
+
+def _refuse_unscaled(sae: SAE[Any], source: SaeSource) -> None:
+    """Refuse an SAE of activations that are scaled by a factor which nothing here knows."""
+    if sae.cfg.normalize_activations == "expected_average_only_in":
+        raise SteerlensError(
+            f"the SAE {source} reads activations scaled by a factor that isn't folded into its "
+            "weights (normalize_activations=expected_average_only_in), as in SAELens' intermediate "
+            "checkpoints; use the final one, or fold the factor in with SAELens' "
+            "fold_activation_norm_scaling_factor and save_model."
+        )
+
+
+def _refuse_other_activation(config: Mapping[str, Any], source: object) -> None:
+    """Refuse a config older than SAELens 6 whose activation function isn't what it's loaded as."""
+    name = str(config.get("activation_fn", config.get("activation_fn_str")) or "relu")
+    settings = config.get("activation_fn_kwargs") or {}
+    is_topk = name == "topk" and settings.get("k") is not None and not settings.get("signed")
+    if name != "relu" and not is_topk:
+        raise SteerlensError(
+            f"the SAE {source} has the activation function {name}"
+            + (f" with {dict(settings)}" if settings else "")
+            + ", which SAELens 6 would load as another one; relu, and topk with its k, are loaded."
+        )
 
 
 def _refuse_nan(sae: SAE[Any], source: SaeSource) -> None:

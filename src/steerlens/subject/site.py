@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from steerlens.config.hooks import bridge_hook, layer_of_hook
 from steerlens.errors import SteerlensError, nearest
 from steerlens.subject.model import LoadedModel
 
@@ -35,7 +35,7 @@ class Site:
     """An SAE's place in the model."""
 
     hook_name: str
-    """As the SAE's metadata calls it."""
+    """As the SAE's metadata calls it, in the bridge's words."""
     layer: int
     read: str
     """The bridge's hook whose value the SAE encodes."""
@@ -63,12 +63,6 @@ class Site:
         return self.write.endswith("attn.hook_z")
 
 
-def layer_of_hook(hook_name: str | None) -> int | None:
-    """The block number in a hook name, e.g. 3 for `blocks.3.hook_resid_post`."""
-    match = re.match(r"blocks\.(\d+)\.", hook_name or "")
-    return int(match.group(1)) if match else None
-
-
 def never_fires(hook_name: str, lm: LoadedModel) -> SteerlensError:
     """The error for a hook that the bridge has and that a forward doesn't reach."""
     return SteerlensError(f"the hook {hook_name} of {lm.name} never fires.")
@@ -82,14 +76,17 @@ def is_transcoder(sae: SAE[Any]) -> bool:
 def find_site(lm: LoadedModel, sae: SAE[Any], name: str) -> Site:
     """The site of SAE `name`; refuses hooks and sizes that the model doesn't have."""
     metadata = sae.cfg.metadata
-    hook_name: str | None = metadata.hook_name
-    hook_name_out: str | None = metadata.hook_name_out if is_transcoder(sae) else hook_name
+    hook_name = bridge_hook(metadata.hook_name or "")
+    hook_name_out = bridge_hook(metadata.hook_name_out or "") if is_transcoder(sae) else hook_name
     if not hook_name or not hook_name_out:
         missing = "hook_name_out" if hook_name else "hook_name"
         raise SteerlensError(f"the SAE {name} doesn't say its {missing} in cfg.json's metadata.")
     layer = layer_of_hook(hook_name)
     if layer is None:
-        raise SteerlensError(f"the SAE {name} is of {hook_name}, which is no hook of a block.")
+        raise SteerlensError(
+            f"the SAE {name} is of {hook_name}, which is no hook of a block; write one such as "
+            "blocks.2.hook_resid_post into cfg.json's hook_name."
+        )
     if layer >= lm.n_layers:
         raise SteerlensError(
             f"the SAE {name} is of {hook_name}, but {lm.name} has layers 0 to {lm.n_layers - 1}."
