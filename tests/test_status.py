@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from steerlens.errors import SteerlensError
+from steerlens.errors import SteerlensError, Terminated
 from steerlens.status import Status
 from tests.test_files import on_a_full_disk
 
@@ -23,6 +24,7 @@ def test_a_run_is_running_and_then_done(tmp_path: Path) -> None:
             "state": "running",
             "started": "",
             "pid": os.getpid(),
+            "host": socket.gethostname(),
         }
     assert read(folder)["state"] == "done"
     assert set(read(folder)) == {"state", "started", "finished"}
@@ -32,7 +34,6 @@ def test_a_run_is_running_and_then_done(tmp_path: Path) -> None:
     ("error", "reason"),
     [
         (SteerlensError("layer 9 is out of range;\n0 to 7."), "layer 9 is out of range; 0 to 7."),
-        (KeyboardInterrupt(), "interrupted"),
         (ValueError("bad\nvalue"), "ValueError: bad value"),
         (MemoryError(), "MemoryError"),
         (SystemExit(2), "SystemExit: 2"),
@@ -44,6 +45,19 @@ def test_a_failure_is_recorded_and_goes_on(
     with pytest.raises(type(error)), Status(tmp_path):
         raise error
     assert read(tmp_path)["state"] == "failed"
+    assert read(tmp_path)["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(KeyboardInterrupt(), "interrupted"), (Terminated(), "ended by SIGTERM")],
+)
+def test_what_was_ended_from_outside_is_interrupted(
+    tmp_path: Path, error: BaseException, reason: str
+) -> None:
+    with pytest.raises(type(error)), Status(tmp_path):
+        raise error
+    assert read(tmp_path)["state"] == "interrupted"
     assert read(tmp_path)["reason"] == reason
 
 

@@ -77,7 +77,9 @@ def _hydra(words: list[str]) -> int:
     except SteerlensError as error:
         folder = _output_dir(overrides)
         if folder:
-            _record_failure(folder, error)
+            from steerlens.status import note_failure
+
+            note_failure(folder, error)
         raise
     if not (show_only or tree.plan) and (args.multirun or _is_multirun(tree)):
         return _sweep(args, tree)
@@ -141,6 +143,7 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     from steerlens.config.check import check, check_one_model
     from steerlens.config.compose import compose_jobs, to_config
     from steerlens.files import make_folder
+    from steerlens.status import refuse_foreign
 
     trees = compose_jobs(overrides, multirun)
     if show_only:
@@ -155,8 +158,10 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     if len(refused) == len(configs):
         raise refused[0]
     check_one_model(configs)
+    if named := _output_dir(overrides):
+        refuse_foreign(named)
     # The default folder carries the time at which Hydra composes, which is still to come.
-    make_folder(_output_dir(overrides) or Path(configs[0].paths.output_dir).parent)
+    make_folder(named or Path(configs[0].paths.output_dir).parent)
     return trees[0]
 
 
@@ -170,18 +175,6 @@ def _output_dir(overrides: list[str]) -> Path | None:
                 value = parse([override])[0].value()
                 return Path(str(value)) if value and "${" not in str(value) else None
     return None
-
-
-def _record_failure(folder: Path, error: SteerlensError) -> None:
-    """Say in `status.json` that nothing was run, unless the folder holds a finished run."""
-    from steerlens.files import make_folder, read_json, write_json
-    from steerlens.status import STATUS_FILE, reason
-
-    with suppress(SteerlensError):  # the folder itself may be what was refused
-        path = make_folder(folder) / STATUS_FILE
-        old = read_json(path)
-        if not (isinstance(old, dict) and old.get("state") == "done"):
-            write_json(path, {"state": "failed", "reason": reason(error)})
 
 
 def _run_hydra(args: argparse.Namespace) -> int:
@@ -230,7 +223,7 @@ def _job(tree: DictConfig) -> float | None:
     from steerlens.config.check import check
     from steerlens.config.compose import to_config
     from steerlens.files import write_json
-    from steerlens.status import LEFT_OUT, STATUS_FILE
+    from steerlens.status import LEFT_OUT, STATUS_FILE, note_failure, refuse_foreign
     from steerlens.sweep.jobs import start_job
 
     config = to_config(tree)
@@ -242,6 +235,7 @@ def _job(tree: DictConfig) -> float | None:
     if of_sweep and config.study.cached_only:
         ask_hub_for_nothing()
         part = cached_part(config)
+    refuse_foreign(folder)
     if of_sweep:
         sweep_dir = Path(hydra.sweep.dir)
         config = part.config or config
@@ -255,8 +249,8 @@ def _job(tree: DictConfig) -> float | None:
         config.tracking.group = config.tracking.group or f"{config.name} {sweep_dir.name}"
     try:
         check(config)
-    except SteerlensError as error:
-        _record_failure(folder, error)
+    except Exception as error:
+        note_failure(folder, error)
         raise
     from steerlens.run import run
 

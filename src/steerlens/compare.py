@@ -17,10 +17,9 @@ from steerlens.analysis.summary import summarise
 from steerlens.errors import SteerlensError
 from steerlens.figures.overlay import draw_overlay
 from steerlens.files import make_folder, write_json, write_text
-from steerlens.report import REPORT_FILE
 from steerlens.report.agreement import agreement_lines, agreement_table, judges_lines
 from steerlens.report.terminal import console_on
-from steerlens.results import SUMMARY_FILE
+from steerlens.results import REPORT_FILE, SUMMARY_FILE
 from steerlens.sweep.jobs import find_jobs, settings_of
 from steerlens.sweep.join import read_series
 from steerlens.text import markdown, markdown_table, visible

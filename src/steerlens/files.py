@@ -17,6 +17,12 @@ from steerlens.errors import SteerlensError
 CONFIG_FILE = "config.yaml"
 """The resolved configuration, in a run's folder."""
 
+JOB_FILE = "job.json"
+"""What a job of a sweep was asked for, in its folder."""
+
+SWEEP_FILE = "sweep.json"
+"""Which command a sweep is of, in its folder."""
+
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
