@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from steerlens.errors import SteerlensError
+from steerlens.errors import SteerlensError, Terminated
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -26,18 +28,38 @@ INFO = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `steerlens` with the arguments `argv` (default: the shell's) and exit."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _end_in_order_at_sigterm()
     debug = any(word.lower() in ("debug=true", "debug=1") for word in words)
     try:
         sys.exit(_dispatch(words))
+    except Terminated:
+        goes_on = "what is finished is kept, and the same command goes on from there"
+        print(f"steerlens: ended by SIGTERM; {goes_on}.", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         print("steerlens: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # `steerlens list releases | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
         _tell(error, debug)
         sys.exit(1)
+
+
+def _end_in_order_at_sigterm() -> None:
+    """Make SIGTERM an exception, so that what is finished is kept and the status says why.
+
+    Another handler (a launcher's, say) stays. A second SIGTERM can't disturb the end.
+    """
+
+    def end(_signal: int, _frame: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, end)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -282,10 +304,14 @@ def _kept() -> Kept:
 
 def _tell(error: Exception, debug: bool) -> None:
     """One sentence on stderr, or with `debug` the traceback."""
+    from steerlens.text import shown
+
     if debug:
-        traceback.print_exception(error)
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        print("\n".join(map(shown, lines)), file=sys.stderr)
         return
     text = " ".join(str(error).split())
     if not isinstance(error, SteerlensError):
         text = f"{type(error).__name__}: {text}; run again with debug=true for the traceback."
-    print(f"steerlens: {text}", file=sys.stderr)
+    # Errors quote what others have written: file names, settings of an SAE, a server's answer.
+    print(f"steerlens: {shown(text)}", file=sys.stderr)

@@ -67,7 +67,9 @@ ROOMS = (
 SUBJECT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".npz", ".json", ".model", ".jinja"}
 SUBJECT_NAMES = {"merges.txt", "vocab.txt"}
 
-_SECRET = re.compile(r"(?i)^(.*(?:api_?key|access_?key|_token|secret|password)[^=]*=).+$", re.S)
+_SECRET = re.compile(
+    r"(?i)^(.*(?:api[_-]?key|access[_-]?key|_token|secret|password)[^=]*=).+$", re.S
+)
 
 
 def provenance(

@@ -137,13 +137,15 @@ def unfinished(folder: Path) -> str | None:
     state = status.get("state", "done")
     if state == "done":
         return None
-    why = status.get("reason") or "it is under way"
+    why = status.get("reason") or (
+        "it is under way" if "pid" in status else "it was killed, or still runs"
+    )
     if earlier := status.get("earlier"):
         ended = f", which ended at {earlier['finished']}" if "finished" in earlier else ""
         return f"the last run {state} ({why}); what is here is of the run before{ended}"
     scored, steered = _n_layers(FEATURES, folder), _n_layers(STEERING, folder)
     if not scored:
-        return f"unfinished: no layer; {why}"
+        return str(why)
     of = f" of {status['layers']}" if "layers" in status else ""
     steering = f" scored, {steered} steered" if steered else ""
     return f"unfinished: {scored}{of} layers{steering}; {why}"
