@@ -1,7 +1,8 @@
 """Checksums inside the files of the cache: Parquet, safetensors, JSON.
 
-In the first two, the writer leaves a blank of fixed length among the file's metadata, and `seal` fills it with the
-digest of all other bytes. So the file stays readable by every program, and is written in one step.
+In the first two, the writer leaves a blank of fixed length among the file's metadata, and `seal`
+fills it with the digest of all other bytes. So the file stays readable by every program, and is
+written in one step.
 """
 
 from __future__ import annotations

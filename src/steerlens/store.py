@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -101,7 +100,7 @@ class Store:
     def _parts(self, key: Mapping[str, Any]) -> list[str]:
         folder = self.folder(key)
         try:
-            names = os.listdir(folder)
+            names = [path.name for path in folder.iterdir()]
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
