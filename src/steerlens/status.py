@@ -185,7 +185,7 @@ def note_failure(folder: Path, error: BaseException) -> None:
         return
     with suppress(SteerlensError):  # the folder itself may be what was refused
         refuse_foreign(folder)
-        status = {"state": "failed", "reason": reason(error)}
+        status: dict[str, Any] = {"state": "failed", "reason": reason(error)}
         if earlier := _earlier(folder, old):
             status["earlier"] = earlier
         write_json(make_folder(folder) / STATUS_FILE, status)
