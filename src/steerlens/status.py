@@ -133,7 +133,7 @@ def begin(folder: Path, key: str | None = None) -> dict[str, Any]:
             begun already.
 
     Returns:
-        The content of `status.json`. It has `earlier`, the state of a finished run, while that
+        The content of `status.json`. It has `earlier`, the state of an earlier run, while that
         run's tables are still in the folder.
 
     Raises:
@@ -155,13 +155,16 @@ def begin(folder: Path, key: str | None = None) -> dict[str, Any]:
 
 
 def _earlier(folder: Path, old: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The state of the finished run whose tables lie in `folder`."""
+    """The state of the run whose tables lie in `folder`; None if there are none."""
     if not (folder / FEATURES.file).is_file():
         return None
-    if old.get("state", "done") != "done":
-        return old.get("earlier")
-    names = ("started", "finished", "key", "layers")
-    return {"state": "done", **{name: old[name] for name in names if name in old}}
+    if "earlier" in old:
+        return old["earlier"]
+    names = ("reason", "started", "finished", "key", "layers")
+    return {
+        "state": old.get("state", "done"),
+        **{name: old[name] for name in names if name in old},
+    }
 
 
 def _under_way(folder: Path, status: Mapping[str, Any]) -> SteerlensError:
@@ -205,7 +208,7 @@ class Status:
 
     @property
     def earlier(self) -> dict[str, Any] | None:
-        """The state of the finished run whose tables are in the folder."""
+        """The state of the earlier run whose tables are in the folder."""
         return self._status.get("earlier")
 
     def __enter__(self) -> Status:

@@ -87,8 +87,18 @@ def test_what_a_first_run_has_is_there_after_its_failure(tmp_path: Path) -> None
         run_to_its_second_layer(tmp_path)
     assert layers_in(tmp_path) == {0, 1}
     assert unfinished(tmp_path) == "unfinished: 2 of 8 layers; interrupted"
+    with pytest.raises(ValueError, match="luck"), Status(tmp_path) as status, replacing(status):
+        raise ValueError("no luck while loading")
+    assert layers_in(tmp_path) == {0, 1}
+    told = (
+        "(ValueError: no luck while loading); what is here is of the run before, unfinished: 2 of"
+    )
+    assert told in str(unfinished(tmp_path))
+    with pytest.raises(ValueError, match="luck"):
+        run(tmp_path, [5], fails=True)
+    assert layers_in(tmp_path) == {5}
     write_json(tmp_path / "status.json", {"state": "running", "pid": 2**22 + 1, "layers": 8})
-    assert str(unfinished(tmp_path)).startswith("unfinished: 2 of 8 layers; its process")
+    assert str(unfinished(tmp_path)).startswith("unfinished: 1 of 8 layers; its process")
     run(tmp_path, [3])
     assert layers_in(tmp_path) == {3}
 

@@ -131,7 +131,7 @@ def read_tables(folder: Path) -> RunTables:
 def unfinished(folder: Path) -> str | None:
     """Say how far the run in `folder` has come; None where its results are whole.
 
-    A finished run's results that a later run hasn't replaced are told as such.
+    An earlier run's results that the last one hasn't replaced are told as such.
     """
     status = read_status(folder)
     state = status.get("state", "done")
@@ -142,13 +142,20 @@ def unfinished(folder: Path) -> str | None:
     )
     if earlier := status.get("earlier"):
         ended = f", which ended at {earlier['finished']}" if "finished" in earlier else ""
+        if earlier.get("state", "done") != "done":
+            ended = f", {_layers_there(folder, earlier)}"
         return f"the last run {state} ({why}); what is here is of the run before{ended}"
+    return "; ".join(filter(None, (_layers_there(folder, status), str(why))))
+
+
+def _layers_there(folder: Path, status: Mapping[str, Any]) -> str | None:
+    """How many layers of the run of `status` have results; None if none has."""
     scored, steered = _n_layers(FEATURES, folder), _n_layers(STEERING, folder)
     if not scored:
-        return str(why)
+        return None
     of = f" of {status['layers']}" if "layers" in status else ""
     steering = f" scored, {steered} steered" if steered else ""
-    return f"unfinished: {scored}{of} layers{steering}; {why}"
+    return f"unfinished: {scored}{of} layers{steering}"
 
 
 def _n_layers(table: Table, folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""The results of a run in a folder that has an earlier run's: replaced whole, or not at all."""
+"""A run's results in a folder that has an earlier run's: replaced whole, or not at all."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ _PICTURE = re.compile(r"!\[[^\]]*\]\((figures/[\w.-]+)\.png\)")
 def replacing(status: Status) -> Iterator[Path]:
     """Give the folder to write a run's results to.
 
-    That is the run's own; where that holds the results of a finished run, another one, whose
-    results take their place at the end. If the block fails, the earlier results stay.
+    That is the run's own; where that holds the results of an earlier run, another one, whose
+    results take their place at the end. If the block fails, the earlier results stay; of an
+    earlier run that wasn't finished, only where there are no new ones.
     """
     folder = status.folder
     shutil.rmtree(folder / ASIDE, ignore_errors=True)  # of a run that was killed
@@ -41,12 +42,23 @@ def replacing(status: Status) -> Iterator[Path]:
         yield folder
         return
     try:
-        yield make_folder(folder / ASIDE)
-        remove_results(folder)
-        status.replaced()
-        _move(folder / ASIDE, folder)
+        try:
+            yield make_folder(folder / ASIDE)
+        except BaseException:
+            is_finished = status.earlier["state"] == "done"
+            if not is_finished and (folder / ASIDE / FEATURES.file).is_file():
+                _replace(status)
+            raise
+        _replace(status)
     finally:
         shutil.rmtree(folder / ASIDE, ignore_errors=True)
+
+
+def _replace(status: Status) -> None:
+    """Put the results that were written aside in the place of the earlier run's."""
+    remove_results(status.folder)
+    status.replaced()
+    _move(status.folder / ASIDE, status.folder)
 
 
 def written_files(folder: Path) -> list[Path]:
