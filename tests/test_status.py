@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from steerlens.errors import SteerlensError, Terminated
 from steerlens.results import FEATURES
-from steerlens.status import Status, begin, note_failure, now, read_status, refuse_foreign
+from steerlens.status import SILENT, Status, begin, note_failure, now, read_status, refuse_foreign
 from tests.support.frames import frame
 from tests.test_files import on_a_full_disk
 
@@ -135,7 +136,22 @@ def test_a_run_whose_process_is_gone_has_died(tmp_path: Path) -> None:
     write(tmp_path, **here | {"started": "2020-01-01T00:00:00Z"}, pid=os.getpid())
     assert read_status(tmp_path)["state"] == "died"  # the number is another process's by now
     write(tmp_path, **here | {"host": "another"}, pid=gone_process())
-    assert read_status(tmp_path)["state"] == "running"  # who knows
+    assert read_status(tmp_path)["state"] == "running"  # it has given a sign of life
+    with pytest.raises(SteerlensError, match="under way in .* on another, which was alive"):
+        begin(tmp_path)
+    os.utime(tmp_path / "status.json", (0, time.time() - SILENT - 1))
+    assert read_status(tmp_path)["state"] == "died"
+
+
+def test_a_run_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steerlens.status.BEAT", 0.01)
+    with Status(tmp_path):
+        os.utime(tmp_path / "status.json", (0, 0))
+        for _ in range(1000):
+            if (tmp_path / "status.json").stat().st_mtime > 0:
+                break
+            time.sleep(0.01)
+        assert time.time() - (tmp_path / "status.json").stat().st_mtime < SILENT
 
 
 INSIDE = """

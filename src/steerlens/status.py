@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -15,6 +17,7 @@ import psutil
 
 from steerlens.errors import SteerlensError, Terminated
 from steerlens.files import (
+    CONFIG_FILE,
     JOB_FILE,
     SWEEP_FILE,
     json_text,
@@ -46,6 +49,9 @@ UNSEEN = {".DS_Store", "Thumbs.db", ".submitit"}
 CLOCK_SLACK = 60
 """Seconds by which a process may seem to be younger than what it has written."""
 
+BEAT, SILENT = 20, 180
+"""Seconds between two signs of life of a run, and after which another machine believes it dead."""
+
 
 def now() -> str:
     """Give the time in UTC, to the second."""
@@ -72,6 +78,8 @@ def refuse_foreign(folder: Path) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
+    if all((folder / name).is_file() for name in (CONFIG_FILE, FEATURES.file)):
+        return True
     for name, keys in MARKS.items():
         content = read_json(folder / name)
         if isinstance(content, dict) and keys & set(content):
@@ -87,16 +95,20 @@ def read_status(folder: Path) -> dict[str, Any]:
     status = read_json(folder / STATUS_FILE)
     if not isinstance(status, dict):
         return {}
-    if status.get("state") == "running" and _is_gone(status):
-        why = f"its process {status['pid']} is gone without a word: it was killed"
+    if status.get("state") == "running" and _is_gone(status, folder / STATUS_FILE):
+        why = f"its process {status.get('pid')} is gone without a word: it was killed"
         return {**status, "state": DIED, "reason": why}
     return status
 
 
-def _is_gone(status: Mapping[str, Any]) -> bool:
-    """Whether the process that has written `status` surely runs no more."""
+def _is_gone(status: Mapping[str, Any], path: Path) -> bool:
+    """Whether the process that has written `status` into `path` surely runs no more."""
     pid = status.get("pid")
-    if not isinstance(pid, int) or status.get("host", _host()) != _host():
+    if status.get("host", _host()) != _host():
+        with suppress(OSError):
+            return time.time() - path.stat().st_mtime > SILENT
+        return False
+    if not isinstance(pid, int):
         return False
     try:
         process = psutil.Process(pid)
@@ -170,7 +182,7 @@ def _earlier(folder: Path, old: Mapping[str, Any]) -> dict[str, Any] | None:
 def _under_way(folder: Path, status: Mapping[str, Any]) -> SteerlensError:
     who = f"process {status.get('pid', '?')}"
     if (host := status.get("host", _host())) != _host():
-        who += f" on {host}; if that is gone, remove {folder / STATUS_FILE}"
+        who += f" on {host}, which was alive in the last {SILENT} seconds"
     return SteerlensError(
         f"a run is under way in {folder} ({who}); wait for it, or choose another folder with "
         "paths.output_dir=DIR."
@@ -205,6 +217,7 @@ class Status:
         self.folder = Path(folder)
         self._status: dict[str, Any] = {}
         self._lock = ExitStack()
+        self._ended = threading.Event()
 
     @property
     def earlier(self) -> dict[str, Any] | None:
@@ -219,7 +232,14 @@ class Status:
         except BaseException:
             self._lock.close()
             raise
+        threading.Thread(target=self._beat, name="status", daemon=True).start()
         return self
+
+    def _beat(self) -> None:
+        """Give signs of life to those who can't see the process."""
+        while not self._ended.wait(BEAT):
+            with suppress(OSError):
+                os.utime(self.folder / STATUS_FILE)
 
     def expect(self, layers: int) -> None:
         """Write how many layers the run will have."""
@@ -237,6 +257,7 @@ class Status:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
+        self._ended.set()
         with self._lock:
             if error is None or (isinstance(error, SystemExit) and not error.code):
                 self._finish({"state": "done"})
