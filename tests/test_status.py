@@ -137,7 +137,7 @@ def test_a_run_whose_process_is_gone_has_died(tmp_path: Path) -> None:
     assert read_status(tmp_path)["state"] == "died"  # the number is another process's by now
     write(tmp_path, **here | {"host": "another"}, pid=gone_process())
     assert read_status(tmp_path)["state"] == "running"  # it has given a sign of life
-    with pytest.raises(SteerlensError, match="under way in .* on another, which was alive"):
+    with pytest.raises(SteerlensError, match="on another, which was alive in the last"):
         begin(tmp_path)
     os.utime(tmp_path / "status.json", (0, time.time() - SILENT - 1))
     assert read_status(tmp_path)["state"] == "died"
