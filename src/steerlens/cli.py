@@ -170,6 +170,8 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     trees = compose_jobs(overrides, multirun)
     if show_only:
         return trees[0]
+    if named := _output_dir(overrides):
+        refuse_foreign(named)
     configs = [to_config(tree) for tree in trees]
     refused = []
     for config in configs:
@@ -180,8 +182,6 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     if len(refused) == len(configs):
         raise refused[0]
     check_one_model(configs)
-    if named := _output_dir(overrides):
-        refuse_foreign(named)
     # The default folder carries the time at which Hydra composes, which is still to come.
     make_folder(named or Path(configs[0].paths.output_dir).parent)
     return trees[0]
