@@ -23,6 +23,7 @@ from steerlens.files import (
     json_text,
     make_folder,
     read_json,
+    remove_leftovers,
     write_json,
 )
 from steerlens.results import FEATURES, SUMMARY_FILE
@@ -152,6 +153,7 @@ def begin(folder: Path, key: str | None = None) -> dict[str, Any]:
         SteerlensError: another process has a run under way there; the folder can't be written.
     """
     make_folder(folder)
+    remove_leftovers(folder)
     old = read_status(folder)
     if old.get("state") == "running" and not _is_own(old):
         raise _under_way(folder, old)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlens.errors import SteerlensError
-from steerlens.files import atomic_write, write_json
+from steerlens.files import atomic_write, remove_leftovers, write_json
 from steerlens.seal import BLANK, NAME, is_intact, is_sealed, seal, with_blank
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class Store:
         except OSError as error:
             _warn_unreadable(folder, error)
             return []
+        remove_leftovers(folder)
         return sorted(name for name in names if fnmatch(name, "part-*.parquet"))
 
     def add(
