@@ -125,7 +125,7 @@ def test_an_unfinished_run_is_told_as_such_before_any_number(
     assert lines[1] == f"**{told}.**"
     write_json(tmp_path / "status.json", {**status, "state": "done"})
     report(tmp_path)
-    assert "unfinished" not in capsys.readouterr().out + (tmp_path / "report.md").read_text()
+    assert "unfinished:" not in capsys.readouterr().out + (tmp_path / "report.md").read_text()
 
 
 def steered(folder: Path, **columns: Any) -> RunTables:
