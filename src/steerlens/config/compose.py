@@ -106,6 +106,8 @@ def read_config(folder: Path) -> RunConfig:
     try:
         # Another's file may ask for variables of this environment (`${oc.env:...}`): it is text.
         settings = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("no mapping")
         tree = OmegaConf.merge(OmegaConf.structured(RunConfig), _literal(settings))
     except OSError as error:
         raise SteerlensError(f"{folder} is no run's folder: it has no {CONFIG_FILE}.") from error

@@ -37,7 +37,8 @@ def replacing(status: Status) -> Iterator[Path]:
     """
     folder = status.folder
     shutil.rmtree(folder / ASIDE, ignore_errors=True)  # of a run that was killed
-    if status.earlier is None:
+    earlier = status.earlier
+    if earlier is None:
         remove_results(folder)
         yield folder
         return
@@ -45,8 +46,7 @@ def replacing(status: Status) -> Iterator[Path]:
         try:
             yield make_folder(folder / ASIDE)
         except BaseException:
-            is_finished = status.earlier["state"] == "done"
-            if not is_finished and (folder / ASIDE / FEATURES.file).is_file():
+            if earlier["state"] != "done" and (folder / ASIDE / FEATURES.file).is_file():
                 _replace(status)
             raise
         _replace(status)
