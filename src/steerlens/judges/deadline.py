@@ -18,7 +18,7 @@ import httpx
 def limit_requests(client: httpx.Client, seconds: float) -> None:
     """Make every request of `client` a timeout once it has taken `seconds` in all.
 
-    Each attempt at a request, and each redirect, counts by itself, from connecting to its last byte.
+    Each attempt and each redirect counts by itself, from connecting to its last byte.
     """
     clock = _Clock()
     client.event_hooks["request"].append(lambda _request: clock.start(seconds))
