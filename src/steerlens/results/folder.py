@@ -160,7 +160,7 @@ def _layers_there(folder: Path, status: Mapping[str, Any]) -> str | None:
 
 def _n_layers(table: Table, folder: Path) -> int:
     try:
-        return int(table.read(folder)["layer"].nunique())
+        return len(set(table.read(folder)["layer"].tolist()))
     except SteerlensError:
         return 0
 
