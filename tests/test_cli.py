@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,6 +38,10 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[RunConfig]:
             raise SteerlensError("nothing to score.")
         if config.seed == 15:
             raise KeyboardInterrupt
+        if config.seed == 16:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if config.seed == 17:
+            raise SteerlensError("the SAE of \x1b]0;PWNED\x07 in C:\\models is none.")
         if kept:  # a job: its sweep is joined
             folder = Path(config.paths.output_dir)
             with Status(folder):
@@ -200,6 +205,40 @@ def test_debug_shows_the_traceback(steerlens: Steerlens) -> None:
 
 def test_an_interrupt_has_the_shells_exit_code(steerlens: Steerlens) -> None:
     assert steerlens(*GPT2, "seed=15") == (130, "", "steerlens: interrupted\n")
+
+
+def test_sigterm_ends_with_its_exit_code(
+    steerlens: Steerlens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        code, _, err = steerlens(*GPT2, "seed=16")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert code == 143
+    assert err.startswith("steerlens: ended by SIGTERM; what is finished is kept")
+
+
+@pytest.mark.parametrize("debug", ["false", "true"])
+def test_escapes_in_errors_are_shown_not_sent(steerlens: Steerlens, debug: str) -> None:
+    code, _, err = steerlens(*GPT2, "seed=17", f"debug={debug}")
+    assert code == 1
+    assert "\x1b" not in err
+    assert "\x07" not in err
+    assert r"the SAE of \x1b]0;PWNED\x07 in C:\models is none." in err
+
+
+def test_a_folder_of_somebody_elses_is_not_written_to(
+    steerlens: Steerlens, ran: list[RunConfig], tmp_path: Path
+) -> None:
+    mine = tmp_path / "paper" / "figures"
+    mine.mkdir(parents=True)
+    for words in ([], ["-m"], ["layer=99"], ["plan=true"]):
+        code, _, err = steerlens(*words, *GPT2, "seed=1", "paths.output_dir=paper")
+        assert code == 1
+        assert "paper isn't the folder of a run and isn't empty (it holds figures)" in err
+    assert ran == []
+    assert [*(tmp_path / "paper").iterdir()] == [mine]
 
 
 @pytest.mark.parametrize("wrong", ["layer=99", "seed=abc", "sae.pth=x", "score.prompt=a,", "=3"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from steerlens.cli import main
 from steerlens.compare import compare
 from steerlens.config.compose import compose
 from steerlens.errors import SteerlensError
-from steerlens.files import read_json
+from steerlens.files import read_json, write_json
 from tests.support.frames import frame
 from tests.support.sweeps import save_failed_job, save_job, save_run, save_sweep
 
@@ -54,6 +55,33 @@ def test_two_runs_differ_in_settings_and_scores(
     assert [each["label"] for each in summary["series"]] == ["one", "other"]
     assert (tmp_path / "out" / "figures" / "scores_by_layer.png").is_file()
     assert "| score.factor | 10.0 | 5.0 |" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_what_is_unfinished_is_told_before_any_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed = {"state": "interrupted", "reason": "ended by SIGTERM", "layers": 8}
+    one = save_run(tmp_path / "one")
+    write_json(one / "status.json", killed)
+    expected = r"one holds no finished run: interrupted: unfinished: 3 of 8 layers; ended by SIG"
+    with pytest.raises(SteerlensError, match=expected):
+        compare(one, save_run(tmp_path / "other"), tmp_path / "out")
+    sweep = save_sweep(tmp_path / "sweep")
+    save_job(sweep / "0", {"seed": "0"})
+    write_json(save_job(sweep / "1", {"seed": "1"}) / "status.json", killed)
+    compare(sweep, tmp_path / "other", tmp_path / "out")
+    told = "sweep: job 1 interrupted: unfinished: 3 of 8 layers; ended by SIGTERM"
+    assert capsys.readouterr().out.splitlines()[0].endswith(told)
+    assert f"{told}.**" in html.unescape((tmp_path / "out" / "report.md").read_text())
+
+
+def test_a_comparison_is_written_into_no_folder_of_somebody_elses(tmp_path: Path) -> None:
+    run = save_run(tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "report.md").write_text("my own")
+    with pytest.raises(SteerlensError, match="mine isn't the folder of a run and isn't empty"):
+        compare(run, run, tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["report.md"]
 
 
 def test_a_run_agrees_with_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

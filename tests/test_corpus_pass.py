@@ -99,6 +99,12 @@ def test_the_pass_is_shared_with_the_scores_and_kept(
     assert len(passes) == 1
     assert features_of([*words, "score=both", "score.input.min_examples=1"]) == alone
     assert len(passes) == 1
+    (file, *_) = Path(compose(words).paths.cache_dir).rglob("activations.safetensors")
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    file.write_bytes(damaged)
+    assert features_of([*words, "score=output"]) == alone
+    assert len(passes) == 2
 
 
 def test_too_few_are_refused_with_their_number(words: list[str]) -> None:

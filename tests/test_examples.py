@@ -258,6 +258,24 @@ def test_a_saved_configuration_keeps_its_sources(
     assert read_config(tmp_path).score["input"]["source"] == "shipped"
 
 
+def test_what_a_saved_configuration_asks_of_the_environment_is_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    import yaml
+
+    monkeypatch.setenv("A_KEY", "secret")
+    settings = dataclasses.asdict(compose([]))
+    prompts = ["${oc.env:A_KEY}", "costs ${x}", r"a \\${oc.env:A_KEY}"]
+    settings["generation"]["prompts"] = prompts
+    settings["model"]["path"] = "${oc.env:A_KEY}"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    config = read_config(tmp_path)
+    assert config.generation.prompts == prompts
+    assert config.model.path == "${oc.env:A_KEY}"
+
+
 def test_the_plan_says_where_the_numbers_come_from(
     words: list[str], corpus: list[str], file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from steerlens.files import (
     make_folder,
     read_json,
     read_text,
+    remove_leftovers,
     write_json,
     write_text,
 )
@@ -53,6 +55,35 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Pat
         interrupted()
     assert path.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from steerlens.files import atomic_write
+with atomic_write(Path(sys.argv[1]) / "part-1.parquet") as file:
+    file.write(b"half")
+    file.flush()
+    os._exit(9)
+"""
+
+
+def test_what_a_killed_process_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    (left,) = tmp_path.iterdir()
+    other = tmp_path / ".part-2.parquet.00000000.1.0123456789ab.tmp"  # another machine's
+    mine = tmp_path / ".mine.tmp"
+    for path in (other, mine):
+        path.touch()
+    with atomic_write(tmp_path / "part-3.parquet") as file:
+        file.write(b"whole")
+        remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {other.name, mine.name, "part-3.parquet"}
+    os.utime(other, (0, 0))
+    remove_leftovers(tmp_path)
+    assert not left.exists()
+    assert not other.exists()
+    assert mine.exists()
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path: Path) -> None:

@@ -115,6 +115,21 @@ def test_the_same_command_again_runs_only_what_is_missing_or_failed(
     assert len(list((tmp_path / "outputs" / "run").iterdir())) == 1
 
 
+def test_a_refused_job_shows_no_numbers_of_the_job_before_it(
+    steerlens: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = ["features.n=4", f"paths.output_dir={out}"]
+    assert steerlens("-m", "layer=1,3", *words).returncode == 0
+    again = steerlens("-m", "layer=1,99", *words)
+    assert again.returncode == 1
+    assert "Job 1 failed: layer 99 doesn't exist" in again.stdout
+    rows = pd.read_csv(out / "sweep.csv")
+    assert rows["state"].tolist() == ["done", "failed"]
+    assert rows["layer"].tolist() == [1, 99]
+    assert set(FEATURES.read(out)["layer"]) == {1}
+
+
 def test_shards_that_steer_are_joined_to_what_the_whole_gives(
     steerlens: Run, tmp_path: Path
 ) -> None:

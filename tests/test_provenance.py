@@ -102,6 +102,19 @@ def test_a_hash_is_remembered_until_the_file_changes(
     assert file_identity(weights, cache)["sha256"] == sha256(weights) != first["sha256"]
 
 
+@pytest.mark.parametrize("index", [0, 1_500_000, 2_999_999])
+def test_other_weights_of_the_same_size_and_time_are_noticed(tmp_path: Path, index: int) -> None:
+    file = tmp_path / "model.safetensors"
+    content = bytearray(3_000_000)
+    file.write_bytes(content)
+    stat = file.stat()
+    first = file_identity(file, tmp_path / "cache")
+    content[index : index + 300_000] = b"x" * len(content[index : index + 300_000])
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert file_identity(file, tmp_path / "cache")["sha256"] == sha256(file) != first["sha256"]
+
+
 @pytest.mark.parametrize("junk", ["", "[]", '{"sha256": 3}', '{"bytes": 7000', "\x00"])
 def test_a_corrupt_cache_is_ignored(weights: Path, tmp_path: Path, junk: str) -> None:
     cache = tmp_path / "cache"

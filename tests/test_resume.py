@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from steerlens.results import FEATURES
+from steerlens.status import read_status
 from tests.support.tiny import D_SAE, save_sae
 
 CHILD = """
@@ -104,6 +105,23 @@ def test_a_killed_run_goes_on_where_it_was(
     pd.testing.assert_frame_equal(
         FEATURES.read(tmp_path / "killed"), FEATURES.read(tmp_path / "whole")
     )
+
+
+@pytest.mark.slow
+def test_sigterm_keeps_what_is_finished_and_the_same_command_goes_on(
+    start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    cache, out = tmp_path / "cache", tmp_path / "ended"
+    child = start("ended", 0.3, f"paths.cache_dir={cache}")
+    while parts(cache) < 3 and child.poll() is None:
+        time.sleep(0.05)
+    child.terminate()
+    assert child.wait() == 143
+    status = read_status(out)
+    assert (status["state"], status["reason"]) == ("interrupted", "ended by SIGTERM")
+    assert start("ended", 0.0, f"paths.cache_dir={cache}").wait() == 0
+    assert read_status(out)["state"] == "done"
+    assert len(done(tmp_path / "ended.log", "feature")) <= D_SAE + 4
 
 
 @pytest.mark.slow

@@ -268,15 +268,38 @@ def test_with_debug_the_traceback_is_shown(steerlens: Run) -> None:
 
 
 def test_finished_layers_survive_an_interruption(steerlens: Run, folders: dict[str, Path]) -> None:
-    weights = folders["saes"] / "layer_3" / "sae_weights.safetensors"
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(weights)
-    tensors["W_enc"][0, 0] = float("nan")
-    save_file(tensors, weights)
+    _with_nan(folders["saes"])
     assert_refused(steerlens(), "NaN", "W_enc")
     assert state(folders["out"])["state"] == "failed"
     assert set(FEATURES.read(folders["out"])["layer"]) == {1}
+
+
+def test_a_failing_rerun_leaves_the_earlier_results_and_says_so(
+    steerlens: Run, folders: dict[str, Path]
+) -> None:
+    out = folders["out"]
+    assert steerlens("layer=1").returncode == 0
+    before = {path.name: path.read_bytes() for path in out.glob("*.*")}
+    done = steerlens("layer=[1,3]", f"sae.path={_with_nan(folders['saes'])}")
+    assert_refused(done, "NaN")
+    assert "has results of other settings, layer=1 (now [1, 3])" in done.stderr
+    after = {path.name: path.read_bytes() for path in out.glob("*.*")}
+    assert {**after, "status.json": b""} == {**before, "status.json": b""}
+    assert state(out)["state"] == "failed"
+    command = [sys.executable, "-m", "steerlens", "report", str(out)]
+    report = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert report.stdout.startswith("the last run failed (the SAE")
+
+
+def _with_nan(saes: Path) -> Path:
+    """The SAEs, the last of them damaged."""
+    from safetensors.torch import load_file, save_file
+
+    weights = saes / "layer_3" / "sae_weights.safetensors"
+    tensors = load_file(weights)
+    tensors["W_enc"][0, 0] = float("nan")
+    save_file(tensors, weights)
+    return saes
 
 
 def test_a_multirun_gives_each_job_a_folder_and_goes_on_after_a_failure(

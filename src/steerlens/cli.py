@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from steerlens.errors import SteerlensError
+from steerlens.errors import SteerlensError, Terminated
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -26,18 +28,38 @@ INFO = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `steerlens` with the arguments `argv` (default: the shell's) and exit."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _end_in_order_at_sigterm()
     debug = any(word.lower() in ("debug=true", "debug=1") for word in words)
     try:
         sys.exit(_dispatch(words))
+    except Terminated:
+        goes_on = "what is finished is kept, and the same command goes on from there"
+        print(f"steerlens: ended by SIGTERM; {goes_on}.", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         print("steerlens: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # `steerlens list releases | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
         _tell(error, debug)
         sys.exit(1)
+
+
+def _end_in_order_at_sigterm() -> None:
+    """Make SIGTERM an exception, so that what is finished is kept and the status says why.
+
+    Another handler (a launcher's, say) stays. A second SIGTERM can't disturb the end.
+    """
+
+    def end(_signal: int, _frame: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, end)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -77,7 +99,9 @@ def _hydra(words: list[str]) -> int:
     except SteerlensError as error:
         folder = _output_dir(overrides)
         if folder:
-            _record_failure(folder, error)
+            from steerlens.status import note_failure
+
+            note_failure(folder, error)
         raise
     if not (show_only or tree.plan) and (args.multirun or _is_multirun(tree)):
         return _sweep(args, tree)
@@ -141,10 +165,13 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     from steerlens.config.check import check, check_one_model
     from steerlens.config.compose import compose_jobs, to_config
     from steerlens.files import make_folder
+    from steerlens.status import refuse_foreign
 
     trees = compose_jobs(overrides, multirun)
     if show_only:
         return trees[0]
+    if named := _output_dir(overrides):
+        refuse_foreign(named)
     configs = [to_config(tree) for tree in trees]
     refused = []
     for config in configs:
@@ -156,7 +183,7 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
         raise refused[0]
     check_one_model(configs)
     # The default folder carries the time at which Hydra composes, which is still to come.
-    make_folder(_output_dir(overrides) or Path(configs[0].paths.output_dir).parent)
+    make_folder(named or Path(configs[0].paths.output_dir).parent)
     return trees[0]
 
 
@@ -170,18 +197,6 @@ def _output_dir(overrides: list[str]) -> Path | None:
                 value = parse([override])[0].value()
                 return Path(str(value)) if value and "${" not in str(value) else None
     return None
-
-
-def _record_failure(folder: Path, error: SteerlensError) -> None:
-    """Say in `status.json` that nothing was run, unless the folder holds a finished run."""
-    from steerlens.files import make_folder, read_json, write_json
-    from steerlens.status import STATUS_FILE, reason
-
-    with suppress(SteerlensError):  # the folder itself may be what was refused
-        path = make_folder(folder) / STATUS_FILE
-        old = read_json(path)
-        if not (isinstance(old, dict) and old.get("state") == "done"):
-            write_json(path, {"state": "failed", "reason": reason(error)})
 
 
 def _run_hydra(args: argparse.Namespace) -> int:
@@ -230,7 +245,7 @@ def _job(tree: DictConfig) -> float | None:
     from steerlens.config.check import check
     from steerlens.config.compose import to_config
     from steerlens.files import write_json
-    from steerlens.status import LEFT_OUT, STATUS_FILE
+    from steerlens.status import LEFT_OUT, STATUS_FILE, note_failure, refuse_foreign
     from steerlens.sweep.jobs import start_job
 
     config = to_config(tree)
@@ -242,6 +257,7 @@ def _job(tree: DictConfig) -> float | None:
     if of_sweep and config.study.cached_only:
         ask_hub_for_nothing()
         part = cached_part(config)
+    refuse_foreign(folder)
     if of_sweep:
         sweep_dir = Path(hydra.sweep.dir)
         config = part.config or config
@@ -255,8 +271,8 @@ def _job(tree: DictConfig) -> float | None:
         config.tracking.group = config.tracking.group or f"{config.name} {sweep_dir.name}"
     try:
         check(config)
-    except SteerlensError as error:
-        _record_failure(folder, error)
+    except Exception as error:
+        note_failure(folder, error)
         raise
     from steerlens.run import run
 
@@ -288,10 +304,14 @@ def _kept() -> Kept:
 
 def _tell(error: Exception, debug: bool) -> None:
     """One sentence on stderr, or with `debug` the traceback."""
+    from steerlens.text import shown
+
     if debug:
-        traceback.print_exception(error)
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        print("\n".join(map(shown, lines)), file=sys.stderr)
         return
     text = " ".join(str(error).split())
     if not isinstance(error, SteerlensError):
         text = f"{type(error).__name__}: {text}; run again with debug=true for the traceback."
-    print(f"steerlens: {text}", file=sys.stderr)
+    # Errors quote what others have written: file names, settings of an SAE, a server's answer.
+    print(f"steerlens: {shown(text)}", file=sys.stderr)

@@ -17,10 +17,10 @@ from steerlens.analysis.summary import summarise
 from steerlens.errors import SteerlensError
 from steerlens.figures.overlay import draw_overlay
 from steerlens.files import make_folder, write_json, write_text
-from steerlens.report import REPORT_FILE
 from steerlens.report.agreement import agreement_lines, agreement_table, judges_lines
 from steerlens.report.terminal import console_on
-from steerlens.results import SUMMARY_FILE
+from steerlens.results import REPORT_FILE, SUMMARY_FILE
+from steerlens.status import LEFT_OUT, refuse_foreign
 from steerlens.sweep.jobs import find_jobs, settings_of
 from steerlens.sweep.join import read_series
 from steerlens.text import markdown, markdown_table, visible
@@ -40,9 +40,12 @@ def compare(one: Path, other: Path, into: Path) -> None:
         SteerlensError: a folder holds no finished run, or the two have no result in common.
     """
     sides = [read_series(folder) for folder in (one, other)]
+    unfinished = [f"{folder}: {line}" for folder in (one, other) for line in _unfinished(folder)]
     for folder, series in zip((one, other), sides, strict=True):
         if not series:
-            raise SteerlensError(f"{folder} holds no finished run; `steerlens join` says why.")
+            why = next(iter(_unfinished(folder)), "`steerlens join` says why")
+            raise SteerlensError(f"{folder} holds no finished run: {why}.")
+    refuse_foreign(into)
     differences = _differences(one, other)
     pairs = _pairs(*sides)
     found = {
@@ -71,8 +74,15 @@ def compare(one: Path, other: Path, into: Path) -> None:
     said = {
         label: [*agreement_lines(found[label]), *judges_lines(judged[label])] for label in found
     }
-    write_text(into / REPORT_FILE, _report(differences, found, said, figures, into))
-    _print(differences, said, into)
+    write_text(into / REPORT_FILE, _report(unfinished, differences, found, said, figures, into))
+    _print(unfinished, differences, said, into)
+
+
+def _unfinished(folder: Path) -> list[str]:
+    """What of a run or a sweep isn't done, in words."""
+    jobs = find_jobs(folder)
+    left = [job for job in jobs if job.state not in ("done", LEFT_OUT)]
+    return [f"{f'job {job.name} ' * (len(jobs) > 1)}{job.state}: {job.reason}" for job in left]
 
 
 def _differences(one: Path, other: Path) -> Differences:
@@ -126,6 +136,7 @@ def _labelled(folders: Sequence[Path], sides: Sequence[Sequence[Series]]) -> lis
 
 
 def _report(
+    unfinished: Sequence[str],
     differences: Differences,
     found: Mapping[str, Sequence[Agreement]],
     said: Mapping[str, Sequence[str]],
@@ -135,7 +146,8 @@ def _report(
     def shown(text: str) -> str:
         return markdown(visible(text))
 
-    parts = ["# Two results side by side", "## Settings"]
+    parts = ["# Two results side by side", *(f"**{shown(line)}.**" for line in unfinished)]
+    parts.append("## Settings")
     rows = [[shown(cell) for cell in row] for row in differences]
     parts.append(markdown_table(["setting", "one", "other"], rows) if rows else "No difference.")
     for label, each in found.items():
@@ -150,10 +162,15 @@ def _report(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _print(differences: Differences, said: Mapping[str, Sequence[str]], folder: Path) -> None:
+def _print(
+    unfinished: Sequence[str],
+    differences: Differences,
+    said: Mapping[str, Sequence[str]],
+    folder: Path,
+) -> None:
     console = console_on(sys.stdout)
     lines: list[Any] = [f"{key}: {one} | {other}" for key, one, other in differences]
-    lines = lines or ["The settings are the same."]
+    lines = [*unfinished, *(lines or ["The settings are the same."])]
     for label, each in said.items():
         lines += [f"{label}:"] if len(said) > 1 else []
         lines += each or ["No feature has the same score on both sides."]

@@ -142,8 +142,10 @@ def _read(
     }
 
     def kept(subject: Subject, name: str) -> Activations | None:
-        store = run.store
-        return store and read_activations(store.folder(keys[subject.hook_name]) / name)
+        store, key = run.store, keys[subject.hook_name]
+        if store is None or store.load(key, name) is None:  # not there, or damaged
+            return None
+        return read_activations(store.folder(key) / name)
 
     left: list[Subject] = []
     for subject in subjects:

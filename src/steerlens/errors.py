@@ -10,6 +10,10 @@ class SteerlensError(Exception):
     """Bad input or a bad environment, told in one sentence that says what to do."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which batch systems send before they kill."""
+
+
 def nearest(name: str, choices: Iterable[str], n: int = 3) -> list[str]:
     """The up to `n` members of `choices` that look most like `name`, best first."""
     by_lower: dict[str, str] = {}

@@ -6,17 +6,24 @@ import bz2
 import codecs
 import errno
 import gzip
+import hashlib
 import io
 import json
 import lzma
 import math
 import os
+import re
+import socket
+import time
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
+
+import psutil
 
 from steerlens.errors import SteerlensError
 
@@ -40,6 +47,13 @@ _PACKED: dict[bytes, Any] = {
 
 UNREADABLE = (OSError, EOFError, UnicodeError, zlib.error, lzma.LZMAError)
 """What reading a text file raises that isn't there, is broken off, or is no text."""
+JOB_FILE = "job.json"
+"""What a job of a sweep was asked for, in its folder."""
+
+SWEEP_FILE = "sweep.json"
+"""Which command a sweep is of, in its folder."""
+
+_TEMPORARY = re.compile(r"\.([0-9a-f]{8})\.(\d+)\.[0-9a-f]{12}\.tmp$")
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
@@ -77,7 +91,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     # In the same folder, because only within one file system is a rename atomic.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    temporary = path.with_name(f".{path.name}.{_here()}.{os.getpid()}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         with temporary.open("xb") as file:
             yield file
@@ -89,6 +103,29 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@cache
+def _here() -> str:
+    """This machine, in the names of temporary files."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files in `folder` that killed processes have left.
+
+    Those of another machine after a day, because nobody can tell from here whether it still runs.
+    """
+    with suppress(OSError):
+        for path in folder.glob(".*.tmp"):
+            if (match := _TEMPORARY.search(path.name)) and _is_left(path, match[1], int(match[2])):
+                path.unlink(missing_ok=True)
+
+
+def _is_left(path: Path, machine: str, pid: int) -> bool:
+    if machine == _here():
+        return not psutil.pid_exists(pid)
+    return time.time() - path.stat().st_mtime > 24 * 3600
 
 
 def write_text(path: Path, text: str) -> None:

@@ -67,7 +67,12 @@ ROOMS = (
 SUBJECT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".npz", ".json", ".model", ".jinja"}
 SUBJECT_NAMES = {"merges.txt", "vocab.txt"}
 
-_SECRET = re.compile(r"(?i)^(.*(?:api_?key|access_?key|_token|secret|password)[^=]*=).+$", re.S)
+SAMPLES, SAMPLE_BYTES = 16, 2**16
+"""Blocks of a file that are compared, beside its size and time, and their size."""
+
+_SECRET = re.compile(
+    r"(?i)^(.*(?:api[_-]?key|access[_-]?key|_token|secret|password)[^=]*=).+$", re.S
+)
 
 
 def provenance(
@@ -174,10 +179,10 @@ def _output(command: list[str]) -> str | None:
 
 
 def file_identity(path: Path, cache_dir: Path) -> dict[str, Any]:
-    """Name, size and sha256 of a file; the hash is remembered by path, size and time."""
+    """Name, size and sha256 of a file; the hash is remembered by path and `file_stamp`."""
     path = Path(path)
     try:
-        before = _stamp(path)
+        before = file_stamp(path)
         # One small file per path: processes never write to the same one at the same time with
         # different content, and `write_json` replaces it in one step.
         key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
@@ -186,7 +191,7 @@ def file_identity(path: Path, cache_dir: Path) -> dict[str, Any]:
         if sha256 is None:
             with path.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            if _stamp(path) == before:
+            if file_stamp(path) == before:
                 _remember(cached, before, sha256)
     except OSError as error:
         raise SteerlensError(
@@ -195,12 +200,26 @@ def file_identity(path: Path, cache_dir: Path) -> dict[str, Any]:
     return {"file": path.name, "bytes": before["bytes"], "sha256": sha256}
 
 
-def _stamp(path: Path) -> dict[str, int]:
-    stat = path.stat()
-    return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+def file_stamp(path: Path) -> dict[str, int | str]:
+    """Describe a file quickly, so that another content is noticed: size, time, and a sample.
+
+    The sample is the sha256 of the head, the tail and blocks between, of a small file of all of it.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        stat = os.fstat(file.fileno())
+        last = max(stat.st_size - SAMPLE_BYTES, 0)
+        for index in range(SAMPLES):
+            file.seek(last * index // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE_BYTES))
+    sample = digest.hexdigest()[:32]
+    return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sample": sample}
 
 
-def _remembered(cached: Path, stamp: dict[str, int]) -> str | None:
+def _remembered(cached: Path, stamp: Mapping[str, int | str]) -> str | None:
     known = read_json(cached)
     if not isinstance(known, dict) or {key: known.get(key) for key in stamp} != stamp:
         return None
@@ -208,7 +227,7 @@ def _remembered(cached: Path, stamp: dict[str, int]) -> str | None:
     return sha256 if isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256) else None
 
 
-def _remember(cached: Path, stamp: dict[str, int], sha256: str) -> None:
+def _remember(cached: Path, stamp: Mapping[str, int | str], sha256: str) -> None:
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         write_json(cached, {**stamp, "sha256": sha256})

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steerlens.corpus_pass import alike, context_length, cut_corpus
+from steerlens.seal import with_digest, without_digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,16 +59,25 @@ def _measured(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list
     keys = [{**subject.key, "quality": n_tokens, "corpus": corpus} for subject in subjects]
     found: list[dict[str, Any] | None] = []
     for key in keys:
-        file = run.store.folder(key) / FILE if run.store else None
-        found.append(json.loads(file.read_text()) if file and file.is_file() else None)
+        found.append(_kept(run, key))
     index_of = {subject.hook_name: index for index, subject in enumerate(subjects)}
     for together in alike([subjects[index] for index, row in enumerate(found) if row is None]):
         for subject, row in zip(together, quality(together, n_tokens, run), strict=True):
             index = index_of[subject.hook_name]
             found[index] = row
             if run.store:
-                run.store.keep(keys[index], FILE, json.dumps(row).encode())
+                run.store.keep(keys[index], FILE, json.dumps(with_digest(row)).encode())
     return [one for one in found if one is not None]
+
+
+def _kept(run: ScoreRun, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The row of `key` in the store, if it is whole."""
+    content = run.store.load(key, FILE) if run.store else None
+    try:
+        row = json.loads(content) if content else None
+    except ValueError:
+        return None
+    return without_digest(row) if isinstance(row, dict) else None
 
 
 def quality(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list[dict[str, Any]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -13,25 +13,25 @@ from steerlens import tracking
 from steerlens.config.check import loads_subject
 from steerlens.config.schema import RunConfig
 from steerlens.config.steering import parse_factors
-from steerlens.figures import FIGURES_FOLDER
 from steerlens.files import CONFIG_FILE, write_text
 from steerlens.fit import refuse_if_too_big
 from steerlens.plan import print_plan
-from steerlens.provenance import PROVENANCE_FILE
 from steerlens.reference import read_reference
-from steerlens.report import REPORT_FILE, write_report
+from steerlens.report import write_report
 from steerlens.report.terminal import print_summary
-from steerlens.results import SUMMARY_FILE, TABLES
-from steerlens.results.folder import read_tables
-from steerlens.results.pmi import PMI_FILE
-from steerlens.results.reference import REFERENCE, REFERENCE_FILE
+from steerlens.results.folder import changed_settings, read_settings, read_tables
+from steerlens.results.replace import replacing
 from steerlens.selection import chosen
 from steerlens.stages import Stages
-from steerlens.status import Status
+from steerlens.status import Status, refuse_foreign
+from steerlens.text import visible
 from steerlens.tracking.tables import answer_rows, table_rows
 
 if TYPE_CHECKING:
+    from steerlens.results.reference import Reference
     from steerlens.subject import Kept
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: RunConfig, kept: Kept | None = None) -> float | None:
@@ -59,42 +59,57 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # Hydra has made it; a plan leaves nothing behind
         return None
-    with Status(folder):
+    refuse_foreign(folder)
+    with Status(folder) as status:
         if loads_subject(config):
             refuse_if_too_big(config, kept.size() if kept else 0)
         reference = read_reference(config.reference) if config.reference.model else None
-        _clear(folder)
         settings = dataclasses.asdict(config)
-        write_text(folder / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False))
+        _tell_other_settings(folder, settings)
         tracker = tracking.start(config.tracking, folder, settings)
         try:
-            stages = Stages(config, folder, kept)
-            if reference:
-                reference.write(folder)
-            alone = reference is not None and reference.alone
-            if reference and alone:
-                stages.published(reference)
-            elif config.reference.ratings:
-                stages.published_ratings()
-            elif config.concepts:
-                stages.concepts()
-            else:
-                _score_and_steer(stages, config)
-            # What is shown is what lies in the folder: `steerlens report` shows the same.
-            tables = read_tables(folder)
-            summary, figures = write_report(tables, folder)
-            tracker.log_tables(tables, summary)
-            if len(tables.words):
-                tracker.log_rows("words", table_rows(tables.words))
-            for name, rows in answer_rows(summary).items():
-                tracker.log_rows(name, rows)
-            tracker.log_figures(figures)
+            with replacing(status) as target:
+                write_text(target / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False))
+                if loads_subject(config):
+                    status.expect(layers=_count_layers(config))
+                _run_stages(Stages(config, target, kept), config, reference, target)
+                # What is shown is what lies in the folder: `steerlens report` shows the same.
+                tables = read_tables(target)
+                summary, figures = write_report(tables, target)
+                tracker.log_tables(tables, summary)
+                if len(tables.words):
+                    tracker.log_rows("words", table_rows(tables.words))
+                for name, rows in answer_rows(summary).items():
+                    tracker.log_rows(name, rows)
+                tracker.log_figures(figures)
         except BaseException:
             tracker.finish({}, failed=True)
             raise
         tracker.finish(summary)
         print_summary(tables, summary, folder)
     return summary["objective"]["value"] if summary["objective"] else None
+
+
+def _count_layers(config: RunConfig) -> int:
+    from steerlens.subject.sae import sae_sources
+
+    return len(sae_sources(config))
+
+
+def _run_stages(
+    stages: Stages, config: RunConfig, reference: Reference | None, target: Path
+) -> None:
+    """Write the tables of all that the run was asked for."""
+    if reference:
+        reference.write(target)
+    if reference and reference.alone:
+        stages.published(reference)
+    elif config.reference.ratings:
+        stages.published_ratings()
+    elif config.concepts:
+        stages.concepts()
+    else:
+        _score_and_steer(stages, config)
 
 
 def _score_and_steer(stages: Stages, config: RunConfig) -> None:
@@ -116,9 +131,14 @@ def _score_and_steer(stages: Stages, config: RunConfig) -> None:
         stages.pmi()
 
 
-def _clear(folder: Path) -> None:
-    """Removes what an earlier run left in the folder: it would pass for this run's."""
-    tables = (*(table.file for table in (*TABLES, REFERENCE)), REFERENCE_FILE)
-    for name in (*tables, PMI_FILE, SUMMARY_FILE, REPORT_FILE, PROVENANCE_FILE):
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / FIGURES_FOLDER, ignore_errors=True)
+def _tell_other_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Say in one line in what the results that will be replaced differ from those to come."""
+    plain = yaml.safe_load(yaml.safe_dump(settings))
+    if changes := changed_settings(read_settings(folder), plain):
+        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+        logger.warning(
+            "%s has results of other settings, %s%s; this run's will take their place.",
+            visible(str(folder)),
+            visible(", ".join(changes[:3])),
+            more,
+        )

@@ -23,6 +23,11 @@ def visible(text: str) -> str:
     return "".join(_visible(char, first=i == 0) for i, char in enumerate(text))
 
 
+def shown(text: str) -> str:
+    """Give one line of `text` with escapes for what can't be seen; its backslashes stay."""
+    return "".join(char if char == "\\" else _visible(char, first=False) for char in text)
+
+
 def _visible(char: str, first: bool) -> str:
     if char in _SHORT:
         return _SHORT[char]

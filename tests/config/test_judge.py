@@ -44,6 +44,8 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         (OURS | {"base_url": "http://h:99999/v1"}, ["no address of a server"]),
         (OURS | {"base_url": "http://[::1/v1"}, ["no address of a server"]),
         (OURS | {"base_url": "http://me:pw@host/v1"}, ["password", "environment"]),
+        (OURS | {"base_url": "http://host/v1?api-key=x"}, ["a query", "environment"]),
+        (OURS | {"base_url": "http://host/v1#x"}, ["a query", "environment"]),
         (OURS | {"budget_usd": 1.0}, ["needs the price of m at judge.base_url"]),
         (OURS | {"budget_usd": -1.0}, ["judge.budget_usd=-1.0 must be 0 or more"]),
         (OURS | {"budget_usd": float("nan")}, ["judge.budget_usd=nan must be 0 or more"]),
@@ -133,3 +135,21 @@ load_judge(run)
 assert not {"torch", "pandas", "transformers"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://h/v1?api-key=SECRET", "http://h/v1#SECRET", "http://me:SECRET@h/v1"),
+        *("h/v1?key=SECRET", "me:SECRET@h/v1", "http://me:SECRET@h:99999/v1?a=SECRET"),
+    ],
+)
+@pytest.mark.parametrize("where", ["setting", "environment"])
+def test_a_key_in_an_address_is_refused_and_not_shown(
+    url: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = JudgeConfig("openai", model="m", base_url=url if where == "setting" else None)
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(SteerlensError) as caught:
+        check_judge(judge)
+    assert "SECRET" not in str(caught.value)

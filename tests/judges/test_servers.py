@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -156,6 +158,73 @@ def test_a_server_that_is_too_slow_is_not_waited_for(serve: Serve, configure: Co
     rating = rated.ratings[0]["fluency"]
     assert (rating.missing, rated.ratings[0]["concept"].value) == (UNANSWERED, 1)
     assert rating.detail == "no answer within judge.timeout=2.5 seconds"
+
+
+@CLIENTS
+def test_the_limit_is_on_the_whole_request(client: str, serve: Serve, configure: Configure) -> None:
+    def answer(prompt: str, number: int) -> Reply:
+        return Reply(trickles="How well" in prompt)
+
+    rated = load_judge(configure(serve(answer), client, timeout=2.5, retries=0)).rate(ITEMS[:1])
+    rating = rated.ratings[0]["fluency"]
+    assert rating.detail == "no answer within judge.timeout=2.5 seconds"
+    assert rated.ratings[0]["concept"].value == 1
+
+
+USAGES = ["many", -5, 1.5, True, None, [3], {"a": 1}, 10**30]
+
+
+@CLIENTS
+@pytest.mark.parametrize("number", USAGES, ids=str)
+def test_a_usage_that_is_no_number_counts_as_much_as_there_can_have_been(
+    client: str, number: object, serve: Serve, configure: Configure
+) -> None:
+    text = "Rating: [[1]]"
+    message = {"role": "assistant", "content": text}
+    body = {
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "type": "message",
+        "role": "assistant",
+        "content": [{"type": "text", "text": text}],
+        "usage": {
+            **{"prompt_tokens": number, "completion_tokens": number},
+            **{"input_tokens": number, "output_tokens": number},
+        },
+    }
+    config = configure(serve(lambda *_: Reply(raw=json.dumps(body).encode())), client)
+    first = load_judge(config).rate(ITEMS[:1])
+    again = load_judge(config).rate(ITEMS[:1])
+    assert again.ratings == first.ratings
+    for rated in (first, again):
+        assert values(rated) == [{"concept": 1, "instruction": 1, "fluency": 1}]
+        assert rated.cost.input_tokens > 300
+        assert rated.cost.output_tokens == 3 * config.judge.max_tokens
+
+
+def test_a_poisoned_answer_of_an_earlier_version_does_no_harm(
+    serve: Serve, configure: Configure, tmp_path: Path
+) -> None:
+    config = configure(serve())
+    load_judge(config).rate(ITEMS[:1])
+    for file in (Path(config.paths.cache_dir) / "judges").rglob("*.json"):
+        content = json.loads(file.read_text())
+        del content["sha256"]
+        content["answer"]["input_tokens"] = "many"
+        file.write_text(json.dumps(content))
+    rated = load_judge(config).rate(ITEMS[:1])
+    assert (rated.cost.kept, rated.cost.output_tokens) == (3, 30)
+
+
+def test_a_kept_answer_with_another_text_is_asked_for_again(
+    serve: Serve, configure: Configure
+) -> None:
+    server = serve()
+    config = configure(server)
+    first = load_judge(config).rate(ITEMS[:1])
+    file = next((Path(config.paths.cache_dir) / "judges").rglob("*.json"))
+    file.write_text(file.read_text().replace("[[1]]", "[[2]]"))
+    assert load_judge(config).rate(ITEMS[:1]).ratings == first.ratings
+    assert len(server.asked) == 4
 
 
 @CLIENTS

@@ -112,6 +112,22 @@ def test_a_failed_run_without_results_is_told_as_such(tmp_path: Path) -> None:
         report(tmp_path)
 
 
+def test_an_unfinished_run_is_told_as_such_before_any_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    FEATURES.write(frame(range(2)), tmp_path)
+    status = {"state": "interrupted", "reason": "ended by SIGTERM", "layers": 8}
+    write_json(tmp_path / "status.json", status)
+    report(tmp_path)
+    told = "unfinished: 2 of 8 layers; ended by SIGTERM"
+    assert capsys.readouterr().out.splitlines()[0] == f"{told}."
+    lines = html.unescape((tmp_path / "report.md").read_text()).split("\n\n")
+    assert lines[1] == f"**{told}.**"
+    write_json(tmp_path / "status.json", {**status, "state": "done"})
+    report(tmp_path)
+    assert "unfinished:" not in capsys.readouterr().out + (tmp_path / "report.md").read_text()
+
+
 def steered(folder: Path, **columns: Any) -> RunTables:
     """A run that steered, in `folder`, with features of every role."""
     scores = {"input_score": [0.9, 0.0, 0.5] * 4, "output_score": [0.0, 0.9, 0.5] * 4}

@@ -31,6 +31,8 @@ class Reply:
     """Close the connection instead of answering."""
     usage: bool = True
     stopped: str = "stop"
+    trickles: bool = False
+    """Send the body a byte at a time, without an end."""
 
 
 @dataclass
@@ -119,11 +121,26 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
+        if reply.trickles:
+            self._trickle()
+            return
         is_openai = self.path.endswith("completions")
         content = (_openai if is_openai else _anthropic)(body, reply)
         if reply.status != 200:
             content = {"error": {"message": f"a failure {reply.status}", "type": "failure"}}
         self._send(reply.status, content, reply.raw, reply.content_type)
+
+    def _trickle(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.end_headers()
+        self.close_connection = True
+        try:
+            for _ in range(200):
+                self.wfile.write(b" ")
+                time.sleep(0.1)
+        except OSError:
+            pass  # a client that doesn't wait any longer
 
     def _is_allowed(self) -> bool:
         key = self.headers.get("x-api-key") or (self.headers.get("authorization") or "")[7:]

@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 
 from steerlens.config.compose import compose, compose_tree, count_jobs
+from steerlens.errors import SteerlensError
 from steerlens.files import read_json, write_json
+from steerlens.results import FEATURES
+from steerlens.status import Status, note_failure
 from steerlens.sweep import begin
 from steerlens.sweep.jobs import Job, find_jobs, job_key, settings_of, start_job
+from tests.support.frames import frame
 from tests.support.sweeps import DONE, save_run, save_sweep
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
@@ -33,6 +37,23 @@ def test_a_job_that_has_done_the_same_is_not_run_again(tmp_path: Path) -> None:
     write_json(folder / "status.json", {**DONE, "state": "failed"})
     assert not start_job(folder, sweep, config, ["layer=3"])
     assert read_json(folder / "job.json")["overrides"] == {"layer": "3"}
+
+
+def test_a_refused_job_is_not_what_another_has_finished_in_its_folder(tmp_path: Path) -> None:
+    sweep = save_sweep(tmp_path / "sweep")
+    folder = sweep / "1"
+    folder.mkdir()
+    start_job(folder, sweep, compose(["layer=3"]), ["layer=3"])
+    with Status(folder):
+        FEATURES.write(frame(), folder)
+    assert find_jobs(sweep)[0].state == "done"
+    assert not start_job(folder, sweep, compose(["layer=4"]), ["layer=4"])
+    # Killed here, it is no more done than after it has been refused.
+    assert find_jobs(sweep)[0].state == "running"
+    note_failure(folder, SteerlensError("layer 4 doesn't exist."))
+    (refused,) = find_jobs(sweep)
+    assert (refused.state, refused.reason) == ("failed", "layer 4 doesn't exist.")
+    assert not start_job(folder, sweep, compose(["layer=3"]), ["layer=3"])
 
 
 @pytest.mark.parametrize(

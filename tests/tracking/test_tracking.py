@@ -74,6 +74,30 @@ def test_two_runs_of_one_process_have_their_own_files(tmp_path: Path) -> None:
         assert len(list((tmp_path / name / "wandb").glob("offline-run-*"))) == 1
 
 
+@pytest.mark.parametrize(
+    ("group", "sweep_id", "expected"),
+    [(None, None, None), ("runs 2026", None, "its own"), ("runs 2026", "agents", None)],
+)
+def test_wandb_run_id_is_that_of_one_run_alone(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    group: str | None,
+    sweep_id: str | None,
+    expected: str | None,
+) -> None:
+    asked: list[Any] = []
+    fake: Any = types.ModuleType("wandb")
+    fake.init = lambda **settings: asked.append(settings["id"])
+    fake.Settings = type("Settings", (), {"model_fields": {}, "__init__": lambda *_, **__: None})
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setenv("WANDB_RUN_ID", "fixed")
+    if sweep_id:
+        monkeypatch.setenv("WANDB_SWEEP_ID", sweep_id)
+    for _ in range(2):
+        start(TrackingConfig(group=group), tmp_path, {})
+    assert asked == [None, None] if expected is None else len({*asked, None, "fixed"}) == 4
+
+
 class Broken:
     """A W&B run that fails at the calls named in `at`."""
 

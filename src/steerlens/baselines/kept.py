@@ -28,9 +28,9 @@ def find(store: Store | None, key: Mapping[str, Any]) -> Learnt | None:
 
     if store is None:
         return None
-    path = store.folder(key) / FILE
-    if not path.is_file():
+    if store.load(key, FILE) is None:
         return None
+    path = store.folder(key) / FILE
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

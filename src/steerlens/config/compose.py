@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -102,17 +104,28 @@ def compose(overrides: Sequence[str] = ()) -> RunConfig:
 def read_config(folder: Path) -> RunConfig:
     """The configuration of a run, from the `config.yaml` in its folder."""
     try:
-        tree = OmegaConf.merge(
-            OmegaConf.structured(RunConfig), OmegaConf.load(folder / CONFIG_FILE)
-        )
+        # Another's file may ask for variables of this environment (`${oc.env:...}`): it is text.
+        settings = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("no mapping")
+        tree = OmegaConf.merge(OmegaConf.structured(RunConfig), _literal(settings))
     except OSError as error:
         raise SteerlensError(f"{folder} is no run's folder: it has no {CONFIG_FILE}.") from error
-    except (OmegaConfBaseException, YAMLError) as error:
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise SteerlensError(
             f"{folder / CONFIG_FILE} isn't the configuration of a run by this version."
         ) from error
     assert isinstance(tree, DictConfig)
     return _as_dataclasses(tree)  # its sources are decided
+
+
+def _literal(value: Any) -> Any:
+    """Settings with every interpolation escaped, so that OmegaConf takes it for text."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda match: f"{match[1] * 2}\\${{", value)
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    return [_literal(item) for item in value] if isinstance(value, list) else value
 
 
 def compose_tree(overrides: Sequence[str] = ()) -> DictConfig:

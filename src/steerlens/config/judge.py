@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import re
 from urllib.parse import urlsplit
 
 from steerlens.config.prices import base_url, price_of
@@ -124,11 +125,19 @@ def _check_url(judge: JudgeConfig) -> None:
         sound = False
     if not sound:
         raise SteerlensError(
-            f"judge.base_url={url} is no address of a server; write "
+            f"judge.base_url={_without_secrets(url)} is no address of a server; write "
             "judge.base_url=http://127.0.0.1:8000/v1, say."
         )
-    if "@" in urlsplit(url).netloc:
+    parts = urlsplit(url)
+    held = "a name or password" if "@" in parts.netloc else "a query"
+    if "@" in parts.netloc or parts.query or parts.fragment or "?" in url:
         raise SteerlensError(
-            "judge.base_url has a name or password in it, which would be written into the run's "
-            "files; put the key into the environment."
+            f"judge.base_url={_without_secrets(url)} has {held} in it, which would be written into "
+            f"the run's files; leave it out, and put a key into the environment variable "
+            f"{key_variable(judge)}."
         )
+
+
+def _without_secrets(url: str) -> str:
+    """An address without the parts that may hold a key."""
+    return re.sub(r"^(\w+://)?[^/]*@", r"\1***@", re.sub(r"[?#].*", "?***", url, flags=re.S))

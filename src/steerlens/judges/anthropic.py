@@ -8,7 +8,8 @@ from typing import Any
 from steerlens.config.judge import judge_key, key_variable
 from steerlens.config.prices import base_url
 from steerlens.config.schema import JudgeConfig
-from steerlens.judges.chat import Answer, Conversation, Server, Unanswered
+from steerlens.judges.chat import Answer, Conversation, Server, Unanswered, count
+from steerlens.judges.deadline import limit_requests
 
 
 class AnthropicChat:
@@ -20,7 +21,10 @@ class AnthropicChat:
         import anthropic
 
         url = base_url(config)
+        http = anthropic.DefaultHttpxClient(timeout=config.timeout)
+        limit_requests(http, config.timeout)
         self.client = anthropic.Anthropic(
+            http_client=http,
             api_key=judge_key(config),
             base_url=url,
             timeout=config.timeout,
@@ -53,12 +57,16 @@ class AnthropicChat:
             with self.server.asking():
                 done = self.client.messages.create(messages=messages, **self._settings)
                 usage = done.usage
+                if usage is None:
+                    raise ValueError("no usage")  # theirs always has one
                 # Tokens that the server's own prompt cache wrote or read are counted apart.
-                cached = (usage.cache_creation_input_tokens, usage.cache_read_input_tokens)
+                names = ("cache_creation_input_tokens", "cache_read_input_tokens")
+                cached = [count(getattr(usage, name, None)) for name in names]
+                fresh = count(getattr(usage, "input_tokens", None))
                 return Answer(
                     text="".join(part.text for part in done.content if part.type == "text"),
-                    input_tokens=usage.input_tokens + sum(one or 0 for one in cached),
-                    output_tokens=usage.output_tokens,
+                    input_tokens=None if fresh is None else fresh + sum(n or 0 for n in cached),
+                    output_tokens=count(getattr(usage, "output_tokens", None)),
                     stopped=done.stop_reason,
                 )
         except Unanswered as error:

@@ -11,13 +11,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from steerlens.errors import SteerlensError
 from steerlens.files import make_folder, read_json, write_json
-from steerlens.judges.chat import Answer, Conversation
+from steerlens.judges.chat import Answer, Conversation, count
+from steerlens.seal import with_digest, without_digest
 
 FOLDER = "judges"
 
@@ -38,13 +39,17 @@ class AnswerCache:
         """The answer that was kept, or None; a broken file is none."""
         key = self._key(conversation)
         content = read_json(self._file(key))
-        if not isinstance(content, dict) or content.get("asked") != key:
+        content = without_digest(content) if isinstance(content, dict) else None
+        if content is None or content.get("asked") != key:
             return None
         try:
             answer = Answer(**content["answer"])
         except (KeyError, TypeError):
             return None
-        return answer if isinstance(answer.text, str) else None
+        if not isinstance(answer.text, str):
+            return None
+        usage = count(answer.input_tokens), count(answer.output_tokens)
+        return replace(answer, input_tokens=usage[0], output_tokens=usage[1])
 
     def keep(self, conversation: Conversation, answer: Answer) -> None:
         """Keeps an answer for good.
@@ -56,7 +61,7 @@ class AnswerCache:
         file = self._file(key)
         with _told(self.cache_dir):
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, {"asked": key, "answer": asdict(answer)})
+            write_json(file, with_digest({"asked": key, "answer": asdict(answer)}))
 
     def _key(self, conversation: Conversation) -> dict[str, Any]:
         return {**self.identity, "messages": [list(one) for one in conversation]}

@@ -34,6 +34,16 @@ class Answer:
     """Why it ended, in the server's word."""
 
 
+MOST_TOKENS = 2**40
+"""More than any request can have read or written."""
+
+
+def count(tokens: Any) -> int | None:
+    """The number of tokens that a server tells; None if what it tells is no number of tokens."""
+    sound = isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens < MOST_TOKENS
+    return tokens if sound else None
+
+
 class Unanswered(Exception):
     """This conversation has no answer; others may have one."""
 

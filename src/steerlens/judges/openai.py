@@ -8,7 +8,8 @@ from typing import Any
 from steerlens.config.judge import judge_key, key_variable
 from steerlens.config.prices import base_url
 from steerlens.config.schema import JudgeConfig
-from steerlens.judges.chat import Answer, Conversation, Server, Unanswered
+from steerlens.judges.chat import Answer, Conversation, Server, Unanswered, count
+from steerlens.judges.deadline import limit_requests
 
 
 class OpenAIChat:
@@ -20,7 +21,10 @@ class OpenAIChat:
         import openai
 
         url = base_url(config)
+        http = openai.DefaultHttpxClient(timeout=config.timeout)
+        limit_requests(http, config.timeout)
         self.client = openai.OpenAI(
+            http_client=http,
             api_key=judge_key(config),
             base_url=url,
             timeout=config.timeout,
@@ -56,8 +60,8 @@ class OpenAIChat:
                 choice, usage = done.choices[0], done.usage
                 return Answer(
                     text=str(choice.message.content or choice.message.refusal or ""),
-                    input_tokens=usage and usage.prompt_tokens,
-                    output_tokens=usage and usage.completion_tokens,
+                    input_tokens=count(getattr(usage, "prompt_tokens", None)),
+                    output_tokens=count(getattr(usage, "completion_tokens", None)),
                     stopped=choice.finish_reason,
                 )
         except Unanswered as error:

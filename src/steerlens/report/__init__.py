@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +19,17 @@ from steerlens.analysis.summary import (
     title_of,
 )
 from steerlens.errors import SteerlensError
-from steerlens.files import read_json, write_json, write_text
+from steerlens.files import write_json, write_text
 from steerlens.report.answer import answer_section
 from steerlens.report.concept_page import is_of_a_concept
 from steerlens.report.coverage import words_section
 from steerlens.report.reference import reference_section
 from steerlens.report.steering import steering_sections
 from steerlens.report.toward import candidates_section, toward_sections
-from steerlens.results import FEATURES, SUMMARY_FILE
-from steerlens.results.folder import RunTables, read_tables
+from steerlens.results import FEATURES, REPORT_FILE, SUMMARY_FILE
+from steerlens.results.folder import RunTables, read_tables, unfinished
 from steerlens.results.reference import Reference
-from steerlens.status import STATUS_FILE
+from steerlens.status import read_status
 from steerlens.studies import write_answer
 from steerlens.text import (
     markdown,
@@ -42,7 +43,6 @@ from steerlens.text import (
 if TYPE_CHECKING:
     import pandas as pd
 
-REPORT_FILE = "report.md"
 BEST_ROWS = 50
 
 
@@ -83,11 +83,10 @@ def _read(folder: Path) -> RunTables:
     if not (folder / FEATURES.file).is_file():
         near = _newest_run_near(folder)
         hint = f"the newest run is {near}." if near else "give the folder of a finished run."
-        status = read_json(folder / STATUS_FILE)
-        state = status.get("state") if isinstance(status, dict) else None
+        state = read_status(folder).get("state")
         what = f"its run is {state} and" if state else "it"
         raise SteerlensError(f"{folder} can't be reported: {what} has no {FEATURES.file}; {hint}")
-    return read_tables(folder)
+    return replace(read_tables(folder), unfinished=unfinished(folder))
 
 
 def _newest_run_near(folder: Path) -> Path | None:
@@ -123,13 +122,15 @@ def report_text(
     if is_of_a_concept(tables):
         (word,) = summary["words"]
         title = f"# {_names(summary['model'])}: steering toward {markdown(visible(word['word']))}"
-        parts = [title, *toward_sections(tables), *pictures, *candidates_section(tables)]
+        sections = [*toward_sections(tables), *pictures, *candidates_section(tables)]
+        parts = [title, *_warning(tables), *sections]
         return "\n\n".join(parts) + "\n"
     overall = summary["overall"]
     scored = [f"{overall[f'{name}_count']:,} with an {name.replace('_', ' ')}" for name in SCORES]
     counts = ", ".join([f"{overall['features']:,} features", *scored])
     parts = [
         f"# {_names(summary['model'])} with {_names(summary['sae'])}",
+        *_warning(tables),
         f"{counts}.",
         *(markdown(visible(note)) for note in tables.notes),
         *answer_section(summary.get("study")),
@@ -150,6 +151,11 @@ def report_text(
         parts += steering_sections(tables, summary["steering"])
     parts += words_section(tables.coverage)
     return "\n\n".join(parts) + "\n"
+
+
+def _warning(tables: RunTables) -> list[str]:
+    """Say before any number that a run hasn't come to its end."""
+    return [f"**{markdown(visible(tables.unfinished))}.**"] if tables.unfinished else []
 
 
 def _names(names: str | list[str] | None) -> str:

@@ -17,13 +17,12 @@ from steerlens.analysis.summary import summarise
 from steerlens.files import write_json, write_text
 from steerlens.report.answer import answer_section, print_answer
 from steerlens.report.terminal import console_on
-from steerlens.results import SUMMARY_FILE
+from steerlens.results import REPORT_FILE, SUMMARY_FILE
 from steerlens.status import LEFT_OUT
 from steerlens.studies import write_answer
 from steerlens.text import markdown, markdown_table, visible
 
 SWEEP_CSV = "sweep.csv"
-REPORT_FILE = "report.md"
 
 NUMBERS = {
     "n_features": ("features", ",.0f"),
@@ -106,8 +105,8 @@ def _report(
     ]
     parts = [
         f"# {_counted(rows)}",
-        *answer_section(summary["study"]),
         *["\n".join([*failed, *(f"- {markdown(visible(one))}" for one in summary["left_out"])])],
+        *answer_section(summary["study"]),
         *[
             f"![{name.replace('_', ' ')}]({path.relative_to(folder).as_posix()})"
             for name, paths in figures.items()
@@ -123,9 +122,12 @@ def _report(
 def print_sweep(
     rows: pd.DataFrame, series: Sequence[Series], study: Mapping[str, Any] | None, folder: Path
 ) -> None:
-    """Prints the jobs with their main numbers, those that failed, what the study that they were
-    made for has found, and where the files are."""
+    """Print, before any number, the jobs that aren't done; then all with their main numbers, what
+    the study that they were made for has found, and where the files are."""
     console = console_on(sys.stdout)
+    for row in _explained(rows):
+        line = f"Job {row['job']} {row['state']}: {row['reason']}"
+        console.print(Text(visible(line)), soft_wrap=True)
     columns: list[list[Text]] = []
     table = Table(
         title=f"{_counted(rows)}; {len(series)} series",
@@ -147,9 +149,6 @@ def print_sweep(
     for row in zip(*columns, strict=True):
         table.add_row(*row)
     console.print(table)
-    for row in _explained(rows):
-        line = f"Job {row['job']} {row['state']}: {row['reason']}"
-        console.print(Text(visible(line)), soft_wrap=True)
     print_answer(study, console)
     console.print(Text(f"Joined: {visible(str(folder))}"), soft_wrap=True)
 

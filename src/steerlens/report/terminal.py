@@ -130,6 +130,8 @@ def print_summary(
 ) -> None:
     """Print the best features, what steering with them did, and where the files are."""
     console = console or console_on(sys.stdout)
+    if tables.unfinished:
+        console.print(Text(f"{visible(tables.unfinished)}."), soft_wrap=True)
     if is_of_a_concept(tables):
         print_hanging(console, concept_page(tables))
     elif summary["ranked_by"]:

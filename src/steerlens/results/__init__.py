@@ -13,6 +13,7 @@ __all__ = [
     "GENERATIONS",
     "NULL_SCORES",
     "RATINGS",
+    "REPORT_FILE",
     "SAES",
     "STEERING",
     "SUBJECT",
@@ -22,7 +23,7 @@ __all__ = [
     "Table",
 ]
 
-SUMMARY_FILE = "summary.json"
+REPORT_FILE, SUMMARY_FILE = "report.md", "summary.json"
 
 SUBJECT = {"model": "string", "sae": "string", "hook_name": "string"}
 

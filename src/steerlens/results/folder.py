@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,11 +29,15 @@ from steerlens.results import (
 )
 from steerlens.results.pmi import PMI_FILE, Pmi
 from steerlens.results.reference import REFERENCE_FILE, Reference
+from steerlens.status import read_status
 
 if TYPE_CHECKING:
     import pandas as pd
 
 T = TypeVar("T", ChoiceConfig, StudyConfig)
+
+ASIDE = ("paths", "tracking", "debug", "plan", "name", "memory_budget", "hydra")
+"""Settings that don't change what a run finds."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class RunTables:
     """The published scores that the run is laid beside."""
     notes: tuple[str, ...] = ()
     """What a reader has to know of the subject, in sentences."""
+    unfinished: str | None = None
+    """How far the run has come; null where it came to its end."""
 
     def of_layers(self, layers: Collection[int]) -> RunTables:
         """The rows of `layers` only."""
@@ -122,6 +128,43 @@ def read_tables(folder: Path) -> RunTables:
     )
 
 
+def unfinished(folder: Path) -> str | None:
+    """Say how far the run in `folder` has come; None where its results are whole.
+
+    An earlier run's results that the last one hasn't replaced are told as such.
+    """
+    status = read_status(folder)
+    state = status.get("state", "done")
+    if state == "done":
+        return None
+    why = status.get("reason") or (
+        "it is under way" if "pid" in status else "it was killed, or still runs"
+    )
+    if earlier := status.get("earlier"):
+        ended = f", which ended at {earlier['finished']}" if "finished" in earlier else ""
+        if earlier.get("state", "done") != "done":
+            ended = f", {_layers_there(folder, earlier)}"
+        return f"the last run {state} ({why}); what is here is of the run before{ended}"
+    return "; ".join(filter(None, (_layers_there(folder, status), str(why))))
+
+
+def _layers_there(folder: Path, status: Mapping[str, Any]) -> str | None:
+    """How many layers of the run of `status` have results; None if none has."""
+    scored, steered = _n_layers(FEATURES, folder), _n_layers(STEERING, folder)
+    if not scored:
+        return None
+    of = f" of {status['layers']}" if "layers" in status else ""
+    steering = f" scored, {steered} steered" if steered else ""
+    return f"unfinished: {scored}{of} layers{steering}"
+
+
+def _n_layers(table: Table, folder: Path) -> int:
+    try:
+        return len(set(table.read(folder)["layer"].tolist()))
+    except SteerlensError:
+        return 0
+
+
 def _notes(folder: Path) -> tuple[str, ...]:
     provenance = read_json(folder / PROVENANCE_FILE)
     return tuple(map(str, provenance.get("notes", []))) if isinstance(provenance, dict) else ()
@@ -140,6 +183,33 @@ def _settings(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise SteerlensError(f"{path} can't be read: it is no YAML file.") from error
     return settings if isinstance(settings, dict) else {}
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read the resolved configuration of the run in `folder`; empty where it can't be read."""
+    try:
+        return _settings(folder)
+    except SteerlensError:
+        return {}
+
+
+def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """List in words the settings of which a run's results depend on and both know two values."""
+    changes: list[str] = []
+    for key in new.keys() & old.keys():
+        before, after = old[key], new[key]
+        if before == after or (not prefix and key in ASIDE):
+            continue
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            changes += changed_settings(before, after, f"{prefix}{key}.")
+        else:
+            changes.append(f"{prefix}{key}={_name(before)} (now {_name(after)})")
+    return sorted(changes)
+
+
+def _name(value: Any) -> Any:
+    """A value in words: of a group its name."""
+    return value.get("name") if isinstance(value, Mapping) else value
 
 
 def _known(kind: type[T], settings: dict[str, Any]) -> T:

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerlens.config.compose import count_jobs, is_basic, swept_by_files
-from steerlens.files import make_folder, read_json, write_json
-from steerlens.status import now
+from steerlens.files import SWEEP_FILE, make_folder, read_json, write_json
+from steerlens.status import now, refuse_foreign
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-SWEEP_FILE = "sweep.json"
 
 NOT_THE_COMMAND = ("hydra.sweep.dir=", "hydra.launcher.", "hydra/launcher=", "debug=", "tracking")
 """Overrides that change where or how jobs run, but not what they find."""
@@ -48,6 +46,7 @@ def begin(overrides: Sequence[str], tree: DictConfig) -> Sweep:
     folder = Path(tree.hydra.sweep.dir)
     if not any(_names_folder(word) for word in overrides):
         folder = _earlier(folder.parent, id) or folder
+    refuse_foreign(folder)
     make_folder(folder)
     record = read_json(folder / SWEEP_FILE)
     goes_on = isinstance(record, dict) and record.get("id") == id

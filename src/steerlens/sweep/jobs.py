@@ -13,20 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError
-from steerlens.files import CONFIG_FILE, read_json, write_json
+from steerlens.files import CONFIG_FILE, JOB_FILE, SWEEP_FILE, read_json, write_json
 from steerlens.provenance import LIBRARIES
 from steerlens.results import FEATURES, SUMMARY_FILE
-from steerlens.status import STATUS_FILE
-from steerlens.sweep.begin import SWEEP_FILE
-
-JOB_FILE = "job.json"
-
-ASIDE = ("paths", "tracking", "debug", "plan", "name", "memory_budget", "hydra")
-"""Settings that don't change what a job finds."""
+from steerlens.results.folder import ASIDE, read_settings, unfinished
+from steerlens.status import LEFT_OUT, begin, read_status
 
 Settings = dict[str, str]
 
@@ -38,7 +31,7 @@ class Job:
     folder: Path
     name: str
     state: str
-    """done, failed, running (or killed), missing, or left out."""
+    """done, failed, interrupted, running, died, missing, or left out."""
     reason: str | None
     """Why it isn't done; of one that is, what it had to leave out."""
     seconds: float | None
@@ -62,23 +55,41 @@ def start_job(
 ) -> bool:
     """Note in the job's folder what it is asked for; return whether it has done that already.
 
-    `missing` is what of it can't be had, and what `config` therefore doesn't ask for.
+    `status.json` has the state and the key of what is asked in one file: a job whose key isn't
+    that of its state isn't done.
+
+    Args:
+        folder: the job's own.
+        sweep_dir: the sweep's.
+        config: what is asked for.
+        overrides: what the command line says of it.
+        missing: what of it can't be had, and what `config` therefore doesn't ask for.
+
+    Raises:
+        SteerlensError: another process runs the job.
     """
     sweep = read_json(sweep_dir / SWEEP_FILE)
-    old, key = read_json(folder / JOB_FILE), job_key(config)
-    status = read_json(folder / STATUS_FILE)
+    key = job_key(config)
+    status = read_status(folder)
     done = (
-        isinstance(old, dict)
-        and old.get("key") == key
-        and isinstance(status, dict)
-        and status.get("state") == "done"
+        status.get("state") == "done"
+        and status.get("key", _key_of_record(folder)) == key
         and (folder / FEATURES.file).is_file()
     )
     id = sweep.get("id") if isinstance(sweep, dict) else None
     said = {name: value for name, _, value in (word.partition("=") for word in overrides)}
+    if not done:
+        # First, so that what another job has finished never stands under this one's settings.
+        begin(folder, key)
     record = {"sweep": id, "key": key, "overrides": said, "missing": missing}
     write_json(folder / JOB_FILE, record)
     return done
+
+
+def _key_of_record(folder: Path) -> str | None:
+    """The key of a job by an earlier version, whose `status.json` has none."""
+    record = read_json(folder / JOB_FILE)
+    return record.get("key") if isinstance(record, dict) else None
 
 
 def job_key(config: RunConfig) -> str:
@@ -150,13 +161,13 @@ def find_jobs(folder: Path) -> list[Job]:
 
 
 def _job(folder: Path, name: str, overrides: Settings | None) -> Job:
-    status = read_json(folder / STATUS_FILE)
-    status = status if isinstance(status, dict) else {}
-    state, reason = str(status.get("state", "missing")), status.get("reason")
+    status = read_status(folder)
+    state = str(status.get("state", "missing"))
+    reason = status.get("reason")
     if state == "missing":
         reason = "it was never started, or killed at once"
-    elif state == "running":
-        reason = "it was killed, or still runs"
+    elif state != LEFT_OUT and "earlier" not in status:
+        reason = unfinished(folder)
     return Job(folder, name, state, reason, _seconds(status), overrides)
 
 
@@ -197,15 +208,6 @@ def settings_of(jobs: Sequence[Job], resolved: bool = False) -> dict[str, Settin
         name: {renamed.get(key, key): settings[key] for key in kept if key in settings}
         for name, settings in every.items()
     }
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """The resolved configuration of the run in `folder`; empty where it can't be read."""
-    try:
-        settings = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return settings if isinstance(settings, dict) else {}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Settings:

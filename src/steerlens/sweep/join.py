@@ -20,7 +20,7 @@ from steerlens.analysis.summary import best_features
 from steerlens.config.parse import parse_shard
 from steerlens.config.schema import TrackingConfig
 from steerlens.errors import SteerlensError
-from steerlens.files import make_folder, read_json, write_json
+from steerlens.files import SWEEP_FILE, make_folder, read_json, write_json
 from steerlens.report.sweep import print_sweep, write_sweep_report
 from steerlens.results import (
     CONCEPTS,
@@ -34,11 +34,11 @@ from steerlens.results import (
     SUMMARY_FILE,
     Table,
 )
-from steerlens.results.folder import RunTables, read_tables
+from steerlens.results.folder import RunTables, read_settings, read_tables
 from steerlens.results.pmi import Pmi
-from steerlens.status import LEFT_OUT, STATUS_FILE
-from steerlens.sweep.begin import SWEEP_FILE
-from steerlens.sweep.jobs import Job, Settings, find_jobs, read_settings, read_summary, settings_of
+from steerlens.results.replace import written_files
+from steerlens.status import LEFT_OUT, STATUS_FILE, refuse_foreign
+from steerlens.sweep.jobs import Job, Settings, find_jobs, read_summary, settings_of
 from steerlens.tracking.tables import answer_rows, table_rows
 
 BEST_ROWS = 100
@@ -107,7 +107,9 @@ def join(folders: Sequence[Path], into: Path, again: bool = False, show: bool = 
     record = record if isinstance(record, dict) else {}
     changed = record.get("joined") != stamp
     if changed or again:
+        refuse_foreign(into)
         make_folder(into)
+        earlier = {*written_files(into)}
         for table, field in JOINED:
             frames = [getattr(one.tables, field) for one in series]
             if frames := [frame for frame in frames if len(frame) or table is FEATURES]:
@@ -116,6 +118,9 @@ def join(folders: Sequence[Path], into: Path, again: bool = False, show: bool = 
                 (into / table.file).unlink(missing_ok=True)
         rows = _rows(jobs, settings)
         summary, figures = write_sweep_report(rows, series, left_out, into)
+        new = {path for paths in figures.values() for path in paths}
+        for path in earlier - {*written_files(into)} - new:
+            path.unlink(missing_ok=True)
         _track(joined, rows, summary, figures)
         write_json(into / SWEEP_FILE, {**record, "joined": stamp})
     if changed or again or show:

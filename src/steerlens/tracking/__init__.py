@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -157,7 +158,7 @@ class WandbTracker:
             group=config.group,
             name=config.name or self.folder.name,
             tags=list(config.tags),
-            id=self._id,
+            id=self._id or _id_of_one_of_several(config),
             resume="allow" if self._id else None,
             mode=mode,
             dir=str(self.folder),
@@ -218,6 +219,16 @@ class WandbTracker:
     def _finish(self, summary: Mapping[str, Any], failed: bool) -> None:
         self._run.summary.update(flat(summary))
         self._run.finish(exit_code=int(failed))
+
+
+def _id_of_one_of_several(config: TrackingConfig) -> str | None:
+    """An id of its own for each run of a group, which would all take that of WANDB_RUN_ID.
+
+    An agent of a W&B sweep gives each of its runs the right one.
+    """
+    if config.group is None or "WANDB_SWEEP_ID" in os.environ:
+        return None
+    return secrets.token_hex(4)
 
 
 @contextmanager
