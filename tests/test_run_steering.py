@@ -162,6 +162,7 @@ def test_another_runs_pmi_is_removed(typed: tuple[Run, Path]) -> None:
     stale = folder / "stale" / PMI_FILE
     stale.parent.mkdir()
     stale.write_text("{}")
+    (folder / "stale" / "status.json").write_text('{"state": "done"}')
     done = run("'features.ids=[1]' paths.output_dir=stale paths.cache_dir=cache")
     assert done.returncode == 0, done.stderr
     assert not stale.exists()

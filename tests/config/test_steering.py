@@ -73,7 +73,7 @@ def test_words_are_a_list_or_the_lines_of_a_file(tmp_path: Path) -> None:
     file.write_text("\n \n")
     with pytest.raises(SteerlensError, match=r"words\.txt has no word"):
         parse_words(str(file))
-    file.write_bytes(b"\xff\xfe")
+    file.write_bytes(b"date \xff\xfa")
     with pytest.raises(SteerlensError, match="not a text file"):
         parse_words(str(file))
 
