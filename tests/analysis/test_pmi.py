@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from steerlens.analysis.pmi import by_role, count, generated_pairs, pmi
+from steerlens.analysis.resampling import FEWEST
 from steerlens.config.schema import PmiConfig
 from tests.support.frames import generations, steering
 
@@ -161,7 +162,7 @@ def test_groups_are_summarised_with_an_interval_over_features() -> None:
         quartiles = [statistics[name] for name in ("q25", "median", "q75")]
         np.testing.assert_allclose(quartiles, np.quantile(values, [0.25, 0.5, 0.75]))
         assert statistics["mean"] == pytest.approx(values.mean())
-        if statistics["features"] > 1:
+        if statistics["features"] >= FEWEST:
             low, high = statistics["mean_interval"]
             assert low <= statistics["mean"] <= high
         else:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from steerlens.analysis.factors import choose_factors
 from steerlens.analysis.payoff import payoff, threshold_curve
 from steerlens.analysis.steering_summary import (
     curve_rows,
@@ -16,6 +17,7 @@ from steerlens.analysis.steering_summary import (
     steering_explanation,
     steering_summary,
 )
+from steerlens.config.schema import ChoiceConfig
 from steerlens.files import json_text
 from steerlens.results.folder import RunTables
 from tests.support.frames import frame, generations, tables
@@ -198,3 +200,20 @@ def test_one_feature_is_told_without_intervals() -> None:
     lines = steering_explanation(found(run))
     assert lines[0].startswith("1 feature was steered in ")
     assert not any("interval" in line for line in lines)
+
+
+def test_means_are_also_given_without_the_features_that_no_factor_gave_success() -> None:
+    steered = choose_factors(tables().generations, ChoiceConfig())
+    silent = steered["feature"] % 3 == 2  # see `generations`
+    assert steered["undecided"].tolist() == silent.tolist()
+    assert set(steered.loc[silent, "best_factor"]) == {0.5}  # the smallest
+    columns = {name: steered[name].tolist() for name in ("best_factor", "undecided", "success_20")}
+    summary = found(tables(**columns))
+    expected = steered.loc[~silent, "success_20"].mean()
+    assert summary["decided"]["success_20"] == pytest.approx(expected)
+    assert summary["best_factor"]["success_20"] == pytest.approx(steered["success_20"].mean())
+    text = " ".join(steering_explanation(summary))
+    assert "(the smallest is taken): 4 of 12 features; the others have mean success@20" in text
+    rows = {row["threshold"]: row for row in curve_rows(summary)}
+    assert rows[1e-10]["undecided"] == 4
+    assert rows[1e-10]["success_decided"] == pytest.approx(expected)

@@ -140,10 +140,23 @@ def test_features_are_told_apart_from_random_directions() -> None:
     text = " ".join(explanation(summary))
     assert "Of 99 random directions with the norms of decoder rows 100.0% have S_out" in text
     assert "50.0% of the features have an S_out that at most 5% of random directions" in text
+    # 0.01 * 4 / 1, 0.05 * 4 / 2, 0.051 * 4 / 3: only the first is at most 0.05.
+    assert summary["overall"]["output_score_q_at_most_0.05"] == 0.25
+    assert "corrected for the number of features in their layer, 25.0% are above chance" in text
     few = summarise(RunTables(table, null_scores=null_scores([0], 18)))
     assert few["overall"]["output_score_p_at_most_0.05"] is None  # 1 / 19 is more than that
     assert "random directions" in " ".join(explanation(few))
     assert "output_score_p" not in " ".join(explanation(few))
+
+
+def test_p_values_are_corrected_layer_by_layer() -> None:
+    # Alone 0.04 is a discovery; beside three others of its layer it isn't.
+    table = pd.concat([frame([0], 1, output_score_p=0.04), frame([1], 4, output_score_p=0.04)])
+    table.loc[(table["layer"] == 1) & (table["feature"] > 0), "output_score_p"] = 0.9
+    summary = summarise(RunTables(table, null_scores=null_scores([0, 1], 99)))
+    shares = [layer["output_score_q_at_most_0.05"] for layer in summary["layers"]]
+    assert shares == [1.0, 0.0]
+    assert summary["overall"]["output_score_q_at_most_0.05"] == 0.2
 
 
 def test_a_run_without_random_directions_says_nothing_of_them() -> None:

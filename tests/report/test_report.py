@@ -50,7 +50,7 @@ def test_random_directions_stand_in_the_table_by_layer(
     text = (tmp_path / "report.md").read_text()
     table = text.partition("## By layer")[2].partition("## Best")[0].strip().splitlines()
     assert "random q25" in table[0]
-    assert html.unescape(table[0]).endswith("p <= 0.05 |")
+    assert html.unescape(table[0]).endswith("p <= 0.05 | q <= 0.05 |")
     assert all(row.endswith("| 50.0% |") for row in table[2:])
     assert len({row.count("|") for row in table}) == 1
     for shown in (text, capsys.readouterr().out):

@@ -34,7 +34,7 @@ class Agreement(NamedTuple):
     score: str
     features: int
     spearman: Estimate | None
-    """Null where one of the two is constant."""
+    """Null where one of the two is constant, or the features are too few."""
     close: float
     """Share of the features whose scores differ by at most 1e-3."""
     median_difference: float

@@ -111,14 +111,15 @@ def coverage_summary(coverage: pd.DataFrame) -> dict[str, Any] | None:
         {"layer": int(str(layer)), "covered": int(covered(rows).sum())}
         for layer, rows in coverage.groupby("layer", sort=True)
     ]
-    best = max(layers, key=lambda one: one["covered"])
+    most = max(one["covered"] for one in layers)
+    best = [one["layer"] for one in layers if one["covered"] == most]
     return {
         "words": coverage["word"].nunique(),
         "formed": coverage.loc[coverage["tokens"].notna(), "word"].nunique(),
         "covered": int(covered(coverage).sum()),
         "covered_from": COVERED,
         "layers": layers,
-        "best_layer": best["layer"] if best["covered"] else None,
+        "best_layer": best[0] if most and len(best) == 1 else None,
     }
 
 
@@ -128,7 +129,8 @@ def coverage_explanation(found: Mapping[str, Any] | None) -> list[str]:
         return []
     n = found["words"]
     most = max(one["covered"] for one in found["layers"])
-    where = f"; most in layer {found['best_layer']}: {most:,}" if most else ""
+    best = found["best_layer"]
+    where = "" if best is None else f"; most in layer {best}: {most:,}"
     return [
         f"Of {n:,} word{'s' * (n != 1)} {found['formed']:,} can be formed by tokens, and "
         f"{found['covered']:,} can be steered toward (in at least {found['covered_from']:.0%} of "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from steerlens.config.schema import RULES, ChoiceConfig
@@ -64,7 +64,8 @@ def by_factor(generations: pd.DataFrame) -> pd.DataFrame:
 def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFrame:
     """The steering table without scores: every feature and control at its best factor.
 
-    Where no factor may be chosen, `best_factor`, the means and `texts` are null. With
+    Where no factor may be chosen, `best_factor`, the means and `texts` are null; where none of them
+    has any success the smallest is taken, and the row is `undecided`. With
     `choice.split` the factor is chosen on every second prompt of a feature, in the order of the
     alphabet, and all means are those of the other prompts.
 
@@ -76,8 +77,13 @@ def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFr
     means = by_factor(chosen_on)
     reported = by_factor(reported_on) if choice.split else means
     features = means[[*FEATURE]].drop_duplicates(ignore_index=True)
-    ranked = [best_factors(measured, choice) for measured in measured_by_factor(means, choice)]
+    each = measured_by_factor(means, choice)
+    ranked = [best_factors(measured, choice) for measured in each]
     features["best_factor"] = [best[0] if best else math.nan for best in ranked]
+    features["undecided"] = [
+        is_undecided(measured, best) if best else None
+        for measured, best in zip(each, ranked, strict=True)
+    ]
     without = ["success_20", "concept_success", "perplexity"]
     unsteered = reported.loc[reported["factor"] == 0, [*FEATURE, *without]]
     found = features.merge(
@@ -97,7 +103,9 @@ def choice_counts(generations: pd.DataFrame, choice: ChoiceConfig) -> ChoiceCoun
     return ChoiceCounts(
         features=len(ranked),
         without_factor=sum(not best for _, best in ranked),
-        without_success=sum(bool(best) and measured[best[0]][0] == 0 for measured, best in ranked),
+        without_success=sum(
+            bool(best) and is_undecided(measured, best) for measured, best in ranked
+        ),
         tied=sum(len(best) > 1 for _, best in ranked),
     )
 
@@ -118,6 +126,11 @@ def best_factors(measured: Measured, choice: ChoiceConfig) -> list[float]:
     best = max(found.values(), default=0.0)
     tied = (factor for factor, merit in found.items() if merit == best)
     return sorted(tied, key=lambda factor: (abs(factor), factor < 0))
+
+
+def is_undecided(measured: Measured, best: Sequence[float]) -> bool:
+    """Whether the best factors have no success, so that the smallest says nothing."""
+    return measured[best[0]][0] == 0
 
 
 def merits(measured: Measured, choice: ChoiceConfig) -> dict[float, float]:

@@ -28,6 +28,8 @@ from steerlens.analysis.resampling import (
     estimate,
     estimates_over_groups,
     mean_and_range,
+    p_of_rank_correlation,
+    p_of_ratio,
     permutation_inside,
     resampled_means,
     spearman,
@@ -68,6 +70,10 @@ class Point(NamedTuple):
     selected: int
     without_factor: int
     """Features over the threshold that are left out, because they have no best factor."""
+    undecided: int = 0
+    """Selected ones without success at any factor."""
+    success_decided: float | None = None
+    """Mean success of the others; null where there are none."""
     success: Estimate | None = None
     random: Draws | None = None
     """As many features at random."""
@@ -100,6 +106,8 @@ class Payoff(NamedTuple):
     """As many features of each layer at random."""
     over_unfiltered_within_layers: Estimate | None
     """success / unfiltered_within_layers; null where that is 0."""
+    p: float | None
+    """One-sided p-value of over_unfiltered above 1; null where too few are selected."""
 
 
 class LayerPayoff(NamedTuple):
@@ -119,7 +127,10 @@ class Criterion(NamedTuple):
     scored: int
     """Features with a best factor and this score."""
     spearman: Estimate | None
-    """Rank correlation with success over these; null where one of both is constant."""
+    """Rank correlation with success over these; null where one of both is constant, or these are
+    too few."""
+    p: float | None
+    """Two-sided p-value of that correlation."""
     highest: tuple[Payoff | None, ...]
     """Of the features with the highest scores, for each share; null where too few have a score."""
     lowest: tuple[Payoff | None, ...]
@@ -160,7 +171,7 @@ def threshold_curve(
     scored = _features(steering).dropna(subset=score)
     over_TN = _array(scored, score) >= np.array(thresholds)[:, None]
     rows = _with_factor(scored)
-    success_N = _array(rows, "success_20")
+    success_N, undecided_N = _array(rows, "success_20"), _undecided(rows)
     masks_TN = _array(rows, score) >= np.array(thresholds)[:, None]
     layers_N = _layers(rows)
     rng = np.random.default_rng(seed)
@@ -184,6 +195,8 @@ def threshold_curve(
         point = Point(threshold, selected, without_factor=int(over_TN[t].sum()) - selected)
         if selected:
             point = point._replace(
+                undecided=int((mask_N & undecided_N).sum()),
+                success_decided=_mean(success_N[mask_N & ~undecided_N]),
                 success=estimate(success_N[mask_N].mean(), resampled_TR[t], selected),
                 random=mean_and_range(random_TD[t]),
                 shuffled=mean_and_range(shuffled_TD[t]),
@@ -263,6 +276,7 @@ def criteria(
             score=name,
             scored=scored[name],
             spearman=spearman(scores[name], _array(rows, "success_20"), resamples, rng),
+            p=p_of_rank_correlation(scores[name], _array(rows, "success_20")),
             highest=tuple(found[name, 1]),
             lowest=tuple(found[name, -1]),
         )
@@ -336,6 +350,10 @@ def _payoffs(
         with np.errstate(divide="ignore", invalid="ignore"):
             return estimate(mean / below, resampled_R / below_R, size) if below > 0 else None
 
+    def p_of_success(resampled_R: np.ndarray, below_R: np.ndarray) -> float | None:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return p_of_ratio(resampled_R / below_R, size)
+
     # Those that tie for the last places count in part, here as there.
     within_DC = np.reshape(
         [
@@ -358,6 +376,7 @@ def _payoffs(
             unfiltered_within_layers=float(expected),
             random_within_layers=mean_and_range(within_D),
             over_unfiltered_within_layers=over_expected,
+            p=p_of_success(resampled_R, unfiltered_R) if unfiltered > 0 else None,
         )
         for mean, resampled_R, expected, within_D, over_expected in zip(
             means_C, resampled_CR, expected_C, within_DC.T, over_expected_C, strict=True
@@ -381,6 +400,15 @@ def _layers(rows: pd.DataFrame) -> np.ndarray:
     """(N,): the number of each feature's layer; two SAEs of a layer count as two."""
     keys = ["model", "sae", "hook_name", "layer"]
     return rows.groupby(keys, dropna=False).ngroup().to_numpy()
+
+
+def _undecided(rows: pd.DataFrame) -> np.ndarray:
+    """(N,): whether a feature has no success at any factor; no where that isn't known."""
+    return rows["undecided"].fillna(value=False).to_numpy(dtype=bool)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
 
 
 def _array(rows: pd.DataFrame, column: str) -> np.ndarray:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steerlens.analysis.resampling import FEWEST
 from steerlens.analysis.roles import ROLES, success_tokens, with_roles
 from steerlens.config.schema import PmiConfig
 from steerlens.results import FEATURES, GENERATIONS
@@ -137,7 +138,7 @@ def by_role(pairs: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """For every role: how many pairs and features, quartiles and mean of PMI.
 
     `mean_interval` is the mean's 95 % interval: bootstrap over features, because the pairs of one
-    feature share its first token. It is None for a single feature.
+    feature share its first token. It is None for fewer than `FEWEST` features.
     """
     found = {str(role): rows for role, rows in pairs.groupby("role")}
     return {role: _statistics(found[role]) for role in ROLES if role in found}
@@ -148,7 +149,7 @@ def _statistics(pairs: pd.DataFrame) -> dict[str, Any]:
     sums, sizes = np.array([(values.sum(), len(values)) for values in features]).T
     q25, median, q75 = np.quantile(pairs["pmi"].to_numpy(dtype=float), [0.25, 0.5, 0.75]).tolist()
     interval = None
-    if len(sizes) > 1:
+    if len(sizes) >= FEWEST:
         drawn = np.random.default_rng(0).integers(len(sizes), size=(RESAMPLES, len(sizes)))
         means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
         interval = np.quantile(means, [0.025, 0.975]).tolist()

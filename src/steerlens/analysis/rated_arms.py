@@ -58,7 +58,8 @@ def judges_agreement(one: Any, other: Any) -> dict[str, JudgesAgreement]:
 
 def best_factors(ratings: pd.DataFrame) -> pd.DataFrame:
     """The factor of each arm and concept whose texts have the highest mean rating, text by text
-    (AxBench); of equal ones the smallest. None for those without a rated text.
+    (AxBench); of equal ones the smallest, and `undecided` where that rating is 0 at several
+    factors. None for those without a rated text.
 
     Raises:
         SteerlensError: no text is rated.
@@ -69,7 +70,9 @@ def best_factors(ratings: pd.DataFrame) -> pd.DataFrame:
     aspects = aspects_of(ratings, kinds[0])
     found: Any = numbers(ratings, aspects, [*ARM, "factor"], PER_TEXT).dropna(subset="number")
     ordered = found.sort_values([*ARM, "number", "factor"], ascending=[True] * 3 + [False, True])
-    return ordered.drop_duplicates(ARM)[[*ARM, "factor"]].reset_index(drop=True)
+    several = ordered.duplicated(ARM, keep=False)
+    best = ordered.assign(undecided=several & (ordered["number"] == 0)).drop_duplicates(ARM)
+    return best[[*ARM, "factor", "undecided"]].reset_index(drop=True)
 
 
 def arm_numbers(

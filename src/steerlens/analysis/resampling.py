@@ -17,8 +17,11 @@ RESAMPLES = 1_000
 NUMBERS_AT_ONCE = 1_000_000
 """Counts of features in bootstrap samples that are held in memory."""
 
+LEVEL = 0.05
+"""Of what is called sure at most this share is expected to be chance."""
+
 FEWEST = 8
-"""Of fewer items an interval would say more than they know."""
+"""Of fewer items an interval or a rank correlation would say more than they know."""
 
 
 class Estimate(NamedTuple):
@@ -40,8 +43,13 @@ class Draws(NamedTuple):
 def spearman(
     score_N: np.ndarray, success_N: np.ndarray, resamples: int, rng: np.random.Generator
 ) -> Estimate | None:
-    """Spearman's correlation over the features that have the score."""
+    """Spearman's correlation over the features that have the score.
+
+    None where one of both is constant, or these are fewer than `FEWEST`.
+    """
     has = ~np.isnan(score_N)
+    if has.sum() < FEWEST:
+        return None
     a_N, b_N = (np.unique(values[has], return_inverse=True)[1] for values in (score_N, success_N))
     n = int(has.sum())
     value = _rank_correlation(a_N, b_N, np.ones(n))
@@ -51,6 +59,18 @@ def spearman(
         _rank_correlation(a_N, b_N, counts_N) for counts_N in counts_of_resamples(n, resamples, rng)
     ]
     return estimate(value, np.array(resampled), n)
+
+
+def p_of_rank_correlation(score_N: np.ndarray, success_N: np.ndarray) -> float | None:
+    """Two-sided p-value of `spearman`, from Student's t; None where there is no correlation."""
+    from scipy.stats import spearmanr
+
+    has = ~np.isnan(score_N)
+    both = (score_N[has], success_N[has])
+    if has.sum() < FEWEST or any(len(np.unique(values)) < 2 for values in both):
+        return None
+    result: Any = spearmanr(*both)
+    return float(result.pvalue)
 
 
 def _rank_correlation(a_N: np.ndarray, b_N: np.ndarray, counts_N: np.ndarray) -> float:
@@ -147,6 +167,29 @@ def estimate(value: float, resampled_R: np.ndarray, features: float) -> Estimate
         return Estimate(float(value), None, None)
     low, high = np.quantile(finite, [0.025, 0.975]).tolist()
     return Estimate(float(value), low, high)
+
+
+def p_of_ratio(resampled_R: np.ndarray, features: float) -> float | None:
+    """One-sided p-value of a ratio above 1: the share of bootstrap samples that are at most 1.
+
+    Counted as `(1 + number) / (1 + R)`. None of too few features, or of no finite sample.
+    """
+    finite = resampled_R[np.isfinite(resampled_R)]
+    if features < FEWEST or not len(finite):
+        return None
+    return float((1 + (finite <= 1).sum()) / (1 + len(finite)))
+
+
+def sure(p_values: Sequence[float | None], level: float = LEVEL) -> list[bool]:
+    """Whether each is a discovery among all of them (Benjamini and Hochberg); None is none.
+
+    Of many scores some look good by chance, so that each alone must not be held against the level.
+    """
+    from scipy.stats import false_discovery_control
+
+    tested = [p for p in p_values if p is not None]
+    adjusted = iter(false_discovery_control(tested) if tested else [])
+    return [p is not None and next(adjusted) <= level for p in p_values]
 
 
 def mean_estimate(

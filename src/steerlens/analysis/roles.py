@@ -57,6 +57,8 @@ class Example:
     input_score: float | None
     output_score: float | None
     best_factor: float | None
+    undecided: bool
+    """Whether it is only the smallest factor, as none has any success."""
     success: float | None
     """Mean success@20 at the best factor."""
     perplexity: float | None
@@ -221,11 +223,19 @@ def _example(
         input_score=_number(row["input_score"]),
         output_score=_number(row["output_score"]),
         best_factor=best_factor,
+        undecided=row["undecided"] is True,
         success=_number(row["success_20"]),
         perplexity=_number(row["perplexity"]),
         tokens=tuple(tokens) if isinstance(tokens, Sequence) else (),
         passages=tuple(passages),
     )
+
+
+def factor_cell(example: Example) -> str:
+    """The best factor as tables and figures show it, with a word where it is undecided."""
+    if example.best_factor is None:
+        return "-"
+    return f"{example.best_factor:g}{' (undecided)' if example.undecided else ''}"
 
 
 def _number(value: Any) -> float | None:

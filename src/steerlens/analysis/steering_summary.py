@@ -15,7 +15,7 @@ from steerlens.analysis.payoff import (
     payoff_by_layer,
     threshold_curve,
 )
-from steerlens.analysis.resampling import plain
+from steerlens.analysis.resampling import FEWEST, plain, sure
 from steerlens.results.folder import RunTables
 from steerlens.text import visible
 
@@ -33,22 +33,25 @@ def steering_summary(tables: RunTables, thresholds: Iterable[float]) -> dict[str
     """What was steered, with what success, and what selecting features would have bought.
 
     Means are over features (controls left out) at their best factor, those without steering over
-    the same features. None where nothing was steered.
+    the same features; `decided` are the means of those with success at some factor. None where
+    nothing was steered.
     """
     steering, texts = tables.steering, tables.generations
     own = steering.loc[steering["control"].isna()]
     if own.empty:
         return None
-    decided = own.loc[own["best_factor"].notna()]
+    with_factor = own.loc[own["best_factor"].notna()]
+    decided = with_factor.loc[~with_factor["undecided"].fillna(value=False)]
     near_ties = texts["near_ties"].dropna().to_numpy(dtype=int)
     return {
         "features": len(own),
         "texts": len(texts),
-        "without_factor": len(own) - len(decided),
+        "without_factor": len(own) - len(with_factor),
         **_undecided(tables),
-        "best_factor": {name: _mean(decided[name]) for name in MEANS},
+        "best_factor": {name: _mean(with_factor[name]) for name in MEANS},
+        "decided": {name: _mean(decided[name]) for name in MEANS},
         "unsteered": {
-            name: _mean(decided[f"{name}_unsteered"]) for name in ("success_20", "perplexity")
+            name: _mean(with_factor[f"{name}_unsteered"]) for name in ("success_20", "perplexity")
         },
         "payoff": {f"{t:g}": _payoff(steering, t) for t in thresholds},
         "threshold_curve": [plain(point) for point in threshold_curve(steering)],
@@ -93,14 +96,24 @@ def steering_explanation(
     ]
     lines += _criterion_sentence(found["criteria"]["scores"], shown)
     if control := found["control"]:
+        pairs = _counted(control["pairs"], "pair")
         lines.append(
             f"Random directions of the same norm have {_estimate(control['control'])} where the "
-            f"features have {_estimate(control['features'])}: a difference of "
-            f"{_estimate(control['difference'])} over {_counted(control['pairs'], 'pair')}."
+            f"features have {_estimate(control['features'])}: "
+            + (
+                f"a difference of {_estimate(control['difference'])} over {pairs}."
+                if control["pairs"] >= FEWEST
+                else f"{pairs} can't tell them apart (it takes {FEWEST})."
+            )
         )
     for name, meaning in UNDECIDED:
-        if found[name]:
-            lines.append(f"{meaning}: {found[name]:,} of {_counted(n, 'feature')}.")
+        if not found[name]:
+            continue
+        without = found["decided"]["success_20"] if name == "without_success" else None
+        line = f"{meaning}: {found[name]:,} of {_counted(n, 'feature')}"
+        if without is not None:
+            line += f"; the others have mean success@20 {_number(without)}"
+        lines.append(f"{line}.")
     if near := found["near_ties"]["texts"]:
         lines.append(
             f"In {near:,} of {texts} rounding could have decided a token: on another machine they "
@@ -141,7 +154,9 @@ def curve_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "threshold": point["threshold"],
             "selected": point["selected"],
+            "undecided": point["undecided"],
             **_columns("success", point["success"]),
+            "success_decided": point["success_decided"],
             "random": point["random"]["mean"],
             "random_within_layers": point["random_within_layers"]["mean"],
             **_columns("payoff", point["over_unfiltered"]),
@@ -191,7 +206,10 @@ def _payoff(steering: pd.DataFrame, threshold: float) -> dict[str, Any] | None:
 
 UNDECIDED = (
     ("without_factor", "Without a best factor, as none may be chosen (left out of all means)"),
-    ("without_success", "Without success at any factor that may be chosen (the smallest is taken)"),
+    (
+        "without_success",
+        "Undecided, without success at any factor that may be chosen (the smallest is taken)",
+    ),
     ("tied", "With several equally good factors (the smallest of these is taken)"),
 )
 """Counts of features that are only told where there are any."""
@@ -221,6 +239,8 @@ def _payoff_sentence(threshold: str, found: Mapping[str, Any]) -> str:
     )
     if not ratio:
         return f"{sentence}."
+    if n < FEWEST:
+        return f"{sentence}; so few say nothing of what selecting them buys (it takes {FEWEST})."
     within = found["over_unfiltered_within_layers"]
     if len(found["by_layer"]) < 2 or not within:
         return f"{sentence}: {_estimate(ratio, ' times')}."
@@ -236,27 +256,30 @@ def _criterion_sentence(
 ) -> list[str]:
     """Which of several scores selects best; lowest scores only where they are better.
 
-    The best of several noisy ones looks good by chance: it must be surely better than all.
+    The best of several noisy ones looks good by chance: it must be surely better than all, with
+    every score that was tried counted (`sure`).
     """
-    found = [
+    tried = [
         (one[end][COMPARED], f"{end} {shown(one['score'])}")
         for one in scores
         for end in ("highest", *(["lowest"] if one["better_reversed"] else []))
         if one[end][COMPARED]
     ]
-    if len(scores) < 2 or not found:
+    if len(scores) < 2 or not tried:
         return []
-    best, name = max(found, key=lambda one: one[0]["success"]["value"])
-    ratio = best["over_unfiltered"]
-    sure = ratio and ratio["low"] is not None and ratio["low"] > 1
-    start = (
-        f"Of {len(scores)} scores the {name} selects best"
-        if sure
-        else f"None of {len(scores)} scores surely selects better features than all; the best is "
-        f"the {name}"
-    )
+    size = tried[0][0]["selected"]
+    if size < FEWEST:
+        return [
+            f"{SHARES[COMPARED]:.0%} of the features, {size}, are too few to say which of "
+            f"{len(scores)} scores selects best: it takes {FEWEST}."
+        ]
+    is_sure = sure([payoff["p"] for payoff, _ in tried])
+    better = [one for one, is_better in zip(tried, is_sure, strict=True) if is_better]
+    if not better:
+        return [f"None of {len(scores)} scores surely selects better features than all."]
+    best, name = max(better, key=lambda one: one[0]["success"]["value"])
     return [
-        f"{start}: {_counted(best['selected'], 'feature')} "
+        f"Of {len(scores)} scores the {name} selects best: {_counted(best['selected'], 'feature')} "
         f"({SHARES[COMPARED]:.0%}) with mean success@20 {_estimate(best['success'])}, where all "
         f"have {best['unfiltered']:.3g} and as many at random {best['random']['low']:.3g} to "
         f"{best['random']['high']:.3g}."

@@ -10,7 +10,7 @@ import numpy as np
 from steerlens.analysis.agreement import agreement, reproduced
 from steerlens.analysis.coverage import coverage_summary
 from steerlens.analysis.objectives import objective
-from steerlens.analysis.resampling import plain
+from steerlens.analysis.resampling import FEWEST, LEVEL, plain
 from steerlens.analysis.steering_summary import steering_summary
 from steerlens.analysis.toward import words_summary
 from steerlens.concepts.inflection import STOP_WORDS
@@ -32,9 +32,6 @@ HYBRID = 0.1
 """A hybrid feature has both scores at least this high (paper Section 5)."""
 
 SCORES = ("output_score", "input_score")
-
-LEVEL = 0.05
-"""Features are told from random directions where their p-value is at most this."""
 
 RESAMPLES = 10_000
 
@@ -205,9 +202,13 @@ def null_statistics(frame: pd.DataFrame, null: pd.DataFrame) -> dict[str, Any]:
     """Quartiles and shares of the output scores of random directions in the layers of `frame`.
 
     Every layer has the weight that it has among the features with an output score, so that both
-    stand for the same layers. Also the share of these features whose p-value is at most 0.05; null
-    where there are no random directions, or too few for such a p-value.
+    stand for the same layers. Also the share of these features whose p-value is at most 0.05, and
+    the share that is told from random directions: the same with p-values corrected for the number
+    of features in their layer (Benjamini and Hochberg). Null where there are no random directions,
+    or too few for such a p-value.
     """
+    from scipy.stats import false_discovery_control
+
     keys, name = list(SAES.keys), "output_score_null"
     scored = frame.loc[frame["output_score"].notna()]
     null = null.merge(scored.groupby(keys).size().rename("features").reset_index(), on=keys)
@@ -225,9 +226,17 @@ def null_statistics(frame: pd.DataFrame, null: pd.DataFrame) -> dict[str, Any]:
         share = float(np.average(scores >= threshold, weights=weights)) if len(scores) else None
         statistics[f"{name}_at_least_{threshold:g}"] = share
     enough = len(scores) > 0 and 1 / (1 + directions.min()) <= LEVEL
-    p_values = scored["output_score_p"].dropna().to_numpy(dtype=float)
-    low = float((p_values <= LEVEL).mean()) if enough and len(p_values) else None
-    return statistics | {f"output_score_p_at_most_{LEVEL:g}": low}
+    tested = scored.loc[scored["output_score_p"].notna()].astype({"output_score_p": float})
+    shares: dict[str, float | None] = {"p": None, "q": None}
+    if enough and len(tested):
+        q_F = tested.groupby(keys)["output_score_p"].transform(false_discovery_control)
+        shares = {
+            "p": float((tested["output_score_p"] <= LEVEL).mean()),
+            "q": float((q_F <= LEVEL).mean()),
+        }
+    return statistics | {
+        f"output_score_{name}_at_most_{LEVEL:g}": share for name, share in shares.items()
+    }
 
 
 MEANINGS = (
@@ -266,7 +275,8 @@ def explanation(summary: Mapping[str, Any]) -> list[str]:
             ]
             if column == "output_score":
                 lines += _null_sentences(overall)
-    if found := summary["hybrids"]:
+    found = summary["hybrids"]
+    if found and found["features"] >= FEWEST:
         lines.append(
             f"S_in and S_out are both at least {HYBRID:g} in {found['hybrid_share']:.1%} of the "
             f"{found['features']:,} features with both; it would be "
@@ -295,12 +305,14 @@ def _null_sentences(overall: Mapping[str, Any]) -> list[str]:
         f"{THRESHOLDS[0]:g} and {high:.1%} have S_out >= {THRESHOLDS[1]:g}; the median is "
         f"{overall['output_score_null_median']:.3g}."
     )
-    share = overall[f"output_score_p_at_most_{LEVEL:g}"]
-    if share is None:
+    p, q = (overall[f"output_score_{name}_at_most_{LEVEL:g}"] for name in "pq")
+    if p is None or q is None:
         return [sentence]
     return [
-        f"{sentence} {share:.1%} of the features have an S_out that at most {LEVEL:.0%} of random "
-        f"directions in their layer reach (output_score_p <= {LEVEL:g})."
+        f"{sentence} {p:.1%} of the features have an S_out that at most {LEVEL:.0%} of random "
+        f"directions in their layer reach (output_score_p <= {LEVEL:g}; {LEVEL:.0%} would by "
+        f"chance); corrected for the number of features in their layer, {q:.1%} are above chance "
+        f"(at most {LEVEL:.0%} of these falsely)."
     ]
 
 
@@ -309,7 +321,7 @@ def hybrids(frame: pd.DataFrame) -> dict[str, Any] | None:
 
     Of the features with both scores: the share with both >= 0.1, the share that there would be if
     the two had nothing to do with each other, and the ratio of the shares with its 95 % interval
-    (bootstrap over features). None where no feature has both scores.
+    (bootstrap over features, null of fewer than `FEWEST`). None where no feature has both scores.
     """
     both = frame.loc[frame["input_score"].notna() & frame["output_score"].notna()]
     if both.empty:
@@ -324,7 +336,8 @@ def hybrids(frame: pd.DataFrame) -> dict[str, Any] | None:
         again, by_chance = _hybrid_shares(drawn.T)
         ratios = again / by_chance
     ratios = ratios[np.isfinite(ratios)]
-    interval = np.quantile(ratios, [0.025, 0.975]).tolist() if len(ratios) else None
+    enough = len(both) >= FEWEST and len(ratios)
+    interval = np.quantile(ratios, [0.025, 0.975]).tolist() if enough else None
     return {
         "features": len(both),
         "input_share": float(high_in.mean()),
@@ -343,9 +356,12 @@ def _hybrid_shares(cells: np.ndarray) -> tuple[Any, Any]:
 
 
 def prompt_correlations(frame: pd.DataFrame) -> list[float] | None:
-    """For every prompt, the correlation of its scores with the mean over prompts (Appendix D)."""
+    """For every prompt, the correlation of its scores with the mean over prompts (Appendix D).
+
+    None of fewer than `FEWEST` features.
+    """
     by_prompt = frame["output_score_by_prompt"].dropna()
-    if len(by_prompt) < 2:
+    if len(by_prompt) < FEWEST:
         return None
     scores_FP = np.array(by_prompt.tolist(), dtype=float)
     mean_F = scores_FP.mean(axis=1)

@@ -21,9 +21,16 @@ PANELS = {
     "payoff_within_layers": "the same within layers",
 }
 
+LAYER_PANELS = {
+    "output_score_median": "median S_out, quartiles",
+    "input_score_median": "median S_in, quartiles",
+    "steerable_0.1": PANELS["steerable_0.1"],
+    "success": PANELS["success"],
+}
+
 
 def draw_releases(ranked: pd.DataFrame) -> Figure:
-    """Every measure with its interval, the best release on top."""
+    """Every measure with its interval, in the order of the table."""
     panels = [name for name in PANELS if name in ranked]
     figure = style.new_figure(2.2 + 2.8 * len(panels), 1.6 + 0.35 * len(ranked))
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -43,18 +50,12 @@ def draw_releases(ranked: pd.DataFrame) -> Figure:
 
 def draw_layers(by_layer: Any, by_depth: bool) -> Figure:
     """Both scores, and success, with quartiles or intervals, by layer or by relative depth."""
-    titles = {
-        "output_score_median": "median S_out, quartiles",
-        "input_score_median": "median S_in, quartiles",
-        "steerable_0.1": PANELS["steerable_0.1"],
-        "success": PANELS["success"],
-    }
-    panels = [name for name in titles if by_layer[name].notna().any()]
+    panels = [name for name in LAYER_PANELS if by_layer[name].notna().any()]
     step = _step(by_layer["depth" if by_depth else "layer"].to_numpy(dtype=float))
     figure = style.new_figure(1.5 + 3.4 * len(panels), 4.2)
-    row = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
     colors = matplotlib.colormaps["tab10"]
-    for axes, name in zip(row, panels, strict=False):
+    for axes, name in zip(row, panels, strict=True):
         for index, (label, rows) in enumerate(by_layer.groupby("release", sort=False)):
             x = rows["depth" if by_depth else "layer"].to_numpy(dtype=float) + index * step
             y, reach = rows[name].to_numpy(dtype=float), _reach(rows, name)
@@ -63,7 +64,7 @@ def draw_layers(by_layer: Any, by_depth: bool) -> Figure:
             axes.plot(x, y, "o-", color=color, label=visible(str(label)))
         axes.set_ylim(bottom=0, top=None if by_layer[name].any() else 1)
         axes.set_xlabel("relative depth" if by_depth else "layer")
-        axes.set_title(titles[name])
+        axes.set_title(LAYER_PANELS[name])
     handles, labels = row[0].get_legend_handles_labels()
     legend = figure.legend(handles, labels, loc="outside lower center", ncols=3)
     for text in legend.get_texts():

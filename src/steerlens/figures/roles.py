@@ -17,7 +17,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 
 from steerlens.analysis.pmi import by_role
-from steerlens.analysis.roles import ROLES, Example, Span, examples, with_roles
+from steerlens.analysis.roles import ROLES, Example, Span, examples, factor_cell, with_roles
 from steerlens.figures import style
 from steerlens.figures.output_score import subtitle
 from steerlens.results import FEATURES
@@ -120,7 +120,7 @@ def _lines(name: str, example: Example) -> Iterator[Line]:
         f"layer {example.layer}, feature {example.feature}"
         f"   S_in {number(example.input_score, '.2f')}"
         f"   S_out {number(example.output_score, '.3g')}"
-        f"   best factor {number(example.best_factor, 'g')}"
+        f"   best factor {factor_cell(example)}"
     )
     yield f"{name}: {scores}", [], HEADING
     tokens = [(_in_font(char), None) for char in visible_tokens(example.tokens, 10)]

@@ -111,10 +111,15 @@ def _numbers(axes: Axes, points: list[Point]) -> None:
     thresholds = [point.threshold for point in points]
     left_out = [point.without_factor for point in points]
     selected = [point.selected for point in points]
+    undecided = [point.undecided for point in points]
     axes.plot(thresholds, selected, color=style.BLUE, marker="o", label="selected")
     if any(left_out):
         label = "left out: no best factor"
         axes.plot(thresholds, left_out, color=style.RED, marker="s", label=label)
+    if any(undecided):
+        label = "undecided: no success at any factor"
+        axes.plot(thresholds, undecided, color=style.ORANGE, marker="^", label=label)
+    if any(left_out) or any(undecided):
         style.legend_above(axes)
     axes.set(xscale="log", xlabel=f"threshold t of the output score {S_OUT}", ylabel="features")
     # Logarithmic, as few features are over the highest thresholds, with a place for none.

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steerlens.analysis.resampling import LEVEL
 from steerlens.analysis.series import Series
 from steerlens.analysis.summary import (
-    LEVEL,
     MEANINGS,
     SCORES,
     THRESHOLDS,
@@ -173,7 +173,7 @@ def _layer_table(layers: Sequence[Mapping[str, Any]]) -> str:
     for _, symbol in columns:
         header += [f"{symbol} q25", "median", "q75", *(f">= {t:g}" for t in THRESHOLDS)]
     if has_null:
-        header.append(markdown(f"p <= {LEVEL:g}"))
+        header += [markdown(f"{name} <= {LEVEL:g}") for name in "pq"]
     rows = []
     for layer in layers:
         row = [str(layer["layer"]), f"{layer['features']:,}"]
@@ -183,7 +183,8 @@ def _layer_table(layers: Sequence[Mapping[str, Any]]) -> str:
             row += [number(quartile, ".3g") for quartile in quartiles]
             row += [number(share, ".1%") for share in shares]
         if has_null:
-            row.append(number(layer[f"output_score_p_at_most_{LEVEL:g}"], ".1%"))
+            shares = [layer[f"output_score_{name}_at_most_{LEVEL:g}"] for name in "pq"]
+            row += [number(share, ".1%") for share in shares]
         rows.append(row)
     return markdown_table(header, rows)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from steerlens.analysis.pmi import by_role
-from steerlens.analysis.roles import Continuation, Example, best_steered, examples
+from steerlens.analysis.roles import Continuation, Example, best_steered, examples, factor_cell
 from steerlens.analysis.steering_summary import (
     COMPARED,
     curve_rows,
@@ -83,13 +83,18 @@ def curve_table(found: Mapping[str, Any]) -> str | None:
         [
             f"{row['threshold']:g}",
             f"{row['selected']:,}",
+            f"{row['undecided']:,}",
             _with_interval(row, "success"),
-            *(number(row[name], ".2f") for name in ("random", "random_within_layers")),
+            *(
+                number(row[name], ".2f")
+                for name in ("success_decided", "random", "random_within_layers")
+            ),
             *(_with_interval(row, name) for name in ("payoff", "payoff_within_layers")),
         ]
         for row in curve_rows(found)
     ]
-    header = ["S_out >=", "features", "success@20", "as many at random", "as many of each layer"]
+    header = ["S_out >=", "features", "undecided", "success@20", "without undecided"]
+    header += ["as many at random", "as many of each layer"]
     return markdown_table([*header, "times", "times within layers"], rows) if rows else None
 
 
@@ -187,7 +192,7 @@ def best_steered_table(
     rows = [
         [
             *_feature(one),
-            number(one.best_factor, "g"),
+            factor_cell(one),
             number(one.success, ".2f"),
             number(one.perplexity, ".4g"),
             _tokens(one),

@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steerlens.analysis.coverage import coverage_explanation
-from steerlens.analysis.roles import Example, best_steered
+from steerlens.analysis.roles import Example, best_steered, factor_cell
 from steerlens.analysis.steering_summary import steering_explanation
 from steerlens.analysis.summary import SCORES, best_features, explanation, ranking, title_of
 from steerlens.report.answer import print_answer
@@ -185,7 +185,7 @@ def _steered_table(best: Sequence[Example], width: int) -> Table:
     numbers = {
         "S_out": [number(one.output_score, ".4f") for one in best],
         "S_in": [number(one.input_score, ".2f") for one in best],
-        "factor": [number(one.best_factor, "g") for one in best],
+        "factor": [factor_cell(one) for one in best],
         "success": [number(one.success, ".2f") for one in best],
         "perplexity": [number(one.perplexity, ".4g") for one in best],
     }

@@ -118,6 +118,7 @@ STEERING = Table(
         "control": "string",
         "concept": "string",
         "best_factor": "double",
+        "undecided": "bool",
         "success_1": "double",
         "success_5": "double",
         "success_20": "double",
@@ -133,7 +134,8 @@ STEERING = Table(
 )
 """One row per feature (and control): means over its texts at its best factor, and its scores.
 
-`best_factor` and the means are null where every factor is over the cap.
+`best_factor` and the means are null where every factor is over the cap. `undecided` are rows
+without success at any factor that may be chosen: their best factor is only the smallest.
 """
 
 SAES = Table(
@@ -239,14 +241,16 @@ CONCEPTS = Table(
         "auroc": "double",
         "max_activation": "double",
         "best_factor": "double",
+        "undecided": "bool",
         "train_texts": "int64",
         "epochs": "int64",
     },
 )
 """One row per layer, method and concept (of several SAE features for a concept also `rank`, 0 the
 best): the feature, if one is steered with; the area under the ROC curve with which the method
-detects the concept; the factor that the prompts to choose by chose; how many of the concept's texts
-the method was learnt from, and how often training saw them."""
+detects the concept; the factor that the prompts to choose by chose, and whether it is `undecided`,
+as all were rated 0; how many of the concept's texts the method was learnt from, and how often
+training saw them."""
 
 RATINGS = Table(
     file="ratings.parquet",

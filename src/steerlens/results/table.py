@@ -143,6 +143,7 @@ def _type(name: str | None) -> pa.DataType | None:
         "string": pa.string(),
         "int64": pa.int64(),
         "double": pa.float64(),
+        "bool": pa.bool_(),
         "list<string>": pa.list_(pa.string()),
         "list<int64>": pa.list_(pa.int64()),
         "list<double>": pa.list_(pa.float64()),

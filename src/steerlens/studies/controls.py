@@ -36,7 +36,7 @@ from steerlens.analysis.arms import (
     texts_of,
 )
 from steerlens.analysis.paired import ALPHA, ENOUGH, NULL, Tested, tests_of
-from steerlens.analysis.resampling import mean_estimate
+from steerlens.analysis.resampling import FEWEST, mean_estimate
 from steerlens.analysis.series import Series
 from steerlens.analysis.steering_summary import MOVED
 from steerlens.config.schema import CONTROLS, ChoiceConfig, StudyConfig
@@ -225,6 +225,13 @@ def _separations(differences: pd.DataFrame, arms: Sequence[Arm]) -> list[str]:
         rows = differences.loc[
             (differences["arm"] == arm.name) & (differences["factor"] == arm.label)
         ].to_dict("records")
+        few = max((row["features"] for row in rows), default=0)
+        if rows and few < FEWEST:
+            n = f"{few} feature{'s' * (few != 1)}"
+            said.append(
+                f"{arm.name.capitalize()}: {n} can't tell means apart; it takes at least {FEWEST}."
+            )
+            continue
         for measure, title in (("success_20", "success@20"), ("degeneracy", "degeneracy")):
             clear = [row for row in rows if _separated(row, measure)]
             unclear = [row["less"] for row in rows if row not in clear]

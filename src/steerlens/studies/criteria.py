@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from steerlens.analysis.payoff import SHARES, criteria, scores_of
-from steerlens.analysis.resampling import spearman, top_weights
+from steerlens.analysis.payoff import SHARES, Criterion, criteria, scores_of
+from steerlens.analysis.resampling import FEWEST, spearman, sure, top_weights
 from steerlens.analysis.series import Series
 from steerlens.analysis.steering_summary import COMPARED
 from steerlens.config.schema import StudyConfig
@@ -49,23 +49,28 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     if len(scores) < 2:
         raise SteerlensError("it takes at least two scores, such as score=all.")
     values = {name: tables.features[name].to_numpy(float, na_value=np.nan) for name in scores}
-    pairs = [_pair(one, other, values) for one, other in itertools.combinations(scores, 2)]
-    agreement = pd.DataFrame([pair for pair in pairs if pair])
-    guides = pd.DataFrame(_guides(tables.steering) if len(tables.steering) else [])
+    every = (_pair(one, other, values) for one, other in itertools.combinations(scores, 2))
+    pairs = [pair for pair in every if pair]
+    agreement = pd.DataFrame(pairs)
+    found = criteria(tables.steering) if len(tables.steering) else []
+    guides = pd.DataFrame(_guides(found))
     if len(guides):
         guides = guides.sort_values(GUIDE, ascending=False, ignore_index=True)
     said = [f"Only {series[0].label} is looked at."] if len(series) > 1 else []
     return Answer(
-        sentences=[*_guide_sentences(guides), *_agreement_sentences(agreement), *said],
+        sentences=[*_guide_sentences(found, guides), *_agreement_sentences(agreement), *said],
         tables={"criteria": guides, "criteria_agreement": agreement},
-        figures={"criteria_agreement": partial(_draw, agreement, scores)},
+        figures={"criteria_agreement": partial(_draw, agreement, scores)} if pairs else {},
     )
 
 
-def _guides(steering: pd.DataFrame) -> list[dict[str, Any]]:
+def _guides(criteria: Sequence[Criterion]) -> list[dict[str, Any]]:
+    """Rows of the table; each claim of more than chance counts the others (`sure`)."""
+    better, correlated = _sure(criteria)
     rows = []
-    for one in criteria(steering):
+    for one in criteria:
         row = {"score": one.score, "features": one.scored}
+        row |= {"surely_better": one.score in better, "surely_correlated": one.score in correlated}
         row |= interval_columns("spearman", one.spearman)
         for share, found in zip(SHARES, one.highest, strict=True):
             row |= interval_columns(f"success_{share:g}", found.success if found else None)
@@ -77,8 +82,20 @@ def _guides(steering: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
+def _sure(criteria: Sequence[Criterion]) -> tuple[set[str], set[str]]:
+    """The scores that surely select better than at random, and those surely correlated."""
+    selected = [one.highest[COMPARED] for one in criteria]
+    better = sure([payoff.p if payoff else None for payoff in selected])
+    correlated = sure([one.p for one in criteria])
+    return (
+        {one.score for one, yes in zip(criteria, better, strict=True) if yes},
+        {one.score for one, yes in zip(criteria, correlated, strict=True) if yes},
+    )
+
+
 def _pair(one: str, other: str, values: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
-    """Two scores over the features that have both; None if one of them is constant there."""
+    """Two scores over the features that have both; None if one of them is constant there, or these
+    are too few."""
     from scipy.stats import kendalltau
 
     both = ~(np.isnan(values[one]) | np.isnan(values[other]))
@@ -101,28 +118,54 @@ def _pair(one: str, other: str, values: Mapping[str, np.ndarray]) -> dict[str, A
     }
 
 
-def _guide_sentences(guides: pd.DataFrame) -> list[str]:
+def _guide_sentences(criteria: Sequence[Criterion], guides: pd.DataFrame) -> list[str]:
+    """What is surely a guide to success; of too few features only how many it takes."""
     if guides.empty:
         return ["Nothing was steered, so no score can be judged as a guide."]
-    best = guides.iloc[0]
-    better = guides.loc[guides["over_random_low"] > 1, "score"].tolist()
-    said = [
-        f"Selecting {SHARES[COMPARED]:.0%} of the features by {best['score']} gives most success: "
-        f"mean success@20 {_interval(best, GUIDE)}, {_interval(best, 'over_random')} times as many "
-        "at random.",
-        f"Surely more than at random gives selecting by {', '.join(better) or 'none of them'}.",
+    share, scored = f"{SHARES[COMPARED]:.0%}", int(guides["features"].max())
+    selected = next((one.highest[COMPARED] for one in criteria if one.highest[COMPARED]), None)
+    if scored < FEWEST:
+        n = f"{scored} feature{'s' * (scored != 1)} with a best factor"
+        return [f"{n} can't say which score guides to success: it takes at least {FEWEST}."]
+    if selected is None or selected.selected < FEWEST:
+        few = selected.selected if selected else 0
+        said = [f"{share} of the features, {few}, are too few to compare selections by."]
+    else:
+        said = _selecting(guides, share)
+    rises = guides.loc[guides["surely_correlated"] & (guides["spearman"] > 0), "score"]
+    falls = guides.loc[guides["surely_correlated"] & (guides["spearman"] < 0), "score"]
+    parts = [
+        f"{verb} with {', '.join(names)}"
+        for verb, names in (("rises", rises), ("falls", falls))
+        if len(names)
     ]
-    sure = guides.loc[guides["spearman_low"] > 0, "score"].tolist()
-    against = guides.loc[guides["spearman_high"] < 0, "score"].tolist()
-    said.append(
-        f"Success surely rises with {', '.join(sure) or 'none of them'}"
-        + (f", and falls with {', '.join(against)}." if against else ".")
-    )
-    return said
+    if not parts:
+        return [*said, "Success surely rises or falls with none of the scores."]
+    return [*said, f"Success surely {' and '.join(parts)}."]
+
+
+def _selecting(guides: pd.DataFrame, share: str) -> list[str]:
+    better = guides.loc[guides["surely_better"]]
+    if better.empty:
+        return [
+            f"Selecting {share} of the features by none of the scores is surely better than "
+            "at random."
+        ]
+    best = better.iloc[0]
+    return [
+        f"Surely more than at random gives selecting by {', '.join(better['score'])}.",
+        f"Of these {best['score']} has most: {share} of the features by it have mean success@20 "
+        f"{_interval(best, GUIDE)}, {_interval(best, 'over_random')} times as many at random.",
+    ]
 
 
 def _agreement_sentences(agreement: pd.DataFrame) -> list[str]:
     """Of the output score, which others agree most and least."""
+    if agreement.empty:
+        return [
+            f"No two scores differ on {FEWEST} features or more, so nothing is said of whether "
+            "they agree."
+        ]
     said = []
     name = "output_score"
     rows = agreement.loc[(agreement["one"] == name) | (agreement["other"] == name)]

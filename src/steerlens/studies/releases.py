@@ -23,12 +23,18 @@ import pandas as pd
 
 from steerlens.analysis.coverage import by_word, covered
 from steerlens.analysis.payoff import payoff
-from steerlens.analysis.resampling import RESAMPLES, difference, mean_estimate, spearman
+from steerlens.analysis.resampling import (
+    FEWEST,
+    RESAMPLES,
+    difference,
+    mean_estimate,
+    spearman,
+)
 from steerlens.analysis.series import Series
 from steerlens.analysis.summary import HYBRID, STEERABLE, THRESHOLDS, null_statistics
 from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
-from steerlens.figures.releases import draw_layers, draw_releases
+from steerlens.figures.releases import LAYER_PANELS, PANELS, draw_layers, draw_releases
 from steerlens.results.table import names
 from steerlens.studies import Answer, interval_columns
 
@@ -69,8 +75,16 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
         ],
         tables={"releases": ranked, "releases_by_layer": by_layer},
         figures={
-            "releases": partial(draw_releases, ranked),
-            "releases_by_layer": partial(draw_layers, by_layer, config.by_depth),
+            name: draw
+            for name, draw, columns in (
+                ("releases", partial(draw_releases, ranked), PANELS),
+                (
+                    "releases_by_layer",
+                    partial(draw_layers, by_layer, config.by_depth),
+                    LAYER_PANELS,
+                ),
+            )
+            if any(column in ranked for column in columns)
         },
     )
 
@@ -141,7 +155,12 @@ def _depth_sentences(ranked: Any) -> list[str]:
     ):
         if name not in ranked:
             continue
-        measured = ranked.dropna(subset=[name])
+        measured = ranked.dropna(subset=[name, f"{name}_low", f"{name}_high"])
+        if measured.empty:
+            sentences.append(
+                f"No model has the {FEWEST} features or more that it takes to say whether {what}."
+            )
+            continue
         end = measured[f"{name}_{'low' if sign > 0 else 'high'}"].astype(float)
         shows = sign * (end - level) > 0
         kind = "times as much success" if name == "payoff" else "rank correlation"
@@ -210,10 +229,14 @@ def _steerable(steering: pd.DataFrame) -> pd.DataFrame:
 
 
 def _typical(kept: pd.DataFrame) -> dict[str, float | None]:
-    """What the mean success hides: that of the feature in the middle, and how texts degenerate."""
+    """What the mean success hides: that of the feature in the middle, the share of features without
+    success at any factor and the mean of the others, and how texts degenerate."""
     success = kept["success_20"].to_numpy(dtype=float)
+    undecided = kept["undecided"].fillna(value=False).to_numpy(dtype=bool)
     return {
         "success_median": float(np.median(success)) if len(success) else None,
+        "undecided": float(undecided.mean()) if len(kept) else None,
+        "success_decided": float(success[~undecided].mean()) if not undecided.all() else None,
         "degeneracy": _mean(kept["degeneracy"]),
     }
 
@@ -232,15 +255,21 @@ def _sentences(series: Sequence[Series], ranked: Any, by: str) -> list[str]:
     """Which release is best, and which the data can't tell apart."""
     if len(series) == 1:
         return ["There is one release only; give several, such as sae=A,B, to compare them."]
-    first = ranked.iloc[0]
     what = {
         "success": f"mean success@20 of the features with S_out >= {STEERABLE:g} at their best "
         "factor",
         "steerable_0.1": f"the share of the features with S_out >= {STEERABLE:g}",
     }[by]
-    low, high = first[f"{by}_low"], first[f"{by}_high"]
-    between = "" if pd.isna(low) else f" (95 % interval {low:.3g} to {high:.3g})"
-    said = [f"Ranked by {what}: {first['release']} is first with {first[by]:.3g}{between}."]
+    sizes = [len(_values(one, by)) for one in series]
+    if min(sizes) < FEWEST:
+        numbers = ", ".join(
+            f"{one.label} {n}" for one, n in zip(series, sizes, strict=True) if n < FEWEST
+        )
+        return [
+            f"No release is ranked by {what}: there are too few such features ({numbers}; it takes "
+            f"{FEWEST}).",
+            *_words(series),
+        ]
     unclear, clear = [], []
     for one, other in itertools.pairwise(series):
         found = difference(_values(one, by), _values(other, by))
@@ -251,11 +280,18 @@ def _sentences(series: Sequence[Series], ranked: Any, by: str) -> list[str]:
             unclear.append(pair)
         else:
             clear.append(f"{pair} ({found.value:.3g}, {found.low:.3g} to {found.high:.3g})")
+    first = ranked.iloc[0]
+    low, high = first[f"{by}_low"], first[f"{by}_high"]
+    between = "" if pd.isna(low) else f" (95 % interval {low:.3g} to {high:.3g})"
+    said = [f"Ranked by {what}: {first['release']} is first with {first[by]:.3g}{between}."]
+    if not clear:
+        listed = ", ".join(f"{row['release']} {row[by]:.3g}" for row in ranked.to_dict("records"))
+        said = [f"By {what} no release is surely better than the next: {listed}."]
     if clear:
         said.append(f"The data separate {'; '.join(clear)}.")
     if unclear:
         said.append(f"They can't separate {'; '.join(unclear)}.")
-    return [*said, *_other_order(ranked, by), *_words(series)]
+    return [*said, *(_other_order(ranked, by) if clear else []), *_words(series)]
 
 
 def _other_order(ranked: Any, by: str) -> list[str]:

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from steerlens.analysis.factors import by_factor, choose_factors, measured_by_factor, merits
-from steerlens.analysis.resampling import Estimate, spearman
+from steerlens.analysis.resampling import FEWEST, Estimate, spearman
 from steerlens.analysis.series import Series
 from steerlens.analysis.summary import THRESHOLDS
 from steerlens.config.schema import StudyConfig
@@ -70,7 +70,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
             _sentence(str(name), part) for name, part in table.groupby("answer", sort=False)
         ],
         tables={"sizes": table},
-        figures={"sizes": partial(_draw, table)},
+        figures={"sizes": partial(_draw, table)} if table["agreement"].notna().any() else {},
     )
 
 
@@ -104,14 +104,14 @@ def _agree(some: pd.DataFrame, full: pd.DataFrame) -> tuple[Estimate | None, int
 def _output_scores(features: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """S_out as the mean over some prompts beside the mean over all."""
     by_prompt = features["output_score_by_prompt"].dropna()
-    if len(by_prompt) < 2:
+    if by_prompt.empty:
         return
     scores_FP = np.array(by_prompt.tolist(), dtype=float)
     full_F = pd.Series(scores_FP.mean(axis=1)).rank()
     for size, draws in _subsets(scores_FP.shape[1]):
         found = [
             float(np.corrcoef(pd.Series(scores_FP[:, some].mean(axis=1)).rank(), full_F)[0, 1])
-            for some in draws
+            for some in (draws if len(full_F) >= FEWEST else [])
         ]
         yield _row("S_out", "prompts", size, len(full_F), _range(found))
 
@@ -129,7 +129,7 @@ def _texts(tables: RunTables) -> Iterator[dict[str, Any]]:
     goal = sum(max(one.values(), default=0.0) for one in known)
     high = tables.features.loc[tables.features["output_score"] >= THRESHOLDS[1], KEYS]
     payoff = _payoff(choose_factors(texts, tables.choice), high)
-    rows: dict[str, list[dict[str, Any]]] = {"best factor": [], "payoff": []}
+    rows: dict[str, list[dict[str, Any]]] = {}
     for size, draws in _subsets(len(prompts)):
         reached, payoffs = [], []
         for some in draws:
@@ -138,13 +138,12 @@ def _texts(tables: RunTables) -> Iterator[dict[str, Any]]:
             best = chosen["best_factor"].tolist()
             gained = sum(one.get(factor, 0.0) for one, factor in zip(known, best, strict=True))
             reached.append(gained / goal if goal else np.nan)
-            payoffs.append(1 - abs(_payoff(chosen, high) / payoff - 1))
-        rows["best factor"].append(
-            _row("best factor", "prompts", size, len(known), _range(reached))
-        )
-        rows["payoff"].append(_row("payoff", "prompts", size, len(known), _range(payoffs)))
+            payoffs.append(1 - abs(_payoff(chosen, high) / payoff - 1) if payoff else np.nan)
+        for name, found in (("best factor", reached), ("payoff", payoffs)):
+            agreement = _range(found) if len(known) >= FEWEST else None
+            rows.setdefault(name, []).append(_row(name, "prompts", size, len(known), agreement))
     for part in rows.values():
-        yield from (row for row in part if row["agreement"] is not None)
+        yield from part
 
 
 def _payoff(chosen: Any, high: pd.DataFrame) -> float:
@@ -180,6 +179,8 @@ def _row(name: str, unit: str, size: int, features: int, found: Estimate | None)
 def _sentence(name: str, part: pd.DataFrame) -> str:
     """From which size on the answer stays within 5 % of that from all data."""
     unit, full = part["unit"].iloc[0], int(part["size"].iloc[-1])
+    if part["agreement"].isna().all():
+        return f"{name}: {_nothing_said(int(part['features'].max()))}"
     close = (part["agreement"].astype(float) >= WITHIN).tolist()
     first = next(at for at in range(len(close)) if all(close[at:])) if close[-1] else len(close)
     if first >= len(close) - 1:
@@ -193,11 +194,18 @@ def _sentence(name: str, part: pd.DataFrame) -> str:
     )
 
 
+def _nothing_said(features: int) -> str:
+    if features < FEWEST:
+        n = f"{features} feature{'s' * (features != 1)}"
+        return f"{n} can't say how much data it takes; at least {FEWEST} can."
+    return "the answer from all data is constant, or 0, so nothing can agree with it."
+
+
 def _draw(table: pd.DataFrame) -> Figure:
     """Agreement against size, a panel for each answer."""
     from steerlens.figures import style
 
-    parts = list(table.groupby("answer", sort=False))
+    parts = list(table.dropna(subset=["agreement"]).groupby("answer", sort=False))
     figure = style.new_figure(1 + 3 * len(parts), 3.6)
     row = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
     for axes, (name, part) in zip(row, parts, strict=True):

@@ -23,7 +23,7 @@ from steerlens.analysis.rated_arms import (
     paired_difference,
 )
 from steerlens.analysis.ratings import AGGREGATIONS, PER_TEXT
-from steerlens.analysis.resampling import Estimate
+from steerlens.analysis.resampling import FEWEST, Estimate
 from steerlens.analysis.series import Series
 from steerlens.config.schema import STEERED_BY, StudyConfig
 from steerlens.errors import SteerlensError
@@ -129,7 +129,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
 def _with_scores(numbers: pd.DataFrame, one: Series) -> Any:
     """Numbers with the scores of the SAE feature that each is of."""
     key = ["layer", "method", "rank", "concept_id"]
-    concepts = one.tables.concepts[[*key, "feature"]]
+    concepts = one.tables.concepts[[*key, "feature", "undecided"]]
     scores: Any = one.tables.features[
         ["layer", "feature", "output_score", "token_confidence_delta"]
     ]
@@ -190,6 +190,8 @@ def _table_row(row: Row, found: dict[tuple[str, str], pd.DataFrame], one: Series
             rows = own.loc[own["layer"] == layer]
             name = f"{kind}_{aggregation}_layer_{layer}"
             cells |= interval_columns(name, over_concepts(rows))
+            decided = over_concepts(rows.loc[~rows["undecided"].fillna(value=False).astype(bool)])
+            cells[f"{name}_decided"] = decided.value if decided else None
             cells[f"{name}_concepts"] = rows["concept_id"].nunique()
     own = row.own(next(iter(found.values())))
     texts = one.tables.ratings.loc[one.tables.ratings["split"] == EVALUATING]
@@ -197,6 +199,7 @@ def _table_row(row: Row, found: dict[tuple[str, str], pd.DataFrame], one: Series
     counted = texts.merge(own[key].drop_duplicates(), on=key)
     for layer in sorted(set(texts["layer"])):
         cells[f"texts_layer_{layer}"] = int((counted["layer"] == layer).sum())
+        cells[f"undecided_layer_{layer}"] = _undecided(own.loc[own["layer"] == layer])
         cells[f"auroc_layer_{layer}"] = _auroc(row, one, layer)
     cells |= _learnt_from(row, one)
     published = PUBLISHED.get(row.method, (None, None))
@@ -205,10 +208,16 @@ def _table_row(row: Row, found: dict[tuple[str, str], pd.DataFrame], one: Series
     return cells
 
 
+def _undecided(rows: Any) -> int:
+    """Number of features, or concepts, whose factor is only the smallest: all were rated 0."""
+    arms = rows.drop_duplicates(["method", "rank", "concept_id"])
+    return int(arms["undecided"].fillna(value=False).sum())
+
+
 def _auroc(row: Row, one: Series, layer: int) -> float | None:
     """Mean area under the ROC curve with which the row's directions detect their concepts."""
     rows = one.tables.concepts
-    own = row.own(_with_scores(rows.drop(columns="feature"), one))
+    own = row.own(_with_scores(rows.drop(columns=["feature", "undecided"]), one))
     mean = own.loc[own["layer"] == layer, "auroc"].dropna()
     return float(mean.mean()) if len(mean) else None
 
@@ -216,7 +225,7 @@ def _auroc(row: Row, one: Series, layer: int) -> float | None:
 def _learnt_from(row: Row, one: Series) -> dict[str, float | None]:
     """How many texts of a concept the row's methods were learnt from, on average, and how often
     training saw them."""
-    own = row.own(_with_scores(one.tables.concepts.drop(columns="feature"), one))
+    own = row.own(_with_scores(one.tables.concepts.drop(columns=["feature", "undecided"]), one))
     means = {name: own[name].dropna().astype(float) for name in ("train_texts", "epochs")}
     return {name: float(of.mean()) if len(of) else None for name, of in means.items()}
 
@@ -272,6 +281,15 @@ def _difference_sentences(differences: pd.DataFrame) -> list[str]:
         & differences["method"].isin(said)
         & differences["difference"].notna()
     ]
+    few = rows["concepts"] < FEWEST
+    if few.any():
+        most = int(rows.loc[few, "concepts"].max())
+        which = "No" if few.all() else "Of some rows no"
+        return [
+            *_difference_sentences(differences.loc[differences["concepts"] >= FEWEST]),
+            f"{which} difference between methods is told on {most} concept{'s' * (most != 1)} or "
+            f"fewer: it takes {FEWEST}.",
+        ]
     # A threshold that every feature passes says nothing new.
     rows = rows.drop_duplicates(["judge", "layer", "less", "concepts", "difference"])
     return [
