@@ -42,11 +42,11 @@ def cached_part(config: RunConfig) -> CachedPart:
     here = [layer for layer in layers if _has_sae(config.sae, layer)]
     absent = [str(layer) for layer in layers if layer not in here]
     if not here:
-        return CachedPart(None, f"no SAE of {config.sae.name} is in the hub's cache")
+        return CachedPart(None, f"no SAE of {config.sae.title} is in the hub's cache")
     if not absent:
         return CachedPart(config, None)
     noun, verb = ("layer", "isn't") if len(absent) == 1 else ("layers", "aren't")
-    missing = f"{noun} {', '.join(absent)} of {config.sae.name} {verb} in the hub's cache"
+    missing = f"{noun} {', '.join(absent)} of {config.sae.title} {verb} in the hub's cache"
     return CachedPart(replace(config, layer=here), missing)
 
 

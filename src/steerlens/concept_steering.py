@@ -182,7 +182,8 @@ def _score(
     features = sorted(about["feature"].dropna().unique().tolist())
     if not features:
         return FEATURES.frame([])
-    with run.task(len(features) * len(scores), f"layer {subject.layer}", "features") as advance:
+    name = f"layer {subject.layer}"
+    with run.task(len(features), name, "features", each=len(scores)) as advance:
         own = replace(run, progress=advance)
         return FEATURES.frame(score_layer(subject, features, scores, config.logit_lens_k, own))
 

@@ -5,6 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MEANT = {
+    **dict.fromkeys(("gpu", "nvidia"), ("cuda",)),
+    "metal": ("mps",),
+    **dict.fromkeys(("off", "no", "false", "none"), ("none", "disabled")),
+    **dict.fromkeys(("on", "yes", "true"), ("online", "grid")),
+}
+"""What words mean whose letters are nearer to something else: the first that is valid."""
+
 
 class SteerlensError(Exception):
     """Bad input or a bad environment, told in one sentence that says what to do."""
@@ -24,9 +32,10 @@ def nearest(name: str, choices: Iterable[str], n: int = 3) -> list[str]:
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> SteerlensError:
-    """The error for a `name` that is no known `kind`, with the nearest valid names."""
+    """The error for a `name` that is no known `kind`, with what is meant, or the nearest names."""
     choices = sorted(choices)
-    near = nearest(name, choices)
+    meant = [choice for choice in MEANT.get(name.lower(), ()) if choice in choices]
+    near = meant[:1] or nearest(name, choices)
     if near:
         hint = f"did you mean {' or '.join(repr(match) for match in near)}?"
     elif len(choices) <= 12:

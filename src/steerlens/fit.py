@@ -74,7 +74,7 @@ def refuse_if_too_big(config: RunConfig, spare: int = 0) -> None:
         ways.insert(0, "dtype=bfloat16")
     if device == "cuda" and config.device_map is None:
         ways.insert(0, "device_map=auto")
-    names = [config.model.name, config.sae.name]
+    names = [config.model.title, config.sae.title]
     if judge := _evaluator(config):
         names.append(f"the evaluator {judge.name}")
         ways.insert(0, "evaluator=null")

@@ -15,6 +15,9 @@ from steerlens.errors import SteerlensError, unknown
 
 GROUP = "steerlens.scores"
 
+STRONGEST = 1e3
+"""Up to this factor scores say something of the model: the paper's is 10."""
+
 
 @dataclass
 class ScoreConfig:
@@ -38,6 +41,23 @@ class ScoreConfig:
             number = getattr(self, name, None)
             if isinstance(number, int) and number < 1:
                 raise self.refusal(name, "must be at least 1")
+
+    def warnings(self) -> list[str]:
+        """Say what of the settings works but is hardly meant, in sentences."""
+        factor = getattr(self, "factor", None)
+        if not isinstance(factor, float):
+            return []
+        start = f"score.factor={factor:g} of score {self.method}"
+        if factor == 0:
+            return [f"{start} steers with nothing: its numbers are those of the unsteered prompt."]
+        if factor < 0:
+            return [f"{start} suppresses features: its numbers say what is left of their tokens."]
+        if factor > STRONGEST:
+            return [
+                f"{start} is beyond {STRONGEST:g}: the feature drowns all else in the residual "
+                "stream, so that its numbers say little of the model."
+            ]
+        return []
 
     def uses(self) -> Sequence[str]:
         """Which of the run's `seed` and `corpus` the numbers depend on.

@@ -22,7 +22,9 @@ def _nothing(_done: int, _unneeded: int = 0) -> None:
 
 
 @contextmanager
-def _no_bar(_total: int | None, _description: str, _unit: str) -> Iterator[Callable[..., None]]:
+def _no_bar(
+    _total: int | None, _description: str, _unit: str, each: int = 1
+) -> Iterator[Callable[..., None]]:
     yield _nothing
 
 
@@ -35,8 +37,9 @@ class ScoreRun:
     seed: int = 0
     progress: Callable[[int], None] = _nothing
     """Called with the number of features that have just been finished."""
-    task: Callable[[int | None, str, str], AbstractContextManager[Callable[..., None]]] = _no_bar
-    """A progress bar (total, description, unit) for work that isn't counted in features."""
+    task: Callable[..., AbstractContextManager[Callable[..., None]]] = _no_bar
+    """A progress bar (total, description, unit; `each`: how often each unit is gone through) for
+    work that isn't counted in features."""
     corpus: CorpusConfig | None = None
     """The run's corpus."""
     examples: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from steerlens.concepts import ConceptTokens
     from steerlens.subject import Kept, LoadedModel, Subject
 
+logger = logging.getLogger(__name__)
+
 
 class Stages:
     """A run's stages and what they share: its model, its memory, its cache, its provenance."""
@@ -94,6 +97,9 @@ class Stages:
         from steerlens.subject import load_subjects
 
         methods = parse_scores(self._config.score)
+        for warning in (line for method in methods.values() for line in method.warnings()):
+            logger.warning("%s", warning)
+            self._facts["notes"] = [*self._facts.get("notes", []), warning]
         frames: list[pd.DataFrame] = []
         saes: list[Mapping[str, Any]] = []
         asking = [*methods.values()]
@@ -160,7 +166,8 @@ class Stages:
             if not features:
                 continue
             start = time.perf_counter()
-            with progress(len(features) * len(methods), f"layer {subject.layer}") as advance:
+            name = f"layer {subject.layer}"
+            with progress(len(features), name, each=len(methods)) as advance:
                 run = dataclasses.replace(group_run, progress=advance)
                 columns = score_layer(subject, features, methods, config.logit_lens_k, run)
                 if null := null_columns(subject, methods, run):

@@ -159,7 +159,7 @@ def _with_metrics(
     if len(missing) == 0:
         return measured
     label = f"layer {subject.layer}: {' and '.join(metrics)}"
-    with run.task(len(missing) * len(metrics), label, "texts") as advance:
+    with run.task(len(missing), label, "texts", each=len(metrics)) as advance:
         new = _measured(subject, missing, metrics, replace(metric_run, progress=advance))
     if run.store:
         import pyarrow as pa

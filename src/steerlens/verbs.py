@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import datetime
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def run_verb(verb: str, arguments: list[str]) -> None:
             raise SteerlensError(f"usage: {USAGE_EXAMPLES}")
         _write_examples(Path(arguments[0]), arguments[1:])
     else:
-        raise _unknown_verb(verb)
+        raise _unknown_verb(verb, arguments)
 
 
 def _write_examples(file: Path, overrides: list[str]) -> None:
@@ -105,9 +106,18 @@ def _several(verb: str, arguments: list[str]) -> None:
         compare(folders[0], folders[1], into)
 
 
-def _unknown_verb(verb: str) -> SteerlensError:
+def _unknown_verb(verb: str, arguments: list[str]) -> SteerlensError:
     from steerlens.config.entries import options
 
+    if verb == "concept":
+        from steerlens.config.overrides import proposal
+
+        words = " ".join(word for word in arguments if "=" not in word)
+        rest = "".join(f" {shlex.quote(word)}" for word in arguments if "=" in word)
+        asked = proposal("concept", words) if words else "concept=WORD"
+        return SteerlensError(f"unknown verb 'concept'; did you mean: steerlens {asked}{rest}")
+    if verb == "version":
+        return SteerlensError("unknown verb 'version'; did you mean: steerlens --version")
     groups = [group for group, names in options().items() if verb in names]
     near = nearest(verb, VERBS, n=1)
     if groups:

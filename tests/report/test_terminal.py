@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 from steerlens.analysis.summary import summarise
+from steerlens.report.concept_page import Line, print_hanging
 from steerlens.report.terminal import print_summary, progress
 from steerlens.results import FEATURES
 from steerlens.results.folder import RunTables
@@ -49,6 +51,14 @@ def test_a_terminal_gets_a_bar_with_features_per_second() -> None:
     assert "layer [3]" in shown(where)
 
 
+def test_units_that_several_methods_go_through_are_counted_once() -> None:
+    where = console()
+    with progress(2048, "layer 3", console=where, each=3) as advance:
+        for _ in range(3):
+            advance(2048)
+    assert shown(where).startswith("layer 3: 2,048 features in ")
+
+
 def test_a_failure_inside_progress_prints_no_result() -> None:
     where = console()
     with pytest.raises(ValueError, match="x"), progress(100, "layer 3", console=where):
@@ -58,7 +68,7 @@ def test_a_failure_inside_progress_prints_no_result() -> None:
 
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_the_table_fits_and_shows_its_numbers_whole(width: int) -> None:
-    where = console(width)
+    where = console(width, terminal=True)
     show(RunTables(frame(range(3), 2000)), where, folder="outputs/demo")
     text = shown(where)
     assert max(cell_len(line.rstrip()) for line in text.splitlines()) <= width
@@ -129,15 +139,17 @@ def test_a_run_without_output_scores_shows_the_best_of_what_it_has() -> None:
     assert re.findall(r"^\s+7\s+(\d)\s+(\S+)", text, flags=re.M)[0] == ("1", "0.75")
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_steered_features_are_shown_with_both_texts_cut_to_the_width(width: int) -> None:
-    where = console(width)
+def steered_with(text: str) -> RunTables:
+    """A run whose texts say at which factor they were steered, and then `text`."""
     found = tables(success_20=[0.5, None, 3.0, 1.0, 0.0, 2.0] * 2)
-    factor = found.generations["factor"].tolist()
-    texts = [f" at {one:g} " + "and so on " * 20 for one in factor]
-    show(dataclasses.replace(found, generations=found.generations.assign(text=texts)), where)
+    texts = [f" at {one:g} {text}" for one in found.generations["factor"].tolist()]
+    return dataclasses.replace(found, generations=found.generations.assign(text=texts))
+
+
+def test_steered_features_are_shown_with_both_texts_the_best_first() -> None:
+    where = console()
+    show(steered_with("and so on " * 20), where)
     text = shown(where).partition("Best steered features")[2]
-    assert max(cell_len(line.rstrip()) for line in text.splitlines()) <= width
     rows = re.findall(r"^ +(\d) +(\d) .* 2 +(\S+) +30 +at 0 and", text, flags=re.M)
     assert rows == [
         ("0", "2", "3.00"),
@@ -148,6 +160,44 @@ def test_steered_features_are_shown_with_both_texts_cut_to_the_width(width: int)
     ]
     assert len(re.findall(r"^ +at 2 and", text, flags=re.M)) == 5
     assert "12 features were steered in 192 texts." in text
+
+
+WORDS = [f"word{n}" for n in range(60)]
+
+
+@pytest.mark.parametrize(("width", "terminal"), [(60, True), (80, True), (200, True), (80, False)])
+def test_nothing_is_cut_at_any_width(width: int, terminal: bool) -> None:
+    where = console(width, terminal)
+    run = steered_with(" ".join(WORDS))
+    lens = [[f"lens{n}" for n in range(8)]] * len(run.features)
+    features = run.features.assign(output_token="a long token that is one", logit_lens_tokens=lens)
+    study = {
+        "name": "criteria",
+        "sentences": ["See `steerlens report " + "x" * 70 + "`."],
+        "tables": {"made_up": [{f"column_{n}": n / 7 for n in range(40)}]},
+    }
+    run = dataclasses.replace(run, features=features)
+    print_summary(run, summarise(run) | {"study": study}, Path("run"), where)
+    text = shown(where)
+    assert "\u2026" not in text
+    if terminal:  # a word of 70 letters is broken by the terminal itself
+        whole = [line for line in text.splitlines() if "x" * 40 not in line]
+        assert max(cell_len(line) for line in whole) <= width
+    words = text.split()
+    for word in (*WORDS, *(f"lens{n}" for n in range(8)), *(f"column_{n}" for n in range(40))):
+        assert words.count(word) >= 1, word
+    assert "".join(words).count("x" * 70) == 1
+    assert "a\u2423long" in text or "a long token that is one" in " ".join(words)
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_command_is_never_broken(width: int) -> None:
+    where = console(width, terminal=True)
+    command = (
+        "steerlens experiment=filter model=local 'model.path=/a/long path/to/a model' plan=true"
+    )
+    print_hanging(where, [Line("  ", Text(command), is_command=True)])
+    assert command in shown(where)
 
 
 def test_texts_cannot_drive_the_terminal() -> None:

@@ -15,7 +15,7 @@ from steerlens.config.schema import TrackingConfig
 from steerlens.errors import SteerlensError
 from steerlens.figures import FIGURES, draw_all
 from steerlens.results.folder import RunTables
-from steerlens.tracking import NullTracker, start
+from steerlens.tracking import NullTracker, run_name, start
 from tests.support.frames import frame, null_scores, tables
 
 
@@ -98,6 +98,27 @@ def test_wandb_run_id_is_that_of_one_run_alone(
     assert asked == [None, None] if expected is None else len({*asked, None, "fixed"}) == 4
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"layer": "all"}, "demo: gemma-2-2b, gemma-scope-2b-res, layer all"),
+        ({"layer": [3, 5]}, "demo: gemma-2-2b, gemma-scope-2b-res, layer 3, 5"),
+        (
+            {"model": {"name": "local", "path": "/a/mine/"}, "layer": 2},
+            "demo: mine, gemma-scope-2b-res, layer 2",
+        ),
+        ({"model": None}, None),
+    ],
+)
+def test_a_run_is_named_by_what_it_runs(settings: dict[str, Any], expected: str | None) -> None:
+    usual = {
+        "name": "demo",
+        "model": {"name": "gemma-2-2b", "path": "google/gemma-2-2b"},
+        "sae": {"name": "gemma-scope-2b-res", "path": None, "release": "gemma-scope-2b-pt-res"},
+    }
+    assert run_name(usual | settings) == expected
+
+
 class Broken:
     """A W&B run that fails at the calls named in `at`."""
 
@@ -172,10 +193,11 @@ def test_steering_is_told_with_curves_texts_and_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logged: list[dict[str, Any]] = []
+    in_summary: dict[str, str | None] = {}
     run = types.SimpleNamespace(
         summary={},
         log=logged.append,
-        define_metric=lambda *_, **__: None,
+        define_metric=lambda name, summary=None, **_: in_summary.update({name: summary}),
         finish=lambda **_: None,
     )
     fake: Any = types.ModuleType("wandb")
@@ -201,4 +223,8 @@ def test_steering_is_told_with_curves_texts_and_figures(
     by_layer = [one for one in logged if "layer" in one]
     assert [one["by_layer/output_score_null_count"] for one in by_layer] == [99, 99]
     assert all("by_layer/output_score_null" in one for one in by_layer)
+    # W&B would put the last layer's and the strongest factor's numbers into the run's summary.
+    assert in_summary == dict.fromkeys(("layer", "by_layer/*", "factor", "by_factor/*"), "none")
+    [layers] = [one["layers"] for one in logged if "layers" in one]
+    assert [row["layer"] for row in layers] == [0, 1]
     assert run.summary["texts_table"] == "96 of 192; generations.parquet has all"

@@ -80,8 +80,8 @@ def fit_concepts(
         concepts.check_features(subject.layer, subject.d_sae, subject.name)
     directions: dict[str, list[Directions]] = {name: [] for name in configs}
     detections: dict[str, list[Detection]] = {name: [] for name in configs}
-    total = len(concepts) * len(configs)
-    with run.task(total, f"layer {subject.layer}: directions", "concepts") as advance:
+    name, each = f"layer {subject.layer}: directions", len(configs)
+    with run.task(len(concepts), name, "concepts", each=each) as advance:
         for group in _groups(subject, concepts.concepts, run.memory_budget // 2):
             train = label(subject, group, chat_template)
             told: list[int] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from steerlens.config.folders import (
 )
 from steerlens.config.gguf import check_gguf, gguf_file, model_names
 from steerlens.config.judge import check_judge
+from steerlens.config.overrides import override
 from steerlens.config.parse import (
     layer_numbers,
     layers_told,
@@ -128,7 +130,7 @@ def local_folder(model: ModelConfig) -> Path | None:
 def check_one_model(configs: Sequence[RunConfig]) -> None:
     """Refuse a comparison of releases whose jobs are of several models, unless it is asked for."""
     study = configs[0].study
-    models = list(dict.fromkeys(config.model.name for config in configs))
+    models = list(dict.fromkeys(config.model.title for config in configs))
     if study.name == "releases" and not study.by_depth and len(models) > 1:
         raise SteerlensError(
             f"these SAEs are for different models ({', '.join(models)}); to compare them by "
@@ -150,8 +152,9 @@ def _check_scalars(config: RunConfig) -> None:
         raise SteerlensError(f"logit_lens_k={config.logit_lens_k} must be at least 1.")
     if config.dtype not in DTYPES:
         raise unknown("dtype", config.dtype, DTYPES)
-    if re.sub(r":\d+$", "", config.device) not in DEVICES:
-        raise unknown("device", config.device, DEVICES)
+    device = re.sub(r":\d+$", "", config.device)
+    if device not in DEVICES:
+        raise unknown("device", device, DEVICES)
     if isinstance(config.device_map, str) and config.device_map not in DEVICE_MAPS:
         raise unknown("device_map", config.device_map, DEVICE_MAPS)
     if not (config.device_map is None or isinstance(config.device_map, str | dict)):
@@ -168,10 +171,10 @@ def _check_template(config: RunConfig) -> None:
     has_template = has_chat_template(config.model)
     if has_template is None:
         return
-    with_template(config.generation, has_template, config.model.name)
+    with_template(config.generation, has_template, config.model.title)
     for score in parse_scores(config.score).values():
         if getattr(score, "chat_template", False) and not has_template:
-            raise score.refusal("chat_template", f"needs one, which {config.model.name} hasn't")
+            raise score.refusal("chat_template", f"needs one, which {config.model.title} hasn't")
 
 
 def reads_corpus(config: RunConfig) -> bool:
@@ -310,7 +313,7 @@ def _check_sae_source(config: RunConfig) -> None:
             if facts.d_in and d_model and facts.d_in != d_model:
                 raise SteerlensError(
                     f"the SAE {folder} reads vectors of size {facts.d_in} (d_in), but the residual "
-                    f"stream of {config.model.name} has {d_model} (d_model)."
+                    f"stream of {config.model.title} has {d_model} (d_model)."
                 )
     elif sae.release in releases():
         _check_release(sae, config)
@@ -392,12 +395,13 @@ def refuse_other_model(what: str, told: str, model: ModelConfig) -> None:
     if model.name in ("local", "hub") and not is_known:
         return
     saes = [name for name, entry in entries("sae").items() if entry.get("model") == model.name]
-    hint = (
-        f"choose sae={' or sae='.join(saes)}."
-        if saes
-        else f"if that is the same model, say so with 'model.aliases=[\"{told}\"]'."
+    own = f"sae={' or sae='.join(saes)}" if saes else "sae=local sae.path=DIR"
+    own = "that model" if what.startswith("reference.") else own
+    same = shlex.quote(override("model.aliases", [told]))
+    raise SteerlensError(
+        f"{what} belongs to the model {told}, not to {model.title}; choose {own}, or if that is "
+        f"the same model, say so with {same}."
     )
-    raise SteerlensError(f"{what} belongs to the model {told}, not to {model.name}; {hint}")
 
 
 def refuse_other_gguf(what: str, trained_on: str, model: ModelConfig, cache_dir: str) -> None:

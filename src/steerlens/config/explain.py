@@ -184,6 +184,9 @@ def _group_misuse(override: Override) -> SteerlensError | None:
         if root not in (*GROUPS, "hydra"):
             return unknown("group", root, GROUPS)
         return None
+    options = known_options()
+    if name in options and not override.is_delete() and isinstance(override.value(), bool | float):
+        return unknown(name, override.get_value_string(), options[name])
     if name in GROUPS and override.is_add() and override.value_type is not None:
         return SteerlensError(f"write {str(line).lstrip('+')!r}, without the +.")
     if name == "evaluator" and not override.is_delete() and isinstance(override.value(), str):

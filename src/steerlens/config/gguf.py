@@ -133,7 +133,8 @@ def model_names(model: ModelConfig) -> tuple[str, ...]:
     """List all names by which others may call `model`: its own first, a GGUF's file name last."""
     match = WHEEL_PATH.fullmatch(model.path)
     file = Path(match["file"]) if match else gguf_file(model)
-    return (model.name, model.path, *model.aliases, *((file.name, file.stem) if file else ()))
+    of_file = (file.name, file.stem) if file else ()
+    return tuple(dict.fromkeys((model.title, model.name, model.path, *model.aliases, *of_file)))
 
 
 def check_gguf(model: ModelConfig, file: Path, cache_dir: Path) -> GgufHeader:

@@ -60,7 +60,7 @@ def write_examples(config: RunConfig, file: Path) -> Path:
     budget = parse_memory(config.memory_budget)
     store = Store(Path(config.paths.cache_dir) / "scores")
     saes, tables = {}, []
-    metadata: dict[str, Any] = {"format": FORMAT, "columns": COLUMNS, "release": config.sae.name}
+    metadata: dict[str, Any] = {"format": FORMAT, "columns": COLUMNS, "release": config.sae.title}
     for group in in_groups(load_subjects(config), asking, budget):
         # Of its own for each group, so that only one group's activations are in memory.
         run = ScoreRun(budget, config.seed, task=progress, corpus=config.corpus, store=store)

@@ -41,8 +41,8 @@ def print_plan(config: RunConfig) -> None:
     methods = parse_scores(config.score)
     weights = estimate_weights(config)
     rows = [
-        ("model", f"{config.model.name} ({config.model.path})"),
-        ("SAE", config.sae.name),
+        ("model", f"{config.model.title} ({config.model.path})"),
+        ("SAE", config.sae.title),
         ("scores", ", ".join(methods)),
         *_texts_of(config, methods),
         ("device", f"{device_type(config)}, {dtype_name(config)}"),

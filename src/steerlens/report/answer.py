@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from steerlens.report.tables import print_sentences, print_table
 from steerlens.text import markdown, markdown_table, visible
 
 
@@ -28,26 +26,15 @@ def answer_section(study: Mapping[str, Any] | None) -> list[str]:
 
 
 def print_answer(study: Mapping[str, Any] | None, console: Console) -> None:
-    """The study's first table, as far as the terminal is wide, and its sentences."""
+    """The study's first table, and its sentences."""
     if study is None:
         return
     rows = next(iter(study["tables"].values()), [])
     if rows:
         header, cells = _cells(rows)
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        width, shown = console.width, 0
-        for place, title in enumerate(header):
-            width -= 2 + max(len(title), *(len(row[place]) for row in cells))
-            if width < 2:
-                break
-            table.add_column(visible(title), no_wrap=True)
-            shown += 1
-        for row in cells:
-            # Text, not str: rich would read [red] as markup.
-            table.add_row(*(Text(cell) for cell in row[:shown]))
-        console.print(table)
-    for line in study["sentences"]:
-        console.print(Text(visible(line)), soft_wrap=True)
+        columns = dict(zip(map(visible, header), zip(*cells, strict=True), strict=True))
+        print_table(console, "", columns, left=columns)
+    print_sentences(console, map(visible, study["sentences"]))
 
 
 def _cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

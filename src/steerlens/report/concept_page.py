@@ -35,6 +35,8 @@ HIT = "bold green"
 class Line(NamedTuple):
     label: str
     text: Text
+    is_command: bool = False
+    """Never wrapped: a command with a line break in it couldn't be copied."""
 
 
 def is_of_a_concept(tables: RunTables) -> bool:
@@ -49,9 +51,9 @@ def _also_scores(tables: RunTables) -> bool:
 
 def print_hanging(console: Console, lines: Iterable[Line]) -> None:
     """Print lines whole, in a terminal each text wrapped beside its label."""
-    for label, text in lines:
+    for label, text, is_command in lines:
         width = console.width - len(label) - 1
-        if not console.is_terminal or width < NARROWEST:
+        if is_command or not console.is_terminal or width < NARROWEST:
             console.print(Text(label).append_text(text), soft_wrap=True)
             continue
         for at, part in enumerate(text.wrap(console, width)):
@@ -135,7 +137,7 @@ def what_to_look_at(tables: RunTables, folder: Path, in_colour: bool) -> Iterato
         ),
         (f"{steerlens} experiment=filter{subject} plan=true", "what selecting by S_out buys"),
     ):
-        yield Line("  ", Text(f"{visible(command)}  # {visible(does)}"))
+        yield Line("  ", Text(f"{visible(command)}  # {visible(does)}"), is_command=True)
 
 
 def program() -> str:

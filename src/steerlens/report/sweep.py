@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from steerlens.analysis.series import Series
 from steerlens.analysis.summary import summarise
 from steerlens.files import write_json, write_text
 from steerlens.report.answer import answer_section, print_answer
+from steerlens.report.tables import print_table
 from steerlens.report.terminal import console_on
 from steerlens.results import REPORT_FILE, SUMMARY_FILE
 from steerlens.status import LEFT_OUT
@@ -128,27 +127,13 @@ def print_sweep(
     for row in _explained(rows):
         line = f"Job {row['job']} {row['state']}: {row['reason']}"
         console.print(Text(visible(line)), soft_wrap=True)
-    columns: list[list[Text]] = []
-    table = Table(
-        title=f"{_counted(rows)}; {len(series)} series",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    width = console.width
-    for name, heading in _columns(rows).items():
-        if name == "reason":
-            continue
-        cells = [visible(cells[0]) for cells in _cells(rows, {name: heading})]
-        width -= 2 + max(map(len, [heading, *cells]))
-        if width >= 2 or name not in NUMBERS:  # sweep.csv has them all
-            justify = "right" if name in NUMBERS else "left"
-            # Text, not str: rich would read [red] as markup.
-            table.add_column(heading, justify=justify, no_wrap=True)
-            columns.append([Text(cell) for cell in cells])
-    for row in zip(*columns, strict=True):
-        table.add_row(*row)
-    console.print(table)
+    columns = {
+        heading: [visible(cells[0]) for cells in _cells(rows, {name: heading})]
+        for name, heading in _columns(rows).items()
+        if name != "reason"  # which was told above
+    }
+    texts = [heading for name, heading in _columns(rows).items() if name not in NUMBERS]
+    print_table(console, f"{_counted(rows)}; {len(series)} series", columns, left=texts)
     print_answer(study, console)
     console.print(Text(f"Joined: {visible(str(folder))}"), soft_wrap=True)
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rich import box
-from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,7 +21,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 from steerlens.analysis.coverage import coverage_explanation
@@ -39,6 +36,7 @@ from steerlens.report.concept_page import (
     words_page,
 )
 from steerlens.report.reference import reference_lines
+from steerlens.report.tables import print_sentences, print_table
 from steerlens.results.folder import RunTables
 from steerlens.text import number, visible, visible_token, visible_tokens
 
@@ -68,15 +66,21 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress(
-    total: int | None, description: str, unit: str = "features", console: Console | None = None
+    total: int | None,
+    description: str,
+    unit: str = "features",
+    console: Console | None = None,
+    each: int = 1,
 ) -> Iterator[Callable[..., None]]:
     """A progress bar; call what it gives with the number of units that have just been finished,
     and the number of those that turned out not to be needed.
 
+    With `each`, units are gone through so often, and come to `total` when all are.
+
     Bars may be nested. Where no one is watching (no terminal) only one line is printed, at the end.
     """
     console = console or console_on(sys.stderr)
-    done = 0
+    steps = 0
     start = time.perf_counter()
     bar = Progress(
         TextColumn("{task.description}", markup=False),
@@ -94,15 +98,15 @@ def progress(
         task = bar.add_task(visible(description), total=total)
 
         def advance(n: int, unneeded: int = 0) -> None:
-            nonlocal done, total
-            done += n
-            bar.advance(task, n)
+            nonlocal steps, total
+            steps += n
+            bar.advance(task, n / each)
             if unneeded and total is not None:
-                total -= unneeded
+                total -= unneeded // each
                 bar.update(task, total=total)
 
         yield advance
-    seconds = time.perf_counter() - start
+    seconds, done = time.perf_counter() - start, steps // each
     rate = f", {_rate(done / seconds)} {unit}/s" if seconds > 0 else ""
     line = f"{visible(description)}: {done:,} {unit} in {duration(seconds)}{rate}"
     console.print(Text(line), soft_wrap=True)
@@ -135,32 +139,27 @@ def print_summary(
     if is_of_a_concept(tables):
         print_hanging(console, concept_page(tables))
     elif summary["ranked_by"]:
-        console.print(_best_table(tables.features, rows, console.width))
-        _print_lines(console, explanation(summary))
+        _print_best(console, tables.features, rows)
+        print_sentences(console, explanation(summary))
     else:
         n = summary["overall"]["features"]
         console.print(Text(f"{n:,} feature{'s' * (n != 1)}, none with a score."))
-    _print_lines(console, map(visible, tables.notes))
-    _print_lines(console, map(visible, reference_lines(tables)))
+    print_sentences(console, map(visible, tables.notes))
+    print_sentences(console, map(visible, reference_lines(tables)))
     if len(tables.words) and not is_of_a_concept(tables):
         print_hanging(console, words_page(tables))
         print_hanging(console, what_to_look_at(tables, folder, console.is_terminal))
     elif summary["steering"] and not len(tables.words):
         # Each takes two lines.
         if best := best_steered(tables.steering, tables.generations, rows // 2, 1):
-            console.print(_steered_table(best, console.width))
-        _print_lines(console, steering_explanation(summary["steering"]))
-    _print_lines(console, coverage_explanation(summary["coverage"]))
+            _print_steered(console, best)
+        print_sentences(console, steering_explanation(summary["steering"]))
+    print_sentences(console, coverage_explanation(summary["coverage"]))
     print_answer(summary.get("study"), console)
     console.print(Text(f"Results: {visible(str(folder))}"), soft_wrap=True)
 
 
-def _print_lines(console: Console, lines: Iterable[str | Text]) -> None:
-    for line in lines:
-        console.print(Text(line) if isinstance(line, str) else line)
-
-
-def _best_table(frame: pd.DataFrame, rows: int, width: int) -> Table:
+def _print_best(console: Console, frame: pd.DataFrame, rows: int) -> None:
     by = str(ranking(frame))
     best = best_features(frame, rows).to_dict("records")
     numbers = {
@@ -174,13 +173,12 @@ def _best_table(frame: pd.DataFrame, rows: int, width: int) -> Table:
     columns = {name: [str(row[name]) for row in best] for name in ("layer", "feature")}
     for name, (column, spec) in numbers.items():
         columns[name] = [number(row[column], spec) for row in best]
-    columns["token"] = [_cut(visible_token(row["output_token"]), 14) for row in best]
-    lens = [visible_tokens(row["logit_lens_tokens"], 8) for row in best]
-    cells = [[tokens] for tokens in lens]
-    return _table(title_of(by), columns, "logit lens", cells, width, _cut_tokens)
+    columns["token"] = [visible_token(row["output_token"]) for row in best]
+    lens = [[visible_tokens(row["logit_lens_tokens"], 8)] for row in best]
+    print_table(console, title_of(by), columns, left=["token"], last=("logit lens", lens))
 
 
-def _steered_table(best: Sequence[Example], width: int) -> Table:
+def _print_steered(console: Console, best: Sequence[Example]) -> None:
     """The first prompt's unsteered text, and below it the one at the best factor."""
     numbers = {
         "S_out": [number(one.output_score, ".4f") for one in best],
@@ -193,45 +191,4 @@ def _steered_table(best: Sequence[Example], width: int) -> Table:
     columns |= {"feature": [str(one.feature) for one in best], **numbers}
     texts = [[visible(text.text) for text in one.passages[0].continuations] for one in best]
     title = "Best steered features, each with a text unsteered and steered"
-    return _table(title, columns, "text", texts, width)
-
-
-def _table(
-    title: str,
-    columns: Mapping[str, Sequence[str]],
-    last: str,
-    lines: Sequence[Sequence[str]],
-    width: int,
-    cut: Callable[[str, int], str] | None = None,
-) -> Table:
-    """`columns` to the right, but tokens; the column `last` has the rest of each line's width, to
-    which `cut` shortens it (by default with an ellipsis)."""
-    # What no method has filled is left out.
-    filled = {name: cells for name, cells in columns.items() if set(cells) != {"-"}}
-    # In a narrow terminal rich would squeeze the numbers; only the last column may get shorter.
-    taken = sum(2 + max(map(cell_len, [name, *cells])) for name, cells in filled.items())
-    rest = max(width - taken - 4, 10)
-    style = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
-    table = Table(title=title, title_justify="left", **style)
-    for name in filled:
-        table.add_column(name, justify="left" if name == "token" else "right", no_wrap=True)
-    table.add_column(_cut(last, rest), no_wrap=True)
-    short = ["\n".join((cut or _cut)(line, rest) for line in cell) for cell in lines]
-    for row in zip(*filled.values(), short, strict=True):
-        # Text, not str: rich would read a token such as [red] as markup.
-        table.add_row(*map(Text, row))
-    return table
-
-
-def _cut_tokens(text: str, width: int) -> str:
-    """As many whole tokens as fit, at least a part of the first."""
-    tokens = text.split(" ")
-    while len(tokens) > 1 and cell_len(" ".join(tokens)) > width:
-        tokens.pop()
-    return _cut(" ".join(tokens), width)
-
-
-def _cut(text: str, width: int) -> str:
-    line = Text(text)
-    line.truncate(width, overflow="ellipsis")
-    return line.plain
+    print_table(console, title, columns, last=("text", texts))

@@ -129,7 +129,7 @@ def load_subjects(
         subject = Subject(
             lm=lm,
             sae=sae.to(lm.device_of_block(site.layer)),
-            name=config.sae.name,
+            name=config.sae.title,
             site=site,
             prepend_bos=prepend_bos,
             n_uncounted=n_uncounted,

@@ -141,7 +141,7 @@ def load_model(config: RunConfig, metadata: SAEMetadata) -> LoadedModel:
         bridge=bridge,
         tokenizer=tokenizer,
         head=checked_head(bridge),
-        name=entry.name,
+        name=entry.title,
         names=model_names(entry),
         identity={
             **model_identity(entry, cache_dir),

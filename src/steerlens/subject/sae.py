@@ -54,8 +54,8 @@ def sae_sources(config: RunConfig) -> list[SaeSource]:
     if len(missing) == len(wanted) or (missing and config.layer not in LAYER_WORDS):
         there = layers_told([layer for layer in by_layer if layer is not None], missing[0])
         raise SteerlensError(
-            f"{config.sae.name} has no SAE at layer {missing[0]} of {config.model.name} (layers 0 "
-            f"to {n_layers - 1}); it has {there}."
+            f"{config.sae.title} has no SAE at layer {missing[0]} of {config.model.title} (layers "
+            f"0 to {n_layers - 1}); it has {there}."
         )
     return [by_layer[layer] for layer in wanted if layer in by_layer]
 

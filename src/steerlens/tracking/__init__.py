@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from steerlens.analysis.steering_summary import curve_rows, payoff_rows
 from steerlens.analysis.summary import SCORES, best_features
+from steerlens.config.schema import ModelConfig, SaeConfig
 from steerlens.errors import unknown
 from steerlens.results.folder import RunTables
 from steerlens.text import visible
@@ -156,7 +157,7 @@ class WandbTracker:
             project=config.project,
             entity=config.entity,
             group=config.group,
-            name=config.name or self.folder.name,
+            name=config.name or run_name(run_config) or self.folder.name,
             tags=list(config.tags),
             id=self._id or _id_of_one_of_several(config),
             resume="allow" if self._id else None,
@@ -176,7 +177,9 @@ class WandbTracker:
 
     def _log_features(self, tables: RunTables, summary: Mapping[str, Any]) -> None:
         frame, null = tables.features, tables.null_scores
-        self._run.define_metric("by_layer/*", step_metric="layer")
+        # Of a metric W&B's summary has the last value, which here is the last layer's.
+        self._run.define_metric("layer", summary="none")
+        self._run.define_metric("by_layer/*", step_metric="layer", summary="none")
         for statistics in summary["layers"]:
             layer = statistics["layer"]
             values = {f"by_layer/{k}": number for k, number in statistics.items() if k != "layer"}
@@ -187,13 +190,15 @@ class WandbTracker:
                 if len(numbers):
                     values[f"by_layer/{column}"] = self._wandb.Histogram(numbers, num_bins=50)
             self._run.log({"layer": layer, **values})
+        self._log_rows("layers", summary["layers"])
         best = best_features(frame, TABLE_ROWS)
         self._log_rows("features", table_rows(best))
         note = f"the best {len(best):,} of {len(frame):,}; features.parquet has all"
         self._run.summary["features_table"] = note
 
     def _log_steering(self, tables: RunTables) -> None:
-        self._run.define_metric("by_factor/*", step_metric="factor")
+        self._run.define_metric("factor", summary="none")
+        self._run.define_metric("by_factor/*", step_metric="factor", summary="none")
         for point in factor_curves(tables.generations):
             self._run.log(point)
         rows = text_rows(tables, TABLE_ROWS)
@@ -219,6 +224,18 @@ class WandbTracker:
     def _finish(self, summary: Mapping[str, Any], failed: bool) -> None:
         self._run.summary.update(flat(summary))
         self._run.finish(exit_code=int(failed))
+
+
+def run_name(settings: Mapping[str, Any]) -> str | None:
+    """What a run is called by its settings: experiment, model, SAE and layer; None without them."""
+    parts = [settings.get(key) for key in ("name", "model", "sae", "layer")]
+    if not (isinstance(parts[1], Mapping) and isinstance(parts[2], Mapping)):
+        return None
+    model = ModelConfig(**{name: parts[1].get(name) or "" for name in ("name", "path")})
+    sae = SaeConfig(**{name: parts[2].get(name) for name in ("name", "release", "path")})
+    layer = parts[3]
+    layers = ", ".join(map(str, layer)) if isinstance(layer, list | tuple) else layer
+    return f"{parts[0]}: {model.title}, {sae.title}, layer {layers}"
 
 
 def _id_of_one_of_several(config: TrackingConfig) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from steerlens.config.schema.missing import MISSING
@@ -36,6 +38,14 @@ class ModelConfig:
     license_url: str | None = None
     """Page on which the licence of gated weights is accepted."""
 
+    @property
+    def title(self) -> str:
+        """Give what tables and titles call it: the entry, of `local` its folder or file, of `hub`
+        its repository."""
+        if self.name == "hub":
+            return self.path
+        return _named_after(self.path) if self.name == "local" else self.name
+
 
 @dataclass
 class SaeConfig:
@@ -64,6 +74,24 @@ class SaeConfig:
     examples: str | None = None
     """File of examples of its features (`steerlens examples`), from which scores are taken that
     need texts, unless a corpus is given."""
+
+    @property
+    def title(self) -> str:
+        """Give what tables and titles call it: the entry, of `local` its folder, of `release` that
+        release of SAELens."""
+        if self.name == "local" and self.path:
+            return _named_after(self.path)
+        return self.release if self.name == "release" and self.release else self.name
+
+
+def _named_after(path: str) -> str:
+    """The folder's own name, or a GGUF's without its ending; of a snapshot in the hub's cache that
+    of its repository."""
+    full = Path(path).expanduser().absolute()
+    full = Path(os.path.normpath(full))
+    if full.parent.name == "snapshots" and full.parents[1].name.startswith("models--"):
+        return full.parents[1].name.removeprefix("models--").replace("--", "/")
+    return full.stem if full.suffix.lower() == ".gguf" else full.name or "local"
 
 
 @dataclass
