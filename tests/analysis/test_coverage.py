@@ -187,11 +187,15 @@ def test_the_summary_counts_words_over_all_layers_and_by_layer() -> None:
         "covered": 3,
         "covered_from": 0.5,
         "layers": [{"layer": 3, "covered": 2}, {"layer": 4, "covered": 2}],
-        "best_layer": 3,
+        "best_layer": None,  # both have as many
     }
     (line,) = coverage_explanation(coverage_summary(TABLE))
     assert line.startswith("Of 6 words 5 can be formed by tokens, and 3 can be steered toward")
-    assert "most in layer 3: 2" in line
+    assert "most in layer" not in line
+    one = coverage_summary(TABLE.loc[(TABLE["layer"] == 3) | (TABLE["word"] == "none")])
+    assert one
+    assert one["best_layer"] == 3
+    assert "most in layer 3: 2" in coverage_explanation(one)[0]
 
 
 def test_without_words_there_is_nothing_to_say() -> None:

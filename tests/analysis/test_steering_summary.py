@@ -208,6 +208,7 @@ def test_means_are_also_given_without_the_features_that_no_factor_gave_success()
     assert steered["undecided"].tolist() == silent.tolist()
     assert set(steered.loc[silent, "best_factor"]) == {0.5}  # the smallest
     columns = {name: steered[name].tolist() for name in ("best_factor", "undecided", "success_20")}
+    columns["output_score"] = 0.5
     summary = found(tables(**columns))
     expected = steered.loc[~silent, "success_20"].mean()
     assert summary["decided"]["success_20"] == pytest.approx(expected)

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
-from steerlens.config.check import check
+from steerlens.config.check import check, refuse_other_model
 from steerlens.config.compose import compose
+from steerlens.config.schema import ModelConfig, SaeConfig
 from steerlens.errors import SteerlensError
+from steerlens.registry import load_method
+from steerlens.scores import output
 from tests.config.folders import model_folder, sae_folder
 
 
@@ -63,7 +66,9 @@ def test_a_corpus_that_nothing_reads_need_not_be_there(monkeypatch: pytest.Monke
         (["score=all", "score.output.top_k=0"], "top_k=0 of score output"),
         (["logit_lens_k=0"], "logit_lens_k=0 must be at least 1"),
         (["tracking.mode=ofline"], "unknown tracking.mode 'ofline'; did you mean 'offline'"),
-        (["device=gpu"], "unknown device 'gpu'"),
+        (["device=gpu"], "unknown device 'gpu'; did you mean 'cuda'?"),
+        (["device=gpu:1"], "unknown device 'gpu'; did you mean 'cuda'?"),
+        (["tracking.mode=off"], "unknown tracking.mode 'off'; did you mean 'disabled'?"),
         (["dtype=bf16"], "unknown dtype 'bf16'; did you mean 'bfloat16'"),
         (["device_map=atuo"], "unknown device_map 'atuo'; did you mean 'auto'"),
         (["device_map=3"], "device_map must be auto, or {module: device}"),
@@ -81,7 +86,10 @@ def test_a_corpus_that_nothing_reads_need_not_be_there(monkeypatch: pytest.Monke
         (["sae.path=/somewhere"], "has a path and a release"),
         (["sae=local"], "sae=local needs sae.path=DIR"),
         (["sae=release"], "sae=release needs sae.release=... and sae.sae_id=..."),
-        (["model=pythia-70m-deduped"], "not to pythia-70m-deduped; choose sae=pythia-70m-res."),
+        (
+            ["model=pythia-70m-deduped"],
+            "not to pythia-70m-deduped; choose sae=pythia-70m-res, or if",
+        ),
     ],
 )
 def test_a_wrong_value_is_told_in_one_sentence(overrides: list[str], expected: str) -> None:
@@ -179,7 +187,10 @@ def test_an_sae_of_another_known_model_is_refused_with_both(
     local: list[str], tmp_path: Path
 ) -> None:
     local[-1] = f"sae.path={sae_folder(tmp_path / 'other', model='google/gemma-2-2b')}"
-    assert "belongs to the model google/gemma-2-2b, not to local" in refusal(*local)
+    message = refusal(*local)
+    assert "belongs to the model google/gemma-2-2b, not to model; choose sae=local" in message
+    # The name of the local model is its folder's, `model`.
+    assert message.endswith("""say so with 'model.aliases=["google/gemma-2-2b"]'.""")
     check(compose([*local, "model.aliases=[gemma-2-2b]"]))
 
 
@@ -265,3 +276,52 @@ def test_shards_and_objectives_that_cannot_work_are_refused(
 )
 def test_shards_and_objectives_that_can_work_are_not(words: list[str]) -> None:
     check(compose([*GPT2, *words]))
+
+
+def test_a_local_model_without_its_sae_is_told_both_ways_out(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "mine")
+    message = refusal("model=local", f"model.path={folder}")
+    assert "belongs to the model smollm2-135m-instruct, not to mine; " in message
+    assert "choose sae=local sae.path=DIR, or if that is the same model, say so with " in message
+    assert """'model.aliases=["smollm2-135m-instruct"]'""" in message
+
+
+@pytest.mark.parametrize(
+    ("path", "title"),
+    [
+        ("/models/mine", "mine"),
+        ("/models/mine/", "mine"),
+        ("/models/mine/../yours", "yours"),
+        ("/models/Mine.Q4_1.gguf", "Mine.Q4_1"),
+        (f"/hub/models--org--name/snapshots/{'0' * 40}", "org/name"),
+    ],
+)
+def test_what_is_local_is_named_after_its_folder(path: str, title: str) -> None:
+    assert ModelConfig("local", path).title == title
+    assert SaeConfig("local", path=path).title == title
+    assert ModelConfig("gpt2-small", path).title == "gpt2-small"
+    assert ModelConfig("hub", "org/name").title == "org/name"
+    assert SaeConfig("release", "gpt2-small-res-jb").title == "gpt2-small-res-jb"
+
+
+def test_an_sae_belongs_to_the_local_model_whose_path_it_names(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "gemma-2-2b")
+    for name in (str(folder), "gemma-2-2b", "google/gemma-2-2b"):
+        refuse_other_model("the SAE", name, ModelConfig("local", str(folder)))
+    with pytest.raises(SteerlensError, match="not to gemma-2-2b; choose sae=local"):
+        refuse_other_model("the SAE", "gpt2-small", ModelConfig("local", str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("factor", "expected"), [(0.0, "with nothing"), (-2.0, "suppresses"), (2e3, "beyond 1000")]
+)
+def test_a_factor_that_is_hardly_meant_is_warned_of(factor: float, expected: str) -> None:
+    [warning] = output.Config(factor=factor).warnings()
+    assert expected in warning
+    assert f"score.factor={factor:g} of score output" in warning
+
+
+def test_usual_factors_are_not_warned_of() -> None:
+    assert not output.Config().warnings()
+    assert not output.Config(factor=1e3).warnings()
+    assert not load_method("random").Config().warnings()

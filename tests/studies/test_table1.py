@@ -123,10 +123,16 @@ def test_differences_are_paired_by_concept(tables: RunTables) -> None:
     assert row["concepts"] == len(own)
     expected = mean(mean(numbers) - other[concept] for concept, numbers in own.items())
     assert row["difference"] == pytest.approx(expected)
-    assert any(
-        f"SAE (output_score >= 0.01) less DiffMean is {expected:+.3f}" in line
-        for line in found.sentences
-    )
+    assert row["concepts"] < FEWEST
+    text = " ".join(found.sentences)
+    assert "SAE (output_score >= 0.01) less DiffMean" not in text
+    assert f"they share fewer than {FEWEST} concepts with them: SAE (output_score >= 0.1)" in text
+    (unfiltered,) = table.loc[
+        (table["method"] == UNFILTERED)
+        & (table["less"] == "DiffMean")
+        & (table["aggregation"] == "per_text")
+    ].to_dict("records")
+    assert f"{UNFILTERED} less DiffMean is {unfiltered['difference']:+.3f} (" in text
 
 
 def test_the_two_aggregations_and_the_two_kinds_never_share_a_column(tables: RunTables) -> None:

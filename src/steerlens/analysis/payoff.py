@@ -107,7 +107,7 @@ class Payoff(NamedTuple):
     over_unfiltered_within_layers: Estimate | None
     """success / unfiltered_within_layers; null where that is 0."""
     p: float | None
-    """One-sided p-value of over_unfiltered above 1; null where too few are selected."""
+    """Two-sided p-value of over_unfiltered above 1; null where too few are selected."""
 
 
 class LayerPayoff(NamedTuple):

@@ -170,14 +170,15 @@ def estimate(value: float, resampled_R: np.ndarray, features: float) -> Estimate
 
 
 def p_of_ratio(resampled_R: np.ndarray, features: float) -> float | None:
-    """One-sided p-value of a ratio above 1: the share of bootstrap samples that are at most 1.
+    """Two-sided p-value of a ratio above 1: twice the share of bootstrap samples at most 1.
 
-    Counted as `(1 + number) / (1 + R)`. None of too few features, or of no finite sample.
+    Counted as `2 (1 + number) / (1 + R)`, so that at most 0.05 says that the 95 % interval is above
+    1. None of too few features, or of no finite sample.
     """
     finite = resampled_R[np.isfinite(resampled_R)]
     if features < FEWEST or not len(finite):
         return None
-    return float((1 + (finite <= 1).sum()) / (1 + len(finite)))
+    return min(1.0, float(2 * (1 + (finite <= 1).sum()) / (1 + len(finite))))
 
 
 def sure(p_values: Sequence[float | None], level: float = LEVEL) -> list[bool]:

@@ -57,8 +57,6 @@ class Example:
     input_score: float | None
     output_score: float | None
     best_factor: float | None
-    undecided: bool
-    """Whether it is only the smallest factor, as none has any success."""
     success: float | None
     """Mean success@20 at the best factor."""
     perplexity: float | None
@@ -66,6 +64,8 @@ class Example:
     tokens: tuple[str, ...]
     """Logit-lens tokens, best first."""
     passages: tuple[Passage, ...]
+    undecided: bool = False
+    """Whether the best factor is only the smallest, as none has any success."""
 
 
 def with_roles(steering: pd.DataFrame) -> pd.DataFrame:
@@ -223,11 +223,11 @@ def _example(
         input_score=_number(row["input_score"]),
         output_score=_number(row["output_score"]),
         best_factor=best_factor,
-        undecided=row["undecided"] is True,
         success=_number(row["success_20"]),
         perplexity=_number(row["perplexity"]),
         tokens=tuple(tokens) if isinstance(tokens, Sequence) else (),
         passages=tuple(passages),
+        undecided=bool(row["undecided"] is True),
     )
 
 

@@ -281,22 +281,22 @@ def _difference_sentences(differences: pd.DataFrame) -> list[str]:
         & differences["method"].isin(said)
         & differences["difference"].notna()
     ]
-    few = rows["concepts"] < FEWEST
-    if few.any():
-        most = int(rows.loc[few, "concepts"].max())
-        which = "No" if few.all() else "Of some rows no"
-        return [
-            *_difference_sentences(differences.loc[differences["concepts"] >= FEWEST]),
-            f"{which} difference between methods is told on {most} concept{'s' * (most != 1)} or "
-            f"fewer: it takes {FEWEST}.",
-        ]
+    few = rows.loc[rows["concepts"] < FEWEST]
+    rows = rows.loc[rows["concepts"] >= FEWEST]
     # A threshold that every feature passes says nothing new.
     rows = rows.drop_duplicates(["judge", "layer", "less", "concepts", "difference"])
-    return [
+    compared = [
         f"Layer {row['layer']}, {row['judge']}, {PER_TEXT}: {row['method']} less {row['less']} is "
         f"{_interval(row)} on the {row['concepts']} concepts that both have."
         for row in rows.to_dict("records")
     ]
+    if few.empty:
+        return compared
+    listed = ", ".join(dict.fromkeys(few["method"]))
+    left_out = (
+        f"Not compared with others, as they share fewer than {FEWEST} concepts with them: {listed}."
+    )
+    return [*compared, left_out]
 
 
 def _interval(row: dict[str, Any]) -> str:
