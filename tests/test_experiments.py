@@ -21,6 +21,7 @@ from steerlens.config.parse import layer_numbers
 from steerlens.config.schema import (
     ConceptsConfig,
     CorpusConfig,
+    CoverageConfig,
     JudgeConfig,
     ModelConfig,
     PmiConfig,
@@ -223,6 +224,8 @@ def finished(
 def first_steps(config: RunConfig, model: Path, saes: Path, text: Path) -> RunConfig:
     """The same experiment, so small that it takes seconds, on the model and SAEs of two folders."""
     features, steer = config.features, config.steer
+    # Of the tiny TopK SAEs a few features fire hardly ever.
+    several = 20 if features.min_examples else 40
     return dataclasses.replace(
         config,
         name="tiny",
@@ -232,10 +235,7 @@ def first_steps(config: RunConfig, model: Path, saes: Path, text: Path) -> RunCo
             config.sae, release=None, sae_id=None, path=str(saes), layers=None, d_sae=None
         ),
         layer=config.layer if layer_numbers(config.layer) is None else LAYERS[-1],
-        # Of the tiny TopK SAEs a few features fire hardly ever.
-        features=dataclasses.replace(
-            features, n=features.n and (20 if features.min_examples else 40)
-        ),
+        features=dataclasses.replace(features, n=several if (features.n or 1) > 1 else features.n),
         score=_few_prompts(config.score),
         steer=dataclasses.replace(steer, factors=steer.factors and [0.4, 20.0]),
         generation=dataclasses.replace(
@@ -327,3 +327,23 @@ def test_model_types_are_compared_on_every_type(
     assert config.evaluator is None
     assert config.corpus.source == "embedded"
     assert_shown("model_types", finished(config, subject))
+
+
+@pytest.mark.parametrize(
+    "name", ["criteria", "controls", "dataset_size", "dataset_size_texts", "compare_releases"]
+)
+def test_a_study_of_one_feature_is_told_without_a_claim(
+    name: str, finished: Callable[[RunConfig, str], Path]
+) -> None:
+    config = composed(name, "features=random", "features.n=1", "layer=19", "selection.top_n=1")
+    config = dataclasses.replace(config, coverage=CoverageConfig())
+    folder = finished(config, "smollm2")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert json.loads((folder / "status.json").read_text())["state"] == "done"
+    sentences = " ".join(summary["study"]["sentences"])
+    assert sentences
+    assert "surely rises" not in sentences
+    assert "gives most" not in sentences
+    rows = [row for table in summary["study"]["tables"].values() for row in table]
+    ends = [value for row in rows for key, value in row.items() if key.endswith("_low")]
+    assert set(ends) <= {None}

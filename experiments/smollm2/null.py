@@ -68,16 +68,16 @@ def null_scores(
     return np.asarray(columns["output_score"])
 
 
-def row(name: str, scores_F: np.ndarray, null_n: np.ndarray) -> dict[str, object]:
+def row(name: str, scores_F: np.ndarray, null_n: np.ndarray) -> dict[str, str | float]:
     """Return what a null says of a layer's features."""
     p_F = p_values(scores_F, null_n)
     return {
         "null": name,
-        "null_median": np.median(null_n),
-        "null_at_least_0.01": (null_n >= 0.01).mean(),
-        "null_at_least_0.1": (null_n >= 0.1).mean(),
-        "p_at_most_0.05": (p_F <= LEVEL).mean(),
-        "q_at_most_0.05": (false_discovery_control(p_F) <= LEVEL).mean(),
+        "null_median": float(np.median(null_n)),
+        "null_at_least_0.01": float((null_n >= 0.01).mean()),
+        "null_at_least_0.1": float((null_n >= 0.1).mean()),
+        "p_at_most_0.05": float((p_F <= LEVEL).mean()),
+        "q_at_most_0.05": float((false_discovery_control(p_F) <= LEVEL).mean()),
     }
 
 

@@ -126,7 +126,7 @@ def test_differences_are_paired_by_concept(tables: RunTables) -> None:
     assert row["concepts"] < FEWEST
     text = " ".join(found.sentences)
     assert "SAE (output_score >= 0.01) less DiffMean" not in text
-    assert f"they share fewer than {FEWEST} concepts with them: SAE (output_score >= 0.1)" in text
+    assert f"they share fewer than {FEWEST} concepts with them: SAE (output_score >= 0.01)" in text
     (unfiltered,) = table.loc[
         (table["method"] == UNFILTERED)
         & (table["less"] == "DiffMean")
