@@ -72,6 +72,7 @@ class Stages:
         self._steered: list[pd.DataFrame] = []
         self._tried: list[dict[str, Any]] = []
         self._facts: dict[str, Any] = {"model": None, "saes": {}, "corpus": None, "seconds": {}}
+        self._warn()
         self._run = ScoreRun(
             memory_budget=parse_memory(config.memory_budget),
             seed=config.seed,
@@ -80,6 +81,13 @@ class Stages:
             examples=shipped_examples(config),
             store=Store(Path(config.paths.cache_dir) / "scores"),
         )
+
+    def _warn(self) -> None:
+        """Tell at once, and note for the report, what is hardly meant of the scores' settings."""
+        scores = parse_scores(self._config.score).values()
+        for warning in (line for score in scores for line in score.warnings()):
+            logger.warning("%s", warning)
+            self._facts["notes"] = [*self._facts.get("notes", []), warning]
 
     @cached_property
     def _evaluator(self) -> LoadedModel | None:
@@ -97,9 +105,6 @@ class Stages:
         from steerlens.subject import load_subjects
 
         methods = parse_scores(self._config.score)
-        for warning in (line for method in methods.values() for line in method.warnings()):
-            logger.warning("%s", warning)
-            self._facts["notes"] = [*self._facts.get("notes", []), warning]
         frames: list[pd.DataFrame] = []
         saes: list[Mapping[str, Any]] = []
         asking = [*methods.values()]
