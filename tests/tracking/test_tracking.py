@@ -59,7 +59,7 @@ def test_an_offline_run_lies_in_the_folder_and_nowhere_else(
     [run] = (folder / "wandb").glob("offline-run-*")
     assert next(run.glob("run-*.wandb")).stat().st_size > 0
     assert len(list(run.glob("files/media/images/**/*.png"))) == len(FIGURES)
-    [table] = run.glob("files/media/table/*.json")
+    [table] = run.glob("files/media/table/features_*.json")
     rows = json.loads(table.read_text())
     assert len(rows["data"]) == 36
     assert "\\x1b[31mred" in table.read_text(encoding="utf-8").replace("\\\\", "\\")

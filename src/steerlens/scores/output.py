@@ -6,7 +6,8 @@ probability of the best-ranked of the feature's top-k logit-lens tokens.
 A random direction in the place of a decoder row has an output score, too, and in late layers often
 a high one. So every layer has a null distribution: the scores of random directions with the norms
 of the layer's decoder rows, each toward its own logit-lens tokens. `output_score_p` says how often
-a direction that knows nothing of the SAE scores at least as high as the feature.
+a direction that knows nothing of the SAE scores at least as high as the feature. Where features are
+said to be above chance, these p-values are corrected for their number (`analysis.summary`).
 """
 
 from __future__ import annotations

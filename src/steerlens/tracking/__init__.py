@@ -228,14 +228,15 @@ class WandbTracker:
 
 def run_name(settings: Mapping[str, Any]) -> str | None:
     """What a run is called by its settings: experiment, model, SAE and layer; None without them."""
-    parts = [settings.get(key) for key in ("name", "model", "sae", "layer")]
-    if not (isinstance(parts[1], Mapping) and isinstance(parts[2], Mapping)):
+    model, sae, layer = (settings.get(key) for key in ("model", "sae", "layer"))
+    if not (isinstance(model, Mapping) and isinstance(sae, Mapping)):
         return None
-    model = ModelConfig(**{name: parts[1].get(name) or "" for name in ("name", "path")})
-    sae = SaeConfig(**{name: parts[2].get(name) for name in ("name", "release", "path")})
-    layer = parts[3]
+    titles = [
+        ModelConfig(str(model.get("name")), str(model.get("path"))).title,
+        SaeConfig(str(sae.get("name")), sae.get("release"), path=sae.get("path")).title,
+    ]
     layers = ", ".join(map(str, layer)) if isinstance(layer, list | tuple) else layer
-    return f"{parts[0]}: {model.title}, {sae.title}, layer {layers}"
+    return f"{settings.get('name')}: {', '.join(titles)}, layer {layers}"
 
 
 def _id_of_one_of_several(config: TrackingConfig) -> str | None:
