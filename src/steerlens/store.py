@@ -56,6 +56,7 @@ class Store:
             if not (folder / KEY_FILE).is_file():
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(folder / KEY_FILE, json.loads(_text(key)))
+            _tidy(folder)
             with atomic_write(folder / name) as file:
                 file.write(content)
         except (OSError, SteerlensError) as error:
@@ -91,6 +92,8 @@ class Store:
             try:
                 table = _part(content, by)
                 pa.unify_schemas([one.schema for one in (*tables[:1], table)])
+            except MemoryError:  # an ArrowException, too, and says nothing of the file
+                raise
             except (KeyError, pa.ArrowException):
                 _set_aside(self.folder(key) / name, "is no part of these results")
             else:
@@ -106,7 +109,7 @@ class Store:
         except OSError as error:
             _warn_unreadable(folder, error)
             return []
-        remove_leftovers(folder)
+        _tidy(folder)
         return sorted(name for name in names if fnmatch(name, "part-*.parquet"))
 
     def add(
@@ -150,6 +153,12 @@ def _set_aside(path: Path, why: str) -> None:
 def _warn_unreadable(path: Path, error: OSError) -> None:
     why = (error.strerror or str(error)).lower()
     _warn_once(f"{path} in the cache can't be read ({why}): it is computed again.")
+
+
+@cache
+def _tidy(folder: Path) -> None:
+    """Remove what killed processes have left in a folder, once: it may have many files."""
+    remove_leftovers(folder)
 
 
 @cache

@@ -5,6 +5,7 @@ Tables and data sets go through `datasets`, streamed.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import random
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 from steerlens.config.schema import CorpusConfig
 from steerlens.corpus.installed import documents
 from steerlens.corpus.local import json_rows, lines, shuffled
-from steerlens.corpus.values import Render, text_of
+from steerlens.corpus.values import Render, contents, text_of
 from steerlens.corpus.webtext import webtext
 from steerlens.errors import SteerlensError, unknown
 from steerlens.provenance import file_identity, hub_revision
@@ -24,6 +25,8 @@ from steerlens.provenance import file_identity, hub_revision
 SHUFFLE_BUFFER = 10_000
 ROWS_WITHOUT = 1000
 """So many rows without a column, and there is none of that name."""
+JSON_LOOKED_AT = 2**26
+"""Bytes of a JSON file, at most, that is looked into before a run."""
 MIN_STRING = 200
 """Strings in code that are shorter are messages, not prose."""
 
@@ -54,6 +57,39 @@ def marked_texts(config: CorpusConfig, render: Render | None = None) -> Iterator
     if first is None:
         raise SteerlensError(f"the corpus {config.path or config.name} has no text in it.")
     return itertools.chain([first], found)
+
+
+def refuse_without_text(config: CorpusConfig) -> None:
+    """Refuse a local corpus that can't be read, lacks a column or has no text, by its beginning.
+
+    Of a table, Parquet, the columns and the number of rows tell, without `datasets`. JSON may have
+    to be read as a whole to see its beginning: a large file is left for later.
+    """
+    path = Path(str(config.path))
+    if config.source == "parquet":
+        _refuse_table(path, config)
+    elif config.source == "text" or path.stat().st_size <= JSON_LOOKED_AT:
+        next(texts(dataclasses.replace(config, seed=None), contents))
+
+
+def _refuse_table(path: Path, config: CorpusConfig) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names, n_rows = file.schema_arrow.names, file.metadata.num_rows
+    except MemoryError:  # an ArrowException, too
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise SteerlensError(
+            f"can't read the corpus {path}: it is truncated or no Parquet file."
+        ) from error
+    for column in filter(None, (config.column, config.shippable)):
+        if column not in names:
+            raise unknown(f"column in the corpus {path}", column, names)
+    if not n_rows:
+        raise SteerlensError(f"the corpus {path} has no text in it.")
 
 
 def identity(config: CorpusConfig, cache_dir: Path) -> dict[str, Any]:
@@ -152,6 +188,8 @@ def _from_datasets(config: CorpusConfig) -> Iterator[dict[str, Any]]:
         if config.seed is not None:
             data = data.shuffle(seed=config.seed, buffer_size=SHUFFLE_BUFFER)
         yield from data
+    except MemoryError:
+        raise
     except Exception as error:  # whatever a reader of somebody's files comes up with
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SteerlensError(f"can't read the corpus {config.path}: {line}") from error
