@@ -42,8 +42,6 @@ CASES: dict[str, tuple[str, ...]] = {
         *("judge.timeout=2", "concepts.methods=[SAE,DiffMean]"),
     ),
 }
-DISTURBED = ("scores", "grid", "concept", "sweep", "table1")
-"""The cases that are killed; `judge` needs a server."""
 
 
 def save_material(folder: Path) -> None:

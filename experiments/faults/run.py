@@ -22,10 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -33,14 +32,15 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from experiments.faults import disturb
-from experiments.faults.cases import CACHE, CASES, DISTURBED, OUT, save_material, words_of
+from experiments.faults.cases import CACHE, CASES, OUT, save_material, words_of
 from steerlens.status import read_status
 from tests.support.judge_server import JudgeServer, Reply
 
 PATIENCE = 300
 """Seconds after which a command counts as one that hangs."""
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
-KINDS = ("kill", "rename", "disk", "cache", "many", "wandb", "judge", "real")
+N_KILLS, N_REAL = 20, 4
+"""Random points of each case at which it is killed, by each signal; and as users start it."""
 TEXTS = ("summary.json", "report.md", "sweep.csv")
 HANGS = "hangs"
 
@@ -88,6 +88,7 @@ class Bench:
 
     root: Path
     server: JudgeServer
+    seconds_of_imports: float
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each case takes undisturbed."""
 
@@ -237,40 +238,28 @@ def attempt(one: Try, bench: Bench, folder: Path) -> str | None:
     return None
 
 
-def tries(bench: Bench, kind: str, cases: Sequence[str], draw: Random) -> Iterator[Try]:
-    """Plan the tries of a kind, in an order of the draw's."""
-    plan = list(PLANS[kind](bench, cases, draw))
-    draw.shuffle(plan)
-    return iter(plan)
-
-
-def _kills(bench: Bench, cases: Sequence[str], draw: Random) -> Iterator[Try]:
-    for n in range(100):
-        case = cases[n % len(cases)]
-        bench.reference(case)
+def _kills(bench: Bench, case: str, draw: Random) -> Iterator[Try]:
+    bench.reference(case)
+    for _ in range(N_KILLS):
         for by in SIGNALS:
             after = draw.random() * bench.seconds[case]
             what = f"after {after:.2f} s"
             yield Try(f"{by.name} at a random point", case, what, kill=(by, after))
 
 
-def _renames(bench: Bench, cases: Sequence[str], _draw: Random) -> Iterator[Try]:
-    for case in cases:
-        for number, target in enumerate(_noted(bench, case, disturb.noting_renames)):
-            for is_after in (False, True):
-                for by in SIGNALS:
-                    side = "after" if is_after else "before"
-                    yield Try(
-                        f"{by.name} {side} a rename", case, f"{number}, to {target}",
-                        disturb.at_rename(number, is_after, by),
-                    )  # fmt: skip
+def _renames(bench: Bench, case: str, _draw: Random) -> Iterator[Try]:
+    for number, target in enumerate(_noted(bench, case, disturb.noting_renames)):
+        for is_after in (False, True):
+            for by in SIGNALS:
+                side = "after" if is_after else "before"
+                act = disturb.at_rename(number, is_after, by)
+                yield Try(f"{by.name} {side} a rename", case, f"{number}, to {target}", act)
 
 
-def _disks(bench: Bench, cases: Sequence[str], _draw: Random) -> Iterator[Try]:
-    for case in cases:
-        folder = bench.root / "places" / case
-        for place in dict.fromkeys(_noted(bench, case, partial(disturb.noting_places, folder))):
-            yield Try("disk full", case, place, _full_in_its_folder(place))
+def _disks(bench: Bench, case: str, _draw: Random) -> Iterator[Try]:
+    folder = bench.root / "places" / case
+    for place in dict.fromkeys(_noted(bench, case, partial(disturb.noting_places, folder))):
+        yield Try("disk full", case, place, _full_in_its_folder(place))
 
 
 def _full_in_its_folder(place: str) -> Callable[[], None]:
@@ -291,13 +280,12 @@ def _noted(bench: Bench, case: str, noting: Callable[[Path], Callable[[], None]]
     return log.read_text(encoding="utf-8").split("\n")[:-1]
 
 
-def _caches(bench: Bench, cases: Sequence[str], draw: Random) -> Iterator[Try]:
-    for case in cases:
-        cache = bench.reference(case) / CACHE
-        for name, files in disturb.cache_groups(cache).items():
-            for how in disturb.DAMAGES:
-                prepare = partial(_copy_damaged, cache, files, how, Random(draw.random()))
-                yield Try(f"cache files {how}", case, name, prepare=prepare)
+def _caches(bench: Bench, case: str, draw: Random) -> Iterator[Try]:
+    cache = bench.reference(case) / CACHE
+    for name, files in disturb.cache_groups(cache).items():
+        for how in disturb.DAMAGES:
+            prepare = partial(_copy_damaged, cache, files, how, Random(draw.random()))
+            yield Try(f"cache files {how}", case, name, prepare=prepare)
 
 
 def _copy_damaged(cache: Path, files: Sequence[Path], how: str, draw: Random, folder: Path) -> None:
@@ -305,43 +293,63 @@ def _copy_damaged(cache: Path, files: Sequence[Path], how: str, draw: Random, fo
     disturb.damage(folder / CACHE, files, how, draw)
 
 
-def _many(_bench: Bench, cases: Sequence[str], _draw: Random) -> Iterator[Try]:
-    for case in cases[:2]:
-        for n in (16, 32):
-            yield Try(f"{n} processes on one cache", case, "at once", processes=n)
+def _many(_bench: Bench, case: str, _draw: Random) -> Iterator[Try]:
+    for n in (16, 32) if case in ("scores", "grid") else ():
+        yield Try(f"{n} processes on one cache", case, "at once", processes=n)
 
 
-def _wandb(_bench: Bench, cases: Sequence[str], _draw: Random) -> Iterator[Try]:
+def _wandb(_bench: Bench, case: str, _draw: Random) -> Iterator[Try]:
     more = ("tracking.mode=online",)
-    for case in cases:
-        yield Try("W&B gone", case, "not installed", disturb.without_wandb, more=more)
-        for at in ("init", "log", "define_metric", "show", "finish"):
-            yield Try("W&B gone", case, at, disturb.with_failing_wandb(at), more=more)
+    yield Try("W&B gone", case, "not installed", disturb.without_wandb, more=more)
+    for at in ("init", "log", "define_metric", "show", "finish"):
+        yield Try("W&B gone", case, at, disturb.with_failing_wandb(at), more=more)
 
 
-def _judges(_bench: Bench, cases: Sequence[str], _draw: Random) -> Iterator[Try]:
-    for name, answer in REPLIES.items() if cases else ():
-        yield Try("judge fails", "judge", name, judge=answer)
+def _judges(_bench: Bench, case: str, _draw: Random) -> Iterator[Try]:
+    for name, answer in REPLIES.items() if case == "judge" else ():
+        yield Try("judge fails", case, name, judge=answer)
 
 
-def _real(bench: Bench, cases: Sequence[str], draw: Random) -> Iterator[Try]:
-    folder = bench.root / "real"
-    folder.mkdir()
-    start = time.monotonic()
-    wait_for(start_real(bench.words(cases[0]), folder))
-    seconds = time.monotonic() - start
-    for n in range(20):
-        after = draw.random() * seconds
+def _real(bench: Bench, case: str, draw: Random) -> Iterator[Try]:
+    bench.reference(case)
+    for n in range(N_REAL):
+        after = draw.random() * (bench.seconds_of_imports + bench.seconds[case])
         by = SIGNALS[n % 2]
-        yield Try(
-            "real command killed", cases[n % len(cases)], f"{by.name} after {after:.2f} s",
-            kill=(by, after), is_real=True,
-        )  # fmt: skip
+        what = f"{by.name} after {after:.2f} s"
+        yield Try("real command killed", case, what, kill=(by, after), is_real=True)
 
 
-PLANS: dict[str, Callable[[Bench, Sequence[str], Random], Iterator[Try]]] = dict(
-    zip(KINDS, (_kills, _renames, _disks, _caches, _many, _wandb, _judges, _real), strict=True)
-)
+PLANS: dict[str, Callable[[Bench, str, Random], Iterator[Try]]] = {
+    "kill": _kills,
+    "rename": _renames,
+    "disk": _disks,
+    "cache": _caches,
+    "wandb": _wandb,
+    "judge": _judges,
+    "real": _real,
+    "many": _many,
+}
+
+
+def plan(
+    bench: Bench, kinds: Sequence[str], cases: Sequence[str], draw: Random, each: int | None
+) -> Iterator[tuple[Try, int]]:
+    """Give tries of all kinds and cases in turns, each kind of a case in an order of the draw's.
+
+    With each how many more its kind and case has. What a plan needs is run when its turn comes.
+    """
+    waiting = [(kind, case) for case in cases for kind in kinds]
+    plans: list[list[Try]] = []
+    while waiting or plans:
+        if waiting:
+            kind, case = waiting.pop(0)
+            of_case = [*PLANS[kind](bench, case, draw)]
+            draw.shuffle(of_case)
+            plans.append(of_case[:each])
+        for tries in plans:
+            if tries:
+                yield tries.pop(), len(tries)
+        plans = [tries for tries in plans if tries]
 
 
 def preload() -> None:
@@ -365,16 +373,15 @@ def preload() -> None:
     Figure.savefig = savefig  # type: ignore[method-assign,assignment]
 
 
-def table(planned: Sequence[Try], lost: Sequence[tuple[Try, str | None]]) -> str:
-    """Show for each kind how many tries were planned, done, survived and lost."""
-    lines = ["| fault | planned | tried | survived | lost |", "|---|---|---|---|---|"]
-    for kind in dict.fromkeys(one.kind for one in planned):
-        n = sum(one.kind == kind for one in planned)
-        of_kind = [why for one, why in lost if one.kind == kind]
+def table(done: Sequence[tuple[Try, str | None]], left: Mapping[tuple[str, str], int]) -> str:
+    """Show for each kind how many tries survived and lost, and how many there was no time for."""
+    lines = ["| fault | tried | survived | lost | no time for |", "|---|---|---|---|---|"]
+    for kind in (*dict.fromkeys(one.kind for one, _ in done), None):
+        of_kind = [why for one, why in done if kind in (one.kind, None)]
         n_lost = sum(why is not None for why in of_kind)
-        lines.append(f"| {kind} | {n} | {len(of_kind)} | {len(of_kind) - n_lost} | {n_lost} |")
-    n_lost = sum(why is not None for _, why in lost)
-    lines.append(f"| all | {len(planned)} | {len(lost)} | {len(lost) - n_lost} | {n_lost} |")
+        n_left = sum(n for (of, _), n in left.items() if kind in (of, None))
+        name = kind or "all"
+        lines.append(f"| {name} | {len(of_kind)} | {len(of_kind) - n_lost} | {n_lost} | {n_left} |")
     return "\n".join(lines)
 
 
@@ -383,39 +390,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cases", default=",".join(DISTURBED))
-    parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--each", type=int, help="tries of each kind, at most")
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--kinds", default=",".join(PLANS))
+    parser.add_argument("--each", type=int, help="tries of each kind of a case, at most")
     parser.add_argument("--keep", type=Path, help="a folder for what was lost")
     args = parser.parse_args(argv)
     end = time.monotonic() + 60 * args.minutes
     cases = [case for case in CASES if case in args.cases.split(",")]
-    kinds = [kind for kind in KINDS if kind in args.kinds.split(",")]
-    preload()
+    kinds = [kind for kind in PLANS if kind in args.kinds.split(",")]
     os.environ["HF_HUB_OFFLINE"] = "1"
-    draw = Random(args.seed)
+    start = time.monotonic()
+    preload()
+    imports = time.monotonic() - start
     done: list[tuple[Try, str | None]] = []
+    left: dict[tuple[str, str], int] = {}
     with tempfile.TemporaryDirectory() as root, JudgeServer() as server:
-        bench = Bench(Path(root), server)
+        bench = Bench(Path(root), server, imports)
         save_material(bench.material)
-        plans = [[*tries(bench, kind, cases, draw)] for kind in kinds]
-        for number, one in enumerate(_in_turns([plan[: args.each] for plan in plans])):
+        for number, (one, more) in enumerate(
+            plan(bench, kinds, cases, Random(args.seed), args.each)
+        ):
+            left[one.kind, one.case] = more
             if time.monotonic() > end:
+                left[one.kind, one.case] += 1
                 break
             folder = bench.root / f"{number}"
             why = attempt(one, bench, folder)
             done.append((one, why))
-            if why:
-                print(f"lost: {one.kind}, {one.case}, {one.what}: {why}", flush=True)
+            print(f"{one.kind}, {one.case}, {one.what}: {why or 'survived'}", flush=True)
             if why and args.keep:
-                shutil.copytree(folder, args.keep / f"{number}")
+                shutil.copytree(folder, args.keep / f"{number}", symlinks=True)
             shutil.rmtree(folder)
-    print(table([one for plan in plans for one in plan], done))
+    print(table(done, left))
     return int(any(why for _, why in done))
-
-
-def _in_turns(plans: Sequence[Sequence[Try]]) -> Iterator[Try]:
-    return (one for row in zip_longest(*plans) for one in row if one is not None)
 
 
 if __name__ == "__main__":
