@@ -52,7 +52,7 @@ def marked_texts(config: CorpusConfig, render: Render | None = None) -> Iterator
     """
     read = {"embedded": _installed, "webtext": _webtext, "text": _lines}.get(config.source)
     marked = ((text, True) for text in read(config)) if read else _of_rows(config, render)
-    found = ((text, mark) for text, mark in marked if text.strip())
+    found = ((text, mark) for text, mark in marked if text and not text.isspace())
     first = next(found, None)
     if first is None:
         raise SteerlensError(f"the corpus {config.path or config.name} has no text in it.")
