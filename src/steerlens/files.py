@@ -127,6 +127,12 @@ def remove_leftovers(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+@cache
+def tidy(folder: Path) -> None:
+    """Do `remove_leftovers` once in a process: a folder of the cache may have many files."""
+    remove_leftovers(folder)
+
+
 def _is_left(path: Path, machine: str, pid: int) -> bool:
     if machine == _here():
         return not psutil.pid_exists(pid)

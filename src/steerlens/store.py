@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlens.errors import SteerlensError
-from steerlens.files import atomic_write, remove_leftovers, write_json
+from steerlens.files import atomic_write, tidy, write_json
 from steerlens.seal import BLANK, NAME, is_intact, is_sealed, seal, with_blank
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Store:
             if not (folder / KEY_FILE).is_file():
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(folder / KEY_FILE, json.loads(_text(key)))
-            _tidy(folder)
+            tidy(folder)
             with atomic_write(folder / name) as file:
                 file.write(content)
         except (OSError, SteerlensError) as error:
@@ -109,7 +109,7 @@ class Store:
         except OSError as error:
             _warn_unreadable(folder, error)
             return []
-        _tidy(folder)
+        tidy(folder)
         return sorted(name for name in names if fnmatch(name, "part-*.parquet"))
 
     def add(
@@ -153,12 +153,6 @@ def _set_aside(path: Path, why: str) -> None:
 def _warn_unreadable(path: Path, error: OSError) -> None:
     why = (error.strerror or str(error)).lower()
     _warn_once(f"{path} in the cache can't be read ({why}): it is computed again.")
-
-
-@cache
-def _tidy(folder: Path) -> None:
-    """Remove what killed processes have left in a folder, once: it may have many files."""
-    remove_leftovers(folder)
 
 
 @cache

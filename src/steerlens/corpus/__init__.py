@@ -5,11 +5,11 @@ Tables and data sets go through `datasets`, streamed.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,10 +66,24 @@ def refuse_without_text(config: CorpusConfig) -> None:
     to be read as a whole to see its beginning: a large file is left for later.
     """
     path = Path(str(config.path))
-    if config.source == "parquet":
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise SteerlensError(f"can't read the corpus {path}: {error.strerror}.") from error
+    columns = config.column, config.shippable
+    _refuse_without_text(path, config.source, *columns, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _refuse_without_text(
+    path: Path, source: str, column: str, shippable: str | None, size: int, _mtime: int
+) -> None:
+    """The same once for all jobs of a sweep, while the file is the same."""
+    config = CorpusConfig(path.name, source, str(path), column=column, shippable=shippable)
+    if source == "parquet":
         _refuse_table(path, config)
-    elif config.source == "text" or path.stat().st_size <= JSON_LOOKED_AT:
-        next(texts(dataclasses.replace(config, seed=None), contents))
+    elif source == "text" or size <= JSON_LOOKED_AT:
+        next(texts(config, contents))
 
 
 def _refuse_table(path: Path, config: CorpusConfig) -> None:
