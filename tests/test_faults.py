@@ -85,7 +85,7 @@ def test_a_full_disk_is_one_from_a_place_on(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_nothing_is_lost_in_a_short_form() -> None:
-    command = [sys.executable, "-m", "experiments.faults.run", "--each", "1", "--minutes", "5"]
+    command = [sys.executable, "-m", "experiments.faults.run", "--each", "1", "--minutes", "60"]
     command += ["--cases", "scores", "--kinds", "kill,rename,disk,cache,wandb"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -70,7 +70,11 @@ def noting_places(folder: Path, log: Path) -> Callable[[], None]:
 
     def disturb() -> None:
         notes = log.open("a", buffering=1)
-        _at_writes(folder, lambda place, _path: notes.write(f"{place}\n") and None)
+
+        def note(place: str, _path: str) -> None:
+            notes.write(f"{place}\n")
+
+        _at_writes(folder, note)
 
     return disturb
 

@@ -387,7 +387,7 @@ def table(done: Sequence[tuple[Try, str | None]], left: Mapping[tuple[str, str],
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Try what there is time for, print the table, and give the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", default=",".join(CASES))
