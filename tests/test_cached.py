@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 from huggingface_hub import constants
 
-from steerlens.cached import ask_hub_for_nothing, cached_part
+from steerlens import cached
+from steerlens.cached import ask_hub_for_nothing, cached_part, refuse_unreachable
 from steerlens.cli import main
 from steerlens.config.compose import compose
 from steerlens.config.schema import RunConfig
+from steerlens.errors import SteerlensError
 from steerlens.results import SAES
 from tests.support.hub import save_gemma_scope_2, save_saelens_5, snapshot
 from tests.support.tiny import make_decided, save_model
@@ -80,6 +82,46 @@ def test_what_is_local_needs_no_cache(tmp_path: Path) -> None:
     words = ["model=local", f"model.path={tmp_path}", "sae=local", f"sae.path={tmp_path}"]
     config = compose(words)
     assert cached_part(config) == (config, None)
+
+
+def test_what_is_not_here_is_refused_with_the_way_to_get_it(
+    gemma: RunConfig, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(SteerlensError, match="the SAE of layer 12 of gemma-scope-2-270m") as told:
+        refuse_unreachable(gemma)
+    assert "and HF_HUB_OFFLINE=1 forbids to download it" in str(told.value)
+    path = "resid_post/layer_12_width_16k_l0_medium"
+    assert f"`hf download google/gemma-scope-2-270m-pt --include '{path}*'`" in str(told.value)
+    with pytest.raises(SteerlensError, match="`hf download openai-community/gpt2`, copy its cache"):
+        refuse_unreachable(compose(["model=gpt2-small", "sae=gpt2-small-res-jb"]))
+    of_hub = compose([*GEMMA, "layer=[5,9]", "score=input", "corpus=hub", "corpus.path=a/b"])
+    with pytest.raises(SteerlensError, match="the corpus a/b isn't on this machine"):
+        refuse_unreachable(of_hub)
+    refuse_unreachable(dataclasses.replace(gemma, layer=[5, 9]))
+
+
+def test_without_a_network_the_hub_is_not_asked_for_what_is_here(
+    gemma: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(cached, "_reaches", lambda address: True)
+    refuse_unreachable(gemma)
+    assert not constants.HF_HUB_OFFLINE
+    monkeypatch.setattr(cached, "_reaches", lambda address: False)
+    with pytest.raises(SteerlensError, match=r"and huggingface.co can't be reached; where"):
+        refuse_unreachable(gemma)
+    assert not constants.HF_HUB_OFFLINE
+    refuse_unreachable(dataclasses.replace(gemma, layer=[5, 9]))
+    assert constants.HF_HUB_OFFLINE
+
+
+def test_an_address_without_a_server_is_not_reached() -> None:
+    assert not cached._reaches("http://127.0.0.1:9")
+
+
+def test_a_gguf_of_a_wheel_is_no_name_on_the_hub() -> None:
+    assert cached_part(compose([])).config is not None
 
 
 def test_the_hub_is_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,11 +18,13 @@ from steerlens.baselines import arms, kept
 from steerlens.baselines.arms import UNSTEERED, Arm, learn_arms
 from steerlens.baselines.fitting import Fitted
 from steerlens.baselines.prompt import prompted
-from steerlens.concept_steering import Judging, Steered, steer_concepts
+from steerlens.concept_steering import Judging, Steered, refuse_lacking_texts, steer_concepts
 from steerlens.config.schema import (
     ConceptsConfig,
+    FeaturesConfig,
     GenerationConfig,
     JudgeConfig,
+    ModelConfig,
     PathsConfig,
     RunConfig,
     SteerConfig,
@@ -31,8 +33,10 @@ from steerlens.errors import SteerlensError
 from steerlens.plan import concepts as plan_concepts
 from steerlens.results import CHOOSING, EVALUATING
 from steerlens.scores import ScoreRun, output, token_confidence
+from steerlens.stages import Stages
 from steerlens.store import Store
 from steerlens.subject import Subject
+from tests.support.axbench import save_concepts, save_instructions
 from tests.support.concepts import tiny_concepts
 from tests.support.frames import assert_identical
 from tests.support.generating import count_decoded
@@ -321,6 +325,62 @@ def test_what_cannot_work_is_told(subject: Subject, tmp_path: Path) -> None:
     unknown_setting = config_of(tmp_path, ["DiffMean"], settings={"DiffMean": {"epoch": 2}})
     with pytest.raises(SteerlensError, match="DiffMean has no setting 'epoch'"):
         steered(subject, unknown_setting)
+
+
+@pytest.mark.parametrize(
+    ("n_texts", "methods", "judge", "told"),
+    [
+        (1, ["SAE"], "lexical", "at least two texts with it and two without; there are 1 and 1 of"),
+        (0, ["DiffMean"], "openai", "has no positives to train on"),
+        (0, ["SAE", "Prompt", "Random"], "openai", None),
+        (2, ["SAE", "DiffMean"], "lexical", None),
+    ],
+)
+def test_concepts_that_lack_texts_are_told_without_a_model(
+    n_texts: int, methods: list[str], judge: str, told: str | None, tmp_path: Path
+) -> None:
+    folder = save_concepts(tmp_path / "concepts", 2, n_texts=max(n_texts, 1))
+    if not n_texts:
+        (folder / "train_data.parquet").unlink()
+    save_instructions(tmp_path / "text.jsonl")
+    config = config_of(tmp_path, methods)
+    source = {"source": "folder", "path": str(folder), "instructions": "genre"}
+    concepts = replace(config.concepts, **source, instructions_path=str(tmp_path), n_prompts=4)  # type: ignore[type-var]
+    asked = replace(
+        config,
+        concepts=concepts,
+        judge=JudgeConfig(judge),
+        model=ModelConfig("local", path=str(tmp_path)),
+    )
+    if told is None:
+        refuse_lacking_texts(asked, 2)
+        return
+    with pytest.raises(SteerlensError, match=told):
+        refuse_lacking_texts(asked, 2)
+
+
+def test_too_few_unsteered_texts_are_told_without_a_model(tmp_path: Path) -> None:
+    folder = save_concepts(tmp_path / "concepts", 2, n=2)
+    save_instructions(tmp_path / "text.jsonl")
+    config = config_of(tmp_path)
+    source = {"source": "folder", "path": str(folder), "instructions": "genre"}
+    concepts = replace(config.concepts, **source, instructions_path=str(tmp_path), n_prompts=2)  # type: ignore[type-var]
+    asked = replace(config, concepts=concepts, model=ModelConfig("local", path=str(tmp_path)))
+    with pytest.raises(SteerlensError, match=r"needs 5 of them with a perplexity; there are 4\."):
+        refuse_lacking_texts(asked, 2)
+
+
+def test_a_concept_without_a_token_is_told_before_the_model_is_loaded(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steerlens.subject.load_subjects", lambda *_: pytest.fail("loads"))
+    config = RunConfig(
+        model=ModelConfig("local", path=str(tiny_folder("llama"))),
+        features=FeaturesConfig(concept="xylophone"),
+        paths=PathsConfig("unused", str(tmp_path)),
+    )
+    with pytest.raises(SteerlensError, match="no token of the vocabulary stands for 'xylophone'"):
+        Stages(config, tmp_path).score()
 
 
 def test_a_plan_has_the_texts_and_ratings_that_are_made(

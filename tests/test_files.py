@@ -16,6 +16,7 @@ from steerlens.files import (
     atomic_write,
     has_byte_order_mark,
     json_text,
+    json_values,
     make_folder,
     read_json,
     read_text,
@@ -134,6 +135,11 @@ def test_a_broken_json_file_reads_as_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a":')
     assert read_json(tmp_path / "a.json") is None
     assert read_json(tmp_path / "none.json") is None
+    deep = tmp_path / "deep.json"
+    deep.write_text("[" * 100_000)
+    assert read_json(deep) is None
+    with pytest.raises(SteerlensError, match=r"is not valid JSON \(it is nested too deeply\)"):
+        list(json_values(deep))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])

@@ -103,3 +103,30 @@ def test_gpus_are_asked_of_the_drivers_own_tool(
 
 def test_main_memory_is_some_but_not_more_than_there_is() -> None:
     assert 10**7 < fit.main_memory() < 10**14
+
+
+@pytest.mark.parametrize(("system", "device", "is_told"), [
+    ("Linux", "cuda", True), ("Linux", "cuda:1", True), ("Linux", "mps", True),
+    ("Linux", "cpu", False), ("Windows", "cuda", False), ("Darwin", "mps", False),
+])  # fmt: skip
+def test_a_device_that_is_not_there_is_told_without_torch(
+    system: str, device: str, is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit.platform, "system", lambda: system)
+    monkeypatch.setattr(fit, "GPU_DRIVERS", [])
+    monkeypatch.setattr(fit, "gpu_memory", list)
+    config = compose([*GEMMA, f"device={device}"])
+    if is_told:
+        with pytest.raises(SteerlensError, match=f"device={device} is not available here"):
+            fit.refuse_absent_device(config)
+    else:
+        fit.refuse_absent_device(config)
+
+
+def test_a_device_that_may_be_there_is_left_to_torch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fit.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(fit, "gpu_memory", list)
+    monkeypatch.setattr(fit, "GPU_DRIVERS", [tmp_path])
+    fit.refuse_absent_device(compose([*GEMMA, "device=cuda"]))

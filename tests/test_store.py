@@ -51,6 +51,19 @@ def test_a_broken_part_counts_as_missing(tmp_path: Path) -> None:
     assert not part.exists()
 
 
+def test_short_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_args: object) -> None:
+        raise pa.lib.ArrowMemoryError("malloc of size 64 failed")
+
+    store = Store(tmp_path)
+    store.add({"a": 1}, table(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "read_table", fails)
+        with pytest.raises(MemoryError):
+            store.read({"a": 1})
+    assert store.read({"a": 1}) is not None
+
+
 def test_a_flipped_bit_is_noticed_wherever_it_is_and_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import csv
 import html
+import io
 import unicodedata
 
+import pandas as pd
 import pytest
 
-from steerlens.text import markdown, visible, visible_token, visible_tokens
+from steerlens.text import csv_text, markdown, visible, visible_token, visible_tokens
 from tests.support.frames import NASTY
 
 
@@ -49,3 +52,15 @@ def test_markdown_shows_tokens_as_they_are_also_in_a_table_cell() -> None:
         shown = visible(token)
         assert html.unescape(markdown(shown)) == shown
         assert not set("|<>`*[]") & set(markdown(shown))
+
+
+def test_no_cell_of_csv_is_a_formula_and_numbers_stay() -> None:
+    texts = ["=1+2", "+cmd|x", "-x", "@sum", "\tx", "\r=x", "plain", "-3.5e-2", "+7", "'=x", None]
+    table = pd.DataFrame({"=name": texts, "n": [-1.5, *range(10)]})
+    header, *rows = csv.reader(io.StringIO(csv_text(table), newline=""))
+    assert header == ["'=name", "n"]
+    assert [row[0] for row in rows] == [
+        *("'=1+2", "'+cmd|x", "'-x", "'@sum", "'\tx", "'\n=x", "plain", "-3.5e-2", "+7", "'=x", "")
+    ]
+    assert rows[0][1] == "-1.5"
+    assert csv_text(pd.DataFrame(columns=pd.Index(["a", "b"]))).strip() == "a,b"

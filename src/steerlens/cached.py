@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from steerlens.catalog import read_release, releases
-from steerlens.config.check import layers_with_sae, local_folder
+from steerlens.config.check import layers_with_sae, local_folder, reads_corpus
 from steerlens.config.folders import count_layers
+from steerlens.config.gguf import gguf_file
 from steerlens.config.parse import parse_layers
 from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
 from steerlens.errors import SteerlensError
 
 WEIGHTS = (".safetensors", ".npz", ".pt", ".pth")
 """Endings of the files that SAEs are published as."""
+
+REACHED_WITHIN = 3.0
+"""Seconds in which the hub answers where there is a way to it."""
 
 
 class CachedPart(NamedTuple):
@@ -50,6 +59,111 @@ def cached_part(config: RunConfig) -> CachedPart:
     return CachedPart(replace(config, layer=here), missing)
 
 
+class Absent(NamedTuple):
+    """Something on the hub that isn't on this machine."""
+
+    what: str
+    """In words."""
+    way: str
+    """What to do where there is a network, so that it is here afterwards."""
+
+
+def refuse_unreachable(config: RunConfig) -> None:
+    """Refuse what a run would download where there is no way to the hub, without torch.
+
+    Where all is here and the hub can't be reached, this process doesn't ask it for anything.
+
+    Raises:
+        SteerlensError: something isn't here, with how to get it.
+    """
+    from huggingface_hub import constants
+
+    if not _uses_hub(config):
+        return
+    host = urlsplit(constants.ENDPOINT).hostname
+    why = f"{host} can't be reached"
+    if constants.HF_HUB_OFFLINE:
+        why = "HF_HUB_OFFLINE=1 forbids to download it"
+    elif _reaches(constants.ENDPOINT):
+        return
+    absent = next(_absent(config), None)
+    if absent is None:
+        ask_hub_for_nothing()
+        return
+    raise SteerlensError(
+        f"{absent.what} isn't on this machine, and {why}; where there is a network, {absent.way}."
+    )
+
+
+def _uses_hub(config: RunConfig) -> bool:
+    concepts = config.concepts
+    return (
+        any(_is_of_hub(model) for model in (config.model, config.evaluator) if model)
+        or config.sae.path is None
+        or config.corpus.source == "hub"
+        or (concepts is not None and concepts.source == "hub")
+    )
+
+
+def _is_of_hub(model: ModelConfig) -> bool:
+    return not (gguf_file(model) or local_folder(model) or Path(model.path).exists())
+
+
+def _reaches(address: str) -> bool:
+    """Return whether a server answers, in a few seconds, whatever it answers."""
+    from huggingface_hub import get_session
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        with suppress(Exception):
+            get_session().head(address, timeout=REACHED_WITHIN)
+            answered.set()
+
+    # In a thread, because looking up a name may take longer than any timeout.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(REACHED_WITHIN)
+    return answered.is_set()
+
+
+def _absent(config: RunConfig) -> Iterator[Absent]:
+    """What the run needs from the hub and isn't here."""
+    from huggingface_hub import constants
+
+    copy = "copy its cache (here {}) and set HF_HUB_OFFLINE=1"
+    copy_hub = copy.format(constants.HF_HUB_CACHE)
+    for model in (config.model, config.evaluator):
+        if model and not _has_model(model):
+            way = f"run `hf download {model.path}`, {copy_hub}"
+            yield Absent(f"the model {model.path}", way)
+    n_layers = count_layers(config.model)
+    if config.sae.path is None and n_layers is not None:
+        layers = parse_layers(config.layer, n_layers, config.model.late_from)
+        for layer in layers_with_sae(config, layers) or layers:
+            if not _has_sae(config.sae, layer):
+                repo_id, path = _place_of_sae(config.sae, layer)
+                what = f"the SAE of layer {layer} of {config.sae.name}"
+                yield Absent(what, f"run `hf download {repo_id} --include '{path}*'`, {copy_hub}")
+    datasets = Path(os.environ.get("HF_DATASETS_CACHE") or f"{constants.HF_HOME}/datasets")
+    if config.corpus.source == "hub" and reads_corpus(config):
+        repo_id = str(config.corpus.path)
+        if not _has_data(repo_id, datasets):
+            download = f"`hf download {repo_id} --repo-type dataset --local-dir DIR`"
+            read = "read a file of DIR with corpus=parquet|json|text corpus.path=FILE"
+            yield Absent(f"the corpus {repo_id}", f"run {download}, and {read}")
+    if config.concepts is not None and config.concepts.source == "hub":
+        repo_id = str(config.concepts.path)
+        if not _has_data(repo_id, datasets):
+            way = f"begin the same run, {copy.format(datasets)}"
+            yield Absent(f"the concept set {repo_id}", way)
+
+
+def _has_data(repo_id: str, cache: Path) -> bool:
+    """Return whether `datasets` has something of a data set in its `cache`."""
+    return (cache / repo_id.replace("/", "___")).is_dir()
+
+
 def ask_hub_for_nothing() -> None:
     """Keep this process from asking the hub whether what is in the cache is still the newest.
 
@@ -73,7 +187,7 @@ def _snapshot(repo_id: str, revision: str | None = None) -> Path | None:
 
 def _has_model(model: ModelConfig) -> bool:
     """Return whether the model is a local path, or whole in the hub's cache."""
-    if local_folder(model) or Path(model.path).exists():
+    if not _is_of_hub(model):
         return True
     folder = _snapshot(model.path, model.revision)
     if folder is None or not (folder / "config.json").is_file():
@@ -85,8 +199,8 @@ def _has_model(model: ModelConfig) -> bool:
     return all((folder / file).is_file() for file in files)
 
 
-def _has_sae(sae: SaeConfig, layer: int) -> bool:
-    """Return whether the release's SAE of `layer` is in the hub's cache."""
+def _place_of_sae(sae: SaeConfig, layer: int) -> tuple[str, str]:
+    """Return the repository of the release's SAE of `layer`, and its folder or file there."""
     assert sae.release
     assert sae.sae_id
     repo_id, path = sae.release, sae.sae_id.replace("{layer}", str(layer))
@@ -94,6 +208,12 @@ def _has_sae(sae: SaeConfig, layer: int) -> bool:
         release = read_release(sae.release)
         repo_id = release["repo_id"]
         path = next(one["path"] for one in release["saes"] if one["id"] == path)
+    return repo_id, path
+
+
+def _has_sae(sae: SaeConfig, layer: int) -> bool:
+    """Return whether the release's SAE of `layer` is in the hub's cache."""
+    repo_id, path = _place_of_sae(sae, layer)
     folder = _snapshot(repo_id)
     if folder is None:
         return False

@@ -146,8 +146,8 @@ def _scores() -> list[list[str]]:
         try:
             doc = load_method(name).__doc__ or ""
             about = doc.strip().split("\n")[0]
-        except Exception as error:  # somebody else's module: anything can happen
-            about = f"(can't be imported: {type(error).__name__}: {error})"
+        except SteerlensError as error:
+            about = f"({error})"
         rows.append([f"score={name}", about])
     return rows
 

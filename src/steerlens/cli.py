@@ -311,7 +311,9 @@ def _tell(error: Exception, debug: bool) -> None:
         print("\n".join(map(shown, lines)), file=sys.stderr)
         return
     text = " ".join(str(error).split())
-    if not isinstance(error, SteerlensError):
+    if isinstance(error, MemoryError):
+        text = "memory ran out; close other programs, or ask for less at once."
+    elif not isinstance(error, SteerlensError):
         text = f"{type(error).__name__}: {text}; run again with debug=true for the traceback."
     # Errors quote what others have written: file names, settings of an SAE, a server's answer.
     print(f"steerlens: {shown(text)}", file=sys.stderr)

@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from steerlens.analysis.rated_arms import best_factors
-from steerlens.baselines.arms import PROMPT, UNSTEERED, Arm, learn_arms
+from steerlens.baselines.arms import PROMPT, SAE, UNSTEERED, Arm, learn_arms
 from steerlens.baselines.prompt import prompted
+from steerlens.config.folders import has_chat_template
 from steerlens.config.steering import parse_factors
 from steerlens.generation import ROW, generate, text_key
 from steerlens.judges import load_judge
 from steerlens.judges.cost import Cost
 from steerlens.judges.items import Item, Judge, Rated
-from steerlens.judges.lexical import Lexicon, fit_reading
-from steerlens.judges.vocabulary import fit_vocabularies
+from steerlens.judges.lexical import Lexicon, fit_reading, refuse_too_few_unsteered
+from steerlens.judges.vocabulary import fit_vocabularies, refuse_too_few
 from steerlens.results import CHOOSING, CONCEPTS, EVALUATING, FEATURES, RATINGS
 from steerlens.scoring import score_layer
+from steerlens.selection import part
 from steerlens.steering import measure_texts
 
 if TYPE_CHECKING:
@@ -90,6 +92,36 @@ class Steered:
     """Of the SAE's features that stand for concepts."""
     concepts: pd.DataFrame
     ratings: pd.DataFrame
+
+
+def refuse_lacking_texts(config: RunConfig, layer: int) -> None:
+    """Refuse concepts that lack texts for a method or for judge=lexical, without a model.
+
+    Args:
+        config: its `concepts`, `judge` and `generation` say what is needed.
+        layer: whose concepts they are.
+
+    Raises:
+        SteerlensError: a concept can't be learnt, or there would be too few unsteered texts.
+    """
+    from steerlens.concept_sets.load import load_concepts
+
+    assert config.concepts is not None
+    assert config.judge is not None
+    chat = config.generation.chat_template
+    if chat is None:
+        chat = has_chat_template(config.model)
+    concepts = load_concepts(config.concepts, layer, config.seed, bool(chat))
+    concepts = replace(concepts, concepts=tuple(part(concepts.concepts, config.shard)))
+    named = all(concept.feature is not None for concept in concepts.concepts)
+    need_none = {PROMPT, "Random", *([SAE] if named else [])}
+    if not need_none.issuperset(config.concepts.methods):
+        concepts.check_texts()
+    if config.judge.name == "lexical":
+        for concept in concepts.concepts:
+            refuse_too_few(len(concept.positives), len(concept.negatives), concept.name)
+        prompts = sum(len((*one.choosing, *one.evaluating)) for one in concepts.concepts)
+        refuse_too_few_unsteered(prompts * config.generation.samples)
 
 
 def steer_concepts(

@@ -73,7 +73,7 @@ def cannot_write(path: Path, error: OSError) -> SteerlensError:
 
 def make_folder(path: Path) -> Path:
     """Create folder `path` and its parents, and make sure that it can be written to."""
-    probe = path / f".{uuid.uuid4().hex[:12]}.tmp"
+    probe = _temporary(path / "probe")
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -91,7 +91,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     # In the same folder, because only within one file system is a rename atomic.
-    temporary = path.with_name(f".{path.name}.{_here()}.{os.getpid()}.{uuid.uuid4().hex[:12]}.tmp")
+    temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:
             yield file
@@ -103,6 +103,11 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _temporary(path: Path) -> Path:
+    """Name a file beside `path` that says which process it belongs to."""
+    return path.with_name(f".{path.name}.{_here()}.{os.getpid()}.{uuid.uuid4().hex[:12]}.tmp")
 
 
 @cache
@@ -120,6 +125,12 @@ def remove_leftovers(folder: Path) -> None:
         for path in folder.glob(".*.tmp"):
             if (match := _TEMPORARY.search(path.name)) and _is_left(path, match[1], int(match[2])):
                 path.unlink(missing_ok=True)
+
+
+@cache
+def tidy(folder: Path) -> None:
+    """Do `remove_leftovers` once in a process: a folder of the cache may have many files."""
+    remove_leftovers(folder)
 
 
 def _is_left(path: Path, machine: str, pid: int) -> bool:
@@ -164,9 +175,21 @@ def _plain(value: Any) -> Any:
 def read_json(path: Path) -> Any:
     """The content of a JSON file, or None when it is missing or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def parse_json(text: str | bytes, **hooks: Any) -> Any:
+    """Give the value that JSON of others holds; `hooks` are those of `json.loads`.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text, **hooks)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def open_text(path: Path) -> TextIO:
@@ -194,8 +217,8 @@ def json_values(path: Path) -> Iterator[Any]:
             if first is None:
                 return
             try:
-                value = json.loads(first)
-            except (ValueError, RecursionError):
+                value = parse_json(first)
+            except ValueError:
                 value = _load(first + lines.read(), path)
             del first
             yield value
@@ -208,8 +231,8 @@ def json_values(path: Path) -> Iterator[Any]:
 
 def _load(text: str, path: Path) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise SteerlensError(f"{path} is not valid JSON ({error}).") from error
 
 
@@ -232,10 +255,10 @@ def read_text(path: Path) -> str:
 def read_json_object(path: Path, key: str) -> dict[str, Any]:
     """Read a JSON file of a user's, given as the setting `key`, that must hold an object."""
     try:
-        content = json.loads(read_text(path))
+        content = parse_json(read_text(path))
     except FileNotFoundError:
         raise SteerlensError(f"{key}: {path.parent} has no {path.name}.") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise SteerlensError(f"{key}: {path} can't be read ({error}).") from error
     if not isinstance(content, dict):
         raise SteerlensError(f"{key}: {path} is not a JSON object.")

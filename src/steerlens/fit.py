@@ -19,6 +19,12 @@ from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
 from steerlens.config.steering import parse_factors
 from steerlens.errors import SteerlensError
 
+GPU_DRIVERS = [
+    Path("/dev") / name
+    for name in ("nvidiactl", "nvhost-ctrl", "nvhost-gpu", "nvmap", "kfd", "dxg")
+]
+"""What Linux has where CUDA or ROCm has a GPU: a card's, Jetson's, AMD's, Windows' below WSL."""
+
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -30,6 +36,17 @@ def device_type(config: RunConfig) -> str:
         return "cuda"
     apple = platform.system() == "Darwin" and platform.machine() == "arm64"
     return "mps" if apple else "cpu"
+
+
+def refuse_absent_device(config: RunConfig) -> None:
+    """Refuse a device that this machine surely hasn't, without torch; torch knows the others."""
+    kind, system = config.device.partition(":")[0], platform.system()
+    absent = {
+        "cuda": system == "Linux" and not (any(map(Path.exists, GPU_DRIVERS)) or gpu_memory()),
+        "mps": system != "Darwin",
+    }
+    if absent.get(kind, False):
+        raise SteerlensError(f"device={config.device} is not available here; use device=cpu.")
 
 
 def dtype_name(config: RunConfig) -> str:

@@ -163,9 +163,8 @@ def read_labels(path: Path, model_names: Iterable[str]) -> dict[str, Labels]:
 
     A feature with several explanations has the first.
     """
-    files = [path] if path.is_file() else _explanation_files(path)
     labels: dict[str, dict[int, tuple[str, str]]] = {}
-    for file in files:
+    for file in explanation_files(path):
         for row in rows(file, "explanations"):
             source, model = str(row.get("layer", "")), str(row.get("modelId", ""))
             layer = layer_of(source)
@@ -181,11 +180,20 @@ def read_labels(path: Path, model_names: Iterable[str]) -> dict[str, Labels]:
     return dict(labels)
 
 
-def _explanation_files(folder: Path) -> list[Path]:
-    folders = sorted({file.parent.parent for file in folder.rglob("explanations/batch-*")})
+def explanation_files(path: Path) -> list[Path]:
+    """List the files of labels: `path` itself, or those in the folder `path`.
+
+    Raises:
+        SteerlensError: there are none.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise SteerlensError(f"labels={path}: there is no such file or folder.")
+    folders = sorted({file.parent.parent for file in path.rglob("explanations/batch-*")})
     if files := [file for one in folders for file in _batches(one, "explanations")]:
         return files
-    raise SteerlensError(f"labels={folder} is no file, and has no explanations/batch-*.jsonl.gz.")
+    raise SteerlensError(f"labels={path} is no file, and has no explanations/batch-*.jsonl.gz.")
 
 
 def labels_of_layer(labels: Mapping[str, Labels], layer: int, own: OwnSource, where: str) -> Labels:

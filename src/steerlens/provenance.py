@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from steerlens.errors import SteerlensError
-from steerlens.files import read_json, write_json
+from steerlens.files import read_json, tidy, write_json
 from steerlens.status import now
 
 PROVENANCE_FILE = "provenance.json"
@@ -230,6 +230,7 @@ def _remembered(cached: Path, stamp: Mapping[str, int | str]) -> str | None:
 def _remember(cached: Path, stamp: Mapping[str, int | str], sha256: str) -> None:
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
+        tidy(cached.parent)
         write_json(cached, {**stamp, "sha256": sha256})
     except (OSError, SteerlensError):
         pass  # only a cache: the next run computes the hash again

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steerlens.corpus_pass import alike, context_length, cut_corpus
+from steerlens.files import parse_json
 from steerlens.seal import with_digest, without_digest
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _kept(run: ScoreRun, key: Mapping[str, Any]) -> dict[str, Any] | None:
     """The row of `key` in the store, if it is whole."""
     content = run.store.load(key, FILE) if run.store else None
     try:
-        row = json.loads(content) if content else None
+        row = parse_json(content) if content else None
     except ValueError:
         return None
     return without_digest(row) if isinstance(row, dict) else None

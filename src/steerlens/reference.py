@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 from steerlens.config.entries import entries
 from steerlens.config.schema import ReferenceConfig
 from steerlens.errors import SteerlensError, unknown
-from steerlens.files import read_text
+from steerlens.files import parse_json, read_text
 from steerlens.results import FEATURES
 from steerlens.results.reference import Reference
 
@@ -203,7 +202,7 @@ def _numbers(
 def _pairs(file: Path) -> Iterator[tuple[str, Any]]:
     """The members of the JSON object in `file`; Python would keep only the last of equal keys."""
     try:
-        content = json.loads(read_text(file), object_pairs_hook=list)
+        content = parse_json(read_text(file), object_pairs_hook=list)
     except (OSError, ValueError) as error:
         raise SteerlensError(f"{file} is no JSON file that can be read ({error}).") from error
     members = content if isinstance(content, list) else [None]

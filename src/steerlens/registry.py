@@ -106,12 +106,18 @@ def _methods(path: tuple[str, ...]) -> dict[str, EntryPoint]:
 def load_method(name: str) -> Any:
     """The module of method `name`, a `steerlens.scores.Method`.
 
-    Refuses an unknown name, and a module without `Config` and `score`.
+    Refuses an unknown name, a module that can't be imported, and one without `Config` and `score`.
     """
     found = methods()
     if name not in found:
         raise unknown("scoring method", name, found)
-    module = found[name].load()
+    try:
+        module = found[name].load()
+    except (Exception, SystemExit) as error:  # somebody else's module: anything can happen
+        raise SteerlensError(
+            f"scoring method {name!r} ({found[name].value}) can't be imported: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     for attribute in ("Config", "score"):
         if not hasattr(module, attribute):
             raise SteerlensError(

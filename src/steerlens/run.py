@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from steerlens import tracking
+from steerlens.cached import refuse_unreachable
 from steerlens.config.check import loads_subject
 from steerlens.config.schema import RunConfig
 from steerlens.config.steering import parse_factors
 from steerlens.files import CONFIG_FILE, write_text
-from steerlens.fit import refuse_if_too_big
+from steerlens.fit import refuse_absent_device, refuse_if_too_big
 from steerlens.plan import print_plan
 from steerlens.reference import read_reference
 from steerlens.report import write_report
@@ -50,6 +51,8 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
     folder = Path(config.paths.output_dir)
     if config.plan:
         if loads_subject(config):
+            refuse_absent_device(config)
+            refuse_unreachable(config)
             refuse_if_too_big(config)
             print_plan(config)
         else:
@@ -62,6 +65,8 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
     refuse_foreign(folder)
     with Status(folder) as status:
         if loads_subject(config):
+            refuse_absent_device(config)
+            refuse_unreachable(config)
             refuse_if_too_big(config, kept.size() if kept else 0)
         reference = read_reference(config.reference) if config.reference.model else None
         settings = dataclasses.asdict(config)

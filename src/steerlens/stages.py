@@ -104,6 +104,7 @@ class Stages:
         from steerlens.quality import describe
         from steerlens.subject import load_subjects
 
+        self._refuse_absent_concept()
         methods = parse_scores(self._config.score)
         frames: list[pd.DataFrame] = []
         saes: list[Mapping[str, Any]] = []
@@ -132,6 +133,17 @@ class Stages:
             FEATURES.write(FEATURES.frame([]), self._folder)
             return FEATURES.frame([])
         return pd.concat(frames, ignore_index=True)
+
+    def _refuse_absent_concept(self) -> None:
+        """Refuse a concept that no token stands for, before the model is loaded."""
+        from steerlens.concepts import concept_tokens
+        from steerlens.subject.gguf import loadable
+        from steerlens.subject.model import load_tokenizer
+
+        concept = self._config.features.concept
+        if concept is not None:
+            entry = loadable(self._config.model, Path(self._config.paths.cache_dir))
+            concept_tokens(load_tokenizer(entry), parse_concept(concept))
 
     def published(self, reference: Reference) -> pd.DataFrame:
         """The table of published scores, as if they were ours."""
@@ -421,6 +433,7 @@ class Stages:
         assert config.concepts is not None
         scores = parse_scores(config.score)
         judging = Judging(config)
+        self._refuse_lacking_texts()
         found: list[Steered] = []
         for subject in load_subjects(config, kept=self._kept):
             start = time.perf_counter()
@@ -451,6 +464,16 @@ class Stages:
             self._note(subject, "concepts", start, judge=judged, concepts=list(concepts.notes))
         for line in filter(None, (judging.sentence(), judging.stopped)):
             print(line)
+
+    def _refuse_lacking_texts(self) -> None:
+        """Refuse concepts that methods or the judge can't learn, before the model is loaded."""
+        from steerlens.concept_steering import refuse_lacking_texts
+        from steerlens.subject.sae import sae_sources
+
+        config = self._config
+        for source in sae_sources(config):
+            if source.layer is not None:
+                refuse_lacking_texts(config, source.layer)
 
     def published_ratings(self) -> None:
         """The published ratings of steered texts, as if they were ours."""

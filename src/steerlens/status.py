@@ -153,7 +153,8 @@ def begin(folder: Path, key: str | None = None) -> dict[str, Any]:
         SteerlensError: another process has a run under way there; the folder can't be written.
     """
     make_folder(folder)
-    remove_leftovers(folder)
+    for written in (folder, folder / "figures"):
+        remove_leftovers(written)
     old = read_status(folder)
     if old.get("state") == "running" and not _is_own(old):
         raise _under_way(folder, old)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlens.errors import SteerlensError
-from steerlens.files import atomic_write, remove_leftovers, write_json
+from steerlens.files import atomic_write, tidy, write_json
 from steerlens.seal import BLANK, NAME, is_intact, is_sealed, seal, with_blank
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Store:
             if not (folder / KEY_FILE).is_file():
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(folder / KEY_FILE, json.loads(_text(key)))
+            tidy(folder)
             with atomic_write(folder / name) as file:
                 file.write(content)
         except (OSError, SteerlensError) as error:
@@ -91,6 +92,8 @@ class Store:
             try:
                 table = _part(content, by)
                 pa.unify_schemas([one.schema for one in (*tables[:1], table)])
+            except MemoryError:  # an ArrowException, too, and says nothing of the file
+                raise
             except (KeyError, pa.ArrowException):
                 _set_aside(self.folder(key) / name, "is no part of these results")
             else:
@@ -106,7 +109,7 @@ class Store:
         except OSError as error:
             _warn_unreadable(folder, error)
             return []
-        remove_leftovers(folder)
+        tidy(folder)
         return sorted(name for name in names if fnmatch(name, "part-*.parquet"))
 
     def add(

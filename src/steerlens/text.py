@@ -7,12 +7,19 @@ are, they break a table or, worse, drive the reader's terminal. Everything that 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPACE = "␣"
 """Shown for a space inside a token, where `the` and ` the` are different things."""
+
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\"}
 _MARKDOWN = set("\\`*_{}[]()<>&|~$#!:@\"'")
@@ -71,3 +78,20 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown, of cells that are Markdown already."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Give `table` as CSV in which no cell is a formula to a spreadsheet.
+
+    Texts that begin like one, and are no number, begin with an apostrophe instead.
+    """
+    safe = table.astype(object).map(_no_formula)
+    return safe.set_axis([_no_formula(name) for name in table.columns], axis=1).to_csv(index=False)
+
+
+def _no_formula(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
+        cell = f"'{cell}"
+    return cell.replace("\r", "\n")  # which alone is quoted

@@ -59,12 +59,15 @@ def run_verb(verb: str, arguments: list[str]) -> None:
 
 def _write_examples(file: Path, overrides: list[str]) -> None:
     """One corpus pass of the SAEs that `overrides` choose, for all runs to come."""
+    from steerlens.cached import refuse_unreachable
     from steerlens.config.check import check
     from steerlens.config.compose import compose
-    from steerlens.fit import refuse_if_too_big
+    from steerlens.fit import refuse_absent_device, refuse_if_too_big
 
     config = compose(overrides)
     check(config)
+    refuse_absent_device(config)
+    refuse_unreachable(config)
     refuse_if_too_big(config)
     from steerlens.examples.write import write_examples
 

@@ -151,14 +151,27 @@ def test_the_nearest_column_is_suggested(tmp_path: Path) -> None:
         ("{", "line 1: no concept"),
         ({"concept": "boats", "ref": f"{REF}5"}, "line 1: no concept with concept_id"),
         ({"concept_id": 0, "concept": "boats", "ref": "neuronpedia"}, "no address of a feature"),
-        ({"concept_id": 0, "concept": None, "ref": f"{REF}5"}, "line 1: no concept with"),
-        ({"concept_id": None, "concept": "boats", "ref": f"{REF}5"}, "line 1: no concept with"),
+        ({"concept_id": "x", "concept": "boats", "ref": f"{REF}5"}, "line 1: no concept with"),
+        ("[" * 100_000, "line 1: no concept"),
         ([1], "line 1: no concept"),
     ],
 )
 def test_broken_metadata_is_refused(tmp_path: Path, line: Any, message: str) -> None:
     with pytest.raises(SteerlensError, match=message):
         axbench_folder(write(tmp_path / "mine", [line], **both()))
+
+
+@pytest.mark.parametrize("name", ["concept", "concept_id"])
+def test_lines_of_metadata_with_nulls_are_left_out_and_counted(tmp_path: Path, name: str) -> None:
+    lines = metadata({"boats": "text", "loops": "code"})
+    nan = json.dumps({**lines[1], name: float("nan")})
+    with_nulls = [lines[0], {**lines[1], name: None}, nan]
+    found = axbench_folder(write(tmp_path / "mine", with_nulls, **both()))
+    assert [concept.name for concept in found.concepts] == ["boats"]
+    assert found.notes[0] == (
+        "2 lines of metadata.jsonl of mine have null for the concept or its id: left out."
+    )
+    assert found.notes[1].startswith("2 rows of mine are of 1 concepts that the metadata doesn't")
 
 
 def test_an_id_that_is_there_twice_is_refused(tmp_path: Path) -> None:

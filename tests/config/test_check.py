@@ -84,6 +84,7 @@ def test_a_corpus_that_nothing_reads_need_not_be_there(monkeypatch: pytest.Monke
         (["features=file"], "needs features.file=FILE"),
         (["features.file=/nowhere"], "can't be read"),
         (["sae.path=/somewhere"], "has a path and a release"),
+        (["labels=/nowhere"], "labels=/nowhere: there is no such file or folder"),
         (["sae=local"], "sae=local needs sae.path=DIR"),
         (["sae=release"], "sae=release needs sae.release=... and sae.sae_id=..."),
         (
@@ -94,6 +95,44 @@ def test_a_corpus_that_nothing_reads_need_not_be_there(monkeypatch: pytest.Monke
 )
 def test_a_wrong_value_is_told_in_one_sentence(overrides: list[str], expected: str) -> None:
     assert expected in refusal(*GPT2, *overrides)
+
+
+def test_braces_stand_for_the_layer_alone() -> None:
+    words = ["model=gpt2-small", "sae=release", "sae.release=a/b", 'sae.sae_id="x.{layer}.{foo}"']
+    assert "has {foo}, for which there is no value; write {layer}" in refusal(*words)
+
+
+@pytest.mark.parametrize("k", [-1, 0, 17, 10**30, "many", True])
+def test_a_number_of_active_features_that_cannot_be_is_told(local: list[str], k: Any) -> None:
+    file = Path(local[-1].partition("=")[2]) / "cfg.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "k": k}))
+    assert f"has k={k!r}, which must be a number from 1 to d_sae=16" in refusal(*local)
+
+
+def test_a_corpus_without_text_is_told_before_anything_is_loaded(
+    local: list[str], tmp_path: Path
+) -> None:
+    import pandas as pd
+
+    empty, bad, rows, parquet = (tmp_path / name for name in ("a.txt", "b.txt", "c.jsonl", "d.pq"))
+    empty.write_text("\n \n")
+    bad.write_bytes(b"\xff\xff\xff")
+    rows.write_text('{"prose": "a text"}\n')
+    pd.DataFrame({"prose": []}).to_parquet(parquet)
+    words = [*local, "score=input"]
+    for corpus, told in (
+        (("text", empty), "has no text in it"),
+        (("text", bad), "it is no text in UTF-8"),
+        (("jsonl", rows), "unknown column in the corpus"),
+        (("parquet", parquet), "unknown column in the corpus"),
+        (("parquet", rows), "it is truncated or no Parquet file"),
+    ):
+        assert told in refusal(*words, f"corpus={corpus[0]}", f"corpus.path={corpus[1]}")
+    check(compose([*words, "corpus=jsonl", f"corpus.path={rows}", "corpus.column=prose"]))
+    assert "has no text in it" in refusal(
+        *words, "corpus=parquet", f"corpus.path={parquet}", "corpus.column=prose"
+    )
+    check(compose([*local, "score=output", "corpus=text", f"corpus.path={empty}"]))
 
 
 def test_layers_of_a_release_with_gaps() -> None:

@@ -333,12 +333,18 @@ def test_a_method_of_ones_own_needs_no_change_of_ours(my_method: Path) -> None:
     assert "did you mean 'score.strength'?" in typo.stderr
 
 
-def test_a_method_that_cannot_be_imported_is_told_only_to_those_who_ask(my_method: Path) -> None:
-    (my_method / "mine_scores.py").write_text("import nothing_like_this")
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [("import nothing_like_this", "ModuleNotFoundError"), ("raise SystemExit(3)", "SystemExit: 3")],
+)
+def test_a_method_that_cannot_be_imported_is_told_only_to_those_who_ask(
+    my_method: Path, code: str, error: str
+) -> None:
+    (my_method / "mine_scores.py").write_text(code)
     assert steerlens("--cfg", "job").returncode == 0
     asked = steerlens(f"hydra.searchpath=[file://{my_method}]", "score=mine")
     assert asked.returncode == 1
-    assert "scoring method 'mine' can't be imported: ModuleNotFoundError" in asked.stderr
+    assert f"scoring method 'mine' (mine_scores) can't be imported: {error}" in asked.stderr
     assert "can't be imported" in steerlens("list", "scores").stdout
 
 

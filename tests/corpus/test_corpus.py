@@ -253,6 +253,6 @@ def test_a_document_in_parts_gives_the_pieces_of_the_whole(
 
 
 def test_a_text_without_spaces_is_cut_too() -> None:
-    assert cut("abcdefg", 3) == ["abc", "def", "g"]
-    assert cut("ab cdx ef", 5) == ["ab", " cdx", " ef"]
-    assert cut("", 3) == [""]
+    assert [*cut("abcdefg", 3)] == ["abc", "def", "g"]
+    assert [*cut("ab cdx ef", 5)] == ["ab", " cdx", " ef"]
+    assert [*cut("", 3)] == [""]

@@ -48,6 +48,9 @@ class Fake:
     def check(self) -> None:
         pass
 
+    def abandon(self) -> None:
+        pass
+
     def answers(self, conversations: Sequence[Conversation]) -> list[Answer | Unanswered]:
         self.sizes.append(len(conversations))
         found: list[Answer | Unanswered] = []

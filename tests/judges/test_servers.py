@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from steerlens.config.schema import JudgeConfig, RunConfig
-from steerlens.errors import SteerlensError
+from steerlens.errors import SteerlensError, Terminated
 from steerlens.judges import Item, load_judge
 from steerlens.judges.chat import Message, Unanswered
 from steerlens.judges.items import UNANSWERED, UNPARSABLE
@@ -169,6 +172,46 @@ def test_the_limit_is_on_the_whole_request(client: str, serve: Serve, configure:
     rating = rated.ratings[0]["fluency"]
     assert rating.detail == "no answer within judge.timeout=2.5 seconds"
     assert rated.ratings[0]["concept"].value == 1
+
+
+@CLIENTS
+def test_ctrl_c_ends_at_once_while_requests_are_under_way(
+    client: str, serve: Serve, configure: Configure
+) -> None:
+    def answer(prompt: str, number: int) -> Reply:
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return Reply(delay=0.0 if number == 0 else 20.0)
+
+    judge = load_judge(configure(serve(answer), client, concurrency=3))
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        judge.rate(ITEMS)
+    assert time.monotonic() - start < 10
+    rated = load_judge(configure(serve(by_words), client)).rate(ITEMS)
+    assert values(rated)[0] == {"concept": 2, "instruction": 2, "fluency": 1}
+
+
+def test_answers_under_way_at_sigterm_are_kept(serve: Serve, configure: Configure) -> None:
+    def end(_signal: int, _frame: object) -> None:
+        raise Terminated
+
+    def answer(prompt: str, number: int) -> Reply:
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return Reply(delay=1.0)
+
+    server = serve(answer)
+    config = configure(server, concurrency=3)
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with pytest.raises(Terminated):
+            load_judge(config).rate(ITEMS)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(server.asked) == 3
+    server.answer = by_words
+    assert load_judge(config).rate(ITEMS).cost.kept == 3
 
 
 USAGES = ["many", -5, 1.5, True, None, [3], {"a": 1}, 10**30]
@@ -366,7 +409,7 @@ def test_openais_own_server_takes_the_limit_by_its_newer_name(
     asked: dict[str, object] = {}
     chat = OpenAIChat(JudgeConfig("openai", "gpt-4o-mini", max_tokens=33))
 
-    def create(**settings: object) -> object:
+    async def create(**settings: object) -> object:
         asked.update(settings)
         raise ValueError
 

@@ -268,6 +268,15 @@ def test_nan_in_the_saes_weights_is_refused_by_name(tmp_path: Path) -> None:
         load(model, tmp_path / "sae")
 
 
+def test_an_sae_of_zeros_is_refused(tmp_path: Path) -> None:
+    def empty(weights: dict[str, torch.Tensor]) -> None:
+        weights["W_enc"].zero_()
+
+    change_weights(save_sae(tmp_path / "sae"), empty)
+    with pytest.raises(SteerlensError, match="has only zeros in W_enc; it isn't trained"):
+        load(save_model(tmp_path / "model"), tmp_path / "sae")
+
+
 def test_gated_weights_name_the_licence_and_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoConfig
 

@@ -13,6 +13,7 @@ from steerlens.baselines.directions import Detection, Directions
 from steerlens.baselines.fitting import Fitted
 from steerlens.baselines.lora import Lora
 from steerlens.baselines.loreft import Loreft
+from steerlens.files import parse_json
 
 if TYPE_CHECKING:
     from steerlens.store import Store
@@ -34,7 +35,7 @@ def find(store: Store | None, key: Mapping[str, Any]) -> Learnt | None:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            facts = json.loads(file.metadata()["facts"])
+            facts = parse_json(file.metadata()["facts"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
     return _made(tensors, facts)

@@ -7,7 +7,6 @@ A folder has `metadata.jsonl` and `train_data.parquet` (in it or in `generate/`)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import pandas as pd
 
 from steerlens.concept_sets import Concept, ConceptSet, Example, FeatureRef
 from steerlens.errors import SteerlensError, nearest
-from steerlens.files import read_text
+from steerlens.files import parse_json, read_text
 from steerlens.neuronpedia import layer_of
 
 METADATA = ("metadata.jsonl", "generate")
@@ -54,7 +53,8 @@ def axbench_folder(path: Path) -> ConceptSet:
             f"concepts: {path} has no {METADATA[0]}, neither in it nor in {METADATA[1]}/."
         )
     tables = {name: _read(_find(path, file)) for name, file in (("train", TRAIN), ("test", TEST))}
-    return _assembled(path.name, _metadata(metadata), **tables)
+    known, n_null = _metadata(metadata)
+    return _assembled(path.name, known, **tables, n_null=n_null)
 
 
 def axbench_hub(repo: str, subset: str, revision: str | None = None) -> ConceptSet:
@@ -71,6 +71,8 @@ def axbench_hub(repo: str, subset: str, revision: str | None = None) -> ConceptS
         try:
             data: Any = load_dataset(repo, data_files={split: file}, split=split, revision=revision)
             table = data.to_pandas()
+        except MemoryError:
+            raise
         except Exception as error:  # whatever a reader of somebody's files comes up with
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise SteerlensError(f"can't read {file} of {repo}: {line}") from error
@@ -89,6 +91,8 @@ def _read(file: Path | None) -> pd.DataFrame | None:
         return None
     try:
         table = pd.read_parquet(file)
+    except MemoryError:
+        raise
     except Exception as error:
         raise SteerlensError(f"{file} is no Parquet file that can be read ({error}).") from error
     return _checked(table, str(file), COLUMNS)
@@ -119,9 +123,13 @@ def _checked(table: pd.DataFrame, name: str, columns: Iterable[str]) -> pd.DataF
     return table
 
 
-def _metadata(file: Path) -> dict[int, _Known]:
-    """What the lines of the metadata say, by concept id; `ref` may be null or missing."""
+def _metadata(file: Path) -> tuple[dict[int, _Known], int]:
+    """What the lines of the metadata say, by concept id; `ref` may be null or missing.
+
+    And how many lines have null for the concept or its id, which say nothing.
+    """
     known: dict[int, _Known] = {}
+    n_null = 0
     try:
         lines = read_text(file).split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -130,7 +138,10 @@ def _metadata(file: Path) -> dict[int, _Known]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
+            if any(_is_null(row[name]) for name in ("concept_id", "concept")):
+                n_null += 1
+                continue
             key, name = int(row["concept_id"]), row["concept"]
             if not isinstance(name, str):
                 raise TypeError(f"concept is {name!r}")
@@ -145,7 +156,11 @@ def _metadata(file: Path) -> dict[int, _Known]:
         if key in known:
             raise SteerlensError(f"{file}, line {number}: concept_id {key} is there twice.")
         known[key] = known_row
-    return known
+    return known, n_null
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or value != value
 
 
 def _known(train: pd.DataFrame, test: pd.DataFrame) -> dict[int, _Known]:
@@ -182,13 +197,22 @@ def _assembled(
     known: Mapping[int, _Known] | None,
     train: pd.DataFrame | None,
     test: pd.DataFrame | None,
+    n_null: int = 0,
 ) -> ConceptSet:
-    """The set of the `known` concepts; None where the tables, both, say what is known."""
+    """The set of the `known` concepts; None where the tables, both, say what is known.
+
+    `n_null` lines of the metadata name none.
+    """
     notes = [
         f"{name} has no {file[0]}: its concepts have no texts to {what} on."
         for what, file, table in (("train", TRAIN, train), ("test", TEST, test))
         if table is None
     ]
+    if n_null:
+        notes.append(
+            f"{n_null:,} lines of {METADATA[0]} of {name} have null for the concept or its id: "
+            "left out."
+        )
     (train, to_train), (test, to_test) = _complete(train), _complete(test)
     for n, what in ((to_train, "train"), (to_test, "test")):
         if n:

@@ -4,7 +4,6 @@ the factor, the second half is reported (AxBench)."""
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import pandas as pd
 
 from steerlens.concept_sets import ConceptSet
 from steerlens.errors import SteerlensError, unknown
-from steerlens.files import read_text
+from steerlens.files import parse_json, read_text
 
 SOURCES = ("alpaca_eval", "genre", "released")
 """alpaca_eval: AlpacaEval for all (AxBench); genre: Dolly for text, GSM8K for math, AlpacaEval for
@@ -116,6 +115,8 @@ def _from_hub(address: str) -> pd.DataFrame:
     try:
         data: Any = load_dataset(kind, data_files=address, split="train")
         return data.to_pandas()
+    except MemoryError:
+        raise
     except Exception as error:  # whatever a reader of somebody's files comes up with
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SteerlensError(f"can't read {address}: {line}") from error
@@ -126,7 +127,7 @@ def _released(concepts: ConceptSet, path: Path | None, n: int) -> ConceptSet:
     if path is None:
         raise SteerlensError("released instructions need the authors' file.")
     try:
-        content = json.loads(read_text(path))
+        content = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise SteerlensError(f"{path} is no JSON file that can be read ({error}).") from error
     if not isinstance(content, dict):

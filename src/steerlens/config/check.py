@@ -49,6 +49,7 @@ from steerlens.config.steering import (
 )
 from steerlens.errors import SteerlensError, unknown
 from steerlens.examples import read_metadata, refuse_missing_layers
+from steerlens.neuronpedia import explanation_files
 from steerlens.provenance import file_identity
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -90,6 +91,8 @@ def check(config: RunConfig) -> None:
     _check_shard(config)
     _check_corpus(config.corpus, reads_corpus(config))
     _check_reference(config)
+    if config.labels:
+        explanation_files(Path(config.labels))
     if not loads_subject(config):
         return
     layer_numbers(config.layer)
@@ -213,6 +216,10 @@ def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:
         raise SteerlensError(f"corpus={corpus.name} needs corpus.path={what}.")
     if corpus.source != "hub" and not Path(str(corpus.path)).is_file():
         raise SteerlensError(f"corpus.path: there is no file {corpus.path}.")
+    if corpus.source != "hub" and is_read:
+        from steerlens.corpus import refuse_without_text
+
+        refuse_without_text(corpus)
 
 
 def _check_features(features: FeaturesConfig) -> None:
@@ -298,6 +305,11 @@ def _check_sae_source(config: RunConfig) -> None:
         needs = "sae.path=DIR" if sae.name == "local" else "sae.release=... and sae.sae_id=..."
         raise SteerlensError(f"sae={sae.name} needs {needs}.")
     _check_sae_settings(sae)
+    if others := set(re.findall(r"\{.*?\}", sae.sae_id or "")) - {"{layer}"}:
+        raise SteerlensError(
+            f"sae.sae_id={sae.sae_id} has {min(others)}, for which there is no value; write "
+            "{layer} where the layer stands."
+        )
     if sae.model:
         refuse_other_model(f"sae={sae.name}", sae.model, config.model)
     if sae.path:

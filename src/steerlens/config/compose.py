@@ -38,7 +38,7 @@ HYDRA_VERSION = "1.3"
 def register() -> dict[str, str]:
     """Tell Hydra the schemas and resolvers; can be called again.
 
-    Returns why a scoring method couldn't be imported, by the method's name: that matters only to
+    Returns why a scoring method can't be used, by the method's name: that matters only to
     those who ask for it.
     """
     OmegaConf.register_new_resolver(
@@ -61,8 +61,10 @@ def _register(path: tuple[str, ...]) -> dict[str, str]:
     for name in methods():
         try:
             store.store(group="score", name=f"{name}_schema", node=load_method(name).Config)
+        except SteerlensError as error:
+            broken[name] = str(error)
         except Exception as error:  # somebody else's module: anything can happen
-            broken[name] = f"{type(error).__name__}: {error}"
+            broken[name] = f"scoring method {name!r} has no settings: {error}"
     return broken
 
 

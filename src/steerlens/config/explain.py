@@ -157,7 +157,7 @@ def _missing_option(error: MissingConfigException, broken: Mapping[str, str]) ->
     method = name.removesuffix("_schema")
     if name != method:
         if method in broken:
-            return SteerlensError(f"scoring method {method!r} can't be imported: {broken[method]}")
+            return SteerlensError(broken[method])
         return unknown("scoring method", method, methods())
     if group in ("hydra/launcher", "hydra/sweeper") and name in PLUGINS:
         return SteerlensError(

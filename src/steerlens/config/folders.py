@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from steerlens.config.sae_formats import SAE_CONFIG, SAE_WEIGHTS, sae_config, we
 from steerlens.config.schema import ModelConfig
 from steerlens.config.shipped import missing_release
 from steerlens.errors import SteerlensError
-from steerlens.files import has_byte_order_mark, read_json_object
+from steerlens.files import has_byte_order_mark, parse_json, read_json_object
 
 GGUF_KEYS = {"n_layers": "block_count", "d_model": "embedding_length"}
 """What GGUF calls facts of a model."""
@@ -124,6 +123,11 @@ def sae_facts(folder: Path) -> SaeFacts:
     hook_name = str(metadata.get("hook_name") or metadata.get("hook_point") or "")
     reads_z = hook_name.endswith("hook_z")
     d_in, d_sae = config.get("d_in"), config.get("d_sae")
+    for name, size in (("d_in", d_in), ("d_sae", d_sae)):
+        if isinstance(size, int) and size < 1:
+            raise SteerlensError(f"the SAE {folder} has {name}={size}, which must be at least 1.")
+    if config.get("k") is not None:
+        check_k(config["k"], d_sae if isinstance(d_sae, int) else None, f"the SAE {folder}")
     return SaeFacts(
         layer=layer_of_hook(hook_name),
         # SAEs of the heads' outputs don't read the residual stream.
@@ -132,6 +136,14 @@ def sae_facts(folder: Path) -> SaeFacts:
         model_name=str(metadata.get("model_name") or "") or None,
         gguf_sha256=metadata.get("gguf_sha256"),
     )
+
+
+def check_k(k: Any, d_sae: int | None, sae: str) -> None:
+    """Refuse a number of active features, `k`, that the SAE named `sae` can't have."""
+    is_number = isinstance(k, int | float) and not isinstance(k, bool)
+    if not is_number or not 0 < k <= (k if d_sae is None else d_sae):
+        most = "" if d_sae is None else f" to d_sae={d_sae}"
+        raise SteerlensError(f"{sae} has k={k!r}, which must be a number from 1{most}.")
 
 
 def check_safetensors(file: Path) -> None:
@@ -148,7 +160,7 @@ def safetensors_header(file: Path) -> dict[str, Any]:
         if size < 8 or length > size - 8:
             raise broken
         try:
-            header = json.loads(stream.read(length))
+            header = parse_json(stream.read(length))
             header.pop("__metadata__", None)
             end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
         except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterable, Mapping
 from numbers import Integral
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steerlens.errors import SteerlensError, unknown
-from steerlens.files import read_text
+from steerlens.files import parse_json, read_text
 from steerlens.registry import ScoreConfig, load_method
 
 LAYER_WORDS = ("all", "late")
@@ -166,11 +165,11 @@ def parse_feature_file(path: str | Path, d_sae: int | None = None) -> dict[int, 
     """The features of each layer from a JSON file `{"layer": [ids]}`."""
     form = 'expected {"layer": [ids]}, for example {"3": [0, 17]}'
     try:
-        content = json.loads(read_text(Path(path)), object_pairs_hook=_unique_keys)
+        content = parse_json(read_text(Path(path)), object_pairs_hook=_unique_keys)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise SteerlensError(f"features.file={path} can't be read ({reason}).") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise SteerlensError(
             f"features.file={path} is not valid JSON ({error}); {form}."
         ) from error

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 from steerlens.config.schema import CorpusConfig
 from steerlens.corpus.installed import documents
 from steerlens.corpus.local import json_rows, lines, shuffled
-from steerlens.corpus.values import Render, text_of
+from steerlens.corpus.values import Render, contents, text_of
 from steerlens.corpus.webtext import webtext
 from steerlens.errors import SteerlensError, unknown
 from steerlens.provenance import file_identity, hub_revision
@@ -24,6 +25,8 @@ from steerlens.provenance import file_identity, hub_revision
 SHUFFLE_BUFFER = 10_000
 ROWS_WITHOUT = 1000
 """So many rows without a column, and there is none of that name."""
+JSON_LOOKED_AT = 2**26
+"""Bytes of a JSON file, at most, that is looked into before a run."""
 MIN_STRING = 200
 """Strings in code that are shorter are messages, not prose."""
 
@@ -49,11 +52,58 @@ def marked_texts(config: CorpusConfig, render: Render | None = None) -> Iterator
     """
     read = {"embedded": _installed, "webtext": _webtext, "text": _lines}.get(config.source)
     marked = ((text, True) for text in read(config)) if read else _of_rows(config, render)
-    found = ((text, mark) for text, mark in marked if text.strip())
+    found = ((text, mark) for text, mark in marked if text and not text.isspace())
     first = next(found, None)
     if first is None:
         raise SteerlensError(f"the corpus {config.path or config.name} has no text in it.")
     return itertools.chain([first], found)
+
+
+def refuse_without_text(config: CorpusConfig) -> None:
+    """Refuse a local corpus that can't be read, lacks a column or has no text, by its beginning.
+
+    Of a table, Parquet, the columns and the number of rows tell, without `datasets`. JSON may have
+    to be read as a whole to see its beginning: a large file is left for later.
+    """
+    path = Path(str(config.path))
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise SteerlensError(f"can't read the corpus {path}: {error.strerror}.") from error
+    columns = config.column, config.shippable
+    _refuse_without_text(path, config.source, *columns, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _refuse_without_text(
+    path: Path, source: str, column: str, shippable: str | None, size: int, _mtime: int
+) -> None:
+    """The same once for all jobs of a sweep, while the file is the same."""
+    config = CorpusConfig(path.name, source, str(path), column=column, shippable=shippable)
+    if source == "parquet":
+        _refuse_table(path, config)
+    elif source == "text" or size <= JSON_LOOKED_AT:
+        next(texts(config, contents))
+
+
+def _refuse_table(path: Path, config: CorpusConfig) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names, n_rows = file.schema_arrow.names, file.metadata.num_rows
+    except MemoryError:  # an ArrowException, too
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise SteerlensError(
+            f"can't read the corpus {path}: it is truncated or no Parquet file."
+        ) from error
+    for column in filter(None, (config.column, config.shippable)):
+        if column not in names:
+            raise unknown(f"column in the corpus {path}", column, names)
+    if not n_rows:
+        raise SteerlensError(f"the corpus {path} has no text in it.")
 
 
 def identity(config: CorpusConfig, cache_dir: Path) -> dict[str, Any]:
@@ -152,6 +202,8 @@ def _from_datasets(config: CorpusConfig) -> Iterator[dict[str, Any]]:
         if config.seed is not None:
             data = data.shuffle(seed=config.seed, buffer_size=SHUFFLE_BUFFER)
         yield from data
+    except MemoryError:
+        raise
     except Exception as error:  # whatever a reader of somebody's files comes up with
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SteerlensError(f"can't read the corpus {config.path}: {line}") from error

@@ -73,20 +73,23 @@ class _Part(NamedTuple):
 
 def _parts(texts: Iterable[str]) -> Iterator[_Part]:
     for document, text in enumerate(texts):
-        *others, last = cut(text, CHARACTERS_AT_ONCE)
-        yield from (_Part(document, part, False) for part in others)
-        yield _Part(document, last, True)
+        parts = cut(text, CHARACTERS_AT_ONCE)
+        part = next(parts)
+        for following in parts:
+            yield _Part(document, part, False)
+            part = following
+        yield _Part(document, part, True)
 
 
-def cut(text: str, size: int) -> list[str]:
+def cut(text: str, size: int) -> Iterator[str]:
     """Cut `text` into parts of at most `size` characters, between words where there is a space."""
-    parts, start = [], 0
+    start = 0
     while len(text) - start > size:
         space = text.rfind(" ", start + size // 2, start + size)
         end = start + size if space < 0 else space
-        parts.append(text[start:end])
+        yield text[start:end]
         start = end
-    return [*parts, text[start:]]
+    yield text[start:]
 
 
 def _batches(parts: Iterable[_Part]) -> Iterator[list[_Part]]:

@@ -7,7 +7,6 @@ metadata under `steerlens.examples`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from steerlens.config.folders import SAE_WEIGHTS
 from steerlens.errors import SteerlensError
+from steerlens.files import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -123,9 +123,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise SteerlensError(f"there is no file of examples {path}.")
     try:
         schema = pq.read_schema(path)
+    except MemoryError:  # an ArrowException, too
+        raise
     except (OSError, pa.ArrowException) as error:
         raise SteerlensError(f"{path} is truncated or no Parquet file; copy it again.") from error
-    metadata = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
+    metadata = parse_json((schema.metadata or {}).get(METADATA_KEY, b"{}"))
     if metadata.get("format") != FORMAT:
         raise SteerlensError(
             f"{path} has no examples of features in format {FORMAT}; `steerlens examples FILE ...` "

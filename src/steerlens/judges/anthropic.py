@@ -9,7 +9,7 @@ from steerlens.config.judge import judge_key, key_variable
 from steerlens.config.prices import base_url
 from steerlens.config.schema import JudgeConfig
 from steerlens.judges.chat import Answer, Conversation, Server, Unanswered, count
-from steerlens.judges.deadline import limit_requests
+from steerlens.judges.deadline import EventLoop, limited_client
 
 
 class AnthropicChat:
@@ -21,10 +21,8 @@ class AnthropicChat:
         import anthropic
 
         url = base_url(config)
-        http = anthropic.DefaultHttpxClient(timeout=config.timeout)
-        limit_requests(http, config.timeout)
-        self.client = anthropic.Anthropic(
-            http_client=http,
+        self.client = anthropic.AsyncAnthropic(
+            http_client=limited_client(anthropic, config.timeout),
             api_key=judge_key(config),
             base_url=url,
             timeout=config.timeout,
@@ -32,7 +30,10 @@ class AnthropicChat:
         )
         self.workers = config.concurrency
         model = str(config.model)
-        self.server = Server(anthropic, self.client, model, key_variable(config), config.timeout)
+        self._loop = EventLoop()
+        self.server = Server(
+            anthropic, self.client, self._loop, model, key_variable(config), config.timeout
+        )
         self.identity: Mapping[str, Any] = {
             "judge": "anthropic",
             "model": model,
@@ -48,6 +49,9 @@ class AnthropicChat:
     def check(self) -> None:
         self.server.check()
 
+    def abandon(self) -> None:
+        self._loop.end()
+
     def answers(self, conversations: Sequence[Conversation]) -> list[Answer | Unanswered]:
         return [self._answer(one) for one in conversations]
 
@@ -55,7 +59,8 @@ class AnthropicChat:
         messages: Any = [one._asdict() for one in conversation]
         try:
             with self.server.asking():
-                done = self.client.messages.create(messages=messages, **self._settings)
+                create = self.client.messages.create
+                done = self._loop.run(create(messages=messages, **self._settings))
                 usage = done.usage
                 if usage is None:
                     raise ValueError("no usage")  # theirs always has one

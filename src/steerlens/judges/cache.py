@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from steerlens.errors import SteerlensError
-from steerlens.files import make_folder, read_json, write_json
+from steerlens.files import make_folder, read_json, remove_leftovers, write_json
 from steerlens.judges.chat import Answer, Conversation, count
 from steerlens.seal import with_digest, without_digest
 
@@ -33,7 +33,8 @@ class AnswerCache:
     def check(self) -> None:
         """Refuse a folder that can't be written: what is paid for has to be kept."""
         with _told(self.cache_dir):
-            make_folder(self.cache_dir / FOLDER)
+            for folder in (make_folder(self.cache_dir / FOLDER)).iterdir():
+                remove_leftovers(folder)
 
     def find(self, conversation: Conversation) -> Answer | None:
         """The answer that was kept, or None; a broken file is none."""

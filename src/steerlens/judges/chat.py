@@ -6,9 +6,12 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from steerlens.errors import SteerlensError, unknown
+
+if TYPE_CHECKING:
+    from steerlens.judges.deadline import EventLoop
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +74,12 @@ class Chat(Protocol):
 
         Raises:
             SteerlensError: no other conversation would be answered either.
+            CancelledError: another thread has abandoned it.
         """
+        ...
+
+    def abandon(self) -> None:
+        """End what is being asked at once, from another thread than those that ask."""
         ...
 
 
@@ -82,6 +90,9 @@ class Server:
     sdk: Any
     """The client's package. Those of OpenAI and Anthropic have one set of exceptions."""
     client: Any
+    """Its asynchronous one."""
+    loop: EventLoop
+    """In which the client is used."""
     model: str
     key_variable: str
     timeout: float
@@ -106,16 +117,20 @@ class Server:
             return
         try:
             with self._refusals():
-                self.client.models.retrieve(self.model)  # an alias needn't be listed
+                # An alias needn't be listed.
+                self.loop.run(self.client.models.retrieve(self.model))
         except (self.sdk.APIStatusError, *_BROKEN):
             raise unknown(f"judge.model at {self.url}", self.model, names) from None
 
     def _models(self) -> list[str] | None:
         """The models that the server lists; None if it lists none."""
         try:
-            return [one.id for one in self.client.models.list()] or None
+            return self.loop.run(self._listed()) or None
         except (self.sdk.NotFoundError, *_BROKEN):
             return None
+
+    async def _listed(self) -> list[str]:
+        return [model.id async for model in self.client.models.list()]
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:

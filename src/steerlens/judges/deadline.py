@@ -1,105 +1,75 @@
-"""A limit on how long one request may take in all.
+"""Requests with a limit on how long each may take in all, and that others can end.
 
 HTTP clients limit how long each step may take: a server that sends a byte a second never exceeds
-that.
+that. And a thread that waits for a server hears nothing else. So requests are tasks of an event
+loop, where a timeout holds for all that a task does, and a task can be cancelled.
 """
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import threading
-import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
-import httpcore
-import httpx
+T = TypeVar("T")
 
 
-def limit_requests(client: httpx.Client, seconds: float) -> None:
-    """Make every request of `client` a timeout once it has taken `seconds` in all.
+def limited_client(sdk: Any, seconds: float) -> Any:
+    """Give an HTTP client for the package `sdk` whose requests take at most `seconds` in all.
 
-    Each attempt and each redirect counts by itself, from connecting to its last byte.
+    Each attempt counts by itself, from connecting to its last byte, redirects included. One that
+    takes longer is a ReadTimeout, which `sdk` repeats like any other.
     """
-    clock = _Clock()
-    client.event_hooks["request"].append(lambda _request: clock.start(seconds))
-    for transport in (client._transport, *client._mounts.values()):
-        pool: Any = getattr(transport, "_pool", None)
-        if pool is not None:
-            pool._network_backend = _Backend(pool._network_backend, clock)
+    base = sdk.DefaultAsyncHttpxClient
+    # Which is httpx, or a successor of it.
+    library = importlib.import_module(base.__base__.__module__.partition(".")[0])
+
+    class LimitedClient(base):
+        async def send(self, request: Any, **settings: Any) -> Any:
+            try:
+                async with asyncio.timeout(seconds):
+                    return await super().send(request, **settings)
+            except TimeoutError as error:
+                message = "the request has taken too long in all"
+                raise library.ReadTimeout(message, request=request) from error
+
+    return LimitedClient(timeout=seconds)
 
 
-class _Clock(threading.local):
-    """When the request of a thread has to be over."""
+class EventLoop:
+    """An event loop in a thread of its own, for threads that wait."""
 
-    end: float | None = None
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
+        self._under_way: set[Future[Any]] = set()
 
-    def start(self, seconds: float) -> None:
-        self.end = time.monotonic() + seconds
-
-    def at_most(self, timeout: float | None) -> float | None:
-        """The seconds that are left of `timeout` for one step.
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run `coroutine`, and wait for what it gives.
 
         Raises:
-            httpcore.ReadTimeout: none are.
+            CancelledError: another thread has called `end`.
         """
-        if self.end is None:
-            return timeout
-        left = self.end - time.monotonic()
-        if left <= 0:
-            raise httpcore.ReadTimeout("the request has taken too long in all")
-        return left if timeout is None else min(timeout, left)
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(
+                    target=self._loop.run_forever, name="judge's requests", daemon=True
+                ).start()
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            self._under_way.add(future)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # on Ctrl-C in the thread that waits
+            with self._lock:
+                self._under_way.discard(future)
 
-
-class _Backend(httpcore.NetworkBackend):
-    def __init__(self, inner: httpcore.NetworkBackend, clock: _Clock) -> None:
-        self._inner, self._clock = inner, clock
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
-        timeout = self._clock.at_most(timeout)
-        stream = self._inner.connect_tcp(host, port, timeout, local_address, socket_options)
-        return _Stream(stream, self._clock)
-
-    def connect_unix_socket(
-        self,
-        path: str,
-        timeout: float | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
-        timeout = self._clock.at_most(timeout)
-        return _Stream(self._inner.connect_unix_socket(path, timeout, socket_options), self._clock)
-
-    def sleep(self, seconds: float) -> None:
-        self._inner.sleep(seconds)
-
-
-class _Stream(httpcore.NetworkStream):
-    def __init__(self, inner: httpcore.NetworkStream, clock: _Clock) -> None:
-        self._inner, self._clock = inner, clock
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, self._clock.at_most(timeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, self._clock.at_most(timeout))
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def start_tls(
-        self,
-        ssl_context: Any,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore.NetworkStream:
-        timeout = self._clock.at_most(timeout)
-        return _Stream(self._inner.start_tls(ssl_context, server_hostname, timeout), self._clock)
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._inner.get_extra_info(info)
+    def end(self) -> None:
+        """Cancel all that is under way, at once."""
+        with self._lock:
+            for future in self._under_way:
+                future.cancel()

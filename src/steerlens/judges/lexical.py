@@ -81,14 +81,19 @@ def fit_reading(perplexity: Sequence[float | None], degeneracy: Sequence[float |
 
     logs = [math.log(one) for one in perplexity if one is not None and one > 0]
     repeats = [one for one in degeneracy if one is not None]
-    if min(len(logs), len(repeats)) < FEWEST:
-        raise SteerlensError(
-            f"judge=lexical rates fluency against unsteered texts and needs {FEWEST} of them with "
-            f"a perplexity; there are {min(len(logs), len(repeats))}."
-        )
+    refuse_too_few_unsteered(min(len(logs), len(repeats)))
     median, high = np.quantile(logs, [0.5, AS_UNSTEERED]).tolist()
     repeated = max(float(np.quantile(repeats, AS_UNSTEERED)), LEAST_DEGENERACY)
     return Reading(Limits(high, 2 * high - median), Limits(repeated, (1 + repeated) / 2))
+
+
+def refuse_too_few_unsteered(n: int) -> None:
+    """Refuse `n` unsteered texts with a perplexity if they don't say how texts read."""
+    if n < FEWEST:
+        raise SteerlensError(
+            f"judge=lexical rates fluency against unsteered texts and needs {FEWEST} of them with "
+            f"a perplexity; there are {n}."
+        )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ class LocalChat:
         cache_dir = Path(run.paths.cache_dir)
         self.batch = run.judge.concurrency
         self._max_tokens = run.judge.max_tokens
+        self._abandoned = threading.Event()
         self._model, self._tokenizer = _load(
             path, cache_dir, resolve_dtype(run), resolve_device(run)
         )
@@ -45,6 +48,9 @@ class LocalChat:
     def check(self) -> None:
         """Loading has checked it all."""
 
+    def abandon(self) -> None:
+        self._abandoned.set()
+
     def answers(self, conversations: Sequence[Conversation]) -> list[Answer | Unanswered]:
         """One greedy answer for each conversation; none for one that is too long for the model.
 
@@ -52,6 +58,7 @@ class LocalChat:
         """
         from steerlens.memory import batches
 
+        self._abandoned.clear()
         tokens = [self._tokens(one) for one in conversations]
         room = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         found: list[Answer | Unanswered] = [
@@ -90,6 +97,10 @@ class LocalChat:
         tokens_BL = torch.tensor([[pad] * (length - len(ids)) + list(ids) for ids in tokens])
         mask_BL = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in tokens])
         device = self._model.device
+
+        def is_abandoned(tokens_BL: torch.Tensor, _logits_BV: Any, **_settings: Any) -> Any:
+            return torch.full((len(tokens_BL),), self._abandoned.is_set(), device=device)
+
         with torch.inference_mode():
             out_BL: torch.Tensor = self._model.generate(
                 tokens_BL.to(device),
@@ -97,7 +108,10 @@ class LocalChat:
                 max_new_tokens=self._max_tokens,
                 do_sample=False,
                 pad_token_id=pad,
+                stopping_criteria=[is_abandoned],
             )
+        if self._abandoned.is_set():  # the answers are cut off
+            raise CancelledError
         return [
             self._answer(ids, new)
             for ids, new in zip(tokens, out_BL[:, length:].tolist(), strict=True)
@@ -138,6 +152,8 @@ def _load(path: str, cache_dir: Path, dtype: torch.dtype, device: torch.device) 
         model = model_class.from_pretrained(
             entry.path, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
+    except MemoryError:
+        raise
     except Exception as error:
         raise load_error(entry, error) from error
     return model.to(device).eval(), tokenizer

@@ -9,7 +9,7 @@ from steerlens.config.judge import judge_key, key_variable
 from steerlens.config.prices import base_url
 from steerlens.config.schema import JudgeConfig
 from steerlens.judges.chat import Answer, Conversation, Server, Unanswered, count
-from steerlens.judges.deadline import limit_requests
+from steerlens.judges.deadline import EventLoop, limited_client
 
 
 class OpenAIChat:
@@ -21,10 +21,8 @@ class OpenAIChat:
         import openai
 
         url = base_url(config)
-        http = openai.DefaultHttpxClient(timeout=config.timeout)
-        limit_requests(http, config.timeout)
-        self.client = openai.OpenAI(
-            http_client=http,
+        self.client = openai.AsyncOpenAI(
+            http_client=limited_client(openai, config.timeout),
             api_key=judge_key(config),
             base_url=url,
             timeout=config.timeout,
@@ -32,7 +30,10 @@ class OpenAIChat:
         )
         self.workers = config.concurrency
         model = str(config.model)
-        self.server = Server(openai, self.client, model, key_variable(config), config.timeout)
+        self._loop = EventLoop()
+        self.server = Server(
+            openai, self.client, self._loop, model, key_variable(config), config.timeout
+        )
         self.identity: Mapping[str, Any] = {
             "judge": "openai",
             "model": model,
@@ -49,6 +50,9 @@ class OpenAIChat:
     def check(self) -> None:
         self.server.check()
 
+    def abandon(self) -> None:
+        self._loop.end()
+
     def answers(self, conversations: Sequence[Conversation]) -> list[Answer | Unanswered]:
         return [self._answer(one) for one in conversations]
 
@@ -56,7 +60,8 @@ class OpenAIChat:
         messages: Any = [one._asdict() for one in conversation]
         try:
             with self.server.asking():
-                done = self.client.chat.completions.create(messages=messages, **self._settings)
+                create = self.client.chat.completions.create
+                done = self._loop.run(create(messages=messages, **self._settings))
                 choice, usage = done.choices[0], done.usage
                 return Answer(
                     text=str(choice.message.content or choice.message.refusal or ""),

@@ -8,7 +8,6 @@ other files say, is reported and never filled in.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steerlens.errors import SteerlensError
-from steerlens.files import read_text
+from steerlens.files import parse_json, read_text
 from steerlens.judges.items import CONCEPT, FLUENCY, INSTRUCTION, VALUES
 from steerlens.judges.parse import parse
 from steerlens.results import CONCEPTS, EVALUATING, FEATURES, RATINGS
@@ -165,7 +164,7 @@ def _value(score: Any, file: Path) -> int | None:
 def _entries(file: Path) -> Mapping[tuple[int, int], dict[str, Any]]:
     """The members of a file by layer and feature; Python would keep only the last of equal keys."""
     try:
-        content = json.loads(read_text(file), object_pairs_hook=_once)
+        content = parse_json(read_text(file), object_pairs_hook=_once)
     except (OSError, ValueError) as error:
         raise SteerlensError(f"{file} is no JSON file that can be read ({error}).") from error
     if not isinstance(content, dict) or not content:

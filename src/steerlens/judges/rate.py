@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from steerlens.config.prices import Price
 from steerlens.config.schema import JudgeConfig
-from steerlens.errors import SteerlensError
+from steerlens.errors import SteerlensError, Terminated
 from steerlens.judges import cost, prompts
 from steerlens.judges.cache import AnswerCache
 from steerlens.judges.chat import Answer, Chat, Conversation, TooLong, Unanswered
@@ -29,6 +29,10 @@ from steerlens.judges.parse import parse
 
 GIVE_UP = 10
 """Requests that fail in a row, after all of the client's own repeats."""
+
+GRACE = 20.0
+"""Seconds that answers under way are waited for at SIGTERM or an error: batch systems kill after
+30."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ class LanguageModelJudge:
         """Rates `items` in every aspect that they have.
 
         What is kept is looked up first. Each new answer is kept before it counts, so that a run
-        that is killed goes on where it was; on Ctrl-C, what is under way is waited for and kept.
+        that is killed goes on where it was. At SIGTERM what is under way is waited for and kept;
+        on Ctrl-C it is given up at once.
 
         Raises:
             SteerlensError: nothing can be asked any more (key, model, server). What was answered is
@@ -154,8 +159,15 @@ class _Asking:
                         self.under_way.pop(future), future.result(), strict=True
                     ):
                         self._finish(task, answer)
+        except BaseException as error:
+            if isinstance(error, Terminated) or not isinstance(error, KeyboardInterrupt):
+                wait(self.under_way, GRACE)
+            raise
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            # More than once, because a thread may be about to ask.
+            while wait(self.under_way, 0.1).not_done:
+                self.judge.chat.abandon()
+            pool.shutdown()
 
     def _submit(self, pool: ThreadPoolExecutor) -> None:
         """Fills the threads that are free, with what surely fits in the budget."""

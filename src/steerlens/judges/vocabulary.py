@@ -98,11 +98,7 @@ def fit_vocabulary(positive: Sequence[str], negative: Sequence[str]) -> Vocabula
     """
     import numpy as np
 
-    if min(len(positive), len(negative)) < 2:
-        raise SteerlensError(
-            "judge=lexical learns a concept's words from at least two texts with it and two "
-            f"without; there are {len(positive)} and {len(negative)}."
-        )
+    refuse_too_few(len(positive), len(negative))
     counted = [Counter(words_of(text)) for text in [*positive, *negative]]
     words = sorted(set().union(*counted))
     column = {word: index for index, word in enumerate(words)}
@@ -114,6 +110,16 @@ def fit_vocabulary(positive: Sequence[str], negative: Sequence[str]) -> Vocabula
     chosen = _chosen(counts_NW, with_N)
     limits = _limits(_left_out_shares(counts_NW, with_N), with_N) if len(chosen) else None
     return Vocabulary(tuple(words[index] for index in chosen), limits)
+
+
+def refuse_too_few(n_with: int, n_without: int, concept: str | None = None) -> None:
+    """Refuse fewer than two texts with or without a concept, which may be named."""
+    if min(n_with, n_without) < 2:
+        of = f" of {concept!r}" if concept else ""
+        raise SteerlensError(
+            "judge=lexical learns a concept's words from at least two texts with it and two "
+            f"without; there are {n_with} and {n_without}{of}."
+        )
 
 
 def z_scores(with_W: np.ndarray, without_W: np.ndarray) -> np.ndarray:

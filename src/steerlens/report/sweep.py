@@ -19,7 +19,7 @@ from steerlens.report.terminal import console_on
 from steerlens.results import REPORT_FILE, SUMMARY_FILE
 from steerlens.status import LEFT_OUT
 from steerlens.studies import write_answer
-from steerlens.text import markdown, markdown_table, visible
+from steerlens.text import csv_text, markdown, markdown_table, visible
 
 SWEEP_CSV = "sweep.csv"
 
@@ -56,7 +56,7 @@ def write_sweep_report(
     from steerlens.figures import draw_all
     from steerlens.figures.overlay import draw_overlay
 
-    write_text(folder / SWEEP_CSV, rows.to_csv(index=False))
+    write_text(folder / SWEEP_CSV, csv_text(rows))
     figures: dict[str, list[Path]] = {}
     if len(series) == 1:
         figures = draw_all(series[0].tables, folder)

@@ -67,6 +67,8 @@ class Table:
         try:
             with path.open("rb") as file:
                 table = pq.read_table(file)
+        except MemoryError:  # an ArrowException, too
+            raise
         except (OSError, pa.ArrowException) as error:
             raise SteerlensError(
                 f"{path} can't be read: it is truncated or no Parquet file; run the job again."
@@ -79,6 +81,8 @@ class Table:
             )
         try:
             return self._to_pandas(self._like_ours(table))
+        except MemoryError:
+            raise
         except (pa.ArrowException, ValueError) as error:
             raise SteerlensError(f"{path} is no table of {what}: {error}") from error
 

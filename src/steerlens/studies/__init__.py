@@ -17,6 +17,7 @@ from steerlens.analysis.series import Series
 from steerlens.config.schema import STUDIES, StudyConfig
 from steerlens.errors import SteerlensError, unknown
 from steerlens.files import write_text
+from steerlens.text import csv_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +80,7 @@ def write_answer(
     except SteerlensError as error:
         found = Answer([f"The study {config.name} has no answer: {error}"])
     for name, table in found.tables.items():
-        write_text(folder / f"{name}.csv", table.to_csv(index=False))
+        write_text(folder / f"{name}.csv", csv_text(table))
     rows = {
         name: table.astype(object).where(table.notna(), None).to_dict("records")
         for name, table in found.tables.items()

@@ -18,6 +18,8 @@ def resolve_device(config: RunConfig) -> torch.device:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(device.type, True):
         raise SteerlensError(f"device={config.device} is not available here; use device=cpu.")
+    if device.type == "cuda" and (device.index or 0) >= (n := torch.cuda.device_count()):
+        raise SteerlensError(f"device={config.device}: this machine has cuda:0 to cuda:{n - 1}.")
     return device
 
 

@@ -94,6 +94,8 @@ def _convert(file: Path, folder: Path) -> None:
             model, info = model_class.from_pretrained(
                 folder, gguf_file=path, dtype=torch.float32, output_loading_info=True
             )
+    except MemoryError:
+        raise
     except Exception as error:
         raise SteerlensError(
             f"can't read the model in {file}: {type(error).__name__}: {first_line(error)}"

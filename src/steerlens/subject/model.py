@@ -188,6 +188,8 @@ def _hf_config(entry: ModelConfig) -> Any:
         return AutoConfig.from_pretrained(
             entry.path, revision=entry.revision, trust_remote_code=False
         )
+    except MemoryError:
+        raise
     except Exception as error:
         raise load_error(entry, error) from error
 
@@ -216,6 +218,8 @@ def load_weights(config: RunConfig) -> Any:
             device_map=config.device_map,
             output_loading_info=True,
         )
+    except MemoryError:
+        raise
     except Exception as error:
         raise load_error(entry, error) from error
     refuse_made_up_weights(entry.path, info)
@@ -232,6 +236,8 @@ def load_tokenizer(entry: ModelConfig) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(
             entry.path, revision=entry.revision, trust_remote_code=False
         )
+    except MemoryError:
+        raise
     except Exception as error:
         raise SteerlensError(
             f"can't load the tokenizer of {entry.path}: {first_line(error)}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steerlens.config.folders import sae_facts, sae_folders, safetensors_header
+from steerlens.config.folders import check_k, sae_facts, sae_folders, safetensors_header
 from steerlens.config.parse import LAYER_WORDS, layers_told, parse_layers
 from steerlens.config.sae_formats import sae_config, weights_file
 from steerlens.config.schema import RunConfig
@@ -91,7 +91,7 @@ def _release_sources(config: RunConfig, every_layer: range) -> list[SaeSource]:
             raise unknown(f"SAE id of {release}", sae_id, known_ids)
         return [SaeSource(layer=None, release=release, sae_id=sae_id)]
     layers = config.sae.layers if config.sae.layers is not None else every_layer
-    ids = {layer: sae_id.format(layer=layer) for layer in layers}
+    ids = {layer: sae_id.replace("{layer}", str(layer)) for layer in layers}
     return [
         SaeSource(layer=layer, release=release, sae_id=one)
         for layer, one in ids.items()
@@ -124,14 +124,19 @@ def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, 
                 identity = {"repo_id": repo_id, "path": folder, "revision": hub_revision(repo_id)}
         except SteerlensError:
             raise
+        except MemoryError:
+            raise
         except Exception as error:
             raise SteerlensError(
                 f"can't load the SAE {source}: {type(error).__name__}: {error}"
             ) from error
+    if (k := getattr(sae.cfg, "k", None)) is not None:
+        check_k(k, int(sae.cfg.d_sae), f"the SAE {source}")
     sae.eval().requires_grad_(False)
     # Heads' outputs come and go as one vector here; the bridge's shape is the engine's business.
     sae.turn_off_forward_pass_hook_z_reshaping()
     _refuse_nan(sae, source)
+    _refuse_zeros(sae, source)
     _refuse_unscaled(sae, source)
     return sae, {
         **identity,
@@ -208,6 +213,13 @@ def _refuse_nan(sae: SAE[Any], source: SaeSource) -> None:
     for name, parameter in sae.named_parameters():
         if not torch.isfinite(parameter).all():
             raise SteerlensError(f"the SAE {source} has NaN or infinite values in {name}.")
+
+
+def _refuse_zeros(sae: SAE[Any], source: SaeSource) -> None:
+    """Refuse weights that were never written: they would give scores of nothing."""
+    for name, parameter in sae.named_parameters():
+        if name in ("W_enc", "W_dec") and not parameter.any():
+            raise SteerlensError(f"the SAE {source} has only zeros in {name}; it isn't trained.")
 
 
 def _plain(metadata: dict[str, Any]) -> dict[str, Any]:

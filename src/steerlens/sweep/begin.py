@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerlens.config.compose import count_jobs, is_basic, swept_by_files
-from steerlens.files import SWEEP_FILE, make_folder, read_json, write_json
+from steerlens.files import SWEEP_FILE, make_folder, read_json, remove_leftovers, write_json
 from steerlens.status import now, refuse_foreign
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def begin(overrides: Sequence[str], tree: DictConfig) -> Sweep:
         folder = _earlier(folder.parent, id) or folder
     refuse_foreign(folder)
     make_folder(folder)
+    for written in (folder, folder / "figures"):
+        remove_leftovers(written)
     record = read_json(folder / SWEEP_FILE)
     goes_on = isinstance(record, dict) and record.get("id") == id
     write_json(
