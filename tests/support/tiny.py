@@ -85,6 +85,26 @@ MODELS: dict[str, Any] = {
         sliding_window=3,
     ),
 }
+SMALL: dict[str, Any] = {
+    **SHARED,
+    "d_model": D_MODEL,
+    "n_embd": D_MODEL,
+    "n_layer": N_LAYERS,
+    "n_layers": N_LAYERS,
+    "num_layers": N_LAYERS,
+    "n_head": 4,
+    "n_heads": 4,
+    "num_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "rotary_dim": 4,
+    "ffn_dim": 64,
+    "n_positions": 64,
+    "n_ctx": 64,
+    "max_seq_len": 64,
+    "pad_token_id": 1,
+}
+"""What makes a config of any type small, as far as the type has it."""
 ARCHITECTURES = ("standard", "gated", "jumprelu", "topk")
 OTHERS: dict[str, dict[str, Any]] = {
     "abstopk": {"k": 6},

@@ -7,14 +7,12 @@ Finished rows leave as soon as the batch is padded to fewer without them.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from steerlens.errors import SteerlensError
 from steerlens.generation.sampling import Noise, Sampling, next_tokens
 from steerlens.generation.stopping import Stopping
 from steerlens.intervention import looks_back
@@ -22,6 +20,13 @@ from steerlens.intervention.hooks import Edits
 from steerlens.metrics.first_step import first_step_kl
 from steerlens.padding import ROWS, next_multiple, padded, with_rows
 from steerlens.subject import Subject
+from steerlens.subject.forward import (
+    copied,
+    final_vectors,
+    left_padded,
+    new_cache,
+    select_rows,
+)
 
 LENGTHS = 8
 """Prompts are padded to a multiple of so many tokens."""
@@ -141,14 +146,14 @@ class _Forward:
         # Always as many at once: how many prompts there are depends on the batch.
         for tokens_RL, n_padding_R in self._tiles():
             self._n_padding = n_padding_R
-            self._cache = _new_cache(self._subject)
+            self._cache = new_cache(self._bridge)
             if first > 0:
                 self._run(tokens_RL[:, :first], [])
-            caches.append(_copied(self._cache))
+            caches.append(copied(self._cache))
             if hooks.steers:
                 plain.append(self._run(tokens_RL[:, first:], []))
         self._cache, self._n_padding = _joined(caches), n_padding_P[prompt_B]
-        self._select_cache(prompt_B)
+        select_rows(self._cache, prompt_B)
         steered_BV = self._run(self._tokens_PL[prompt_B][:, first:], hooks.hooks())
         if not plain:
             return steered_BV, torch.zeros(len(steered_BV))
@@ -165,7 +170,7 @@ class _Forward:
         tokens_B1 = token_B.to(self._n_padding.device)[:, None]
         hooks.is_prompt = False
         first = hooks.steers and hooks.fired == 0 and hooks.edits_new_tokens
-        before = _copied(self._cache) if first else None
+        before = copied(self._cache) if first else None
         logits_BV = self._run(tokens_B1, hooks.hooks())
         if before is None:
             return logits_BV, None
@@ -178,36 +183,15 @@ class _Forward:
         """Goes on with these rows only."""
         rows = rows.to(self._n_padding.device)
         self._n_padding = self._n_padding[rows]
-        self._select_cache(rows)
-
-    def _select_cache(self, rows: torch.Tensor) -> None:
-        for layer in self._cache.layers:
-            if layer.is_initialized and layer.keys.numel():
-                layer.keys = layer.keys[rows.to(layer.keys.device)]
-                layer.values = layer.values[rows.to(layer.values.device)]
+        select_rows(self._cache, rows)
 
     def _run(self, tokens_BL: torch.Tensor, hooks: list[tuple[str, Any]]) -> torch.Tensor:
         """Logits (B, V) of the last position; the cache grows."""
-        past, length = int(self._cache.get_seq_length()), tokens_BL.shape[1]
-        place_L = torch.arange(past + length, device=tokens_BL.device)
-        mask_BL = place_L >= self._n_padding[:, None]
-        place_BL = (place_L - self._n_padding[:, None]).clamp(min=0)
-        seen: list[torch.Tensor] = []
-
-        def catch(h_BLD: torch.Tensor, hook: Any) -> torch.Tensor:
-            seen.append(h_BLD[:, -1])
-            return h_BLD[:0]  # only the last position's logits are wanted
-
-        self._bridge.run_with_hooks(
-            tokens_BL,
-            fwd_hooks=[*hooks, ("unembed.hook_in", catch)],
-            past_key_values=self._cache,
-            use_cache=True,
-            attention_mask=mask_BL.long(),
-            position_ids=place_BL[:, past:],
-        )
+        past = int(self._cache.get_seq_length())
+        inputs = left_padded(self._n_padding, past, tokens_BL.shape[1])
+        h_BD = final_vectors(self._bridge, tokens_BL, hooks, self._cache, last=True, **inputs)
         head = self._subject.lm.head
-        return head.finish(head.logits(seen[0].to(head.device)))
+        return head.finish(head.logits(h_BD.to(head.device)))
 
 
 def _kl(
@@ -221,32 +205,11 @@ def _kl(
     return kl_B.masked_fill_((hooks.factor_B == 0).to(kl_B.device), 0)
 
 
-def _new_cache(subject: Subject) -> Any:
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    hf_model: Any = subject.lm.bridge.original_model
-    cache = DynamicCache(config=hf_model.config)
-    if not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
-        raise SteerlensError(
-            f"{subject.lm.name} ({hf_model.config.model_type}) remembers its past by more than "
-            "keys and values, which steerlens can't expand to rows yet."
-        )
-    return cache
-
-
 def _joined(caches: Sequence[Any]) -> Any:
     """The keys and values of all rows in one cache."""
-    whole = _copied(caches[0])
+    whole = copied(caches[0])
     for layer, *parts in zip(whole.layers, *(cache.layers for cache in caches), strict=True):
         if layer.is_initialized:
             layer.keys = torch.cat([part.keys for part in parts])
             layer.values = torch.cat([part.values for part in parts])
     return whole
-
-
-def _copied(cache: Any) -> Any:
-    """The same keys and values, which may grow apart from here."""
-    other = copy.copy(cache)
-    other.layers = [copy.copy(layer) for layer in cache.layers]
-    return other
