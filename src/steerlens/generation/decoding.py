@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from steerlens.errors import SteerlensError
 from steerlens.generation.sampling import Noise, Sampling, next_tokens
 from steerlens.generation.stopping import Stopping
 from steerlens.intervention import looks_back
@@ -82,6 +83,9 @@ def decode(
         stopping: when a text ends.
         progress: called with the number of tokens that have just been drawn.
         full: how many rows a full batch has; None = as many as this one.
+
+    Raises:
+        SteerlensError: logits overflow in the run's dtype.
     """
     full, device = full or len(prompt_B), subject.lm.device
     found = [Continuation() for _ in prompt_B]
@@ -94,6 +98,7 @@ def decode(
     forward = _Forward(subject, prompts, stopping.max_new_tokens)
     logits_BV, kl_B = forward.prompt(with_rows(prompt_B, len(texts)), hooks)
     while True:
+        _refuse_overflow(subject, logits_BV, kl_B, texts, hooks)
         if kl_B is not None:
             for text, kl in zip(texts, kl_B.tolist(), strict=True):
                 if text:
@@ -119,6 +124,32 @@ def decode(
             texts = [texts[row] for row in rows]
             token_B = [token_B[row] for row in rows]
         logits_BV, kl_B = forward.next(torch.tensor(token_B), hooks)
+
+
+def _refuse_overflow(
+    subject: Subject,
+    logits_BV: torch.Tensor,
+    kl_B: torch.Tensor | None,
+    texts: Sequence[Continuation | None],
+    hooks: Edits,
+) -> None:
+    """Refuse numbers that are none, of which no token can be drawn, in rows that are still going.
+
+    Raises:
+        SteerlensError: with the factor that was too large for the run's dtype.
+    """
+    # The largest is NaN where any is; -inf alone is a token that the model excludes.
+    largest_B = logits_BV.amax(dim=-1).float().cpu()
+    if kl_B is not None:
+        largest_B = largest_B + kl_B.cpu()
+    going_B = torch.tensor([text is not None for text in texts])
+    overflown_B = going_B & ~torch.isfinite(largest_B)
+    if overflown_B.any():
+        factor = float(hooks.factor_B[overflown_B.nonzero()[0, 0]])
+        raise SteerlensError(
+            f"layer {subject.layer} gives NaN or infinite logits in {subject.lm.dtype} when it is "
+            f"steered with the factor {factor:g}; use dtype=float32 or smaller factors."
+        )
 
 
 class _Forward:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from steerlens.engine.ranks import log_probability
+from steerlens.errors import SteerlensError
 from steerlens.memory import batches, rows_that_fit
 from steerlens.padding import next_multiple, padded
 from steerlens.subject import LoadedModel
@@ -47,6 +48,9 @@ def mean_negative_log_likelihood(
             is run once for all that have the same.
         memory_budget: bytes for what is run at once.
         progress: called with the number of texts just read.
+
+    Raises:
+        SteerlensError: logits overflow in the model's dtype.
     """
     means = np.zeros(len(texts))
     shared = [0] * len(texts)
@@ -70,6 +74,10 @@ def mean_negative_log_likelihood(
             size = _rows_at_once(lm, n_begun, length, memory_budget)
             for done in batches(len(group), size, run):
                 progress(done)
+    if not np.isfinite(means).all():
+        raise SteerlensError(
+            f"{lm.name} gives NaN or infinite log-probabilities in {lm.dtype}; use dtype=float32."
+        )
     return means.tolist()
 
 

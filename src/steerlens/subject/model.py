@@ -183,6 +183,9 @@ def _bridge(
     """
     from transformer_lens.model_bridge import TransformerBridge
 
+    from steerlens.subject.adapters import register_adapters
+
+    register_adapters()
     try:
         bridge = TransformerBridge.boot_transformers(
             source.path,
