@@ -35,7 +35,22 @@ TABLE = Path(__file__).with_suffix(".md")
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 """How the classes of models end that continue texts."""
 
+LATENT: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+}
+"""Multi-head latent attention, made small."""
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "DeepseekV2ForCausalLM": {"": LATENT},
+    "DeepseekV3ForCausalLM": {"": LATENT},
+    "Glm4MoeLiteForCausalLM": {"": LATENT},
+    "YoutuForCausalLM": {"": LATENT},
+    "GPTNeoForCausalLM": {"": {"attention_types": [[["global", "local"], 2]]}},
+    "Gemma4ForCausalLM": {"": {"head_dim": None}},
     "FalconForCausalLM": {
         "multi-query": {"new_decoder_architecture": False, "multi_query": True, "alibi": False},
         "ALiBi": {"new_decoder_architecture": False, "multi_query": False, "alibi": True},
@@ -51,7 +66,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "GPTBigCodeForCausalLM": {"": {}, "multi-head": {"multi_query": False}},
     "GPTNeoXForCausalLM": {"": {}, "sequential": {"use_parallel_residual": False}},
 }
-"""Settings that real models of a type differ in, and that lead to other code."""
+"""Settings that real models of a type differ in and that lead to other code, and what makes some
+types small; None leaves a setting of `SMALL` out."""
 
 
 class Row(NamedTuple):
@@ -141,7 +157,8 @@ def tiny_config(config_class: Any, settings: Mapping[str, Any]) -> Any:
         for name, value in SMALL.items()
         if hasattr(default, name) and name not in computed
     }
-    return config_class(**{**has, **settings})
+    chosen = {**has, **settings}
+    return config_class(**{name: value for name, value in chosen.items() if value is not None})
 
 
 def table(rows: list[Row]) -> str:
