@@ -100,7 +100,7 @@ def reference_logits(hf_model: Any, tokenizer: PreTrainedTokenizerBase, name: st
             f"{name} ({hf_model.config.model_type}) doesn't continue texts by itself, which "
             f"steering needs: {type(error).__name__}: {first_line(error)}"
         ) from error
-    if not all(logits_LV.isfinite().all() for logits_LV in logits):
+    if not (math.isfinite(rounding) and all(logits_LV.isfinite().all() for logits_LV in logits)):
         dtype = str(hf_model.dtype).removeprefix("torch.")
         raise SteerlensError(
             f"the logits of {name} are NaN or infinite in {dtype}; use dtype=float32."
