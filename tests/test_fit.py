@@ -59,6 +59,41 @@ def test_an_evaluator_counts_where_texts_are_steered() -> None:
     assert "try evaluator=null or a smaller model" in str(caught.value)
 
 
+CONCEPTS = ["concepts=embedded", "steer=axbench", "evaluator=null"]
+
+
+def test_a_local_judge_and_the_copy_that_lora_trains_are_held_at_the_same_time(
+    tmp_path: Path,
+) -> None:
+    model, sae = model_folder(tmp_path / "model"), sae_folder(tmp_path / "sae")
+    judge = model_folder(tmp_path / "judge", d_model=100)
+    folders = [f"model.path={model}", f"sae.path={sae}"]
+    local = ["model=local", "sae=local", *folders, *CONCEPTS, "dtype=float32"]
+    own = 10 * 8 + 16 * 8
+    for overrides, size in [
+        (["judge=lexical", "concepts.methods=[SAE]"], own),
+        (["judge=lexical", "concepts.methods=[SAE,LoRA]"], own + 10 * 8),
+        (["judge=local", f"judge.model={judge}", "concepts.methods=[SAE]"], own + 10 * 100),
+        (["judge=local", f"judge.model={judge}", "concepts.methods=[LoRA]"], own + 10 * 108),
+        # What no entry of conf/model says the size of can't be counted before it is downloaded.
+        (["judge=local", "judge.model=some/judge", "concepts.methods=[SAE]"], own),
+    ]:
+        assert fit.estimate_weights(compose([*local, *overrides])) == 4 * size
+
+
+@pytest.mark.usefixtures("machine")
+def test_what_a_judge_and_lora_take_is_told_with_how_to_do_without() -> None:
+    pythia = ["subject=pythia-70m", "features=random", "device=cpu", *CONCEPTS, "dtype=bfloat16"]
+    fit.refuse_if_too_big(compose([*pythia, "judge=lexical"]))
+    with pytest.raises(SteerlensError) as caught:
+        fit.refuse_if_too_big(compose([*pythia, "judge=local", "judge.model=google/gemma-2-9b-it"]))
+    assert (
+        ", the judge google/gemma-2-9b-it and the copy of pythia-70m-deduped that LoRA trains take "
+        in str(caught.value)
+    )
+    assert "try judge=lexical or concepts.methods without LoRA or a sm" in str(caught.value)
+
+
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(
     ("overrides", "expected"),

@@ -8,11 +8,14 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
 from steerlens.config.check import local_folder
+from steerlens.config.entries import entries
 from steerlens.config.folders import sae_folders, safetensors_header
 from steerlens.config.gguf import gguf_file, read_header
 from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
@@ -25,6 +28,8 @@ GPU_DRIVERS = [
 ]
 """What Linux has where CUDA or ROCm has a GPU: a card's, Jetson's, AMD's, Windows' below WSL."""
 
+LORA = "LoRA"
+"""The method, of `config.schema.STEERED_BY`, that trains a second copy of the model."""
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -57,21 +62,51 @@ def dtype_name(config: RunConfig) -> str:
     return "float32" if on_cpu else "bfloat16"
 
 
+class Weights(NamedTuple):
+    """Weights that a run holds in memory besides its model's and one SAE's."""
+
+    what: str
+    n_numbers: float
+    """0 where nothing tells."""
+    without: str
+    """The setting that does without them."""
+
+
 def estimate_weights(config: RunConfig) -> int | None:
-    """Bytes of the weights of the model, one SAE, and the evaluator of texts if some are steered;
+    """Bytes of all weights that a run holds at once: of the model, one SAE, and what `others` says;
     None where nothing tells the model's size."""
     n_params = _model_size(config.model)
     if n_params is None:
         return None
-    judge = _evaluator(config)
-    judge_size = (_model_size(judge) or 0) if judge else 0
-    size = n_params + judge_size + _sae_size(config.sae, config.model)
+    size = n_params + _sae_size(config.sae, config.model)
+    size += sum(weights.n_numbers for weights in _others(config, n_params))
     return int(size * BYTES[dtype_name(config)])
 
 
-def _evaluator(config: RunConfig) -> ModelConfig | None:
-    """The evaluator, if the run loads it."""
-    return config.evaluator if parse_factors(config.steer.factors) else None
+def _others(config: RunConfig, n_params: float) -> list[Weights]:
+    """The evaluator of steered texts, a judge in this process, and the model that LoRA trains, if
+    the run loads them; all of the same dtype, where the model is."""
+    others = []
+    if config.evaluator and parse_factors(config.steer.factors):
+        name = f"the evaluator {config.evaluator.title}"
+        others.append(Weights(name, _model_size(config.evaluator) or 0, "evaluator=null"))
+    if config.concepts is None:
+        return others
+    if config.judge is not None and config.judge.name == "local":
+        judge = _judge(str(config.judge.model))
+        name = f"the judge {judge.title}"
+        others.append(Weights(name, _model_size(judge) or 0, "judge=lexical"))
+    if LORA in config.concepts.methods:
+        name = f"the copy of {config.model.title} that LoRA trains"
+        others.append(Weights(name, n_params, "concepts.methods without LoRA"))
+    return others
+
+
+def _judge(path: str) -> ModelConfig:
+    """A judge's model, with its size if an entry of `conf/model` is of the same one."""
+    sizes = {entry["path"]: entry.get("n_params") for entry in entries("model").values()}
+    size = sizes.get(path)
+    return ModelConfig(name=path, path=path, n_params=None if size is None else float(size))
 
 
 def refuse_if_too_big(config: RunConfig, spare: int = 0) -> None:
@@ -86,20 +121,24 @@ def refuse_if_too_big(config: RunConfig, spare: int = 0) -> None:
     there = available_memory(config)
     if there is None or needed <= there + spare:
         return
-    ways = ["a smaller model"]
-    if dtype_name(config) == "float32":
-        ways.insert(0, "dtype=bfloat16")
+    others = [other for other in _others(config, _model_size(config.model) or 0) if other.n_numbers]
+    ways = [other.without for other in others]
     if device == "cuda" and config.device_map is None:
-        ways.insert(0, "device_map=auto")
-    names = [config.model.title, config.sae.title]
-    if judge := _evaluator(config):
-        names.append(f"the evaluator {judge.name}")
-        ways.insert(0, "evaluator=null")
+        ways.append("device_map=auto")
+    if dtype_name(config) == "float32":
+        ways.append("dtype=bfloat16")
+    ways.append("a smaller model")
+    names = [config.model.title, config.sae.title, *(other.what for other in others)]
     where = "all devices together have" if config.device_map else f"{device} has"
     raise SteerlensError(
-        f"the weights of {' and '.join(names)} take {gigabytes(needed)} in "
+        f"the weights of {_listed(names)} take {gigabytes(needed)} in "
         f"{dtype_name(config)}, but {where} {gigabytes(there)}; try {' or '.join(ways)}."
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`a and b`, or `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def available_memory(config: RunConfig) -> int | None:

@@ -30,7 +30,7 @@ def batches(n: int, size: int, run: Callable[[slice, int], None]) -> Iterator[in
         try:
             run(slice(start, stop), size)
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error) or stop - start == 1:
+            if not is_out_of_memory(error) or stop - start == 1:
                 raise
             size = (stop - start + 1) // 2
         else:
@@ -43,7 +43,8 @@ def batches(n: int, size: int, run: Callable[[slice, int], None]) -> Iterator[in
             torch.cuda.empty_cache()
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether `error` says that memory has run out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return "can't allocate memory" in str(error) or "not enough memory" in str(error)

@@ -513,7 +513,8 @@ class Stages:
         """Writes to provenance.json what was used and how long it took."""
         from steerlens.subject.belonging import note_of_copy
 
-        self._facts |= {"model": subject.lm.identity, **facts}
+        agreement = dataclasses.asdict(subject.lm.agreement)
+        self._facts |= {"model": subject.lm.identity, "agreement": agreement, **facts}
         if note := note_of_copy(subject.lm, subject.sae):
             self._facts["notes"] = list(dict.fromkeys([*self._facts.get("notes", []), note]))
         self._facts["saes"][subject.layer] = subject.identity

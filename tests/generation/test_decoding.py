@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from steerlens import SteerlensError
+from steerlens import SteerlensError, load_subject
 from steerlens.config.schema import POSITIONS
 from steerlens.generation.decoding import LENGTHS, decode
 from steerlens.generation.sampling import Sampling
@@ -29,6 +31,7 @@ from tests.support.generating import (
     texts_of,
 )
 from tests.support.naive_steering import naive_logits
+from tests.support.tiny import save_sae
 
 MakeSubject = Callable[..., Subject]
 
@@ -157,5 +160,18 @@ def test_a_model_that_remembers_otherwise_is_refused(
             self.layers = [object()]
 
     monkeypatch.setattr("transformers.DynamicCache", Other)
-    with pytest.raises(SteerlensError, match=r"\(llama\) remembers its past by more than"):
+    with pytest.raises(SteerlensError, match=r"of type llama remembers its past by more than"):
         texts_of(subject, mixed_rows(), **SAMPLED)
+
+
+def test_overflow_is_refused_with_the_factor_that_was_too_large(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    paths = {"model.path": tiny_folder("llama"), "sae.path": save_sae(tmp_path / "sae")}
+    subject = load_subject(
+        "local", "local", **paths, **{"paths.cache_dir": tmp_path, "dtype": "float16"}
+    )
+    fine = texts_of(subject, rows_of((1,), (0.0, 1.0)), **SAMPLED)
+    assert np.isfinite(fine["first_step_kl"]).all()
+    with pytest.raises(SteerlensError, match="float16 when it is steered with the factor 1e\\+06"):
+        texts_of(subject, rows_of((1,), (1.0, 1e6)), **SAMPLED)

@@ -4,20 +4,20 @@ The edit changes nothing but the last position's vector at the hook where it is 
 prompt runs once and keeps its keys and values; then the last token runs in one row up to the hook,
 which turns that row into B, and only what comes after it sees B rows (the block adds the one row of
 the residual stream to the B rows of a sub-layer's output). It is exact: position by position, the
-rows compute what B separate forwards would.
+rows compute what B separate forwards would. Some models prepare for a number of rows before their
+first block (BLOOM its ALiBi, say): theirs run in B rows from the start.
 """
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from typing import Any
 
 import torch
 
-from steerlens.errors import SteerlensError
 from steerlens.padding import padded, with_rows
 from steerlens.subject import Subject
+from steerlens.subject.forward import copied, final_vectors, new_cache, rows_of_one
 from steerlens.subject.site import never_fires
 
 ROWS_ON_CPU = 512
@@ -29,20 +29,11 @@ class LastPosition:
     """A prompt whose last position can be run again from the SAE's hook on, in many rows."""
 
     def __init__(self, subject: Subject, tokens_1L: torch.Tensor) -> None:
-        from transformers import DynamicCache
-        from transformers.cache_utils import DynamicLayer
-
         self._subject = subject
         self._bridge = subject.lm.bridge
         self._length = int(tokens_1L.shape[1])
         self._token_11 = tokens_1L[:, -1:]
-        hf_model: Any = self._bridge.original_model
-        self._cache = DynamicCache(config=hf_model.config)
-        if not all(isinstance(layer, DynamicLayer) for layer in self._cache.layers):
-            raise SteerlensError(
-                f"{subject.lm.name} ({hf_model.config.model_type}) remembers its past by more than "
-                "keys and values, which steerlens can't expand to rows yet."
-            )
+        self._cache = new_cache(self._bridge)
         with torch.no_grad():
             names = dict.fromkeys([*subject.site.read_before_write, subject.site.write])
             seen: dict[str, list[torch.Tensor]] = {name: [] for name in names}
@@ -53,7 +44,7 @@ class LastPosition:
             look = [(name, partial(catch, name=name)) for name in names]
             if self._length > 1:
                 self._run(tokens_1L[:, :-1], look, self._cache)
-            self.h_D = self._run(self._token_11, look, self._cache_of_rows(1))[0]
+            self.h_D = self._run(self._token_11, look, copied(self._cache))[0]
         for name, values in seen.items():
             if not values:
                 raise never_fires(name, subject.lm)
@@ -79,46 +70,27 @@ class LastPosition:
             return out_BD.to(out_11D).reshape(-1, *out_11D.shape[1:])
 
         hooks = [(self._subject.site.write, expand)]
-        return self._run(self._token_11, hooks, self._cache_of_rows(len(out_BD)))
+        token_B1, first_block = self._token_11, self._first_row_block
+        if self._subject.lm.rows_from_start:
+            token_B1 = token_B1.expand(len(out_BD), -1)
+        return self._run(token_B1, hooks, rows_of_one(self._cache, len(out_BD), first_block))
+
+    @property
+    def _first_row_block(self) -> int:
+        return 0 if self._subject.lm.rows_from_start else self._subject.site.first_row_block
 
     def bytes_per_row(self) -> int:
         """Memory that one more row takes at its peak, a generous estimate."""
         cfg = self._bridge.cfg
         size = self._subject.lm.dtype.itemsize
         n_kv = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
-        blocks = self._subject.lm.n_layers - self._subject.site.first_row_block
+        blocks = self._subject.lm.n_layers - self._first_row_block
         keys_values = 2 * n_kv * cfg.d_head * (self._length + 1) * blocks
         d_mlp = cfg.d_mlp or 4 * cfg.d_model
         return size * (keys_values + 5 * d_mlp + 16 * cfg.d_model + 8 * cfg.n_heads * cfg.d_head)
 
     def _run(
-        self, tokens_1L: torch.Tensor, hooks: list[tuple[str, Any]], cache: Any
+        self, tokens_BL: torch.Tensor, hooks: list[tuple[str, Any]], cache: Any
     ) -> torch.Tensor:
         """Final normed vectors of the last position, one for each row that comes out."""
-        seen: list[torch.Tensor] = []
-
-        def catch(h_BLD: torch.Tensor, hook: Any) -> torch.Tensor:
-            seen.append(h_BLD[:, -1])
-            return h_BLD[:0]  # the unembedding is not the model's to do here
-
-        self._bridge.run_with_hooks(
-            tokens_1L,
-            fwd_hooks=[*hooks, ("unembed.hook_in", catch)],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return seen[0]
-
-    def _cache_of_rows(self, n_rows: int) -> Any:
-        """The prompt's cache with B rows, as views, in the blocks above the hook.
-
-        A copy, because a forward appends the last token's keys and values to what it is given.
-        """
-        cache = copy.copy(self._cache)
-        cache.layers = [copy.copy(layer) for layer in self._cache.layers]
-        if self._length > 1:
-            layers: list[Any] = cache.layers[self._subject.site.first_row_block :]
-            for layer in layers:
-                layer.keys = layer.keys.expand(n_rows, -1, -1, -1)
-                layer.values = layer.values.expand(n_rows, -1, -1, -1)
-        return cache
+        return final_vectors(self._bridge, tokens_BL, hooks, cache, last=True)

@@ -7,7 +7,6 @@ Finished rows leave as soon as the batch is padded to fewer without them.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +21,13 @@ from steerlens.intervention.hooks import Edits
 from steerlens.metrics.first_step import first_step_kl
 from steerlens.padding import ROWS, next_multiple, padded, with_rows
 from steerlens.subject import Subject
+from steerlens.subject.forward import (
+    copied,
+    final_vectors,
+    left_padded,
+    new_cache,
+    select_rows,
+)
 
 LENGTHS = 8
 """Prompts are padded to a multiple of so many tokens."""
@@ -77,6 +83,9 @@ def decode(
         stopping: when a text ends.
         progress: called with the number of tokens that have just been drawn.
         full: how many rows a full batch has; None = as many as this one.
+
+    Raises:
+        SteerlensError: logits overflow in the run's dtype.
     """
     full, device = full or len(prompt_B), subject.lm.device
     found = [Continuation() for _ in prompt_B]
@@ -89,6 +98,7 @@ def decode(
     forward = _Forward(subject, prompts, stopping.max_new_tokens)
     logits_BV, kl_B = forward.prompt(with_rows(prompt_B, len(texts)), hooks)
     while True:
+        _refuse_overflow(subject, logits_BV, kl_B, texts, hooks)
         if kl_B is not None:
             for text, kl in zip(texts, kl_B.tolist(), strict=True):
                 if text:
@@ -116,6 +126,32 @@ def decode(
         logits_BV, kl_B = forward.next(torch.tensor(token_B), hooks)
 
 
+def _refuse_overflow(
+    subject: Subject,
+    logits_BV: torch.Tensor,
+    kl_B: torch.Tensor | None,
+    texts: Sequence[Continuation | None],
+    hooks: Edits,
+) -> None:
+    """Refuse numbers that are none, of which no token can be drawn, in rows that are still going.
+
+    Raises:
+        SteerlensError: with the factor that was too large for the run's dtype.
+    """
+    # The largest is NaN where any is; -inf alone is a token that the model excludes.
+    largest_B = logits_BV.amax(dim=-1).float().cpu()
+    if kl_B is not None:
+        largest_B = largest_B + kl_B.cpu()
+    going_B = torch.tensor([text is not None for text in texts])
+    overflown_B = going_B & ~torch.isfinite(largest_B)
+    if overflown_B.any():
+        factor = float(hooks.factor_B[overflown_B.nonzero()[0, 0]])
+        raise SteerlensError(
+            f"layer {subject.layer} gives NaN or infinite logits in {subject.lm.dtype} when it is "
+            f"steered with the factor {factor:g}; use dtype=float32 or smaller factors."
+        )
+
+
 class _Forward:
     """Forwards of a batch, with the keys and values of what came before."""
 
@@ -141,14 +177,14 @@ class _Forward:
         # Always as many at once: how many prompts there are depends on the batch.
         for tokens_RL, n_padding_R in self._tiles():
             self._n_padding = n_padding_R
-            self._cache = _new_cache(self._subject)
+            self._cache = new_cache(self._bridge)
             if first > 0:
                 self._run(tokens_RL[:, :first], [])
-            caches.append(_copied(self._cache))
+            caches.append(copied(self._cache))
             if hooks.steers:
                 plain.append(self._run(tokens_RL[:, first:], []))
         self._cache, self._n_padding = _joined(caches), n_padding_P[prompt_B]
-        self._select_cache(prompt_B)
+        select_rows(self._cache, prompt_B)
         steered_BV = self._run(self._tokens_PL[prompt_B][:, first:], hooks.hooks())
         if not plain:
             return steered_BV, torch.zeros(len(steered_BV))
@@ -165,7 +201,7 @@ class _Forward:
         tokens_B1 = token_B.to(self._n_padding.device)[:, None]
         hooks.is_prompt = False
         first = hooks.steers and hooks.fired == 0 and hooks.edits_new_tokens
-        before = _copied(self._cache) if first else None
+        before = copied(self._cache) if first else None
         logits_BV = self._run(tokens_B1, hooks.hooks())
         if before is None:
             return logits_BV, None
@@ -178,36 +214,15 @@ class _Forward:
         """Goes on with these rows only."""
         rows = rows.to(self._n_padding.device)
         self._n_padding = self._n_padding[rows]
-        self._select_cache(rows)
-
-    def _select_cache(self, rows: torch.Tensor) -> None:
-        for layer in self._cache.layers:
-            if layer.is_initialized and layer.keys.numel():
-                layer.keys = layer.keys[rows.to(layer.keys.device)]
-                layer.values = layer.values[rows.to(layer.values.device)]
+        select_rows(self._cache, rows)
 
     def _run(self, tokens_BL: torch.Tensor, hooks: list[tuple[str, Any]]) -> torch.Tensor:
         """Logits (B, V) of the last position; the cache grows."""
-        past, length = int(self._cache.get_seq_length()), tokens_BL.shape[1]
-        place_L = torch.arange(past + length, device=tokens_BL.device)
-        mask_BL = place_L >= self._n_padding[:, None]
-        place_BL = (place_L - self._n_padding[:, None]).clamp(min=0)
-        seen: list[torch.Tensor] = []
-
-        def catch(h_BLD: torch.Tensor, hook: Any) -> torch.Tensor:
-            seen.append(h_BLD[:, -1])
-            return h_BLD[:0]  # only the last position's logits are wanted
-
-        self._bridge.run_with_hooks(
-            tokens_BL,
-            fwd_hooks=[*hooks, ("unembed.hook_in", catch)],
-            past_key_values=self._cache,
-            use_cache=True,
-            attention_mask=mask_BL.long(),
-            position_ids=place_BL[:, past:],
-        )
+        past = int(self._cache.get_seq_length())
+        inputs = left_padded(self._n_padding, past, tokens_BL.shape[1])
+        h_BD = final_vectors(self._bridge, tokens_BL, hooks, self._cache, last=True, **inputs)
         head = self._subject.lm.head
-        return head.finish(head.logits(seen[0].to(head.device)))
+        return head.finish(head.logits(h_BD.to(head.device)))
 
 
 def _kl(
@@ -221,32 +236,11 @@ def _kl(
     return kl_B.masked_fill_((hooks.factor_B == 0).to(kl_B.device), 0)
 
 
-def _new_cache(subject: Subject) -> Any:
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    hf_model: Any = subject.lm.bridge.original_model
-    cache = DynamicCache(config=hf_model.config)
-    if not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
-        raise SteerlensError(
-            f"{subject.lm.name} ({hf_model.config.model_type}) remembers its past by more than "
-            "keys and values, which steerlens can't expand to rows yet."
-        )
-    return cache
-
-
 def _joined(caches: Sequence[Any]) -> Any:
     """The keys and values of all rows in one cache."""
-    whole = _copied(caches[0])
+    whole = copied(caches[0])
     for layer, *parts in zip(whole.layers, *(cache.layers for cache in caches), strict=True):
         if layer.is_initialized:
             layer.keys = torch.cat([part.keys for part in parts])
             layer.values = torch.cat([part.values for part in parts])
     return whole
-
-
-def _copied(cache: Any) -> Any:
-    """The same keys and values, which may grow apart from here."""
-    other = copy.copy(cache)
-    other.layers = [copy.copy(layer) for layer in cache.layers]
-    return other

@@ -7,7 +7,6 @@ depends on the text and its prompt alone, so that its number doesn't depend on t
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,11 @@ import numpy as np
 import torch
 
 from steerlens.engine.ranks import log_probability
+from steerlens.errors import SteerlensError
 from steerlens.memory import batches, rows_that_fit
 from steerlens.padding import next_multiple, padded
 from steerlens.subject import LoadedModel
+from steerlens.subject.forward import copied, final_vectors
 from steerlens.subject.head import Head
 
 TOKENS_ON_CPU, TOKENS_ON_GPU = 2048, 8192
@@ -47,6 +48,9 @@ def mean_negative_log_likelihood(
             is run once for all that have the same.
         memory_budget: bytes for what is run at once.
         progress: called with the number of texts just read.
+
+    Raises:
+        SteerlensError: logits overflow in the model's dtype.
     """
     means = np.zeros(len(texts))
     shared = [0] * len(texts)
@@ -70,6 +74,10 @@ def mean_negative_log_likelihood(
             size = _rows_at_once(lm, n_begun, length, memory_budget)
             for done in batches(len(group), size, run):
                 progress(done)
+    if not np.isfinite(means).all():
+        raise SteerlensError(
+            f"{lm.name} gives NaN or infinite log-probabilities in {lm.dtype}; use dtype=float32."
+        )
     return means.tolist()
 
 
@@ -112,8 +120,7 @@ class _Begun:
 
     def cache_of_rows(self, which_B: torch.Tensor) -> Any:
         """Keys and values in B rows: a copy, because a forward appends to what it is given."""
-        cache = copy.copy(self.cache)
-        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        cache = copied(self.cache)
         cache.reorder_cache(which_B)
         return cache
 
@@ -232,19 +239,7 @@ def _filled(
 
 def _normed(lm: LoadedModel, tokens_BL: torch.Tensor, cache: Any = None) -> torch.Tensor:
     """Final normed vectors (B, L, D) of all positions, after those that `cache` remembers."""
-    seen: list[torch.Tensor] = []
-
-    def catch(h_BLD: torch.Tensor, hook: Any) -> torch.Tensor:
-        seen.append(h_BLD)
-        return h_BLD[:0]  # the unembedding is not the model's to do here
-
-    lm.bridge.run_with_hooks(
-        tokens_BL,
-        fwd_hooks=[("unembed.hook_in", catch)],
-        past_key_values=cache,
-        use_cache=cache is not None,
-    )
-    return seen[0]
+    return final_vectors(lm.bridge, tokens_BL, cache=cache)
 
 
 def _bytes_per_token(lm: LoadedModel, length: int) -> int:

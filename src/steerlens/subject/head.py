@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steerlens.errors import SteerlensError
-
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -70,22 +68,3 @@ def _logit_scale(hf_config: object) -> float:
     if (divisor := getattr(hf_config, "logits_scaling", None)) is not None:
         return 1.0 / float(divisor)
     return float(getattr(hf_config, "logit_scale", None) or 1.0)
-
-
-@torch.no_grad()
-def checked_head(bridge: TransformerBridge) -> Head:
-    """The head of `bridge`, after a check that it gives the logits that the model itself gives."""
-    head = Head(bridge)
-    seen: list[torch.Tensor] = []
-    token = torch.zeros((1, 1), dtype=torch.int64, device=next(bridge.embed.parameters()).device)
-    expected = bridge.run_with_hooks(
-        token, fwd_hooks=[("unembed.hook_in", lambda h, hook: seen.append(h))]
-    )[0, -1].float()
-    got = head.finish(head.logits(seen[0][0, -1:]))[0].float()
-    tolerance = 1e-4 if expected.dtype == torch.float32 else 0.05
-    if not torch.allclose(got, expected, rtol=tolerance, atol=tolerance * expected.abs().max()):
-        raise SteerlensError(
-            f"{bridge.cfg.architecture} does something to its logits that steerlens doesn't know "
-            "of; please report it with the model's name."
-        )
-    return head

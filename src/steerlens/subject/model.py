@@ -13,10 +13,19 @@ from steerlens.config import folders
 from steerlens.config.gguf import gguf_file, model_names
 from steerlens.config.schema import ModelConfig, RunConfig
 from steerlens.errors import SteerlensError
+from steerlens.memory import is_out_of_memory
 from steerlens.provenance import folder_identity, hub_revision
+from steerlens.subject.agreement import (
+    Agreement,
+    agree,
+    keep_agreement,
+    read_agreement,
+    reference_logits,
+    use_own_attention,
+)
 from steerlens.subject.device import resolve_device, resolve_dtype
 from steerlens.subject.gguf import gguf_identity, loadable
-from steerlens.subject.head import Head, checked_head
+from steerlens.subject.head import Head
 from steerlens.subject.load_errors import first_line, load_error, refuse_made_up_weights
 
 if TYPE_CHECKING:
@@ -42,6 +51,13 @@ class LoadedModel:
     names: tuple[str, ...] = ()
     """All names by which others may call it, its own first."""
     identity: dict[str, Any] = field(default_factory=dict)
+    agreement: Agreement = field(default_factory=lambda: Agreement(0.0))
+    """How the bridge runs it, and how close its logits are to Hugging Face's."""
+
+    @property
+    def rows_from_start(self) -> bool:
+        """Whether rows must be as many in all blocks, also before they differ."""
+        return self.agreement.rows_from_start
 
     @property
     def n_layers(self) -> int:
@@ -117,40 +133,82 @@ def count_layers(config: ModelConfig) -> int:
 
 
 def load_model(config: RunConfig, metadata: SAEMetadata) -> LoadedModel:
-    """The model of `config`, processed as `metadata` says its SAE was trained."""
-    from transformer_lens.model_bridge import TransformerBridge
+    """The model of `config`, processed as `metadata` says its SAE was trained.
 
+    Raises:
+        SteerlensError: it can't be loaded, or the bridge doesn't give its logits.
+    """
     silence_transformers()
     entry, cache_dir = config.model, Path(config.paths.cache_dir)
     source = loadable(entry, cache_dir)
     hf_model = load_weights(config)
     tokenizer = load_tokenizer(source)
-    bridge = TransformerBridge.boot_transformers(
-        source.path,
-        hf_model=hf_model,
-        dtype=resolve_dtype(config),
-        revision=source.revision,
-        device=None if config.device_map else resolve_device(config),
-        trust_remote_code=False,
-    )
-    processing = _process(bridge, metadata)
-    bridge.eval()
-    for parameter in bridge.original_model.parameters():
-        parameter.requires_grad_(False)
+    processing = _processing(metadata)
+    identity = {
+        **model_identity(entry, cache_dir),
+        "architecture": hf_model.config.architectures,
+        "dtype": str(resolve_dtype(config)),
+        "device": str(resolve_device(config)),
+        "processing": processing or "none",
+    }
+    key = {**identity, "device_map": config.device_map, "chip": _chip(config)}
+    agreement = read_agreement(key, cache_dir)
+    reference = None if agreement else reference_logits(hf_model, tokenizer, entry.title)
+    bridge, head = _bridge(hf_model, source, config, processing)
+    if reference is not None:
+        agreement = agree(bridge, head, reference, bool(processing), entry.title)
+        if identity.get("revision", "") is not None:  # else nothing tells this model from others
+            keep_agreement(key, cache_dir, agreement)
+    assert agreement is not None
+    if agreement.own_attention:
+        use_own_attention(bridge)
     return LoadedModel(
         bridge=bridge,
         tokenizer=tokenizer,
-        head=checked_head(bridge),
+        head=head,
         name=entry.title,
         names=model_names(entry),
-        identity={
-            **model_identity(entry, cache_dir),
-            "architecture": hf_model.config.architectures,
-            "dtype": str(resolve_dtype(config)),
-            "device": str(resolve_device(config)),
-            "processing": processing,
-        },
+        identity=identity,
+        agreement=agreement,
     )
+
+
+def _bridge(
+    hf_model: Any, source: ModelConfig, config: RunConfig, processing: dict[str, bool]
+) -> tuple[TransformerBridge, Head]:
+    """Have the bridge take `hf_model` over, and process its weights.
+
+    Raises:
+        SteerlensError: it can't.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from steerlens.subject.adapters import register_adapters
+
+    register_adapters()
+    try:
+        bridge = TransformerBridge.boot_transformers(
+            source.path,
+            hf_model=hf_model,
+            dtype=resolve_dtype(config),
+            revision=source.revision,
+            device=None if config.device_map else resolve_device(config),
+            trust_remote_code=False,
+        )
+        if processing:
+            bridge.enable_compatibility_mode(disable_warnings=True, **processing)
+        head = Head(bridge)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise SteerlensError(
+            f"{config.model.title} is of type {hf_model.config.model_type}, which TransformerLens' "
+            f"bridge can't take over: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    bridge.eval()
+    for parameter in bridge.original_model.parameters():
+        parameter.requires_grad_(False)
+    return bridge, head
 
 
 def model_identity(entry: ModelConfig, cache_dir: Path) -> dict[str, Any]:
@@ -171,14 +229,17 @@ def silence_transformers() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
-def _process(bridge: TransformerBridge, metadata: SAEMetadata) -> dict[str, Any] | str:
-    """Folds and centres weights exactly as far as the SAE's training did; returns what was done."""
+def _processing(metadata: SAEMetadata) -> dict[str, bool]:
+    """How weights are folded and centred: as the SAE's training did; empty for not at all."""
     kwargs = metadata.model_from_pretrained_kwargs or {}
     chosen = {name: bool(kwargs.get(name, False)) for name in PROCESSING}
-    if not any(chosen.values()):
-        return "none"
-    bridge.enable_compatibility_mode(disable_warnings=True, **chosen)
-    return chosen
+    return chosen if any(chosen.values()) else {}
+
+
+def _chip(config: RunConfig) -> str | None:
+    """The name of the GPU, whose arithmetic is its own; None for others."""
+    device = resolve_device(config)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def _hf_config(entry: ModelConfig) -> Any:

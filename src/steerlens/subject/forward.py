@@ -1,0 +1,124 @@
+"""Forwards of the bridge up to the final norm, and the keys and values that they leave behind.
+
+Whatever steerlens asks of a model goes through here, so that `agreement` can compare it with the
+model's own logits.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from steerlens.errors import SteerlensError
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+def final_vectors(
+    bridge: TransformerBridge,
+    tokens_BL: torch.Tensor,
+    hooks: Sequence[tuple[str, Any]] = (),
+    cache: Any = None,
+    last: bool = False,
+    **inputs: torch.Tensor,
+) -> torch.Tensor:
+    """Return the final normed vectors, (B, L, D), or (B, D) of the last position alone.
+
+    Args:
+        bridge: the model.
+        tokens_BL: token ids.
+        hooks: what is read or changed on the way; B is the number of rows that comes out.
+        cache: keys and values of what came before, to which this forward's are appended; None =
+            nothing came before, and nothing is kept.
+        last: whether the last position is all that is wanted.
+        inputs: what else the model is given: a mask, positions.
+    """
+    seen: list[torch.Tensor] = []
+
+    def catch(h_BLD: torch.Tensor, hook: Any) -> torch.Tensor:
+        seen.append(h_BLD[:, -1] if last else h_BLD)
+        return h_BLD[:0]  # the unembedding is not the model's to do here
+
+    bridge.run_with_hooks(
+        tokens_BL,
+        fwd_hooks=[*hooks, ("unembed.hook_in", catch)],
+        past_key_values=cache,
+        use_cache=cache is not None,
+        **inputs,
+    )
+    return seen[0]
+
+
+def left_padded(n_padding_B: torch.Tensor, past: int, length: int) -> dict[str, torch.Tensor]:
+    """Return the mask (B, past + length) and positions (B, length) of rows padded on the left.
+
+    Args:
+        n_padding_B: how many tokens of padding each row begins with.
+        past: how many positions came before.
+        length: how many are to be run.
+    """
+    position_L = torch.arange(past + length, device=n_padding_B.device)
+    mask_BL = position_L >= n_padding_B[:, None]
+    position_BL = (position_L - n_padding_B[:, None]).clamp(min=0)
+    return {"attention_mask": mask_BL.long(), "position_ids": position_BL[:, past:]}
+
+
+def new_cache(bridge: TransformerBridge) -> Any:
+    """Return an empty cache of keys and values.
+
+    Raises:
+        SteerlensError: the model remembers its past by something else, too.
+    """
+    if not is_expandable(bridge):
+        hf_model: Any = bridge.original_model
+        raise SteerlensError(
+            f"a model of type {hf_model.config.model_type} remembers its past by more than keys "
+            "and values, which steerlens can't expand to rows yet."
+        )
+    return _cache(bridge)
+
+
+def is_expandable(bridge: TransformerBridge) -> bool:
+    """Return whether the model remembers its past by keys and values alone."""
+    from transformers.cache_utils import DynamicLayer
+
+    return all(isinstance(layer, DynamicLayer) for layer in _cache(bridge).layers)
+
+
+def _cache(bridge: TransformerBridge) -> Any:
+    from transformers import DynamicCache
+
+    hf_model: Any = bridge.original_model
+    return DynamicCache(config=hf_model.config)
+
+
+def copied(cache: Any) -> Any:
+    """Return the same keys and values, which may grow apart from here."""
+    other = copy.copy(cache)
+    other.layers = [copy.copy(layer) for layer in cache.layers]
+    return other
+
+
+def select_rows(cache: Any, rows: torch.Tensor) -> None:
+    """Make `rows` of the cache, each as often as it is named, all that is in it."""
+    for layer in cache.layers:
+        if layer.is_initialized and layer.keys.numel():
+            layer.keys = layer.keys[rows.to(layer.keys.device)]
+            layer.values = layer.values[rows.to(layer.values.device)]
+
+
+def rows_of_one(cache: Any, n_rows: int, first_block: int) -> Any:
+    """Return a copy of a cache of one row that has `n_rows` from block `first_block` on.
+
+    They are views: a forward appends the next token's keys and values to a copy of its own.
+    """
+    cache = copied(cache)
+    for layer in cache.layers[first_block:]:
+        if layer.is_initialized and layer.keys.numel():
+            layer.keys = layer.keys.expand(n_rows, -1, -1, -1)
+            layer.values = layer.values.expand(n_rows, -1, -1, -1)
+    return cache
