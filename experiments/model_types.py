@@ -27,8 +27,8 @@ from sae_lens.saes.sae import SAEMetadata
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 
 from steerlens.config.schema import ModelConfig, PathsConfig, RunConfig
+from steerlens.engine.subject.model import load_model
 from steerlens.errors import SteerlensError
-from steerlens.subject.model import load_model
 from tests.support.tiny import SMALL, save_tokenizer
 
 TABLE = Path(__file__).with_suffix(".md")

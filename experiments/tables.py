@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steerlens.files import CONFIG_FILE, atomic_write, write_text
-from steerlens.provenance import PROVENANCE_FILE
 from steerlens.results import SUMMARY_FILE, TABLES
-from steerlens.status import STATUS_FILE
+from steerlens.results.status import STATUS_FILE
+from steerlens.storage.files import CONFIG_FILE, atomic_write, write_text
+from steerlens.storage.provenance import PROVENANCE_FILE
 
 TEXTS: dict[str, Any] = {"text": "", "token_ids": []}
 """Columns of texts, and what stands in their place."""

@@ -13,7 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 
 if TYPE_CHECKING:
-    from steerlens.subject import Subject
+    from steerlens.engine.subject import Subject
 
 
 @pytest.fixture(scope="session")

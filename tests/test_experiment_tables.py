@@ -10,7 +10,7 @@ from experiments.tables import store
 from steerlens.config.compose import compose
 from steerlens.report import report
 from steerlens.results import FEATURES, GENERATIONS
-from steerlens.run import run
+from steerlens.runs.run import run
 from tests.support.trained import FOLDER, LAYER
 
 

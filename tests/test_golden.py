@@ -14,7 +14,7 @@ import pytest
 import steerlens
 from steerlens.config.compose import compose
 from steerlens.config.shipped import missing_release, shipped_path
-from steerlens.subject import load_subjects
+from steerlens.engine.subject import load_subjects
 from tests.support.gguf import needs_wheel
 
 GOLDEN = Path(__file__).with_name("golden") / "smollm2-topk.json"

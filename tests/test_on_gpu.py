@@ -14,9 +14,9 @@ from experiments.gpu import llama, stack
 from experiments.smollm2.step import Settings
 from experiments.smollm2.train import RELEASES
 from steerlens import load_subject
-from steerlens.activations.stream import activations
+from steerlens.engine.activations.stream import activations
+from steerlens.engine.subject import Subject
 from steerlens.scores import ScoreRun, output
-from steerlens.subject import Subject
 from tests.support.generating import GREEDY, SAMPLED, ids_of, mixed_rows, texts_of
 from tests.support.tiny import save_sae
 

@@ -26,12 +26,12 @@ from experiments.benchmarks.random_subject import (
     seconds,
     shapes_above,
 )
-from steerlens.generation.decoding import decode
-from steerlens.generation.sampling import Sampling
-from steerlens.generation.stopping import Stopping
-from steerlens.intervention import Operation, feature_targets
-from steerlens.intervention.hooks import SteeringHooks
-from steerlens.subject import Subject
+from steerlens.engine.generation.decoding import decode
+from steerlens.engine.generation.sampling import Sampling
+from steerlens.engine.generation.stopping import Stopping
+from steerlens.engine.intervention import Operation, feature_targets
+from steerlens.engine.intervention.hooks import SteeringHooks
+from steerlens.engine.subject import Subject
 
 PROMPT = "From my experience,"
 

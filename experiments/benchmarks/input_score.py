@@ -24,13 +24,8 @@ from experiments.benchmarks.random_subject import (
     seconds,
 )
 from steerlens import load_subject
-from steerlens.activations.stream import (
-    TOKENS_ON_CPU,
-    TOKENS_ON_GPU,
-    activations,
-    residuals,
-)
-from steerlens.subject import Subject
+from steerlens.engine.activations.stream import TOKENS_ON_CPU, TOKENS_ON_GPU, activations, residuals
+from steerlens.engine.subject import Subject
 
 BUDGET = 2 * 1024**3
 

@@ -27,9 +27,9 @@ from experiments.benchmarks.random_subject import (
     seconds,
     shapes_above,
 )
+from steerlens.engine.subject import LoadedModel
 from steerlens.scores import ScoreRun
 from steerlens.scores.output import Config, score
-from steerlens.subject import LoadedModel
 from tests.support.naive import naive_output_score
 
 PROMPT = "From my experience,"

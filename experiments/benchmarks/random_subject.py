@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 
-from steerlens.subject import LoadedModel, Site, Subject
-from steerlens.subject.head import checked_head
+from steerlens.engine.subject import LoadedModel, Site, Subject
+from steerlens.engine.subject.head import checked_head
 from tests.support.tiny import save_tokenizer
 
 GEMMA_2_2B = Gemma2Config()  # the defaults are its shapes

@@ -5,8 +5,8 @@ From the top of the repository:
     python -m experiments.benchmarks.rows --threads 2 --dtype float32
 
 Each operation is done on all rows, and on parts of them of every size asked for, at several places;
-printed are the sizes with which some row has other bits. `steerlens.padding` relies on there being
-none among the multiples of its `ROWS`.
+printed are the sizes with which some row has other bits. `steerlens.engine.padding` relies on there
+being none among the multiples of its `ROWS`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 import torch.nn.functional as F
 
-from steerlens.metrics.likelihood import LENGTHS
-from steerlens.padding import ROWS
+from steerlens.engine.padding import ROWS
+from steerlens.steering.metrics.likelihood import LENGTHS
 
 Operation = tuple[str, Callable[[torch.Tensor], torch.Tensor], torch.Tensor]
 """Name, what is done, and rows to do it to."""

@@ -20,7 +20,7 @@ import torch
 from transformers import Gemma2Config
 
 from experiments.benchmarks.random_subject import random_model, random_sae, random_subject, seconds
-from steerlens.activations.stream import activations
+from steerlens.engine.activations.stream import activations
 from steerlens.scores import ScoreRun
 from steerlens.scores.output import Config, score
 

@@ -33,7 +33,7 @@ import pandas as pd
 
 from experiments.faults import disturb
 from experiments.faults.cases import CACHE, CASES, OUT, save_material, words_of
-from steerlens.status import read_status
+from steerlens.results.status import read_status
 from tests.support.judge_server import JudgeServer, Reply
 
 PATIENCE = 300
@@ -358,12 +358,6 @@ def preload() -> None:
     import torch
     import transformer_lens  # noqa: F401
     from matplotlib.figure import Figure
-
-    import steerlens.concept_steering
-    import steerlens.run
-    import steerlens.scoring
-    import steerlens.steering
-    import steerlens.subject  # noqa: F401
 
     torch.set_num_threads(1)
 

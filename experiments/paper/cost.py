@@ -15,7 +15,7 @@ from steerlens.config.compose import compose
 from steerlens.config.parse import parse_layers
 from steerlens.config.schema import ModelConfig
 from steerlens.report.terminal import duration
-from steerlens.text import markdown_table
+from steerlens.results.text import markdown_table
 
 SUBJECTS = ("gemma-2-2b", "gemma-2-9b", "llama-3.1-8b", "pythia-70m")
 UNTIED = ("llama-3.1-8b", "pythia-70m-deduped")

@@ -148,7 +148,7 @@ def wikipedia(gensim: Path) -> Iterator[str]:
 
 def installed() -> Iterator[str]:
     """Yield the documentation of the installed Python packages, a module a document."""
-    from steerlens.corpus.installed import documents
+    from steerlens.data.corpus.installed import documents
 
     module, texts = None, []
     for document in documents(kinds=("docstring", "string"), seed=0):

@@ -20,13 +20,13 @@ import torch
 from scipy.stats import false_discovery_control
 
 from steerlens import load_subject
-from steerlens.activations.stream import residuals
 from steerlens.config.compose import compose
-from steerlens.corpus_pass import context_length, cut_corpus
-from steerlens.logit_lens import logit_lens_of_directions
-from steerlens.score_run import ScoreRun
+from steerlens.engine.activations.stream import residuals
+from steerlens.engine.corpus_pass import context_length, cut_corpus
+from steerlens.engine.logit_lens import logit_lens_of_directions
+from steerlens.engine.run_context import ScoreRun
+from steerlens.engine.subject import Subject
 from steerlens.scores.output import Config, draw_directions, p_values, score_toward
-from steerlens.subject import Subject
 
 LEVEL = 0.05
 PIECES_AT_ONCE = 8

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from steerlens.errors import SteerlensError
 
 if TYPE_CHECKING:
-    from steerlens.api import load_subject, score_features
-    from steerlens.intervention.context import steer
+    from steerlens.engine.intervention.context import steer
+    from steerlens.runs.api import load_subject, score_features
 
 __version__ = version("steerlens")
 __all__ = ["SteerlensError", "__version__", "load_subject", "score_features", "steer"]
@@ -26,7 +26,7 @@ __all__ = ["SteerlensError", "__version__", "load_subject", "score_features", "s
 def __getattr__(name: str) -> Any:
     # Lazy, so that the command line can answer without importing torch.
     if name in ("load_subject", "score_features"):
-        return getattr(import_module("steerlens.api"), name)
+        return getattr(import_module("steerlens.runs.api"), name)
     if name == "steer":
-        return import_module("steerlens.intervention.context").steer
+        return import_module("steerlens.engine.intervention.context").steer
     raise AttributeError(f"module 'steerlens' has no attribute {name!r}")

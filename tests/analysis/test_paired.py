@@ -10,14 +10,7 @@ import pytest
 from scipy.stats import binomtest, permutation_test
 
 from steerlens.analysis.arms import KEYS
-from steerlens.analysis.paired import (
-    ALPHA,
-    ENOUGH,
-    adjusted,
-    chance_of,
-    compared,
-    sign_test,
-)
+from steerlens.analysis.paired import ALPHA, ENOUGH, adjusted, chance_of, compared, sign_test
 
 
 def pairs_of(hits: list[list[int]], others: list[list[int]]) -> pd.DataFrame:

@@ -18,8 +18,8 @@ from steerlens.analysis.steering_summary import (
     steering_summary,
 )
 from steerlens.config.schema import ChoiceConfig
-from steerlens.files import json_text
 from steerlens.results.folder import RunTables
+from steerlens.storage.files import json_text
 from tests.support.frames import frame, generations, tables
 from tests.support.steering import steering
 

@@ -8,12 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steerlens.analysis.payoff import (
-    criteria,
-    payoff,
-    payoff_by_layer,
-    threshold_curve,
-)
+from steerlens.analysis.payoff import criteria, payoff, payoff_by_layer, threshold_curve
 from tests.support.steering import steering
 
 FEW = 200

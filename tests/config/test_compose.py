@@ -14,17 +14,11 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from steerlens.config import explain
-from steerlens.config.compose import (
-    compose,
-    compose_jobs,
-    compose_tree,
-    register,
-    to_config,
-)
+from steerlens.config.compose import compose, compose_jobs, compose_tree, register, to_config
 from steerlens.config.entries import PACKAGE, conf_dir
+from steerlens.config.registry import load_method
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError
-from steerlens.registry import load_method
 
 
 def refusal(*overrides: str) -> str:

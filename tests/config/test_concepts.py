@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from steerlens.config.check import check
 from steerlens.config.compose import compose
 from steerlens.errors import SteerlensError
+from steerlens.runs.preflight import check
 
 BASE = ("concepts=embedded", "judge=lexical", "steer=axbench")
 

@@ -15,15 +15,15 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader
 
 from steerlens.config import gguf as module
-from steerlens.config.check import check
 from steerlens.config.compose import compose
 from steerlens.config.entries import entries
 from steerlens.config.folders import count_layers, model_fact
 from steerlens.config.gguf import gguf_file, model_names, read_header
 from steerlens.config.schema import ModelConfig, RunConfig
 from steerlens.errors import SteerlensError
-from steerlens.fit import estimate_weights
-from steerlens.plan import weights_are_here
+from steerlens.runs.memory_check import estimate_weights
+from steerlens.runs.plan import weights_are_here
+from steerlens.runs.preflight import check
 from tests.config.folders import model_folder, sae_folder
 from tests.support.gguf import D_MODEL, D_VOCAB, N_LAYERS, needs_wheel, write_gguf
 
@@ -321,7 +321,7 @@ def test_nothing_of_this_imports_torch(file: Path, sae: Path, tmp_path: Path) ->
     (tmp_path / "none.gguf").write_bytes(b"GGUF")
     code = f"""
 import sys
-from steerlens.config.check import check
+from steerlens.runs.preflight import check
 from steerlens.config.compose import compose
 from steerlens.errors import SteerlensError
 check(compose({words(file, sae)!r}))

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from steerlens.config.check import check
 from steerlens.config.compose import compose
 from steerlens.config.entries import options
 from steerlens.config.judge import check_judge, judge_key
 from steerlens.config.schema import JUDGES, JudgeConfig
 from steerlens.errors import SteerlensError
+from steerlens.runs.preflight import check
 
 OURS: dict[str, Any] = {"name": "openai", "model": "m", "base_url": "http://127.0.0.1:8000/v1"}
 LOCAL: dict[str, Any] = {"name": "local", "model": "DIR"}

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from steerlens.catalog import family, listing, read_release, releases
-from steerlens.config.check import check, refuse_other_model
+from steerlens.config.catalog import family, listing, read_release, releases
 from steerlens.config.compose import compose, features_of_width, register
 from steerlens.config.entries import entries, resolved
 from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
 from steerlens.errors import SteerlensError
+from steerlens.runs.preflight import check, refuse_other_model
 
 FAMILIES = r"gemma-scope-2-.*|qwen-scope-.*|goodfire-.*|.*gpt-oss.*|.*-andyrdt"
 """Releases of SAELens' list of which every SAE has a short name."""
@@ -61,7 +61,7 @@ def with_sae(base: RunConfig, name: str, **settings: str) -> RunConfig:
 def test_a_ready_sae_is_in_saelens_list_for_its_model_at_each_of_its_layers(
     name: str, base: RunConfig, directory: dict[str, Any]
 ) -> None:
-    from steerlens.subject.sae import sae_sources
+    from steerlens.engine.subject.sae import sae_sources
 
     config = with_sae(base, name)
     check(config)

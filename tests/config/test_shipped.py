@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from steerlens.config import shipped
-from steerlens.config.check import check
 from steerlens.config.compose import compose
 from steerlens.errors import SteerlensError
+from steerlens.runs.preflight import check
 from tests.support.shipped import LAYERS, MODEL, save_distribution
 
 RELEASES = ("smollm2-topk", "smollm2-batchtopk")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from steerlens.config.check import check
 from steerlens.config.compose import compose
 from steerlens.config.parse import parse_words
+from steerlens.config.prompts import PROMPTS
 from steerlens.config.schema import GenerationConfig, SelectionConfig
 from steerlens.config.steering import (
     check_generation,
@@ -20,7 +20,7 @@ from steerlens.config.steering import (
     parse_stop,
 )
 from steerlens.errors import SteerlensError
-from steerlens.prompts import PROMPTS
+from steerlens.runs.preflight import check
 
 
 @pytest.mark.parametrize(

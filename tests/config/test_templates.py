@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from steerlens.config.check import check
 from steerlens.config.compose import compose
 from steerlens.config.folders import has_chat_template
+from steerlens.config.prompts import PROMPTS, REQUESTS
 from steerlens.config.schema import GenerationConfig, ModelConfig
 from steerlens.config.steering import parse_prompts, with_template
 from steerlens.errors import SteerlensError
-from steerlens.prompts import PROMPTS, REQUESTS
+from steerlens.runs.preflight import check
 from tests.support.templates import save_template
 from tests.support.tiny import save_model, save_sae
 

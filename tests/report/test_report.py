@@ -12,11 +12,11 @@ import yaml
 
 from steerlens.analysis.summary import summarise
 from steerlens.errors import SteerlensError
-from steerlens.figures import FIGURES, STEERING_FIGURES
-from steerlens.files import write_json
 from steerlens.report import report, report_text
+from steerlens.report.figures import FIGURES, STEERING_FIGURES
 from steerlens.results import COVERAGE, FEATURES, GENERATIONS, NULL_SCORES, STEERING
 from steerlens.results.folder import CONFIG_FILE, RunTables, read_tables
+from steerlens.storage.files import write_json
 from tests.support.frames import NASTY, found_pmi, frame, null_scores, tables
 
 pytestmark = pytest.mark.usefixtures("quick_figures")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from steerlens.files import write_json
 from steerlens.results import FEATURES, STEERING
 from steerlens.results.folder import changed_settings, unfinished
 from steerlens.results.replace import ASIDE, replacing, written_files
-from steerlens.status import Status
+from steerlens.results.status import Status
+from steerlens.storage.files import write_json
 from tests.support.frames import frame
 
 REPORT = "# model\n\n![by layer](figures/by_layer.png)\n"

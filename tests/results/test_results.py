@@ -13,10 +13,10 @@ import pytest
 
 from steerlens.analysis.summary import best_features, summarise
 from steerlens.errors import SteerlensError
-from steerlens.files import json_text
 from steerlens.results import FEATURES
 from steerlens.results.folder import RunTables
 from steerlens.results.pmi import PMI_FILE, Pmi
+from steerlens.storage.files import json_text
 from tests.support.frames import NASTY, found_pmi, frame
 
 KEY = {"model": "m", "sae": "s", "hook_name": "h"}
@@ -163,9 +163,11 @@ def test_equal_scores_keep_the_order_of_layer_and_feature() -> None:
 def test_nothing_after_the_scores_imports_torch() -> None:
     code = """
 import sys
-from steerlens import figures, provenance, results, tracking
+from steerlens.report import figures, tracking
+from steerlens.storage import provenance
+from steerlens import results
 from steerlens.analysis import factors, payoff, pmi, roles, steering_summary, summary
-from steerlens.figures import threshold
+from steerlens.report.figures import threshold
 from steerlens.report import concept_page, steering, terminal
 from steerlens.results import folder
 heavy = {"torch", "transformer_lens", "sae_lens", "wandb", "matplotlib.pyplot"}

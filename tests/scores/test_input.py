@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from steerlens import SteerlensError, score_features
-from steerlens.subject import Subject
+from steerlens.engine.subject import Subject
 from tests.support.naive import naive_logit_lens
 from tests.support.tiny import D_SAE, WORDS
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from steerlens import SteerlensError, score_features
+from steerlens.engine.intervention import decoder_rows
+from steerlens.engine.run_context import ScoreRun
 from steerlens.engine.steered import SteeredPrompt
-from steerlens.intervention import decoder_rows
-from steerlens.score_run import ScoreRun
+from steerlens.engine.subject import Subject
 from steerlens.scores import output
 from steerlens.scores.output import Config, draw_directions, null_scores, p_values
-from steerlens.scoring import null_columns, score_layer
-from steerlens.store import Store
-from steerlens.subject import Subject
+from steerlens.scores.scoring import null_columns, score_layer
+from steerlens.storage.store import Store
 from tests.support.naive import naive_output_score
 from tests.support.tiny import ARCHITECTURES, D_SAE, MODELS
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from steerlens import SteerlensError, score_features
-from steerlens.subject import Subject
+from steerlens.engine.subject import Subject
 from tests.support.naive import naive_output_score, naive_steered_logits
 from tests.support.tiny import D_SAE, D_VOCAB
 

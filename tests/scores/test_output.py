@@ -10,7 +10,7 @@ import pytest
 from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
 from steerlens import SteerlensError, score_features
-from steerlens.subject import Subject
+from steerlens.engine.subject import Subject
 from tests.support.naive import naive_output_score
 from tests.support.templates import TEMPLATE
 from tests.support.tiny import ARCHITECTURES, D_SAE, D_VOCAB, MODELS, OTHERS, TRANSCODERS

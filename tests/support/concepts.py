@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from steerlens.baselines.labelled import Labelled, Tokens, TokenVectors, label
-from steerlens.baselines.task import Task
-from steerlens.concept_sets import Concept, ConceptSet, Example, FeatureRef
-from steerlens.subject import Subject
+from steerlens.data.concept_sets import Concept, ConceptSet, Example, FeatureRef
+from steerlens.engine.subject import Subject
+from steerlens.steering.methods.labelled import Labelled, Tokens, TokenVectors, label
+from steerlens.steering.methods.task import Task
 
 
 def tiny_concepts(

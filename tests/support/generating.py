@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
-from steerlens import generation
 from steerlens.config.schema import GenerationConfig, SteerConfig
-from steerlens.generation import ROW, generate
+from steerlens.engine import generation
+from steerlens.engine.generation import ROW, generate
+from steerlens.engine.subject import Subject
 from steerlens.scores import ScoreRun
-from steerlens.subject import Subject
 from tests.support.naive_steering import naive_text
 
 EOS = 1

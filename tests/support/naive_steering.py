@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from steerlens.subject import Subject
+from steerlens.engine.subject import Subject
 
 
 @torch.no_grad()

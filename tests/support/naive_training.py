@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from steerlens.baselines import reft_r1
-from steerlens.baselines.task import Task
+from steerlens.steering.methods import reft_r1
+from steerlens.steering.methods.task import Task
 
 
 def naive_loss(

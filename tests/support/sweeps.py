@@ -10,11 +10,11 @@ import pandas as pd
 import yaml
 
 from steerlens.config.compose import compose
-from steerlens.files import CONFIG_FILE, JOB_FILE, SWEEP_FILE, write_json, write_text
 from steerlens.report import write_report
 from steerlens.results import COVERAGE, FEATURES, NULL_SCORES, STEERING
 from steerlens.results.folder import read_tables
-from steerlens.status import STATUS_FILE
+from steerlens.results.status import STATUS_FILE
+from steerlens.storage.files import CONFIG_FILE, JOB_FILE, SWEEP_FILE, write_json, write_text
 from tests.support.frames import frame
 
 DONE = {"state": "done", "started": "2026-01-01T00:00:00Z", "finished": "2026-01-01T00:01:00Z"}

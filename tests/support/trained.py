@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from steerlens import load_subject
-from steerlens.subject import Subject
+from steerlens.engine.subject import Subject
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "trained"
 LAYER = 5

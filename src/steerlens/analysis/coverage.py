@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from steerlens.analysis.factors import choose_factors
-from steerlens.concepts import names
 from steerlens.config.schema import ChoiceConfig
+from steerlens.scores.concepts import names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,7 @@ from steerlens.analysis.payoff import (
 )
 from steerlens.analysis.resampling import FEWEST, plain, sure
 from steerlens.results.folder import RunTables
-from steerlens.text import visible
+from steerlens.results.text import visible
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,10 +13,10 @@ from steerlens.analysis.objectives import objective
 from steerlens.analysis.resampling import FEWEST, LEVEL, plain
 from steerlens.analysis.steering_summary import steering_summary
 from steerlens.analysis.toward import words_summary
-from steerlens.concepts.inflection import STOP_WORDS
 from steerlens.results import FEATURES, SAES
 from steerlens.results.folder import RunTables
 from steerlens.results.table import names
+from steerlens.scores.concepts.inflection import STOP_WORDS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,12 +25,12 @@ from yaml import YAMLError
 from steerlens.config import explain
 from steerlens.config.entries import conf_dir
 from steerlens.config.overrides import jobs, n_jobs, parse
+from steerlens.config.registry import load_method, methods
 from steerlens.config.schema import ReferenceConfig, RunConfig
 from steerlens.config.shipped import shipped_path
 from steerlens.config.sources import resolve_sources
 from steerlens.errors import SteerlensError
-from steerlens.files import CONFIG_FILE
-from steerlens.registry import load_method, methods
+from steerlens.storage.files import CONFIG_FILE
 
 HYDRA_VERSION = "1.3"
 
@@ -70,7 +70,7 @@ def _register(path: tuple[str, ...]) -> dict[str, str]:
 
 def _reference_features(reference: DictConfig) -> str:
     """The file of the features that the authors have listed."""
-    from steerlens.reference import cache_file, check_reference
+    from steerlens.data.reference import cache_file, check_reference
 
     config = ReferenceConfig(**{str(key): value for key, value in reference.items()})
     check_reference(config)

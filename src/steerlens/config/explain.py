@@ -14,9 +14,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from steerlens.config.entries import options as known_options
 from steerlens.config.overrides import quoted
+from steerlens.config.registry import load_method, methods
 from steerlens.config.schema import JUDGES, RunConfig
 from steerlens.errors import SteerlensError, nearest, unknown
-from steerlens.registry import load_method, methods
 
 GROUPS = (
     "model",

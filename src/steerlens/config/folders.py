@@ -11,7 +11,7 @@ from steerlens.config.sae_formats import SAE_CONFIG, SAE_WEIGHTS, sae_config, we
 from steerlens.config.schema import ModelConfig
 from steerlens.config.shipped import missing_release
 from steerlens.errors import SteerlensError
-from steerlens.files import has_byte_order_mark, parse_json, read_json_object
+from steerlens.storage.files import has_byte_order_mark, parse_json, read_json_object
 
 GGUF_KEYS = {"n_layers": "block_count", "d_model": "embedding_length"}
 """What GGUF calls facts of a model."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from steerlens.config.schema import ModelConfig
 from steerlens.errors import SteerlensError
-from steerlens.provenance import file_identity
+from steerlens.storage.provenance import file_identity
 
 SUFFIX = ".gguf"
 MAGIC = b"GGUF"

@@ -9,9 +9,9 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from steerlens.config.registry import ScoreConfig, load_method
 from steerlens.errors import SteerlensError, unknown
-from steerlens.files import parse_json, read_text
-from steerlens.registry import ScoreConfig, load_method
+from steerlens.storage.files import parse_json, read_text
 
 LAYER_WORDS = ("all", "late")
 UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}

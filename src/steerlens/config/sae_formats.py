@@ -13,7 +13,7 @@ from typing import Any
 
 from steerlens.config.hooks import bridge_hook
 from steerlens.errors import SteerlensError
-from steerlens.files import read_json_object
+from steerlens.storage.files import read_json_object
 
 SAE_CONFIG = "cfg.json"  # SAELens' own names
 SAE_WEIGHTS = "sae_weights.safetensors"

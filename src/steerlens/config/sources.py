@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from steerlens.config.entries import entries
 from steerlens.config.parse import parse_scores
+from steerlens.config.registry import ScoreConfig
 from steerlens.config.schema import CorpusConfig, RunConfig
-from steerlens.examples import N_TEXTS
-from steerlens.registry import ScoreConfig
+from steerlens.engine.examples import N_TEXTS
 
 AUTO, FALLBACK = "auto", "embedded"
 

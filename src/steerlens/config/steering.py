@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any
 
 from steerlens.config.parse import parse_words
+from steerlens.config.prompts import PROMPTS, REQUESTS
 from steerlens.config.schema import (
     CONTROLS,
     OBJECTIVES,
@@ -27,7 +28,6 @@ from steerlens.config.schema import (
     TowardConfig,
 )
 from steerlens.errors import SteerlensError, unknown
-from steerlens.prompts import PROMPTS, REQUESTS
 
 AUTO = "auto"
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import torch
 
-from steerlens.padding import padded, with_rows
-from steerlens.subject.head import Head
+from steerlens.engine.padding import padded, with_rows
+from steerlens.engine.subject.head import Head
 
 ROWS_AT_ONCE = 1024
 TOKENS_AT_ONCE = 512

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from steerlens.padding import padded, with_rows
-from steerlens.subject import Subject
-from steerlens.subject.forward import copied, final_vectors, new_cache, rows_of_one
-from steerlens.subject.site import never_fires
+from steerlens.engine.padding import padded, with_rows
+from steerlens.engine.subject import Subject
+from steerlens.engine.subject.forward import copied, final_vectors, new_cache, rows_of_one
+from steerlens.engine.subject.site import never_fires
 
 ROWS_ON_CPU = 512
 """With more, a block's vectors no longer fit in memory that the allocator uses again, and new pages

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import torch
 
+from steerlens.engine.intervention import Operation, check_affine, edited, encode, feature_targets
+from steerlens.engine.memory import batches, rows_that_fit
 from steerlens.engine.rows import LastPosition
-from steerlens.intervention import Operation, check_affine, edited, encode, feature_targets
-from steerlens.memory import batches, rows_that_fit
-from steerlens.score_run import ScoreRun
-from steerlens.subject import Subject
+from steerlens.engine.run_context import ScoreRun
+from steerlens.engine.subject import Subject
 
 ROWS_AT_ONCE = 1024
 

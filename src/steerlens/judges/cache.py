@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from steerlens.errors import SteerlensError
-from steerlens.files import make_folder, read_json, remove_leftovers, write_json
 from steerlens.judges.chat import Answer, Conversation, count
-from steerlens.seal import with_digest, without_digest
+from steerlens.storage.files import make_folder, read_json, remove_leftovers, write_json
+from steerlens.storage.seal import with_digest, without_digest
 
 FOLDER = "judges"
 

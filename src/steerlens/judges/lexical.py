@@ -21,15 +21,7 @@ from typing import NamedTuple
 from steerlens.config.prices import FREE
 from steerlens.errors import SteerlensError
 from steerlens.judges.cost import Estimate, estimate
-from steerlens.judges.items import (
-    CONCEPT,
-    FLUENCY,
-    UNMEASURED,
-    Item,
-    Rated,
-    Rating,
-    nothing,
-)
+from steerlens.judges.items import CONCEPT, FLUENCY, UNMEASURED, Item, Rated, Rating, nothing
 from steerlens.judges.vocabulary import Vocabulary, share
 
 AS_UNSTEERED = 0.95

@@ -25,8 +25,8 @@ class LocalChat:
     workers = 1
 
     def __init__(self, run: RunConfig) -> None:
-        from steerlens.subject.device import resolve_device, resolve_dtype
-        from steerlens.subject.model import model_identity
+        from steerlens.engine.subject.device import resolve_device, resolve_dtype
+        from steerlens.engine.subject.model import model_identity
 
         assert run.judge is not None
         path = str(run.judge.model)
@@ -56,7 +56,7 @@ class LocalChat:
 
         When memory runs out, fewer are answered at a time.
         """
-        from steerlens.memory import batches
+        from steerlens.engine.memory import batches
 
         self._abandoned.clear()
         tokens = [self._tokens(one) for one in conversations]
@@ -135,9 +135,9 @@ def _load(path: str, cache_dir: Path, dtype: torch.dtype, device: torch.device) 
     """
     from transformers import AutoModelForCausalLM
 
-    from steerlens.subject.gguf import loadable
-    from steerlens.subject.load_errors import load_error
-    from steerlens.subject.model import load_tokenizer, silence_transformers
+    from steerlens.engine.subject.gguf import loadable
+    from steerlens.engine.subject.load_errors import load_error
+    from steerlens.engine.subject.model import load_tokenizer, silence_transformers
 
     silence_transformers()
     entry = loadable(ModelConfig(name=path, path=path), cache_dir)

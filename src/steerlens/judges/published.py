@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steerlens.errors import SteerlensError
-from steerlens.files import parse_json, read_text
 from steerlens.judges.items import CONCEPT, FLUENCY, INSTRUCTION, VALUES
 from steerlens.judges.parse import parse
 from steerlens.results import CONCEPTS, EVALUATING, FEATURES, RATINGS
+from steerlens.storage.files import parse_json, read_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,19 +19,18 @@ from steerlens.analysis.summary import (
     title_of,
 )
 from steerlens.errors import SteerlensError
-from steerlens.files import write_json, write_text
 from steerlens.report.answer import answer_section
 from steerlens.report.concept_page import is_of_a_concept
 from steerlens.report.coverage import words_section
 from steerlens.report.reference import reference_section
 from steerlens.report.steering import steering_sections
+from steerlens.report.studies import write_answer
 from steerlens.report.toward import candidates_section, toward_sections
 from steerlens.results import FEATURES, REPORT_FILE, SUMMARY_FILE
 from steerlens.results.folder import RunTables, read_tables, unfinished
 from steerlens.results.reference import Reference
-from steerlens.status import read_status
-from steerlens.studies import write_answer
-from steerlens.text import (
+from steerlens.results.status import read_status
+from steerlens.results.text import (
     markdown,
     markdown_table,
     number,
@@ -39,6 +38,7 @@ from steerlens.text import (
     visible_token,
     visible_tokens,
 )
+from steerlens.storage.files import write_json, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,7 @@ def report(folder: Path) -> None:
 
 def write_report(tables: RunTables, folder: Path) -> tuple[dict[str, Any], dict[str, list[Path]]]:
     """Write all that follows from the tables alone; gives the summary and the figures' files."""
-    from steerlens.figures import draw_all
+    from steerlens.report.figures import draw_all
 
     figures = draw_all(tables, folder)
     if tables.reference and not tables.reference.alone:
@@ -73,7 +73,7 @@ def write_report(tables: RunTables, folder: Path) -> tuple[dict[str, Any], dict[
 
 
 def _draw_beside(tables: RunTables, reference: Reference, folder: Path) -> dict[str, list[Path]]:
-    from steerlens.figures.overlay import draw_overlay
+    from steerlens.report.figures.overlay import draw_overlay
 
     theirs = RunTables(reference.table)
     return draw_overlay([Series("this run", [], tables), Series("published", [], theirs)], folder)

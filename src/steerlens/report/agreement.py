@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from steerlens.analysis.agreement import CLOSE, Agreement
 from steerlens.analysis.ratings import JudgesAgreement
-from steerlens.text import markdown, markdown_table, visible
+from steerlens.results.text import markdown, markdown_table, visible
 
 
 def judges_lines(found: Mapping[str, JudgesAgreement]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from steerlens.report.tables import print_sentences, print_table
-from steerlens.text import markdown, markdown_table, visible
+from steerlens.results.text import markdown, markdown_table, visible
 
 
 def answer_section(study: Mapping[str, Any] | None) -> list[str]:

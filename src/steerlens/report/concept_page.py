@@ -20,7 +20,7 @@ from steerlens.analysis.roles import Continuation
 from steerlens.analysis.toward import words_explanation, words_summary
 from steerlens.analysis.toward_texts import Pair, Toward, steered_toward
 from steerlens.results.folder import RunTables
-from steerlens.text import number, visible, visible_token, visible_tokens
+from steerlens.results.text import number, visible, visible_token, visible_tokens
 
 FEATURES = 5
 PROMPTS = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from steerlens.analysis.coverage import by_word, coverage_explanation, coverage_summary
-from steerlens.text import markdown, markdown_table, number, visible, visible_tokens
+from steerlens.results.text import markdown, markdown_table, number, visible, visible_tokens
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,7 @@ from __future__ import annotations
 from steerlens.analysis.agreement import REPRODUCED, agreement, reproduced
 from steerlens.report.agreement import agreement_lines, agreement_table
 from steerlens.results.folder import RunTables
-from steerlens.text import markdown, visible
+from steerlens.results.text import markdown, visible
 
 
 def reference_lines(tables: RunTables) -> list[str]:

@@ -19,7 +19,7 @@ from steerlens.analysis.steering_summary import (
 )
 from steerlens.results.folder import RunTables
 from steerlens.results.pmi import Pmi
-from steerlens.text import (
+from steerlens.results.text import (
     markdown,
     markdown_table,
     number,

@@ -12,14 +12,14 @@ from rich.text import Text
 
 from steerlens.analysis.series import Series
 from steerlens.analysis.summary import summarise
-from steerlens.files import write_json, write_text
 from steerlens.report.answer import answer_section, print_answer
+from steerlens.report.studies import write_answer
 from steerlens.report.tables import print_table
 from steerlens.report.terminal import console_on
 from steerlens.results import REPORT_FILE, SUMMARY_FILE
-from steerlens.status import LEFT_OUT
-from steerlens.studies import write_answer
-from steerlens.text import csv_text, markdown, markdown_table, visible
+from steerlens.results.status import LEFT_OUT
+from steerlens.results.text import csv_text, markdown, markdown_table, visible
+from steerlens.storage.files import write_json, write_text
 
 SWEEP_CSV = "sweep.csv"
 
@@ -53,8 +53,8 @@ def write_sweep_report(
         left_out: what couldn't be joined, in sentences.
         folder: where to.
     """
-    from steerlens.figures import draw_all
-    from steerlens.figures.overlay import draw_overlay
+    from steerlens.report.figures import draw_all
+    from steerlens.report.figures.overlay import draw_overlay
 
     write_text(folder / SWEEP_CSV, csv_text(rows))
     figures: dict[str, list[Path]] = {}

@@ -38,7 +38,7 @@ from steerlens.report.concept_page import (
 from steerlens.report.reference import reference_lines
 from steerlens.report.tables import print_sentences, print_table
 from steerlens.results.folder import RunTables
-from steerlens.text import number, visible, visible_token, visible_tokens
+from steerlens.results.text import number, visible, visible_token, visible_tokens
 
 if TYPE_CHECKING:
     import pandas as pd

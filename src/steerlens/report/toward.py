@@ -10,7 +10,14 @@ from steerlens.analysis.toward_texts import Toward, steered_toward
 from steerlens.report.concept_page import template_sentence
 from steerlens.report.steering import marked
 from steerlens.results.folder import RunTables
-from steerlens.text import markdown, markdown_table, number, visible, visible_token, visible_tokens
+from steerlens.results.text import (
+    markdown,
+    markdown_table,
+    number,
+    visible,
+    visible_token,
+    visible_tokens,
+)
 
 TEXTS = 10
 """Pairs of texts that are shown of a feature."""

@@ -13,8 +13,6 @@ import yaml
 from steerlens.config.parse import parse_layers
 from steerlens.config.schema import ChoiceConfig, StudyConfig
 from steerlens.errors import SteerlensError
-from steerlens.files import CONFIG_FILE, read_json
-from steerlens.provenance import PROVENANCE_FILE
 from steerlens.results import (
     CONCEPTS,
     COVERAGE,
@@ -29,7 +27,9 @@ from steerlens.results import (
 )
 from steerlens.results.pmi import PMI_FILE, Pmi
 from steerlens.results.reference import REFERENCE_FILE, Reference
-from steerlens.status import read_status
+from steerlens.results.status import read_status
+from steerlens.storage.files import CONFIG_FILE, read_json
+from steerlens.storage.provenance import PROVENANCE_FILE
 
 if TYPE_CHECKING:
     import pandas as pd

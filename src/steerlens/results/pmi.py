@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from steerlens.errors import SteerlensError
-from steerlens.files import read_json, write_json
 from steerlens.results import SUBJECT
+from steerlens.storage.files import read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd

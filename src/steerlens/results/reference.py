@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerlens.errors import SteerlensError
-from steerlens.files import read_json, write_json
 from steerlens.results import FEATURES, Table
+from steerlens.storage.files import read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd

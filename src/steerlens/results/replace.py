@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from steerlens.files import CONFIG_FILE, make_folder, read_json
-from steerlens.provenance import PROVENANCE_FILE
 from steerlens.results import FEATURES, REPORT_FILE, SUMMARY_FILE, TABLES
 from steerlens.results.pmi import PMI_FILE
 from steerlens.results.reference import REFERENCE, REFERENCE_FILE
-from steerlens.status import Status
+from steerlens.results.status import Status
+from steerlens.storage.files import CONFIG_FILE, make_folder, read_json
+from steerlens.storage.provenance import PROVENANCE_FILE
 
 ASIDE = ".unfinished"
 """The folder, in that of a run, of results that will take the place of an earlier run's."""

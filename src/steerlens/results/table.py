@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlens.errors import SteerlensError
-from steerlens.files import atomic_write
+from steerlens.storage.files import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd

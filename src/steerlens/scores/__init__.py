@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from steerlens.registry import ScoreConfig
-from steerlens.score_run import ScoreRun
+from steerlens.config.registry import ScoreConfig
+from steerlens.engine.run_context import ScoreRun
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from steerlens.subject import Subject
+    from steerlens.engine.subject import Subject
 
 __all__ = ["Method", "ScoreConfig", "ScoreRun"]
 

@@ -13,7 +13,7 @@ from steerlens.scores import ScoreRun
 from steerlens.scores.sources import ReadsTexts
 
 if TYPE_CHECKING:
-    from steerlens.subject import Subject
+    from steerlens.engine.subject import Subject
 
 
 @dataclass
@@ -38,11 +38,11 @@ def score(
         `activation_frequency` (share of tokens on which it fires), `mean_activation` (over these
         tokens; null for a feature that never fires), `max_activation`.
     """
-    from steerlens.corpus_pass import activations_of
+    from steerlens.engine.corpus_pass import activations_of
 
     features = np.asarray(features, dtype=np.int64)
     if config.source == "shipped":
-        from steerlens.examples import read_examples
+        from steerlens.engine.examples import read_examples
 
         examples = read_examples(Path(str(config.path)), subject, COLUMNS)
         run.progress(len(features))

@@ -16,7 +16,7 @@ from steerlens.config.parse import parse_concept
 from steerlens.scores import ScoreRun, output
 
 if TYPE_CHECKING:
-    from steerlens.subject import Subject
+    from steerlens.engine.subject import Subject
 
 
 @dataclass
@@ -47,7 +47,7 @@ def score(
     """
     import torch
 
-    from steerlens.concepts import concept_tokens
+    from steerlens.scores.concepts import concept_tokens
 
     ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
     tokens = concept_tokens(subject.lm.tokenizer, parse_concept(config.concept))

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from steerlens.engine.examples import N_TEXTS
 from steerlens.errors import SteerlensError
-from steerlens.examples import N_TEXTS
 from steerlens.scores import ScoreRun
 from steerlens.scores.sources import ReadsTexts
 
 if TYPE_CHECKING:
-    from steerlens.subject import Subject
+    from steerlens.engine.subject import Subject
 
 
 @dataclass
@@ -88,7 +88,7 @@ def score(
     """
     import torch
 
-    from steerlens.logit_lens import logit_lens
+    from steerlens.engine.logit_lens import logit_lens
 
     features = np.asarray(features, dtype=np.int64)
     ids_F = torch.from_numpy(features)
@@ -117,7 +117,7 @@ as ids or both as texts), and a few examples to show."""
 def _corpus_peaks(
     subject: Subject, features: np.ndarray, lens_FK: np.ndarray, config: Config, run: ScoreRun
 ) -> list[Peaks]:
-    from steerlens.corpus_pass import activations_of
+    from steerlens.engine.corpus_pass import activations_of
 
     found = activations_of(subject, config.context_length, run)
     token_FN = found.token_FN(features)[:, : config.max_examples]
@@ -130,7 +130,7 @@ def _corpus_peaks(
 def _shipped_peaks(
     subject: Subject, features: np.ndarray, lens_FK: np.ndarray, config: Config
 ) -> list[Peaks]:
-    from steerlens.examples import read_examples
+    from steerlens.engine.examples import read_examples
 
     examples = read_examples(Path(str(config.path)), subject)
     tokens = examples.lists("peak_tokens", features)
@@ -150,7 +150,7 @@ def _shipped_peaks(
 def _neuronpedia_peaks(
     subject: Subject, features: np.ndarray, lens_FK: np.ndarray, config: Config
 ) -> list[Peaks]:
-    from steerlens import neuronpedia
+    from steerlens.data import neuronpedia
 
     tokenizer = subject.lm.tokenizer
     underscore = config.underscore_is_space

@@ -26,7 +26,7 @@ from steerlens.scores import ScoreConfig, ScoreRun
 if TYPE_CHECKING:
     import torch
 
-    from steerlens.subject import Subject
+    from steerlens.engine.subject import Subject
 
 
 @dataclass
@@ -78,7 +78,7 @@ def score(
     """
     import torch
 
-    from steerlens.logit_lens import logit_lens
+    from steerlens.engine.logit_lens import logit_lens
 
     ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
     tokens_FK = logit_lens(subject, ids_F, config.top_k, run.memory_budget)
@@ -168,7 +168,7 @@ def null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
 
 
 def _null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
-    from steerlens.logit_lens import logit_lens_of_directions
+    from steerlens.engine.logit_lens import logit_lens_of_directions
 
     ids_N, directions_ND = draw_directions(subject, config.null_directions)
     tokens_NK = logit_lens_of_directions(subject, directions_ND, config.top_k, run.memory_budget)
@@ -188,7 +188,7 @@ def draw_directions(subject: Subject, n: int) -> tuple[torch.Tensor, torch.Tenso
     """
     import torch
 
-    from steerlens.intervention import decoder_rows
+    from steerlens.engine.intervention import decoder_rows
 
     generators = [np.random.default_rng([subject.layer, number]) for number in range(n)]
     ids_n = torch.tensor([int(one.integers(subject.d_sae)) for one in generators])

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from steerlens.config.prompts import PROMPTS
 from steerlens.errors import SteerlensError
-from steerlens.prompts import PROMPTS
 from steerlens.scores import ScoreConfig, ScoreRun, output
 
 if TYPE_CHECKING:
-    from steerlens.subject import Subject
+    from steerlens.engine.subject import Subject
 
 
 @dataclass

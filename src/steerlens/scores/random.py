@@ -11,7 +11,7 @@ import numpy as np
 from steerlens.scores import ScoreConfig, ScoreRun
 
 if TYPE_CHECKING:
-    from steerlens.subject import Subject
+    from steerlens.engine.subject import Subject
 
 
 @dataclass

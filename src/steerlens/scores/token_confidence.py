@@ -18,7 +18,7 @@ from steerlens.scores import ScoreConfig, ScoreRun
 if TYPE_CHECKING:
     import torch
 
-    from steerlens.subject import Subject
+    from steerlens.engine.subject import Subject
 
 
 @dataclass

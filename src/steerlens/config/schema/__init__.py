@@ -34,11 +34,7 @@ from steerlens.config.schema.steering import (
     SelectionConfig,
     SteerConfig,
 )
-from steerlens.config.schema.subject import (
-    FeaturesConfig,
-    ModelConfig,
-    SaeConfig,
-)
+from steerlens.config.schema.subject import FeaturesConfig, ModelConfig, SaeConfig
 from steerlens.config.schema.texts import (
     CorpusConfig,
     CoverageConfig,

@@ -1,0 +1,134 @@
+"""The verbs: what `steerlens VERB ...` does beside running experiments."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import datetime
+from pathlib import Path
+
+from steerlens.errors import SteerlensError, nearest
+
+USAGE_LIST = "steerlens list models|saes|subjects|releases|scores|concepts|judges [filter]"
+USAGE_REPORT = "steerlens report DIR"
+USAGE_JOIN = "steerlens join DIR [DIR ...] [paths.output_dir=DIR]"
+USAGE_COMPARE = "steerlens compare DIR DIR [paths.output_dir=DIR]"
+USAGE_EXPORT = "steerlens export DIR [layer=L] [feature=I] [factor=S]"
+USAGE_EXAMPLES = "steerlens examples FILE.parquet [model=... sae=... layer=... corpus=...]"
+VERBS = ("compare", "examples", "export", "join", "list", "report")
+FOLDER_TIME = "%Y-%m-%d_%H-%M-%S-%f"
+
+
+def run_verb(verb: str, arguments: list[str]) -> None:
+    """Do what `steerlens VERB ARGUMENTS` asks for."""
+    if verb == "list":
+        if not 1 <= len(arguments) <= 2:
+            raise SteerlensError(f"usage: {USAGE_LIST}")
+        from steerlens.config.catalog import listing
+
+        print(listing(*arguments))
+    elif verb == "report":
+        if len(arguments) != 1:
+            raise SteerlensError(f"usage: {USAGE_REPORT}")
+        from steerlens.report import report
+        from steerlens.runs.sweep import is_sweep, join_sweep
+
+        folder = Path(arguments[0])
+        if is_sweep(folder):
+            join_sweep(folder, again=True)
+        else:
+            report(folder)
+    elif verb in ("join", "compare"):
+        _several(verb, arguments)
+    elif verb == "export":
+        if not arguments:
+            raise SteerlensError(f"usage: {USAGE_EXPORT}")
+        if arguments[0].endswith(".parquet"):
+            _export_examples(Path(arguments[0]), arguments[1:])
+            return
+        from steerlens.runs.export.of_run import export_run
+
+        for path in export_run(Path(arguments[0]), arguments[1:]):
+            print(path)
+    elif verb == "examples":
+        if not arguments or "=" in arguments[0]:
+            raise SteerlensError(f"usage: {USAGE_EXAMPLES}")
+        _write_examples(Path(arguments[0]), arguments[1:])
+    else:
+        raise _unknown_verb(verb, arguments)
+
+
+def _write_examples(file: Path, overrides: list[str]) -> None:
+    """One corpus pass of the SAEs that `overrides` choose, for all runs to come."""
+    from steerlens.config.compose import compose
+    from steerlens.runs.downloads import refuse_unreachable
+    from steerlens.runs.memory_check import refuse_absent_device, refuse_if_too_big
+    from steerlens.runs.preflight import check
+
+    config = compose(overrides)
+    check(config)
+    refuse_absent_device(config)
+    refuse_unreachable(config)
+    refuse_if_too_big(config)
+    from steerlens.runs.examples import write_examples
+
+    print(write_examples(config, file))
+
+
+def _export_examples(file: Path, overrides: list[str]) -> None:
+    """Examples in Neuronpedia's layout, with the tokenizer of the model in `overrides`."""
+    from steerlens.config.compose import compose
+    from steerlens.engine.examples import read_metadata
+    from steerlens.engine.examples.neuronpedia import export_neuronpedia
+    from steerlens.engine.subject.model import load_tokenizer
+
+    read_metadata(file)
+    config = compose(overrides)
+    folder = Path(config.paths.output_dir)
+    export_neuronpedia(file, folder, load_tokenizer(config.model))
+    print(folder)
+
+
+def _several(verb: str, arguments: list[str]) -> None:
+    """Verbs that take the folders of several runs or sweeps."""
+    from steerlens.runs.sweep import join, join_sweep
+
+    folders = [Path(word) for word in arguments if "=" not in word]
+    settings = dict(word.split("=", 1) for word in arguments if "=" in word)
+    out = settings.pop("paths.output_dir", None)
+    if settings or not folders or (verb == "compare" and len(folders) != 2):
+        raise SteerlensError(f"usage: {USAGE_JOIN if verb == 'join' else USAGE_COMPARE}")
+    if verb == "join" and len(folders) == 1 and out is None:
+        join_sweep(folders[0])
+        return
+    into = Path(out) if out else Path("outputs") / verb / datetime.now().strftime(FOLDER_TIME)
+    if verb == "join":
+        join(folders, into)
+    else:
+        from steerlens.runs.compare import compare
+
+        compare(folders[0], folders[1], into)
+
+
+def _unknown_verb(verb: str, arguments: list[str]) -> SteerlensError:
+    from steerlens.config.entries import options
+
+    if verb == "concept":
+        from steerlens.config.overrides import proposal
+
+        words = " ".join(word for word in arguments if "=" not in word)
+        rest = "".join(f" {shlex.quote(word)}" for word in arguments if "=" in word)
+        asked = proposal("concept", words) if words else "concept=WORD"
+        return SteerlensError(f"unknown verb 'concept'; did you mean: steerlens {asked}{rest}")
+    if verb == "version":
+        return SteerlensError("unknown verb 'version'; did you mean: steerlens --version")
+    groups = [group for group, names in options().items() if verb in names]
+    near = nearest(verb, VERBS, n=1)
+    if groups:
+        hint = f"did you mean {groups[0]}={verb}?"
+    elif verb in options():
+        hint = f"did you mean {verb}=OPTION? `steerlens --help` lists the options."
+    elif near:
+        hint = f"did you mean 'steerlens {near[0]}'?"
+    else:
+        hint = f"verbs are {', '.join(VERBS)}; everything else is key=value, such as layer=3."
+    return SteerlensError(f"unknown verb {verb!r}; {hint}")

@@ -1,0 +1,272 @@
+"""What there is to choose from: the entries of `conf/`, SAELens' releases, scoring methods."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache, partial
+from pathlib import Path
+
+import yaml
+
+from steerlens.config.compose import register
+from steerlens.config.entries import Entry, entries, options, resolved
+from steerlens.config.registry import load_method, methods
+from steerlens.errors import SteerlensError, nearest, unknown
+
+SAE_SETTINGS = ("site", "width", "l0")
+"""Settings that choose within a family of SAEs; an entry that is one has them."""
+
+
+def listing(kind: str, filter: str = "") -> str:
+    """The text of `steerlens list KIND [filter]`."""
+    kinds = {
+        "models": _models,
+        "saes": _saes,
+        "subjects": _subjects,
+        "releases": _releases,
+        "scores": _scores,
+        "concepts": partial(_group, "concepts"),
+        "judges": partial(_group, "judge"),
+    }
+    if kind not in kinds:
+        raise unknown("list", kind, kinds)
+    if kind == "releases" and filter in releases():
+        return _release(filter)
+    if kind == "saes" and set(SAE_SETTINGS) & set(entries("sae").get(filter, {})):
+        return _family(filter)
+    rows = kinds[kind]()
+    chosen = [row for row in rows if any(filter.lower() in cell.lower() for cell in row)]
+    if not chosen:
+        near = nearest(filter, [row[0].rpartition("=")[2] for row in rows])
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "try a shorter word."
+        raise SteerlensError(f"no {kind} match {filter!r}; {hint}")
+    return table(chosen)
+
+
+def table(rows: Iterable[Sequence[str]]) -> str:
+    """Rows as aligned text; the last column is not padded."""
+    rows = [list(row) for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _models() -> list[list[str]]:
+    rows = []
+    for name, entry in entries("model").items():
+        size = f"{entry['n_params'] / 1e9:.3g}B" if "n_params" in entry else ""
+        facts = [("{} layers", "n_layers"), ("d {}", "d_model")]
+        shape = ", ".join(text.format(entry[key]) for text, key in facts if key in entry)
+        rows.append([f"model={name}", size, shape, entry["about"]])
+    return rows
+
+
+def _saes() -> list[list[str]]:
+    register()  # the resolvers
+    rows = []
+    for name, entry in entries("sae").items():
+        of = f"model={entry['model']}" if entry.get("model") else "any model"
+        d_sae = resolved(entry).get("d_sae")
+        rows.append([f"sae={name}", of, f"{d_sae} features" if d_sae else "", entry["about"]])
+    return rows
+
+
+def _subjects() -> list[list[str]]:
+    rows = []
+    for name, entry in entries("subject").items():
+        chosen = {key: value for part in entry["defaults"] for key, value in part.items()}
+        model, sae = chosen["override /model"], chosen["override /sae"]
+        rows.append([f"subject={name}", f"model={model}", f"sae={sae}", entry["about"]])
+    return rows
+
+
+def _family(name: str) -> str:
+    """Return what `steerlens list saes NAME` shows of an entry whose settings choose an SAE."""
+    entry = entries("sae")[name]
+    settings = [setting for setting in SAE_SETTINGS if setting in entry]
+    *apart, last = settings
+    grouped: dict[tuple[str, ...], list[str]] = {}
+    for chosen, layers in family(name):
+        key = (*(chosen[setting] for setting in apart), _runs(layers))
+        grouped.setdefault(key, []).append(chosen[last])
+    heads = [f"sae.{setting}" for setting in settings]
+    head = [
+        f"{name}: {entry['about']}",
+        f"  steerlens model={entry['model']} sae={name}"
+        + "".join(f" sae.{setting}={entry[setting]}" for setting in settings),
+        "",
+    ]
+    rows = [[*key[:-1], ", ".join(sorted(values)), key[-1]] for key, values in grouped.items()]
+    return "\n".join([*head, table([[*heads, "layers"], *rows])])
+
+
+def family(name: str) -> list[tuple[dict[str, str], list[int]]]:
+    """Return every choice of the settings of the SAE entry `name`, with the layers that have it.
+
+    From SAELens' list: what the names of releases, and in them of SAEs, say.
+    """
+    entry = entries("sae")[name]
+    layers_at: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    pieces = re.split(r"\$\{\.(\w+)\}", entry["release"])
+    pattern = "".join(
+        f"(?P<{piece}>.+)" if index % 2 else re.escape(piece) for index, piece in enumerate(pieces)
+    )
+    for release in releases():
+        match = re.fullmatch(pattern, release)
+        if match is None:
+            continue
+        for sae in read_release(release)["saes"]:
+            inside = re.search(r"width_(?P<width>[^_]+)_l0_(?P<l0>.+)", sae["id"])
+            values = {**(inside.groupdict() if inside else {}), **match.groupdict()}
+            key = tuple((setting, values[setting]) for setting in SAE_SETTINGS if setting in entry)
+            layers_at.setdefault(key, []).append(int(re.findall(r"layer_?(\d+)", sae["id"])[0]))
+    return [(dict(key), sorted(layers)) for key, layers in layers_at.items()]
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Return rising numbers in short: `0-3, 5, 9`."""
+    runs = [
+        [number for _, number in run]
+        for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    ]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _group(group: str) -> list[list[str]]:
+    return [[f"{group}={name}", str(entry["about"])] for name, entry in entries(group).items()]
+
+
+def _scores() -> list[list[str]]:
+    rows = []
+    register()
+    for name in sorted(methods()):
+        try:
+            doc = load_method(name).__doc__ or ""
+            about = doc.strip().split("\n")[0]
+        except SteerlensError as error:
+            about = f"({error})"
+        rows.append([f"score={name}", about])
+    return rows
+
+
+def _releases() -> list[list[str]]:
+    return [
+        [name, _field(block, "model"), f"{block.count(chr(10) + '  - ')} SAEs"]
+        for name, block in releases().items()
+    ]
+
+
+def _release(name: str) -> str:
+    release = read_release(name)
+    head = [
+        f"{name}: SAEs of {release['model']}, from https://huggingface.co/{release['repo_id']}",
+        f"  steerlens sae=release sae.release={name} 'sae.sae_id=\"ID\"'",
+        "",
+    ]
+    return "\n".join(head + [sae["id"] for sae in release["saes"]])
+
+
+@cache
+def releases() -> dict[str, str]:
+    """SAELens' releases by name, each as its piece of SAELens' YAML file.
+
+    The file has 43,000 lines; cutting it into pieces takes a hundredth of the time of parsing it.
+    """
+    # Finding a top-level package, unlike a module inside it, doesn't import it.
+    spec = importlib.util.find_spec("sae_lens")
+    if spec is None or spec.origin is None:
+        raise SteerlensError("sae-lens isn't installed, so its releases can't be listed.")
+    file = Path(spec.origin).parent / "pretrained_saes.yaml"
+    if not file.is_file():
+        raise SteerlensError(f"sae-lens has no {file.name} any more; this version isn't supported.")
+    pieces = re.split(r"^([^\s#].*):[ ]*\n", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(sorted(zip(pieces[1::2], pieces[2::2], strict=True)))
+
+
+@cache
+def read_release(name: str) -> Entry:
+    """One release of SAELens: `model`, `repo_id`, and `saes` with an `id` each."""
+    if name not in releases():
+        raise unknown("SAELens release", name, releases())
+    # libyaml, where PyYAML has been built with it, takes a tenth of the time.
+    return yaml.load(releases()[name], Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def _field(block: str, key: str) -> str:
+    match = re.search(rf"^  {key}: (.*)$", block, flags=re.MULTILINE)
+    return match[1].strip("'\"") if match else ""
+
+
+def help_text() -> str:
+    """The text of `steerlens --help`."""
+    groups = "\n".join(
+        _wrapped(f"  {name:<11}", names) for name, names in options().items() if names
+    )
+    return HELP.format(groups=groups)
+
+
+def _wrapped(head: str, names: list[str], width: int = 96) -> str:
+    lines, indent = [head], " " * len(head)
+    for name in names:
+        if len(lines[-1]) + len(name) + 1 > width:
+            lines.append(indent)
+        lines[-1] += f" {name}"
+    return "\n".join(lines)
+
+
+HELP = """\
+steerlens: which SAE feature steers a language model toward X, how strongly, and can the number
+be trusted?
+
+Run                  steerlens [KEY=VALUE ...]        score features; without arguments, every
+                                                     feature of the SAEs that ship along
+Look                 steerlens list models|saes|subjects|releases|scores|concepts|judges [filter]
+Redraw               steerlens report DIR             figures and tables of a finished run
+Sweep                steerlens -m KEY=A,B ...         one run for each value, joined at the end
+                     steerlens join DIR [DIR ...]     the same of finished runs and sweeps
+                     steerlens compare DIR DIR        two of them: settings, agreement, figures
+Export               steerlens export DIR             a steering vector for other tools
+                     steerlens export FILE.parquet    examples of features, in Neuronpedia's layout
+Examples             steerlens examples FILE ...      of your SAE's features, for sae.examples=FILE
+
+Groups: GROUP=OPTION
+{groups}
+
+Settings: KEY=VALUE (all of them: steerlens --cfg job)
+  layer=3  'layer=[3,5]'  layer=late  layer=all      late = the upper 40 % (or model.late_from)
+  'features.ids=[1,2,3]'  features.n=100  features.file=FILE
+  score.factor=10  'score.prompt="From my experience,"'       (score=all: score.output.factor=10)
+  device=auto|cpu|cuda|mps  dtype=auto|float32|bfloat16|float16  device_map=auto
+  memory_budget=2GiB  seed=0  name=NAME  tracking.mode=disabled  paths.output_dir=DIR
+  shard=0/4       the first of four parts of each layer's features; joined they are the whole
+  objective=success   the number that a sweeper optimises
+  plan=true       print what would run, how long and how large, and stop
+  debug=true      show tracebacks
+
+Texts with spaces, commas or brackets are quoted twice, for the shell and for Hydra, as above.
+
+Examples
+  steerlens
+  steerlens model=gemma-2-2b sae=gemma-scope-2b-res layer=20 features=random
+  steerlens experiment=gemma_2_2b plan=true
+  steerlens model=local model.path=DIR sae=local sae.path=DIR layer=3
+  steerlens model=local model.path=FILE.gguf sae=local sae.path=DIR layer=9
+  steerlens model=gpt2-small sae=release sae.release=gpt2-small-resid-post-v5-32k \\
+      'sae.sae_id="blocks.{{layer}}.hook_resid_post"' layer=6
+  steerlens -m layer=1,2,3 score.factor=5,10         one run for each combination
+  steerlens -m hydra/launcher=joblib|submitit_local|slurm|ray ...      at once, or on a cluster
+
+Results go to outputs/NAME/TIME/, or to paths.output_dir=DIR: features.parquet (one row per
+feature), summary.json, config.yaml, provenance.json, status.json, figures/ and the W&B run. In a
+multirun each job has a numbered folder inside, and the joined tables and figures lie beside them;
+the same command again runs only what is missing or failed.
+
+Flags
+  --cfg job [--resolve]     print the configuration    --info [defaults|searchpath|...]
+  -m, --multirun            one run for each value     --config-dir DIR   a folder of your own YAML
+  --version                                            --hydra-help       Hydra's own flags
+  --shell-completion        eval "$(steerlens -sc install=bash)"
+"""

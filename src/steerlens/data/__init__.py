@@ -1,0 +1,1 @@
+"""What comes from outside: texts, concept sets, labels, published numbers."""

@@ -1,0 +1,45 @@
+"""The concept set of a run's settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from steerlens.config.schema import ConceptsConfig
+from steerlens.data.concept_sets import ConceptSet
+from steerlens.data.concept_sets.axbench import axbench_folder, axbench_hub
+from steerlens.data.concept_sets.embedded import as_answers, embedded_concepts
+from steerlens.data.concept_sets.instructions import with_instructions
+
+# Once for all layers: reading the installed documentation takes some seconds.
+_embedded = cache(embedded_concepts)
+
+
+def load_concepts(
+    config: ConceptsConfig, layer: int, seed: int, chat_template: bool = False
+) -> ConceptSet:
+    """The concepts for a layer, with their texts and prompts, which are requests inside a chat
+    template.
+
+    Raises:
+        SteerlensError: what `config` names can't be read, or has no such concept.
+    """
+    if config.source == "embedded":
+        found = _embedded(config.n_train, config.n_test, config.n_prompts, seed)
+    else:
+        path = str(config.path).replace("{layer}", str(layer))
+        if config.source == "folder":
+            found = axbench_folder(Path(path))
+        else:
+            subset = str(config.subset).replace("{layer}", str(layer))
+            found = axbench_hub(path, subset, config.revision)
+    if config.only:
+        found = found.only(config.only)
+    found = replace(found, concepts=found.concepts[: config.n])
+    if not found.are_instructions:
+        return as_answers(found, config.n_prompts, seed) if chat_template else found
+    file = config.instructions_path
+    return with_instructions(
+        found, config.instructions, Path(file) if file else None, config.n_prompts
+    )

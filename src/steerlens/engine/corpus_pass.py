@@ -1,0 +1,208 @@
+"""The run's corpus, read once for all that ask for it: methods, layers, and later runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from steerlens.config.registry import ScoreConfig
+from steerlens.data.corpus import texts
+from steerlens.data.corpus.sequences import pieces
+from steerlens.errors import SteerlensError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from steerlens.config.schema import CorpusConfig
+    from steerlens.engine.activations import Activations
+    from steerlens.engine.run_context import ScoreRun
+    from steerlens.engine.subject import Subject
+
+EXAMPLES = 100
+"""Examples kept for each feature at least, so that methods share a pass."""
+
+
+@dataclass
+class PiecesFired(ScoreConfig):
+    """What `features.min_examples` asks of a pass."""
+
+    at_most: int = 1
+    """Pieces are counted up to this many."""
+
+    def corpus_pass(self) -> tuple[int | None, int]:
+        return None, self.at_most
+
+
+logger = logging.getLogger(__name__)
+
+
+def in_groups(
+    subjects: Iterable[Subject], configs: Iterable[ScoreConfig], memory_budget: int
+) -> Iterator[list[Subject]]:
+    """`subjects` in groups that read the corpus together: as many SAEs as fit in the budget.
+
+    One by one where no method reads it. A group is emptied before the next is loaded, so that no
+    more SAEs than one group's are in memory.
+    """
+    together = any(config.corpus_pass() for config in configs)
+    group: list[Subject] = []
+    for subject in subjects:
+        group.append(subject)
+        if not together or len(group) >= at_once(subject, memory_budget):
+            del subject
+            yield group
+            group.clear()
+    if group:
+        yield group
+
+
+def at_once(subject: Subject, memory_budget: int) -> int:
+    """How many SAEs as large as this one fit in the budget."""
+    size = sum(one.numel() * one.element_size() for one in subject.sae.parameters())
+    return max(1, memory_budget // size)
+
+
+def read_corpus(
+    subjects: Sequence[Subject],
+    configs: Iterable[ScoreConfig],
+    run: ScoreRun,
+    details: bool = False,
+) -> None:
+    """Fills `run.activations` with what `configs` need of `subjects` and isn't there yet.
+
+    With `details`, also windows around the peaks, and histograms.
+    """
+    wanted: dict[int, int] = {}
+    for config in configs:
+        if asked := config.corpus_pass():
+            length = context_length(subjects[0], asked[0], run)
+            wanted[length] = max(wanted.get(length, EXAMPLES), asked[1])
+    for length, n_examples in wanted.items():
+        missing = [one for one in subjects if (one.hook_name, length) not in run.activations]
+        for together in alike(missing):
+            _read(together, length, n_examples, run, details)
+
+
+def alike(subjects: Sequence[Subject]) -> list[list[Subject]]:
+    """`subjects` in groups that read the same pieces: with the same BOS and first position."""
+    groups: dict[tuple[int | None, int], list[Subject]] = {}
+    for subject in subjects:
+        groups.setdefault((subject.bos, subject.n_uncounted), []).append(subject)
+    return list(groups.values())
+
+
+def cut_corpus(
+    subject: Subject, corpus: CorpusConfig, length: int, n_tokens: int | None
+) -> Iterator[np.ndarray]:
+    """The corpus in pieces of at most `length` tokens, up to `n_tokens` that count."""
+    documents = texts(corpus, subject.lm.transcript)
+    return pieces(
+        documents, subject.lm.tokenizer, length, subject.bos, n_tokens, subject.n_uncounted
+    )
+
+
+def context_length(subject: Subject, asked: int | None, run: ScoreRun) -> int:
+    """Tokens in a piece: as asked, else the corpus's default, cut to what the model can take."""
+    if run.corpus is None:
+        raise SteerlensError("this score needs a corpus: corpus=embedded, say.")
+    n_ctx = int(subject.lm.bridge.cfg.n_ctx)
+    length = asked or min(run.corpus.context_length, n_ctx)
+    if not 2 <= length <= n_ctx:
+        raise SteerlensError(
+            f"context_length={length} is out of range: {subject.lm.name} takes 2 to {n_ctx} tokens."
+        )
+    return length
+
+
+def activations_of(subject: Subject, asked: int | None, run: ScoreRun) -> Activations:
+    """What `read_corpus` has found for the subject."""
+    return run.activations[subject.hook_name, context_length(subject, asked, run)]
+
+
+def pieces_fired(subject: Subject, run: ScoreRun) -> np.ndarray:
+    """(F,): in how many pieces of the run's corpus each feature fires, as far as examples are kept.
+
+    The pieces are those of `corpus.context_length`, whatever a method of the run asks for, so that
+    the same features are chosen for every method.
+    """
+    return (activations_of(subject, None, run).value_FN > 0).sum(axis=1)
+
+
+def _read(
+    subjects: Sequence[Subject], length: int, n_examples: int, run: ScoreRun, details: bool
+) -> None:
+    from steerlens.engine.activations import activations_bytes, read_activations
+    from steerlens.engine.activations.stream import activations
+
+    assert run.corpus is not None
+    keys = {
+        subject.hook_name: _key(subject, length, n_examples, run, details) for subject in subjects
+    }
+
+    def kept(subject: Subject, name: str) -> Activations | None:
+        store, key = run.store, keys[subject.hook_name]
+        if store is None or store.load(key, name) is None:  # not there, or damaged
+            return None
+        return read_activations(store.folder(key) / name)
+
+    left: list[Subject] = []
+    for subject in subjects:
+        if finished := kept(subject, FINISHED):
+            run.activations[subject.hook_name, length] = finished
+        else:
+            left.append(subject)
+    if not left:
+        return
+
+    def keep(parts: Sequence[Activations], name: str = BEGUN) -> None:
+        for subject, part in zip(left, parts, strict=True):
+            if run.store:
+                run.store.keep(keys[subject.hook_name], name, activations_bytes(part))
+
+    begun = [part for subject in left if (part := kept(subject, BEGUN))]
+    # They were written together; a kill between two of them leaves different ones.
+    together = len(begun) == len(left) and len({part.n_tokens for part in begun}) == 1
+    cut = cut_corpus(left[0], run.corpus, length, run.corpus.n_tokens)
+    layers = ", ".join(str(subject.layer) for subject in left)
+    with run.task(run.corpus.n_tokens, f"corpus, layer {layers}", "tokens") as advance:
+        found = activations(
+            left,
+            cut,
+            n_examples,
+            run.memory_budget,
+            advance,
+            begun=begun if together else (),
+            keep=keep,
+            details=details,
+        )
+    keep(found, FINISHED)
+    for subject, one in zip(left, found, strict=True):
+        run.activations[subject.hook_name, length] = one
+        if run.store:
+            (run.store.folder(keys[subject.hook_name]) / BEGUN).unlink(missing_ok=True)
+    _tell_if_short(run, found[0].n_tokens)
+
+
+FINISHED, BEGUN = "activations.safetensors", "begun.safetensors"
+
+
+def _key(
+    subject: Subject, length: int, n_examples: int, run: ScoreRun, details: bool
+) -> dict[str, Any]:
+    what = {"corpus": run.corpus_key(), "context_length": length, "n_examples": n_examples}
+    if details:
+        what["details"] = True
+    return {**subject.key, **what}
+
+
+def _tell_if_short(run: ScoreRun, n_tokens: int) -> None:
+    assert run.corpus is not None
+    if run.corpus.n_tokens is not None and n_tokens < run.corpus.n_tokens:
+        logger.warning(
+            "the corpus %s has %s tokens, fewer than corpus.n_tokens=%s: all of it was read.",
+            run.corpus.path or run.corpus.name,
+            f"{n_tokens:,}",
+            f"{run.corpus.n_tokens:,}",
+        )

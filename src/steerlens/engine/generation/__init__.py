@@ -1,0 +1,257 @@
+"""Texts: rows of (feature, control, factor, prompt, sample) become continuations.
+
+Every row has its own feature, factor, prompt and seed, so batches are filled with whatever is still
+to do, and what a row gives doesn't depend on its neighbours. Finished batches are kept at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from steerlens.config.schema import GenerationConfig, SteerConfig
+from steerlens.config.steering import parse_stop
+from steerlens.engine.generation.decoding import Continuation, decode, padded_length
+from steerlens.engine.generation.sampling import Sampling, row_seed
+from steerlens.engine.generation.stopping import EOS, Stopping
+from steerlens.engine.generation.targets import max_activations, row_targets
+from steerlens.engine.intervention import Operation, check_affine
+from steerlens.engine.intervention.hooks import Edits, SteeringHooks
+from steerlens.engine.memory import batches, rows_that_fit
+from steerlens.engine.subject import Subject
+from steerlens.errors import SteerlensError
+
+if TYPE_CHECKING:
+    from steerlens.engine.run_context import ScoreRun
+
+ROW = ("feature", "control", "factor", "prompt", "sample")
+"""What identifies a text of one subject."""
+
+ROWS_AT_ONCE = 512
+"""More rows make nothing faster, and lose more when a run is killed."""
+
+
+EditsOf = Callable[[pd.DataFrame, Sequence[int]], Edits]
+"""The edits of a batch of rows, whose prompts have so many tokens."""
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What rows are steered with."""
+
+    key: Mapping[str, Any]
+    """All that it depends on besides model, SAE and row."""
+    edits_of: EditsOf
+
+
+def generate(
+    subject: Subject,
+    rows: pd.DataFrame,
+    steer: SteerConfig,
+    settings: GenerationConfig,
+    run: ScoreRun,
+    steering: Steering | None = None,
+) -> pd.DataFrame:
+    """The rows, columns `ROW`, with `text`, `token_ids`, `stopped_by`, `near_ties`,
+    `first_step_kl` and `seed`; in the same order.
+
+    Args:
+        subject: model and SAE.
+        rows: columns `ROW`.
+        steer: how features are steered with.
+        settings: how texts are continued.
+        run: memory, seed, progress, and where finished texts are kept.
+        steering: what takes the place of the SAE's features.
+
+    Raises:
+        SteerlensError: for a prompt that doesn't fit in the model's context, or a chat template
+            that the tokenizer doesn't have.
+    """
+    key = text_key(subject, steer, settings, run, steering)
+    found, missing = rows, rows
+    known = run.store.read(key, ROW) if run.store else None
+    if known is not None:
+        found = rows.merge(known.to_pandas(), on=list(ROW), how="left")
+        missing = rows.loc[found["stopped_by"].isna().to_numpy()]
+    if len(missing) == 0:
+        return found
+    prompts = _tokenised(subject, dict.fromkeys(missing["prompt"].tolist()), settings)
+    tables = [] if known is None else [known.to_pandas()]
+    total = len(missing) * settings.max_new_tokens
+    with run.task(total, f"layer {subject.layer}: {len(missing):,} texts", "tokens") as advance:
+        edits_of = steering.edits_of if steering else _with_features(subject, steer, run)
+        for table in _batches(subject, missing, prompts, steer, settings, run, edits_of, advance):
+            tables.append(table)
+            if run.store:
+                run.store.add(key, _arrow(table), ROW)
+    done = pd.concat(tables, ignore_index=True).drop_duplicates(list(ROW))
+    return rows.merge(done, on=list(ROW), how="left")
+
+
+def text_key(
+    subject: Subject,
+    steer: SteerConfig,
+    settings: GenerationConfig,
+    run: ScoreRun,
+    steering: Steering | None = None,
+) -> dict[str, Any]:
+    """Everything that a row's text depends on besides the row."""
+    of_rows = ("prompts", "n_prompts", "samples", "batch_size")
+    how = {k: v for k, v in dataclasses.asdict(settings).items() if k not in of_rows}
+    edit = {name: getattr(steer, name) for name in ("operator", "unit", "keep_error", "positions")}
+    if steering is not None:
+        edit["with"] = steering.key
+    elif steer.unit == "max_activation":
+        edit["default_max_activation"] = steer.default_max_activation
+        edit["corpus"] = run.examples_key() or run.corpus_key()
+    return {**subject.key, "texts": how, "edit": edit, "seed": run.seed}
+
+
+def _with_features(subject: Subject, steer: SteerConfig, run: ScoreRun) -> EditsOf:
+    """Rows are steered with the SAE's features and what stands in for them."""
+    operation = Operation(steer.operator, steer.unit, steer.keep_error)
+    largest_F = max_activations(subject, steer, run) if steer.unit == "max_activation" else None
+
+    def edits_of(batch: pd.DataFrame, _: Sequence[int]) -> Edits:
+        targets = row_targets(subject, batch, largest_F, run.seed)
+        return SteeringHooks(subject, operation, targets, steer.positions)
+
+    return edits_of
+
+
+def _tokenised(
+    subject: Subject, prompts: Iterable[str], settings: GenerationConfig
+) -> dict[str, list[int]]:
+    n_ctx = int(subject.lm.bridge.cfg.n_ctx)
+    chat = settings.chat_template
+    found = {prompt: subject.to_tokens(prompt, chat)[0].tolist() for prompt in prompts}
+    for prompt, ids in found.items():
+        if len(ids) + settings.max_new_tokens > n_ctx:
+            raise SteerlensError(
+                f"the prompt {prompt[:40]!r} has {len(ids)} tokens; with generation.max_new_tokens="
+                f"{settings.max_new_tokens} more it doesn't fit in the {n_ctx} that "
+                f"{subject.lm.name} takes."
+            )
+    return found
+
+
+def _batches(
+    subject: Subject,
+    missing: pd.DataFrame,
+    prompts: Mapping[str, list[int]],
+    steer: SteerConfig,
+    settings: GenerationConfig,
+    run: ScoreRun,
+    edits_of: EditsOf,
+    advance: Any,
+) -> Iterator[pd.DataFrame]:
+    """The missing rows with their texts, a batch at a time."""
+    check_affine(subject.sae, torch.randn(1, 4, subject.sae.cfg.d_in).to(subject.sae.W_dec))
+    sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
+    stopping = Stopping(
+        subject.lm.tokenizer, _eos_ids(subject), parse_stop(settings.stop), settings.max_new_tokens
+    )
+    lengths = {
+        prompt: padded_length(subject, len(ids), settings.max_new_tokens)
+        for prompt, ids in prompts.items()
+    }
+    finished: list[pd.DataFrame] = []
+
+    def run_batch(part: slice, full: int) -> None:
+        batch = group.iloc[part]
+        distinct = list(dict.fromkeys(batch["prompt"]))
+        place = {prompt: index for index, prompt in enumerate(distinct)}
+        ids = batch[list(ROW)].itertuples(index=False, name=None)
+        seeds = [row_seed(run.seed, subject.layer, *row) for row in ids]
+        hooks = edits_of(batch, [len(prompts[prompt]) for prompt in batch["prompt"]])
+        prompt_B = torch.tensor(batch["prompt"].map(place).tolist())
+        texts = decode(
+            subject, [prompts[one] for one in distinct], prompt_B, hooks, seeds, sampling, stopping,
+            advance, full,
+        )  # fmt: skip
+        unused = sum(settings.max_new_tokens - len(text.token_ids) for text in texts)
+        advance(0, unused)
+        finished.append(_table(subject, batch, prompts, texts, seeds))
+
+    length_of = np.array([lengths[prompt] for prompt in missing["prompt"]])
+    for length in np.unique(length_of).tolist():
+        group = missing.loc[length_of == length]
+        per_row = _bytes_per_row(subject, length + settings.max_new_tokens, steer.positions)
+        size = rows_that_fit(run.memory_budget, per_row, ROWS_AT_ONCE)
+        for _ in batches(len(group), settings.batch_size or size, run_batch):
+            yield finished.pop()
+
+
+def _table(
+    subject: Subject,
+    batch: pd.DataFrame,
+    prompts: Mapping[str, list[int]],
+    texts: Sequence[Continuation],
+    seeds: Sequence[int],
+) -> pd.DataFrame:
+    ids = [prompts[prompt] for prompt in batch["prompt"]]
+    # Not every tokenizer knows of every EOS that it is a special token.
+    read = [text.token_ids[: -1 if text.stopped_by == EOS else None] for text in texts]
+    return batch.assign(
+        text=_decoded(subject, ids, read),
+        token_ids=[text.token_ids for text in texts],
+        stopped_by=[text.stopped_by for text in texts],
+        near_ties=[text.near_ties for text in texts],
+        first_step_kl=[text.first_step_kl for text in texts],
+        seed=list(seeds),
+    )
+
+
+def _decoded(
+    subject: Subject, prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]]
+) -> list[str]:
+    """The continuations: what the whole text has beyond the prompt's, so that a leading space
+    stays where the tokenizer drops it at the beginning of a text."""
+
+    def decoded(ids: Sequence[Sequence[int]]) -> list[str]:
+        return subject.lm.tokenizer.batch_decode(
+            [list(one) for one in ids],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+
+    whole = decoded([[*prompt, *ids] for prompt, ids in zip(prompts, new, strict=True)])
+    before, alone = decoded(prompts), decoded(new)
+    return [
+        text[len(prompt) :] if text.startswith(prompt) else rest
+        for text, prompt, rest in zip(whole, before, alone, strict=True)
+    ]
+
+
+def _arrow(table: pd.DataFrame) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_pandas(table, preserve_index=False)
+
+
+def _eos_ids(subject: Subject) -> set[int]:
+    """Of the tokenizer and of the model's settings, where chat models have their end of turn."""
+    hf_model: Any = subject.lm.bridge.original_model
+    told: Any = getattr(getattr(hf_model, "generation_config", None), "eos_token_id", None)
+    own: Any = subject.lm.tokenizer.eos_token_id
+    ids = [own, *(told if isinstance(told, list) else [told])]
+    return {int(one) for one in ids if one is not None}
+
+
+def _bytes_per_row(subject: Subject, length: int, positions: str) -> int:
+    """Memory that one more row takes at its peak, a generous estimate."""
+    cfg, lm = subject.lm.bridge.cfg, subject.lm
+    n_kv = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
+    # Twice, because a longer copy is made at every step; thrice the logits.
+    keys_values = 2 * 2 * n_kv * cfg.d_head * length * lm.n_layers
+    edited = 1 if positions in ("last", "generated") else length
+    block = 4 * (cfg.d_mlp or 4 * cfg.d_model) + 16 * cfg.d_model
+    return lm.dtype.itemsize * (
+        keys_values + 3 * lm.head.d_vocab + edited * (3 * subject.d_sae + block)
+    )

@@ -1,0 +1,246 @@
+"""Batched decoding with a key-value cache, every row steered in its own way.
+
+Prompts are padded on the left, to a length that depends on the prompt alone. What comes before the
+first edited position is run once for each prompt, and its keys and values are handed to the rows.
+Finished rows leave as soon as the batch is padded to fewer without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from steerlens.engine.generation.first_step import first_step_kl
+from steerlens.engine.generation.sampling import Noise, Sampling, next_tokens
+from steerlens.engine.generation.stopping import Stopping
+from steerlens.engine.intervention import looks_back
+from steerlens.engine.intervention.hooks import Edits
+from steerlens.engine.padding import ROWS, next_multiple, padded, with_rows
+from steerlens.engine.subject import Subject
+from steerlens.engine.subject.forward import (
+    copied,
+    final_vectors,
+    left_padded,
+    new_cache,
+    select_rows,
+)
+from steerlens.errors import SteerlensError
+
+LENGTHS = 8
+"""Prompts are padded to a multiple of so many tokens."""
+
+
+@dataclass
+class Continuation:
+    """What one row has produced."""
+
+    token_ids: list[int] = field(default_factory=list)
+    """New tokens only, a closing EOS included."""
+    stopped_by: str = ""
+    near_ties: int = 0
+    """How many of its tokens rounding could have decided."""
+    first_step_kl: float = 0.0
+    """KL(steered || unsteered) of the first steered next-token distribution, in nats."""
+
+
+def padded_length(subject: Subject, length: int, max_new_tokens: int) -> int:
+    """How long a prompt of `length` tokens is with its padding, as far as the context goes.
+
+    A temporal SAE looks back and would see it, so prompts are not padded for one.
+    """
+    if looks_back(subject.sae):
+        return length
+    most = int(subject.lm.bridge.cfg.n_ctx) - max_new_tokens
+    return max(length, min(next_multiple(length, LENGTHS), most))
+
+
+@torch.no_grad()
+def decode(
+    subject: Subject,
+    prompts: Sequence[Sequence[int]],
+    prompt_B: torch.Tensor,
+    hooks: Edits,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    stopping: Stopping,
+    progress: Callable[[int], None] = lambda n: None,
+    full: int | None = None,
+) -> list[Continuation]:
+    """Continues each row's prompt until `stopping` ends it.
+
+    What a row gives doesn't depend on the others, if all prompts have the same `padded_length`.
+
+    Args:
+        subject: model and SAE.
+        prompts: token ids of P prompts, none empty.
+        prompt_B: (B,) which prompt each row continues.
+        hooks: the edit, of as many rows.
+        seeds: of each row.
+        sampling: how tokens are drawn.
+        stopping: when a text ends.
+        progress: called with the number of tokens that have just been drawn.
+        full: how many rows a full batch has; None = as many as this one.
+
+    Raises:
+        SteerlensError: logits overflow in the run's dtype.
+    """
+    full, device = full or len(prompt_B), subject.lm.device
+    found = [Continuation() for _ in prompt_B]
+    # The text of each row; None where a row is padding, or finished.
+    texts: list[Continuation | None] = [*found]
+    texts += [None] * (padded(len(found), full, device) - len(found))
+    rows = [row if row < len(found) else 0 for row in range(len(texts))]
+    hooks.select(torch.tensor(rows))
+    noise = Noise([seeds[row] for row in rows])
+    forward = _Forward(subject, prompts, stopping.max_new_tokens)
+    logits_BV, kl_B = forward.prompt(with_rows(prompt_B, len(texts)), hooks)
+    while True:
+        _refuse_overflow(subject, logits_BV, kl_B, texts, hooks)
+        if kl_B is not None:
+            for text, kl in zip(texts, kl_B.tolist(), strict=True):
+                if text:
+                    text.first_step_kl = kl
+        token_B, near_B = (column.tolist() for column in next_tokens(logits_BV, sampling, noise))
+        progress(sum(text is not None for text in texts))
+        for row, (text, token, near) in enumerate(zip(texts, token_B, near_B, strict=True)):
+            if text:
+                text.token_ids.append(token)
+                text.near_ties += near
+                text.stopped_by = stopping.reason(text.token_ids) or ""
+                if text.stopped_by:
+                    texts[row] = None
+        going = [row for row, text in enumerate(texts) if text]
+        if not going:
+            return found
+        n_rows = padded(len(going), full, device)
+        if n_rows < len(texts):
+            ended = [row for row, text in enumerate(texts) if not text]
+            rows = (going + ended)[:n_rows]
+            for one in (forward, hooks, noise):
+                one.select(torch.tensor(rows))
+            texts = [texts[row] for row in rows]
+            token_B = [token_B[row] for row in rows]
+        logits_BV, kl_B = forward.next(torch.tensor(token_B), hooks)
+
+
+def _refuse_overflow(
+    subject: Subject,
+    logits_BV: torch.Tensor,
+    kl_B: torch.Tensor | None,
+    texts: Sequence[Continuation | None],
+    hooks: Edits,
+) -> None:
+    """Refuse numbers that are none, of which no token can be drawn, in rows that are still going.
+
+    Raises:
+        SteerlensError: with the factor that was too large for the run's dtype.
+    """
+    # The largest is NaN where any is; -inf alone is a token that the model excludes.
+    largest_B = logits_BV.amax(dim=-1).float().cpu()
+    if kl_B is not None:
+        largest_B = largest_B + kl_B.cpu()
+    going_B = torch.tensor([text is not None for text in texts])
+    overflown_B = going_B & ~torch.isfinite(largest_B)
+    if overflown_B.any():
+        factor = float(hooks.factor_B[overflown_B.nonzero()[0, 0]])
+        raise SteerlensError(
+            f"layer {subject.layer} gives NaN or infinite logits in {subject.lm.dtype} when it is "
+            f"steered with the factor {factor:g}; use dtype=float32 or smaller factors."
+        )
+
+
+class _Forward:
+    """Forwards of a batch, with the keys and values of what came before."""
+
+    def __init__(
+        self, subject: Subject, prompts: Sequence[Sequence[int]], max_new_tokens: int
+    ) -> None:
+        self._subject = subject
+        self._bridge = subject.lm.bridge
+        self._length = padded_length(subject, max(map(len, prompts)), max_new_tokens)
+        n_padding = torch.tensor([self._length - len(prompt) for prompt in prompts])
+        padding = subject.bos if subject.bos is not None else prompts[0][0]
+        rows = [[padding] * (self._length - len(prompt)) + list(prompt) for prompt in prompts]
+        self._tokens_PL = torch.tensor(rows, device=subject.lm.device)
+        self._n_padding = n_padding.to(subject.lm.device)
+        self._cache: Any = None
+
+    def prompt(self, prompt_B: torch.Tensor, hooks: Edits) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (B, V) after each row's prompt, and the KL (B,) from the unsteered ones."""
+        prompt_B = prompt_B.to(self._n_padding.device)
+        first = hooks.first_position(self._length)
+        hooks.is_prompt = True
+        n_padding_P, caches, plain = self._n_padding, [], []
+        # Always as many at once: how many prompts there are depends on the batch.
+        for tokens_RL, n_padding_R in self._tiles():
+            self._n_padding = n_padding_R
+            self._cache = new_cache(self._bridge)
+            if first > 0:
+                self._run(tokens_RL[:, :first], [])
+            caches.append(copied(self._cache))
+            if hooks.steers:
+                plain.append(self._run(tokens_RL[:, first:], []))
+        self._cache, self._n_padding = _joined(caches), n_padding_P[prompt_B]
+        select_rows(self._cache, prompt_B)
+        steered_BV = self._run(self._tokens_PL[prompt_B][:, first:], hooks.hooks())
+        if not plain:
+            return steered_BV, torch.zeros(len(steered_BV))
+        return steered_BV, _kl(hooks, steered_BV, torch.cat(plain), prompt_B)
+
+    def _tiles(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Tokens and number of padding tokens of `ROWS` prompts at a time."""
+        tiles = (self._tokens_PL.split(ROWS), self._n_padding.split(ROWS))
+        for tokens, n_padding in zip(*tiles, strict=True):
+            yield with_rows(tokens, ROWS), with_rows(n_padding, ROWS)
+
+    def next(self, token_B: torch.Tensor, hooks: Edits) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits (B, V) after one more token, and the KL if this is the first edited step."""
+        tokens_B1 = token_B.to(self._n_padding.device)[:, None]
+        hooks.is_prompt = False
+        first = hooks.steers and hooks.fired == 0 and hooks.edits_new_tokens
+        before = copied(self._cache) if first else None
+        logits_BV = self._run(tokens_B1, hooks.hooks())
+        if before is None:
+            return logits_BV, None
+        after, self._cache = self._cache, before
+        plain_BV = self._run(tokens_B1, [])
+        self._cache = after
+        return logits_BV, _kl(hooks, logits_BV, plain_BV)
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Goes on with these rows only."""
+        rows = rows.to(self._n_padding.device)
+        self._n_padding = self._n_padding[rows]
+        select_rows(self._cache, rows)
+
+    def _run(self, tokens_BL: torch.Tensor, hooks: list[tuple[str, Any]]) -> torch.Tensor:
+        """Logits (B, V) of the last position; the cache grows."""
+        past = int(self._cache.get_seq_length())
+        inputs = left_padded(self._n_padding, past, tokens_BL.shape[1])
+        h_BD = final_vectors(self._bridge, tokens_BL, hooks, self._cache, last=True, **inputs)
+        head = self._subject.lm.head
+        return head.finish(head.logits(h_BD.to(head.device)))
+
+
+def _kl(
+    hooks: Edits,
+    steered_BV: torch.Tensor,
+    unsteered_PV: torch.Tensor,
+    prompt_B: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Exactly 0 in rows that aren't steered, where only rounding differs."""
+    kl_B = first_step_kl(steered_BV, unsteered_PV, prompt_B)
+    return kl_B.masked_fill_((hooks.factor_B == 0).to(kl_B.device), 0)
+
+
+def _joined(caches: Sequence[Any]) -> Any:
+    """The keys and values of all rows in one cache."""
+    whole = copied(caches[0])
+    for layer, *parts in zip(whole.layers, *(cache.layers for cache in caches), strict=True):
+        if layer.is_initialized:
+            layer.keys = torch.cat([part.keys for part in parts])
+            layer.values = torch.cat([part.values for part in parts])
+    return whole

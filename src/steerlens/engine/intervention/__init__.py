@@ -1,0 +1,260 @@
+"""The edit of Eq. 5-6, in the one place where it lives.
+
+At the SAE's hook, at a position: encode `x` to `a`; change some entries of `a`, in the paper one by
+`s * a_max`, where `a_max` is the largest entry; write back `decode(a~)` plus, when the error is
+kept, `y - decode(a)`. Here `y` is what the SAE reconstructs: `x` itself, or the value at a
+transcoder's output hook.
+
+Decoding dense activations for every row would cost B x F x D. Every decoder that SAELens scores
+with here is affine in `a`, so `decode(a~) - decode(a)` is a combination of its rows; `check_affine`
+compares that with SAELens' own `decode` for each subject before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from steerlens.config.schema import OPERATORS, UNITS
+from steerlens.engine.subject.site import is_transcoder
+from steerlens.errors import SteerlensError, unknown
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What is done to a feature's activation, the same in every row."""
+
+    operator: str = "add"
+    """add: `a + s u`; clamp: `s u`; min_clamp: `max(a, s u)`; ablate: `(1 - s) a`, so that a factor
+    of 1 removes the feature."""
+    unit: str = "a_max"
+    """u: a_max, the largest activation at the position (the paper); max_activation, the feature's
+    own maximum over a corpus (AxBench); norm, what changes the vector by its own length; one, 1."""
+    keep_error: bool = True
+    """Keep what the SAE fails to reconstruct (the authors' code) or drop it (the paper's Eq. 6)."""
+
+    def __post_init__(self) -> None:
+        if self.operator not in OPERATORS:
+            raise unknown("steer.operator", self.operator, OPERATORS)
+        if self.unit not in UNITS:
+            raise unknown("steer.unit", self.unit, UNITS)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is steered in each of B rows: N features, or N plain directions.
+
+    A row whose factor is 0 is not edited at all.
+    """
+
+    vectors_BND: torch.Tensor
+    """(B, N, D): what one unit of each adds to what the SAE decodes, before its normalisation."""
+    factor_B: torch.Tensor
+    """(B,): steering factors s; may be negative."""
+    weights_BN: torch.Tensor
+    """(B, N): share of each in the row's factor; 0 leaves it as it is, whatever the operator."""
+    features_BN: torch.Tensor | None = None
+    """(B, N): feature ids; None for plain directions, which can only be added."""
+    max_activation_BN: torch.Tensor | None = None
+    """(B, N): for unit max_activation."""
+
+    def __len__(self) -> int:
+        return len(self.factor_B)
+
+    def rows(self, rows: torch.Tensor | slice) -> Targets:
+        """Those of `rows` only."""
+        fields = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(self, **{name: value[rows] for name, value in fields.items()})
+
+
+def feature_targets(
+    sae: SAE[Any],
+    features_BN: torch.Tensor,
+    factor_B: torch.Tensor,
+    weights_BN: torch.Tensor | None = None,
+    max_activation_BN: torch.Tensor | None = None,
+) -> Targets:
+    """Rows that steer N features each; `weights_BN` are 1 by default."""
+    device, dtype = sae.W_dec.device, sae.W_dec.dtype
+    features_BN = features_BN.to(device)
+    if weights_BN is None:
+        weights_BN = torch.ones(features_BN.shape)
+    return Targets(
+        vectors_BND=decoder_rows(sae, features_BN),
+        factor_B=factor_B.to(device, dtype),
+        weights_BN=weights_BN.to(device, dtype),
+        features_BN=features_BN,
+        max_activation_BN=None
+        if max_activation_BN is None
+        else max_activation_BN.to(device, dtype),
+    )
+
+
+def decoder_rows(sae: SAE[Any], features: torch.Tensor) -> torch.Tensor:
+    """(..., D): what one unit of each feature adds to what the SAE decodes."""
+    rows = sae.W_dec[features.to(sae.W_dec.device)]
+    if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
+        rows = rows / rows.norm(dim=-1, keepdim=True)
+    return rows
+
+
+class Encoded(NamedTuple):
+    """What the SAE makes of vectors at its hook: B rows (or one for all), L positions."""
+
+    acts_BLF: torch.Tensor
+    out_scale_BL: torch.Tensor
+    """What the SAE's run-time normalisation multiplies decoded vectors by."""
+    base_BLD: torch.Tensor
+    """What is written back where nothing is steered: with the error, the vectors as they were."""
+
+
+@torch.no_grad()
+def encode(
+    sae: SAE[Any],
+    x_BLD: torch.Tensor,
+    out_BLD: torch.Tensor,
+    keep_error: bool = True,
+    positions: slice = slice(None),
+) -> Encoded:
+    """The SAE's view of `x_BLD` at `positions`.
+
+    Args:
+        sae: an SAE or a transcoder.
+        x_BLD: (B, L, d_in): the vectors at the hook that the SAE reads; all positions if it is a
+            temporal SAE, which looks back.
+        out_BLD: (B, l, d_out): the vectors to change, at `positions`.
+        keep_error: keep what the SAE fails to reconstruct.
+        positions: which of the L positions are wanted.
+    """
+    x_BLD = x_BLD.to(sae.device)
+    acts_BLF = sae.encode(x_BLD)[:, positions]
+    scale_BL = _out_scale(sae, x_BLD)[:, positions]
+    base_BLD = out_BLD
+    if not keep_error:
+        target_BLD = out_BLD if is_transcoder(sae) else x_BLD[:, positions]
+        base_BLD = out_BLD + (sae(x_BLD)[:, positions] - target_BLD).to(out_BLD)
+    return Encoded(acts_BLF, scale_BL, base_BLD)
+
+
+def _out_scale(sae: SAE[Any], x_BLD: torch.Tensor) -> torch.Tensor:
+    left: Any = sae  # what `encode` leaves for `decode`
+    one = torch.ones(x_BLD.shape[:2], dtype=x_BLD.dtype, device=x_BLD.device)
+    match str(sae.cfg.normalize_activations):
+        case _ if is_transcoder(sae):
+            return one  # its output is another hook's value: SAELens doesn't scale it back
+        case "layer_norm":
+            return left.ln_std[..., 0]
+        case "constant_norm_rescale":
+            return 1.0 / left.x_norm_coeff[..., 0]
+        case "constant_scalar_rescale":  # of temporal SAEs
+            return one / left.cfg.activation_normalization_factor
+        case _:
+            return one
+
+
+@torch.no_grad()
+def edited(
+    operation: Operation, encoded: Encoded, out_BLD: torch.Tensor, targets: Targets
+) -> torch.Tensor:
+    """(B, L, D): the vectors to write back, one row for each of `targets`.
+
+    `encoded` and `out_BLD` have B rows, or one that stands for all.
+    """
+    if targets.features_BN is None:  # a plain direction isn't the SAE's to scale
+        encoded = encoded._replace(out_scale_BL=torch.ones_like(encoded.out_scale_BL))
+    base_BLD, scale_BL = encoded.base_BLD, encoded.out_scale_BL
+    step_BLN = _steps(operation, encoded, out_BLD, targets)
+    step_BLN = step_BLN.masked_fill((targets.weights_BN == 0)[:, None], 0)
+    change_BLD = _combined(step_BLN, targets.vectors_BND)
+    steered_BLD = base_BLD + (change_BLD * scale_BL[..., None]).to(base_BLD)
+    unsteered_B = (targets.factor_B == 0).to(base_BLD.device)
+    return torch.where(unsteered_B[:, None, None], out_BLD, steered_BLD)
+
+
+def _combined(step_BLN: torch.Tensor, vectors_BND: torch.Tensor) -> torch.Tensor:
+    """(B, L, D): the sum of each row's vectors, so many steps of each.
+
+    One by one, because a product's additions would have another order for another N, and N depends
+    on the other rows of a batch, with which a row is padded by steps of 0.
+    """
+    pairs = zip(step_BLN.split(1, dim=-1), vectors_BND.split(1, dim=1), strict=True)
+    first, *others = (step_BL1.float() * vector_B1D for step_BL1, vector_B1D in pairs)
+    return sum(others, start=first).to(vectors_BND)
+
+
+def _steps(
+    operation: Operation, encoded: Encoded, out_BLD: torch.Tensor, targets: Targets
+) -> torch.Tensor:
+    """(B, L, N): by how much each feature's activation changes."""
+    acts_BLF = encoded.acts_BLF
+    if operation.unit == "a_max":
+        unit = acts_BLF.amax(dim=-1, keepdim=True)
+    elif operation.unit == "max_activation":
+        if targets.max_activation_BN is None:
+            raise SteerlensError("unit max_activation needs the features' maximum activations.")
+        unit = targets.max_activation_BN[:, None]
+    elif operation.unit == "norm":
+        length_BL = out_BLD.norm(dim=-1).to(acts_BLF) / encoded.out_scale_BL
+        unit = length_BL[..., None] / targets.vectors_BND.norm(dim=-1)[:, None]
+    else:
+        unit = acts_BLF.new_ones(())
+    goal_BLN = targets.factor_B[:, None, None] * targets.weights_BN[:, None] * unit
+    if operation.operator == "add":
+        return goal_BLN
+    if targets.features_BN is None:
+        raise SteerlensError(
+            f"steer.operator={operation.operator} needs features; a plain direction is only added."
+        )
+    index_BLN = targets.features_BN[:, None].expand(-1, acts_BLF.shape[1], -1)
+    acts_BLN = acts_BLF.expand(len(targets), -1, -1).gather(-1, index_BLN)
+    match operation.operator:
+        case "clamp":
+            return goal_BLN - acts_BLN
+        case "min_clamp":
+            return (goal_BLN - acts_BLN).clamp(min=0)
+        case _:
+            return -targets.factor_B[:, None, None] * targets.weights_BN[:, None] * acts_BLN
+
+
+def looks_back(sae: SAE[Any]) -> bool:
+    """Whether a position's activations depend on the positions before it."""
+    return sae.cfg.architecture() == "temporal"
+
+
+@torch.no_grad()
+def check_affine(sae: SAE[Any], x_1LD: torch.Tensor) -> None:
+    """Compares `decoder_rows` with SAELens' own encode and decode for a few features.
+
+    Raises:
+        SteerlensError: for an SAE whose decoder isn't affine.
+    """
+    x_1LD = x_1LD.to(sae.device)
+    probes = torch.tensor(_probes(sae.cfg.d_sae))
+    acts_1LF = sae.encode(x_1LD)
+    scale = _out_scale(sae, x_1LD)[0, -1]
+    step = acts_1LF[0, -1].max().clamp(min=1.0)
+    ours = step * scale * decoder_rows(sae, probes)
+    # One row as it is, then one for each probe.
+    acts_BLF = sae.encode(x_1LD.expand(1 + len(probes), -1, -1)).clone()
+    for row, feature in enumerate(probes.tolist(), start=1):
+        acts_BLF[row, :, feature] += step
+    before, *raised = sae.decode(acts_BLF)[:, -1]
+    tolerance = 1e-3 if ours.dtype == torch.float32 else 0.05
+    for row, after in zip(ours, raised, strict=True):
+        change = after - before
+        size = before.abs().max() + change.abs().max()
+        if not torch.allclose(change, row, rtol=0, atol=float(tolerance * size)):
+            raise SteerlensError(
+                f"an SAE of architecture {sae.cfg.architecture()!r} can't be steered exactly: its "
+                "decoder is not affine in the feature activations."
+            )
+
+
+def _probes(d_sae: int) -> Sequence[int]:
+    return sorted({0, d_sae // 2, d_sae - 1})

@@ -1,0 +1,155 @@
+"""The edit as hooks of a forward: which positions, read and written where."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+
+from steerlens.config.schema import POSITIONS
+from steerlens.engine.intervention import Operation, Targets, edited, encode, looks_back
+from steerlens.engine.subject import Subject
+from steerlens.errors import SteerlensError, unknown
+
+
+class Edits(Protocol):
+    """What is done to the rows of a batch while their texts are generated."""
+
+    is_prompt: bool
+    """Set before each forward by whoever runs it."""
+    fired: int
+    """How many forwards were edited."""
+
+    @property
+    def factor_B(self) -> torch.Tensor:
+        """(B,): 0 in rows that aren't edited."""
+        ...
+
+    @property
+    def steers(self) -> bool:
+        """Whether any row is edited."""
+        ...
+
+    @property
+    def edits_new_tokens(self) -> bool: ...
+
+    def hooks(self) -> list[tuple[str, Any]]:
+        """For `run_with_hooks` or `hooks` of a TransformerBridge; none if nothing is steered."""
+        ...
+
+    def first_position(self, length: int) -> int:
+        """Where a forward of a prompt must begin to see every edit, and to give logits."""
+        ...
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Goes on with these rows of the batch only."""
+        ...
+
+
+class SteeringHooks:
+    """Edits what passes through a subject's site, each row of the batch in its own way.
+
+    A forward is told to be a prompt or new tokens by `is_prompt`, which whoever runs it sets.
+    """
+
+    def __init__(
+        self, subject: Subject, operation: Operation, targets: Targets, positions: str = "last"
+    ) -> None:
+        if positions not in POSITIONS:
+            raise unknown("steer.positions", positions, POSITIONS)
+        self.targets = targets
+        self.is_prompt = True
+        self.fired = 0
+        """How many forwards were edited."""
+        self._subject = subject
+        self._operation = operation
+        self._policy = positions
+        self._seen: dict[str, torch.Tensor] = {}
+        self._looks_back = looks_back(subject.sae)
+        self._past_BLD: torch.Tensor | None = None
+        self._steers = bool((targets.factor_B != 0).any())
+
+    @property
+    def factor_B(self) -> torch.Tensor:
+        return self.targets.factor_B
+
+    @property
+    def steers(self) -> bool:
+        """Whether any row's factor isn't 0."""
+        return self._steers
+
+    def hooks(self) -> list[tuple[str, Any]]:
+        """For `run_with_hooks` or `hooks` of a TransformerBridge; none if nothing is steered."""
+        if not self._steers:
+            return []
+        site = self._subject.site
+        before = [name for name in site.read_before_write if name != site.write]
+        return [
+            *((name, partial(self._read, name=name)) for name in before),
+            (site.write, self._write),
+        ]
+
+    def first_position(self, length: int) -> int:
+        """Where a forward of a prompt must begin to see every edit, and to give logits."""
+        if self._looks_back or self._policy in ("all", "prompt"):
+            return 0
+        return length - 1
+
+    @property
+    def edits_new_tokens(self) -> bool:
+        return self._policy != "prompt"
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Goes on with these rows of the batch only."""
+        self.targets = self.targets.rows(rows.to(self.targets.factor_B.device))
+        if self._past_BLD is not None:
+            self._past_BLD = self._past_BLD[rows.to(self._past_BLD.device)]
+
+    def _read(self, x: torch.Tensor, hook: Any, name: str) -> None:
+        # `hook.name` may be the other name of the same place.
+        self._seen[name] = x.flatten(2)
+
+    def _write(self, out: torch.Tensor, hook: Any) -> torch.Tensor:
+        out_BLD = out.flatten(2)
+        seen = {**self._seen, self._subject.site.write: out_BLD}
+        parts = [seen[name] for name in self._subject.site.read_before_write]
+        x_BLD = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+        positions = self._positions(out_BLD.shape[1])
+        if self._looks_back:
+            if self.is_prompt or self._past_BLD is None:
+                self._past_BLD = x_BLD
+            else:
+                self._past_BLD = torch.cat([self._past_BLD, x_BLD], dim=1)
+            x_BLD = self._past_BLD
+        if positions is None:
+            return out
+        if len(self.targets) not in (1, len(out_BLD)):
+            raise SteerlensError(
+                f"{len(self.targets)} rows are steered, but the batch has {len(out_BLD)}."
+            )
+        targets = self.targets
+        if len(targets) < len(out_BLD):
+            targets = targets.rows(torch.zeros(len(out_BLD), dtype=torch.int64))
+        self.fired += 1
+        n_before = x_BLD.shape[1] - out_BLD.shape[1]
+        here = slice(n_before + positions.start, None)
+        if not self._looks_back:
+            x_BLD, here = x_BLD[:, positions], slice(None)
+        part_BLD = out_BLD[:, positions]
+        sae, keep_error = self._subject.sae, self._operation.keep_error
+        encoded = encode(sae, x_BLD, part_BLD, keep_error, here)
+        new_BLD = edited(self._operation, encoded, part_BLD, targets).to(out_BLD)
+        if positions.start > 0:
+            new_BLD = torch.cat([out_BLD[:, : positions.start], new_BLD], dim=1)
+        return new_BLD.reshape(out.shape)
+
+    def _positions(self, length: int) -> slice | None:
+        """The positions of this forward that are edited; they are its last ones."""
+        match self._policy, self.is_prompt:
+            case ("last", True):
+                return slice(length - 1, length)
+            case ("generated", True) | ("prompt", False):
+                return None
+            case _:
+                return slice(0, length)

@@ -1,0 +1,73 @@
+"""The tokens that a feature stands for: top-k of unembed(LN(d_i)) (paper Section 2)."""
+
+from __future__ import annotations
+
+import torch
+
+from steerlens.engine.memory import batches, rows_that_fit
+from steerlens.engine.padding import padded, with_rows
+from steerlens.engine.subject import Subject
+from steerlens.errors import SteerlensError
+
+
+@torch.no_grad()
+def logit_lens(
+    subject: Subject, features: torch.Tensor, k: int = 20, memory_budget: int = 2 * 1024**3
+) -> torch.Tensor:
+    """Top-k logit-lens tokens of `features`, best first: (n, k) int64 token ids, on the CPU.
+
+    Answers are kept with the subject, because several scores of a run ask for the same tokens.
+
+    Args:
+        features: (n,) feature ids.
+        k: number of tokens per feature.
+        memory_budget: bytes for the logits of one chunk and what their top-k needs.
+
+    Raises:
+        SteerlensError: `k` is beyond the vocabulary.
+    """
+    _check_k(subject, k)
+    known = subject.logit_lens_memo
+    if known is None or known.shape[1] < k:
+        known = torch.full((subject.d_sae, k), -1, dtype=torch.int64)
+    missing = features[known[features, 0] < 0]
+    known[missing] = _top_tokens(subject, subject.sae.W_dec, missing, known.shape[1], memory_budget)
+    subject.logit_lens_memo = known
+    return known[features, :k]
+
+
+@torch.no_grad()
+def logit_lens_of_directions(
+    subject: Subject, directions_ND: torch.Tensor, k: int, memory_budget: int = 2 * 1024**3
+) -> torch.Tensor:
+    """`logit_lens` of any vectors (N, D) in the place of decoder rows: (N, k) int64 token ids."""
+    _check_k(subject, k)
+    every_N = torch.arange(len(directions_ND))
+    return _top_tokens(subject, directions_ND, every_N, k, memory_budget)
+
+
+def _check_k(subject: Subject, k: int) -> None:
+    if not 1 <= k <= subject.lm.head.d_vocab:
+        raise SteerlensError(
+            f"top_k={k} is out of range: {subject.lm.name} has {subject.lm.head.d_vocab} tokens."
+        )
+
+
+def _top_tokens(
+    subject: Subject, matrix_ND: torch.Tensor, ids_n: torch.Tensor, k: int, memory_budget: int
+) -> torch.Tensor:
+    """(n, k): the tokens of the rows `ids_n` of a matrix, never with n x V logits in memory."""
+    head = subject.lm.head
+    tokens_nk = torch.empty((len(ids_n), k), dtype=torch.int64)
+    per_row = head.d_vocab * (matrix_ND.element_size() + 12)
+
+    def run(rows: slice, full: int) -> None:
+        ids_B = ids_n[rows].to(matrix_ND.device)
+        padded_B = with_rows(ids_B, padded(len(ids_B), full, head.device))
+        d_BD = subject.in_residual_stream(matrix_ND[padded_B]).to(head.device)
+        logits_BV = head.logits(head.norm(d_BD))[: len(ids_B)]
+        tokens_nk[rows] = logits_BV.float().topk(k, dim=-1).indices.cpu()
+
+    for _ in batches(len(ids_n), rows_that_fit(memory_budget, per_row, 1024), run):
+        pass
+    return tokens_nk

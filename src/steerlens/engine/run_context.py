@@ -1,0 +1,67 @@
+"""What work on a subject may know of the run around it: memory, seed, progress, corpus, store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steerlens.config.schema import CorpusConfig
+from steerlens.data.corpus import identity
+from steerlens.storage.provenance import file_identity
+from steerlens.storage.store import Store
+
+if TYPE_CHECKING:
+    from steerlens.engine.activations import Activations
+
+
+def _nothing(_done: int, _unneeded: int = 0) -> None:
+    pass
+
+
+@contextmanager
+def _no_bar(
+    _total: int | None, _description: str, _unit: str, each: int = 1
+) -> Iterator[Callable[..., None]]:
+    yield _nothing
+
+
+@dataclass(frozen=True)
+class ScoreRun:
+    """What a method may know of the run around it; steering, too."""
+
+    memory_budget: int = 2 * 1024**3
+    """Bytes that scoring may use beyond the weights."""
+    seed: int = 0
+    progress: Callable[[int], None] = _nothing
+    """Called with the number of features that have just been finished."""
+    task: Callable[..., AbstractContextManager[Callable[..., None]]] = _no_bar
+    """A progress bar (total, description, unit; `each`: how often each unit is gone through) for
+    work that isn't counted in features."""
+    corpus: CorpusConfig | None = None
+    """The run's corpus."""
+    examples: str | None = None
+    """File of examples of the run's SAE that stands for the corpus."""
+    activations: dict[tuple[str, int], Activations] = field(default_factory=dict)
+    """What passes over the corpus have found, by hook name and context length."""
+    prompts: dict[tuple[str, str, bool, bool], Any] = field(default_factory=dict)
+    """What `steered_prompt` has made, by hook name, prompt, `keep_error` and template."""
+    null_scores: dict[tuple[str, str], Any] = field(default_factory=dict)
+    """Output scores of random directions, by hook name and settings."""
+    store: Store | None = None
+    """Where finished scores are kept."""
+
+    def examples_key(self) -> dict[str, Any] | None:
+        """Which examples stand for the corpus, for the store."""
+        if self.examples is None or self.store is None:
+            return None
+        return file_identity(Path(self.examples), self.store.root)
+
+    def corpus_key(self) -> dict[str, Any] | None:
+        """What the corpus is, for the store."""
+        if self.corpus is None or self.store is None:
+            return None
+        what = identity(self.corpus, self.store.root)
+        return {**what, "context_length": self.corpus.context_length}

@@ -1,0 +1,190 @@
+"""The subject of an experiment: a language model and one SAE of its, joined at a hook.
+
+`load_subjects` yields one `Subject` per layer, with the model loaded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from steerlens.config.parse import parse_memory
+from steerlens.config.schema import RunConfig
+from steerlens.engine.subject.belonging import check_belongs
+from steerlens.engine.subject.model import LoadedModel, load_model
+from steerlens.engine.subject.sae import SaeSource, load_sae, sae_sources
+from steerlens.engine.subject.site import Site
+from steerlens.engine.subject.weight_cache import Kept, LoadedSae
+from steerlens.errors import SteerlensError
+from steerlens.storage.provenance import code_digest
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+    from sae_lens.saes.sae import SAEMetadata
+
+__all__ = ["Kept", "LoadedModel", "SaeSource", "Site", "Subject", "load_subjects"]
+
+
+@dataclass
+class Subject:
+    """A model and an SAE that belongs to it.
+
+    Dimension letters everywhere: B rows, L positions, D d_model, F d_sae, V vocabulary, K top-k.
+    """
+
+    lm: LoadedModel
+    sae: SAE[Any]
+    name: str
+    """Name of the SAE release."""
+    site: Site
+    prepend_bos: bool
+    n_uncounted: int = 0
+    """Positions at the beginning of a text that count in no statistic: BOS, and those that the SAE
+    wasn't trained on, because the model keeps no meaning there."""
+    identity: dict[str, Any] = field(default_factory=dict)
+    """What was loaded, and how: written to provenance.json."""
+    examples: str | None = None
+    """File of examples of the SAE's features, which may stand for a corpus."""
+
+    logit_lens_memo: torch.Tensor | None = field(default=None, repr=False)
+    """(F, K) token ids that `logit_lens` has found; -1 where it hasn't been asked."""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Everything that numbers of this subject depend on: two equal keys, equal numbers."""
+        model = {name: what for name, what in self.lm.identity.items() if name != "device"}
+        return {"model": model, "sae": self.identity, "code": code_digest()}
+
+    @property
+    def layer(self) -> int:
+        return self.site.layer
+
+    @property
+    def hook_name(self) -> str:
+        return self.site.hook_name
+
+    @property
+    def d_sae(self) -> int:
+        return int(self.sae.cfg.d_sae)
+
+    def in_residual_stream(self, rows_BD: torch.Tensor) -> torch.Tensor:
+        """What vectors where the SAE writes, such as decoder rows, add to the residual stream.
+
+        The vectors themselves; for an SAE of the heads' outputs (`hook_z`), those after W_O.
+        """
+        if not self.site.is_z:
+            return rows_BD
+        W_O = self.lm.bridge.blocks[self.layer].attn.o.original_component
+        return W_O(rows_BD) - W_O(torch.zeros_like(rows_BD[:1]))  # without its bias
+
+    @property
+    def bos(self) -> int | None:
+        """The token before every text, if the SAE was trained with one.
+
+        Where the tokenizer has no BOS, it is EOS, as in SAELens' training.
+        """
+        if not self.prepend_bos:
+            return None
+        tokenizer: Any = self.lm.tokenizer
+        bos = tokenizer.bos_token_id
+        return tokenizer.eos_token_id if bos is None else bos
+
+    def to_tokens(self, text: str, chat_template: bool = False) -> torch.Tensor:
+        """Token ids of `text`, shape (1, L), with BOS exactly when the SAE was trained with it.
+
+        With `chat_template` the text is a user's turn, and a BOS that the template writes stays.
+        """
+        if not text:
+            raise SteerlensError("the prompt is empty; give it at least one word.")
+        text = self.lm.chat(text) if chat_template else text
+        ids = list(self.lm.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if self.bos is not None and ids[:1] != [self.bos]:
+            ids = [self.bos, *ids]
+        n_ctx = int(self.lm.bridge.cfg.n_ctx)
+        if not ids or len(ids) > n_ctx:
+            raise SteerlensError(
+                f"the prompt has {len(ids)} tokens; {self.lm.name} takes 1 to {n_ctx}."
+            )
+        return torch.tensor([ids], device=self.lm.device)
+
+
+def load_subjects(
+    config: RunConfig, lm: LoadedModel | None = None, kept: Kept | None = None
+) -> Iterator[Subject]:
+    """The subjects of a run, one per layer in rising order; the model is loaded once.
+
+    `lm` is the run's model, if it is loaded already; `kept` what earlier runs have loaded.
+    """
+    for source in sae_sources(config):
+        sae, sae_identity = _sae(source, config, kept)
+        lm = lm or shared_model(config, sae.cfg.metadata, kept)
+        site = check_belongs(lm, sae, source, config)
+        told = sae.cfg.metadata.prepend_bos
+        prepend_bos = lm.tokenizer_prepends_bos if told is None else bool(told)
+        prepend_bos &= _has_bos(lm, sae.cfg.metadata)
+        n_uncounted = max(int(prepend_bos), untrained_positions(sae.cfg.metadata))
+        subject = Subject(
+            lm=lm,
+            sae=sae.to(lm.device_of_block(site.layer)),
+            name=config.sae.title,
+            site=site,
+            prepend_bos=prepend_bos,
+            n_uncounted=n_uncounted,
+            examples=config.sae.examples,
+        )
+        subject.identity = {
+            **sae_identity,
+            "hook_name": site.hook_name,
+            "read_at": site.read,
+            "written_at": site.write,
+            "prepend_bos": prepend_bos,
+            "prepend_bos_from": "tokenizer" if told is None else "SAE metadata",
+            "before_texts": lm.token_name(subject.bos),
+            "uncounted_positions": n_uncounted,
+        }
+        yield subject
+        del sae, subject  # or it would still be in memory while the next is loaded
+
+
+def _has_bos(lm: LoadedModel, metadata: SAEMetadata) -> bool:
+    """Whether there was a token to put before texts when the SAE was trained.
+
+    SAELens trains on TransformerLens' models, whose tokenizers take EOS for a BOS that they lack;
+    with Hugging Face's own class, and in other libraries, whose converted SAEs have no version of
+    SAELens' training, texts begin without one.
+    """
+    if lm.tokenizer.bos_token_id is not None:
+        return True
+    of_saelens = metadata.sae_lens_training_version is not None
+    is_plain = metadata.model_class_name == "AutoModelForCausalLM"
+    return of_saelens and not is_plain and lm.tokenizer.eos_token_id is not None
+
+
+def untrained_positions(metadata: SAEMetadata) -> int:
+    """At how many positions from the first an SAE wasn't trained, as its metadata says.
+
+    SAELens says `seqpos_slice: [1, null]`; `exclude_first_position: true` says it in words.
+    """
+    start = slice(*(metadata.seqpos_slice or (None,))).start
+    return max(start or 0, int(bool(metadata.exclude_first_position)))
+
+
+def _sae(source: SaeSource, config: RunConfig, kept: Kept | None) -> LoadedSae:
+    if kept is None:
+        return load_sae(source, config)
+    key = (source, config.dtype, config.device)
+    return kept.sae(key, parse_memory(config.memory_budget), lambda: load_sae(source, config))
+
+
+def shared_model(
+    config: RunConfig, metadata: SAEMetadata, kept: Kept | None, role: str = "steered"
+) -> LoadedModel:
+    """The model of `config` as `metadata` wants it, from `kept` if it is there."""
+    if kept is None:
+        return load_model(config, metadata)
+    where = (config.dtype, config.device, config.device_map)
+    key = (asdict(config.model), where, metadata.model_from_pretrained_kwargs)
+    return kept.model(role, key, lambda: load_model(config, metadata))

@@ -1,0 +1,305 @@
+"""Loading the language model as a TransformerBridge, the way the SAE was trained on it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from steerlens.config import folders
+from steerlens.config.gguf import gguf_file, model_names
+from steerlens.config.schema import ModelConfig, RunConfig
+from steerlens.engine.memory import is_out_of_memory
+from steerlens.engine.subject.agreement import (
+    Agreement,
+    agree,
+    keep_agreement,
+    read_agreement,
+    reference_logits,
+    use_own_attention,
+)
+from steerlens.engine.subject.device import resolve_device, resolve_dtype
+from steerlens.engine.subject.gguf import gguf_identity, loadable
+from steerlens.engine.subject.head import Head
+from steerlens.engine.subject.load_errors import first_line, load_error, refuse_made_up_weights
+from steerlens.errors import SteerlensError
+from steerlens.storage.provenance import folder_identity, hub_revision
+
+if TYPE_CHECKING:
+    from sae_lens.saes.sae import SAEMetadata
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerBase
+
+    from steerlens.data.corpus.values import Chat
+
+# Weight processing that SAELens' metadata may name (TransformerLens' from_pretrained options).
+PROCESSING = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+
+
+@dataclass
+class LoadedModel:
+    """A language model, ready to run with hooks."""
+
+    bridge: TransformerBridge
+    tokenizer: PreTrainedTokenizerBase
+    """As the model's authors ship it; the bridge's own copy has its BOS behaviour changed."""
+    head: Head
+    name: str
+    names: tuple[str, ...] = ()
+    """All names by which others may call it, its own first."""
+    identity: dict[str, Any] = field(default_factory=dict)
+    agreement: Agreement = field(default_factory=lambda: Agreement(0.0))
+    """How the bridge runs it, and how close its logits are to Hugging Face's."""
+
+    @property
+    def rows_from_start(self) -> bool:
+        """Whether rows must be as many in all blocks, also before they differ."""
+        return self.agreement.rows_from_start
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.bridge.cfg.n_layers)
+
+    @property
+    def d_model(self) -> int:
+        return int(self.bridge.cfg.d_model)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.bridge.original_model.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the embedding, where tokens go."""
+        return next(self.bridge.embed.parameters()).device
+
+    def device_of_block(self, layer: int) -> torch.device:
+        return next(self.bridge.blocks[layer].parameters()).device
+
+    def chat(self, request: str) -> str:
+        """Render `request` as the user's turn, and the beginning of the model's.
+
+        Raises:
+            SteerlensError: if the tokenizer has no chat template.
+        """
+        if not self.tokenizer.chat_template:
+            raise SteerlensError(
+                f"{self.name} has no chat template; use chat_template=false instead."
+            )
+        turns = [{"role": "user", "content": request}]
+        rendered: Any = self.tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=False
+        )
+        return rendered
+
+    def transcript(self, chat: Chat) -> str:
+        """Render a whole chat as the template does, but for a BOS that it begins with.
+
+        Raises:
+            SteerlensError: the tokenizer has no chat template, or its template refuses the chat.
+        """
+        if not self.tokenizer.chat_template:
+            raise SteerlensError(
+                f"the corpus holds chats, and {self.name} has no chat template; choose a column of "
+                "texts with corpus.column, or a model with a template."
+            )
+        turns = [dict(message) for message in chat]
+        try:
+            rendered: Any = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        except Exception as error:  # whatever a template raises
+            raise SteerlensError(
+                f"the chat template of {self.name} can't render a chat of the corpus: "
+                f"{first_line(error)}"
+            ) from error
+        return rendered.removeprefix(str(self.tokenizer.bos_token or ""))
+
+    def token_name(self, token: int | None) -> str | None:
+        """Give the tokenizer's own name of a token, e.g. `<bos>`; None for none."""
+        return None if token is None else str(self.tokenizer.convert_ids_to_tokens(token))
+
+    @property
+    def tokenizer_prepends_bos(self) -> bool:
+        ids = self.tokenizer("a")["input_ids"]
+        return self.tokenizer.bos_token_id is not None and ids[:1] == [self.tokenizer.bos_token_id]
+
+
+def count_layers(config: ModelConfig) -> int:
+    """Number of blocks, from the entry or the model's own config, without its weights."""
+    known = folders.count_layers(config)
+    return int(_hf_config(config).get_text_config().num_hidden_layers) if known is None else known
+
+
+def load_model(config: RunConfig, metadata: SAEMetadata) -> LoadedModel:
+    """The model of `config`, processed as `metadata` says its SAE was trained.
+
+    Raises:
+        SteerlensError: it can't be loaded, or the bridge doesn't give its logits.
+    """
+    silence_transformers()
+    entry, cache_dir = config.model, Path(config.paths.cache_dir)
+    source = loadable(entry, cache_dir)
+    hf_model = load_weights(config)
+    tokenizer = load_tokenizer(source)
+    processing = _processing(metadata)
+    identity = {
+        **model_identity(entry, cache_dir),
+        "architecture": hf_model.config.architectures,
+        "dtype": str(resolve_dtype(config)),
+        "device": str(resolve_device(config)),
+        "processing": processing or "none",
+    }
+    key = {**identity, "device_map": config.device_map, "chip": _chip(config)}
+    agreement = read_agreement(key, cache_dir)
+    reference = None if agreement else reference_logits(hf_model, tokenizer, entry.title)
+    bridge, head = _bridge(hf_model, source, config, processing)
+    if reference is not None:
+        agreement = agree(bridge, head, reference, bool(processing), entry.title)
+        if identity.get("revision", "") is not None:  # else nothing tells this model from others
+            keep_agreement(key, cache_dir, agreement)
+    assert agreement is not None
+    if agreement.own_attention:
+        use_own_attention(bridge)
+    return LoadedModel(
+        bridge=bridge,
+        tokenizer=tokenizer,
+        head=head,
+        name=entry.title,
+        names=model_names(entry),
+        identity=identity,
+        agreement=agreement,
+    )
+
+
+def _bridge(
+    hf_model: Any, source: ModelConfig, config: RunConfig, processing: dict[str, bool]
+) -> tuple[TransformerBridge, Head]:
+    """Have the bridge take `hf_model` over, and process its weights.
+
+    Raises:
+        SteerlensError: it can't.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from steerlens.engine.subject.adapters import register_adapters
+
+    register_adapters()
+    try:
+        bridge = TransformerBridge.boot_transformers(
+            source.path,
+            hf_model=hf_model,
+            dtype=resolve_dtype(config),
+            revision=source.revision,
+            device=None if config.device_map else resolve_device(config),
+            trust_remote_code=False,
+        )
+        if processing:
+            bridge.enable_compatibility_mode(disable_warnings=True, **processing)
+        head = Head(bridge)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise SteerlensError(
+            f"{config.model.title} is of type {hf_model.config.model_type}, which TransformerLens' "
+            f"bridge can't take over: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    bridge.eval()
+    for parameter in bridge.original_model.parameters():
+        parameter.requires_grad_(False)
+    return bridge, head
+
+
+def model_identity(entry: ModelConfig, cache_dir: Path) -> dict[str, Any]:
+    """Give what tells the weights of `entry` from others: the sha256 of its files, or a commit."""
+    if file := gguf_file(entry):
+        return gguf_identity(file, cache_dir)
+    folder = Path(entry.path)
+    if folder.is_dir():
+        return folder_identity(folder, cache_dir)
+    return {"repo_id": entry.path, "revision": hub_revision(entry.path, entry.revision)}
+
+
+def silence_transformers() -> None:
+    """The terminal belongs to the run's own progress bar and errors."""
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def _processing(metadata: SAEMetadata) -> dict[str, bool]:
+    """How weights are folded and centred: as the SAE's training did; empty for not at all."""
+    kwargs = metadata.model_from_pretrained_kwargs or {}
+    chosen = {name: bool(kwargs.get(name, False)) for name in PROCESSING}
+    return chosen if any(chosen.values()) else {}
+
+
+def _chip(config: RunConfig) -> str | None:
+    """The name of the GPU, whose arithmetic is its own; None for others."""
+    device = resolve_device(config)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
+def _hf_config(entry: ModelConfig) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(
+            entry.path, revision=entry.revision, trust_remote_code=False
+        )
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise load_error(entry, error) from error
+
+
+def load_weights(config: RunConfig) -> Any:
+    """The Hugging Face model of `config`, before the bridge takes it."""
+    from transformer_lens.model_bridge.sources.transformers import (
+        determine_architecture_from_hf_config,
+        get_hf_model_class_for_architecture,
+    )
+
+    entry = config.model
+    source = loadable(entry, Path(config.paths.cache_dir))
+    hf_config = _hf_config(source)
+    try:
+        architecture = determine_architecture_from_hf_config(hf_config)
+        model_class: Any = get_hf_model_class_for_architecture(architecture)
+        hf_model, info = model_class.from_pretrained(
+            source.path,
+            revision=source.revision,
+            dtype=resolve_dtype(config),
+            # The bridge hooks attention scores, which only the eager implementation has.
+            attn_implementation="eager",
+            use_safetensors=True,
+            trust_remote_code=False,
+            device_map=config.device_map,
+            output_loading_info=True,
+        )
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise load_error(entry, error) from error
+    refuse_made_up_weights(entry.path, info)
+    for name, parameter in hf_model.named_parameters():
+        if not torch.isfinite(parameter.sum(dtype=torch.float32)):
+            raise SteerlensError(f"the weights of {entry.path} are NaN or infinite in {name}.")
+    return hf_model if config.device_map else hf_model.to(resolve_device(config))
+
+
+def load_tokenizer(entry: ModelConfig) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            entry.path, revision=entry.revision, trust_remote_code=False
+        )
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise SteerlensError(
+            f"can't load the tokenizer of {entry.path}: {first_line(error)}"
+        ) from error

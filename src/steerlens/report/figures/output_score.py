@@ -1,0 +1,228 @@
+"""Figures of the output score S_out: by layer, and how it is distributed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+
+from steerlens.analysis.summary import THRESHOLDS
+from steerlens.report.figures import style
+from steerlens.results.table import names
+from steerlens.results.text import visible
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FLOOR = 1e-12
+"""Scores below it, zero too, are drawn here: a logarithmic axis has no zero."""
+
+S_OUT = r"$S_\mathrm{out}$"
+MARKS = tuple(zip(THRESHOLDS, (style.GREEN, style.RED), ("o", "s"), strict=True))
+
+Scores = dict[int, np.ndarray]
+"""The output scores of every layer, without nulls; layers in order."""
+
+
+def by_layer(frame: pd.DataFrame, null: pd.DataFrame | None = None) -> Figure | None:
+    """Median and quartiles of S_out in every layer, and the share above each threshold.
+
+    Beside those of the layer's random directions, where `null` has their scores.
+    """
+    scores = _scores(frame)
+    if not scores:
+        return None
+    beside = null_of(null, scores)
+    layers = np.array(list(scores))
+    span = int(layers.max() - layers.min()) + 1
+    figure = style.new_figure(float(np.clip(3 + 0.22 * span, 6.4, 12)), 5.6)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    quartiles(top, scores, f"output score {S_OUT}", beside)
+    shares_above(bottom, scores, S_OUT, beside)
+    for axes in (top, bottom):
+        style.legend_above(axes)
+    style.headline(figure, "Output score by layer", subtitle(_scored(frame)))
+    return figure
+
+
+def distribution(frame: pd.DataFrame) -> Figure | None:
+    """How S_out is distributed over all features, and in every layer."""
+    scores = _scores(frame)
+    if not scores:
+        return None
+    pooled = np.concatenate(list(scores.values()))
+    figure = style.new_figure(10, 4.4)
+    left, right = figure.subplots(1, 2)
+    # Down to the decade of the smallest score, and never so narrow that no threshold is seen.
+    lowest = max(float(pooled.min()), FLOOR)
+    start = min(10.0 ** np.floor(np.log10(lowest)), THRESHOLDS[0] / 10)
+    _histogram(left, pooled, start)
+    _shares(right, scores, start)
+    if len(scores) > 1:
+        bounds = Normalize(min(scores), max(scores))
+        bar = figure.colorbar(
+            ScalarMappable(bounds, style.LAYERS), ax=right, label="layer", pad=0.02
+        )
+        bar.locator = MaxNLocator(integer=True, nbins=8)
+        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    for axes in (left, right):
+        _score_axis(axes, start, floored=bool((pooled < FLOOR).any()))
+    style.legend_above(left)
+    style.headline(
+        figure,
+        "Distribution of the output score",
+        subtitle(_scored(frame)),
+    )
+    return figure
+
+
+def _scores(frame: pd.DataFrame) -> Scores:
+    return {
+        int(str(layer)): rows.to_numpy(dtype=float)
+        for layer, rows in _scored(frame).groupby("layer", sort=True)["output_score"]
+    }
+
+
+def _scored(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.loc[frame["output_score"].notna()]
+
+
+def null_of(null: pd.DataFrame | None, scores: Scores) -> Scores:
+    """The scores of random directions in the layers of `scores`; {} if there are none."""
+    found = {} if null is None else _scores(null)
+    return {layer: found[layer] for layer in scores if layer in found}
+
+
+def quartiles(axes: Axes, scores: Scores, label: str, null: Scores | None = None) -> None:
+    """A line through the medians and a band between the quartiles, on whole layers only.
+
+    In grey those of random directions, `null`.
+    """
+    found, beside = _quartiles(scores), _quartiles(null or {})
+    positive = np.maximum(found[found[:, 1] > 0], FLOOR)
+    # Medians from 1e-7 in early layers to 0.5 in late ones would be a flat line and a wall.
+    log = positive.size > 0 and positive[:, 1].max() > 100 * positive[:, 1].min()
+    floor = FLOOR if log else 0.0
+    layers, labels = np.array(list(scores)), ("quartiles", "median")
+    _band(axes, layers, np.maximum(found, floor), style.BLUE, "-", labels)
+    if null:
+        layers, labels = np.array(list(null)), ("", "random directions")
+        _band(axes, layers, np.maximum(beside, floor), style.MUTED, "--", labels)
+    axes.set_ylabel(label)
+    if log:
+        axes.set_yscale("log")
+        lowest = min([positive.min(), *np.maximum(beside[:, 1], FLOOR)])
+        axes.set_ylim(10 ** np.floor(np.log10(lowest)), 1.3)
+        for threshold, color, _ in MARKS:
+            axes.axhline(threshold, color=color, ls="--", lw=1.2)
+    else:
+        top = 1.08 * float(max([*found[:, 2], *beside[:, 2]])) or 1.0
+        axes.set_ylim(-0.03 * top, top)
+
+
+def _quartiles(scores: Scores) -> np.ndarray:
+    """(layers, 3)."""
+    found = [np.quantile(values, (0.25, 0.5, 0.75)) for values in scores.values()]
+    return np.reshape(found, (-1, 3))
+
+
+def _band(
+    axes: Axes,
+    layers: np.ndarray,
+    found: np.ndarray,
+    color: str,
+    line: str,
+    labels: tuple[str, str],
+) -> None:
+    (low, middle, high), (label, median) = found.T, labels
+    if len(layers) > 2:
+        axes.fill_between(layers, low, high, color=color, alpha=0.2, lw=0, label=label)
+    else:  # a band through one or two layers would be no band
+        axes.vlines(layers, low, high, color=color, alpha=0.35, lw=6, label=label)
+    axes.plot(layers, middle, color=color, ls=line, marker="o", label=median)
+
+
+def shares_above(axes: Axes, scores: Scores, symbol: str, null: Scores | None = None) -> None:
+    """For every layer, the share of features at or above each threshold.
+
+    Dashed and hollow that of random directions, `null`.
+    """
+    layers = np.array(list(scores))
+    for threshold, color, marker in MARKS:
+        share = [float((values >= threshold).mean()) for values in scores.values()]
+        axes.plot(layers, share, color=color, marker=marker, label=f"{symbol} ≥ {threshold:g}")
+        if null:
+            share = [float((values >= threshold).mean()) for values in null.values()]
+            (line,) = axes.plot(list(null), share, color=color, ls="--", marker=marker)
+            line.set(markerfacecolor="white")
+    if null:  # told once, as its colours are those of the features
+        axes.plot([], [], color=style.INK, ls="--", label="random directions")
+    axes.set(xlabel="layer", ylabel="share of features", ylim=(-0.04, 1.04))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _layer_ticks(axes, layers)
+
+
+def _layer_ticks(axes: Axes, layers: np.ndarray) -> None:
+    """A tick at every layer that was scored, and as many labels as fit."""
+    step = int(np.ceil(len(layers) / 32))
+    axes.xaxis.set_major_locator(FixedLocator(layers[::step].tolist()))
+    axes.xaxis.set_minor_locator(FixedLocator(layers.tolist()))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(layers.min() - 0.6, layers.max() + 0.6)
+
+
+def _histogram(axes: Axes, pooled: np.ndarray, start: float) -> None:
+    bins = np.geomspace(start, 1, 61)
+    axes.hist(np.clip(pooled, start, 1), bins=bins.tolist(), color=style.BLUE, alpha=0.75)
+    for threshold, color, _ in MARKS:
+        label = f"{(pooled >= threshold).mean():.1%} have {S_OUT} ≥ {threshold:g}"
+        axes.axvline(threshold, color=color, ls="--", lw=1.4, label=label)
+    axes.set_ylabel("number of features")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+
+
+def _shares(axes: Axes, scores: Scores, start: float) -> None:
+    """For every layer, the share of features with at least the score on the x axis."""
+    grid = np.geomspace(start, 1, 300)
+    colors = matplotlib.colormaps[style.LAYERS](np.linspace(0, 1, max(len(scores), 2)))
+    if len(scores) > 1:  # the colour says the layer's place on the bar, not its rank
+        places = np.array(list(scores), dtype=float)
+        colors = matplotlib.colormaps[style.LAYERS](Normalize()(places))
+    for values, color in zip(scores.values(), colors, strict=False):
+        drawn = np.sort(np.maximum(values, start))
+        share = 1 - np.searchsorted(drawn, grid) / len(values)
+        axes.plot(grid, share, color=color, lw=1.2)
+    for threshold, color, _ in MARKS:
+        axes.axvline(threshold, color=color, ls="--", lw=1.4)
+    axes.set_ylabel("share of features with at least this score")
+    axes.set_ylim(-0.02, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def _score_axis(axes: Axes, start: float, floored: bool) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(start, 1)
+    axes.xaxis.set_major_locator(LogLocator(numticks=8))
+    axes.xaxis.set_minor_locator(LogLocator(numticks=99))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    note = r" (0 is drawn at $10^{-12}$)" if floored else ""
+    axes.set_xlabel(f"output score {S_OUT}{note}")
+
+
+def subtitle(frame: pd.DataFrame) -> str:
+    """Model, SAE, layers and number of the features in `frame`."""
+    layers = frame["layer"].drop_duplicates().tolist()
+    parts = [_one(names(frame, "model"), "models"), _one(names(frame, "sae"), "SAEs")]
+    parts.append(f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers")
+    parts.append(f"{len(frame):,} feature{'s' * (len(frame) != 1)}")
+    return "  ·  ".join(part for part in parts if part)
+
+
+def _one(found: list[str], plural: str) -> str:
+    return visible(found[0]) if len(found) == 1 else f"{len(found)} {plural}" if found else ""

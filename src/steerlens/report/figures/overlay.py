@@ -1,0 +1,239 @@
+"""Several results in the same figure: scores by layer (paper Figures 3, 9), their distribution,
+success by threshold, hybrids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from steerlens.analysis.payoff import threshold_curve
+from steerlens.analysis.series import Series
+from steerlens.analysis.summary import hybrids
+from steerlens.report.figures import FIGURES_FOLDER, style
+from steerlens.report.figures.input_output import BOTH
+from steerlens.report.figures.output_score import FLOOR, MARKS, S_OUT
+from steerlens.report.figures.threshold import CRITERIA, SUCCESS
+from steerlens.results.table import names
+from steerlens.results.text import visible
+
+LABEL = 60
+"""Characters of a label; more would leave no room for the plot."""
+
+
+def draw_overlay(series: Sequence[Series], folder: Path) -> dict[str, list[Path]]:
+    """Draws all figures for which at least one of `series` has data; gives their files by name."""
+    figures: dict[str, Callable[[Sequence[Series]], Figure | None]] = {
+        "scores_by_layer": by_layer,
+        "score_distributions": distributions,
+        "success_by_threshold": by_threshold,
+        "hybrid_ratios": hybrid_ratios,
+    }
+    drawn = {}
+    for name, draw in figures.items():
+        with style.look():
+            figure = draw(series)
+            if figure is not None:
+                drawn[name] = style.save(figure, Path(folder) / FIGURES_FOLDER, name)
+    return drawn
+
+
+def by_layer(series: Sequence[Series]) -> Figure | None:
+    """Medians of both scores in every layer, with quartiles; one column of panels per model."""
+    scores = [one for one in BOTH if any(_has(member, one[0]) for member in series)]
+    models = list(dict.fromkeys(_model(one) for one in series))
+    if not scores:
+        return None
+    figure = style.new_figure(min(5 + 3.2 * len(models), 18), 1.2 + 2.5 * len(scores))
+    grid = figure.subplots(len(scores), len(models), squeeze=False, sharey="row")
+    for row, (column, name, symbol) in zip(grid, scores, strict=True):
+        log = _spans_decades(series, column)
+        for axes, model in zip(row, models, strict=True):
+            for member, color, line in _styled(series):
+                if _model(member) == model and _has(member, column):
+                    _medians(axes, member, column, color, line, FLOOR if log else 0.0)
+                    if column == "output_score":
+                        _null_medians(axes, member, color, FLOOR if log else 0.0)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if log:
+                axes.set_yscale("log")
+        row[0].set_ylabel(f"{name} {symbol}")
+    for axes, model in zip(grid[0], models, strict=True):
+        axes.set_title(visible(model), parse_math=False)
+    for axes in grid[-1]:
+        axes.set_xlabel("layer")
+    _legend(figure, series)
+    said = "median and quartiles of the features"
+    if any(len(member.tables.null_scores) for member in series):
+        said += "; dotted: median of random directions"
+    style.headline(figure, "Scores by layer", said)
+    return figure
+
+
+def distributions(series: Sequence[Series]) -> Figure | None:
+    """The share of features with at least the score on the x axis."""
+    scores = [one for one in BOTH if any(_has(member, one[0]) for member in series)]
+    if not scores:
+        return None
+    figure = style.new_figure(5 + 3.6 * len(scores), 4.4)
+    panels = figure.subplots(1, len(scores), squeeze=False)[0]
+    for axes, (column, name, symbol) in zip(panels, scores, strict=True):
+        grid = np.linspace(0, 1, 400)
+        if column == "output_score":
+            lowest = min(np.min(_values(member, column), initial=1) for member in series)
+            grid = np.geomspace(
+                np.clip(10 ** np.floor(np.log10(lowest or FLOOR)), FLOOR, 1e-3), 1, 400
+            )
+        for member, color, line in _styled(series):
+            values = np.sort(_values(member, column))
+            if len(values):
+                share = 1 - np.searchsorted(values, grid) / len(values)
+                axes.plot(grid, share, color=color, ls=line, lw=1.6)
+        if column == "output_score":
+            axes.set_xscale("log")
+        for threshold, color, _ in MARKS:
+            axes.axvline(threshold, color=color, ls=":", lw=1)
+        axes.set(xlabel=f"{name} {symbol}", ylim=(-0.02, 1.02))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    panels[0].set_ylabel("share of features with at least this score")
+    _legend(figure, series)
+    style.headline(figure, "Distribution of the scores", "all features of each result")
+    return figure
+
+
+def by_threshold(series: Sequence[Series]) -> Figure | None:
+    """Success of the features with S_out of at least each threshold (Figures 4, 5, 10)."""
+    curves = [
+        (member, [point for point in threshold_curve(member.tables.steering) if point.success])
+        for member in series
+        if len(member.tables.steering) and _has_both_scores(member)
+    ]
+    curves = [(member, points) for member, points in curves if points]
+    if not curves:
+        return None
+    look = {id(member): (color, line) for member, color, line in _styled(series)}
+    figure = style.new_figure(8.6, 4.6)
+    axes = figure.subplots()
+    for member, points in curves:
+        color, line = look[id(member)]
+        found = [point.success for point in points]
+        thresholds = [point.threshold for point in points]
+        low = [one.low if one.low is not None else one.value for one in found if one]
+        high = [one.high if one.high is not None else one.value for one in found if one]
+        axes.fill_between(thresholds, low, high, color=color, alpha=0.12, lw=0)
+        values = [one.value for one in found if one]
+        axes.plot(thresholds, values, color=color, ls=line, marker="o", ms=3)
+    axes.set(xscale="log", xlabel=f"threshold t of the output score {S_OUT}", ylabel=SUCCESS)
+    axes.set_ylim(bottom=0)
+    _legend(figure, series)
+    style.headline(
+        figure, "Success of the features above a threshold", "mean and 95 % interval over features"
+    )
+    return figure
+
+
+def hybrid_ratios(series: Sequence[Series]) -> Figure | None:
+    """How often both scores are high in one feature, beside what independence would give."""
+    found = [(member, hybrids(member.tables.features)) for member in series]
+    known = [(member, one) for member, one in found if one and one["ratio"] is not None]
+    if not known:
+        return None
+    look = {id(member): color for member, color, _ in _styled(series)}
+    figure = style.new_figure(8.6, 1.6 + 0.34 * len(known))
+    axes = figure.subplots()
+    for place, (member, one) in enumerate(known):
+        low, high = one["ratio_interval"] or (one["ratio"], one["ratio"])
+        axes.hlines(place, low, high, color=look[id(member)], lw=2.5)
+        axes.plot(one["ratio"], place, "o", color=look[id(member)], ms=6)
+    axes.axvline(1, color=style.MUTED, ls="--", lw=1.2)
+    labels = [_label(member) for member, _ in known]
+    axes.set_yticks(range(len(known)), labels, parse_math=False)
+    axes.set_ylim(len(known) - 0.5, -0.5)
+    axes.set_xlabel("share of hybrid features / share if the scores were independent")
+    style.headline(figure, "High input and output scores in one feature", "ratio and 95 % interval")
+    return figure
+
+
+def _medians(axes: Axes, member: Series, column: str, color: str, line: str, floor: float) -> None:
+    frame = member.tables.features
+    known = frame.loc[frame[column].notna(), ["layer", column]]
+    groups = known.astype({column: float}).groupby("layer")[column]
+    q25, median, q75 = (np.maximum(groups.quantile(q), floor) for q in (0.25, 0.5, 0.75))
+    layers = median.index.to_numpy()
+    axes.fill_between(layers, q25, q75, color=color, alpha=0.12, lw=0)
+    axes.plot(layers, median, color=color, ls=line, marker="o", ms=3.5)
+
+
+def _null_medians(axes: Axes, member: Series, color: str, floor: float) -> None:
+    """The medians of random directions, if they were scored."""
+    known = member.tables.null_scores.astype({"output_score": float})
+    median = known.groupby("layer")["output_score"].median()
+    if len(median):
+        layers = median.index.to_numpy(dtype=float)
+        axes.plot(layers, np.maximum(median, floor), color=color, ls=":", marker=".", lw=1.2)
+
+
+def _spans_decades(series: Sequence[Series], column: str) -> bool:
+    """Medians from 1e-7 to 0.5 need a logarithmic axis."""
+    medians = [
+        value
+        for member in series
+        if _has(member, column)
+        for value in member.tables.features.groupby("layer")[column].median().dropna()
+    ]
+    positive = [value for value in medians if value > 0]
+    return bool(positive) and column == "output_score" and max(positive) > 100 * min(positive)
+
+
+def _styled(series: Sequence[Series]) -> list[tuple[Series, str, str]]:
+    """A colour and a line for each: few in colours told apart by everybody, many in an order."""
+    if len(series) <= len(CRITERIA):
+        colors = list(CRITERIA[: len(series)])
+    else:
+        places = np.linspace(0, 0.95, len(series))
+        colors = [to_hex(one) for one in matplotlib.colormaps["viridis"](places)]
+    lines = ["-", "--", "-.", ":"]
+    return [
+        (member, color, lines[place % 4 if len(series) <= len(CRITERIA) else 0])
+        for place, (member, color) in enumerate(zip(series, colors, strict=True))
+    ]
+
+
+def _legend(figure: Figure, series: Sequence[Series]) -> None:
+    handles = [
+        Line2D([], [], color=color, ls=line, label=_label(member))
+        for member, color, line in _styled(series)
+    ]
+    columns = 1 if len(series) <= 16 else 1 + len(series) // 20
+    legend = figure.legend(handles=handles, loc="outside right upper", ncols=columns)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # names may hold dollars
+
+
+def _label(member: Series) -> str:
+    label = visible(member.label)
+    return label if len(label) <= LABEL else label[: LABEL - 1] + "…"
+
+
+def _model(member: Series) -> str:
+    return ", ".join(names(member.tables.features, "model")) or "?"
+
+
+def _values(member: Series, column: str) -> np.ndarray:
+    return member.tables.features[column].dropna().to_numpy(dtype=float)
+
+
+def _has(member: Series, column: str) -> bool:
+    return bool(member.tables.features[column].notna().any())
+
+
+def _has_both_scores(member: Series) -> bool:
+    steering = member.tables.steering
+    return bool(steering["output_score"].notna().any() and steering["success_20"].notna().any())

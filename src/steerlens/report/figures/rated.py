@@ -1,0 +1,93 @@
+"""Ratings of steered texts, by how SAE features are filtered and by how hard they are steered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from steerlens.analysis.resampling import Estimate
+from steerlens.report.figures import style
+
+
+class Curve(NamedTuple):
+    """A method's estimates at every x; without x one estimate, a level line."""
+
+    name: str
+    x: Sequence[float]
+    estimates: Sequence[Estimate | None]
+
+
+def draw_by_threshold(by_layer: Mapping[int, Sequence[Curve]], judge: str) -> Figure:
+    """The overall rating against the least output score, a panel for every layer."""
+    figure = _panels(by_layer, "least output score")
+    style.headline(
+        figure,
+        "What filtering SAE features by output score does to the rating",
+        f"{judge}, mean over the concepts that have a feature left, with 95 % intervals; level "
+        "lines are other methods",
+    )
+    return figure
+
+
+def draw_by_factor(by_layer: Mapping[int, Sequence[Curve]], judge: str) -> Figure:
+    """The overall rating against the steering factor, a panel for every layer."""
+    figure = _panels(by_layer, "steering factor")
+    factors = sorted({x for curves in by_layer.values() for curve in curves for x in curve.x})
+    for axes in figure.axes:
+        labels = [f"{factor:g}" for factor in factors]
+        axes.set_xticks(factors, labels, rotation=0 if len(factors) <= 8 else 90)
+        axes.set_xticks([], minor=True)
+    style.headline(
+        figure,
+        "How hard to steer",
+        f"{judge}, mean over concepts on the prompts that choose the factor, with 95 % intervals; "
+        "level lines are methods without a factor",
+    )
+    return figure
+
+
+def _panels(by_layer: Mapping[int, Sequence[Curve]], x_label: str) -> Figure:
+    import matplotlib
+
+    figure = style.new_figure(1.6 + 4.4 * len(by_layer), 4.6)
+    panels = figure.subplots(1, len(by_layer), squeeze=False, sharey=True)[0]
+    names = list(dict.fromkeys(curve.name for curves in by_layer.values() for curve in curves))
+    palette: Any = matplotlib.colormaps["tab20" if len(names) > 10 else "tab10"]
+    colors = palette.colors
+    color = dict(zip(names, colors, strict=False))
+    for axes, (layer, curves) in zip(panels, by_layer.items(), strict=True):
+        for curve in curves:
+            _draw(axes, curve, color[curve.name])
+        axes.set_title(f"layer {layer}")
+        axes.set_xlabel(x_label)
+        axes.set_xscale("log")
+    panels[0].set_ylabel("overall rating (0 to 2)")
+    panels[0].set_ylim(bottom=0)
+    handles = {
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    columns = max(2, int(2 * len(by_layer) + 1))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
+    return figure
+
+
+def _draw(axes: Axes, curve: Curve, color: object) -> None:
+    if not curve.x:
+        if curve.estimates[0] is not None:
+            axes.axhline(curve.estimates[0].value, ls="--", lw=1.2, color=color, label=curve.name)
+        return
+    drawn = [(x, one) for x, one in zip(curve.x, curve.estimates, strict=True) if one is not None]
+    value = np.array([one.value for _, one in drawn])
+    low, high = (
+        np.array([np.nan if end is None else end for end in ends], dtype=float)
+        for ends in ([one.low for _, one in drawn], [one.high for _, one in drawn])
+    )
+    x = [at for at, _ in drawn]
+    axes.plot(x, value, "o-", color=color, label=curve.name)
+    axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)

@@ -1,0 +1,88 @@
+"""SAE releases beside each other: over all layers, and layer by layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from steerlens.analysis.summary import STEERABLE
+from steerlens.report.figures import style
+from steerlens.results.text import visible
+
+PANELS = {
+    "success": f"success@20, S_out >= {STEERABLE:g}",
+    "covered": "share of words covered",
+    "steerable_0.1": f"share of features with S_out >= {STEERABLE:g}",
+    "payoff": "success filtered / unfiltered",
+    "payoff_within_layers": "the same within layers",
+}
+
+LAYER_PANELS = {
+    "output_score_median": "median S_out, quartiles",
+    "input_score_median": "median S_in, quartiles",
+    "steerable_0.1": PANELS["steerable_0.1"],
+    "success": PANELS["success"],
+}
+
+
+def draw_releases(ranked: pd.DataFrame) -> Figure:
+    """Every measure with its interval, in the order of the table."""
+    panels = [name for name in PANELS if name in ranked]
+    figure = style.new_figure(2.2 + 2.8 * len(panels), 1.6 + 0.35 * len(ranked))
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    place = np.arange(len(ranked))
+    for axes, name in zip(row, panels, strict=True):
+        value, low, high = (
+            ranked[key].to_numpy(dtype=float) for key in (name, f"{name}_low", f"{name}_high")
+        )
+        axes.hlines(place, low, high, color=style.BLUE, lw=1.6)
+        axes.plot(value, place, "o", color=style.BLUE)
+        axes.set_xlabel(PANELS[name])
+    row[0].set_yticks(place, [visible(label) for label in ranked["release"]], parse_math=False)
+    row[0].set_ylim(len(ranked) - 0.5, -0.5)
+    style.headline(figure, "SAE releases", "means with 95 % intervals, in the order of the first")
+    return figure
+
+
+def draw_layers(by_layer: Any, by_depth: bool) -> Figure:
+    """Both scores, and success, with quartiles or intervals, by layer or by relative depth."""
+    panels = [name for name in LAYER_PANELS if by_layer[name].notna().any()]
+    step = _step(by_layer["depth" if by_depth else "layer"].to_numpy(dtype=float))
+    figure = style.new_figure(1.5 + 3.4 * len(panels), 4.2)
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    colors = matplotlib.colormaps["tab10"]
+    for axes, name in zip(row, panels, strict=True):
+        for index, (label, rows) in enumerate(by_layer.groupby("release", sort=False)):
+            x = rows["depth" if by_depth else "layer"].to_numpy(dtype=float) + index * step
+            y, reach = rows[name].to_numpy(dtype=float), _reach(rows, name)
+            color = colors(index % 10)
+            axes.errorbar(x, y, reach, fmt="none", color=color, alpha=0.5, elinewidth=1)
+            axes.plot(x, y, "o-", color=color, label=visible(str(label)))
+        axes.set_ylim(bottom=0, top=None if by_layer[name].any() else 1)
+        axes.set_xlabel("relative depth" if by_depth else "layer")
+        axes.set_title(LAYER_PANELS[name])
+    handles, labels = row[0].get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    where = "relative depth" if by_depth else "layer"
+    style.headline(figure, "SAE releases", f"by {where}; bars are quartiles or 95 % intervals")
+    return figure
+
+
+def _step(place_N: np.ndarray) -> float:
+    """How far beside each other releases stand at one place, so that their bars don't overlap."""
+    different = np.unique(place_N)
+    return 0.07 * float(np.diff(different).min()) if len(different) > 1 else 0.07
+
+
+def _reach(rows: pd.DataFrame, name: str) -> np.ndarray:
+    """(2, n): how far the quartiles, or the interval, go below and above the value."""
+    base = name.removesuffix("_median")
+    ends = (f"{base}_q25", f"{base}_q75") if base != name else (f"{name}_low", f"{name}_high")
+    value, low, high = (rows[key].to_numpy(dtype=float) for key in (name, *ends))
+    return np.nan_to_num(np.maximum([value - low, high - value], 0))

@@ -1,0 +1,248 @@
+"""Figures of features by their role: steered texts (paper Figures 2, 7) and PMI (Figure 8)."""
+
+from __future__ import annotations
+
+import unicodedata
+from bisect import bisect
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.patches import Rectangle
+
+from steerlens.analysis.pmi import by_role
+from steerlens.analysis.roles import ROLES, Example, Span, examples, factor_cell, with_roles
+from steerlens.report.figures import style
+from steerlens.report.figures.output_score import subtitle
+from steerlens.results import FEATURES
+from steerlens.results.pmi import Pmi
+from steerlens.results.text import number, visible, visible_tokens
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MONO = "DejaVu Sans Mono"
+"""A font that comes with Matplotlib, so that figures are the same everywhere."""
+FONT_SIZE = 8.5
+CHAR = 1233 / 2048 * FONT_SIZE / 72
+"""Width in inches of every character of the font."""
+LINE = 0.17
+COLUMNS = 96
+LABEL = 12
+"""Characters of a line before the text, for the factor."""
+LEFT, HEADER = 0.1, 0.75
+
+MARK = "#f5d491"
+"""Behind success tokens: light enough to read black on it, in grey, too."""
+COLORS: dict[str, str] = dict(
+    zip(ROLES, (style.BLUE, style.RED, style.GREEN, style.MUTED), strict=True)
+)
+
+Cell = tuple[str, int | None]
+"""How a character is shown, and the number of the success token that it belongs to."""
+Line = tuple[str, Sequence[Cell], dict[str, Any]]
+"""A label, the text after it, and how both look."""
+
+HEADING = {"weight": "bold", "color": style.INK}
+QUIET = {"color": style.MUTED}
+
+
+def draw_input_and_output(
+    steering: pd.DataFrame, generations: pd.DataFrame, folder: Path, prompts: int = 2
+) -> list[Path]:
+    """Figure 2: the clearest input and the clearest output feature, weakly and strongly steered."""
+    found = {
+        f"{role} feature": one
+        for role in ("input", "output")
+        for one in examples(steering, generations, role, 1, prompts)
+    }
+    title = " and ".join(f"an {name}" for name in found).capitalize()
+    title = f"{title}, weakly and strongly steered"
+    return _draw_texts(found, steering, folder, "input_and_output_feature", title)
+
+
+def draw_hybrids(
+    steering: pd.DataFrame, generations: pd.DataFrame, folder: Path, n: int = 3, prompts: int = 2
+) -> list[Path]:
+    """Figure 7: the clearest hybrid features, weakly and strongly steered."""
+    clearest = examples(steering, generations, "hybrid", n, prompts)
+    found = {f"hybrid feature {place}": one for place, one in enumerate(clearest, 1)}
+    title = "Hybrid features, weakly and strongly steered"
+    return _draw_texts(found, steering, folder, "hybrid_features", title)
+
+
+def draw_pmi(pmi: Pmi, folder: Path) -> list[Path]:
+    """Figure 8: PMI of success tokens with the first logit-lens token, by role."""
+    with style.look():
+        figure = pmi_by_role(pmi)
+        return style.save(figure, folder, "pmi_by_role") if figure else []
+
+
+def _draw_texts(
+    found: Mapping[str, Example], steering: pd.DataFrame, folder: Path, name: str, title: str
+) -> list[Path]:
+    # Hinting rounds a character's width to pixels: marks would drift away from their tokens.
+    with style.look(), matplotlib.rc_context({"text.hinting": "no_hinting"}):
+        figure = steered_texts(found, title, subtitle(with_roles(steering)))
+        return style.save(figure, folder, name) if figure else []
+
+
+def steered_texts(found: Mapping[str, Example], title: str, under: str) -> Figure | None:
+    """Every feature under its name with its scores, tokens and texts, success tokens marked."""
+    lines = [line for name, one in found.items() for line in _lines(name, one)]
+    if not lines:
+        return None
+    height = HEADER + LINE * (len(lines) + 1)
+    figure = style.new_figure(2 * LEFT + (LABEL + COLUMNS) * CHAR, height)
+    style.headline(figure, title, f"{under}  ·  success tokens are marked")
+    figure.set_layout_engine("none")  # there are no axes to lay out
+    for place, (label, cells, look) in enumerate(lines):
+        y = height - HEADER - LINE * (place + 0.5)
+        _write(figure, 0, y, label, **QUIET | look)
+        column = LABEL
+        for success, run in groupby(cells, key=lambda cell: cell[1]):
+            shown = "".join(part for part, _ in run)
+            if success is not None:
+                _mark(figure, column, y, len(shown))
+            _write(figure, column, y, shown, **look)
+            column += len(shown)
+    return figure
+
+
+def _lines(name: str, example: Example) -> Iterator[Line]:
+    scores = (
+        f"layer {example.layer}, feature {example.feature}"
+        f"   S_in {number(example.input_score, '.2f')}"
+        f"   S_out {number(example.output_score, '.3g')}"
+        f"   best factor {factor_cell(example)}"
+    )
+    yield f"{name}: {scores}", [], HEADING
+    tokens = [(_in_font(char), None) for char in visible_tokens(example.tokens, 10)]
+    yield from _wrapped("tokens", tokens, QUIET)
+    for passage in example.passages:
+        yield from _wrapped("prompt", shown_cells(passage.prompt), QUIET)
+        for text in passage.continuations:
+            label = f"s = {text.factor:g}" if text.factor else "unsteered"
+            yield from _wrapped(label, shown_cells(text.text, text.successes), {})
+    yield "", [], {}
+
+
+def _wrapped(label: str, cells: Sequence[Cell], look: dict[str, Any]) -> list[Line]:
+    lines = list(wrap(cells, COLUMNS)) or [[]]
+    labels = [label] + [""] * (len(lines) - 1)
+    return [(label, line, look) for label, line in zip(labels, lines, strict=True)]
+
+
+def shown_cells(text: str, successes: Sequence[Span] = ()) -> list[Cell]:
+    """Every character of `text` in characters that the font has, all of the same width."""
+    of = {at: i for i, (start, end) in enumerate(successes) for at in range(start, end)}
+    return [("".join(map(_in_font, visible(c))), of.get(at)) for at, c in enumerate(text)]
+
+
+def wrap(cells: Sequence[Cell], width: int) -> Iterator[Sequence[Cell]]:
+    """Lines of at most `width` characters, broken after a space where there is one."""
+    while cells:
+        fits = max(bisect(list(accumulate(len(shown) for shown, _ in cells)), width), 1)
+        spaces = [at for at in range(fits) if cells[at][0] == " "]
+        cut = spaces[-1] + 1 if spaces and fits < len(cells) else fits
+        yield cells[:cut]
+        cells = cells[cut:]
+
+
+def _in_font(char: str) -> str:
+    """A visible character, as an escape if the font lacks it or it runs from right to left."""
+    known = get_font(findfont(MONO)).get_char_index(ord(char))
+    if known and unicodedata.bidirectional(char) not in ("R", "AL"):
+        return char
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def _write(figure: Figure, column: int, y: float, text: str, **look: Any) -> None:
+    # Inches, not shares of the figure: a mark must lie exactly behind its characters.
+    place = {"transform": figure.dpi_scale_trans, "va": "center_baseline", "parse_math": False}
+    font = {"family": MONO, "fontsize": FONT_SIZE}
+    figure.text(LEFT + column * CHAR, y, text, **place | font | look)
+
+
+def _mark(figure: Figure, column: int, y: float, length: int) -> None:
+    # A little narrower than its characters, so that neighbouring tokens stay apart.
+    corner = (LEFT + column * CHAR + 0.008, y - 0.42 * LINE)
+    size = (length * CHAR - 0.016, 0.84 * LINE)
+    figure.add_artist(
+        Rectangle(corner, *size, transform=figure.dpi_scale_trans, facecolor=MARK, lw=0, zorder=0.5)
+    )
+
+
+def pmi_by_role(pmi: Pmi) -> Figure | None:
+    """Every pair's PMI by the role of its feature, with quartiles, and the mean's interval."""
+    statistics = by_role(pmi.pairs)
+    if not statistics:
+        return None
+    figure = style.new_figure(2.6 + 1.3 * len(statistics), 4.6)
+    axes = figure.subplots()
+    for place, role in enumerate(statistics):
+        values = pmi.pairs.loc[pmi.pairs["role"] == role, "pmi"].to_numpy(dtype=float)
+        _strip(axes, place, values, COLORS[role])
+        _mean(axes, place, statistics[role])
+    axes.axhline(0, color=style.MUTED, lw=1, zorder=0.9)
+    axes.set(xlim=(-0.6, len(statistics) - 0.4), ylabel="PMI in bits")
+    axes.set_xticks(
+        range(len(statistics)),
+        [
+            f"{role}\n{_counted(one['pairs'], 'pair')}\n{_counted(one['features'], 'feature')}"
+            for role, one in statistics.items()
+        ],
+    )
+    axes.grid(visible=False, axis="x")
+    style.legend_above(axes)
+    under = [
+        subtitle(pmi.pairs.drop_duplicates(list(FEATURES.keys))),
+        _counted(pmi.windows, "window"),
+        f"{_counted(sum(pmi.dropped.values()), 'pair')} left out",
+    ]
+    title = "PMI of success tokens with the first logit-lens token"
+    style.headline(figure, title, "  ·  ".join(under))
+    return figure
+
+
+def _strip(axes: Axes, place: int, values: np.ndarray, color: str) -> None:
+    """A point for every value, beside each other, and a box between the quartiles."""
+    beside = np.random.default_rng(0).uniform(-0.28, 0.28, len(values))
+    axes.scatter(place + beside, values, s=9, color=color, alpha=0.35, lw=0)
+    line = {"color": style.INK, "lw": 1.2}
+    axes.boxplot(
+        values,
+        positions=[place],
+        widths=0.62,
+        showfliers=False,
+        manage_ticks=False,
+        boxprops=line,
+        whiskerprops=line,
+        capprops=line,
+        medianprops=line | {"lw": 2},
+    )
+
+
+def _mean(axes: Axes, place: int, statistics: Mapping[str, Any]) -> None:
+    label = "mean, 95 % interval over features" if place == 0 else None
+    mean = statistics["mean"]
+    low, high = statistics["mean_interval"] or (mean, mean)
+    axes.errorbar(
+        place + 0.4,
+        mean,
+        yerr=[[mean - low], [high - mean]],
+        fmt="D",
+        color=style.ORANGE,
+        capsize=3,
+        label=label,
+    )
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"

@@ -1,0 +1,111 @@
+"""One look for every figure.
+
+Figures are `Figure` objects, never pyplot's: no global state, no window, no leak. Draw and save
+them inside `look()`, because Matplotlib reads some settings only when it renders.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from steerlens.storage.files import atomic_write, make_folder
+
+# Okabe and Ito's palette: told apart under every common kind of colour blindness.
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+INK, MUTED, GRID = "#222222", "#666666", "#dddddd"
+LAYERS = "viridis"
+"""Colour map from the first layer to the last: even in lightness, so it prints in grey too."""
+
+LOOK: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "savefig.dpi": 160,
+    "pdf.fonttype": 42,
+}
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """Matplotlib's settings for our figures, only inside the block."""
+    with matplotlib.rc_context(LOOK):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, that keeps its parts from overlapping."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def headline(figure: Figure, title: str, subtitle: str) -> None:
+    """What the figure shows, in bold, and under it what it was measured on."""
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(subtitle, int(width * 13))  # characters of this size that fit
+    left, top = 0.08 / width, 1 - 0.08 / height
+    figure.text(left, top, title, va="top", fontsize=12, weight="bold")
+    text = "\n".join(lines)
+    # parse_math: a `$` in a model's name is a dollar.
+    style: dict[str, Any] = {"fontsize": 9, "color": MUTED, "parse_math": False}
+    figure.text(left, top - 0.25 / height, text, va="top", **style)
+    # The layout knows nothing of these texts: keep their height free of plots.
+    used = (0.36 + 0.16 * len(lines)) / height
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - used))
+
+
+def legend_above(axes: Axes) -> None:
+    """The legend in one line above the plot, where it can't hide data."""
+    handles, _ = axes.get_legend_handles_labels()
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderpad=0.2,
+        borderaxespad=0.2,
+        ncols=max(len(handles), 1),
+        handlelength=1.6,
+        columnspacing=1.4,
+    )
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write `figure` as PNG and PDF, byte for byte the same each time; makes the folder."""
+    make_folder(folder)
+    paths = []
+    for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+        # Rendered first: a full disk then is an error of the write, not one inside Matplotlib.
+        buffer = BytesIO()
+        figure.savefig(buffer, format=suffix, metadata=metadata)
+        path = folder / f"{name}.{suffix}"
+        with atomic_write(path) as file:
+            file.write(buffer.getvalue())
+        paths.append(path)
+    return paths

@@ -1,0 +1,172 @@
+"""Figures of what selecting features buys: over thresholds (paper Figures 4, 5), by criterion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from steerlens.analysis.payoff import DRAWS, Criterion, Point, criteria, threshold_curve
+from steerlens.analysis.resampling import Draws, Estimate
+from steerlens.report.figures import style
+from steerlens.report.figures.output_score import S_OUT, subtitle
+from steerlens.results.text import visible
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
+"""Shares of the features at which criteria are drawn."""
+
+SUCCESS = "mean success@20 at the best factor"
+
+CRITERIA = (style.BLUE, style.ORANGE, style.GREEN, style.RED, "#CC79A7", "#56B4E9", style.INK)
+"""Colours of criteria, Okabe and Ito's as well."""
+
+AT_RANDOM = (
+    ("random", "as many at random", style.MUTED),
+    ("random_within_layers", "as many of each layer", style.GREEN),
+)
+
+RATIOS = (
+    ("over_unfiltered", "beside all", style.BLUE),
+    ("over_unfiltered_within_layers", "beside as many of each layer", style.GREEN),
+)
+
+
+def by_threshold(steering: pd.DataFrame) -> Figure | None:
+    """Success of the features with S_out of at least each threshold, how many times that of others
+    it is, and how many they are; the others pooled, and as many of each layer."""
+    points = [point for point in threshold_curve(steering) if point.success is not None]
+    if not points:
+        return None
+    scored = _features(steering).dropna(subset=["output_score"])
+    # Of one layer both are the same.
+    kinds = 1 if len({*scored["layer"].tolist()}) == 1 else 2
+    figure = style.new_figure(7.4, 7.2)
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1.4))
+    _curve(top, points, AT_RANDOM[:kinds])
+    _ratios(middle, points, RATIOS[:kinds])
+    _numbers(bottom, points)
+    style.headline(figure, "Success of the features above a threshold", _subtitle(scored))
+    return figure
+
+
+def by_criterion(steering: pd.DataFrame) -> Figure | None:
+    """Success of the same number of features, selected by one score or by another."""
+    found = criteria(steering, SHARES)
+    if not found:
+        return None
+    figure = style.new_figure(8.6, 4.8)
+    axes = figure.subplots()
+    _unselected(axes, found)
+    for index, criterion in enumerate(found):
+        _criterion(axes, criterion, CRITERIA[index % len(CRITERIA)], index // len(CRITERIA))
+    axes.set(xscale="log", xlabel="share of features selected", ylabel=SUCCESS)
+    axes.set_ylim(bottom=0)
+    axes.set_xticks(SHARES, minor=False)
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    legend = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), title="selected by")
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # other people's columns
+    style.headline(figure, "Scores as guides to steering", _subtitle(_features(steering)))
+    return figure
+
+
+def _curve(axes: Axes, points: list[Point], at_random: Sequence[tuple[str, str, str]]) -> None:
+    thresholds = [point.threshold for point in points]
+    success = _columns([point.success for point in points])
+    # A few features have no interval: the band ends before them.
+    axes.fill_between(thresholds, success[1], success[2], color=style.BLUE, alpha=0.2, lw=0)
+    axes.plot(thresholds, success[0], color=style.BLUE, marker="o", label=f"{S_OUT} ≥ t")
+    for name, label, color in at_random:
+        random = _columns([getattr(point, name) for point in points])
+        axes.fill_between(thresholds, random[1], random[2], color=color, alpha=0.2, lw=0)
+        axes.plot(thresholds, random[0], color=color, label=label)
+    shuffled = _columns([point.shuffled for point in points])
+    axes.plot(thresholds, shuffled[0], color=style.ORANGE, ls=":", label="shuffled scores")
+    axes.set_ylabel(SUCCESS)
+    axes.set_ylim(bottom=0)
+    style.legend_above(axes)
+
+
+def _ratios(axes: Axes, points: list[Point], ratios: Sequence[tuple[str, str, str]]) -> None:
+    """How many times the success of others the features above each threshold have."""
+    thresholds = [point.threshold for point in points]
+    for name, label, color in ratios:
+        found = _columns([getattr(point, name) for point in points])
+        axes.fill_between(thresholds, found[1], found[2], color=color, alpha=0.2, lw=0)
+        axes.plot(thresholds, found[0], color=color, marker="o", label=label)
+    axes.axhline(1, color=style.MUTED, ls="--", lw=1.2)
+    axes.set_ylabel("times")
+    style.legend_above(axes)
+
+
+def _numbers(axes: Axes, points: list[Point]) -> None:
+    thresholds = [point.threshold for point in points]
+    left_out = [point.without_factor for point in points]
+    selected = [point.selected for point in points]
+    undecided = [point.undecided for point in points]
+    axes.plot(thresholds, selected, color=style.BLUE, marker="o", label="selected")
+    if any(left_out):
+        label = "left out: no best factor"
+        axes.plot(thresholds, left_out, color=style.RED, marker="s", label=label)
+    if any(undecided):
+        label = "undecided: no success at any factor"
+        axes.plot(thresholds, undecided, color=style.ORANGE, marker="^", label=label)
+    if any(left_out) or any(undecided):
+        style.legend_above(axes)
+    axes.set(xscale="log", xlabel=f"threshold t of the output score {S_OUT}", ylabel="features")
+    # Logarithmic, as few features are over the highest thresholds, with a place for none.
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_ylim(bottom=0)
+
+
+def _unselected(axes: Axes, found: list[Criterion]) -> None:
+    """The mean of all features, and the range of random subsets of each size."""
+    at_share = [
+        next((one.highest[index] for one in found if one.highest[index]), None)
+        for index in range(len(SHARES))
+    ]
+    kept = [(share, best) for share, best in zip(SHARES, at_share, strict=True) if best]
+    random = _columns([best.random for _, best in kept])
+    shares = [share for share, _ in kept]
+    label = f"{DRAWS} random subsets"
+    axes.fill_between(shares, random[1], random[2], color=style.MUTED, alpha=0.2, lw=0, label=label)
+    axes.axhline(kept[0][1].unfiltered, color=style.MUTED, lw=1.2, label="no selection")
+
+
+def _criterion(axes: Axes, criterion: Criterion, color: str, more: int) -> None:
+    """A line of the highest scores; dashed that of the lowest, where these are the better ones."""
+    pairs = zip(SHARES, criterion.highest, strict=True)
+    best = [(share, payoff.success.value) for share, payoff in pairs if payoff]
+    marker = "os^v"[more % 4]
+    label = visible(criterion.score)
+    if criterion.spearman:
+        label += f" (rank correlation {criterion.spearman.value:.2f})"
+    axes.plot(*np.reshape(best, (-1, 2)).T, color=color, marker=marker, label=label)
+    if criterion.better_reversed:
+        pairs = zip(SHARES, criterion.lowest, strict=True)
+        worst = [(share, payoff.success.value) for share, payoff in pairs if payoff]
+        label = f"{visible(criterion.score)}, lowest first"
+        axes.plot(*np.reshape(worst, (-1, 2)).T, color=color, ls="--", marker=marker, label=label)
+
+
+def _columns(rows: Sequence[Estimate | Draws | None]) -> np.ndarray:
+    """Value, low and high of every row, NaN for null."""
+    return np.array([row or [np.nan] * 3 for row in rows], dtype=float).reshape(-1, 3).T
+
+
+def _features(steering: pd.DataFrame) -> pd.DataFrame:
+    return steering.loc[steering["control"].isna()]
+
+
+def _subtitle(features: pd.DataFrame) -> str:
+    layers = features["layer"].to_numpy()
+    span = f"  ·  layers {layers.min()} to {layers.max()}" if len({*layers.tolist()}) > 1 else ""
+    return subtitle(features) + span

@@ -1,0 +1,99 @@
+"""Figures about words that features steer toward: which features do, and at which factor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from steerlens.analysis.factors import by_factor
+from steerlens.analysis.toward import best_toward
+from steerlens.report.figures import style
+from steerlens.report.figures.output_score import subtitle
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_WORDS = 6
+LEAST_SCORE = 1e-5
+"""Lower scores are drawn here."""
+HARDLY = 0.01
+"""Below this output score a feature hardly steers (the paper's threshold)."""
+RING: dict[str, Any] = {"s": 90, "facecolor": "none", "lw": 1.6, "zorder": 3}
+COLORS = (style.RED, style.BLUE, style.GREEN, style.ORANGE, style.MUTED)
+
+
+def by_steering_factor(steering: pd.DataFrame, generations: pd.DataFrame) -> Figure | None:
+    """Tokens of the word a text, and perplexity, of every feature at every factor, word by word."""
+    words = steering["concept"].dropna().drop_duplicates().tolist()[:MOST_WORDS]
+    if not words:
+        return None
+    figure = style.new_figure(max(2.9 * len(words), 5.0), 5.4)
+    axes = figure.subplots(2, len(words), squeeze=False, sharex=True, sharey="row")
+    for column, word in enumerate(words):
+        rows = best_toward(steering.loc[(steering["concept"] == word).fillna(value=False)])
+        texts = generations.loc[(generations["concept"] == word).fillna(value=False)]
+        _word(axes[:, column], rows, texts)
+        axes[0, column].set_title(word, parse_math=False)
+        axes[1, column].set_xlabel("steering factor")
+    axes[0, 0].set_ylabel("tokens of the word a text")
+    axes[1, 0].set(ylabel="perplexity", yscale="log")
+    axes[1, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for axis in (axes[1, 0].yaxis, axes[1, 0].xaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
+    style.headline(
+        figure,
+        "Steering toward a word, by factor",
+        f"{subtitle(steering)}  ·  dashed: unsteered  ·  ring: the factor that is chosen",
+    )
+    return figure
+
+
+def _word(axes: np.ndarray, rows: pd.DataFrame, texts: pd.DataFrame) -> None:
+    means = by_factor(texts.loc[texts["control"].isna()])
+    of_features = list(zip(rows.to_dict("records"), COLORS, strict=False))
+    for row, color in reversed(of_features):  # the best above the others
+        own = means.loc[(means["layer"] == row["layer"]) & (means["feature"] == row["feature"])]
+        steered = own.loc[own["factor"] > 0]
+        label = f"layer {row['layer']}, feature {row['feature']}"
+        for place, name in zip(axes, ("concept_success", "perplexity"), strict=True):
+            values = steered[name].to_numpy(dtype=float)
+            place.plot(steered["factor"], values, "o-", color=color, label=label)
+            chosen = steered.loc[steered["factor"] == row["best_factor"], name]
+            at = [row["best_factor"]] * len(chosen)
+            place.scatter(at, chosen.to_numpy(dtype=float), edgecolor=color, **RING)
+            without = own.loc[own["factor"] == 0, name].to_numpy(dtype=float)
+            place.axhline(float(without.mean()), color=color, lw=1, ls="--", alpha=0.6)
+    axes[0].set_xscale("log")
+    factors = sorted({factor for factor in means["factor"].tolist() if factor > 0})
+    axes[0].set_xticks(factors[:: max(1, len(factors) // 6)])
+    axes[0].legend(loc="upper left", fontsize=8)
+
+
+def score_by_layer(features: pd.DataFrame) -> Figure | None:
+    """The output score toward the concept of every candidate, by layer."""
+    scored = features.loc[features["concept_score"].notna()]
+    if scored.empty:
+        return None
+    scores = scored["concept_score"].to_numpy(dtype=float).clip(LEAST_SCORE)
+    layers = scored["layer"].to_numpy(dtype=int)
+    figure = style.new_figure(6.4, 4.2)
+    axes = figure.subplots()
+    beside = np.random.default_rng(0).uniform(-0.2, 0.2, len(scores))
+    axes.scatter(layers + beside, scores, s=22, color=style.BLUE, alpha=0.6, lw=0)
+    axes.axhline(HARDLY, color=style.MUTED, lw=1, ls="--", label="below: hardly steers")
+    best = scored.sort_values("concept_score", ascending=False).iloc[0]
+    at = int(np.argmax(scores))
+    place = (layers[at] + beside[at], scores[at])
+    text: dict[str, Any] = {"textcoords": "offset points", "ha": "right"}
+    axes.annotate(f"feature {best['feature']}", place, (-6, 4), **text)
+    ticks = np.unique(layers)
+    axes.set_xticks(ticks)
+    axes.set(yscale="log", xlabel="layer", ylabel="output score toward the concept")
+    axes.set(xlim=(ticks.min() - 0.8, ticks.max() + 0.8), ylim=(LEAST_SCORE / 2, 2))
+    style.legend_above(axes)
+    style.headline(figure, "Candidates for the concept", subtitle(scored))
+    return figure

@@ -1,0 +1,285 @@
+"""Does steering do more than a change of the same size that has nothing to do with the feature?
+
+Features are amplified, suppressed and ablated (see `analysis.arms`). Beside each stand a random
+direction and a random feature, perhaps one that never fires, steered as hard, that count the tokens
+of the feature. Factors are compared one by one, and at the one chosen for every feature on half of
+the prompts (to amplify, with most success; to suppress, with least, within a budget of perplexity),
+where what is said is measured on the other half.
+
+The tests ask of every feature whether its tokens are in more, or fewer, of the texts, pair by pair
+of prompt and sample (an exact sign-flip test), and are corrected for the number of features
+(Benjamini and Hochberg). Intervals are 95 % bootstrap intervals over features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from steerlens.analysis.arms import (
+    ABLATION,
+    AMPLIFY,
+    FEATURE,
+    KEYS,
+    MEASURES,
+    PAIR,
+    SUPPRESS,
+    UNSTEERED,
+    Arm,
+    ablation_arms,
+    measured,
+    signed_arms,
+    texts_of,
+)
+from steerlens.analysis.paired import ALPHA, ENOUGH, NULL, Tested, tests_of
+from steerlens.analysis.resampling import FEWEST, mean_estimate
+from steerlens.analysis.series import Series
+from steerlens.analysis.steering_summary import MOVED
+from steerlens.config.schema import CONTROLS, ChoiceConfig, StudyConfig
+from steerlens.errors import SteerlensError
+from steerlens.report.figures.arms import draw_arms
+from steerlens.report.studies import Answer, interval_columns
+
+P, Q = f"p_{ALPHA}", f"q_{ALPHA}"
+
+
+def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
+    """How many features' effects remain beside controls, and how far texts degenerate.
+
+    Raises:
+        SteerlensError: nothing was steered, or the same features were in the same way twice.
+    """
+    steered, ablated = (_texts(series, ablates) for ablates in (False, True))
+    choices = [one.tables.choice for one in series if one.tables.operator != "ablate"]
+    choice = next((one for one in choices if one), ChoiceConfig())
+    arms = [*signed_arms(steered, choice), *ablation_arms(ablated)]
+    if not arms:
+        raise SteerlensError("nothing was steered; add steer=signed or steer=ablation.")
+    decisive = [arm for arm in arms if arm.decides]
+    tests = [one for arm in decisive for one in tests_of(arm)]
+    by_arm = pd.DataFrame(_arm_rows(arms))
+    differences = pd.DataFrame([row for arm in arms for row in _differences(arm)])
+    tables = {
+        "controls": pd.DataFrame([_test_row(one) for one in tests]),
+        "controls_arms": by_arm,
+        "controls_differences": differences,
+        "controls_features": _features(decisive, tests, series),
+    }
+    return Answer(
+        sentences=[
+            *_test_sentences(tests, decisive),
+            *_separations(differences, decisive),
+            *_left_out(arms, steered),
+        ],
+        tables={name: table for name, table in tables.items() if len(table)},
+        figures={"controls": partial(draw_arms, by_arm)},
+    )
+
+
+def _texts(series: Sequence[Series], ablates: bool) -> pd.DataFrame:
+    kept = [one for one in series if (one.tables.operator == "ablate") == ablates]
+    texts = texts_of([one.tables.generations for one in kept])
+    if texts.duplicated([*PAIR, "steered", "factor"]).any():
+        raise SteerlensError(
+            f"{' and '.join(one.label for one in kept)} steer the same features at the same "
+            "factors; this study wants one result of each."
+        )
+    return texts
+
+
+def _test_row(one: Tested) -> dict[str, Any]:
+    by_feature = one.by_feature
+    less = by_feature["share"] - by_feature["share_other"]
+    return {
+        "arm": one.arm,
+        "test": one.label,
+        Q: one.remain,
+        P: one.uncorrected,
+        "by_chance": one.by_chance,
+        "testable": one.testable,
+        "features": len(by_feature),
+        **{name: by_feature[name].mean() for name in ("pairs", "share", "share_other")},
+        **interval_columns("difference", mean_estimate(less.to_numpy())),
+    }
+
+
+def _arm_rows(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """The measures of every arm; unsteered once over all texts, and beside each chosen factor."""
+    first = arms[0].texts[UNSTEERED]
+    rows = [_measures(UNSTEERED, "0", UNSTEERED, first)] if len(first) else []
+    for arm in arms:
+        names = (FEATURE, *CONTROLS, *([UNSTEERED] if arm.decides else []))
+        rows += [
+            _measures(arm.name, arm.label, name, arm.texts[name])
+            for name in names
+            if len(arm.texts.get(name, []))
+        ]
+    return rows
+
+
+def _measures(arm: str, factor: str, steered: str, texts: pd.DataFrame) -> dict[str, Any]:
+    means = measured(texts)
+    return {
+        "arm": arm,
+        "factor": factor,
+        "steered": steered,
+        "features": len(means),
+        **_estimates(means),
+    }
+
+
+def _differences(arm: Arm) -> list[dict[str, Any]]:
+    """The feature less what stands beside it, feature by feature."""
+    if FEATURE not in arm.texts:
+        return []
+    own = measured(arm.texts[FEATURE])
+    rows = []
+    for name in (UNSTEERED, *CONTROLS):
+        if len(arm.texts.get(name, [])):
+            other = measured(arm.texts[name])
+            common = own.index.intersection(other.index)
+            less = own.loc[common] - other.loc[common]
+            about = {"arm": arm.name, "factor": arm.label, "less": name, "features": len(common)}
+            rows.append({**about, **_estimates(less)})
+    return rows
+
+
+def _estimates(means: pd.DataFrame) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for name in MEASURES:
+        found |= interval_columns(name, mean_estimate(means[name].dropna().to_numpy()))
+    return found
+
+
+def _features(
+    arms: Sequence[Arm], tests: Sequence[Tested], series: Sequence[Series]
+) -> pd.DataFrame:
+    """Of every feature, by arm: factor, share of the texts with its tokens, and q-values."""
+    found: dict[str, Any] = {}
+    for arm in arms:
+        if FEATURE not in arm.texts:
+            continue
+        found[f"{arm.name}_factor"] = arm.texts[FEATURE].groupby(KEYS)["wanted"].first()
+        found[f"{arm.name}_share"] = measured(arm.texts[FEATURE])["hit"]
+        own = [one for one in tests if one.arm == arm.name]
+        found |= {f"{arm.name}_q_{one.other}": one.by_feature["q"] for one in own}
+    if not found:
+        return pd.DataFrame()
+    scores = pd.concat([one.tables.features for one in series], ignore_index=True)
+    scores = scores.loc[~scores.duplicated(KEYS), [*KEYS, "output_score", "input_score"]]
+    table = pd.DataFrame(found).reset_index().merge(scores, how="left", on=KEYS)
+    return table.drop(columns=[name for name in ("model", "sae") if len(set(table[name])) == 1])
+
+
+def _test_sentences(tests: Sequence[Tested], arms: Sequence[Arm]) -> list[str]:
+    said = []
+    for arm in arms:
+        own = [one for one in tests if one.arm == arm.name]
+        if not own:
+            continue
+        where = "" if arm.name == ABLATION else " at the factor chosen on other prompts"
+        how = "more" if arm.name == AMPLIFY else "fewer"
+        said.append(
+            f"{arm.name.capitalize()}{where}: features whose tokens are in {how} of the texts at "
+            f"q <= {ALPHA} (at p <= {ALPHA} uncorrected; of these expected by chance) are "
+            f"{_listed(f'{_counts(one)} against {one.other}' for one in own)}."
+        )
+        if arm.name != AMPLIFY:
+            said.append(_floor(arm))
+        if arm.name == ABLATION:
+            moved = np.mean(arm.texts[FEATURE]["first_step_kl"] > MOVED)
+            said.append(
+                f"Ablation changes the first next-token distribution in {moved:.0%} of the texts; "
+                "in the others the feature isn't active there."
+            )
+    if null := [one for one in tests if one.arm == NULL]:
+        listed = _listed(f"{_counts(one)} for {one.label}" for one in null)
+        said.append(f"The same test where nothing of the feature is steered finds {listed}.")
+    return said
+
+
+def _counts(one: Tested) -> str:
+    n = len(one.by_feature)
+    return f"{one.remain} of {n} ({one.uncorrected}; {one.by_chance:.2g})"
+
+
+def _floor(arm: Arm) -> str:
+    """How many features could have fewer of their tokens at all."""
+    counts: Any = arm.texts[UNSTEERED].groupby(KEYS)["hit"].sum()
+    hits = counts.to_numpy(dtype=int)
+    return (
+        f"Of {len(hits)} features, {sum(hits > 0)} have a token of theirs in any of these "
+        f"unsteered texts, and {sum(hits >= ENOUGH)} in the {ENOUGH} that p <= {ALPHA} takes: "
+        "of the others no reduction can be shown."
+    )
+
+
+def _separations(differences: pd.DataFrame, arms: Sequence[Arm]) -> list[str]:
+    """What the features' means separate from, at the factors that were tested."""
+    said = []
+    for arm in arms:
+        rows = differences.loc[
+            (differences["arm"] == arm.name) & (differences["factor"] == arm.label)
+        ].to_dict("records")
+        few = max((row["features"] for row in rows), default=0)
+        if rows and few < FEWEST:
+            n = f"{few} feature{'s' * (few != 1)}"
+            said.append(
+                f"{arm.name.capitalize()}: {n} can't tell means apart; it takes at least {FEWEST}."
+            )
+            continue
+        for measure, title in (("success_20", "success@20"), ("degeneracy", "degeneracy")):
+            clear = [row for row in rows if _separated(row, measure)]
+            unclear = [row["less"] for row in rows if row not in clear]
+            parts = [f"differs from {_listed(_change(row, measure) for row in clear)}"]
+            parts = parts * bool(clear)
+            if unclear:
+                parts.append(f"can't be told from {_listed(unclear)}")
+            if parts:
+                said.append(f"{arm.name.capitalize()}: mean {title} {'; it '.join(parts)}.")
+    return said
+
+
+def _separated(row: dict[str, Any], measure: str) -> bool:
+    low, high = row[f"{measure}_low"], row[f"{measure}_high"]
+    return not (pd.isna(low) or pd.isna(high) or low <= 0 <= high)
+
+
+def _change(row: dict[str, Any], measure: str) -> str:
+    value, low, high = (row[f"{measure}{end}"] for end in ("", "_low", "_high"))
+    return f"{row['less']} by {value:.3g} ({low:.3g} to {high:.3g})"
+
+
+def _left_out(arms: Sequence[Arm], texts: pd.DataFrame) -> list[str]:
+    said = []
+    names = {arm.name for arm in arms}
+    for name, lacking in (
+        (AMPLIFY, "no positive factor"),
+        (SUPPRESS, "no negative factor"),
+        (ABLATION, "no run with steer=ablation"),
+    ):
+        if name not in names:
+            said.append(f"Nothing is said of {name}: there is {lacking}.")
+    n = len(texts[KEYS].drop_duplicates())
+    for name in (AMPLIFY, SUPPRESS):
+        if name not in names:
+            continue
+        arm = next((one for one in arms if one.name == name and one.factor is None), None)
+        left = n - (len(measured(arm.texts[FEATURE])) if arm else 0)
+        if left:
+            said.append(
+                f"{name.capitalize()}: {left} of {n} features have no chosen factor: none may be "
+                "chosen, or there is only one prompt."
+            )
+    for control in CONTROLS:
+        if not any(control in arm.texts for arm in arms):
+            said.append(f"There is no {control}: add it to steer.controls.")
+    return said
+
+
+def _listed(parts: Iterable[str]) -> str:
+    return ", ".join(parts)

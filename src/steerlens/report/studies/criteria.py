@@ -1,0 +1,216 @@
+"""By which score should features be selected for steering, and do the scores agree?
+
+Every score as a guide (rank correlation with success, success of as many features as each puts
+first), and every two scores beside each other: Spearman's and Kendall's rank correlation and how
+many of the first hundred features they share. Scores agree or not over all scored features, and
+guide or not over those that were steered.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from steerlens.analysis.payoff import SHARES, Criterion, criteria, scores_of
+from steerlens.analysis.resampling import FEWEST, spearman, sure, top_weights
+from steerlens.analysis.series import Series
+from steerlens.analysis.steering_summary import COMPARED
+from steerlens.config.schema import StudyConfig
+from steerlens.errors import SteerlensError
+from steerlens.report.studies import Answer, interval_columns
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TOP = 100
+RESAMPLES = 200
+"""Of thousands of features: more would show nothing else."""
+
+DARK = 0.6
+"""Colours of larger numbers are too dark for dark letters."""
+
+GUIDE = f"success_{SHARES[COMPARED]:g}"
+
+
+def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
+    """The scores as guides, the best first, and their agreement; of the first result if several.
+
+    Raises:
+        SteerlensError: fewer than two scores were computed.
+    """
+    tables = series[0].tables
+    features: Any = tables.features
+    scores = [name for name in scores_of(features) if features[name].notna().any()]
+    if len(scores) < 2:
+        raise SteerlensError("it takes at least two scores, such as score=all.")
+    values = {name: tables.features[name].to_numpy(float, na_value=np.nan) for name in scores}
+    every = (_pair(one, other, values) for one, other in itertools.combinations(scores, 2))
+    pairs = [pair for pair in every if pair]
+    agreement = pd.DataFrame(pairs)
+    found = criteria(tables.steering) if len(tables.steering) else []
+    guides = pd.DataFrame(_guides(found))
+    if len(guides):
+        guides = guides.sort_values(GUIDE, ascending=False, ignore_index=True)
+    said = [f"Only {series[0].label} is looked at."] if len(series) > 1 else []
+    return Answer(
+        sentences=[*_guide_sentences(found, guides), *_agreement_sentences(agreement), *said],
+        tables={"criteria": guides, "criteria_agreement": agreement},
+        figures={"criteria_agreement": partial(_draw, agreement, scores)} if pairs else {},
+    )
+
+
+def _guides(criteria: Sequence[Criterion]) -> list[dict[str, Any]]:
+    """Rows of the table; each claim of more than chance counts the others (`sure`)."""
+    better, correlated = _sure(criteria)
+    rows = []
+    for one in criteria:
+        row = {"score": one.score, "features": one.scored}
+        row |= {"surely_better": one.score in better, "surely_correlated": one.score in correlated}
+        row |= interval_columns("spearman", one.spearman)
+        for share, found in zip(SHARES, one.highest, strict=True):
+            row |= interval_columns(f"success_{share:g}", found.success if found else None)
+        last = one.highest[COMPARED]
+        row |= interval_columns("over_random", last.over_random if last else None)
+        within = last.over_unfiltered_within_layers if last else None
+        row |= interval_columns("over_unfiltered_within_layers", within)
+        rows.append(row)
+    return rows
+
+
+def _sure(criteria: Sequence[Criterion]) -> tuple[set[str], set[str]]:
+    """The scores that surely select better than at random, and those surely correlated."""
+    selected = [one.highest[COMPARED] for one in criteria]
+    better = sure([payoff.p if payoff else None for payoff in selected])
+    correlated = sure([one.p for one in criteria])
+    return (
+        {one.score for one, yes in zip(criteria, better, strict=True) if yes},
+        {one.score for one, yes in zip(criteria, correlated, strict=True) if yes},
+    )
+
+
+def _pair(one: str, other: str, values: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+    """Two scores over the features that have both; None if one of them is constant there, or these
+    are too few."""
+    from scipy.stats import kendalltau
+
+    both = ~(np.isnan(values[one]) | np.isnan(values[other]))
+    a_N, b_N = values[one][both], values[other][both]
+    found = spearman(a_N, b_N, RESAMPLES, np.random.default_rng(0))
+    if found is None:
+        return None
+    size = min(TOP, len(a_N))
+    shared = np.minimum(top_weights(a_N, size), top_weights(b_N, size)).sum()
+    tau: Any = kendalltau(a_N, b_N)
+    return {
+        "one": one,
+        "other": other,
+        "features": len(a_N),
+        **interval_columns("spearman", found),
+        "kendall": float(tau.statistic),
+        "top": size,
+        "top_shared": float(shared / size),
+        "top_shared_by_chance": size / len(a_N),
+    }
+
+
+def _guide_sentences(criteria: Sequence[Criterion], guides: pd.DataFrame) -> list[str]:
+    """What is surely a guide to success; of too few features only how many it takes."""
+    if guides.empty:
+        return ["Nothing was steered, so no score can be judged as a guide."]
+    share, scored = f"{SHARES[COMPARED]:.0%}", int(guides["features"].max())
+    selected = next((one.highest[COMPARED] for one in criteria if one.highest[COMPARED]), None)
+    if scored < FEWEST:
+        n = f"{scored} feature{'s' * (scored != 1)} with a best factor"
+        return [f"{n} can't say which score guides to success: it takes at least {FEWEST}."]
+    if selected is None or selected.selected < FEWEST:
+        few = selected.selected if selected else 0
+        said = [f"{share} of the features, {few}, are too few to compare selections by."]
+    else:
+        said = _selecting(guides, share)
+    rises = guides.loc[guides["surely_correlated"] & (guides["spearman"] > 0), "score"]
+    falls = guides.loc[guides["surely_correlated"] & (guides["spearman"] < 0), "score"]
+    parts = [
+        f"{verb} with {', '.join(names)}"
+        for verb, names in (("rises", rises), ("falls", falls))
+        if len(names)
+    ]
+    if not parts:
+        return [*said, "Success surely rises or falls with none of the scores."]
+    return [*said, f"Success surely {' and '.join(parts)}."]
+
+
+def _selecting(guides: pd.DataFrame, share: str) -> list[str]:
+    better = guides.loc[guides["surely_better"]]
+    if better.empty:
+        return [
+            f"Selecting {share} of the features by none of the scores is surely better than "
+            "at random."
+        ]
+    best = better.iloc[0]
+    return [
+        f"Surely more than at random gives selecting by {', '.join(better['score'])}.",
+        f"Of these {best['score']} has most: {share} of the features by it have mean success@20 "
+        f"{_interval(best, GUIDE)}, {_interval(best, 'over_random')} times as many at random.",
+    ]
+
+
+def _agreement_sentences(agreement: pd.DataFrame) -> list[str]:
+    """Of the output score, which others agree most and least."""
+    if agreement.empty:
+        return [
+            f"No two scores differ on {FEWEST} features or more, so nothing is said of whether "
+            "they agree."
+        ]
+    said = []
+    name = "output_score"
+    rows = agreement.loc[(agreement["one"] == name) | (agreement["other"] == name)]
+    for row in rows.sort_values("spearman", ascending=False).to_dict("records"):
+        other = row["other"] if row["one"] == name else row["one"]
+        said.append(
+            f"{other} {row['spearman']:.2f} (Kendall {row['kendall']:.2f}; "
+            f"{row['top_shared']:.0%} of the first {row['top']}, "
+            f"{row['top_shared_by_chance']:.0%} by chance)"
+        )
+    return [f"Rank correlation with {name}: {'; '.join(said)}."] if said else []
+
+
+def _interval(row: Any, name: str) -> str:
+    value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
+    if pd.isna(value):
+        return "-"
+    return f"{value:.3g}" + ("" if pd.isna(low) else f" ({low:.3g} to {high:.3g})")
+
+
+def _draw(agreement: pd.DataFrame, scores: Sequence[str]) -> Figure:
+    """Rank correlation of every two scores, and what they share of their first features."""
+    from steerlens.report.figures import style
+    from steerlens.results.text import visible
+
+    n = len(scores)
+    figure = style.new_figure(4 + 1.1 * n, 2.4 + 0.45 * n)
+    panels = figure.subplots(1, 2, sharey=True)
+    place = {name: index for index, name in enumerate(scores)}
+    titles = {"spearman": "rank correlation (Spearman)", "top_shared": f"shared of the first {TOP}"}
+    for axes, (column, title) in zip(panels, titles.items(), strict=True):
+        grid = np.eye(n)
+        for row in agreement.to_dict("records"):
+            i, j = place[row["one"]], place[row["other"]]
+            grid[i, j] = grid[j, i] = row[column]
+        axes.imshow(grid, vmin=-1, vmax=1, cmap="RdBu_r", aspect="auto")
+        for i, j in itertools.product(range(n), repeat=2):
+            color = "white" if abs(grid[i, j]) > DARK else style.INK
+            axes.text(
+                j, i, f"{grid[i, j]:.2f}", ha="center", va="center", fontsize=8, color=color
+            )  # fmt: skip
+        names = [visible(name) for name in scores]
+        axes.set_xticks(range(n), names, rotation=40, ha="right", parse_math=False)
+        axes.set_yticks(range(n), names, parse_math=False)
+        axes.set_title(title)
+        axes.grid(False)
+    style.headline(figure, "Do the scores agree?", "over the features that have both")
+    return figure

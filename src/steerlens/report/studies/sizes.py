@@ -1,0 +1,236 @@
+"""How much data does each answer need: sentences for S_in, prompts for S_out, texts for the best
+factor and for what filtering pays?
+
+Every answer from less data is held against the answer from all of it, and the size from which on
+it agrees to within 5 % is told. Less data is part of all the data, so the agreement flatters: near
+the full size it must be 1.
+
+- S_in: results of a sweep over `corpus.n_tokens` and `score.input.max_examples`; agreement is
+  Spearman's correlation over the features that both have scored.
+- S_out: means over some of the prompts of score=prompt_robustness; Spearman's correlation.
+- best factor: chosen from the texts of some of the prompts; its merit over all prompts (success per
+  perplexity, or success within the budget) as a share of that of the best factor.
+- payoff: success of the features with S_out >= 0.1 over that of all, from the texts of some of the
+  prompts; 1 less its relative distance from the payoff of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from steerlens.analysis.factors import by_factor, choose_factors, measured_by_factor, merits
+from steerlens.analysis.resampling import FEWEST, Estimate, spearman
+from steerlens.analysis.series import Series
+from steerlens.analysis.summary import THRESHOLDS
+from steerlens.config.schema import StudyConfig
+from steerlens.errors import SteerlensError
+from steerlens.report.studies import Answer, interval_columns
+from steerlens.results import FEATURES
+from steerlens.results.folder import RunTables
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WITHIN = 0.95
+"""Agreement within 5 %."""
+
+APART = 1.5
+"""By this factor sizes differ that have room for their labels beside each other."""
+
+KEYS = list(FEATURES.keys)
+
+DRAWS = 10
+"""Random sets of prompts of each size; their range is what low and high say."""
+
+TOKENS, EXAMPLES = "corpus.n_tokens", "score.input.max_examples"
+"""Settings in which results may differ."""
+
+
+def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
+    """Agreement with the answer from all data against size, for every answer that there is.
+
+    Raises:
+        SteerlensError: there is nothing that could be made smaller.
+    """
+    rows = [*_input_scores(series)]
+    tables = series[-1].tables
+    rows += [*_output_scores(tables.features), *_texts(tables)]
+    if not rows:
+        raise SteerlensError(
+            "it takes a sweep over corpus.n_tokens, the score prompt_robustness, or steered texts."
+        )
+    table = pd.DataFrame(rows)
+    return Answer(
+        sentences=[
+            _sentence(str(name), part) for name, part in table.groupby("answer", sort=False)
+        ],
+        tables={"sizes": table},
+        figures={"sizes": partial(_draw, table)} if table["agreement"].notna().any() else {},
+    )
+
+
+def _input_scores(series: Sequence[Series]) -> Iterator[dict[str, Any]]:
+    """S_in of every result beside that of the most text; first by tokens, then by sentences."""
+    scored = [one for one in series if any(one.tables.features["input_score"].notna().tolist())]
+    for key, other, unit in ((TOKENS, EXAMPLES, "tokens"), (EXAMPLES, TOKENS, "sentences")):
+        having = [one for one in scored if key in one.settings]
+        largest = max((_number(one, other) for one in having), default=0)
+        same = sorted(
+            (one for one in having if _number(one, other) == largest),
+            key=lambda one: _number(one, key),
+        )
+        for one in same if len(same) > 1 else []:
+            found, n = _agree(one.tables.features, same[-1].tables.features)
+            yield _row(f"S_in by {unit}", unit, int(_number(one, key)), n, found)
+
+
+def _number(one: Series, key: str) -> float:
+    return float(one.settings.get(key, 0))
+
+
+def _agree(some: pd.DataFrame, full: pd.DataFrame) -> tuple[Estimate | None, int]:
+    """The correlation, and over how many features: from little text few have a score."""
+    columns = [*KEYS, "input_score"]
+    both = some[columns].merge(full[columns], on=KEYS, suffixes=("", "_full")).dropna()
+    some_N, full_N = (both[name].to_numpy(float) for name in ("input_score", "input_score_full"))
+    return spearman(some_N, full_N, 200, np.random.default_rng(0)), len(both)
+
+
+def _output_scores(features: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """S_out as the mean over some prompts beside the mean over all."""
+    by_prompt = features["output_score_by_prompt"].dropna()
+    if by_prompt.empty:
+        return
+    scores_FP = np.array(by_prompt.tolist(), dtype=float)
+    full_F = pd.Series(scores_FP.mean(axis=1)).rank()
+    for size, draws in _subsets(scores_FP.shape[1]):
+        found = [
+            float(np.corrcoef(pd.Series(scores_FP[:, some].mean(axis=1)).rank(), full_F)[0, 1])
+            for some in (draws if len(full_F) >= FEWEST else [])
+        ]
+        yield _row("S_out", "prompts", size, len(full_F), _range(found))
+
+
+def _texts(tables: RunTables) -> Iterator[dict[str, Any]]:
+    """The best factor and the payoff from the texts of some prompts beside those of all."""
+    texts = tables.generations.loc[tables.generations["control"].isna()]
+    prompts = sorted(texts["prompt"].unique())
+    if len(prompts) < 2 or tables.choice is None:
+        return
+    # Features come in the same order from every set of prompts.
+    known = [
+        merits(one, tables.choice) for one in measured_by_factor(by_factor(texts), tables.choice)
+    ]
+    goal = sum(max(one.values(), default=0.0) for one in known)
+    high = tables.features.loc[tables.features["output_score"] >= THRESHOLDS[1], KEYS]
+    payoff = _payoff(choose_factors(texts, tables.choice), high)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for size, draws in _subsets(len(prompts)):
+        reached, payoffs = [], []
+        for some in draws:
+            part = texts.loc[texts["prompt"].isin([prompts[at] for at in some])]
+            chosen = choose_factors(part, tables.choice)
+            best = chosen["best_factor"].tolist()
+            gained = sum(one.get(factor, 0.0) for one, factor in zip(known, best, strict=True))
+            reached.append(gained / goal if goal else np.nan)
+            payoffs.append(1 - abs(_payoff(chosen, high) / payoff - 1) if payoff else np.nan)
+        for name, found in (("best factor", reached), ("payoff", payoffs)):
+            agreement = _range(found) if len(known) >= FEWEST else None
+            rows.setdefault(name, []).append(_row(name, "prompts", size, len(known), agreement))
+    for part in rows.values():
+        yield from part
+
+
+def _payoff(chosen: Any, high: pd.DataFrame) -> float:
+    decided = chosen.dropna(subset=["best_factor"])
+    filtered = decided.merge(high, on=KEYS)["success_20"].astype(float).mean()
+    every = decided["success_20"].astype(float).mean()
+    return float(filtered / every) if every else np.nan
+
+
+def _subsets(n: int) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Sizes up to `n`, each with random sets of so many of `n` prompts; all of them once."""
+    sizes = [size for size in (1, 2, 3, 5, 10, 15, 20, 30, 40) if size < n]
+    for size in sizes:
+        rngs = (np.random.default_rng([draw, size]) for draw in range(DRAWS))
+        yield size, [rng.choice(n, size, replace=False) for rng in rngs]
+    yield n, [np.arange(n)]
+
+
+def _range(found: Sequence[float]) -> Estimate | None:
+    """The mean and the middle nine tenths of some draws."""
+    known = np.array(found)[np.isfinite(found)]
+    if not len(known):
+        return None
+    low, high = np.quantile(known, [0.05, 0.95]).tolist()
+    return Estimate(float(known.mean()), low, high)
+
+
+def _row(name: str, unit: str, size: int, features: int, found: Estimate | None) -> dict[str, Any]:
+    about = {"answer": name, "unit": unit, "size": size, "features": features}
+    return about | interval_columns("agreement", found)
+
+
+def _sentence(name: str, part: pd.DataFrame) -> str:
+    """From which size on the answer stays within 5 % of that from all data."""
+    unit, full = part["unit"].iloc[0], int(part["size"].iloc[-1])
+    if part["agreement"].isna().all():
+        return f"{name}: {_nothing_said(int(part['features'].max()))}"
+    close = (part["agreement"].astype(float) >= WITHIN).tolist()
+    first = next(at for at in range(len(close)) if all(close[at:])) if close[-1] else len(close)
+    if first >= len(close) - 1:
+        return f"{name}: not within 5 % of the answer from {full:,} {unit} with fewer than these."
+    size, value = int(part["size"].iloc[first]), float(part["agreement"].iloc[first])
+    n, most = int(part["features"].iloc[first]), int(part["features"].iloc[-1])
+    over = f" over {n:,} features, of {most:,} with a score" if n < most else f", {n:,} features"
+    return (
+        f"{name}: within 5 % of the answer from {full:,} {unit} from {size:,} on (agreement "
+        f"{value:.3f}{over})."
+    )
+
+
+def _nothing_said(features: int) -> str:
+    if features < FEWEST:
+        n = f"{features} feature{'s' * (features != 1)}"
+        return f"{n} can't say how much data it takes; at least {FEWEST} can."
+    return "the answer from all data is constant, or 0, so nothing can agree with it."
+
+
+def _draw(table: pd.DataFrame) -> Figure:
+    """Agreement against size, a panel for each answer."""
+    from steerlens.report.figures import style
+
+    parts = list(table.dropna(subset=["agreement"]).groupby("answer", sort=False))
+    figure = style.new_figure(1 + 3 * len(parts), 3.6)
+    row = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
+    for axes, (name, part) in zip(row, parts, strict=True):
+        size = part["size"].to_numpy(dtype=float)
+        value, low, high = (
+            part[key].to_numpy(dtype=float)
+            for key in ("agreement", "agreement_low", "agreement_high")
+        )
+        axes.fill_between(size, low, high, color=style.BLUE, alpha=0.2, lw=0)
+        axes.plot(size, value, "o-", color=style.BLUE)
+        axes.axhline(WITHIN, color=style.MUTED, ls=":", lw=1)
+        axes.set_xscale("log")
+        shown = _ticks(part["size"].tolist())
+        axes.set_xticks(shown, [f"{at / 1000:g}k" if at >= 1000 else f"{at:g}" for at in shown])
+        axes.minorticks_off()
+        axes.set(title=str(name), xlabel=part["unit"].iloc[0])
+    row[0].set_ylabel("agreement with all data")
+    style.headline(figure, "How much data it takes", "dotted: within 5 %")
+    return figure
+
+
+def _ticks(sizes: Sequence[int]) -> list[int]:
+    """Of rising sizes the last and, back from it, those that stand apart on a logarithmic axis."""
+    kept: list[int] = []
+    for size in reversed(sizes):
+        if not kept or kept[0] / size >= APART:
+            kept.insert(0, size)
+    return kept

@@ -1,0 +1,206 @@
+"""Whether the weights fit in memory, told before anything is downloaded and without torch."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from steerlens.config.entries import entries
+from steerlens.config.folders import sae_folders, safetensors_header
+from steerlens.config.gguf import gguf_file, read_header
+from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
+from steerlens.config.steering import parse_factors
+from steerlens.errors import SteerlensError
+from steerlens.runs.preflight import local_folder
+
+GPU_DRIVERS = [
+    Path("/dev") / name
+    for name in ("nvidiactl", "nvhost-ctrl", "nvhost-gpu", "nvmap", "kfd", "dxg")
+]
+"""What Linux has where CUDA or ROCm has a GPU: a card's, Jetson's, AMD's, Windows' below WSL."""
+
+LORA = "LoRA"
+"""The method, of `config.schema.STEERED_BY`, that trains a second copy of the model."""
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def device_type(config: RunConfig) -> str:
+    """cpu, cuda or mps: what `device=auto` will most likely be, guessed without torch."""
+    if config.device != "auto":
+        return config.device.split(":")[0]
+    if gpu_memory():
+        return "cuda"
+    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+    return "mps" if apple else "cpu"
+
+
+def refuse_absent_device(config: RunConfig) -> None:
+    """Refuse a device that this machine surely hasn't, without torch; torch knows the others."""
+    kind, system = config.device.partition(":")[0], platform.system()
+    absent = {
+        "cuda": system == "Linux" and not (any(map(Path.exists, GPU_DRIVERS)) or gpu_memory()),
+        "mps": system != "Darwin",
+    }
+    if absent.get(kind, False):
+        raise SteerlensError(f"device={config.device} is not available here; use device=cpu.")
+
+
+def dtype_name(config: RunConfig) -> str:
+    """The dtype that `dtype=auto` means on the run's device."""
+    if config.dtype != "auto":
+        return config.dtype
+    on_cpu = device_type(config) == "cpu" and config.device_map is None
+    return "float32" if on_cpu else "bfloat16"
+
+
+class Weights(NamedTuple):
+    """Weights that a run holds in memory besides its model's and one SAE's."""
+
+    what: str
+    n_numbers: float
+    """0 where nothing tells."""
+    without: str
+    """The setting that does without them."""
+
+
+def estimate_weights(config: RunConfig) -> int | None:
+    """Bytes of all weights that a run holds at once: of the model, one SAE, and what `others` says;
+    None where nothing tells the model's size."""
+    n_params = _model_size(config.model)
+    if n_params is None:
+        return None
+    size = n_params + _sae_size(config.sae, config.model)
+    size += sum(weights.n_numbers for weights in _others(config, n_params))
+    return int(size * BYTES[dtype_name(config)])
+
+
+def _others(config: RunConfig, n_params: float) -> list[Weights]:
+    """The evaluator of steered texts, a judge in this process, and the model that LoRA trains, if
+    the run loads them; all of the same dtype, where the model is."""
+    others = []
+    if config.evaluator and parse_factors(config.steer.factors):
+        name = f"the evaluator {config.evaluator.title}"
+        others.append(Weights(name, _model_size(config.evaluator) or 0, "evaluator=null"))
+    if config.concepts is None:
+        return others
+    if config.judge is not None and config.judge.name == "local":
+        judge = _judge(str(config.judge.model))
+        name = f"the judge {judge.title}"
+        others.append(Weights(name, _model_size(judge) or 0, "judge=lexical"))
+    if LORA in config.concepts.methods:
+        name = f"the copy of {config.model.title} that LoRA trains"
+        others.append(Weights(name, n_params, "concepts.methods without LoRA"))
+    return others
+
+
+def _judge(path: str) -> ModelConfig:
+    """A judge's model, with its size if an entry of `conf/model` is of the same one."""
+    sizes = {entry["path"]: entry.get("n_params") for entry in entries("model").values()}
+    size = sizes.get(path)
+    return ModelConfig(name=path, path=path, n_params=None if size is None else float(size))
+
+
+def refuse_if_too_big(config: RunConfig, spare: int = 0) -> None:
+    """Refuse weights that can't fit in memory, before they are downloaded.
+
+    `spare` is the bytes that this process holds and could give back.
+    """
+    needed = estimate_weights(config)
+    if needed is None:
+        return
+    device = device_type(config)
+    there = available_memory(config)
+    if there is None or needed <= there + spare:
+        return
+    others = [other for other in _others(config, _model_size(config.model) or 0) if other.n_numbers]
+    ways = [other.without for other in others]
+    if device == "cuda" and config.device_map is None:
+        ways.append("device_map=auto")
+    if dtype_name(config) == "float32":
+        ways.append("dtype=bfloat16")
+    ways.append("a smaller model")
+    names = [config.model.title, config.sae.title, *(other.what for other in others)]
+    where = "all devices together have" if config.device_map else f"{device} has"
+    raise SteerlensError(
+        f"the weights of {_listed(names)} take {gigabytes(needed)} in "
+        f"{dtype_name(config)}, but {where} {gigabytes(there)}; try {' or '.join(ways)}."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`a and b`, or `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def available_memory(config: RunConfig) -> int | None:
+    """Bytes that weights can take where the run puts them; None if nothing tells."""
+    gpus = gpu_memory()
+    if config.device_map is not None:
+        return sum(gpus) + main_memory()
+    if device_type(config) != "cuda":
+        return main_memory()
+    match = re.search(r":(\d+)$", config.device)
+    if match and int(match[1]) < len(gpus):
+        return gpus[int(match[1])]
+    return max(gpus, default=None)
+
+
+def main_memory() -> int:
+    """Bytes of main memory that are free for this process, within a container's limit."""
+    free = psutil.virtual_memory().available
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return min(free, int(text)) if text.isdigit() else free
+
+
+def gpu_memory() -> list[int]:
+    """Bytes of memory of each NVIDIA GPU that this process may use, as the driver's tool tells."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    found = [int(line) * 2**20 for line in told.split() if line.isdigit()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return found
+    places = [place.strip() for place in visible.split(",")]
+    return [found[int(place)] for place in places if place.isdigit() and int(place) < len(found)]
+
+
+def gigabytes(size: float) -> str:
+    return f"{size / 1e9:.3g} GB"
+
+
+def _model_size(model: ModelConfig) -> float | None:
+    if gguf := gguf_file(model):
+        return read_header(gguf).n_parameters
+    folder = local_folder(model)
+    if folder is None:
+        return model.n_params
+    return sum(_tensor_sizes(file) for file in folder.glob("*.safetensors"))
+
+
+def _sae_size(sae: SaeConfig, model: ModelConfig) -> float:
+    """Numbers in the largest SAE; 0 where nothing tells: SAEs are small beside their model."""
+    if sae.path:
+        folders = sae_folders(Path(sae.path))
+        files = [file for one in folders for file in one.glob("*.safetensors")]
+        return max(map(_tensor_sizes, files), default=0)
+    return 2 * (sae.d_sae or 0) * (model.d_model or 0)
+
+
+def _tensor_sizes(file: Path) -> int:
+    return sum(math.prod(tensor["shape"]) for tensor in safetensors_header(file).values())

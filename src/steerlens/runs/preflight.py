@@ -1,0 +1,440 @@
+"""Every check of a configuration that needs no model."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from steerlens.config.catalog import SAE_SETTINGS, read_release, releases
+from steerlens.config.concepts import check_concepts
+from steerlens.config.entries import entries, known_models
+from steerlens.config.folders import (
+    check_model_folder,
+    count_layers,
+    has_chat_template,
+    model_fact,
+    sae_facts,
+    sae_folders,
+)
+from steerlens.config.gguf import check_gguf, gguf_file, model_names
+from steerlens.config.judge import check_judge
+from steerlens.config.overrides import override
+from steerlens.config.parse import (
+    layer_numbers,
+    layers_told,
+    parse_concept,
+    parse_feature_file,
+    parse_ids,
+    parse_layers,
+    parse_memory,
+    parse_scores,
+    parse_shard,
+    parse_words,
+)
+from steerlens.config.schema import CorpusConfig, FeaturesConfig, ModelConfig, RunConfig, SaeConfig
+from steerlens.config.steering import (
+    check_choice,
+    check_coverage,
+    check_generation,
+    check_objective,
+    check_pmi,
+    check_selection,
+    check_steer,
+    check_study,
+    check_toward,
+    parse_factors,
+    with_template,
+)
+from steerlens.data.neuronpedia import explanation_files
+from steerlens.engine.examples import read_metadata, refuse_missing_layers
+from steerlens.errors import SteerlensError, unknown
+from steerlens.storage.provenance import file_identity
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+CORPORA = ("embedded", "webtext", "text", "json", "parquet", "hub")
+TRACKING = ("offline", "online", "disabled")
+
+
+def check(config: RunConfig) -> None:
+    """Refuse, in one sentence, what can't work; reads local folders, but loads nothing."""
+    _check_scalars(config)
+    scores = parse_scores(config.score).values()
+    for score in scores:
+        score.check()
+    check_steer(config.steer)
+    check_generation(config.generation)
+    check_selection(config.selection)
+    check_choice(config.choice)
+    toward = parse_words(config.toward.words, "toward.words")
+    if config.choice.success == "concept_success" and config.concept is None and not toward:
+        raise SteerlensError("choice.success=concept_success needs concept=WORD.")
+    check_toward(config.toward, config.steer)
+    for key, asked in (("concept", config.concept), ("shard", config.shard)):
+        if toward and asked is not None:
+            raise SteerlensError(
+                f"toward.words can't go with {key}={asked}; leave one of them out."
+            )
+    check_pmi(config.pmi)
+    check_study(config.study)
+    check_coverage(config.coverage, config.steer, config.generation)
+    if config.quality.n_tokens is not None and config.quality.n_tokens < 1:
+        raise SteerlensError(f"quality.n_tokens={config.quality.n_tokens} must be at least 1.")
+    if config.judge is not None:
+        check_judge(config.judge)
+    check_concepts(config)
+    check_objective(config.objective, steers=bool(parse_factors(config.steer.factors)))
+    _check_features(config.features)
+    _check_shard(config)
+    _check_corpus(config.corpus, reads_corpus(config))
+    _check_reference(config)
+    if config.labels:
+        explanation_files(Path(config.labels))
+    if not loads_subject(config):
+        return
+    layer_numbers(config.layer)
+    if not (config.reference.alone or config.reference.ratings):  # which load no model
+        for name, model in (("model", config.model), ("evaluator", config.evaluator)):
+            if model:
+                _check_local_model(model, f"{name}.path", Path(config.paths.cache_dir))
+        _check_template(config)
+    _check_sae_source(config)
+    n_layers = count_layers(config.model)
+    layers = None
+    if n_layers is not None:
+        layers = layers_with_sae(
+            config, parse_layers(config.layer, n_layers, config.model.late_from)
+        )
+    _check_ids(config, layers)
+    for file in {file for score in scores for file in score.examples()}:
+        refuse_missing_layers(file, read_metadata(file), layers or [])
+
+
+def _check_local_model(model: ModelConfig, key: str, cache_dir: Path) -> None:
+    """Refuse what lies at `model.path`, given as `key`, if it isn't a whole model."""
+    if gguf := gguf_file(model):
+        check_gguf(model, gguf, cache_dir)
+    elif folder := local_folder(model):
+        check_model_folder(folder, key)
+
+
+def local_folder(model: ModelConfig) -> Path | None:
+    """The model's folder in the Hugging Face layout; None for a GGUF or a name on the hub."""
+    if gguf_file(model):
+        return None
+    path = Path(model.path)
+    is_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model.path) and model.name != "local"
+    return None if is_name and not path.is_dir() else path
+
+
+def check_one_model(configs: Sequence[RunConfig]) -> None:
+    """Refuse a comparison of releases whose jobs are of several models, unless it is asked for."""
+    study = configs[0].study
+    models = list(dict.fromkeys(config.model.title for config in configs))
+    if study.name == "releases" and not study.by_depth and len(models) > 1:
+        raise SteerlensError(
+            f"these SAEs are for different models ({', '.join(models)}); to compare them by "
+            "relative depth, add study.by_depth=true."
+        )
+
+
+def loads_subject(config: RunConfig) -> bool:
+    """Return whether the run loads its model and SAEs: not for published numbers alone."""
+    return not (config.reference.alone or config.reference.ratings)
+
+
+def _check_scalars(config: RunConfig) -> None:
+    if not re.fullmatch(r"\w[\w .-]*", config.name):
+        raise SteerlensError(f"name={config.name} is no folder name; use letters, digits, - and _.")
+    if not 0 <= config.seed < 2**32:
+        raise SteerlensError(f"seed={config.seed} is out of range; seeds are 0 to 4294967295.")
+    if config.logit_lens_k < 1:
+        raise SteerlensError(f"logit_lens_k={config.logit_lens_k} must be at least 1.")
+    if config.dtype not in DTYPES:
+        raise unknown("dtype", config.dtype, DTYPES)
+    device = re.sub(r":\d+$", "", config.device)
+    if device not in DEVICES:
+        raise unknown("device", device, DEVICES)
+    if isinstance(config.device_map, str) and config.device_map not in DEVICE_MAPS:
+        raise unknown("device_map", config.device_map, DEVICE_MAPS)
+    if not (config.device_map is None or isinstance(config.device_map, str | dict)):
+        raise SteerlensError("device_map must be auto, or {module: device}.")
+    if config.tracking.mode not in TRACKING:
+        raise unknown("tracking.mode", config.tracking.mode, TRACKING)
+    if not config.paths.output_dir.strip():
+        raise SteerlensError("paths.output_dir is empty; name a folder, or leave it out.")
+    parse_memory(config.memory_budget)
+
+
+def _check_template(config: RunConfig) -> None:
+    """Refuse a chat template that a local model doesn't have."""
+    has_template = has_chat_template(config.model)
+    if has_template is None:
+        return
+    with_template(config.generation, has_template, config.model.title)
+    for score in parse_scores(config.score).values():
+        if getattr(score, "chat_template", False) and not has_template:
+            raise score.refusal("chat_template", f"needs one, which {config.model.title} hasn't")
+
+
+def reads_corpus(config: RunConfig) -> bool:
+    """Whether the run may read its corpus: for a score, to choose features or steer
+    in their units, or for PMI of texts that no word was asked for."""
+    scores = any("corpus" in score.uses() for score in parse_scores(config.score).values())
+    if config.concepts:
+        return scores
+    toward = config.toward.words is not None or config.features.concept is not None
+    steers = bool(parse_factors(config.steer.factors))
+    of_texts = steers and (not toward or config.steer.unit == "max_activation")
+    return of_texts or scores or bool(config.features.min_examples or config.quality.n_tokens)
+
+
+def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:
+    if corpus.source not in CORPORA:
+        raise unknown("corpus.source", corpus.source, CORPORA)
+    if corpus.n_tokens is not None and corpus.n_tokens < 1:
+        raise SteerlensError(f"corpus.n_tokens={corpus.n_tokens} must be at least 1.")
+    if corpus.context_length < 2:
+        raise SteerlensError(f"corpus.context_length={corpus.context_length} must be at least 2.")
+    if corpus.shippable and corpus.source in ("embedded", "webtext"):
+        raise SteerlensError(
+            f"corpus.shippable is a column of a file or data set; corpus={corpus.name} has none."
+        )
+    if corpus.source == "embedded":
+        return
+    if corpus.source == "webtext":
+        if is_read:  # a subject chooses it for all of its runs
+            from steerlens.data.corpus.webtext import webtext
+
+            webtext()  # refuses where its files aren't on this machine
+        return
+    if not corpus.path:
+        what = "ORGANISATION/NAME" if corpus.source == "hub" else "FILE"
+        raise SteerlensError(f"corpus={corpus.name} needs corpus.path={what}.")
+    if corpus.source != "hub" and not Path(str(corpus.path)).is_file():
+        raise SteerlensError(f"corpus.path: there is no file {corpus.path}.")
+    if corpus.source != "hub" and is_read:
+        from steerlens.data.corpus import refuse_without_text
+
+        refuse_without_text(corpus)
+
+
+def _check_features(features: FeaturesConfig) -> None:
+    ways = ("ids", "n", "file", "concept")
+    given = [name for name in ways if getattr(features, name) is not None]
+    if len(given) > 1:
+        both = " and ".join(f"features.{name}" for name in given)
+        raise SteerlensError(f"{both} are both given; choose one of them.")
+    if features.n is not None and features.n < 1:
+        raise SteerlensError(f"features.n={features.n} must be at least 1.")
+    if features.min_examples is not None:
+        least = f"features.min_examples={features.min_examples}"
+        if features.min_examples < 1:
+            raise SteerlensError(f"{least} must be at least 1.")
+        if given and given != ["n"]:
+            raise SteerlensError(
+                f"{least} is for all or random features, not for features.{given[0]}; add "
+                "features.min_examples=null."
+            )
+    if features.concept is not None:
+        parse_concept(features.concept)
+    if features.ids is not None:
+        parse_ids(features.ids)
+    if features.file is not None:
+        if not features.file:
+            raise SteerlensError("features=file needs features.file=FILE.")
+        parse_feature_file(features.file)
+
+
+def _check_reference(config: RunConfig) -> None:
+    from steerlens.data.reference import KNOWN, check_reference
+
+    check_reference(config.reference)
+    if config.reference.model and not config.reference.alone:
+        told = KNOWN[config.reference.model].model
+        refuse_other_model(f"reference.model={config.reference.model}", told, config.model)
+
+
+def _check_shard(config: RunConfig) -> None:
+    """Refuse a part that doesn't exist, and choices that only the whole can make."""
+    if config.shard is None:
+        return
+    parse_shard(config.shard)
+    steers = bool(parse_factors(config.steer.factors))
+    for name, of_all in (
+        ("selection.top_n", config.selection.top_n),
+        ("steer.together", config.steer.together),
+    ):
+        if steers and of_all:
+            raise SteerlensError(
+                f"{name} compares all features, of which shard={config.shard} sees a part; select "
+                "by selection.threshold, or leave the shard out."
+            )
+
+
+def _check_ids(config: RunConfig, layers: list[int] | None) -> None:
+    """Refuse features that don't exist, as far as the SAE's size and the `layers` are known."""
+    features, d_sae = config.features, config.sae.d_sae
+    if config.sae.path:
+        sizes = [sae_facts(folder).d_sae for folder in sae_folders(Path(config.sae.path))]
+        d_sae = None if None in sizes else max(size for size in sizes if size is not None)
+    if features.ids is not None:
+        parse_ids(features.ids, d_sae)
+    if features.n is not None and d_sae is not None and features.n > d_sae:
+        raise SteerlensError(f"features.n={features.n} is more than the SAE's {d_sae} features.")
+    if features.file is not None:
+        in_file = list(parse_feature_file(features.file, d_sae))
+        for layer in layers or []:
+            if layer not in in_file:
+                raise SteerlensError(
+                    f"features.file={features.file} names no features of layer {layer}; to run "
+                    f"the layers of the file, add 'layer={in_file}'."
+                )
+
+
+def _check_sae_source(config: RunConfig) -> None:
+    sae = config.sae
+    if sae.path and sae.release:
+        raise SteerlensError(
+            f"sae={sae.name} has a path and a release; for a folder choose sae=local sae.path=DIR."
+        )
+    if not sae.path and not (sae.release and sae.sae_id):
+        needs = "sae.path=DIR" if sae.name == "local" else "sae.release=... and sae.sae_id=..."
+        raise SteerlensError(f"sae={sae.name} needs {needs}.")
+    _check_sae_settings(sae)
+    if others := set(re.findall(r"\{.*?\}", sae.sae_id or "")) - {"{layer}"}:
+        raise SteerlensError(
+            f"sae.sae_id={sae.sae_id} has {min(others)}, for which there is no value; write "
+            "{layer} where the layer stands."
+        )
+    if sae.model:
+        refuse_other_model(f"sae={sae.name}", sae.model, config.model)
+    if sae.path:
+        d_model = model_fact(config.model, "d_model", "hidden_size", "n_embd", "d_model")
+        for folder in sae_folders(Path(sae.path)):
+            facts = sae_facts(folder)
+            if facts.model_name and not sae.model:
+                refuse_other_model(f"the SAE {folder}", facts.model_name, config.model)
+            if facts.gguf_sha256:
+                refuse_other_gguf(
+                    f"the SAE {folder}", facts.gguf_sha256, config.model, config.paths.cache_dir
+                )
+            if facts.d_in and d_model and facts.d_in != d_model:
+                raise SteerlensError(
+                    f"the SAE {folder} reads vectors of size {facts.d_in} (d_in), but the residual "
+                    f"stream of {config.model.title} has {d_model} (d_model)."
+                )
+    elif sae.release in releases():
+        _check_release(sae, config)
+    elif "/" not in str(sae.release):  # with a slash it is a repository on the hub
+        raise unknown("SAELens release", str(sae.release), releases())
+
+
+def _check_sae_settings(sae: SaeConfig) -> None:
+    """Refuse a choice within a family of an entry that is none, where nothing would follow it."""
+    entry = entries("sae").get(sae.name)
+    if entry is None or sae.name == "release":
+        return
+    for setting in SAE_SETTINGS:
+        if getattr(sae, setting) is None or setting in entry:
+            continue
+        families = [name for name, other in entries("sae").items() if setting in other]
+        near = [name for name in families if entries("sae")[name]["model"] == sae.model]
+        raise SteerlensError(
+            f"sae={sae.name} has no choice of sae.{setting}; sae={(near or families)[0]} has."
+        )
+
+
+def _check_release(sae: SaeConfig, config: RunConfig) -> None:
+    assert sae.release
+    assert sae.sae_id
+    release = read_release(sae.release)
+    if not sae.model:
+        refuse_other_model(f"SAELens release {sae.release}", release["model"], config.model)
+    ids = [one["id"] for one in release["saes"]]
+    if "{layer}" not in sae.sae_id and sae.sae_id not in ids:
+        raise unknown(f"id in SAELens release {sae.release}", sae.sae_id, ids)
+
+
+def layers_with_sae(config: RunConfig, layers: list[int]) -> list[int] | None:
+    """Those of `layers` that have an SAE; None if only the weights tell.
+
+    Refuses a layer that is named but has none; of `all` and `late`, some may have none.
+    """
+    available = _sae_layers(config, layers)
+    if available is None:
+        return None
+    absent = [layer for layer in layers if layer not in available]
+    if absent and (layer_numbers(config.layer) is not None or len(absent) == len(layers)):
+        numbers = layers_told(available, absent[0]) or "none of this model"
+        raise SteerlensError(
+            f"sae={config.sae.name} has no SAE at layer {absent[0]}; it has: {numbers}."
+        )
+    return [layer for layer in layers if layer in available]
+
+
+def _sae_layers(config: RunConfig, layers: list[int]) -> set[int] | None:
+    """The layers for which there are SAEs; None if only the weights tell."""
+    sae = config.sae
+    if sae.path:
+        known = [sae_facts(folder).layer for folder in sae_folders(Path(sae.path))]
+        return None if None in known else {layer for layer in known if layer is not None}
+    if not sae.sae_id or "{layer}" not in sae.sae_id:
+        return None
+    available = set(layers if sae.layers is None else sae.layers)
+    if sae.release in releases():
+        ids = {one["id"] for one in read_release(sae.release)["saes"]}
+        every = range(max(available | set(layers), default=0) + 200)
+        listed = {layer for layer in every if sae.sae_id.replace("{layer}", str(layer)) in ids}
+        if not listed:
+            one = sae.sae_id.replace("{layer}", str(layers[0]))
+            raise unknown(f"id in SAELens release {sae.release}", one, ids)
+        available = listed if sae.layers is None else available & listed
+    return available
+
+
+def refuse_other_model(what: str, told: str, model: ModelConfig) -> None:
+    """Refuse `what`, which belongs to the model `told`, on another `model`.
+
+    A local folder may have any name: there, only the name of another known model counts.
+    """
+    if _short(told) in {_short(name) for name in model_names(model)}:
+        return
+    is_known = _short(told) in {_short(name) for name in known_models()}
+    if model.name in ("local", "hub") and not is_known:
+        return
+    saes = [name for name, entry in entries("sae").items() if entry.get("model") == model.name]
+    own = f"sae={' or sae='.join(saes)}" if saes else "sae=local sae.path=DIR"
+    own = "that model" if what.startswith("reference.") else own
+    same = shlex.quote(override("model.aliases", [told]))
+    raise SteerlensError(
+        f"{what} belongs to the model {told}, not to {model.title}; choose {own}, or if that is "
+        f"the same model, say so with {same}."
+    )
+
+
+def refuse_other_gguf(what: str, trained_on: str, model: ModelConfig, cache_dir: str) -> None:
+    """Refuse `what`, trained on the GGUF with the sha256 `trained_on`, on another GGUF.
+
+    Weights that aren't from a GGUF may be those that it was made from; they pass.
+    """
+    gguf = gguf_file(model)
+    if gguf is None:
+        return
+    sha256 = file_identity(gguf, Path(cache_dir))["sha256"]
+    if sha256 == trained_on:
+        return
+    models = [name for name, entry in entries("model").items() if entry.get("sha256") == trained_on]
+    hint = f"choose model={models[0]}." if models else "give the path of that one."
+    raise SteerlensError(
+        f"{what} was trained on another GGUF than {gguf} (its sha256 begins with "
+        f"{trained_on[:12]}, not with {sha256[:12]}); {hint}"
+    )
+
+
+def _short(name: str) -> str:
+    """The name without case, organisation and the ending of a GGUF."""
+    return name.rstrip("/").rsplit("/", 1)[-1].lower().removesuffix(".gguf")

@@ -1,0 +1,226 @@
+"""The jobs of a sweep: what each was asked for, whether it is done, and what tells them apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from steerlens.config.schema import RunConfig
+from steerlens.errors import SteerlensError
+from steerlens.results import FEATURES, SUMMARY_FILE
+from steerlens.results.folder import ASIDE, read_settings, unfinished
+from steerlens.results.status import LEFT_OUT, begin, read_status
+from steerlens.storage.files import CONFIG_FILE, JOB_FILE, SWEEP_FILE, read_json, write_json
+from steerlens.storage.provenance import LIBRARIES
+
+Settings = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep, or a run that is joined with others."""
+
+    folder: Path
+    name: str
+    state: str
+    """done, failed, interrupted, running, died, missing, or left out."""
+    reason: str | None
+    """Why it isn't done; of one that is, what it had to leave out."""
+    seconds: float | None
+    overrides: Settings | None
+    """What its command line said; null for a run that was no job."""
+
+    def renamed(self, name: str) -> Job:
+        return replace(self, name=name)
+
+    def without(self, reason: str) -> Job:
+        """The same job, whose results can't be used."""
+        return replace(self, state="unreadable", reason=reason)
+
+
+def start_job(
+    folder: Path,
+    sweep_dir: Path,
+    config: RunConfig,
+    overrides: Sequence[str],
+    missing: str | None = None,
+) -> bool:
+    """Note in the job's folder what it is asked for; return whether it has done that already.
+
+    `status.json` has the state and the key of what is asked in one file: a job whose key isn't
+    that of its state isn't done.
+
+    Args:
+        folder: the job's own.
+        sweep_dir: the sweep's.
+        config: what is asked for.
+        overrides: what the command line says of it.
+        missing: what of it can't be had, and what `config` therefore doesn't ask for.
+
+    Raises:
+        SteerlensError: another process runs the job.
+    """
+    sweep = read_json(sweep_dir / SWEEP_FILE)
+    key = job_key(config)
+    status = read_status(folder)
+    done = (
+        status.get("state") == "done"
+        and status.get("key", _key_of_record(folder)) == key
+        and (folder / FEATURES.file).is_file()
+    )
+    id = sweep.get("id") if isinstance(sweep, dict) else None
+    said = {name: value for name, _, value in (word.partition("=") for word in overrides)}
+    if not done:
+        # First, so that what another job has finished never stands under this one's settings.
+        begin(folder, key)
+    record = {"sweep": id, "key": key, "overrides": said, "missing": missing}
+    write_json(folder / JOB_FILE, record)
+    return done
+
+
+def _key_of_record(folder: Path) -> str | None:
+    """The key of a job by an earlier version, whose `status.json` has none."""
+    record = read_json(folder / JOB_FILE)
+    return record.get("key") if isinstance(record, dict) else None
+
+
+def job_key(config: RunConfig) -> str:
+    """Digest of all that a job's files depend on: settings, code, libraries, and input files."""
+    settings = {name: value for name, value in asdict(config).items() if name not in ASIDE}
+    inputs = {str(path): _stamps(path) for path in _paths(settings)}
+    text = json.dumps([settings, inputs, _code()], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _paths(settings: Any) -> list[Path]:
+    """The files and folders that settings name."""
+    if isinstance(settings, Mapping):
+        return [path for value in settings.values() for path in _paths(value)]
+    if not isinstance(settings, str) or not re.search(r"[/\\]|\w\.\w", settings):
+        return []
+    try:
+        path = Path(settings)
+        return [path] if path.exists() else []
+    except OSError:  # a long text is no path
+        return []
+
+
+def _stamps(path: Path) -> list[tuple[str, int, int]]:
+    files = [path] if path.is_file() else sorted([*path.glob("*"), *path.glob("*/*")])
+    stats = [(file, file.stat()) for file in files if file.is_file()]
+    return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+
+
+@cache
+def _code() -> str:
+    """Digest of the whole package and of the libraries that numbers depend on."""
+    package = Path(__file__).parents[2]
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest() + "".join(f" {name}=={version(name)}" for name in LIBRARIES)
+
+
+def find_jobs(folder: Path) -> list[Job]:
+    """The jobs of the sweep in `folder`, by number, missing ones included; a run is its own job.
+
+    Jobs that an earlier sweep of another command has left in the same folder are not among them.
+
+    Raises:
+        SteerlensError: the folder holds neither.
+    """
+    sweep = read_json(folder / SWEEP_FILE)
+    if not isinstance(sweep, dict):
+        if (folder / CONFIG_FILE).is_file():
+            return [_job(folder, folder.resolve().name, None)]
+        what = "is no folder" if not folder.is_dir() else "holds no sweep and no run"
+        raise SteerlensError(f"{folder} {what}; give the folder of a multirun or of a run.")
+    jobs = []
+    for file in [file for depth in ("*", "*/*") for file in folder.glob(f"{depth}/{JOB_FILE}")]:
+        record = read_json(file)
+        if isinstance(record, dict) and record.get("sweep") == sweep.get("id"):
+            name = file.parent.relative_to(folder).as_posix()
+            job = _job(file.parent, name, record.get("overrides") or {})
+            jobs.append(replace(job, reason=job.reason or record.get("missing")))
+    there = {job.name for job in jobs}
+    if isinstance(sweep.get("jobs"), int) and all(name.isdecimal() for name in there):
+        jobs += [
+            Job(folder / name, name, "missing", "it was never started", None, {})
+            for name in map(str, range(sweep["jobs"]))
+            if name not in there
+        ]
+    return sorted(jobs, key=lambda job: _natural(job.name))
+
+
+def _job(folder: Path, name: str, overrides: Settings | None) -> Job:
+    status = read_status(folder)
+    state = str(status.get("state", "missing"))
+    reason = status.get("reason")
+    if state == "missing":
+        reason = "it was never started, or killed at once"
+    elif state != LEFT_OUT and "earlier" not in status:
+        reason = unfinished(folder)
+    return Job(folder, name, state, reason, _seconds(status), overrides)
+
+
+def _seconds(status: Mapping[str, Any]) -> float | None:
+    try:
+        start, end = (datetime.fromisoformat(status[name]) for name in ("started", "finished"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (end - start).total_seconds()
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """`10` after `9`."""
+    pieces = re.split(r"(\d+)", name)
+    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces]
+
+
+def settings_of(jobs: Sequence[Job], resolved: bool = False) -> dict[str, Settings]:
+    """For every job, by name, the settings in which any two of the jobs differ.
+
+    What the command lines said, or if `resolved`, and where a run was no job, all of the
+    configurations.
+    """
+    if not resolved and all(job.overrides is not None for job in jobs):
+        every = {job.name: dict(job.overrides or {}) for job in jobs}
+    else:
+        every = {job.name: _flat(read_settings(job.folder)) for job in jobs}
+    keys = dict.fromkeys(key for settings in every.values() for key in settings)
+    keys = [key for key in keys if key.partition(".")[0].partition("/")[0] not in ASIDE]
+    known = [one for one in every.values() if one]  # a job that failed early has none
+    differ = [key for key in keys if len({one.get(key) for one in known}) > 1]
+    # An option of a group changes many keys: its name says it all.
+    chosen = [key.rpartition(".")[0] for key in differ if key.endswith((".name", ".method"))]
+    kept = [key for key in differ if not key.startswith(tuple(f"{group}." for group in chosen))]
+    renamed = {f"{group}.{last}": group for group in chosen for last in ("name", "method")}
+    kept += [key for key in renamed if key in differ]
+    return {
+        name: {renamed.get(key, key): settings[key] for key in kept if key in settings}
+        for name, settings in every.items()
+    }
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Settings:
+    found: Settings = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            found[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, list) else str(value)
+    return found
+
+
+def read_summary(job: Job) -> dict[str, Any]:
+    """The job's `summary.json`; empty if there is none."""
+    found = read_json(job.folder / SUMMARY_FILE)
+    return found if isinstance(found, dict) else {}

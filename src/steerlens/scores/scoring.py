@@ -1,0 +1,132 @@
+"""Every chosen method on one subject: columns of `features.parquet`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from steerlens.config.registry import ScoreConfig, load_method
+from steerlens.engine.corpus_pass import read_corpus
+from steerlens.engine.logit_lens import logit_lens
+from steerlens.engine.run_context import ScoreRun
+from steerlens.engine.subject import Subject
+from steerlens.errors import SteerlensError
+from steerlens.results import FEATURES
+from steerlens.scores import output
+from steerlens.storage.store import merged
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BLOCK = 1024
+"""Features that are scored, and kept, at a time: what a killed run can lose of one method."""
+
+
+def score_layer(
+    subject: Subject,
+    features: Sequence[int],
+    configs: Mapping[str, ScoreConfig],
+    logit_lens_k: int,
+    run: ScoreRun,
+) -> dict[str, Any]:
+    """Columns for `features` of one subject, one entry per feature, in their order."""
+    read_corpus([subject], configs.values(), run)
+    ids = np.asarray(features, dtype=np.int64)
+    # As many tokens as any method wants, so that the logit lens runs once.
+    k = max([logit_lens_k, *(getattr(config, "top_k", 0) for config in configs.values())])
+    lens = logit_lens(subject, torch.from_numpy(ids), k, run.memory_budget)[:, :logit_lens_k]
+    columns: dict[str, Any] = {
+        "model": [subject.lm.name] * len(ids),
+        "sae": [subject.name] * len(ids),
+        "hook_name": [subject.hook_name] * len(ids),
+        "layer": [subject.layer] * len(ids),
+        "feature": ids,
+        "logit_lens_tokens": decode_tokens(subject, lens),
+        "logit_lens_token_ids": lens.tolist(),
+    }
+    for config in configs.values():
+        table = _score(subject, ids, config, run)
+        for name in table.column_names:
+            if name == "feature":
+                continue
+            if name in columns:
+                raise SteerlensError(f"two scoring methods fill the column {name!r}.")
+            columns[name] = table[name]
+    return columns
+
+
+def null_columns(
+    subject: Subject, configs: Mapping[str, ScoreConfig], run: ScoreRun
+) -> dict[str, Any] | None:
+    """Columns of `NULL_SCORES` for one subject; None where no method has random directions."""
+    config = next((one for one in configs.values() if isinstance(one, output.Config)), None)
+    if config is None or not config.null_directions:
+        return None
+    scores_N = output.null_scores(subject, config, run)
+    return {
+        "model": [subject.lm.name] * len(scores_N),
+        "sae": [subject.name] * len(scores_N),
+        "hook_name": [subject.hook_name] * len(scores_N),
+        "layer": [subject.layer] * len(scores_N),
+        "direction": np.arange(len(scores_N)),
+        "output_score": scores_N,
+    }
+
+
+def _score(subject: Subject, ids: np.ndarray, config: ScoreConfig, run: ScoreRun) -> pa.Table:
+    """The method's columns for `ids`: what the store has, and what is missing there."""
+    key = score_key(subject, config, run) if run.store else {}
+    known = run.store.read(key) if run.store else None
+    tables = [] if known is None else [known]
+    missing = ids if known is None else ids[~np.isin(ids, known["feature"].to_numpy())]
+    run.progress(len(ids) - len(missing))
+    for start in range(0, len(missing), BLOCK):
+        block = missing[start : start + BLOCK]
+        tables.append(_score_block(subject, block, config, run))
+        if run.store:
+            run.store.add(key, tables[-1])
+    table = merged(tables)
+    return table.take(np.searchsorted(table["feature"].to_numpy(), ids))
+
+
+def _score_block(
+    subject: Subject, block: np.ndarray, config: ScoreConfig, run: ScoreRun
+) -> pa.Table:
+    import pyarrow as pa
+
+    columns = load_method(config.method).score(subject, block, config, run)
+    for name, values in columns.items():
+        if len(values) != len(block):
+            raise SteerlensError(
+                f"scoring method {config.method!r} returned {len(values)} values of {name!r} for "
+                f"{len(block)} features."
+            )
+    arrays = {name: FEATURES.array(name, values, len(block)) for name, values in columns.items()}
+    return pa.table({"feature": block, **arrays})
+
+
+def score_key(subject: Subject, config: ScoreConfig, run: ScoreRun) -> dict[str, Any]:
+    """Everything that a method's numbers depend on."""
+    source = inspect.getsource(load_method(config.method))
+    of_run = {"seed": lambda: run.seed, "corpus": run.corpus_key}
+    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in config.files()]
+    return {
+        **subject.key,
+        **{name: of_run[name]() for name in config.uses()},
+        "files": files,
+        "score": dataclasses.asdict(config),
+        "method": hashlib.sha256(source.encode()).hexdigest(),
+    }
+
+
+def decode_tokens(subject: Subject, token_ids_FK: torch.Tensor) -> list[list[str]]:
+    """The text of each token, one list of K strings per feature."""
+    unique = token_ids_FK.unique().tolist()
+    text = dict(zip(unique, subject.lm.tokenizer.batch_decode([[t] for t in unique]), strict=True))
+    return [[text[token] for token in row] for row in token_ids_FK.tolist()]

@@ -1,0 +1,188 @@
+"""For every word of a list, the feature of one subject that steers toward it, and how well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from steerlens.analysis.coverage import words_shown
+from steerlens.config.parse import parse_scores
+from steerlens.config.schema import RunConfig
+from steerlens.errors import SteerlensError
+from steerlens.scores import output
+from steerlens.scores.concepts import ConceptTokens, Vocabulary, candidates
+from steerlens.steering.features import steer_layer
+
+if TYPE_CHECKING:
+    from steerlens.engine.run_context import ScoreRun
+    from steerlens.engine.subject import LoadedModel, Subject
+
+DECIMALS = 6
+"""Output scores that differ by less are equal: rounding depends on the batch."""
+
+
+class Best(NamedTuple):
+    """The feature with the highest output score toward a word; null where there is no candidate."""
+
+    candidates: int
+    """Features that have one of the word's tokens among their logit-lens tokens."""
+    feature: int | None = None
+    concept_score: float | None = None
+
+
+def tokens_or_reason(tokenizer: Any, words: Sequence[str]) -> dict[str, ConceptTokens | str]:
+    """For every word the tokens that stand for it, or why there is none."""
+    vocabulary = Vocabulary(tokenizer)
+    found: dict[str, ConceptTokens | str] = {}
+    for word in words:
+        try:
+            found[word] = vocabulary.tokens(word)
+        except SteerlensError as error:
+            found[word] = str(error)
+    return found
+
+
+def word_tokens(tokenizer: Any, words: Sequence[str]) -> dict[str, ConceptTokens | str]:
+    """For every word the tokens that stand for it, or why there is none.
+
+    Raises:
+        SteerlensError: no word has any.
+    """
+    found = tokens_or_reason(tokenizer, words)
+    reasons = [why for why in found.values() if isinstance(why, str)]
+    if len(reasons) == len(words):
+        raise SteerlensError(
+            f"none of the {len(words)} coverage.words can be formed; of the first: {reasons[0]}"
+        )
+    return found
+
+
+def cover_layer(
+    subject: Subject,
+    words: Mapping[str, ConceptTokens | str],
+    config: RunConfig,
+    run: ScoreRun,
+    evaluator: LoadedModel | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of `coverage.parquet`, one for every word.
+
+    Args:
+        subject: model and SAE.
+        words: from `word_tokens`.
+        config: its `coverage`, `steer` and `generation` say what is done; the prompt and the
+            factor of the output score are those of the run's scores, else the defaults.
+        run: memory, seed, progress, and where finished texts are kept.
+        evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
+    """
+    threshold = config.coverage.threshold
+    formed = {word: one for word, one in words.items() if isinstance(one, ConceptTokens)}
+    best = best_features(subject, formed, config, run)
+    features = {
+        word: one.feature
+        for word, one in best.items()
+        if one.feature is not None and (one.concept_score or 0) >= threshold
+    }
+    steered = _steered(subject, features, config, run, evaluator)
+    rows = []
+    for word, tokens in words.items():
+        row = {
+            "model": subject.lm.name,
+            "sae": subject.name,
+            "hook_name": subject.hook_name,
+            "layer": subject.layer,
+            "word": word,
+        }
+        if isinstance(tokens, str):
+            rows.append({**row, "reason": tokens})
+            continue
+        row |= {"tokens": list(tokens.texts.values()), **best[word]._asdict()}
+        row |= steered.get(word, {})
+        rows.append({**row, "reason": _reason(row, word in features, config)})
+    return rows
+
+
+def _reason(row: Mapping[str, Any], is_steered: bool, config: RunConfig) -> str | None:
+    """Why a column of `row` is null, where one is."""
+    settings = config.coverage
+    if row["feature"] is None:
+        return f"no feature has a token of it among its first {settings.top_k} logit-lens tokens"
+    if not is_steered:
+        return f"no feature has an output score of {settings.threshold:g} toward it"
+    if row["best_factor"] is None:
+        budget = config.choice.perplexity_budget
+        return f"no factor keeps the perplexity within {budget:g} times that without steering"
+    return None
+
+
+def best_features(
+    subject: Subject, words: Mapping[str, ConceptTokens], config: RunConfig, run: ScoreRun
+) -> dict[str, Best]:
+    """Of every word the candidate with the highest output score toward the word's tokens.
+
+    Of equal ones the lowest id; all words and candidates are scored together.
+    """
+    pairs = [
+        (word, one.feature)
+        for word, tokens in words.items()
+        for one in candidates(
+            subject, tokens, config.coverage.top_k, memory_budget=run.memory_budget
+        )
+    ]
+    scored: dict[str, list[tuple[int, float]]] = {word: [] for word in words}
+    scores = scores_toward(subject, pairs, words, config, run)["output_score"]
+    for (word, feature), score in zip(pairs, scores, strict=True):
+        scored[word].append((feature, float(score)))
+    return {
+        word: Best(len(some), *max(some, key=lambda one: (round(one[1], DECIMALS), -one[0])))
+        if some
+        else Best(0)
+        for word, some in scored.items()
+    }
+
+
+def scores_toward(
+    subject: Subject,
+    pairs: Sequence[tuple[str, int]],
+    words: Mapping[str, ConceptTokens],
+    config: RunConfig,
+    run: ScoreRun,
+) -> Mapping[str, Any]:
+    """The output score of each pair's feature toward the tokens of its word, as
+    `output.score_toward` gives it, all pairs together."""
+    if not pairs:
+        return {"output_score": [], "output_token": []}
+    methods = parse_scores(config.score).values()
+    settings = next(
+        (one for one in methods if isinstance(one, output.PromptConfig)), output.Config()
+    )
+    # Words with fewer tokens than others repeat them, which changes no score.
+    widest = max(len(words[word].texts) for word, _ in pairs)
+    tokens_BK = [list(islice(cycle(words[word].texts), widest)) for word, _ in pairs]
+    ids_B = torch.tensor([feature for _, feature in pairs])
+    with run.task(len(pairs), f"layer {subject.layer}: words", "pairs") as advance:
+        return output.score_toward(
+            subject, ids_B, torch.tensor(tokens_BK), settings, replace(run, progress=advance)
+        )
+
+
+def _steered(
+    subject: Subject,
+    features: Mapping[str, int],
+    config: RunConfig,
+    run: ScoreRun,
+    evaluator: LoadedModel | None,
+) -> dict[str, dict[str, Any]]:
+    """What the texts of each word's feature show, by word; words may share a feature."""
+    if not features:
+        return {}
+    steer = replace(config.steer, controls=[], together=[], search=False)
+    alone = replace(config, steer=steer, concept=None)
+    texts = steer_layer(subject, sorted({*features.values()}), alone, run, evaluator)
+    glued = not config.generation.chat_template
+    found = words_shown(texts, features, config.choice.perplexity_budget, glued)
+    found = found.astype(object).where(found.notna(), None)
+    return {row.pop("word"): row for row in found.to_dict("records")}

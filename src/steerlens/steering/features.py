@@ -1,0 +1,184 @@
+"""Steering with chosen features of one subject: texts at every factor, and what they measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from steerlens.analysis.factors import next_factors
+from steerlens.config.parse import parse_concept
+from steerlens.config.schema import ChoiceConfig, RunConfig
+from steerlens.config.steering import parse_factors, parse_prompts
+from steerlens.engine.generation import ROW, generate, text_key
+from steerlens.engine.generation.targets import together
+from steerlens.results import GENERATIONS
+from steerlens.steering.metrics import METRICS, MetricRun, Texts
+
+if TYPE_CHECKING:
+    from steerlens.engine.run_context import ScoreRun
+    from steerlens.engine.subject import LoadedModel, Subject
+
+OF_CONCEPT = ("success",)
+"""Metrics that depend on what is steered toward."""
+
+
+def steer_layer(
+    subject: Subject,
+    features: Sequence[int],
+    config: RunConfig,
+    run: ScoreRun,
+    evaluator: LoadedModel | None = None,
+) -> pd.DataFrame:
+    """Rows of `generations.parquet`: every feature and control at every factor, 0 included, or
+    with `steer.search` at those that the search asks for.
+
+    Args:
+        subject: model and SAE.
+        features: ids; for `steer.together` the best first.
+        config: its `steer`, `generation` and `seed` say what is done.
+        run: memory, seed, progress, and where finished texts are kept.
+        evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
+    """
+    factors = [0.0, *parse_factors(config.steer.factors)]
+
+    def texts_of(wanted: Mapping[tuple[int, str], Sequence[float]]) -> pd.DataFrame:
+        rows = text_rows(wanted, config)
+        texts = generate(subject, rows, config.steer, config.generation, run)
+        key = text_key(subject, config.steer, config.generation, run)
+        concept = parse_concept(config.concept) if config.concept is not None else []
+        chat = bool(config.generation.chat_template)
+        return measure_texts(subject, texts, key, run, concept, evaluator, chat_template=chat)
+
+    arms = [(feature, control) for feature in features for control in ["", *config.steer.controls]]
+    groups = (features[:n] for n in config.steer.together if n <= len(features))
+    arms += [(group[0], together(group)) for group in groups]
+    if config.steer.search:
+        measured = _search(arms, factors, config.choice, texts_of)
+    else:
+        measured = texts_of(dict.fromkeys(arms, factors))
+    return GENERATIONS.frame(
+        measured.assign(
+            model=subject.lm.name,
+            sae=subject.name,
+            hook_name=subject.hook_name,
+            layer=subject.layer,
+            control=measured["control"].replace("", None),
+            concept=concept_label(config),
+        )
+    )
+
+
+def concept_label(config: RunConfig) -> str | None:
+    """What the run steers toward, as its tables name it; None if it is no concept."""
+    return None if config.concept is None else ", ".join(parse_concept(config.concept))
+
+
+def text_rows(wanted: Mapping[tuple[int, str], Sequence[float]], config: RunConfig) -> pd.DataFrame:
+    """All texts, with columns `ROW`, of features and controls at their wanted factors."""
+    prompts = parse_prompts(config.generation)
+    rows = [
+        (feature, control, factor, prompt, sample)
+        for (feature, control), factors in wanted.items()
+        for factor in factors
+        for prompt in prompts
+        for sample in range(config.generation.samples)
+    ]
+    return pd.DataFrame(rows, columns=list(ROW))
+
+
+def _search(
+    arms: Sequence[tuple[int, str]],
+    factors: Sequence[float],
+    choice: ChoiceConfig,
+    texts_of: Callable[[Mapping[tuple[int, str], Sequence[float]]], pd.DataFrame],
+) -> pd.DataFrame:
+    """Texts at those factors only that a search from coarse to fine asks for.
+
+    All features go on together, so that batches are full in every round.
+    """
+    known: dict[tuple[int, str], dict[float, tuple[float, float]]] = {arm: {} for arm in arms}
+    rounds: list[pd.DataFrame] = []
+    while True:
+        asked = {arm: next_factors(factors, found, choice) for arm, found in known.items()}
+        wanted = {arm: some for arm, some in asked.items() if some}
+        if not wanted:
+            return pd.concat(rounds, ignore_index=True)
+        rounds.append(texts_of(wanted))
+        groups = rounds[-1].groupby(["feature", "control", "factor"], as_index=False)
+        means = groups.agg({choice.success: "mean", "perplexity": "mean"})
+        for row in means.to_dict("records"):
+            found = known[row["feature"], row["control"]]
+            found[row["factor"]] = (row[choice.success], row["perplexity"])
+
+
+def measure_texts(
+    subject: Subject,
+    texts: pd.DataFrame,
+    key: Mapping[str, Any],
+    run: ScoreRun,
+    concept: Sequence[str] = (),
+    evaluator: LoadedModel | None = None,
+    metrics: Collection[str] = tuple(METRICS),
+    chat_template: bool = False,
+) -> pd.DataFrame:
+    """`texts` with the columns of `metrics`; kept under `key`, that of the texts.
+
+    Those that count the tokens of `concept` are kept apart from the others, so that texts which are
+    looked at for several concepts are measured once.
+    """
+    of_concept = [name for name in metrics if name in OF_CONCEPT]
+    others = [name for name in metrics if name not in OF_CONCEPT]
+    for names, words in ((of_concept, concept), (others, ())):
+        if names:
+            kept_by = {**key, "metrics": sorted(names), "concept": words}
+            metric_run = MetricRun(
+                run.memory_budget, concept=words, evaluator=evaluator, chat_template=chat_template
+            )
+            texts = _with_metrics(subject, texts, kept_by, run, metric_run, names)
+    return texts
+
+
+def _with_metrics(
+    subject: Subject,
+    texts: pd.DataFrame,
+    key: Mapping[str, Any],
+    run: ScoreRun,
+    metric_run: MetricRun,
+    metrics: Collection[str],
+) -> pd.DataFrame:
+    evaluator = metric_run.evaluator
+    key = {**key, "evaluator": None if evaluator is None else evaluator.identity}
+    known = run.store.read(key, ROW) if run.store else None
+    measured, missing = texts, texts
+    if known is not None:
+        measured = texts.merge(known.to_pandas(), on=list(ROW), how="left", indicator="kept")
+        missing = texts.loc[(measured.pop("kept") == "left_only").to_numpy()]
+    if len(missing) == 0:
+        return measured
+    label = f"layer {subject.layer}: {' and '.join(metrics)}"
+    with run.task(len(missing), label, "texts", each=len(metrics)) as advance:
+        new = _measured(subject, missing, metrics, replace(metric_run, progress=advance))
+    if run.store:
+        import pyarrow as pa
+
+        run.store.add(key, pa.Table.from_pandas(new, preserve_index=False), ROW)
+    tables = [new] if known is None else [known.to_pandas(), new]
+    return texts.merge(pd.concat(tables, ignore_index=True), on=list(ROW), how="left")
+
+
+def _measured(
+    subject: Subject, texts: pd.DataFrame, metrics: Collection[str], run: MetricRun
+) -> pd.DataFrame:
+    columns = Texts(
+        features=texts["feature"].to_numpy(dtype="int64"),
+        prompts=texts["prompt"].tolist(),
+        texts=texts["text"].tolist(),
+        token_ids=[list(ids) for ids in texts["token_ids"]],
+    )
+    found = texts.loc[:, list(ROW)]
+    for metric in (METRICS[name] for name in metrics):
+        found = found.assign(**metric.measure(columns, subject, metric.Config(), run))
+    return found

@@ -1,0 +1,338 @@
+"""Everything that a concept set is steered with, learnt once: an arm for each method, and for each
+of a concept's SAE features."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from steerlens.config.schema import ConceptsConfig, SteerConfig
+from steerlens.engine.generation import Steering
+from steerlens.engine.intervention import Operation
+from steerlens.engine.intervention.hooks import SteeringHooks
+from steerlens.errors import SteerlensError, nearest
+from steerlens.steering.methods import fitted_io as kept
+from steerlens.steering.methods import lora, loreft
+from steerlens.steering.methods.directions import Detection, Directions, direction_targets
+from steerlens.steering.methods.fitted_io import Learnt
+from steerlens.steering.methods.fitting import (
+    WITHOUT_TEXTS,
+    Fitted,
+    fit_concepts,
+    join_fitted,
+    method_named,
+)
+from steerlens.steering.methods.labelled import label
+from steerlens.steering.methods.task import Task
+from steerlens.storage.provenance import code_digest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from steerlens.data.concept_sets import ConceptSet
+    from steerlens.engine.intervention.hooks import Edits
+    from steerlens.engine.run_context import ScoreRun
+    from steerlens.engine.subject import Subject
+
+SAE, TOGETHER, SAE_A, PROMPT = "SAE", "SAE together", "SAE-A", "Prompt"
+UNSTEERED = "No steering"
+ONE_FACTOR = (loreft.NAME, lora.NAME)
+"""Methods that AxBench uses as they were trained: with the factor 1 alone."""
+TRAINED = ("SSV", "ReFT-r1")
+"""Directions that take long."""
+PART_ON_CPU, PART_ON_GPU = 4, 64
+"""Concepts that what takes long learns and stores together; a killed run loses one part at most."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of steering toward every concept of a set."""
+
+    method: str
+    rank: int = 0
+    """SAE: which of a concept's features, 0 the best."""
+    learnt: Learnt | None = None
+    """None where nothing is edited: unsteered, or by words in the prompt."""
+    n_epochs: int | None = None
+    """How often a trained method has seen the concept's texts."""
+    reads_texts: bool = False
+    """Whether it was learnt from the concept's texts."""
+
+    @property
+    def name(self) -> str:
+        """What its texts are kept under."""
+        return f"{self.method} {self.rank + 1}" if self.rank else self.method
+
+    def factors(self, grid: Sequence[float]) -> tuple[float, ...]:
+        """The factors that it is tried with."""
+        if self.learnt is None:
+            return (0.0,)
+        return (1.0,) if self.method in ONE_FACTOR else tuple(grid)
+
+    def feature(self, place: int) -> int | None:
+        """The SAE feature of the concept at `place` in its set, if it steers with one alone."""
+        if isinstance(self.learnt, Fitted) and self.learnt.directions.features_C is not None:
+            return int(self.learnt.directions.features_C[place])
+        return None
+
+    def detection(self, place: int) -> tuple[float | None, float | None]:
+        """Area under the ROC curve and largest score of the concept at `place`, if it detects."""
+        if not isinstance(self.learnt, Fitted) or self.method == TOGETHER:
+            return None, None
+        found = self.learnt.detection
+        return found.auroc_C[place], found.max_activation_C[place]
+
+    def steering(self, subject: Subject, steer: SteerConfig, ids: Sequence[int]) -> Steering:
+        """How rows are steered whose `feature` is one of `ids`, those of the set in its order."""
+        key: dict[str, Any] = {"arm": self.name}
+        if self.learnt is not None:
+            key["tensors"] = _digest(kept.tensors_of(self.learnt))
+        if isinstance(self.learnt, Fitted):
+            key["max_activation"] = self.learnt.detection.max_activation_C
+        place = {id: index for index, id in enumerate(ids)}
+        return Steering(key, partial(_edits, self.learnt, subject, steer, place))
+
+
+def _edits(
+    learnt: Learnt | None,
+    subject: Subject,
+    steer: SteerConfig,
+    place: Mapping[int, int],
+    batch: pd.DataFrame,
+    n_prompt_B: Sequence[int],
+) -> Edits:
+    concept_B = [place[id] for id in batch["feature"]]
+    factor_B = batch["factor"].tolist()
+    if isinstance(learnt, lora.Lora):
+        return lora.LoraEdits(subject, learnt, concept_B, factor_B)
+    if isinstance(learnt, loreft.Loreft):
+        return loreft.LoreftEdits(subject, learnt, concept_B, factor_B, n_prompt_B)
+    if learnt is None:
+        d_in = int(subject.sae.cfg.d_in)
+        directions, largest = Directions(torch.zeros(len(place), d_in)), None
+        factor_B = [0.0] * len(factor_B)
+    else:
+        directions, largest = learnt.directions, learnt.detection.max_activation_C
+    targets = direction_targets(subject, directions, concept_B, factor_B, largest)
+    operation = Operation(steer.operator, steer.unit, steer.keep_error)
+    return SteeringHooks(subject, operation, targets, steer.positions)
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:32]
+
+
+def learn_arms(
+    subject: Subject,
+    concepts: ConceptSet,
+    config: ConceptsConfig,
+    run: ScoreRun,
+    load_weights: Callable[[], Any],
+    chat_template: bool = False,
+) -> list[Arm]:
+    """The arms of `config.methods`, in their order; what was learnt before is found in the store.
+
+    Args:
+        subject: model and SAE.
+        concepts: what is steered toward.
+        config: the methods and their settings.
+        run: memory, seed, progress and store.
+        load_weights: loads the plain model, on which LoRA trains.
+        chat_template: whether texts are a user's and the model's turns.
+
+    Raises:
+        SteerlensError: a concept lacks what a method needs, or a setting is none of its method's.
+    """
+    named = all(concept.feature is not None for concept in concepts.concepts)
+    ranks = 1 if named else config.features
+    wanted: dict[str, None] = {}
+    for method in config.methods:
+        wanted |= dict.fromkeys(_directions_of(method, ranks, config.together, named))
+    settings = {name: _settings(name, config.settings) for name in wanted}
+    learnt = _learn_directions(subject, concepts, settings, run, chat_template)
+
+    def arm(method: str, name: str, rank: int = 0) -> Arm:
+        n_epochs = getattr(settings[name], "epochs", None)
+        return Arm(method, rank, learnt[name], n_epochs, name not in WITHOUT_TEXTS)
+
+    arms: list[Arm] = []
+    for method in config.methods:
+        if method == SAE:
+            names = _directions_of(method, ranks, config.together, named)
+            arms += [arm(SAE, name, rank) for rank, name in enumerate(names)]
+        elif method == TOGETHER:
+            names = _directions_of(method, ranks, config.together, named)
+            together = _together([learnt[name] for name in names])
+            arms.append(Arm(TOGETHER, learnt=together, reads_texts=True))
+        elif method in ONE_FACTOR:
+            config_of = _edits_config(method, subject.lm.n_layers, config.settings)
+            edits = _learn_edits(
+                method, subject, concepts, config_of, run, load_weights, chat_template
+            )
+            arms.append(Arm(method, 0, edits, config_of.epochs, True))
+        else:
+            arms.append(Arm(method) if method == PROMPT else arm(method, method))
+    return arms
+
+
+def _directions_of(method: str, ranks: int, together: int, named: bool) -> list[str]:
+    """The keys of `fit_concepts` that a method's arms are made of."""
+    if method == SAE and named:
+        return [SAE]
+    if method in (SAE, TOGETHER):
+        n = ranks if method == SAE else together
+        return [SAE_A, *(f"{SAE_A} {rank + 1}" for rank in range(1, n))]
+    return [] if method in (*ONE_FACTOR, PROMPT) else [method]
+
+
+def _settings(name: str, settings: Any) -> Any:
+    """The settings of a key of `fit_concepts`."""
+    method = method_named(name)
+    given = dict((settings or {}).get(method.NAME, {}))
+    if method.NAME == SAE_A and name != SAE_A:
+        given["rank"] = int(name.removeprefix(f"{SAE_A} ")) - 1
+    return _config(method.Config(), method.NAME, given)
+
+
+def _config(config: Any, method: str, given: Mapping[str, Any]) -> Any:
+    known = [field.name for field in dataclasses.fields(config)]
+    for key in given:
+        if key not in known:
+            near = nearest(key, known)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'none'}."
+            raise SteerlensError(f"concepts.settings: {method} has no setting {key!r}; {hint}")
+    as_tuples = {key: tuple(one) if isinstance(one, list) else one for key, one in given.items()}
+    return dataclasses.replace(config, **as_tuples)
+
+
+def _key(
+    subject: Subject, concepts: ConceptSet, name: str, config: Any, run: ScoreRun, chat: bool
+) -> dict[str, Any]:
+    """All that what a method learns depends on."""
+    texts = hashlib.sha256(repr(concepts.concepts).encode()).hexdigest()
+    of_subject = subject.key
+    if name in ONE_FACTOR:  # of the whole model: the same whatever SAE and layer
+        del of_subject["sae"]
+    return {
+        **of_subject,
+        "bos": subject.bos,
+        "concepts": texts,
+        "learnt": name,
+        "methods": code_digest(("baselines/*.py",)),
+        "settings": dataclasses.asdict(config),
+        "chat_template": chat,
+        "seed": run.seed,
+    }
+
+
+def _learn_directions(
+    subject: Subject,
+    concepts: ConceptSet,
+    settings: Mapping[str, Any],
+    run: ScoreRun,
+    chat: bool,
+) -> dict[str, Fitted]:
+    """By key of `fit_concepts`. Quick methods are learnt together, so that texts are read once."""
+    keys = {name: _key(subject, concepts, name, one, run, chat) for name, one in settings.items()}
+    learnt: dict[str, Fitted] = {}
+    for name, key in keys.items():
+        stored = kept.find(run.store, key)
+        if isinstance(stored, Fitted):
+            learnt[name] = stored
+    missing = [name for name in settings if name not in learnt]
+    if quick := {name: settings[name] for name in missing if name not in TRAINED}:
+        new = fit_concepts(subject, concepts, quick, run, chat)
+        for name, fitted in new.items():
+            kept.keep(run.store, keys[name], fitted)
+        learnt |= new
+    for name in missing:
+        if name in TRAINED:
+            fit = partial(_fit_alone, subject, name, settings[name], run, chat)
+            key = partial(_key, subject, name=name, config=settings[name], run=run, chat=chat)
+            learnt[name] = join_fitted(_in_parts(subject, concepts, run, key, fit))
+    return learnt
+
+
+def _fit_alone(
+    subject: Subject, name: str, config: Any, run: ScoreRun, chat: bool, concepts: ConceptSet
+) -> Fitted:
+    return fit_concepts(subject, concepts, {name: config}, run, chat)[name]
+
+
+def _in_parts(
+    subject: Subject,
+    concepts: ConceptSet,
+    run: ScoreRun,
+    key: Callable[[ConceptSet], Mapping[str, Any]],
+    fit: Callable[[ConceptSet], Any],
+) -> list[Any]:
+    """What takes long is learnt and stored a few concepts at a time, so that a killed run goes on.
+
+    A concept's numbers are the same whatever concepts it is trained beside.
+    """
+    size = PART_ON_CPU if subject.lm.device.type == "cpu" else PART_ON_GPU
+    parts = []
+    for part in concepts.parts(size):
+        learnt = kept.find(run.store, key(part))
+        if learnt is None:
+            learnt = fit(part)
+            kept.keep(run.store, key(part), learnt)
+        parts.append(learnt)
+    return parts
+
+
+def _edits_config(method: str, n_layers: int, settings: Any) -> Any:
+    """The settings of LoReFT or LoRA: AxBench's, or smaller ones for a model without its layers."""
+    module: Any = loreft if method == loreft.NAME else lora
+    default = module.Config()
+    if max(default.layers) >= n_layers:
+        default = module.smaller(n_layers)
+    return _config(default, method, dict((settings or {}).get(method, {})))
+
+
+def _learn_edits(
+    method: str,
+    subject: Subject,
+    concepts: ConceptSet,
+    config: Any,
+    run: ScoreRun,
+    load_weights: Callable[[], Any],
+    chat: bool,
+) -> Learnt:
+    """LoReFT or LoRA of all concepts."""
+    concepts.check_texts()
+    weights = cache(load_weights)
+    with run.task(len(concepts), f"layer {subject.layer}: {method}", "concepts") as advance:
+
+        def fit(part: ConceptSet) -> Learnt:
+            labelled = label(subject, part.concepts, chat)
+            task = Task(subject, part.concepts, labelled, run.memory_budget // 2, advance)
+            if method == loreft.NAME:
+                return loreft.fit(task, config, run.seed)
+            return lora.fit(task, config, run.seed, weights())
+
+        key = partial(_key, subject, name=method, config=config, run=run, chat=chat)
+        parts = _in_parts(subject, concepts, run, key, fit)
+    return loreft.join_loreft(parts) if method == loreft.NAME else lora.join_lora(parts)
+
+
+def _together(parts: Sequence[Fitted]) -> Fitted:
+    """Several features at once, each with an equal share of the factor, at its own largest
+    activation: one direction, because all that is added is their sum."""
+    largest_CN = torch.tensor([part.detection.max_activation_C for part in parts]).T
+    vectors_CND = torch.stack([part.directions.vectors_CD for part in parts], dim=1)
+    mean_C = largest_CN.mean(dim=1)
+    share_CN = largest_CN / (len(parts) * mean_C[:, None])
+    vectors_CD = (share_CN[..., None] * vectors_CND).sum(dim=1)
+    nothing: list[float | None] = [None] * len(mean_C)
+    return Fitted(TOGETHER, Directions(vectors_CD), Detection(nothing, mean_C.tolist()))

@@ -1,0 +1,171 @@
+"""What supervised methods find: a direction for each concept, how strongly texts have it, and how
+rows are steered with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from steerlens.engine.activations.stream import TOKENS_ON_CPU
+from steerlens.engine.intervention import Targets, feature_targets, looks_back
+from steerlens.steering.methods.labelled import Labelled, TokenVectors
+
+if TYPE_CHECKING:
+    from steerlens.engine.subject import Subject
+
+DEFAULT_MAX_ACTIVATION = 50.0
+"""For a concept whose largest score isn't positive (AxBench)."""
+
+
+@dataclass(frozen=True)
+class Directions:
+    """One direction for each of C concepts.
+
+    A token with vector `x` has the score `x @ v`, at least 0 where `rectified`; a feature of the
+    SAE has its activation. A text has the largest score of its tokens (AxBench).
+    """
+
+    vectors_CD: torch.Tensor
+    """(C, D) float32, what is added."""
+    rectified: bool = False
+    features_C: torch.Tensor | None = None
+    """(C,) the SAE's features, if that is what the directions are."""
+
+    def __len__(self) -> int:
+        return len(self.vectors_CD)
+
+
+def joined(parts: Sequence[Directions]) -> Directions:
+    """The directions of several groups of concepts, found by one method."""
+    features = [part.features_C for part in parts if part.features_C is not None]
+    return replace(
+        parts[0],
+        vectors_CD=torch.cat([part.vectors_CD for part in parts]),
+        features_C=torch.cat(features) if features else None,
+    )
+
+
+def unit(vectors_CD: torch.Tensor) -> torch.Tensor:
+    """Rows of length 1; a row of zeros stays."""
+    length_C1 = vectors_CD.norm(dim=-1, keepdim=True)
+    return vectors_CD / length_C1.clamp(min=torch.finfo(vectors_CD.dtype).tiny)
+
+
+@torch.no_grad()
+def text_scores(subject: Subject, directions: Directions, vectors: TokenVectors) -> torch.Tensor:
+    """(N, C): the score of each text for each concept, the largest of its tokens'."""
+    texts = range(len(vectors))
+    if directions.features_C is not None:
+        return largest_activations(subject, vectors, texts, directions.features_C).float()
+    v_CD = directions.vectors_CD.to(vectors.x_TD)
+    found = [(vectors.of([text]) @ v_CD.T).amax(dim=0) for text in texts]
+    scores_NC = torch.stack(found)
+    return scores_NC.clamp(min=0) if directions.rectified else scores_NC
+
+
+@torch.no_grad()
+def largest_activations(
+    subject: Subject,
+    vectors: TokenVectors,
+    texts: Sequence[int],
+    features: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """(N, F): of each text, the largest activation of every feature, or of `features`."""
+    W_dec = subject.sae.W_dec
+    parts: list[torch.Tensor] = []
+    one_by_one = looks_back(subject.sae)
+    for batch in ([text] for text in texts) if one_by_one else _batches(vectors, texts):
+        x_1TD = vectors.of(batch)[None].to(W_dec)
+        acts_TF = subject.sae.encode(x_1TD)[0]
+        if features is not None:
+            acts_TF = acts_TF[:, features.to(acts_TF.device)]
+        lengths = vectors.length_N[batch].long().to(acts_TF.device)
+        parts.append(torch.segment_reduce(acts_TF.contiguous(), "max", lengths=lengths, axis=0))
+    if not parts:
+        return W_dec.new_empty(0, subject.d_sae if features is None else len(features))
+    return torch.cat(parts)
+
+
+def _batches(vectors: TokenVectors, texts: Sequence[int]) -> Iterator[list[int]]:
+    """Texts of about `TOKENS_ON_CPU` tokens together."""
+    batch: list[int] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += vectors.starts[text + 1] - vectors.starts[text]
+        if size >= TOKENS_ON_CPU:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+TIE = 1e-4
+"""Scores that differ by less, relative to the concept's largest, count as ties: texts that begin
+alike differ by rounding alone. AxBench rounds to three decimals."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How well the scores of C concepts tell their texts apart."""
+
+    auroc_C: list[float | None]
+    """Area under the ROC curve of positives against negatives; None without both."""
+    max_activation_C: list[float]
+    """The largest score of the concept's texts, by which AxBench scales what is added."""
+
+
+def detect(scores_NC: torch.Tensor, labelled: Labelled) -> Detection:
+    """Detection of each concept on its own texts of `labelled` (AxBench)."""
+    from sklearn.metrics import roc_auc_score
+
+    scores = scores_NC.cpu().double().numpy()
+    auroc: list[float | None] = []
+    largest: list[float] = []
+    for concept in range(len(labelled)):
+        of_concept = scores[labelled.of(concept), concept]
+        n = len(labelled.positives[concept])
+        is_positive = [place < n for place in range(len(of_concept))]
+        both = any(is_positive) and not all(is_positive)
+        grid = TIE * max(abs(of_concept).max(initial=0.0), 1e-12)
+        rounded = (of_concept / grid).round()
+        auroc.append(float(roc_auc_score(is_positive, rounded)) if both else None)
+        top = float(of_concept.max()) if len(of_concept) else 0.0
+        largest.append(top if top > 0 else DEFAULT_MAX_ACTIVATION)
+    return Detection(auroc, largest)
+
+
+def direction_targets(
+    subject: Subject,
+    directions: Directions,
+    concept_B: Sequence[int],
+    factor_B: Sequence[float],
+    max_activation_C: Sequence[float] | None = None,
+) -> Targets:
+    """Rows that steer with one concept's direction each.
+
+    With steer.unit=max_activation and steer.positions=all this is AxBench's addition:
+    `factor * max_activation * v` at every position.
+    """
+    concepts = torch.as_tensor(concept_B)
+    largest = None if max_activation_C is None else torch.as_tensor(max_activation_C)[concepts]
+    factors = torch.as_tensor(factor_B, dtype=torch.float64)
+    if directions.features_C is not None:
+        features_B1 = directions.features_C.cpu()[concepts][:, None]
+        return feature_targets(
+            subject.sae,
+            features_B1,
+            factors,
+            max_activation_BN=None if largest is None else largest[:, None],
+        )
+    like = subject.sae.W_dec
+    vectors_BD = directions.vectors_CD.to(like)[concepts.to(like.device)]
+    return Targets(
+        vectors_BND=vectors_BD[:, None],
+        factor_B=factors.to(like),
+        weights_BN=vectors_BD.new_ones(len(concepts), 1),
+        max_activation_BN=None if largest is None else largest[:, None].to(like),
+    )

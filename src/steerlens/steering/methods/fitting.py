@@ -1,0 +1,150 @@
+"""Directions of many concepts by many methods: every text is read once for all methods, and no more
+concepts at a time than fit in memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from steerlens.errors import unknown
+from steerlens.steering.methods import METHODS, Method
+from steerlens.steering.methods.directions import Detection, Directions, detect, joined, text_scores
+from steerlens.steering.methods.labelled import label, token_vectors
+from steerlens.steering.methods.task import Task
+
+if TYPE_CHECKING:
+    from steerlens.data.concept_sets import Concept, ConceptSet
+    from steerlens.engine.run_context import ScoreRun
+    from steerlens.engine.subject import Subject
+
+WITHOUT_TEXTS = ("Random", "SAE")
+"""Methods that learn from no text."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A method's directions of a concept set, in its order."""
+
+    method: str
+    directions: Directions
+    detection: Detection
+    """On the texts to test on."""
+
+
+def join_fitted(parts: Sequence[Fitted]) -> Fitted:
+    """Stack what one method has found for several groups of concepts."""
+    detections = [part.detection for part in parts]
+    return Fitted(
+        parts[0].method,
+        joined([part.directions for part in parts]),
+        Detection(
+            [auroc for detection in detections for auroc in detection.auroc_C],
+            [largest for detection in detections for largest in detection.max_activation_C],
+        ),
+    )
+
+
+def fit_concepts(
+    subject: Subject,
+    concepts: ConceptSet,
+    configs: Mapping[str, Any],
+    run: ScoreRun,
+    chat_template: bool = False,
+) -> dict[str, Fitted]:
+    """Directions of all `concepts` by every method of `configs`, and how well they detect.
+
+    Args:
+        subject: model and SAE.
+        concepts: with texts, unless every method can do without.
+        configs: settings of the methods, by the names in `METHODS`; of one with several settings
+            also by its name and a number ("SAE-A 2").
+        run: memory, seed and progress.
+        chat_template: whether texts are a user's and the model's turns.
+
+    Raises:
+        SteerlensError: for an unknown method, a concept that lacks what a method needs, before the
+            model has read anything; for a tokenizer without a chat template.
+    """
+    methods = {name: method_named(name) for name in configs}
+    if any(name not in WITHOUT_TEXTS for name in configs):
+        concepts.check_texts()
+    if "SAE" in configs:
+        concepts.check_features(subject.layer, subject.d_sae, subject.name)
+    directions: dict[str, list[Directions]] = {name: [] for name in configs}
+    detections: dict[str, list[Detection]] = {name: [] for name in configs}
+    name, each = f"layer {subject.layer}: directions", len(configs)
+    with run.task(len(concepts), name, "concepts", each=each) as advance:
+        for group in _groups(subject, concepts.concepts, run.memory_budget // 2):
+            train = label(subject, group, chat_template)
+            told: list[int] = []
+
+            def progress(done: int, told: list[int] = told) -> None:
+                told.append(done)
+                advance(done)
+
+            task = Task(subject, tuple(group), train, run.memory_budget // 2, progress)
+            for n, (name, config) in enumerate(configs.items(), start=1):
+                directions[name].append(methods[name].fit(task, config, run.seed))
+                progress(n * len(group) - sum(told))
+            del task  # or its vectors would stay while the texts to test on are read
+            _detect(subject, group, directions, detections, run, chat_template)
+    return {
+        name: join_fitted(
+            [
+                Fitted(name, *of_group)
+                for of_group in zip(directions[name], detections[name], strict=True)
+            ]
+        )
+        for name in configs
+    }
+
+
+def method_named(name: str) -> Method:
+    """The method of a key of `fit_concepts`; refuses an unknown one."""
+    method = re.sub(r" \d+$", "", name)
+    if method not in METHODS:
+        raise unknown("supervised method", method, METHODS)
+    return METHODS[method]
+
+
+def _detect(
+    subject: Subject,
+    group: Sequence[Concept],
+    directions: Mapping[str, list[Directions]],
+    detections: Mapping[str, list[Detection]],
+    run: ScoreRun,
+    chat_template: bool,
+) -> None:
+    """Adds the detection of the last directions of every method."""
+    test = label(subject, group, chat_template, test=True)
+    vectors = None
+    if test.texts:
+        vectors = token_vectors(subject, test.texts, run.memory_budget // 2)
+    for name, parts in directions.items():
+        scores_NC = parts[-1].vectors_CD.new_empty(0, len(group))
+        if vectors is not None:
+            scores_NC = text_scores(subject, parts[-1], vectors)
+        detections[name].append(detect(scores_NC, test))
+
+
+def _groups(subject: Subject, concepts: Sequence[Concept], memory: int) -> Iterator[list[Concept]]:
+    """Concepts whose texts' vectors fit in memory together, one at least."""
+    budget = memory // (4 * int(subject.sae.cfg.d_in))
+    group: list[Concept] = []
+    seen: set[Any] = set()
+    size = 0
+    for concept in concepts:
+        texts = {*concept.positives, *concept.negatives}
+        # About a token in three characters, generously.
+        new = sum(8 + len(one.prompt + one.text) // 3 for one in texts - seen)
+        if group and size + new > budget:
+            yield group
+            group, seen, size = [], set(), 0
+            new = sum(8 + len(one.prompt + one.text) // 3 for one in texts)
+        group.append(concept)
+        seen |= texts
+        size += new
+    if group:
+        yield group

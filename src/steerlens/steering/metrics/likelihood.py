@@ -1,0 +1,252 @@
+"""How probable texts are for a model, many at a time, without their logits in memory.
+
+Texts that go on from the same prompt share its work: the prompt runs once, and only what differs
+runs in a row for each text, on the prompt's keys and values. How a text is cut, padded and batched
+depends on the text and its prompt alone, so that its number doesn't depend on the others.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from steerlens.engine.memory import batches, rows_that_fit
+from steerlens.engine.padding import next_multiple, padded
+from steerlens.engine.ranks import log_probability
+from steerlens.engine.subject import LoadedModel
+from steerlens.engine.subject.forward import copied, final_vectors
+from steerlens.engine.subject.head import Head
+from steerlens.errors import SteerlensError
+
+TOKENS_ON_CPU, TOKENS_ON_GPU = 2048, 8192
+"""Tokens in a batch at most. On the CPU, small enough that the allocator uses memory again; on a
+GPU, where every batch is that large, enough to keep it busy."""
+
+LENGTHS = 4
+"""Texts are padded to a multiple of so many tokens, and batched with those of the same length."""
+
+
+@torch.no_grad()
+def mean_negative_log_likelihood(
+    lm: LoadedModel,
+    texts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]],
+    memory_budget: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[float]:
+    """Mean negative log-probability (nats) of every text's tokens but the first.
+
+    Args:
+        lm: the model.
+        texts: token ids, at least 2 each and at most the model's context.
+        prompts: token ids of what each text goes on from; what a text has in common with its prompt
+            is run once for all that have the same.
+        memory_budget: bytes for what is run at once.
+        progress: called with the number of texts just read.
+
+    Raises:
+        SteerlensError: logits overflow in the model's dtype.
+    """
+    means = np.zeros(len(texts))
+    shared = [0] * len(texts)
+    if _can_share(lm):
+        shared = [_shared_length(ids, prompt) for ids, prompt in zip(texts, prompts, strict=True)]
+    for begun, n_begun, going_on in _begun(lm, texts, shared, memory_budget):
+        for length, group in _of_same_length(lm, texts, n_begun, going_on).items():
+
+            def run(
+                rows: slice,
+                full: int,
+                begun: _Begun | None = begun,
+                group: list[int] = group,
+                length: int = length,
+            ) -> None:
+                here = [texts[index] for index in group[rows]]
+                shape = (padded(len(here), full, lm.device, length), length)
+                nll_B = _negative_log_likelihood(lm, here, begun, shape)
+                means[group[rows]] = nll_B.cpu().numpy() / [len(ids) - 1 for ids in here]
+
+            size = _rows_at_once(lm, n_begun, length, memory_budget)
+            for done in batches(len(group), size, run):
+                progress(done)
+    if not np.isfinite(means).all():
+        raise SteerlensError(
+            f"{lm.name} gives NaN or infinite log-probabilities in {lm.dtype}; use dtype=float32."
+        )
+    return means.tolist()
+
+
+def _can_share(lm: LoadedModel) -> bool:
+    """Whether keys and values are all that the model remembers of its past."""
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    known = (DynamicLayer, DynamicSlidingWindowLayer)
+    return all(type(layer) in known for layer in _new_cache(lm).layers)
+
+
+def _new_cache(lm: LoadedModel) -> Any:
+    from transformers import DynamicCache
+
+    hf_model: Any = lm.bridge.original_model
+    return DynamicCache(config=hf_model.config)
+
+
+def _shared_length(ids: Sequence[int], prompt: Sequence[int]) -> int:
+    """How many first tokens a text has in common with its prompt's own, never all of the text.
+
+    Not always the whole prompt: a tokenizer may merge its last characters with what follows.
+    """
+    most = min(len(prompt), len(ids) - 1)
+    return next((at for at in range(most) if ids[at] != prompt[at]), most)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """P beginnings of one length, run once."""
+
+    number: Mapping[tuple[int, ...], int]
+    """The row of each."""
+    cache: Any
+    """Their keys and values."""
+    h_PD: torch.Tensor
+    """Final normed vectors of their last positions."""
+    nll_P: torch.Tensor
+    """Negative log-probability of their tokens but the first, float64."""
+
+    def cache_of_rows(self, which_B: torch.Tensor) -> Any:
+        """Keys and values in B rows: a copy, because a forward appends to what it is given."""
+        cache = copied(self.cache)
+        cache.reorder_cache(which_B)
+        return cache
+
+
+def _begun(
+    lm: LoadedModel, texts: Sequence[Sequence[int]], shared: Sequence[int], memory_budget: int
+) -> Iterator[tuple[_Begun | None, int, list[int]]]:
+    """Beginnings of `shared` tokens that have been run, their length, and indices of the texts that
+    go on from them; with None and 0, the texts that share nothing."""
+    going_on: dict[int, dict[tuple[int, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
+    for index, length in enumerate(shared):
+        going_on[length][tuple(texts[index][:length])].append(index)
+    if alone := going_on.pop(0, None):
+        yield None, 0, alone[()]
+    for length, groups in going_on.items():
+        beginnings = list(groups)
+        finished: list[_Begun] = []
+
+        def run(
+            rows: slice, full: int, beginnings: Any = beginnings, finished: Any = finished
+        ) -> None:
+            finished.append(_begin(lm, beginnings[rows], full))
+
+        for _ in batches(len(beginnings), _rows_at_once(lm, 0, length, memory_budget), run):
+            begun = finished.pop()
+            yield begun, length, [index for ids in begun.number for index in groups[ids]]
+
+
+def _begin(lm: LoadedModel, beginnings: Sequence[tuple[int, ...]], full: int) -> _Begun:
+    n_rows, length = len(beginnings), len(beginnings[0])
+    shape = (padded(n_rows, full, lm.device, length), length)
+    tokens_PL, real_PL = _filled(beginnings, shape, lm.device)
+    cache = _new_cache(lm)
+    h_PLD = _normed(lm, tokens_PL, cache)
+    return _Begun(
+        number={ids: row for row, ids in enumerate(beginnings)},
+        cache=cache,
+        h_PD=h_PLD[:, -1],
+        nll_P=_sum(lm.head, h_PLD[:, :-1], tokens_PL[:, 1:], real_PL[:, 1:]),
+    )
+
+
+def _of_same_length(
+    lm: LoadedModel, texts: Sequence[Sequence[int]], n_begun: int, indices: Iterable[int]
+) -> dict[int, list[int]]:
+    """`indices` by how many tokens are run after the first `n_begun`: all but the last, padded to a
+    multiple of `LENGTHS` as far as the model's context goes. Longest first."""
+    most = int(lm.bridge.cfg.n_ctx) - n_begun
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index in indices:
+        length = next_multiple(len(texts[index]) - n_begun - 1, LENGTHS)
+        groups[min(length, most)].append(index)
+    return dict(sorted(groups.items(), reverse=True))
+
+
+def _rows_at_once(lm: LoadedModel, n_begun: int, length: int, memory_budget: int) -> int:
+    """Rows of `length` tokens in a batch: from half of the budget, because beginnings stay while
+    the texts that go on from them are run."""
+    tokens = TOKENS_ON_CPU if lm.device.type == "cpu" else TOKENS_ON_GPU
+    per_row = max(1, length) * _bytes_per_token(lm, n_begun + length)
+    return rows_that_fit(memory_budget // 2, per_row, tokens // max(1, length))
+
+
+def _negative_log_likelihood(
+    lm: LoadedModel,
+    texts: Sequence[Sequence[int]],
+    begun: _Begun | None,
+    shape: tuple[int, int],
+) -> torch.Tensor:
+    """Negative log-probability of each text's tokens but the first: (B,) float64.
+
+    `shape` is that of the tokens that are run, padding included.
+    """
+    n_rows, length = shape
+    if begun is None:
+        tokens_BL, real_BL = _filled(texts, (n_rows, length + 1), lm.device)
+        h_BLD = _normed(lm, tokens_BL[:, :-1])
+        return _sum(lm.head, h_BLD, tokens_BL[:, 1:], real_BL[:, 1:])[: len(texts)]
+    n_begun = len(next(iter(begun.number)))
+    rest_BL, real_BL = _filled([ids[n_begun:] for ids in texts], (n_rows, length + 1), lm.device)
+    which_B = torch.zeros(n_rows, dtype=torch.int64)
+    which_B[: len(texts)] = torch.tensor([begun.number[tuple(ids[:n_begun])] for ids in texts])
+    which_B = which_B.to(begun.h_PD.device)
+    h_BLD = begun.h_PD[which_B, None]
+    if length > 0:
+        h_rest = _normed(lm, rest_BL[:, :-1], begun.cache_of_rows(which_B))
+        h_BLD = torch.cat([h_BLD, h_rest], dim=1)
+    nll_B = begun.nll_P[which_B] + _sum(lm.head, h_BLD, rest_BL, real_BL)
+    return nll_B[: len(texts)]
+
+
+def _sum(
+    head: Head, h_BLD: torch.Tensor, targets_BL: torch.Tensor, real_BL: torch.Tensor
+) -> torch.Tensor:
+    """Negative log-probabilities of targets, each given the vector before it, where there is one:
+    their sum in each row, (B,) float64."""
+    real_BL = real_BL.to(h_BLD.device)
+    nll_BL = torch.zeros(real_BL.shape, dtype=torch.float64, device=h_BLD.device)
+    if real_BL.any():
+        targets_N = targets_BL.to(h_BLD.device)[real_BL]
+        nll_BL[real_BL] = -log_probability(head, h_BLD[real_BL], targets_N).double()
+    return nll_BL.sum(dim=-1)
+
+
+def _filled(
+    texts: Sequence[Sequence[int]], shape: tuple[int, int], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (B, L), zeros after a text, where a causal model can't see them, and in the rows
+    after all texts; and where the texts are."""
+    tokens_BL, real_BL = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
+    for row, ids in enumerate(texts):
+        tokens_BL[row, : len(ids)] = ids
+        real_BL[row, : len(ids)] = True
+    return torch.from_numpy(tokens_BL).to(device), torch.from_numpy(real_BL).to(device)
+
+
+def _normed(lm: LoadedModel, tokens_BL: torch.Tensor, cache: Any = None) -> torch.Tensor:
+    """Final normed vectors (B, L, D) of all positions, after those that `cache` remembers."""
+    return final_vectors(lm.bridge, tokens_BL, cache=cache)
+
+
+def _bytes_per_token(lm: LoadedModel, length: int) -> int:
+    """Memory of one position in a batch of texts of `length` tokens, a generous estimate: keys and
+    values, the widest layer, attention scores, and some logits."""
+    cfg = lm.bridge.cfg
+    n_kv = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
+    keys_values = 2 * n_kv * cfg.d_head * lm.n_layers
+    vectors = 5 * (cfg.d_mlp or 4 * cfg.d_model) + 20 * cfg.d_model
+    return lm.dtype.itemsize * (keys_values + vectors) + 12 * cfg.n_heads * length + 8 * 256

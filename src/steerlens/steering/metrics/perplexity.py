@@ -1,0 +1,106 @@
+"""Perplexity: how improbable the whole text is, prompt and continuation, for an evaluator.
+
+exp of the mean negative log-probability of all tokens but the first (paper Section 2.3, where the
+evaluator is Gemma-2-9B). The text is tokenised by the evaluator's tokenizer. A BOS, where the
+evaluator has one, is context and not predicted.
+
+Of texts that were written inside a chat template it is the answer's alone, given the request in the
+evaluator's own template, or where that has none the request and a line break: the template's tokens
+are the same in all texts, and would hide most of what differs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from steerlens.steering.metrics.texts import MetricRun, Texts
+
+if TYPE_CHECKING:
+    from steerlens.config.schema import ModelConfig, RunConfig
+    from steerlens.engine.subject import Kept, LoadedModel, Subject
+
+
+@dataclass
+class Config:
+    evaluator: ModelConfig | None = None
+    """Another model than the subject's; `load_evaluator` makes it the run's evaluator."""
+
+
+def load_evaluator(entry: ModelConfig, config: RunConfig, kept: Kept | None = None) -> LoadedModel:
+    """The model `entry` as its authors ship it, with the device and the numbers of a run."""
+    from sae_lens.saes.sae import SAEMetadata
+
+    from steerlens.engine.subject import shared_model
+
+    return shared_model(replace(config, model=entry), SAEMetadata(), kept, "evaluator")
+
+
+def measure(
+    texts: Texts, subject: Subject, config: Config, run: MetricRun
+) -> Mapping[str, Sequence[float | None]]:
+    """Column `perplexity`.
+
+    Null for a text of fewer than 2 tokens (inside a template: an answer of none) and for one that
+    is longer than the evaluator's context.
+    """
+    from steerlens.steering.metrics.likelihood import mean_negative_log_likelihood
+
+    lm = run.evaluator or subject.lm
+    n_ctx = int(lm.bridge.cfg.n_ctx)
+    bos = subject.bos if lm is subject.lm else _bos(lm)
+    distinct = list(dict.fromkeys(texts.prompts))
+    asked = [_request(lm, prompt) for prompt in distinct] if run.chat_template else distinct
+    prompts = dict(zip(distinct, _tokens(asked, lm, bos), strict=True))
+    if run.chat_template:
+        tokens = [
+            [*prompts[prompt], *answer]
+            for prompt, answer in zip(texts.prompts, _tokens(texts.texts, lm, None), strict=True)
+        ]
+        least = [len(prompts[prompt]) + 1 for prompt in texts.prompts]
+    else:
+        whole = [prompt + text for prompt, text in zip(texts.prompts, texts.texts, strict=True)]
+        tokens = _tokens(whole, lm, bos)
+        least = [2] * len(tokens)
+    fit = [index for index, ids in enumerate(tokens) if least[index] <= len(ids) <= n_ctx]
+    run.progress(len(texts) - len(fit))
+
+    def means_of(ids: list[list[int]], of_prompts: list[list[int]], advance: bool) -> list[float]:
+        progress = run.progress if advance else lambda done: None
+        return mean_negative_log_likelihood(lm, ids, of_prompts, run.memory_budget, progress)
+
+    shared = [prompts[texts.prompts[index]] for index in fit]
+    means = means_of([tokens[index] for index in fit], shared, True)
+    if run.chat_template:
+        ids = [*prompts.values()]
+        own = dict(zip(distinct, means_of(ids, ids, False), strict=True))
+        means = [
+            _mean_of_answer(mean, len(tokens[index]), own[texts.prompts[index]], len(prompt))
+            for index, mean, prompt in zip(fit, means, shared, strict=True)
+        ]
+    column: list[float | None] = [None] * len(texts)
+    for index, mean in zip(fit, means, strict=True):
+        column[index] = math.exp(mean)
+    return {"perplexity": column}
+
+
+def _request(lm: LoadedModel, prompt: str) -> str:
+    return lm.chat(prompt) if lm.tokenizer.chat_template else f"{prompt}\n"
+
+
+def _mean_of_answer(mean: float, length: int, prompt_mean: float, prompt_length: int) -> float:
+    """The mean over the tokens after the prompt, from means over all tokens but the first."""
+    total = mean * (length - 1) - prompt_mean * (prompt_length - 1)
+    return total / (length - prompt_length)
+
+
+def _bos(lm: LoadedModel) -> int | None:
+    bos = lm.tokenizer.bos_token_id if lm.tokenizer_prepends_bos else None
+    return bos if isinstance(bos, int) else None
+
+
+def _tokens(texts: Sequence[str], lm: LoadedModel, bos: int | None) -> list[list[int]]:
+    tokens = lm.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    return [ids if bos is None or ids[:1] == [bos] else [bos, *ids] for ids in tokens]

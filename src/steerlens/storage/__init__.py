@@ -1,0 +1,2 @@
+"""What lies on disk: files that are whole or absent, the cache of finished work, where numbers come
+from."""

@@ -1,0 +1,100 @@
+"""What jobs of one process share, and what they give back."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from steerlens.config.compose import compose
+from steerlens.config.schema import RunConfig
+from steerlens.engine.subject import Kept, load_subjects
+from tests.support.tiny import save_sae
+
+
+@pytest.fixture
+def config(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., RunConfig]:
+    for layer in (1, 3):
+        save_sae(tmp_path / "saes" / f"layer_{layer}", layer=layer, seed=layer)
+
+    def make(*words: str, kind: str = "llama") -> RunConfig:
+        paths = [f"model.path={tiny_folder(kind)}", f"sae.path={tmp_path / 'saes'}"]
+        return compose(["model=local", "sae=local", *paths, "model.aliases=[tiny]", *words])
+
+    return make
+
+
+def test_jobs_share_model_and_saes(config: Callable[..., RunConfig]) -> None:
+    kept = Kept()
+    first = list(load_subjects(config(), kept=kept))
+    second = list(load_subjects(config("seed=3", "score.factor=5"), kept=kept))
+    assert all(one.lm is first[0].lm for one in second)
+    assert [one.sae for one in second] == [one.sae for one in first]
+    assert kept.size() > sum(one.numel() * 4 for one in first[0].lm.bridge.parameters())
+
+
+def test_without_it_every_run_loads_its_own(config: Callable[..., RunConfig]) -> None:
+    (one, _), (other, _) = (list(load_subjects(config())) for _ in range(2))
+    assert one.lm is not other.lm
+    assert one.sae is not other.sae
+
+
+@pytest.mark.parametrize("words", [["dtype=float16"], ["model.revision=other"]])
+def test_what_loading_depends_on_is_loaded_anew(
+    config: Callable[..., RunConfig], words: list[str]
+) -> None:
+    kept = Kept()
+    first = next(iter(load_subjects(config(), kept=kept)))
+    second = next(iter(load_subjects(config(*words), kept=kept)))
+    assert first.lm is not second.lm
+
+
+def test_a_model_is_given_back_before_the_next_is_loaded(
+    config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import steerlens.engine.subject as module
+
+    kept = Kept()
+    old = weakref.ref(next(iter(load_subjects(config(), kept=kept))).lm)
+    assert old() is not None
+    load, alive = module.load_model, []
+
+    def watched(*arguments: object) -> object:
+        alive.append(old() is not None)
+        return load(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "load_model", watched)
+    next(iter(load_subjects(config(kind="gpt2"), kept=kept)))
+    assert alive == [False]
+
+
+def test_saes_beyond_the_budget_are_given_back_oldest_first(
+    config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import steerlens.engine.subject as module
+
+    loaded: list[int | None] = []
+    load = module.load_sae
+
+    def counted(source: module.SaeSource, config: RunConfig) -> object:
+        loaded.append(source.layer)
+        return load(source, config)
+
+    monkeypatch.setattr(module, "load_sae", counted)
+    kept = Kept()
+    one = next(iter(load_subjects(config("layer=1"), kept=kept)))
+    size = sum(each.numel() * each.element_size() for each in one.sae.parameters())
+    monkeypatch.setattr(module, "parse_memory", lambda _: size)  # of one SAE
+    for layer in (1, 3, 3, 1):
+        next(iter(load_subjects(config(f"layer={layer}"), kept=kept)))
+    assert loaded == [1, 3, 1]
+
+
+def test_everything_can_be_given_back(config: Callable[..., RunConfig]) -> None:
+    kept = Kept()
+    old = weakref.ref(next(iter(load_subjects(config(), kept=kept))).lm)
+    kept.clear()
+    assert kept.size() == 0
+    assert old() is None

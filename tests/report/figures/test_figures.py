@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from steerlens.errors import SteerlensError
+from steerlens.report.figures import BESIDE_NULL, FIGURES, draw_all, output_score
+from steerlens.report.figures.style import look
+from steerlens.results import FEATURES, WORDS
+from steerlens.results.folder import RunTables
+from tests.support.frames import frame, null_scores
+
+
+def zeros(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(output_score=0.0)
+
+
+def equal(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(output_score=0.5)
+
+
+def ones(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(output_score=1.0)
+
+
+def half_null(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(output_score=table["output_score"].where(table["feature"] % 2 == 0))
+
+
+def half_zero(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(output_score=table["output_score"].where(table["feature"] % 2 == 0, 0.0))
+
+
+@pytest.mark.parametrize("layers", [[20], [3, 20], range(8), range(42)], ids=str)
+@pytest.mark.parametrize("change", [zeros, equal, ones, half_null, half_zero])
+def test_every_kind_of_table_can_be_drawn(
+    layers: list[int], change: Callable[[pd.DataFrame], pd.DataFrame]
+) -> None:
+    table = change(frame(layers, 3))
+    for draw in FIGURES.values():
+        with look():
+            figure = draw(table)
+            assert figure is not None
+            figure.draw_without_rendering()
+
+
+def test_figures_are_written_as_png_and_pdf(tmp_path: Path) -> None:
+    drawn = draw_all(RunTables(frame()), tmp_path)
+    assert set(drawn) == set(FIGURES)
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
+    png = drawn["output_score_by_layer"][0].read_bytes()
+    assert png.startswith(b"\x89PNG")
+    assert int.from_bytes(png[16:20], "big") > 900  # pixels wide
+
+
+def test_the_same_table_gives_the_same_files(tmp_path: Path) -> None:
+    first = draw_all(RunTables(frame()), tmp_path / "a")
+    second = draw_all(RunTables(frame()), tmp_path / "b")
+    for name, paths in first.items():
+        for path, other in zip(paths, second[name], strict=True):
+            assert path.read_bytes() == other.read_bytes()
+
+
+def test_a_table_without_scores_gives_no_figure_and_no_folder(tmp_path: Path) -> None:
+    table = FEATURES.frame(
+        {"model": "m", "sae": "s", "hook_name": "h", "layer": 0, "feature": [1, 2]}
+    )
+    assert draw_all(RunTables(table), tmp_path) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    draw_all(RunTables(frame()), tmp_path)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_median_of_every_layer_stands_at_its_layer() -> None:
+    table = frame([2, 5, 9], 11)
+    figure = output_score.by_layer(table)
+    assert figure is not None
+    median = next(line for line in figure.axes[0].lines if line.get_label() == "median")
+    expected = table.groupby("layer")["output_score"].median()
+    np.testing.assert_array_equal(median.get_xdata(), expected.index)
+    np.testing.assert_allclose(np.asarray(median.get_ydata(), float), expected.to_numpy(float))
+
+
+def test_shares_above_the_thresholds_are_drawn_and_told() -> None:
+    table = frame([0], 4, output_score=[0.0, 0.05, 0.2, 0.009])
+    figure = output_score.by_layer(table)
+    assert figure is not None
+    shares = [float(np.asarray(line.get_ydata())[0]) for line in figure.axes[1].lines]
+    assert shares == [0.5, 0.25]
+    figure = output_score.distribution(table)
+    assert figure is not None
+    labels = [line.get_label() for line in figure.axes[0].lines]
+    assert [str(label).split()[0] for label in labels] == ["50.0%", "25.0%"]
+
+
+@pytest.mark.parametrize("layers", [[20], [3, 20], range(8)], ids=str)
+@pytest.mark.parametrize("change", [zeros, ones, half_zero])
+def test_random_directions_can_be_drawn_beside_every_kind_of_table(
+    layers: list[int], change: Callable[[pd.DataFrame], pd.DataFrame]
+) -> None:
+    for null in (null_scores(layers, 5), null_scores(layers, 5, output_score=0.0)):
+        for draw in BESIDE_NULL.values():
+            with look():
+                figure = draw(change(frame(layers, 3)), null=null)
+                assert figure is not None
+                figure.draw_without_rendering()
+
+
+def test_random_directions_stand_beside_the_features_of_their_layer() -> None:
+    table, null = frame([2, 5, 9], 11), null_scores([1, 2, 5])
+    figure = output_score.by_layer(table, null)
+    assert figure is not None
+    top, bottom = figure.axes
+    median = next(line for line in top.lines if line.get_label() == "random directions")
+    of_layer = null.groupby("layer")["output_score"]
+    np.testing.assert_array_equal(median.get_xdata(), [2, 5])  # layer 1 has no features
+    expected = of_layer.median().loc[[2, 5]].to_numpy(float)
+    np.testing.assert_allclose(np.asarray(median.get_ydata(), float), expected)
+    share = bottom.lines[3]  # of the features, random directions, features, random directions
+    expected = of_layer.apply(lambda scores: (scores >= 0.1).mean()).loc[[2, 5]].to_numpy(float)
+    np.testing.assert_allclose(np.asarray(share.get_ydata(), float), expected)
+    without = output_score.by_layer(table, null.head(0))
+    assert without is not None
+    labels = [str(line.get_label()) for axes in without.axes for line in axes.lines]
+    assert not any("random" in label for label in labels)
+
+
+@pytest.mark.parametrize("words", [[], [{"word": "water", "reason": "no feature"}]])
+def test_a_run_with_random_directions_shows_them(tmp_path: Path, words: list[Any]) -> None:
+    tables = RunTables(frame(), words=WORDS.frame(words))
+    with_null = draw_all(replace(tables, null_scores=null_scores()), tmp_path / "a")
+    without = draw_all(tables, tmp_path / "b")
+    assert set(with_null) == set(without) == set(FIGURES)
+    changed = {
+        name
+        for name, paths in with_null.items()
+        if paths[0].read_bytes() != without[name][0].read_bytes()
+    }
+    assert changed == set(BESIDE_NULL)
+
+
+def test_every_feature_is_in_the_histogram_also_zeros_and_ones() -> None:
+    table = frame([0], 5, output_score=[0.0, 1e-15, 1e-6, 0.5, 1.0])
+    figure = output_score.distribution(table)
+    assert figure is not None
+    heights = [patch.get_height() for patch in figure.axes[0].patches]  # type: ignore[attr-defined]
+    assert sum(heights) == 5
+
+
+def test_the_headline_says_model_sae_and_number_of_features() -> None:
+    table = frame(range(3), 5, model="a $b_c$ model", sae="some sae")
+    figure = output_score.by_layer(table)
+    assert figure is not None
+    texts = [text.get_text() for text in figure.texts]
+    assert texts[1] == "a $b_c$ model  ·  some sae  ·  3 layers  ·  15 features"
+    figure.draw_without_rendering()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "figures").touch()
+    with pytest.raises(SteerlensError, match="can't write"):
+        draw_all(RunTables(frame()), tmp_path)

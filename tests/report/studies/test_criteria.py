@@ -1,0 +1,96 @@
+"""Scores as guides and beside each other, from tables in which the answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from steerlens.analysis.series import Series
+from steerlens.config.schema import StudyConfig
+from steerlens.errors import SteerlensError
+from steerlens.report.studies.criteria import answer
+from steerlens.results.folder import RunTables
+from tests.support.frames import frame, steering
+
+N = 300
+
+
+def series(**columns: object) -> Series:
+    rng = np.random.default_rng(0)
+    score = rng.random(N)
+    scores = {
+        "output_score": score,
+        "input_score": 1 - score,  # the opposite
+        "token_confidence_delta": score**3,  # the same order
+        "random_score": rng.random(N),
+    } | columns
+    steered = steering((0,), N, success_20=score + 0.1 * rng.random(N), **scores)
+    return Series("a", [], RunTables(frame((0,), N, **scores), steering=steered))
+
+
+def test_scores_of_the_same_order_agree_and_share_their_first_hundred() -> None:
+    table = answer([series()], StudyConfig()).tables["criteria_agreement"]
+    pairs = table.set_index(["one", "other"])
+    same = pairs.loc["output_score", "token_confidence_delta"]
+    against = pairs.loc["output_score", "input_score"]
+    assert same["spearman"] == pytest.approx(1)
+    assert same["kendall"] == pytest.approx(1)
+    assert same["top_shared"] == 1
+    assert same["top_shared_by_chance"] == pytest.approx(1 / 3)
+    assert against["spearman"] == pytest.approx(-1)
+    assert against["kendall"] == pytest.approx(-1)
+    assert against["top_shared"] == 0
+    assert len(table) == 6
+
+
+def test_kendall_and_what_is_shared_equal_a_count_of_all_pairs() -> None:
+    made = series()
+    row = answer([made], StudyConfig()).tables["criteria_agreement"].set_index(["one", "other"])
+    found = row.loc["output_score", "random_score"]
+    a, b = (made.tables.features[name].to_numpy(float) for name in ("output_score", "random_score"))
+    agree = [np.sign(a[i] - a[j]) * np.sign(b[i] - b[j]) for i in range(N) for j in range(i)]
+    assert found["kendall"] == pytest.approx(np.mean(agree))
+    first = [set(np.argsort(-values)[:100].tolist()) for values in (a, b)]
+    assert found["top_shared"] == pytest.approx(len(first[0] & first[1]) / 100)
+
+
+def test_the_best_guide_is_first_and_the_one_against_is_told() -> None:
+    found = answer([series()], StudyConfig())
+    guides = found.tables["criteria"]
+    assert guides["score"].tolist()[0] in ("output_score", "token_confidence_delta")
+    assert guides["score"].tolist()[-1] == "input_score"
+    text = " ".join(found.sentences)
+    assert "falls with input_score" in text
+    assert "more than at random gives selecting by output_score, token_confidence_delta." in text
+
+
+def test_a_best_guide_no_better_than_chance_is_said_to_be_none() -> None:
+    rng = np.random.default_rng(1)
+    same = {"output_score": rng.random(N), "input_score": rng.random(N), "success_20": 1.0}
+    scores = {name: value for name, value in same.items() if name != "success_20"}
+    made = Series("a", [], RunTables(frame((0,), N, **scores), steering=steering((0,), N, **same)))
+    text = " ".join(answer([made], StudyConfig()).sentences)
+    assert "by none of the scores is surely better than at random." in text
+    assert "rises or falls with none of the scores." in text
+
+
+def test_numbers_on_dark_colours_are_white() -> None:
+    axes = answer([series()], StudyConfig()).figures["criteria_agreement"]().axes[0]
+    for text in axes.texts:
+        assert (text.get_color() == "white") == (abs(float(text.get_text())) > 0.6)
+    assert len({text.get_color() for text in axes.texts}) == 2
+
+
+def test_features_that_were_only_scored_count_for_agreement() -> None:
+    made = series()
+    bare = Series("a", [], RunTables(made.tables.features))
+    found = answer([bare], StudyConfig())
+    assert found.tables["criteria"].empty
+    assert "Nothing was steered" in found.sentences[0]
+    assert len(found.tables["criteria_agreement"]) == 6
+
+
+def test_one_score_is_refused() -> None:
+    table = frame((0,), 10, input_score=None)
+    with pytest.raises(SteerlensError, match="at least two scores"):
+        answer([Series("a", [], RunTables(table))], StudyConfig())

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import csv
+import html
+import io
+import unicodedata
+
+import pandas as pd
+import pytest
+
+from steerlens.results.text import csv_text, markdown, visible, visible_token, visible_tokens
+from tests.support.frames import NASTY
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "plain"),
+        ("a b", "a b"),
+        ("\n", "\\n"),
+        ("\\n", "\\\\n"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("\u202eabc", "\\u202eabc"),
+        ("\u2028", "\\u2028"),
+        ("\u0301", "\\u0301"),
+        ("e\u0301", "e\u0301"),
+        ("\ud83d", "\\ud83d"),
+        ("\U000e0041", "\\U000e0041"),
+        ("日本語", "日本語"),
+    ],
+)
+def test_what_cannot_be_seen_is_written_as_an_escape(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+def test_every_character_of_unicode_becomes_printable() -> None:
+    shown = "".join(visible(chr(code)) for code in range(0x20000))
+    assert not {unicodedata.category(char) for char in shown} & {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+
+def test_a_token_with_a_space_differs_from_one_without() -> None:
+    assert (visible_token(" the"), visible_token("the")) == ("␣the", "the")
+
+
+def test_missing_tokens_are_a_dash_and_an_empty_one_is_quoted() -> None:
+    assert [visible_token(None), visible_tokens(None), visible_tokens([])] == ["-", "-", "-"]
+    assert visible_token("") == "''"
+
+
+def test_markdown_shows_tokens_as_they_are_also_in_a_table_cell() -> None:
+    for token in NASTY:
+        shown = visible(token)
+        assert html.unescape(markdown(shown)) == shown
+        assert not set("|<>`*[]") & set(markdown(shown))
+
+
+def test_no_cell_of_csv_is_a_formula_and_numbers_stay() -> None:
+    texts = ["=1+2", "+cmd|x", "-x", "@sum", "\tx", "\r=x", "plain", "-3.5e-2", "+7", "'=x", None]
+    table = pd.DataFrame({"=name": texts, "n": [-1.5, *range(10)]})
+    header, *rows = csv.reader(io.StringIO(csv_text(table), newline=""))
+    assert header == ["'=name", "n"]
+    assert [row[0] for row in rows] == [
+        *("'=1+2", "'+cmd|x", "'-x", "'@sum", "'\tx", "'\n=x", "plain", "-3.5e-2", "+7", "'=x", "")
+    ]
+    assert rows[0][1] == "-1.5"
+    assert csv_text(pd.DataFrame(columns=pd.Index(["a", "b"]))).strip() == "a,b"

@@ -1,0 +1,161 @@
+"""Candidates for a concept against a loop over whole logits; tokens of three kinds of tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from steerlens import SteerlensError
+from steerlens.engine.subject import Subject
+from steerlens.scores.concepts import candidates, concept_tokens, mean_max_activation, names
+from tests.support.naive import naive_logit_lens
+from tests.support.tiny import D_SAE, MODELS
+from tests.support.trained import trained_subject
+
+SPACED = ("_file", "file", "_Files", "FILE", "_filing", "_profile", "_fi", "_unfiled", "\n", "_the")
+
+
+def tokenizer_of(words: Iterable[str], space: str, decoder: object) -> PreTrainedTokenizerFast:
+    vocab = {"<unk>": 0}
+    for word in words:
+        vocab.setdefault(word.replace("_", space), len(vocab))
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.decoder = decoder
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+
+
+@pytest.mark.parametrize(
+    ("space", "decoder"),
+    [("Ġ", decoders.ByteLevel()), ("▁", decoders.Metaspace()), (" ", decoders.Fuse())],
+)
+def test_a_token_is_the_word_with_any_space_case_and_form(space: str, decoder: object) -> None:
+    found = concept_tokens(tokenizer_of(SPACED, space, decoder), "file")
+    assert {text.strip() for text in found.texts.values()} == {"file", "Files", "FILE", "filing"}
+    assert list(found.texts) == [1, 2, 3, 4, 5]
+
+
+def test_a_tokenizer_without_a_backend_gives_the_same(
+    tiny_subject: Callable[..., Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tiny_subject().lm.tokenizer
+    fast = concept_tokens(tokenizer, ["experience", "w17"])
+    monkeypatch.setattr(type(tokenizer), "backend_tokenizer", None)
+    assert concept_tokens(tokenizer, ["experience", "w17"]) == fast
+    assert set(fast.texts.values()) == {"experience", "w17"}
+
+
+def test_special_tokens_stand_for_nothing(tiny_subject: Callable[..., Subject]) -> None:
+    with pytest.raises(SteerlensError, match="no token"):
+        concept_tokens(tiny_subject().lm.tokenizer, "<bos>")
+
+
+def test_of_a_phrase_the_content_words_count() -> None:
+    tokenizer = tokenizer_of(("_file", "_of", "_the", "_day"), "Ġ", decoders.ByteLevel())
+    texts = concept_tokens(tokenizer, "the file of the day").texts.values()
+    assert set(texts) == {" file", " day"}
+
+
+@pytest.mark.parametrize("concept", ["", " ", [], ["file", ""]])
+def test_an_empty_concept_is_refused(concept: object) -> None:
+    tokenizer = tokenizer_of(SPACED, "Ġ", decoders.ByteLevel())
+    with pytest.raises(SteerlensError, match="empty"):
+        concept_tokens(tokenizer, concept)  # type: ignore[arg-type]
+
+
+def test_in_a_large_vocabulary_the_nearest_words_are_found() -> None:
+    letters = "abcdefghijklmnopqrst"
+    words = [
+        f"_{a}{b}{c}{d}x{a}" for a in letters for b in letters for c in letters for d in "efgh"
+    ]
+    words += [f"{word}{end}" for word in words for end in ("tion", "ly", "um", "al", "ic", "or")]
+    assert len(words) > 200_000
+    tokenizer = tokenizer_of(["_exception", "_exceptions", *words], "Ġ", decoders.ByteLevel())
+    with pytest.raises(SteerlensError, match="near it are exceptions, exception,"):
+        concept_tokens(tokenizer, "excptoins")
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_logit_lens_candidates_equal_a_loop_over_whole_logits(
+    tiny_subject: Callable[..., Subject], kind: str
+) -> None:
+    subject = tiny_subject(kind)
+    tokens = concept_tokens(subject.lm.tokenizer, ["experience", "w17", "w30", "w31"])
+    expected = {}
+    for feature in range(D_SAE):
+        own = naive_logit_lens(subject, feature, 20).tolist()
+        ranks = [rank for rank, token in enumerate(own) if token in tokens.texts]
+        if ranks:
+            words = tuple(tokens.texts[own[rank]] for rank in ranks)
+            expected[feature] = (ranks[0], len(ranks), words)
+    found = candidates(subject, tokens, memory_budget=20_000)
+    assert expected
+    assert {row.feature: (row.rank, row.count, row.tokens) for row in found} == expected
+    order = [(row.rank, -row.count, row.feature) for row in found]
+    assert order == sorted(order)  # type: ignore[type-var]
+    assert {row.routes for row in found} == {("logit_lens",)}
+
+
+def test_labels_and_examples_bring_in_features_and_more_routes_come_first(
+    tiny_subject: Callable[..., Subject],
+) -> None:
+    subject = tiny_subject()
+    tokens = concept_tokens(subject.lm.tokenizer, "experience")
+    writes = {row.feature for row in candidates(subject, tokens)}
+    silent = next(feature for feature in range(D_SAE) if feature not in writes)
+    both = min(writes)
+    labels = {silent: "Past experiences", both: "EXPERIENCE", 7: "inexperienced"}
+    found = candidates(subject, tokens, labels=labels)
+    assert found[0].feature == both
+    assert found[0].routes == ("logit_lens", "label")
+    row = next(row for row in found if row.feature == silent)
+    assert (row.routes, row.rank, row.count, row.label) == (("label",), None, 0, "Past experiences")
+    assert 7 in writes or 7 not in {row.feature for row in found}
+
+    examples = ["my experience", "From experience , that"]
+    active_F = mean_max_activation(subject, examples)
+    found = candidates(subject, tokens, examples=examples, n_examples=5)
+    fired = {row.feature: row.activation for row in found if "examples" in row.routes}
+    assert fired.keys() == set(active_F.topk(5).indices.tolist())
+    assert all(active_F[feature] == value for feature, value in fired.items())
+    none = candidates(subject, tokens, examples=examples, reference_F=active_F)
+    assert {row.routes for row in none} == {("logit_lens",)}
+
+
+def test_mean_max_activation_is_that_of_each_text_alone_without_bos(
+    tiny_subject: Callable[..., Subject],
+) -> None:
+    subject = tiny_subject("gpt2", "topk", site="resid_pre")
+    texts = ["my experience", "From"]
+    maxima = []
+    for text in texts:
+        _, cache = subject.lm.bridge.run_with_cache(subject.to_tokens(text))
+        maxima.append(subject.sae.encode(cache[subject.hook_name])[0, 1:].amax(0))
+    expected = torch.stack(maxima).mean(0)
+    assert torch.allclose(mean_max_activation(subject, texts), expected, atol=1e-5)
+    with pytest.raises(SteerlensError, match="at least one"):
+        mean_max_activation(subject, [])
+
+
+def test_a_label_names_a_concept_by_whole_words_in_any_form() -> None:
+    assert names("Networks of computers", ["network"])
+    assert names("learned by machines, slowly", ["machine learn"])
+    assert names("reads C++ code", ["c++"])
+    assert names("(networks), etc.", ["network!"])
+    assert not names("networkx", ["network"])
+    assert not names("machine tools", ["machine learning"])
+
+
+def test_the_words_of_a_trained_model_are_found() -> None:
+    subject = trained_subject()
+    tokens = concept_tokens(subject.lm.tokenizer, "file")
+    assert set(tokens.texts.values()) >= {" file", " files", "file", " File"}
+    assert candidates(subject, tokens)[0].count >= 3
+    pieces = concept_tokens(subject.lm.tokenizer, "normalizations").texts.values()
+    assert any("normal" in text.lower() for text in pieces)
+    with pytest.raises(SteerlensError, match="no token of the vocabulary stands for 'zxqw'"):
+        concept_tokens(subject.lm.tokenizer, "zxqw")

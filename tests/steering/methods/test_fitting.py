@@ -1,0 +1,208 @@
+"""Labelled texts, detection, and all methods on one subject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from steerlens.data.concept_sets import Example
+from steerlens.engine.generation.decoding import decode
+from steerlens.engine.generation.sampling import Sampling
+from steerlens.engine.generation.stopping import Stopping
+from steerlens.engine.intervention import Operation
+from steerlens.engine.intervention.hooks import SteeringHooks
+from steerlens.engine.subject import Subject
+from steerlens.errors import SteerlensError
+from steerlens.scores import ScoreRun
+from steerlens.steering.methods import METHODS
+from steerlens.steering.methods.directions import (
+    Directions,
+    detect,
+    direction_targets,
+    joined,
+    text_scores,
+)
+from steerlens.steering.methods.fitting import fit_concepts
+from steerlens.steering.methods.labelled import label, token_vectors, tokenised
+from steerlens.steering.methods.prompt import prompted
+from tests.support.concepts import tiny_concepts, tiny_task
+
+MakeSubject = Callable[..., Subject]
+
+
+def test_a_text_has_a_prefix_a_prompt_and_a_goal(tiny_subject: MakeSubject) -> None:
+    subject = tiny_subject()
+    text = tokenised(subject, Example("the experience", " w20 w21"))
+    assert text.ids == subject.to_tokens("the experience w20 w21")[0].tolist()
+    assert (text.n_prefix, text.n_prompt) == (1, 3)
+    with pytest.raises(SteerlensError, match="no token"):
+        tokenised(subject, Example("", ""))
+
+
+def test_with_a_chat_template_the_prefix_is_what_all_prompts_share(
+    tiny_subject: MakeSubject,
+) -> None:
+    subject = tiny_subject()
+    with pytest.raises(SteerlensError, match="no chat template"):
+        tokenised(subject, Example("the", "w20"), chat_template=True)
+    subject.lm.tokenizer.chat_template = (
+        "<bos> w60 w61 {% for m in messages %}{{ m['content'] }} w62 {% endfor %}"
+        "{% if add_generation_prompt %}w63{% endif %}"
+    )
+    text = tokenised(subject, Example("the experience", "w20 w21"), chat_template=True)
+    words = subject.lm.tokenizer.convert_ids_to_tokens(text.ids)
+    assert words[-6:] == ["the", "experience", "w62", "w63", "w20", "w21"]
+    assert words[text.n_prefix] == "the"
+    assert words[text.n_prompt] == "w20"
+
+
+def test_vectors_of_a_text_are_what_a_forward_of_it_alone_gives(tiny_subject: MakeSubject) -> None:
+    subject = tiny_subject("gemma2")
+    task = tiny_task(subject, tiny_concepts(2, shared=True))
+    texts = task.labelled.texts
+    assert len(texts) == 7 + 7 + 5  # the negatives are shared
+    little = token_vectors(subject, texts, memory_budget=1)
+    torch.testing.assert_close(little.x_TD, task.vectors.x_TD, rtol=0, atol=1e-5)
+    for place in (0, 8, 15):
+        _, cache = subject.lm.bridge.run_with_cache(torch.tensor([texts[place].ids]))
+        x_LD = cache[subject.site.read][0]
+        torch.testing.assert_close(task.vectors.whole(place), x_LD, rtol=0, atol=1e-5)
+        torch.testing.assert_close(task.vectors.of([place]), x_LD[1:], rtol=0, atol=1e-5)
+        torch.testing.assert_close(task.vectors.sum_ND[place], x_LD[1:].sum(0), rtol=0, atol=1e-4)
+        assert task.vectors.length_N[place] == len(x_LD) - 1
+
+
+def test_transcoders_are_refused(tiny_subject: MakeSubject) -> None:
+    subject = tiny_subject("llama", "transcoder", site="ln2.hook_normalized")
+    with pytest.raises(SteerlensError, match="writes where it reads"):
+        token_vectors(subject, [], 1000)
+
+
+def test_detection_is_the_auroc_of_the_largest_score(tiny_subject: MakeSubject) -> None:
+    subject, concepts = tiny_subject(), tiny_concepts(2).concepts
+    test = label(subject, concepts, test=True)
+    vectors = token_vectors(subject, test.texts, 2**30)
+    directions = Directions(torch.randn(2, 32, generator=torch.Generator().manual_seed(1)))
+    scores_NC = text_scores(subject, directions, vectors)
+    found = detect(scores_NC, test)
+    for c in range(2):
+        largest = [
+            float((vectors.whole(text)[1:] @ directions.vectors_CD[c]).max()) for text in test.of(c)
+        ]
+        is_positive = [1] * len(test.positives[c]) + [0] * len(test.negatives[c])
+        assert found.auroc_C[c] == pytest.approx(roc_auc_score(is_positive, largest))
+        assert found.max_activation_C[c] == pytest.approx(max(largest), rel=1e-5)
+    rectified = text_scores(subject, replace(directions, rectified=True), vectors)
+    torch.testing.assert_close(rectified, scores_NC.clamp(min=0))
+
+
+def test_a_score_that_is_never_positive_has_axbenchs_default(tiny_subject: MakeSubject) -> None:
+    test = label(tiny_subject(), tiny_concepts(1).concepts, test=True)
+    found = detect(torch.full((len(test.texts), 1), -1.0), test)
+    assert found.max_activation_C == [50.0]
+    assert found.auroc_C == [0.5]
+
+
+def test_all_methods_end_with_directions_and_their_detection(tiny_subject: MakeSubject) -> None:
+    subject = tiny_subject("llama", "topk")
+    concepts = tiny_concepts(n_texts=(20, 20), n_test=12)
+    configs = {name: method.Config() for name, method in METHODS.items()}
+    found = fit_concepts(subject, concepts, configs, ScoreRun())
+    assert list(found) == list(METHODS)
+    for fitted in found.values():
+        assert fitted.directions.vectors_CD.shape == (3, 32)
+        assert fitted.directions.vectors_CD.dtype == torch.float32
+        assert len(fitted.detection.auroc_C) == len(fitted.detection.max_activation_C) == 3
+    learnt = [one for one in found["DiffMean"].detection.auroc_C if one is not None]
+    assert sum(learnt) / 3 > 0.6
+
+
+def test_few_concepts_at_a_time_give_the_same(tiny_subject: MakeSubject) -> None:
+    subject, concepts = tiny_subject("llama", "topk"), tiny_concepts(shared=True)
+    configs = {name: METHODS[name].Config() for name in ("DiffMean", "Probe", "PCA", "SAE-A")}
+    whole = fit_concepts(subject, concepts, configs, ScoreRun())
+    few = fit_concepts(subject, concepts, configs, ScoreRun(memory_budget=1))
+    for name in configs:
+        torch.testing.assert_close(
+            few[name].directions.vectors_CD, whole[name].directions.vectors_CD, rtol=0, atol=1e-4
+        )
+        assert few[name].detection.auroc_C == whole[name].detection.auroc_C
+
+
+def test_what_is_missing_is_said_before_the_model_reads(tiny_subject: MakeSubject) -> None:
+    subject, concepts = tiny_subject(), tiny_concepts()
+    subject.lm.bridge.run_with_hooks = None  # type: ignore[assignment]
+    run = ScoreRun()
+    with pytest.raises(SteerlensError, match="did you mean 'DiffMean'"):
+        fit_concepts(subject, concepts, {"DifMean": None}, run)
+    empty = replace(concepts.concepts[1], positives=())
+    broken = replace(concepts, concepts=(concepts.concepts[0], empty))
+    diffmean = {"DiffMean": METHODS["DiffMean"].Config()}
+    with pytest.raises(SteerlensError, match=r"concept 11 \('concept 1'\).* no positives"):
+        fit_concepts(subject, broken, diffmean, run)
+    other = replace(concepts.concepts[0], feature=None)
+    with pytest.raises(SteerlensError, match="names no feature"):
+        fit_concepts(subject, replace(concepts, concepts=(other,)), {"SAE": None}, run)
+
+
+def test_concepts_without_texts_have_their_features(tiny_subject: MakeSubject) -> None:
+    concepts = tiny_concepts()
+    bare = replace(
+        concepts,
+        concepts=tuple(
+            replace(one, positives=(), negatives=(), test_positives=(), test_negatives=())
+            for one in concepts.concepts
+        ),
+    )
+    found = fit_concepts(
+        tiny_subject(),
+        bare,
+        {name: METHODS[name].Config() for name in ("SAE", "Random")},
+        ScoreRun(),
+    )
+    assert found["SAE"].detection.auroc_C == [None, None, None]
+
+
+@pytest.mark.parametrize("kind", ["direction", "feature"])
+def test_texts_are_steered_by_adding_factor_max_activation_and_vector(
+    tiny_subject: MakeSubject, kind: str
+) -> None:
+    subject = tiny_subject()
+    vectors_CD = torch.randn(3, 32, generator=torch.Generator().manual_seed(2))
+    features_C = None
+    if kind == "feature":
+        features_C = torch.tensor([5, 9, 30])
+        vectors_CD = subject.sae.W_dec[features_C]
+    directions = joined([Directions(vectors_CD[:2]), Directions(vectors_CD[2:])])
+    if features_C is not None:
+        directions = replace(directions, features_C=features_C)
+    concept_B, factor_B, largest_C = [2, 0, 1], [0.5, 2.0, 0.0], [3.0, 4.0, 7.0]
+    targets = direction_targets(subject, directions, concept_B, factor_B, largest_C)
+    hooks = SteeringHooks(subject, Operation(unit="max_activation"), targets, "all")
+    prompt = subject.to_tokens("the experience w20")[0].tolist()
+    stopping = Stopping(subject.lm.tokenizer, set(), [], 4)
+    texts = decode(
+        subject, [prompt], torch.zeros(3, dtype=torch.int64), hooks, [0, 1, 2],
+        Sampling(temperature=0.0), stopping,
+    )  # fmt: skip
+    for text, concept, factor in zip(texts, concept_B, factor_B, strict=True):
+        added_D = factor * largest_C[concept] * vectors_CD[concept]
+        ids = list(prompt)
+        for _ in range(4):
+            hook = (subject.site.write, partial(lambda x, hook, more: x + more, more=added_D))
+            logits = subject.lm.bridge.run_with_hooks(torch.tensor([ids]), fwd_hooks=[hook])
+            ids.append(int(logits[0, -1].argmax()))
+        assert text.token_ids == ids[len(prompt) :]
+
+
+def test_a_prompt_asks_for_the_concept_in_words() -> None:
+    concept = tiny_concepts().concepts[0]
+    asked = prompted(concept, "Write a poem.", are_instructions=True)
+    assert asked.endswith("\n\nWrite a poem.")
+    assert "concept 0" in asked
+    assert prompted(concept, "In my", False) == "This text is about concept 0. In my"
