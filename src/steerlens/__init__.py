@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlens.errors import SteerlensError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from steerlens.engine.intervention.context import steer
     from steerlens.runs.api import load_subject, score_features
 
+__path__.append(str(Path(__file__).with_name("earlier_names")))
 __version__ = version("steerlens")
 __all__ = ["SteerlensError", "__version__", "load_subject", "score_features", "steer"]
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from steerlens.config.belonging import refuse_other_model
 from steerlens.config.catalog import family, listing, read_release, releases
 from steerlens.config.compose import compose, features_of_width, register
 from steerlens.config.entries import entries, resolved
 from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
 from steerlens.errors import SteerlensError
-from steerlens.runs.preflight import check, refuse_other_model
+from steerlens.runs.preflight import check
 
 FAMILIES = r"gemma-scope-2-.*|qwen-scope-.*|goodfire-.*|.*gpt-oss.*|.*-andyrdt"
 """Releases of SAELens' list of which every SAE has a short name."""

@@ -17,9 +17,10 @@ import torch
 from steerlens import SteerlensError, score_features
 from steerlens.cli.verbs import run_verb
 from steerlens.config.compose import compose, read_config
+from steerlens.config.sources import N_TEXTS
 from steerlens.data.corpus import texts
 from steerlens.data.corpus.sequences import numbered_pieces
-from steerlens.engine.examples import COLUMNS, N_TEXTS, N_WINDOWS, read_metadata
+from steerlens.engine.examples import COLUMNS, N_WINDOWS, read_metadata
 from steerlens.engine.examples.neuronpedia import export_neuronpedia
 from steerlens.engine.generation.targets import max_activations
 from steerlens.engine.run_context import ScoreRun

@@ -103,9 +103,7 @@ def test_a_disk_that_filled_up_is_recorded_over_the_old_status(
 def test_a_run_that_filled_the_disk_has_failed_and_left_no_half_file(tmp_path: Path) -> None:
     code = """
 from steerlens.results import FEATURES
-from steerlens.results import FEATURES
-from steerlens.results.status import Status, begin, note_failure, now, read_status, refuse_foreign
-from tests.support.frames import frame
+from steerlens.results.status import Status
 from tests.support.frames import frame
 with Status(folder):
     FEATURES.write(frame(range(40), 100), folder)

@@ -81,8 +81,6 @@ def test_git_tells_commit_and_changes_of_our_checkout_only(
     # Installed somewhere inside another project's repository, its commit says nothing about us.
     installed = tmp_path / ".venv" / "lib" / "steerlens" / "storage" / "provenance.py"
     monkeypatch.setattr(module, "__file__", str(installed))
-        module, "__file__", str(tmp_path / ".venv" / "lib" / "steerlens" / "storage" / "p.py")
-    )
     assert git_state() is None
 
 

@@ -70,7 +70,7 @@ def _register(path: tuple[str, ...]) -> dict[str, str]:
 
 def _reference_features(reference: DictConfig) -> str:
     """The file of the features that the authors have listed."""
-    from steerlens.data.reference import cache_file, check_reference
+    from steerlens.config.reference import cache_file, check_reference
 
     config = ReferenceConfig(**{str(key): value for key, value in reference.items()})
     check_reference(config)

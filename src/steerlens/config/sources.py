@@ -6,9 +6,11 @@ from steerlens.config.entries import entries
 from steerlens.config.parse import parse_scores
 from steerlens.config.registry import ScoreConfig
 from steerlens.config.schema import CorpusConfig, RunConfig
-from steerlens.engine.examples import N_TEXTS
 
 AUTO, FALLBACK = "auto", "embedded"
+
+N_TEXTS = 100
+"""Texts of each feature whose peak ships, the largest activations first."""
 
 
 def resolve_sources(config: RunConfig) -> None:

@@ -6,89 +6,22 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from steerlens.config.entries import entries
+from steerlens.config.reference import (
+    COLUMNS,
+    KNOWN,
+    Key,
+    cache_file,
+    check_reference,
+    json_pairs,
+    listed_features,
+)
 from steerlens.config.schema import ReferenceConfig
-from steerlens.errors import SteerlensError, unknown
+from steerlens.errors import SteerlensError
 from steerlens.results import FEATURES
 from steerlens.results.reference import Reference
-from steerlens.storage.files import parse_json, read_text
-
-
-class Known(NamedTuple):
-    """What the authors' name of a model stands for."""
-
-    features: str
-    """The model's name in the file of features."""
-    model: str
-    sae: str
-
-
-KNOWN = {
-    "gemma2_2b": Known("gemma_2b", "gemma-2-2b", "gemma-scope-2b-res"),
-    "gemma2_9b": Known("gemma_9b", "gemma-2-9b", "gemma-scope-9b-res"),
-    "llama31": Known("llama31", "llama-3.1-8b", "llama-scope-8x"),
-    "pythia70": Known("pythia70", "pythia-70m-deduped", "pythia-70m-res"),
-}
-
-COLUMNS = {
-    "input_scores": ("input_score", "input_scores", (0.0, 1.0)),
-    "output_scores": ("output_score", "output_scores", (0.0, 1.0)),
-    "factors": ("best_factor", "best_steering_factors", (-math.inf, math.inf)),
-}
-"""By key of `reference`: our column, the end of the file's name, and what a number can be."""
-
-Key = tuple[int, int]
-"""Layer and feature."""
-
-
-def check_reference(config: ReferenceConfig) -> None:
-    """Refuse, in one sentence, a reference that can't be read; reads no scores."""
-    if config.path is None and config.model is None and not config.alone:
-        return
-    if config.model is None:
-        raise SteerlensError(f"reference.path needs reference.model=NAME: {', '.join(KNOWN)}.")
-    if config.model not in KNOWN:
-        raise unknown("reference.model", config.model, KNOWN)
-    _listed(config)
-    files = {key: cache_file(config, key) for key in COLUMNS}
-    if not (files["input_scores"] or files["output_scores"]):
-        raise SteerlensError(f"reference.path={config.path} has no scores of {config.model}.")
-
-
-def cache_file(config: ReferenceConfig, key: str) -> Path | None:
-    """The file for `key` (features, input_scores, output_scores, factors): the one that is given,
-    else the one of the model's name in or below `reference.path`. None if there is none.
-
-    Raises:
-        SteerlensError: a given file or the folder isn't there, or two files have the name.
-    """
-    given = getattr(config, key)
-    if given is not None:
-        if not Path(given).is_file():
-            raise SteerlensError(f"reference.{key}: there is no file {given}.")
-        return Path(given)
-    if config.path is None or config.model is None:
-        return None
-    folder = Path(config.path)
-    if not folder.is_dir():
-        raise SteerlensError(f"reference.path: there is no folder {folder}.")
-    files = sorted(folder.rglob(_file_name(config.model, key)))
-    if len(files) > 1:
-        raise SteerlensError(
-            f"reference.path: {files[0]} and {files[1]} have the same name; choose one with "
-            f"reference.{key}=FILE."
-        )
-    return files[0] if files else None
-
-
-def _file_name(model: str, key: str) -> str:
-    if key == "features":
-        return f"{KNOWN[model].features}_features.json"
-    return f"{model}_{COLUMNS[key][1]}.json"
 
 
 def read_reference(config: ReferenceConfig) -> Reference:
@@ -100,7 +33,7 @@ def read_reference(config: ReferenceConfig) -> Reference:
     check_reference(config)
     assert config.model is not None
     known = KNOWN[config.model]
-    listed, twice = _listed(config)
+    listed, twice = listed_features(config)
     findings = [f"{twice:,} features are listed twice: each counts once."] if twice else []
     rows: dict[str, Any] = {
         "model": known.model,
@@ -120,50 +53,6 @@ def read_reference(config: ReferenceConfig) -> Reference:
     return Reference(FEATURES.frame(rows), config.model, findings, config.alone)
 
 
-def _listed(config: ReferenceConfig) -> tuple[list[Key], int]:
-    """The listed features in the file's order, each once, and how many are there again."""
-    assert config.model is not None
-    file = cache_file(config, "features")
-    if file is None:
-        others = [name for name in KNOWN if _has(config, name)]
-        has = f"it has files of {', '.join(others)}" if others else "give reference.features=FILE"
-        name = _file_name(config.model, "features")
-        raise SteerlensError(f"reference.path={config.path} has no {name}; {has}.")
-    keys: list[Key] = []
-    for layer, ids in _pairs(file):
-        if not re.fullmatch(r"\d+", layer) or not isinstance(ids, list):
-            raise SteerlensError(f'{file} has another form than {{"layer": [ids]}}.')
-        for feature in ids:
-            if not isinstance(feature, int) or isinstance(feature, bool) or feature < 0:
-                raise SteerlensError(f"{file}: {feature!r} in layer {layer} is no feature.")
-            keys.append((int(layer), feature))
-    if not keys:
-        raise SteerlensError(f"{file} lists no feature.")
-    _refuse_other_model(file, keys, KNOWN[config.model])
-    once = list(dict.fromkeys(keys))
-    return once, len(keys) - len(once)
-
-
-def _has(config: ReferenceConfig, model: str) -> bool:
-    return config.path is not None and any(
-        any(Path(config.path).rglob(_file_name(model, key))) for key in ("features", *COLUMNS)
-    )
-
-
-def _refuse_other_model(file: Path, keys: list[Key], known: Known) -> None:
-    n_layers, d_sae = entries("model")[known.model]["n_layers"], entries("sae")[known.sae]["d_sae"]
-    deepest, largest = max(keys), max(keys, key=lambda key: key[1])
-    for (layer, feature), wrong, has in (
-        (deepest, deepest[0] >= n_layers, f"{n_layers} layers"),
-        (largest, largest[1] >= d_sae, f"{d_sae:,} features"),
-    ):
-        if wrong:
-            raise SteerlensError(
-                f"{file} lists layer {layer}, feature {feature}, but {known.model} with "
-                f"{known.sae} has {has}: it is of another model."
-            )
-
-
 def _numbers(
     file: Path, listed: set[Key], valid: tuple[float, float]
 ) -> tuple[dict[Key, float], list[str]]:
@@ -171,7 +60,7 @@ def _numbers(
     wrong: Counter[str] = Counter()
     numbers: dict[Key, float] = {}
     differ: set[Key] = set()
-    for text, value in _pairs(file):
+    for text, value in json_pairs(file):
         match = re.fullmatch(r"(\d+)_(\d+)", text)
         key = (int(match[1]), int(match[2])) if match else None
         if key is None:
@@ -197,16 +86,3 @@ def _numbers(
     wrong["listed features have two different numbers"] = len(differ)
     wrong["listed features are left without a number"] = len(listed) - len(numbers)
     return numbers, [f"{file.name}: {n:,} {what}." for what, n in wrong.items() if n]
-
-
-def _pairs(file: Path) -> Iterator[tuple[str, Any]]:
-    """The members of the JSON object in `file`; Python would keep only the last of equal keys."""
-    try:
-        content = parse_json(read_text(file), object_pairs_hook=list)
-    except (OSError, ValueError) as error:
-        raise SteerlensError(f"{file} is no JSON file that can be read ({error}).") from error
-    members = content if isinstance(content, list) else [None]
-    for member in members:
-        if not isinstance(member, tuple):
-            raise SteerlensError(f"{file} is no JSON object.")
-        yield member

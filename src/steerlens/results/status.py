@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +27,7 @@ from steerlens.storage.files import (
     remove_leftovers,
     write_json,
 )
+from steerlens.storage.provenance import now
 
 STATUS_FILE = "status.json"
 
@@ -52,11 +53,6 @@ CLOCK_SLACK = 60
 
 BEAT, SILENT = 20, 180
 """Seconds between two signs of life of a run, and after which another machine believes it dead."""
-
-
-def now() -> str:
-    """Give the time in UTC, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def refuse_foreign(folder: Path) -> None:

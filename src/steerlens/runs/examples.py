@@ -14,6 +14,7 @@ import torch
 
 from steerlens.config.parse import parse_memory
 from steerlens.config.schema import RunConfig
+from steerlens.config.sources import N_TEXTS
 from steerlens.data.corpus import marked_texts
 from steerlens.data.corpus.sequences import numbered_pieces
 from steerlens.engine.activations import Activations
@@ -29,7 +30,6 @@ from steerlens.engine.examples import (
     COLUMNS,
     FORMAT,
     METADATA_KEY,
-    N_TEXTS,
     N_WINDOWS,
     sae_identity,
 )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from steerlens.config.belonging import refuse_other_gguf, refuse_other_model
 from steerlens.config.catalog import SAE_SETTINGS, read_release, releases
 from steerlens.config.concepts import check_concepts
-from steerlens.config.entries import entries, known_models
+from steerlens.config.entries import entries
 from steerlens.config.folders import (
     check_model_folder,
     count_layers,
@@ -18,9 +18,8 @@ from steerlens.config.folders import (
     sae_facts,
     sae_folders,
 )
-from steerlens.config.gguf import check_gguf, gguf_file, model_names
+from steerlens.config.gguf import check_gguf, gguf_file
 from steerlens.config.judge import check_judge
-from steerlens.config.overrides import override
 from steerlens.config.parse import (
     layer_numbers,
     layers_told,
@@ -50,7 +49,6 @@ from steerlens.config.steering import (
 from steerlens.data.neuronpedia import explanation_files
 from steerlens.engine.examples import read_metadata, refuse_missing_layers
 from steerlens.errors import SteerlensError, unknown
-from steerlens.storage.provenance import file_identity
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
@@ -250,7 +248,7 @@ def _check_features(features: FeaturesConfig) -> None:
 
 
 def _check_reference(config: RunConfig) -> None:
-    from steerlens.data.reference import KNOWN, check_reference
+    from steerlens.config.reference import KNOWN, check_reference
 
     check_reference(config.reference)
     if config.reference.model and not config.reference.alone:
@@ -394,47 +392,3 @@ def _sae_layers(config: RunConfig, layers: list[int]) -> set[int] | None:
             raise unknown(f"id in SAELens release {sae.release}", one, ids)
         available = listed if sae.layers is None else available & listed
     return available
-
-
-def refuse_other_model(what: str, told: str, model: ModelConfig) -> None:
-    """Refuse `what`, which belongs to the model `told`, on another `model`.
-
-    A local folder may have any name: there, only the name of another known model counts.
-    """
-    if _short(told) in {_short(name) for name in model_names(model)}:
-        return
-    is_known = _short(told) in {_short(name) for name in known_models()}
-    if model.name in ("local", "hub") and not is_known:
-        return
-    saes = [name for name, entry in entries("sae").items() if entry.get("model") == model.name]
-    own = f"sae={' or sae='.join(saes)}" if saes else "sae=local sae.path=DIR"
-    own = "that model" if what.startswith("reference.") else own
-    same = shlex.quote(override("model.aliases", [told]))
-    raise SteerlensError(
-        f"{what} belongs to the model {told}, not to {model.title}; choose {own}, or if that is "
-        f"the same model, say so with {same}."
-    )
-
-
-def refuse_other_gguf(what: str, trained_on: str, model: ModelConfig, cache_dir: str) -> None:
-    """Refuse `what`, trained on the GGUF with the sha256 `trained_on`, on another GGUF.
-
-    Weights that aren't from a GGUF may be those that it was made from; they pass.
-    """
-    gguf = gguf_file(model)
-    if gguf is None:
-        return
-    sha256 = file_identity(gguf, Path(cache_dir))["sha256"]
-    if sha256 == trained_on:
-        return
-    models = [name for name, entry in entries("model").items() if entry.get("sha256") == trained_on]
-    hint = f"choose model={models[0]}." if models else "give the path of that one."
-    raise SteerlensError(
-        f"{what} was trained on another GGUF than {gguf} (its sha256 begins with "
-        f"{trained_on[:12]}, not with {sha256[:12]}); {hint}"
-    )
-
-
-def _short(name: str) -> str:
-    """The name without case, organisation and the ending of a GGUF."""
-    return name.rstrip("/").rsplit("/", 1)[-1].lower().removesuffix(".gguf")

@@ -16,6 +16,7 @@ import pandas as pd
 from steerlens.analysis.roles import with_roles
 from steerlens.config.gguf import model_names
 from steerlens.config.parse import parse_concept, parse_memory, parse_scores, parse_words
+from steerlens.config.reference import COLUMNS, cache_file
 from steerlens.config.registry import ScoreConfig
 from steerlens.config.schema import CorpusConfig, RunConfig
 from steerlens.config.sources import counts_need_a_pass, shipped_examples
@@ -27,7 +28,6 @@ from steerlens.data.neuronpedia import (
     read_labels,
     source_of_sae,
 )
-from steerlens.data.reference import COLUMNS, cache_file
 from steerlens.engine.run_context import ScoreRun
 from steerlens.errors import SteerlensError
 from steerlens.report.terminal import progress

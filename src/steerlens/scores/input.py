@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from steerlens.engine.examples import N_TEXTS
+from steerlens.config.sources import N_TEXTS
 from steerlens.errors import SteerlensError
 from steerlens.scores import ScoreRun
 from steerlens.scores.sources import ReadsTexts

@@ -13,6 +13,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +22,6 @@ from typing import Any
 import psutil
 
 from steerlens.errors import SteerlensError
-from steerlens.results.status import now
 from steerlens.storage.files import read_json, tidy, write_json
 
 PROVENANCE_FILE = "provenance.json"
@@ -107,6 +107,11 @@ def versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[name] = None
     return found
+
+
+def now() -> str:
+    """Give the time in UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @cache

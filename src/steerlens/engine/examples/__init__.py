@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 METADATA_KEY = b"steerlens.examples"
 FORMAT = 1
 
-N_TEXTS = 100
-"""Texts of each feature whose peak is stored, the largest activations first."""
 N_WINDOWS = 5
 """Texts of each feature that are stored around their peak."""
 

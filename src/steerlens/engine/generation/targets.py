@@ -85,15 +85,14 @@ def _another(d_sae: int, seed: int, layer: int, feature: int) -> int:
 def max_activations(subject: Subject, steer: SteerConfig, run: ScoreRun) -> torch.Tensor:
     """(F,): each feature's own maximum over the corpus, or over what ships instead; a default
     where it never fires."""
-    from steerlens.engine.corpus_pass import activations_of, read_corpus
+    from steerlens.engine.corpus_pass import PiecesFired, activations_of, read_corpus
     from steerlens.engine.examples import read_examples
-    from steerlens.scores.activation import Config
 
     if run.examples:
         examples = read_examples(Path(run.examples), subject, ["max_activation"])
         max_F = examples.numbers("max_activation", np.arange(subject.d_sae))
     else:
-        read_corpus([subject], [Config()], run)
+        read_corpus([subject], [PiecesFired(at_most=0)], run)
         max_F = activations_of(subject, None, run).max_F.astype(float)
     fires_F = max_F > 0
     default = steer.default_max_activation

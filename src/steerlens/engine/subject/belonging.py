@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from steerlens.config.belonging import refuse_other_gguf, refuse_other_model
 from steerlens.config.schema import RunConfig
 from steerlens.engine.subject.model import LoadedModel
 from steerlens.engine.subject.sae import SaeSource
 from steerlens.engine.subject.site import Site, find_site
 from steerlens.errors import SteerlensError
-from steerlens.runs.preflight import refuse_other_gguf, refuse_other_model
 
 if TYPE_CHECKING:
     from sae_lens import SAE

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerlens.config.compose import count_jobs, is_basic, swept_by_files
-from steerlens.results.status import now, refuse_foreign
+from steerlens.results.status import refuse_foreign
 from steerlens.storage.files import SWEEP_FILE, make_folder, read_json, remove_leftovers, write_json
+from steerlens.storage.provenance import now
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

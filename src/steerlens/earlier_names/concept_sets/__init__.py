@@ -1,0 +1,3 @@
+"""The earlier address of `steerlens.data.concept_sets`."""
+
+from steerlens.data.concept_sets import *  # noqa: F403

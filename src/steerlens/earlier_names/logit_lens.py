@@ -1,0 +1,3 @@
+"""The earlier address of `steerlens.engine.logit_lens`."""
+
+from steerlens.engine.logit_lens import *  # noqa: F403
