@@ -3,21 +3,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
+import steerlens
 from steerlens.errors import SteerlensError
 from steerlens.storage import provenance as module
 from steerlens.storage.provenance import (
+    COMPUTING,
+    code_digest,
     command_line,
     file_identity,
     folder_identity,
     git_state,
     provenance,
+    without_docstrings,
 )
+
+PACKAGE = Path(steerlens.__file__).parent
 
 
 @pytest.fixture
@@ -157,3 +164,39 @@ def test_a_folder_is_identified_by_weights_configuration_and_tokenizer(tmp_path:
     assert identity["folder"] == "model"
     assert sorted(file["file"] for file in identity["files"]) == sorted(names)
     assert str(tmp_path) not in json.dumps(identity)
+
+
+def test_a_change_of_any_module_that_computes_is_other_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = tmp_path / "steerlens"
+    for room in COMPUTING:
+        shutil.copytree(PACKAGE / room, package / room)
+    monkeypatch.setattr(module, "__file__", str(package / "storage" / "provenance.py"))
+    sources: dict[str, str] = {}
+
+    def syntax(source: str) -> str:  # each file is parsed once; a change of one shows all the same
+        return sources.setdefault(source, without_docstrings(source))
+
+    monkeypatch.setattr(module, "without_docstrings", syntax)
+    digest = code_digest.__wrapped__
+    before, files = digest(), sorted(package.rglob("*.py"))
+    assert len(files) > 80
+    for file in files:
+        source = file.read_text()
+        file.write_text(source + "\nFACTOR = 1000\n")
+        assert digest() != before, file
+        file.write_text(source)
+    assert digest() == before
+    assert digest((".",)) != before
+
+
+def test_docstrings_and_comments_are_no_other_code() -> None:
+    old = (
+        '''"""A module."""\nN = 1\n"""A constant."""\n\ndef f():\n    """One."""\n    return N\n'''
+    )
+    new = '''N = 1  # a comment\n\n\ndef f():\n    """Another."""\n    return N\n'''
+    assert without_docstrings(old) == without_docstrings(new)
+    assert without_docstrings(old) != without_docstrings(old.replace("N = 1", "N = 2"))
+    text = 'def f():\n    return "a text"\n'
+    assert without_docstrings(text) != without_docstrings(text.replace("a text", "another"))

@@ -6,6 +6,7 @@ typed on the command line.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import platform
@@ -48,21 +49,8 @@ PACKAGES = (
 )
 
 LIBRARIES = ("torch", "transformers", "transformer-lens", "sae-lens")
-ROOMS = (
-    "engine/subject/*.py",
-    "data/corpus/*.py",
-    "scores/*.py",
-    "engine/logit_lens.py",
-    "engine/intervention/*.py",
-    "engine/generation/*.py",
-    "steering/metrics/*.py",
-    "scores/concepts/*.py",
-    "engine/*.py",
-    "engine/activations/*.py",
-    "engine/corpus_pass.py",
-    "engine/examples/*.py",
-    "data/neuronpedia.py",
-)
+COMPUTING = ("data", "engine", "scores", "steering")
+"""The rooms whose code numbers in the cache depend on, each with all that is in it."""
 
 SUBJECT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".npz", ".json", ".model", ".jinja"}
 SUBJECT_NAMES = {"merges.txt", "vocab.txt"}
@@ -115,18 +103,38 @@ def now() -> str:
 
 
 @cache
-def code_digest(rooms: tuple[str, ...] = ROOMS) -> str:
-    """Digest of the code that numbers depend on, and the versions of the libraries it calls.
+def code_digest(rooms: tuple[str, ...] = COMPUTING) -> str:
+    """Digest the code of `rooms` and the versions of the libraries it calls; "." is the package.
 
-    What is kept for later runs has it in its key, so that nothing made by other code is found.
+    What is cached has it in its key, so that nothing made by other code is used. Comments and
+    docstrings don't count.
     """
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for file in sorted(file for room in rooms for file in package.glob(room)):
-        digest.update(file.read_bytes())
+    for file in sorted(file for room in rooms for file in (package / room).rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode())
+        digest.update(without_docstrings(file.read_text(encoding="utf-8")).encode())
     for name in LIBRARIES:
         digest.update(f"{name}=={version(name)}".encode())
     return digest.hexdigest()[:16]
+
+
+def without_docstrings(source: str) -> str:
+    """Return the syntax tree of `source` as text, without what only readers see."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [line for line in body if not _is_docstring(line)]  # pyright: ignore
+    return ast.dump(tree)
+
+
+def _is_docstring(line: ast.stmt) -> bool:
+    """Tell a string that stands alone, of a function, a class or the constant above it."""
+    return (
+        isinstance(line, ast.Expr)
+        and isinstance(line.value, ast.Constant)
+        and isinstance(line.value.value, str)
+    )
 
 
 def git_state() -> dict[str, Any] | None:

@@ -8,8 +8,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from steerlens.results import FEATURES, SUMMARY_FILE
 from steerlens.results.folder import ASIDE, read_settings, unfinished
 from steerlens.results.status import LEFT_OUT, begin, read_status
 from steerlens.storage.files import CONFIG_FILE, JOB_FILE, SWEEP_FILE, read_json, write_json
-from steerlens.storage.provenance import LIBRARIES
+from steerlens.storage.provenance import code_digest
 
 Settings = dict[str, str]
 
@@ -96,7 +94,7 @@ def job_key(config: RunConfig) -> str:
     """Digest of all that a job's files depend on: settings, code, libraries, and input files."""
     settings = {name: value for name, value in asdict(config).items() if name not in ASIDE}
     inputs = {str(path): _stamps(path) for path in _paths(settings)}
-    text = json.dumps([settings, inputs, _code()], sort_keys=True, default=str)
+    text = json.dumps([settings, inputs, code_digest((".",))], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -117,16 +115,6 @@ def _stamps(path: Path) -> list[tuple[str, int, int]]:
     files = [path] if path.is_file() else sorted([*path.glob("*"), *path.glob("*/*")])
     stats = [(file, file.stat()) for file in files if file.is_file()]
     return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
-
-
-@cache
-def _code() -> str:
-    """Digest of the whole package and of the libraries that numbers depend on."""
-    package = Path(__file__).parents[2]
-    digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest() + "".join(f" {name}=={version(name)}" for name in LIBRARIES)
 
 
 def find_jobs(folder: Path) -> list[Job]:

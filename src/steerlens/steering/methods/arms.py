@@ -30,7 +30,6 @@ from steerlens.steering.methods.fitting import (
 )
 from steerlens.steering.methods.labelled import label
 from steerlens.steering.methods.task import Task
-from steerlens.storage.provenance import code_digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -228,7 +227,6 @@ def _key(
         "bos": subject.bos,
         "concepts": texts,
         "learnt": name,
-        "methods": code_digest(("baselines/*.py",)),
         "settings": dataclasses.asdict(config),
         "chat_template": chat,
         "seed": run.seed,
