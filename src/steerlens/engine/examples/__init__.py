@@ -1,6 +1,6 @@
 """Examples that ship with SAEs: on what each feature fires, and how strongly, in one Parquet file.
 
-One row for each (layer, feature), written by our own corpus pass (`examples.write`), so that scores
+One row for each (layer, feature), written by our own corpus pass (`runs.examples`), so that scores
 that need texts need no pass. What it is of (model, SAEs, corpus, versions) is JSON in the schema's
 metadata under `steerlens.examples`.
 """
