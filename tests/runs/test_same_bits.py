@@ -26,11 +26,15 @@ TINY: list[tuple[str, str, dict[str, Any]]] = [
     *(("neox", "gated", {"site": "mlp_out"}), ("qwen3", "standard", {"site": "attn.hook_z"})),
     ("llama", "temporal", {}),
 ]
+OFTEN = [(TINY[0], 1), (TINY[1], 2)]
 SUBJECTS = [
-    *((subject, 1) for subject in TINY),
-    (TINY[1], 2),
-    *(("trained", n) for n in (1, 2)),
+    *OFTEN,
+    *(
+        pytest.param((given, n_threads), marks=pytest.mark.slow)
+        for given, n_threads in [*((tiny, 1) for tiny in TINY[1:]), ("trained", 1), ("trained", 2)]
+    ),
 ]
+"""Models with SAEs and numbers of threads."""
 
 
 @pytest.fixture(params=SUBJECTS, ids=str)

@@ -12,6 +12,7 @@ from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 from steerlens import SteerlensError, score_features
 from steerlens.engine.subject import Subject
 from tests.support.naive import naive_output_score
+from tests.support.pairs import pairs
 from tests.support.templates import TEMPLATE
 from tests.support.tiny import ARCHITECTURES, D_SAE, D_VOCAB, MODELS, OTHERS, TRANSCODERS
 
@@ -39,10 +40,10 @@ def assert_equals_naive(subject: Subject, factor: float, **settings: Any) -> Non
         assert row["output_probability"] == pytest.approx(probability, rel=1e-4)
 
 
-@pytest.mark.parametrize("factor", [0.3, 10.0])
-@pytest.mark.parametrize("site", ["resid_pre", "resid_post"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("kind", list(MODELS))
+@pytest.mark.parametrize(
+    ("kind", "architecture", "site", "factor"),
+    pairs(MODELS, ARCHITECTURES, ["resid_pre", "resid_post"], [0.3, 10.0]),
+)
 def test_equals_one_forward_per_feature(
     tiny_subject: MakeSubject, kind: str, architecture: str, site: str, factor: float
 ) -> None:

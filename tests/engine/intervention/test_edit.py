@@ -12,6 +12,7 @@ from steerlens import SteerlensError, steer
 from steerlens.config.schema import OPERATORS, POSITIONS, UNITS
 from steerlens.engine.subject import Subject
 from tests.support.naive_steering import naive_logits
+from tests.support.pairs import pairs
 from tests.support.tiny import ARCHITECTURES, D_MODEL, MODELS, OTHERS, TRANSCODERS
 
 MakeSubject = Callable[..., Subject]
@@ -30,9 +31,7 @@ def assert_equals_naive(subject: Subject, factor: float = 3.0, **settings: Any) 
     torch.testing.assert_close(logits, expected.expand(2, -1), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("keep_error", [True, False])
-@pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize(("operator", "unit", "keep_error"), pairs(OPERATORS, UNITS, [True, False]))
 def test_every_operator_and_unit_equals_naive(
     tiny_subject: MakeSubject, operator: str, unit: str, keep_error: bool
 ) -> None:
