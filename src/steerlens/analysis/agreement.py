@@ -43,17 +43,20 @@ class Agreement(NamedTuple):
     """The largest first, equal ones left out."""
 
 
-def common_scores(one: pd.DataFrame, other: pd.DataFrame) -> list[str]:
+def common_scores(table: pd.DataFrame, other_table: pd.DataFrame) -> list[str]:
     """The columns of numbers that both tables have filled, in the order of the first."""
     return [
         str(name)
-        for name in one
-        if name in other and name not in KEYS and _is_filled(one, name) and _is_filled(other, name)
+        for name in table
+        if name in other_table
+        and name not in KEYS
+        and _is_filled(table, name)
+        and _is_filled(other_table, name)
     ]
 
 
 def agreement(
-    one: pd.DataFrame, other: pd.DataFrame, scores: Sequence[str] | None = None
+    one: pd.DataFrame, other_table: pd.DataFrame, scores: Sequence[str] | None = None
 ) -> list[Agreement]:
     """How far two tables of features agree, score by score.
 
@@ -66,20 +69,22 @@ def agreement(
     Raises:
         SteerlensError: a table has a feature twice.
     """
-    for table in (one, other):
+    for table in (one, other_table):
         if table.duplicated(KEYS).any():
             twice = table.loc[table.duplicated(KEYS), KEYS].iloc[0]
             raise SteerlensError(
                 f"layer {twice['layer']}, feature {twice['feature']} is there twice: compare runs "
                 "that score each feature once."
             )
-    found = []
-    for score in common_scores(one, other) if scores is None else scores:
-        both = one[[*KEYS, score]].merge(other[[*KEYS, score]], on=KEYS, suffixes=("_1", "_2"))
+    agreements = []
+    for score in common_scores(one, other_table) if scores is None else scores:
+        both = one[[*KEYS, score]].merge(
+            other_table[[*KEYS, score]], on=KEYS, suffixes=("_1", "_2")
+        )
         both = both.dropna().sort_values(KEYS, ignore_index=True)
         if len(both):
-            found.append(_agreement(score, both))
-    return found
+            agreements.append(_agreement(score, both))
+    return agreements
 
 
 def _agreement(score: str, both: pd.DataFrame) -> Agreement:

@@ -54,7 +54,7 @@ def texts_of(generations: Sequence[pd.DataFrame]) -> pd.DataFrame:
     import pandas as pd
 
     columns = list(dict.fromkeys([*GENERATIONS.keys, "control", *MEANS, *MEASURES]))
-    frames = [one[columns] for one in generations]
+    frames = [table[columns] for table in generations]
     texts = pd.concat(frames or [GENERATIONS.frame([])[columns]], ignore_index=True)
     texts = texts.astype(dict.fromkeys(("factor", *MEANS, *MEASURES), float))
     control: Any = texts["control"]
@@ -95,19 +95,22 @@ def _chosen(texts: pd.DataFrame, sign: int, choice: ChoiceConfig) -> pd.DataFram
     then what is too strong.
     """
     choice = replace(choice, success="success_20", split=True)
-    own = texts.loc[(texts["steered"] == FEATURE) & (sign * texts["factor"] >= 0)]
+    features_own = texts.loc[(texts["steered"] == FEATURE) & (sign * texts["factor"] >= 0)]
     if sign < 0:
-        own, choice = own.assign(success_20=-own["success_20"]), replace(choice, rule="budget")
-    found = choose_factors(own, choice).dropna(subset="best_factor")
-    return found[KEYS].assign(wanted=found["best_factor"].astype(float))
+        features_own, choice = (
+            features_own.assign(success_20=-features_own["success_20"]),
+            replace(choice, rule="budget"),
+        )
+    chosen = choose_factors(features_own, choice).dropna(subset="best_factor")
+    return chosen[KEYS].assign(wanted=chosen["best_factor"].astype(float))
 
 
 def _beside(texts: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """By what is steered, the texts at their `wanted` factor, and those without steering."""
     at_it, at_0 = texts.loc[texts["factor"] == texts["wanted"]], texts.loc[texts["factor"] == 0]
-    found = {str(name): rows for name, rows in at_it.groupby("steered")}
+    by_arm = {str(name): rows for name, rows in at_it.groupby("steered")}
     plain = {str(name): rows for name, rows in at_0.groupby("steered")}
-    found[UNSTEERED] = plain.pop(FEATURE, at_0.iloc[:0])
+    by_arm[UNSTEERED] = plain.pop(FEATURE, at_0.iloc[:0])
     if plain:  # a control's texts at factor 0 have seeds of their own
-        found[AGAIN] = next(iter(plain.values()))
-    return found
+        by_arm[AGAIN] = next(iter(plain.values()))
+    return by_arm

@@ -60,7 +60,7 @@ def words_shown(
     if not rows:
         return pd.DataFrame(columns=["word"])
     choice = ChoiceConfig(rule="budget", perplexity_budget=perplexity_budget, split=True)
-    found = choose_factors(pd.concat(rows, ignore_index=True), choice)
+    chosen = choose_factors(pd.concat(rows, ignore_index=True), choice)
     columns = {
         "control": "word",
         "feature": "feature",
@@ -71,10 +71,10 @@ def words_shown(
         "perplexity_unsteered": "perplexity_unsteered",
         "texts": "texts",
     }
-    shown = found.loc[:, [*columns]].rename(columns=columns)
-    without = shown["best_factor"].isna()
-    shown.loc[without, ["shown_unsteered", "perplexity_unsteered"]] = None
-    return shown.set_index("word").loc[[*features]].reset_index()
+    at_best = chosen.loc[:, [*columns]].rename(columns=columns)
+    without = at_best["best_factor"].isna()
+    at_best.loc[without, ["shown_unsteered", "perplexity_unsteered"]] = None
+    return at_best.set_index("word").loc[[*features]].reset_index()
 
 
 def _shown(texts: pd.DataFrame, word: str, glued: bool) -> Sequence[float]:
@@ -123,16 +123,16 @@ def coverage_summary(coverage: pd.DataFrame) -> dict[str, Any] | None:
     }
 
 
-def coverage_explanation(found: Mapping[str, Any] | None) -> list[str]:
+def coverage_explanation(coverage: Mapping[str, Any] | None) -> list[str]:
     """What the section says, in a sentence."""
-    if found is None:
+    if coverage is None:
         return []
-    n = found["words"]
-    most = max(one["covered"] for one in found["layers"])
-    best = found["best_layer"]
+    n = coverage["words"]
+    most = max(layer["covered"] for layer in coverage["layers"])
+    best = coverage["best_layer"]
     where = "" if best is None else f"; most in layer {best}: {most:,}"
     return [
-        f"Of {n:,} word{'s' * (n != 1)} {found['formed']:,} can be formed by tokens, and "
-        f"{found['covered']:,} can be steered toward (in at least {found['covered_from']:.0%} of "
-        f"the steered texts of a feature the word stands{where})."
+        f"Of {n:,} word{'s' * (n != 1)} {coverage['formed']:,} can be formed by tokens, and "
+        f"{coverage['covered']:,} can be steered toward (in at least {coverage['covered_from']:.0%} "
+        f"of the steered texts of a feature the word stands{where})."
     ]

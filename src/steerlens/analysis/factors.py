@@ -86,10 +86,12 @@ def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFr
     ]
     without = ["success_20", "concept_success", "perplexity"]
     unsteered = reported.loc[reported["factor"] == 0, [*FEATURE, *without]]
-    found = features.merge(
+    chosen = features.merge(
         reported, how="left", left_on=[*FEATURE, "best_factor"], right_on=[*FEATURE, "factor"]
     ).merge(unsteered, how="left", on=[*FEATURE], suffixes=("", "_unsteered"))
-    return STEERING.frame({name: found[name] for name in found.columns if name in STEERING.columns})
+    return STEERING.frame(
+        {name: chosen[name] for name in chosen.columns if name in STEERING.columns}
+    )
 
 
 def choice_counts(generations: pd.DataFrame, choice: ChoiceConfig) -> ChoiceCounts:
@@ -122,9 +124,9 @@ def best_factors(measured: Measured, choice: ChoiceConfig) -> list[float]:
     factors have none (all their texts are empty), these have no merit by rule=paper and aren't
     within any budget.
     """
-    found = merits(measured, choice)
-    best = max(found.values(), default=0.0)
-    tied = (factor for factor, merit in found.items() if merit == best)
+    merit_of = merits(measured, choice)
+    best = max(merit_of.values(), default=0.0)
+    tied = (factor for factor, merit in merit_of.items() if merit == best)
     return sorted(tied, key=lambda factor: (abs(factor), factor < 0))
 
 
@@ -140,7 +142,7 @@ def merits(measured: Measured, choice: ChoiceConfig) -> dict[float, float]:
     steered = {factor: means for factor, means in measured.items() if factor != 0}
     blind = all(math.isnan(perplexity) for _, perplexity in steered.values())
     _, unsteered = measured.get(0.0, (math.nan, math.nan))
-    found: dict[float, float] = {}
+    merit_of: dict[float, float] = {}
     for factor, (success, perplexity) in steered.items():
         if choice.rule == "paper":
             allowed = success <= choice.success_cap
@@ -149,8 +151,8 @@ def merits(measured: Measured, choice: ChoiceConfig) -> dict[float, float]:
             allowed = blind or perplexity <= choice.perplexity_budget * unsteered
             merit = success
         if allowed and not math.isnan(success):
-            found[factor] = merit
-    return found
+            merit_of[factor] = merit
+    return merit_of
 
 
 def next_factors(

@@ -34,16 +34,16 @@ def objective(name: str, features: pd.DataFrame, summary: Mapping[str, Any]) -> 
 
     NaN where the run has nothing to measure it on.
     """
-    found: Any
+    value: Any
     if name in ("mean_output_score", "mean_input_score"):
-        found = features[name.removeprefix("mean_")].dropna().astype(float).mean()
+        value = features[name.removeprefix("mean_")].dropna().astype(float).mean()
     elif name == "output_features":
-        found = summary["overall"][f"output_score_at_least_{OUTPUT}"]
+        value = summary["overall"][f"output_score_at_least_{OUTPUT}"]
     elif name == "hybrid_ratio":
-        found = (summary["hybrids"] or {}).get("ratio")
+        value = (summary["hybrids"] or {}).get("ratio")
     else:
-        found = _of_steering(name, summary["steering"] or {})
-    return math.nan if found is None else float(found)
+        value = _of_steering(name, summary["steering"] or {})
+    return math.nan if value is None else float(value)
 
 
 def _of_steering(name: str, steering: Mapping[str, Any]) -> float | None:

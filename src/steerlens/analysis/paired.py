@@ -65,18 +65,18 @@ class Tested:
 
 def tests_of(arm: Arm) -> list[Tested]:
     """The feature against all that stands beside it; of amplify also what ought to be equal."""
-    wanted = [(arm.name, FEATURE, other) for other in (UNSTEERED, *CONTROLS)]
+    contrasts = [(arm.name, FEATURE, control) for control in (UNSTEERED, *CONTROLS)]
     if arm.name == AMPLIFY:
         equal = (RANDOM_DIRECTION, RANDOM_FEATURE)
-        wanted += [(NULL, *equal), (NULL, *equal[::-1]), (NULL, AGAIN, UNSTEERED)]
+        contrasts += [(NULL, *equal), (NULL, *equal[::-1]), (NULL, AGAIN, UNSTEERED)]
     more = arm.name == AMPLIFY
-    found = []
-    for name, *both in wanted:
-        one, other = (arm.texts.get(which) for which in both)
-        if one is not None and other is not None and len(other):
-            pairs = one.merge(other, on=PAIR, suffixes=("", "_other"))
-            found.append(Tested(name, both[0], both[1], more, compared(pairs, more)))
-    return found
+    tests = []
+    for name, *both in contrasts:
+        first, second = (arm.texts.get(steered) for steered in both)
+        if first is not None and second is not None and len(second):
+            pairs = first.merge(second, on=PAIR, suffixes=("", "_other"))
+            tests.append(Tested(name, both[0], both[1], more, compared(pairs, more)))
+    return tests
 
 
 def compared(pairs: pd.DataFrame, more: bool) -> pd.DataFrame:
@@ -95,13 +95,13 @@ def compared(pairs: pd.DataFrame, more: bool) -> pd.DataFrame:
     sides = {"for_it": up, "against": down} if more else {"for_it": down, "against": up}
     marked = pairs[[*KEYS, "hit", "hit_other"]].assign(**sides, room=~had if more else had)
     groups: Any = marked.groupby(KEYS)
-    found = groups.sum()
-    p_N = sign_test(*(found[name].to_numpy(dtype=int) for name in ("for_it", "against")))
+    by_feature = groups.sum()
+    p_N = sign_test(*(by_feature[name].to_numpy(dtype=int) for name in ("for_it", "against")))
     return pd.DataFrame(
         {
             "pairs": groups.size(),
-            "differ": found["for_it"] + found["against"],
-            "room": found["room"],
+            "differ": by_feature["for_it"] + by_feature["against"],
+            "room": by_feature["room"],
             "share": groups["hit"].mean(),
             "share_other": groups["hit_other"].mean(),
             "p": p_N,

@@ -226,8 +226,8 @@ def payoff(
     selected, rng = int(mask_CN.sum()), np.random.default_rng(seed)
     if not selected:
         return None
-    (found,) = _payoffs(mask_CN, selected, rows, draws, resamples, rng)
-    return found
+    (payoffs,) = _payoffs(mask_CN, selected, rows, draws, resamples, rng)
+    return payoffs
 
 
 def payoff_by_layer(
@@ -260,16 +260,16 @@ def criteria(
     scored = {name: int((~np.isnan(score_N)).sum()) for name, score_N in scores.items()}
     filled = [name for name in scores if scored[name]]
     rng = np.random.default_rng(seed)
-    found: dict[tuple[str, int], list[Payoff | None]] = {
+    by_score: dict[tuple[str, int], list[Payoff | None]] = {
         (name, sign): [] for name in filled for sign in (1, -1)
     }
     for share in shares:
         size = max(1, round(share * len(rows)))
-        enough = [(name, sign) for name, sign in found if scored[name] >= size]
+        enough = [(name, sign) for name, sign in by_score if scored[name] >= size]
         weights = [top_weights(sign * scores[name], size) for name, sign in enough]
         payoffs = _payoffs(np.array(weights), size, rows, draws, resamples, rng) if enough else []
         at_share = dict(zip(enough, payoffs, strict=True))
-        for key, listed in found.items():
+        for key, listed in by_score.items():
             listed.append(at_share.get(key))
     return [
         Criterion(
@@ -277,8 +277,8 @@ def criteria(
             scored=scored[name],
             spearman=spearman(scores[name], _array(rows, "success_20"), resamples, rng),
             p=p_of_rank_correlation(scores[name], _array(rows, "success_20")),
-            highest=tuple(found[name, 1]),
-            lowest=tuple(found[name, -1]),
+            highest=tuple(by_score[name, 1]),
+            lowest=tuple(by_score[name, -1]),
         )
         for name in filled
     ]
@@ -296,9 +296,9 @@ def control_arm(
     """
     keys = list(FEATURES.keys)
     columns = [*keys, "best_factor", "success_20"]
-    own = _features(steering)[columns]
-    other = steering.loc[steering["control"].eq(control).fillna(False), columns]
-    both = own.merge(other, on=keys, suffixes=("", "_control"))
+    of_feature = _features(steering)[columns]
+    of_control = steering.loc[steering["control"].eq(control).fillna(False), columns]
+    both = of_feature.merge(of_control, on=keys, suffixes=("", "_control"))
     pairs = both.dropna(subset=["success_20", "success_20_control"])
     if pairs.empty:
         return None
@@ -316,10 +316,10 @@ def control_arm(
 
 def scores_of(steering: pd.DataFrame) -> list[str]:
     """The columns that features can be selected by: ours, then the numbers of other methods."""
-    others = [str(name) for name in steering.columns if name not in STEERING.columns]
+    extra = [str(name) for name in steering.columns if name not in STEERING.columns]
     return [
         name
-        for name in (*CRITERIA, *others)
+        for name in (*CRITERIA, *extra)
         if name in steering and getattr(steering[name].dtype, "kind", "") in "iuf"
     ]
 

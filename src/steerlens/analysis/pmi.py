@@ -140,8 +140,8 @@ def by_role(pairs: pd.DataFrame) -> dict[str, dict[str, Any]]:
     `mean_interval` is the mean's 95 % interval: bootstrap over features, because the pairs of one
     feature share its first token. It is None for fewer than `FEWEST` features.
     """
-    found = {str(role): rows for role, rows in pairs.groupby("role")}
-    return {role: _statistics(found[role]) for role in ROLES if role in found}
+    by_name = {str(role): rows for role, rows in pairs.groupby("role")}
+    return {role: _statistics(by_name[role]) for role in ROLES if role in by_name}
 
 
 def _statistics(pairs: pd.DataFrame) -> dict[str, Any]:

@@ -38,22 +38,22 @@ def aspects_of(ratings: Any, kind: str) -> list[str]:
     return [name for name in names if name in ratings and ratings[name].notna().any()]
 
 
-def judges_agreement(one: Any, other: Any) -> dict[str, JudgesAgreement]:
+def judges_agreement(ratings_a: Any, ratings_b: Any) -> dict[str, JudgesAgreement]:
     """How far the judges of two runs agree on the texts that are the same in both, by aspect;
     only aspects that both have rated."""
     same = ["layer", *ARM, "factor", "prompt", "sample", "text"]
     sides = []
-    for ratings in (one, other):
+    for ratings in (ratings_a, ratings_b):
         kinds = kinds_of(ratings)
         columns = aspects_of(ratings, kinds[0]) if kinds else []
         names = {column: column.partition("_")[2] for column in columns}
         sides.append(ratings[[*same, *columns]].rename(columns=names))
     both = sides[0].merge(sides[1], on=same, suffixes=("", "_other"))
-    found = {}
+    by_aspect = {}
     for aspect in ASPECTS:
         if f"{aspect}_other" in both and len(both):
-            found[aspect] = agreement_of_judges(both[aspect], both[f"{aspect}_other"])
-    return found
+            by_aspect[aspect] = agreement_of_judges(both[aspect], both[f"{aspect}_other"])
+    return by_aspect
 
 
 def best_factors(ratings: pd.DataFrame) -> pd.DataFrame:
@@ -68,8 +68,8 @@ def best_factors(ratings: pd.DataFrame) -> pd.DataFrame:
     if not kinds:
         raise SteerlensError("the judge has rated no text: no factor can be chosen.")
     aspects = aspects_of(ratings, kinds[0])
-    found: Any = numbers(ratings, aspects, [*ARM, "factor"], PER_TEXT).dropna(subset="number")
-    ordered = found.sort_values([*ARM, "number", "factor"], ascending=[True] * 3 + [False, True])
+    rated: Any = numbers(ratings, aspects, [*ARM, "factor"], PER_TEXT).dropna(subset="number")
+    ordered = rated.sort_values([*ARM, "number", "factor"], ascending=[True] * 3 + [False, True])
     several = ordered.duplicated(ARM, keep=False)
     best = ordered.assign(undecided=several & (ordered["number"] == 0)).drop_duplicates(ARM)
     return best[[*ARM, "factor", "undecided"]].reset_index(drop=True)
@@ -84,22 +84,22 @@ def arm_numbers(
     return numbers(rows, aspects_of(ratings, kind), by, aggregation).dropna(subset="number")
 
 
-def over_concepts(found: Any, seed: int = 0) -> Estimate | None:
+def over_concepts(rated: Any, seed: int = 0) -> Estimate | None:
     """The mean number of some arms' rows. For the interval concepts are drawn again, with all of
     their features: texts of one concept are not independent."""
-    if not len(found):
+    if not len(rated):
         return None
-    by_concept = found.groupby("concept_id")["number"].agg(["size", "mean"])
+    by_concept = rated.groupby("concept_id")["number"].agg(["size", "mean"])
     rng = np.random.default_rng(seed)
     size_1C, mean_C = by_concept["size"].to_numpy(float)[None], by_concept["mean"].to_numpy(float)
     drawn_1R = resampled_means(size_1C, mean_C, RESAMPLES, rng)
-    return estimate(float(found["number"].mean()), drawn_1R[0], len(by_concept))
+    return estimate(float(rated["number"].mean()), drawn_1R[0], len(by_concept))
 
 
-def paired_difference(own: Any, other: Any) -> tuple[Estimate | None, int]:
+def paired_difference(own: Any, baseline: Any) -> tuple[Estimate | None, int]:
     """The mean of what `own` rows have more than the `other`, concept by concept, and of how many
     concepts both have a number."""
-    means = [rows.groupby("concept_id")["number"].mean() for rows in (own, other)]
+    means = [rows.groupby("concept_id")["number"].mean() for rows in (own, baseline)]
     less = (means[0] - means[1]).dropna()
     rows = pd.DataFrame({"concept_id": less.index, "number": less.to_numpy()})
     return over_concepts(rows), len(rows)

@@ -122,7 +122,7 @@ def aggregate(
 
 
 def agreement_of_judges(
-    one: Sequence[float | None], other: Sequence[float | None], seed: int = 0
+    ratings_a: Sequence[float | None], ratings_b: Sequence[float | None], seed: int = 0
 ) -> JudgesAgreement:
     """How far two judges agree in one aspect, rating the same texts in the same order. Texts are
     resampled for the intervals.
@@ -130,12 +130,12 @@ def agreement_of_judges(
     Raises:
         SteerlensError: different numbers of texts, or something else than 0, 1, 2 and null.
     """
-    if len(one) != len(other):
+    if len(ratings_a) != len(ratings_b):
         raise SteerlensError(
-            f"two judges can be compared on the same texts alone: there are {len(one)} and "
-            f"{len(other)}."
+            f"two judges can be compared on the same texts alone: there are {len(ratings_a)} and "
+            f"{len(ratings_b)}."
         )
-    one_N, other_N = (_ratings(values) for values in (one, other))
+    one_N, other_N = (_ratings(values) for values in (ratings_a, ratings_b))
     both_N = ~(np.isnan(one_N) | np.isnan(other_N))
     pair_N = (3 * one_N[both_N] + other_N[both_N]).astype(int)
     counts = np.bincount(pair_N, minlength=9).reshape(3, 3)
@@ -190,8 +190,8 @@ def numbers(
 
     ratings_NA = table[list(aspects)].to_numpy(dtype=float, na_value=np.nan)
     which_N, names = _numbered(table[list(by)].itertuples(index=False, name=None))
-    found = pd.DataFrame(names, columns=list(by))
-    return found.assign(number=_numbers(ratings_NA, which_N, len(names), aggregation))
+    by_name = pd.DataFrame(names, columns=list(by))
+    return by_name.assign(number=_numbers(ratings_NA, which_N, len(names), aggregation))
 
 
 def _numbers(ratings_NA: np.ndarray, which_N: np.ndarray, n: int, aggregation: str) -> np.ndarray:
@@ -204,8 +204,8 @@ def _numbers(ratings_NA: np.ndarray, which_N: np.ndarray, n: int, aggregation: s
 def _numbered(names: Iterable[Hashable]) -> tuple[np.ndarray, list[Any]]:
     """The number of each name, in the order in which they come, and the names."""
     number: dict[Hashable, int] = {}
-    which = [number.setdefault(name, len(number)) for name in names]
-    return np.array(which, dtype=int), list(number)
+    index = [number.setdefault(name, len(number)) for name in names]
+    return np.array(index, dtype=int), list(number)
 
 
 def _means(values_NA: np.ndarray, which_N: np.ndarray, concepts: int) -> np.ndarray:

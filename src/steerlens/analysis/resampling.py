@@ -150,7 +150,9 @@ def estimates_over_groups(
     counts = counts_of_resamples(n, resamples, rng)
     at_once = NUMBERS_AT_ONCE // max(n, 1) + 1
     blocks = iter(lambda: list(islice(counts, at_once)), [])
-    resampled = [over_as_many_in_each_group(*data, np.array(one, dtype=float)) for one in blocks]
+    resampled = [
+        over_as_many_in_each_group(*data, np.array(block, dtype=float)) for block in blocks
+    ]
     resampled_RC = np.concatenate([np.empty((0, len(value_C))), *resampled])
     return [
         estimate(value, resampled_R, selected) if np.isfinite(value) else None
@@ -210,8 +212,8 @@ def difference(
     if not (len(one_N) and len(other_N)):
         return None
     resampled = [
-        _resampled_mean(values_N, resamples, seed + place)
-        for place, values_N in enumerate((one_N, other_N))
+        _resampled_mean(values_N, resamples, seed + index)
+        for index, values_N in enumerate((one_N, other_N))
     ]
     value = float(np.mean(one_N) - np.mean(other_N))
     return estimate(value, resampled[0] - resampled[1], min(len(one_N), len(other_N)))

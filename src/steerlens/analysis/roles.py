@@ -75,14 +75,14 @@ def with_roles(steering: pd.DataFrame) -> pd.DataFrame:
     hybrid, and minus the higher score of a feature that is neither.
     """
     scored = steering["input_score"].notna() & steering["output_score"].notna()
-    found = steering.loc[scored & steering["control"].isna()]
+    with_scores = steering.loc[scored & steering["control"].isna()]
     score_in, score_out = (
-        found[name].to_numpy(dtype=float) for name in ("input_score", "output_score")
+        with_scores[name].to_numpy(dtype=float) for name in ("input_score", "output_score")
     )
     high_in, high_out = score_in >= HYBRID, score_out >= HYBRID
     cases = [high_in & high_out, high_in, high_out]
     margins = [np.minimum(score_in, score_out), score_in - score_out, score_out - score_in]
-    return found.assign(
+    return with_scores.assign(
         role=np.select(cases, ["hybrid", "input", "output"], "neither"),
         margin=np.select(cases, margins, -np.maximum(score_in, score_out)),
     )
@@ -96,9 +96,9 @@ def examples(
     Every prompt has the unsteered text, one of weak and one of strong steering: weak is the best
     factor, or the smallest if there is no best one below the largest; strong is the largest.
     """
-    found = with_roles(steering)
-    found = found.loc[found["role"] == role]
-    clearest = found.sort_values(["margin", "layer", "feature"], ascending=[False, True, True])
+    of_role = with_roles(steering)
+    of_role = of_role.loc[of_role["role"] == role]
+    clearest = of_role.sort_values(["margin", "layer", "feature"], ascending=[False, True, True])
     return _with_texts(clearest, generations, n, prompts, weak_and_strong)
 
 
@@ -148,15 +148,15 @@ def success_spans(text: str, tokens: Iterable[str]) -> tuple[Span, ...]:
     # The earliest whole and the earliest other place are enough: a later one never allows more.
     ways: dict[int, tuple[int, int, tuple[Span, ...]]] = {0: (0, 0, ())}
     for token in tokens:
-        shown = token if token in text else token.strip()  # some tokenizers drop a leading space
-        if not shown:
+        visible = token if token in text else token.strip()  # some tokenizers drop a leading space
+        if not visible:
             continue
         extended = dict(ways)
-        for start, (found, whole, spans) in ways.items():
-            for place, is_whole in _places(text, shown, start):
-                way = (found + 1, whole + is_whole, (*spans, place))
-                if place[1] not in extended or way[:2] > extended[place[1]][:2]:
-                    extended[place[1]] = way
+        for start, (n_tokens, n_whole, spans) in ways.items():
+            for end, is_whole in _places(text, visible, start):
+                way = (n_tokens + 1, n_whole + is_whole, (*spans, end))
+                if end[1] not in extended or way[:2] > extended[end[1]][:2]:
+                    extended[end[1]] = way
         ways = extended
     return max(ways.values(), key=lambda way: way[:2])[2]
 
@@ -165,10 +165,10 @@ def _places(text: str, token: str, start: int) -> list[tuple[Span, bool]]:
     """The first place of `token` as a whole word, and the first of all, with whether it is one."""
     before = r"\b" if re.match(r"\w", token) else ""
     after = r"\b" if re.search(r"\w\Z", token) else ""
-    whole = re.compile(before + re.escape(token) + after).search(text, start)
+    match = re.compile(before + re.escape(token) + after).search(text, start)
     first = text.find(token, start)
-    places = [(whole.span(), True)] if whole else []
-    if first >= 0 and not (whole and whole.start() == first):
+    places = [(match.span(), True)] if match else []
+    if first >= 0 and not (match and match.start() == first):
         places.append(((first, first + len(token)), False))
     return places
 

@@ -37,16 +37,16 @@ def steering_summary(tables: RunTables, thresholds: Iterable[float]) -> dict[str
     nothing was steered.
     """
     steering, texts = tables.steering, tables.generations
-    own = steering.loc[steering["control"].isna()]
-    if own.empty:
+    of_features = steering.loc[steering["control"].isna()]
+    if of_features.empty:
         return None
-    with_factor = own.loc[own["best_factor"].notna()]
+    with_factor = of_features.loc[of_features["best_factor"].notna()]
     decided = with_factor.loc[~with_factor["undecided"].fillna(value=False)]
     near_ties = texts["near_ties"].dropna().to_numpy(dtype=int)
     return {
-        "features": len(own),
+        "features": len(of_features),
         "texts": len(texts),
-        "without_factor": len(own) - len(with_factor),
+        "without_factor": len(of_features) - len(with_factor),
         **_undecided(tables),
         "best_factor": {name: _mean(with_factor[name]) for name in MEANS},
         "decided": {name: _mean(decided[name]) for name in MEANS},
@@ -70,19 +70,19 @@ def steering_summary(tables: RunTables, thresholds: Iterable[float]) -> dict[str
 
 
 def steering_explanation(
-    found: Mapping[str, Any], shown: Callable[[str], str] = visible
+    summary: Mapping[str, Any], display: Callable[[str], str] = visible
 ) -> list[str]:
     """What the section says, in a few sentences; `shown` makes names of scores safe to show."""
-    n, decided = found["features"], found["features"] - found["without_factor"]
+    n, decided = summary["features"], summary["features"] - summary["without_factor"]
     lines: list[str] = []
-    if found["moved"] is False:
+    if summary["moved"] is False:
         lines.append(
             "Steering moved no logit: in no text does the first steered next-token distribution "
             f"differ from the unsteered one (KL > {MOVED:g}), so no number below is its effect."
         )
-    steered, texts = _counted(n, "feature"), _counted(found["texts"], "text")
+    steered, texts = _counted(n, "feature"), _counted(summary["texts"], "text")
     lines.append(f"{steered} {'was' if n == 1 else 'were'} steered in {texts}.")
-    best, unsteered = found["best_factor"], found["unsteered"]
+    best, unsteered = summary["best_factor"], summary["unsteered"]
     if decided:
         lines.append(
             f"At the best factor mean success@20 is {_number(best['success_20'])} (unsteered "
@@ -90,12 +90,12 @@ def steering_explanation(
             f"{_number(best['perplexity'])} (unsteered {_number(unsteered['perplexity'])})."
         )
     lines += [
-        _payoff_sentence(threshold, one)
-        for threshold, one in found["payoff"].items()
-        if one and one["selected"] < decided
+        _payoff_sentence(threshold, payoff_of)
+        for threshold, payoff_of in summary["payoff"].items()
+        if payoff_of and payoff_of["selected"] < decided
     ]
-    lines += _criterion_sentence(found["criteria"]["scores"], shown)
-    if control := found["control"]:
+    lines += _criterion_sentence(summary["criteria"]["scores"], display)
+    if control := summary["control"]:
         pairs = _counted(control["pairs"], "pair")
         lines.append(
             f"Random directions of the same norm have {_estimate(control['control'])} where the "
@@ -107,24 +107,24 @@ def steering_explanation(
             )
         )
     for name, meaning in UNDECIDED:
-        if not found[name]:
+        if not summary[name]:
             continue
-        without = found["decided"]["success_20"] if name == "without_success" else None
-        line = f"{meaning}: {found[name]:,} of {_counted(n, 'feature')}"
+        without = summary["decided"]["success_20"] if name == "without_success" else None
+        line = f"{meaning}: {summary[name]:,} of {_counted(n, 'feature')}"
         if without is not None:
             line += f"; the others have mean success@20 {_number(without)}"
         lines.append(f"{line}.")
-    if near := found["near_ties"]["texts"]:
+    if near := summary["near_ties"]["texts"]:
         lines.append(
             f"In {near:,} of {texts} rounding could have decided a token: on another machine they "
             "may read differently."
         )
-    if found["empty_texts"]:
-        lines.append(f"{found['empty_texts']:,} of {texts} have no character.")
+    if summary["empty_texts"]:
+        lines.append(f"{summary['empty_texts']:,} of {texts} have no character.")
     return lines
 
 
-def payoff_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+def payoff_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The payoff at every threshold as a table: pooled, within layers, and in each layer.
 
     Of one layer alone only the first, since the others are the same.
@@ -133,22 +133,22 @@ def payoff_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         found: what the summary says of steering.
     """
     rows: list[dict[str, Any]] = []
-    for threshold, pooled in found["payoff"].items():
+    for threshold, pooled in summary["payoff"].items():
         if pooled is None:
             continue
         layers = pooled["by_layer"]
-        features = sum(one["features"] for one in layers)
+        features = sum(layer["features"] for layer in layers)
         rows.append(_payoff_row(threshold, "all", features, pooled))
         if len(layers) > 1:
             rows.append(_payoff_row(threshold, "within layers", features, pooled, WITHIN))
             rows += [
-                _payoff_row(threshold, str(one["layer"]), one["features"], one["payoff"])
-                for one in layers
+                _payoff_row(threshold, str(layer["layer"]), layer["features"], layer["payoff"])
+                for layer in layers
             ]
     return rows
 
 
-def curve_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+def curve_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The threshold curve as a table, pooled and within layers; without empty selections."""
     return [
         {
@@ -162,7 +162,7 @@ def curve_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
             **_columns("payoff", point["over_unfiltered"]),
             **_columns("payoff_within_layers", point["over_unfiltered_within_layers"]),
         }
-        for point in found["threshold_curve"]
+        for point in summary["threshold_curve"]
         if point["selected"]
     ]
 
@@ -171,37 +171,37 @@ WITHIN = "_within_layers"
 
 
 def _payoff_row(
-    threshold: str, layer: str, features: int, found: Mapping[str, Any] | None, kind: str = ""
+    threshold: str, layer: str, features: int, row: Mapping[str, Any] | None, kind: str = ""
 ) -> dict[str, Any]:
     return {
         "threshold": float(threshold),
         "layer": layer,
         "features": features,
-        "selected": found["selected"] if found else 0,
-        **_columns("success", found and found["success"]),
-        "unfiltered": found and found[f"unfiltered{kind}"],
-        "random": found and found[f"random{kind}"]["mean"],
-        **_columns("payoff", found and found[f"over_unfiltered{kind}"]),
+        "selected": row["selected"] if row else 0,
+        **_columns("success", row and row["success"]),
+        "unfiltered": row and row[f"unfiltered{kind}"],
+        "random": row and row[f"random{kind}"]["mean"],
+        **_columns("payoff", row and row[f"over_unfiltered{kind}"]),
     }
 
 
-def _columns(name: str, found: Mapping[str, Any] | None) -> dict[str, float | None]:
+def _columns(name: str, estimate: Mapping[str, Any] | None) -> dict[str, float | None]:
     """An estimate as columns; null where there is none."""
-    found = found or {}
+    estimate = estimate or {}
     return {
-        name: found.get("value"),
-        f"{name}_low": found.get("low"),
-        f"{name}_high": found.get("high"),
+        name: estimate.get("value"),
+        f"{name}_low": estimate.get("low"),
+        f"{name}_high": estimate.get("high"),
     }
 
 
 def _payoff(steering: pd.DataFrame, threshold: float) -> dict[str, Any] | None:
     """The pooled payoff and the one within layers, with those of each layer; None of nothing."""
-    found = payoff(steering, threshold=threshold)
-    if found is None:
+    at_threshold = payoff(steering, threshold=threshold)
+    if at_threshold is None:
         return None
     layers = payoff_by_layer(steering, threshold=threshold)
-    return {**plain(found), "by_layer": [plain(one) for one in layers]}
+    return {**plain(at_threshold), "by_layer": [plain(layer) for layer in layers]}
 
 
 UNDECIDED = (
@@ -231,28 +231,28 @@ def _moved(texts: pd.DataFrame) -> bool | None:
     return bool((kl > MOVED).any()) if len(kl) else None
 
 
-def _payoff_sentence(threshold: str, found: Mapping[str, Any]) -> str:
-    ratio, n = found["over_unfiltered"], found["selected"]
+def _payoff_sentence(threshold: str, row: Mapping[str, Any]) -> str:
+    ratio, n = row["over_unfiltered"], row["selected"]
     sentence = (
         f"The {_counted(n, 'feature')} with S_out >= {threshold} {'has' if n == 1 else 'have'} "
-        f"mean success@20 {_estimate(found['success'])}, all have {found['unfiltered']:.3g}"
+        f"mean success@20 {_estimate(row['success'])}, all have {row['unfiltered']:.3g}"
     )
     if not ratio:
         return f"{sentence}."
     if n < FEWEST:
         return f"{sentence}; so few say nothing of what selecting them buys (it takes {FEWEST})."
-    within = found["over_unfiltered_within_layers"]
-    if len(found["by_layer"]) < 2 or not within:
+    within = row["over_unfiltered_within_layers"]
+    if len(row["by_layer"]) < 2 or not within:
         return f"{sentence}: {_estimate(ratio, ' times')}."
     return (
         f"{sentence}: {_estimate(ratio, ' times')}. As many features of each layer have "
-        f"{found['unfiltered_within_layers']:.3g}: within layers it is "
+        f"{row['unfiltered_within_layers']:.3g}: within layers it is "
         f"{_estimate(within, ' times')}."
     )
 
 
 def _criterion_sentence(
-    scores: Sequence[Mapping[str, Any]], shown: Callable[[str], str]
+    scores: Sequence[Mapping[str, Any]], display: Callable[[str], str]
 ) -> list[str]:
     """Which of several scores selects best; lowest scores only where they are better.
 
@@ -260,10 +260,10 @@ def _criterion_sentence(
     every score that was tried counted (`sure`).
     """
     tried = [
-        (one[end][COMPARED], f"{end} {shown(one['score'])}")
-        for one in scores
-        for end in ("highest", *(["lowest"] if one["better_reversed"] else []))
-        if one[end][COMPARED]
+        (score[end][COMPARED], f"{end} {display(score['score'])}")
+        for score in scores
+        for end in ("highest", *(["lowest"] if score["better_reversed"] else []))
+        if score[end][COMPARED]
     ]
     if len(scores) < 2 or not tried:
         return []
@@ -277,7 +277,7 @@ def _criterion_sentence(
     better = [one for one, is_better in zip(tried, is_sure, strict=True) if is_better]
     if not better:
         return [f"None of {len(scores)} scores surely selects better features than all."]
-    best, name = max(better, key=lambda one: one[0]["success"]["value"])
+    best, name = max(better, key=lambda end: end[0]["success"]["value"])
     return [
         f"Of {len(scores)} scores the {name} selects best: {_counted(best['selected'], 'feature')} "
         f"({SHARES[COMPARED]:.0%}) with mean success@20 {_estimate(best['success'])}, where all "
@@ -286,21 +286,21 @@ def _criterion_sentence(
     ]
 
 
-def _estimate(found: Mapping[str, Any], unit: str = "") -> str:
-    value = f"{found['value']:.3g}{unit}"
-    if found["low"] is None:
+def _estimate(estimate: Mapping[str, Any], unit: str = "") -> str:
+    value = f"{estimate['value']:.3g}{unit}"
+    if estimate["low"] is None:
         return value
-    return f"{value} (95 % interval {found['low']:.3g} to {found['high']:.3g})"
+    return f"{value} (95 % interval {estimate['low']:.3g} to {estimate['high']:.3g})"
 
 
 def _mean(column: pd.Series) -> float | None:
-    known = column.dropna()
-    return float(known.mean()) if len(known) else None
+    numbers = column.dropna()
+    return float(numbers.mean()) if len(numbers) else None
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def _counted(n: int, what: str) -> str:
-    return f"{n:,} {what}{'s' * (n != 1)}"
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'s' * (n != 1)}"

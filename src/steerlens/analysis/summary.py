@@ -53,8 +53,8 @@ def ranking(frame: pd.DataFrame) -> str | None:
 
     The first of `RANKINGS` that has numbers, else the first column of another method that has.
     """
-    others = [name for name in frame.columns if name not in FEATURES.columns]
-    for name in (*RANKINGS, *others):
+    extra = [name for name in frame.columns if name not in FEATURES.columns]
+    for name in (*RANKINGS, *extra):
         if getattr(frame[name].dtype, "kind", "") in "iuf" and any(frame[name].notna().tolist()):
             return str(name)
     return None
@@ -62,8 +62,8 @@ def ranking(frame: pd.DataFrame) -> str | None:
 
 def title_of(ranked_by: str) -> str:
     """What a table of the best features is called."""
-    known = {"output_score": "Best output features", "input_score": "Best input features"}
-    return known.get(ranked_by, f"Best features by {ranked_by}")
+    titles = {"output_score": "Best output features", "input_score": "Best input features"}
+    return titles.get(ranked_by, f"Best features by {ranked_by}")
 
 
 TIE_DECIMALS = 2
@@ -91,11 +91,11 @@ def best_features(frame: pd.DataFrame, n: int) -> pd.DataFrame:
     rows = scored.assign(tied=scored[by].round(TIE_DECIMALS)).sort_values(
         order, ascending=ascending
     )
-    seen: set[str | None] = {None}
+    words: set[str | None] = {None}
     is_new = []
     for word in _as_words(rows["output_token"].tolist()):
-        is_new.append(word not in seen)
-        seen.add(word)
+        is_new.append(word not in words)
+        words.add(word)
     rows = rows.assign(is_new=is_new)
     rows = rows.sort_values(["tied", "is_new"], ascending=[False, False], kind="stable")
     return rows.drop(columns=["tied", "is_new"]).head(n)
@@ -131,7 +131,7 @@ def summarise(tables: RunTables) -> dict[str, Any]:
     frame, null = tables.features, tables.null_scores
     layers = {int(str(layer)): rows for layer, rows in frame.groupby("layer", sort=True)}
     best, by = best_features(frame, 20), ranking(frame)
-    shown = dict.fromkeys([*SCORES, *([by] if by else [])])
+    columns = dict.fromkeys([*SCORES, *([by] if by else [])])
     summary = {
         "model": _one_or_all(names(frame, "model")),
         "sae": _one_or_all(names(frame, "sae")),
@@ -148,7 +148,7 @@ def summarise(tables: RunTables) -> dict[str, Any]:
             {
                 "layer": int(row["layer"]),
                 "feature": int(row["feature"]),
-                **{name: _number(row[name]) for name in shown},
+                **{name: _number(row[name]) for name in columns},
                 "output_token": _or_none(row["output_token"]),
                 "logit_lens_tokens": list(_or_none(row["logit_lens_tokens"]) or [])[:5],
             }
@@ -172,12 +172,12 @@ def _beside(tables: RunTables) -> dict[str, Any] | None:
     if tables.reference is None:
         return None
     theirs = tables.reference
-    found = [] if theirs.alone else agreement(tables.features, theirs.table)
+    agreements = [] if theirs.alone else agreement(tables.features, theirs.table)
     return {
         "model": theirs.model,
         "findings": theirs.findings,
-        "agreement": [plain(one) for one in found],
-        "reproduced": {one.score: reproduced(one) for one in found},
+        "agreement": [plain(row) for row in agreements],
+        "reproduced": {row.score: reproduced(row) for row in agreements},
     }
 
 
@@ -275,14 +275,18 @@ def explanation(summary: Mapping[str, Any]) -> list[str]:
             ]
             if column == "output_score":
                 lines += _null_sentences(overall)
-    found = summary["hybrids"]
-    if found and found["features"] >= FEWEST:
+    hybrid = summary["hybrids"]
+    if hybrid and hybrid["features"] >= FEWEST:
         lines.append(
-            f"S_in and S_out are both at least {HYBRID:g} in {found['hybrid_share']:.1%} of the "
-            f"{found['features']:,} features with both; it would be "
-            f"{found['hybrid_share_if_independent']:.1%} if they were independent."
+            f"S_in and S_out are both at least {HYBRID:g} in {hybrid['hybrid_share']:.1%} of the "
+            f"{hybrid['features']:,} features with both; it would be "
+            f"{hybrid['hybrid_share_if_independent']:.1%} if they were independent."
         )
-    correlations = [one for one in summary["prompt_correlations"] or [] if np.isfinite(one)]
+    correlations = [
+        correlation
+        for correlation in summary["prompt_correlations"] or []
+        if np.isfinite(correlation)
+    ]
     if correlations:
         lines.append(
             f"Under {len(correlations)} prompts S_out correlates with its mean over them by "
@@ -299,7 +303,7 @@ def _null_sentences(overall: Mapping[str, Any]) -> list[str]:
     n = overall["output_score_null_count"]
     if not n:
         return []
-    low, high = (overall[f"output_score_null_at_least_{one:g}"] for one in THRESHOLDS)
+    low, high = (overall[f"output_score_null_at_least_{threshold:g}"] for threshold in THRESHOLDS)
     sentence = (
         f"Of {n:,} random directions with the norms of decoder rows {low:.1%} have S_out >= "
         f"{THRESHOLDS[0]:g} and {high:.1%} have S_out >= {THRESHOLDS[1]:g}; the median is "
@@ -369,8 +373,8 @@ def prompt_correlations(frame: pd.DataFrame) -> list[float] | None:
         return [float(np.corrcoef(column, mean_F)[0, 1]) for column in scores_FP.T]
 
 
-def _one_or_all(found: list[str]) -> str | list[str] | None:
-    return found if len(found) > 1 else found[0] if found else None
+def _one_or_all(values: list[str]) -> str | list[str] | None:
+    return values if len(values) > 1 else values[0] if values else None
 
 
 def _number(value: Any) -> float | None:

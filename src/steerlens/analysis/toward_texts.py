@@ -61,16 +61,16 @@ def steered_toward(tables: RunTables, word: Mapping[str, Any]) -> list[Toward]:
 
 def _toward(row: Mapping[str, Any], generations: pd.DataFrame, tokens: Mapping[int, str]) -> Toward:
     """A steered feature with its texts; `tokens` of the concept by their ids."""
-    own = generations.loc[
+    texts = generations.loc[
         (generations["layer"] == row["layer"])
         & (generations["feature"] == row["feature"])
         & generations["control"].isna()
     ]
     sides = [
-        own.loc[own["factor"] == factor] if isinstance(factor, float) else own.head(0)
+        texts.loc[texts["factor"] == factor] if isinstance(factor, float) else texts.head(0)
         for factor in (0.0, row["best_factor"])
     ]
-    shown = [int((side["concept_success"] > 0).sum()) for side in sides]
+    n_texts = [int((side["concept_success"] > 0).sum()) for side in sides]
     continuations = [
         {
             text["prompt"]: Continuation(text["factor"], text["text"], _spans(text, tokens))
@@ -83,7 +83,7 @@ def _toward(row: Mapping[str, Any], generations: pd.DataFrame, tokens: Mapping[i
         for prompt, unsteered in continuations[0].items()
         if prompt in continuations[1]
     ]
-    return Toward(row, _writes(row), len(sides[1]), shown[1], shown[0], pairs)
+    return Toward(row, _writes(row), len(sides[1]), n_texts[1], n_texts[0], pairs)
 
 
 def _spans(text: Mapping[str, Any], tokens: Mapping[int, str]) -> tuple[tuple[int, int], ...]:
@@ -93,5 +93,5 @@ def _spans(text: Mapping[str, Any], tokens: Mapping[int, str]) -> tuple[tuple[in
 def _writes(row: Mapping[str, Any]) -> list[str]:
     token, lens = row["concept_token"], row["logit_lens_tokens"]
     first = [token] if isinstance(token, str) else []
-    rest = list(lens) if hasattr(lens, "__len__") else []
-    return list(dict.fromkeys([*first, *rest]))
+    tokens = list(lens) if hasattr(lens, "__len__") else []
+    return list(dict.fromkeys([*first, *tokens]))

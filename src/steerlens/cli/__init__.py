@@ -290,8 +290,8 @@ def _objective(folder: Path) -> float | None:
     from steerlens.results import SUMMARY_FILE
     from steerlens.storage.files import read_json
 
-    found = (read_json(folder / SUMMARY_FILE) or {}).get("objective") or {}
-    return found.get("value")
+    objective_of_job = (read_json(folder / SUMMARY_FILE) or {}).get("objective") or {}
+    return objective_of_job.get("value")
 
 
 @cache

@@ -13,27 +13,27 @@ from steerlens.errors import SteerlensError
 from steerlens.storage.provenance import file_identity
 
 
-def refuse_other_model(what: str, told: str, model: ModelConfig) -> None:
+def refuse_other_model(subject_of: str, model_name: str, model: ModelConfig) -> None:
     """Refuse `what`, which belongs to the model `told`, on another `model`.
 
     A local folder may have any name: there, only the name of another known model counts.
     """
-    if _short(told) in {_short(name) for name in model_names(model)}:
+    if _short(model_name) in {_short(name) for name in model_names(model)}:
         return
-    is_known = _short(told) in {_short(name) for name in known_models()}
+    is_known = _short(model_name) in {_short(name) for name in known_models()}
     if model.name in ("local", "hub") and not is_known:
         return
     saes = [name for name, entry in entries("sae").items() if entry.get("model") == model.name]
     own = f"sae={' or sae='.join(saes)}" if saes else "sae=local sae.path=DIR"
-    own = "that model" if what.startswith("reference.") else own
-    same = shlex.quote(override("model.aliases", [told]))
+    own = "that model" if subject_of.startswith("reference.") else own
+    same = shlex.quote(override("model.aliases", [model_name]))
     raise SteerlensError(
-        f"{what} belongs to the model {told}, not to {model.title}; choose {own}, or if that is "
-        f"the same model, say so with {same}."
+        f"{subject_of} belongs to the model {model_name}, not to {model.title}; choose {own}, or "
+        f"if that is the same model, say so with {same}."
     )
 
 
-def refuse_other_gguf(what: str, trained_on: str, model: ModelConfig, cache_dir: str) -> None:
+def refuse_other_gguf(subject_of: str, trained_on: str, model: ModelConfig, cache_dir: str) -> None:
     """Refuse `what`, trained on the GGUF with the sha256 `trained_on`, on another GGUF.
 
     Weights that aren't from a GGUF may be those that it was made from; they pass.
@@ -47,7 +47,7 @@ def refuse_other_gguf(what: str, trained_on: str, model: ModelConfig, cache_dir:
     models = [name for name, entry in entries("model").items() if entry.get("sha256") == trained_on]
     hint = f"choose model={models[0]}." if models else "give the path of that one."
     raise SteerlensError(
-        f"{what} was trained on another GGUF than {gguf} (its sha256 begins with "
+        f"{subject_of} was trained on another GGUF than {gguf} (its sha256 begins with "
         f"{trained_on[:12]}, not with {sha256[:12]}); {hint}"
     )
 

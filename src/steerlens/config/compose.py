@@ -161,8 +161,8 @@ def compose_jobs(overrides: Sequence[str], multirun: bool = False) -> list[DictC
 def swept_by_files(tree: DictConfig, overrides: Sequence[str]) -> list[str]:
     """What `hydra.sweeper.params` of an experiment sweeps over and the command line leaves open."""
     params = OmegaConf.select(tree, "hydra.sweeper.params") or {}
-    given = {word.lstrip("+~").partition("=")[0] for word in overrides}
-    return [f"{key}={value}" for key, value in params.items() if key not in given]
+    typed = {word.lstrip("+~").partition("=")[0] for word in overrides}
+    return [f"{key}={value}" for key, value in params.items() if key not in typed]
 
 
 def is_basic(tree: DictConfig) -> bool:

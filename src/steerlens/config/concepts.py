@@ -61,8 +61,8 @@ def _check_source(config: ConceptsConfig) -> None:
     if config.source == "embedded":
         return
     if not config.path:
-        what = "DIR, a folder in AxBench's layout" if config.source == "folder" else "OWNER/NAME"
-        raise SteerlensError(f"concepts={config.name} needs concepts.path={what}.")
+        value = "DIR, a folder in AxBench's layout" if config.source == "folder" else "OWNER/NAME"
+        raise SteerlensError(f"concepts={config.name} needs concepts.path={value}.")
     is_one_folder = config.source == "folder" and "{layer}" not in config.path
     if is_one_folder and not Path(config.path).is_dir():
         raise SteerlensError(f"concepts.path: there is no folder {config.path}.")
@@ -87,8 +87,8 @@ def _check_methods(config: ConceptsConfig) -> None:
     settings = config.settings if config.settings is not None else {}
     if not isinstance(settings, dict):
         raise SteerlensError("concepts.settings must be {METHOD: {SETTING: VALUE}}.")
-    for name, given in settings.items():
+    for name, method_settings in settings.items():
         if name not in STEERED_BY:
             raise unknown("concepts.settings: method", str(name), STEERED_BY)
-        if not isinstance(given, dict):
+        if not isinstance(method_settings, dict):
             raise SteerlensError(f"concepts.settings: {name} must be {{SETTING: VALUE}}.")

@@ -34,15 +34,15 @@ def options() -> dict[str, list[str]]:
 @cache
 def entries(group: str) -> dict[str, Entry]:
     """The content of every file of `group`, as written; `about` is its first line of comment."""
-    found = {}
+    tree = {}
     for name in options()[group]:
         text = (conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8")
         comments = [line for line in text.splitlines() if line.startswith("#")]
         comment = next((line for line in comments if not line.startswith("# @package")), "#")
         values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
         assert isinstance(values, dict)
-        found[name] = {**values, "about": comment.lstrip("# ")}
-    return found
+        tree[name] = {**values, "about": comment.lstrip("# ")}
+    return tree
 
 
 def resolved(entry: Entry, **settings: str) -> Entry:

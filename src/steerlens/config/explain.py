@@ -60,9 +60,9 @@ def failure(
     `broken` says which scoring methods can't be imported, and why.
     """
     for override in parsed:
-        told = _group_misuse(override)
-        if told:
-            return told
+        sentence = _group_misuse(override)
+        if sentence:
+            return sentence
     if isinstance(error, MissingConfigException):
         return _missing_option(error, broken)
     cause = _omegaconf_cause(error)

@@ -54,8 +54,8 @@ def model_fact(model: ModelConfig, field: str, *keys: str) -> int | None:
         return None
     config = read_json_object(file, "model.path")
     config = config.get("text_config") or config  # models that read images too
-    found = (config.get(key) for key in keys)
-    return next((value for value in found if isinstance(value, int)), None)
+    values = (config.get(key) for key in keys)
+    return next((value for value in values if isinstance(value, int)), None)
 
 
 def count_layers(model: ModelConfig) -> int | None:
@@ -82,22 +82,22 @@ def has_chat_template(model: ModelConfig) -> bool | None:
 def sae_folders(folder: Path) -> list[Path]:
     """The folders of the SAEs in `folder`: itself, or its sub-folders; each is checked."""
     if not folder.is_dir():
-        told = SteerlensError(f"sae.path: there is no folder {folder}.")
-        raise missing_release(folder) or told
-    inside = sorted(one for one in folder.iterdir() if one.is_dir())
-    found = [folder] if _holds_sae(folder) else [one for one in inside if _holds_sae(one)]
-    if not found:
+        refusal = SteerlensError(f"sae.path: there is no folder {folder}.")
+        raise missing_release(folder) or refusal
+    inside = sorted(child for child in folder.iterdir() if child.is_dir())
+    folders = [folder] if _holds_sae(folder) else [child for child in inside if _holds_sae(child)]
+    if not folders:
         raise SteerlensError(
             f"sae.path: {folder} holds no SAE; {SAE_CONFIG} and {SAE_WEIGHTS} are expected in it, "
             "or in one sub-folder per layer."
         )
-    for one in found:
-        weights = weights_file(one)
+    for sae_folder in folders:
+        weights = weights_file(sae_folder)
         if weights is None:
-            raise SteerlensError(f"sae.path: {one} has no weights, {SAE_WEIGHTS}.")
+            raise SteerlensError(f"sae.path: {sae_folder} has no weights, {SAE_WEIGHTS}.")
         if weights.suffix == ".safetensors":
             check_safetensors(weights)
-    return found
+    return folders
 
 
 def _holds_sae(folder: Path) -> bool:

@@ -106,11 +106,11 @@ def _check_numbers(judge: JudgeConfig) -> None:
 def _refuse_settings_of_others(judge: JudgeConfig, names: tuple[str, ...]) -> None:
     for name in names:
         if getattr(judge, name) is not None:
-            others = [one for one in JUDGES if one not in ("lexical", "local")]
-            others += ["local"] if name == "model" else []
+            judges = [judge for judge in JUDGES if judge not in ("lexical", "local")]
+            judges += ["local"] if name == "model" else []
             raise SteerlensError(
                 f"judge.{name} means nothing to judge={judge.name}; it is for "
-                f"judge={'|'.join(others)}."
+                f"judge={'|'.join(judges)}."
             )
 
 

@@ -120,15 +120,15 @@ def parse(
         if _is_bare(text):
             raise _no_equal_sign(overrides, index)
         try:
-            one = parser.parse_overrides([text])[0]
+            override = parser.parse_overrides([text])[0]
         except HydraException as error:
             # An unquoted value with spaces is unreadable up to the first of them.
             if any(_is_bare(word) for word in overrides[index + 1 : index + 2]):
                 raise _no_equal_sign(overrides, index + 1) from error
             raise _unreadable(parser, text) from error
-        if one.is_sweep_override() and not multirun:
-            raise _several_values(one)
-        parsed.append(one)
+        if override.is_sweep_override() and not multirun:
+            raise _several_values(override)
+        parsed.append(override)
     return parsed
 
 
@@ -171,11 +171,11 @@ def _unreadable(parser: OverridesParser, line: str) -> SteerlensError:
     )
 
 
-def _several_values(one: Override) -> SteerlensError:
-    key, text = one.get_key_element(), one.get_value_string()
+def _several_values(override: Override) -> SteerlensError:
+    key, text = override.get_key_element(), override.get_value_string()
     line = f"{key}={text}"
     message = f"{line!r} asks for several runs: add -m for one run per value"
-    if one.value_type is not ValueType.SIMPLE_CHOICE_SWEEP:
+    if override.value_type is not ValueType.SIMPLE_CHOICE_SWEEP:
         return SteerlensError(message + ".")
     if not re.search(r"\s", text):
         message += f", write {shlex.quote(f'{key}=[{text}]')} for one list"
@@ -190,28 +190,34 @@ def jobs(parsed: Sequence[Override]) -> list[list[str]]:
     """
     fixed = []
     swept: list[list[str]] = []
-    for one in parsed:
-        if one.is_discrete_sweep():
-            key = one.get_key_element()
-            values = [f"{key}={value}" for value in one.sweep_string_iterator()]
+    for override in parsed:
+        if override.is_discrete_sweep():
+            key = override.get_key_element()
+            values = [f"{key}={value}" for value in override.sweep_string_iterator()]
             if not values:
-                raise SteerlensError(f"{one.input_line!r} matches nothing, so nothing would run.")
+                raise SteerlensError(
+                    f"{override.input_line!r} matches nothing, so nothing would run."
+                )
             swept.append(values)
-        elif not one.is_sweep_override():  # an interval is up to the sweeper that takes it
-            fixed.append(one.input_line or "")
+        elif not override.is_sweep_override():  # an interval is up to the sweeper that takes it
+            fixed.append(override.input_line or "")
     first = [values[0] for values in swept]
-    found = [fixed + first]
+    combinations = [fixed + first]
     for index, values in enumerate(swept):
-        found += [fixed + first[:index] + [value] + first[index + 1 :] for value in values[1:]]
-    return found
+        combinations += [
+            fixed + first[:index] + [value] + first[index + 1 :] for value in values[1:]
+        ]
+    return combinations
 
 
 def n_jobs(parsed: Sequence[Override]) -> int | None:
     """The number of all combinations of the values that are swept over; None if not countable."""
     counts: dict[str, int] = {}
-    for one in parsed:  # of one key given twice, the last counts
-        if one.is_sweep_override() and not one.is_discrete_sweep():
+    for override in parsed:  # of one key given twice, the last counts
+        if override.is_sweep_override() and not override.is_discrete_sweep():
             return None
-        swept = one.is_discrete_sweep()
-        counts[one.get_key_element()] = sum(1 for _ in one.sweep_string_iterator()) if swept else 1
+        swept = override.is_discrete_sweep()
+        counts[override.get_key_element()] = (
+            sum(1 for _ in override.sweep_string_iterator()) if swept else 1
+        )
     return math.prod(counts.values())

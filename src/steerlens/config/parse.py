@@ -62,12 +62,12 @@ def parse_layers(spec: Any, n_layers: int, late_from: int | None = None) -> list
     return numbers
 
 
-def layers_told(layers: Iterable[int], wanted: int) -> str:
+def layers_told(layers: Iterable[int], nearest_to: int) -> str:
     """Return `layers` in words, with those next to `wanted`, which isn't among them."""
     layers = sorted(layers)
     beside = [
-        *[layer for layer in layers if layer < wanted][-1:],
-        *[layer for layer in layers if layer > wanted][:1],
+        *[layer for layer in layers if layer < nearest_to][-1:],
+        *[layer for layer in layers if layer > nearest_to][:1],
     ]
     nearest = f"; nearest: {' and '.join(map(str, beside))}" if len(layers) > 2 else ""
     return ", ".join(map(str, layers)) + nearest
@@ -113,7 +113,7 @@ def parse_shard(value: str | None) -> tuple[int, int]:
 def parse_concept(value: Any) -> list[str]:
     """The names of one concept: a word or a phrase, or several for the same."""
     values = value if isinstance(value, list | tuple) else [value]
-    names = [str(one).strip() for one in values if one is not None]
+    names = [str(name).strip() for name in values if name is not None]
     if not names or not all(re.search(r"\w", name) for name in names):
         raise SteerlensError(f"concept={value!r} names nothing; write concept=WORD.")
     return list(dict.fromkeys(names))
@@ -197,14 +197,14 @@ def parse_scores(score: Any) -> dict[str, ScoreConfig]:
     if "method" in score:
         settings = _method_settings(score)
         return {settings.method: settings}
-    found: dict[str, ScoreConfig] = {}
+    configs: dict[str, ScoreConfig] = {}
     for name, settings in score.items():
         if isinstance(settings, Mapping) and "method" in settings:
             settings = _method_settings(settings)
         if not isinstance(settings, ScoreConfig):
-            raise unknown("scoring method under score", str(name), [*found, *_typed(score)])
-        found[str(name)] = settings
-    return found
+            raise unknown("scoring method under score", str(name), [*configs, *_typed(score)])
+        configs[str(name)] = settings
+    return configs
 
 
 def _typed(score: Mapping[Any, Any]) -> list[str]:
@@ -227,11 +227,11 @@ def _is_integer(value: Any) -> bool:
 
 
 def _refuse_duplicates(where: str, values: Iterable[Any]) -> None:
-    seen = set()
+    values_seen = set()
     for value in values:
-        if value in seen:
+        if value in values_seen:
             raise SteerlensError(f"{where}: {value} is there twice.")
-        seen.add(value)
+        values_seen.add(value)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -62,11 +62,11 @@ def cache_file(config: ReferenceConfig, key: str) -> Path | None:
     Raises:
         SteerlensError: a given file or the folder isn't there, or two files have the name.
     """
-    given = getattr(config, key)
-    if given is not None:
-        if not Path(given).is_file():
-            raise SteerlensError(f"reference.{key}: there is no file {given}.")
-        return Path(given)
+    file = getattr(config, key)
+    if file is not None:
+        if not Path(file).is_file():
+            raise SteerlensError(f"reference.{key}: there is no file {file}.")
+        return Path(file)
     if config.path is None or config.model is None:
         return None
     folder = Path(config.path)
@@ -92,8 +92,8 @@ def listed_features(config: ReferenceConfig) -> tuple[list[Key], int]:
     assert config.model is not None
     file = cache_file(config, "features")
     if file is None:
-        others = [name for name in KNOWN if _has(config, name)]
-        has = f"it has files of {', '.join(others)}" if others else "give reference.features=FILE"
+        models = [name for name in KNOWN if _has(config, name)]
+        has = f"it has files of {', '.join(models)}" if models else "give reference.features=FILE"
         name = _file_name(config.model, "features")
         raise SteerlensError(f"reference.path={config.path} has no {name}; {has}.")
     keys: list[Key] = []
@@ -117,8 +117,11 @@ def _has(config: ReferenceConfig, model: str) -> bool:
     )
 
 
-def _refuse_other_model(file: Path, keys: list[Key], known: Known) -> None:
-    n_layers, d_sae = entries("model")[known.model]["n_layers"], entries("sae")[known.sae]["d_sae"]
+def _refuse_other_model(file: Path, keys: list[Key], reference: Known) -> None:
+    n_layers, d_sae = (
+        entries("model")[reference.model]["n_layers"],
+        entries("sae")[reference.sae]["d_sae"],
+    )
     deepest, largest = max(keys), max(keys, key=lambda key: key[1])
     for (layer, feature), wrong, has in (
         (deepest, deepest[0] >= n_layers, f"{n_layers} layers"),
@@ -126,8 +129,8 @@ def _refuse_other_model(file: Path, keys: list[Key], known: Known) -> None:
     ):
         if wrong:
             raise SteerlensError(
-                f"{file} lists layer {layer}, feature {feature}, but {known.model} with "
-                f"{known.sae} has {has}: it is of another model."
+                f"{file} lists layer {layer}, feature {feature}, but {reference.model} with "
+                f"{reference.sae} has {has}: it is of another model."
             )
 
 

@@ -108,20 +108,20 @@ def load_method(name: str) -> Any:
 
     Refuses an unknown name, a module that can't be imported, and one without `Config` and `score`.
     """
-    found = methods()
-    if name not in found:
-        raise unknown("scoring method", name, found)
+    by_name = methods()
+    if name not in by_name:
+        raise unknown("scoring method", name, by_name)
     try:
-        module = found[name].load()
+        module = by_name[name].load()
     except (Exception, SystemExit) as error:  # somebody else's module: anything can happen
         raise SteerlensError(
-            f"scoring method {name!r} ({found[name].value}) can't be imported: "
+            f"scoring method {name!r} ({by_name[name].value}) can't be imported: "
             f"{type(error).__name__}: {error}"
         ) from error
     for attribute in ("Config", "score"):
         if not hasattr(module, attribute):
             raise SteerlensError(
-                f"scoring method {name!r} ({found[name].value}) has no {attribute!r}; "
+                f"scoring method {name!r} ({by_name[name].value}) has no {attribute!r}; "
                 "see CONTRIBUTING.md, 'Add a scoring method'."
             )
     return module

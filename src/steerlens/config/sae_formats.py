@@ -49,20 +49,20 @@ def _saelens(folder: Path) -> dict[str, Any]:
 
 def _sparsify(folder: Path) -> dict[str, Any]:
     """Of `LAYERS.N/cfg.json`, named like the module; what was trained on is in the parent's."""
-    own = read_json_object(folder / SAE_CONFIG, KEY)
+    cfg = read_json_object(folder / SAE_CONFIG, KEY)
     for setting in ("transcode", "skip_connection", "signed"):
-        if own.get(setting):
+        if cfg.get(setting):
             raise _not_loaded(folder, "sparsify", f"{setting}=true")
-    if own.get("activation", "topk") != "topk":
-        raise _not_loaded(folder, "sparsify", f"activation={own['activation']}")
+    if cfg.get("activation", "topk") != "topk":
+        raise _not_loaded(folder, "sparsify", f"activation={cfg['activation']}")
     run = folder.parent / "config.json"
     training = read_json_object(run, KEY) if run.is_file() else {}
-    d_in = _size(own, "d_in", folder)
-    latents = own.get("num_latents") or d_in * _size(own, "expansion_factor", folder)
-    told = {"hook_name": bridge_hook(folder.name), "model_name": training.get("model")}
+    d_in = _size(cfg, "d_in", folder)
+    latents = cfg.get("num_latents") or d_in * _size(cfg, "expansion_factor", folder)
+    metadata = {"hook_name": bridge_hook(folder.name), "model_name": training.get("model")}
     return {
-        **_config("topk", d_in, int(latents), {**told, **_said(own)}),
-        "k": _size(own, "k", folder),
+        **_config("topk", d_in, int(latents), {**metadata, **_said(cfg)}),
+        "k": _size(cfg, "k", folder),
         "apply_b_dec_to_input": True,
     }
 
@@ -87,8 +87,8 @@ SUBMODULES = {
 
 def _dictionary_learning(folder: Path) -> dict[str, Any]:
     """Of `config.json` with `trainer` and `buffer`."""
-    own = read_json_object(folder / DICTIONARY_CONFIG, KEY)
-    trainer, buffer = own.get("trainer"), own.get("buffer") or {}
+    cfg = read_json_object(folder / DICTIONARY_CONFIG, KEY)
+    trainer, buffer = cfg.get("trainer"), cfg.get("buffer") or {}
     if not isinstance(trainer, Mapping) or not isinstance(buffer, Mapping):
         raise SteerlensError(f"{KEY}: {folder / DICTIONARY_CONFIG} has no trainer and buffer.")
     kind = str(trainer.get("dict_class"))
@@ -100,15 +100,15 @@ def _dictionary_learning(folder: Path) -> dict[str, Any]:
     hook = next((hook for name, hook in SUBMODULES.items() if submodule.startswith(name)), None)
     if hook is None:
         raise _not_loaded(folder, "dictionary_learning", f"submodule_name={submodule}")
-    told = {
+    metadata = {
         "hook_name": f"blocks.{_size(trainer, 'layer', folder)}.{hook}",
         "model_name": trainer.get("lm_name"),
     }
     d_in, d_sae = (_size(trainer, name, folder) for name in ("activation_dim", "dict_size"))
     beside = folder / SAE_CONFIG
-    said = _said(read_json_object(beside, KEY)) if beside.is_file() else {}
+    buffer_facts = _said(read_json_object(beside, KEY)) if beside.is_file() else {}
     return {
-        **_config(DICTIONARIES[kind], d_in, d_sae, {**told, **said}),
+        **_config(DICTIONARIES[kind], d_in, d_sae, {**metadata, **buffer_facts}),
         **({"k": _size(trainer, "k", folder)} if DICTIONARIES[kind] == "topk" else {}),
         "apply_b_dec_to_input": kind != "JumpReluAutoEncoder",
     }
@@ -120,17 +120,17 @@ GEMMA_SITES = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hoo
 def _gemma_scope(folder: Path) -> dict[str, Any]:
     """Of arrays alone: `gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71/params.npz`."""
     file = folder / GEMMA_SCOPE_WEIGHTS
-    place = folder.resolve().as_posix()
-    repository = re.search(r"/gemma-scope-(\d+b)-(pt|it)-(res|mlp|att)\b", place)
-    layer = re.search(r"/layer_(\d+)/", f"{place}/")
-    told: dict[str, Any] = {"prepend_bos": True}
+    path = folder.resolve().as_posix()
+    repository = re.search(r"/gemma-scope-(\d+b)-(pt|it)-(res|mlp|att)\b", path)
+    layer = re.search(r"/layer_(\d+)/", f"{path}/")
+    metadata: dict[str, Any] = {"prepend_bos": True}
     if repository and layer:
         size, tuned, site = repository.groups()
-        told["hook_name"] = f"blocks.{layer[1]}.{GEMMA_SITES[site]}"
-        told["model_name"] = f"gemma-2-{size}{'-it' if tuned == 'it' else ''}"
+        metadata["hook_name"] = f"blocks.{layer[1]}.{GEMMA_SITES[site]}"
+        metadata["model_name"] = f"gemma-2-{size}{'-it' if tuned == 'it' else ''}"
     beside = folder / SAE_CONFIG
-    told |= _said(read_json_object(beside, KEY)) if beside.is_file() else {}
-    if not told.get("hook_name"):
+    metadata |= _said(read_json_object(beside, KEY)) if beside.is_file() else {}
+    if not metadata.get("hook_name"):
         number = layer[1] if layer else 20
         raise SteerlensError(
             f"{KEY}: {file} is of Gemma Scope, whose params.npz don't say model and hook; write "
@@ -139,7 +139,7 @@ def _gemma_scope(folder: Path) -> dict[str, Any]:
             "choose it from the hub with sae=gemma-scope-2b-res."
         )
     d_sae, d_in = _shape(file, "W_dec")
-    return {**_config("jumprelu", d_in, d_sae, told), "apply_b_dec_to_input": False}
+    return {**_config("jumprelu", d_in, d_sae, metadata), "apply_b_dec_to_input": False}
 
 
 def _shape(file: Path, name: str) -> tuple[int, int]:
@@ -170,7 +170,7 @@ CONFIGS: dict[str, Callable[[Path], dict[str, Any]]] = {
 def _config(
     architecture: str, d_in: int, d_sae: int, metadata: Mapping[str, Any]
 ) -> dict[str, Any]:
-    told = {key: value for key, value in metadata.items() if value is not None}
+    facts = {key: value for key, value in metadata.items() if value is not None}
     # Of version 6, so that SAELens takes it as it is; not trained by SAELens.
     versions = {"sae_lens_version": "6.0.0", "sae_lens_training_version": None}
     return {
@@ -180,7 +180,7 @@ def _config(
         "dtype": "float32",
         "device": "cpu",
         "normalize_activations": "none",
-        "metadata": {**versions, **told},
+        "metadata": {**versions, **facts},
     }
 
 

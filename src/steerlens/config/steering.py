@@ -38,12 +38,12 @@ def with_template(generation: GenerationConfig, has_template: bool, model: str) 
     Raises:
         SteerlensError: if a template is asked of a model without one.
     """
-    asked = generation.chat_template
-    if asked is True and not has_template:
+    template = generation.chat_template
+    if template is True and not has_template:
         raise SteerlensError(
             f"{model} has no chat template; use generation.chat_template=false or auto."
         )
-    return replace(generation, chat_template=has_template if asked == AUTO else asked)
+    return replace(generation, chat_template=has_template if template == AUTO else template)
 
 
 def check_steer(steer: SteerConfig) -> None:

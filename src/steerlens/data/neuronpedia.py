@@ -50,7 +50,7 @@ def source_of_sae(neuronpedia_id: str | None, layer: int, release: str) -> OwnSo
     return OwnSource(name, f"{layer}-{release}")
 
 
-def activation_files(folder: Path, layer: int, own: OwnSource) -> list[Path]:
+def activation_files(folder: Path, layer: int, source: OwnSource) -> list[Path]:
     """Give the files for `layer` under `folder`, only the SAE's own where they are told by name.
 
     Args:
@@ -65,9 +65,13 @@ def activation_files(folder: Path, layer: int, own: OwnSource) -> list[Path]:
         raise SteerlensError(f"score.path: there is no folder {folder}.")
     if single := sorted(folder.glob(f"{layer}_*.json")):
         return single
-    sources = [one for one in sorted(folder.iterdir()) if layer_of(one.name) == layer]
-    sources = [one for one in sources if one.name in own] or sources
-    batches = [file for one in (folder, *sources) for file in _batches(one, "activations")]
+    sources = [child for child in sorted(folder.iterdir()) if layer_of(child.name) == layer]
+    sources = [source_name for source_name in sources if source_name.name in source] or sources
+    batches = [
+        file
+        for source_folder in (folder, *sources)
+        for file in _batches(source_folder, "activations")
+    ]
     if not batches:
         raise SteerlensError(
             f"score.path: {folder} has neither {layer}_FEATURE.json nor "
@@ -78,12 +82,12 @@ def activation_files(folder: Path, layer: int, own: OwnSource) -> list[Path]:
 
 def _batches(folder: Path, kind: str) -> list[Path]:
     """The batches of an export; of a file and its unpacked twin only the unpacked one."""
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for file in sorted(folder.glob(f"{kind}/batch-*")):
         name = file.name.removesuffix(".gz")
         if name.endswith((".json", ".jsonl")):
-            found.setdefault(name, file)  # a name comes before the same name with .gz
-    return list(found.values())
+            by_name.setdefault(name, file)  # a name comes before the same name with .gz
+    return list(by_name.values())
 
 
 def read_activations(
@@ -92,7 +96,7 @@ def read_activations(
     features: Iterable[int],
     model_names: Iterable[str],
     bos: str | None = None,
-    own: OwnSource = UNNAMED,
+    source: OwnSource = UNNAMED,
 ) -> dict[int, list[Example]]:
     """The examples of `features`; a feature that has no file or no row isn't in the answer.
 
@@ -102,23 +106,23 @@ def read_activations(
     Refuses an export of another model, layer or SAE, several sources of which none is surely the
     SAE's own, and rows that can't be what they say.
     """
-    wanted = set(features)
-    found: dict[str, dict[int, list[Example]]] = {}
+    feature_ids = set(features)
+    by_source: dict[str, dict[int, list[Example]]] = {}
     read: set[str] = set()
-    for file in activation_files(folder, layer, own):
+    for file in activation_files(folder, layer, source):
         match = re.fullmatch(r"\d+_(\d+)", file.stem)
         named = int(match[1]) if match else None
-        if named is not None and named not in wanted:
+        if named is not None and named not in feature_ids:
             continue
         for row in rows(file, "activations"):
             refuse_other(row, layer, model_names, file)
-            examples = found.setdefault(_source(row, file, layer), {})
+            examples = by_source.setdefault(_source(row, file, layer), {})
             feature = _integer(row.get("index"), file) if named is None else named
-            if feature not in wanted or (row.get("id") and str(row["id"]) in read):
+            if feature not in feature_ids or (row.get("id") and str(row["id"]) in read):
                 continue
             read.add(str(row.get("id")))
             examples.setdefault(feature, []).append(_example(row, file, bos))
-    return found[own_source(found, own, f"score.path={folder}")] if found else {}
+    return by_source[own_source(by_source, source, f"score.path={folder}")] if by_source else {}
 
 
 def _source(row: Mapping[str, Any], file: Path, layer: int) -> str:
@@ -142,15 +146,15 @@ def own_source(sources: Iterable[str], own: OwnSource, where: str) -> str:
     mine = [source for source in sources if source in own]
     if len(mine) == 1:
         return mine[0]
-    told = " and ".join(source or "rows that name none" for source in sources)
+    names = " and ".join(source or "rows that name none" for source in sources)
     if len(sources) > 1:
         raise SteerlensError(
-            f"{where} holds several sources, {told}"
+            f"{where} holds several sources, {names}"
             + (f", but not {own.neuronpedia}" if own.neuronpedia else "")
             + "; name the folder of the SAE's own alone."
         )
     if own.neuronpedia and sources[0]:
-        raise SteerlensError(f"{where} is of {told}, but the SAE is {own.neuronpedia}.")
+        raise SteerlensError(f"{where} is of {names}, but the SAE is {own.neuronpedia}.")
     return sources[0]
 
 
@@ -208,10 +212,10 @@ def labels_of_layer(labels: Mapping[str, Labels], layer: int, own: OwnSource, wh
 
 def label_columns(labels: Labels, features: Iterable[int]) -> dict[str, list[str | None]]:
     """The columns `label` and `neuronpedia_url` of `features`, null where unknown."""
-    found = [labels.get(feature, (None, None)) for feature in features]
+    labels_of_features = [labels.get(feature, (None, None)) for feature in features]
     return {
-        "label": [text for text, _ in found],
-        "neuronpedia_url": [address or None for _, address in found],
+        "label": [text for text, _ in labels_of_features],
+        "neuronpedia_url": [address or None for _, address in labels_of_features],
     }
 
 
@@ -228,8 +232,8 @@ def rows(file: Path, nested: str) -> Iterator[dict[str, Any]]:
     the answer's model, source and feature unless it says others.
     """
     for value in json_values(file):
-        for one in value if isinstance(value, list) else [value]:
-            row = _object(one, file)
+        for value_of_file in value if isinstance(value, list) else [value]:
+            row = _object(value_of_file, file)
             if not isinstance(row.get(nested), list):
                 yield row
                 continue
@@ -243,8 +247,8 @@ def refuse_other(
 ) -> None:
     """Refuse a row of another model or layer; rows may leave either out."""
     model, source = row.get("modelId"), row.get("layer")
-    known = {_plain(name) for name in model_names}
-    if model and _plain(str(model)) not in known:
+    names = {_plain(name) for name in model_names}
+    if model and _plain(str(model)) not in names:
         raise SteerlensError(f"{file} is of the model {model}, not of {next(iter(model_names))}.")
     if source is not None and layer_of(str(source)) not in (None, layer):
         raise SteerlensError(f"{file} is of {source}, not of layer {layer}.")
@@ -252,8 +256,8 @@ def refuse_other(
 
 def firing(examples: Iterable[Example]) -> list[Example]:
     """Those on which the feature fires at all, the largest activation first."""
-    found = [example for example in examples if max(example.values, default=0) > 0]
-    return sorted(found, key=lambda example: -example.values.max())
+    fires = [example for example in examples if max(example.values, default=0) > 0]
+    return sorted(fires, key=lambda example: -example.values.max())
 
 
 def peak(example: Example, underscore_is_space: bool = False) -> str:

@@ -32,12 +32,12 @@ def read_reference(config: ReferenceConfig) -> Reference:
     """
     check_reference(config)
     assert config.model is not None
-    known = KNOWN[config.model]
+    reference = KNOWN[config.model]
     listed, twice = listed_features(config)
     findings = [f"{twice:,} features are listed twice: each counts once."] if twice else []
     rows: dict[str, Any] = {
-        "model": known.model,
-        "sae": known.sae,
+        "model": reference.model,
+        "sae": reference.sae,
         "hook_name": [f"blocks.{layer}.hook_resid_post" for layer, _ in listed],
         "layer": [layer for layer, _ in listed],
         "feature": [feature for _, feature in listed],
@@ -47,9 +47,9 @@ def read_reference(config: ReferenceConfig) -> Reference:
         if file is None:
             findings.append(f"There is no file of {key.replace('_', ' ')}.")
             continue
-        numbers, told = _numbers(file, set(listed), valid)
-        rows[column] = [numbers.get(one) for one in listed]
-        findings += told
+        numbers, sentences = _numbers(file, set(listed), valid)
+        rows[column] = [numbers.get(key) for key in listed]
+        findings += sentences
     return Reference(FEATURES.frame(rows), config.model, findings, config.alone)
 
 
@@ -85,4 +85,4 @@ def _numbers(
         del numbers[key]
     wrong["listed features have two different numbers"] = len(differ)
     wrong["listed features are left without a number"] = len(listed) - len(numbers)
-    return numbers, [f"{file.name}: {n:,} {what}." for what, n in wrong.items() if n]
+    return numbers, [f"{file.name}: {n:,} {problem}." for problem, n in wrong.items() if n]

@@ -60,7 +60,9 @@ def in_groups(
 
 def at_once(subject: Subject, memory_budget: int) -> int:
     """How many SAEs as large as this one fit in the budget."""
-    size = sum(one.numel() * one.element_size() for one in subject.sae.parameters())
+    size = sum(
+        parameter.numel() * parameter.element_size() for parameter in subject.sae.parameters()
+    )
     return max(1, memory_budget // size)
 
 
@@ -74,13 +76,15 @@ def read_corpus(
 
     With `details`, also windows around the peaks, and histograms.
     """
-    wanted: dict[int, int] = {}
+    n_of_length: dict[int, int] = {}
     for config in configs:
-        if asked := config.corpus_pass():
-            length = context_length(subjects[0], asked[0], run)
-            wanted[length] = max(wanted.get(length, EXAMPLES), asked[1])
-    for length, n_examples in wanted.items():
-        missing = [one for one in subjects if (one.hook_name, length) not in run.activations]
+        if request := config.corpus_pass():
+            length = context_length(subjects[0], request[0], run)
+            n_of_length[length] = max(n_of_length.get(length, EXAMPLES), request[1])
+    for length, n_examples in n_of_length.items():
+        missing = [
+            subject for subject in subjects if (subject.hook_name, length) not in run.activations
+        ]
         for together in alike(missing):
             _read(together, length, n_examples, run, details)
 
@@ -103,12 +107,12 @@ def cut_corpus(
     )
 
 
-def context_length(subject: Subject, asked: int | None, run: ScoreRun) -> int:
+def context_length(subject: Subject, length_wanted: int | None, run: ScoreRun) -> int:
     """Tokens in a piece: as asked, else the corpus's default, cut to what the model can take."""
     if run.corpus is None:
         raise SteerlensError("this score needs a corpus: corpus=embedded, say.")
     n_ctx = int(subject.lm.bridge.cfg.n_ctx)
-    length = asked or min(run.corpus.context_length, n_ctx)
+    length = length_wanted or min(run.corpus.context_length, n_ctx)
     if not 2 <= length <= n_ctx:
         raise SteerlensError(
             f"context_length={length} is out of range: {subject.lm.name} takes 2 to {n_ctx} tokens."
@@ -116,9 +120,9 @@ def context_length(subject: Subject, asked: int | None, run: ScoreRun) -> int:
     return length
 
 
-def activations_of(subject: Subject, asked: int | None, run: ScoreRun) -> Activations:
+def activations_of(subject: Subject, length_wanted: int | None, run: ScoreRun) -> Activations:
     """What `read_corpus` has found for the subject."""
-    return run.activations[subject.hook_name, context_length(subject, asked, run)]
+    return run.activations[subject.hook_name, context_length(subject, length_wanted, run)]
 
 
 def pieces_fired(subject: Subject, run: ScoreRun) -> np.ndarray:
@@ -147,28 +151,28 @@ def _read(
             return None
         return read_activations(store.folder(key) / name)
 
-    left: list[Subject] = []
+    unread: list[Subject] = []
     for subject in subjects:
         if finished := kept(subject, FINISHED):
             run.activations[subject.hook_name, length] = finished
         else:
-            left.append(subject)
-    if not left:
+            unread.append(subject)
+    if not unread:
         return
 
     def keep(parts: Sequence[Activations], name: str = BEGUN) -> None:
-        for subject, part in zip(left, parts, strict=True):
+        for subject, part in zip(unread, parts, strict=True):
             if run.store:
                 run.store.keep(keys[subject.hook_name], name, activations_bytes(part))
 
-    begun = [part for subject in left if (part := kept(subject, BEGUN))]
+    begun = [part for subject in unread if (part := kept(subject, BEGUN))]
     # They were written together; a kill between two of them leaves different ones.
-    together = len(begun) == len(left) and len({part.n_tokens for part in begun}) == 1
-    cut = cut_corpus(left[0], run.corpus, length, run.corpus.n_tokens)
-    layers = ", ".join(str(subject.layer) for subject in left)
+    together = len(begun) == len(unread) and len({part.n_tokens for part in begun}) == 1
+    cut = cut_corpus(unread[0], run.corpus, length, run.corpus.n_tokens)
+    layers = ", ".join(str(subject.layer) for subject in unread)
     with run.task(run.corpus.n_tokens, f"corpus, layer {layers}", "tokens") as advance:
-        found = activations(
-            left,
+        tallies = activations(
+            unread,
             cut,
             n_examples,
             run.memory_budget,
@@ -177,12 +181,12 @@ def _read(
             keep=keep,
             details=details,
         )
-    keep(found, FINISHED)
-    for subject, one in zip(left, found, strict=True):
-        run.activations[subject.hook_name, length] = one
+    keep(tallies, FINISHED)
+    for subject, activations_of_one in zip(unread, tallies, strict=True):
+        run.activations[subject.hook_name, length] = activations_of_one
         if run.store:
             (run.store.folder(keys[subject.hook_name]) / BEGUN).unlink(missing_ok=True)
-    _tell_if_short(run, found[0].n_tokens)
+    _tell_if_short(run, tallies[0].n_tokens)
 
 
 FINISHED, BEGUN = "activations.safetensors", "begun.safetensors"
@@ -191,10 +195,10 @@ FINISHED, BEGUN = "activations.safetensors", "begun.safetensors"
 def _key(
     subject: Subject, length: int, n_examples: int, run: ScoreRun, details: bool
 ) -> dict[str, Any]:
-    what = {"corpus": run.corpus_key(), "context_length": length, "n_examples": n_examples}
+    facts = {"corpus": run.corpus_key(), "context_length": length, "n_examples": n_examples}
     if details:
-        what["details"] = True
-    return {**subject.key, **what}
+        facts["details"] = True
+    return {**subject.key, **facts}
 
 
 def _tell_if_short(run: ScoreRun, n_tokens: int) -> None:

@@ -27,13 +27,15 @@ def logit_lens(
         SteerlensError: `k` is beyond the vocabulary.
     """
     _check_k(subject, k)
-    known = subject.logit_lens_memo
-    if known is None or known.shape[1] < k:
-        known = torch.full((subject.d_sae, k), -1, dtype=torch.int64)
-    missing = features[known[features, 0] < 0]
-    known[missing] = _top_tokens(subject, subject.sae.W_dec, missing, known.shape[1], memory_budget)
-    subject.logit_lens_memo = known
-    return known[features, :k]
+    memo_FK = subject.logit_lens_memo
+    if memo_FK is None or memo_FK.shape[1] < k:
+        memo_FK = torch.full((subject.d_sae, k), -1, dtype=torch.int64)
+    missing = features[memo_FK[features, 0] < 0]
+    memo_FK[missing] = _top_tokens(
+        subject, subject.sae.W_dec, missing, memo_FK.shape[1], memory_budget
+    )
+    subject.logit_lens_memo = memo_FK
+    return memo_FK[features, :k]
 
 
 @torch.no_grad()

@@ -98,8 +98,8 @@ def _best_token_of_rows(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor)
     lse_B = _no_logsumexp(h_BD)
     larger = torch.empty(0, device=h_BD.device)
     for start, logits_BC in _logits_in_chunks(head, h_BD):
-        here = (tokens_BK >= start) & (tokens_BK < start + logits_BC.shape[1])
-        rows, k = here.nonzero(as_tuple=True)
+        in_tile = (tokens_BK >= start) & (tokens_BK < start + logits_BC.shape[1])
+        rows, k = in_tile.nonzero(as_tuple=True)
         logits_BC[rows, tokens_BK[rows, k] - start] = own_BK[rows, k]
         # As floats: summing a comparison's booleans costs more.
         if larger.numel() < logits_BC.numel():

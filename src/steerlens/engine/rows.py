@@ -36,22 +36,22 @@ class LastPosition:
         self._cache = new_cache(self._bridge)
         with torch.no_grad():
             names = dict.fromkeys([*subject.site.read_before_write, subject.site.write])
-            seen: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+            parts_of: dict[str, list[torch.Tensor]] = {name: [] for name in names}
 
             def catch(x: torch.Tensor, hook: Any, name: str) -> None:
-                seen[name].append(x.flatten(2))
+                parts_of[name].append(x.flatten(2))
 
             look = [(name, partial(catch, name=name)) for name in names]
             if self._length > 1:
                 self._run(tokens_1L[:, :-1], look, self._cache)
             self.h_D = self._run(self._token_11, look, copied(self._cache))[0]
-        for name, values in seen.items():
+        for name, values in parts_of.items():
             if not values:
                 raise never_fires(name, subject.lm)
-        whole = {name: torch.cat(values, dim=1) for name, values in seen.items()}
-        self.x_1LD = torch.stack([whole[name] for name in subject.site.read_before_write]).sum(0)
+        by_hook = {name: torch.cat(values, dim=1) for name, values in parts_of.items()}
+        self.x_1LD = torch.stack([by_hook[name] for name in subject.site.read_before_write]).sum(0)
         """(1, L, D): the unsteered vectors that the SAE encodes."""
-        self.out_11D = whole[subject.site.write][:, -1:]
+        self.out_11D = by_hook[subject.site.write][:, -1:]
         """(1, 1, D): the unsteered vector that the edit changes, at the last position."""
 
     @torch.no_grad()

@@ -63,5 +63,5 @@ class ScoreRun:
         """What the corpus is, for the store."""
         if self.corpus is None or self.store is None:
             return None
-        what = identity(self.corpus, self.store.root)
-        return {**what, "context_length": self.corpus.context_length}
+        facts = identity(self.corpus, self.store.root)
+        return {**facts, "context_length": self.corpus.context_length}

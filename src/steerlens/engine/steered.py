@@ -76,5 +76,5 @@ class SteeredPrompt:
 
         per_row = self._position.bytes_per_row() + bytes_per_row
         size = rows_that_fit(run.memory_budget, per_row, ROWS_AT_ONCE)
-        for done in batches(len(features_F), size, run_batch):
-            run.progress(done)
+        for n_done in batches(len(features_F), size, run_batch):
+            run.progress(n_done)

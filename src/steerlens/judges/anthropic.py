@@ -53,15 +53,15 @@ class AnthropicChat:
         self._loop.end()
 
     def answers(self, conversations: Sequence[Conversation]) -> list[Answer | Unanswered]:
-        return [self._answer(one) for one in conversations]
+        return [self._answer(conversation) for conversation in conversations]
 
     def _answer(self, conversation: Conversation) -> Answer | Unanswered:
-        messages: Any = [one._asdict() for one in conversation]
+        messages: Any = [turn._asdict() for turn in conversation]
         try:
             with self.server.asking():
                 create = self.client.messages.create
-                done = self._loop.run(create(messages=messages, **self._settings))
-                usage = done.usage
+                message = self._loop.run(create(messages=messages, **self._settings))
+                usage = message.usage
                 if usage is None:
                     raise ValueError("no usage")  # theirs always has one
                 # Tokens that the server's own prompt cache wrote or read are counted apart.
@@ -69,10 +69,10 @@ class AnthropicChat:
                 cached = [count(getattr(usage, name, None)) for name in names]
                 fresh = count(getattr(usage, "input_tokens", None))
                 return Answer(
-                    text="".join(part.text for part in done.content if part.type == "text"),
+                    text="".join(part.text for part in message.content if part.type == "text"),
                     input_tokens=None if fresh is None else fresh + sum(n or 0 for n in cached),
                     output_tokens=count(getattr(usage, "output_tokens", None)),
-                    stopped=done.stop_reason,
+                    stopped=message.stop_reason,
                 )
         except Unanswered as error:
             return error

@@ -65,7 +65,7 @@ class AnswerCache:
             write_json(file, with_digest({"asked": key, "answer": asdict(answer)}))
 
     def _key(self, conversation: Conversation) -> dict[str, Any]:
-        return {**self.identity, "messages": [list(one) for one in conversation]}
+        return {**self.identity, "messages": [list(turn) for turn in conversation]}
 
     def _file(self, key: Mapping[str, Any]) -> Path:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

@@ -184,6 +184,6 @@ def _words(error: Exception) -> str:
     """The server's own words, in one line and short."""
     body = getattr(error, "body", None)
     inner = body.get("error", body) if isinstance(body, dict) else body
-    told = inner.get("message") if isinstance(inner, dict) else None
-    text = " ".join(str(told or error).split()).rstrip(".")
+    message = inner.get("message") if isinstance(inner, dict) else None
+    text = " ".join(str(message or error).split()).rstrip(".")
     return text[:200] or type(error).__name__

@@ -74,12 +74,12 @@ class Estimate(NamedTuple):
 
 def usual_tokens(conversation: Conversation) -> int:
     """Tokens in a conversation, about."""
-    return sum(len(one.content.encode()) for one in conversation) // BYTES_PER_TOKEN + 1
+    return sum(len(message.content.encode()) for message in conversation) // BYTES_PER_TOKEN + 1
 
 
 def tokens_at_most(conversation: Conversation) -> int:
     """A token stands for at least a byte."""
-    return sum(len(one.content.encode()) for one in conversation) + OVERHEAD
+    return sum(len(message.content.encode()) for message in conversation) + OVERHEAD
 
 
 def tokens_of(answer: Answer, conversation: Conversation, max_tokens: int) -> tuple[int, int]:

@@ -69,14 +69,14 @@ class Rated:
 
         Only of aspects that at least one item is rated in.
         """
-        found: dict[str, list[int | None] | list[str | None]] = {}
+        columns_of: dict[str, list[int | None] | list[str | None]] = {}
         nothing = Rating(None)
         for aspect in ASPECTS:
             if any(aspect in rating for rating in self.ratings):
                 column = [rating.get(aspect, nothing) for rating in self.ratings]
-                found[f"{self.kind}_{aspect}"] = [one.value for one in column]
-                found[f"{self.kind}_{aspect}_missing"] = [one.missing for one in column]
-        return found
+                columns_of[f"{self.kind}_{aspect}"] = [rating.value for rating in column]
+                columns_of[f"{self.kind}_{aspect}_missing"] = [rating.missing for rating in column]
+        return columns_of
 
     def missing(self) -> dict[str, Counter[str]]:
         """How many ratings of each aspect the judge hasn't given, by why."""

@@ -71,8 +71,8 @@ def fit_reading(perplexity: Sequence[float | None], degeneracy: Sequence[float |
     """
     import numpy as np
 
-    logs = [math.log(one) for one in perplexity if one is not None and one > 0]
-    repeats = [one for one in degeneracy if one is not None]
+    logs = [math.log(value) for value in perplexity if value is not None and value > 0]
+    repeats = [value for value in degeneracy if value is not None]
     refuse_too_few_unsteered(min(len(logs), len(repeats)))
     median, high = np.quantile(logs, [0.5, AS_UNSTEERED]).tolist()
     repeated = max(float(np.quantile(repeats, AS_UNSTEERED)), LEAST_DEGENERACY)
@@ -128,9 +128,9 @@ class LexicalJudge:
         limits = vocabulary.limits
         if limits is None:
             return Rating(None, UNMEASURED, "no words tell the concept's training texts apart")
-        found = share(item.text, vocabulary)
-        value = int(found >= limits.present) + int(found >= limits.shaped)
-        return Rating(value, detail=f"{found:.4f} of the words are the concept's")
+        share_of_words = share(item.text, vocabulary)
+        value = int(share_of_words >= limits.present) + int(share_of_words >= limits.shaped)
+        return Rating(value, detail=f"{share_of_words:.4f} of the words are the concept's")
 
     def _fluency(self, item: Item) -> Rating:
         if item.perplexity is None or item.degeneracy is None or item.perplexity <= 0:

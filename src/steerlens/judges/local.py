@@ -59,9 +59,9 @@ class LocalChat:
         from steerlens.engine.memory import batches
 
         self._abandoned.clear()
-        tokens = [self._tokens(one) for one in conversations]
+        tokens = [self._tokens(conversation) for conversation in conversations]
         room = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        found: list[Answer | Unanswered] = [
+        replies: list[Answer | Unanswered] = [
             TooLong(
                 f"{len(ids)} tokens and {self._max_tokens} of an answer are more than the "
                 f"model's {room}"
@@ -71,17 +71,19 @@ class LocalChat:
         fit = [n for n, ids in enumerate(tokens) if not room or len(ids) + self._max_tokens <= room]
 
         def run(rows: slice, _full: int) -> None:
-            which = fit[rows]
-            for n, answer in zip(which, self._generate([tokens[n] for n in which]), strict=True):
-                found[n] = answer
+            indices = fit[rows]
+            for n, answer in zip(
+                indices, self._generate([tokens[n] for n in indices]), strict=True
+            ):
+                replies[n] = answer
 
         for _ in batches(len(fit), max(1, len(fit)), run):
             pass
-        return found
+        return replies
 
     def _tokens(self, conversation: Conversation) -> list[int]:
         ids: Any = self._tokenizer.apply_chat_template(
-            [one._asdict() for one in conversation],
+            [turn._asdict() for turn in conversation],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -117,14 +119,14 @@ class LocalChat:
             for ids, new in zip(tokens, out_BL[:, length:].tolist(), strict=True)
         ]
 
-    def _answer(self, asked: Sequence[int], new: list[int]) -> Answer:
+    def _answer(self, prompt_ids: Sequence[int], new: list[int]) -> Answer:
         """The answer in new tokens, which end with an end token if there was room for it."""
         ends = self._model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         written = next((n + 1 for n, token in enumerate(new) if token in ends), len(new))
         ended = new[written - 1 : written] and new[written - 1] in ends
         text = self._tokenizer.decode(new[:written], skip_special_tokens=True)
-        return Answer(text, len(asked), written, stopped="stop" if ended else "length")
+        return Answer(text, len(prompt_ids), written, stopped="stop" if ended else "length")
 
 
 def _load(path: str, cache_dir: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:

@@ -54,15 +54,15 @@ class OpenAIChat:
         self._loop.end()
 
     def answers(self, conversations: Sequence[Conversation]) -> list[Answer | Unanswered]:
-        return [self._answer(one) for one in conversations]
+        return [self._answer(conversation) for conversation in conversations]
 
     def _answer(self, conversation: Conversation) -> Answer | Unanswered:
-        messages: Any = [one._asdict() for one in conversation]
+        messages: Any = [turn._asdict() for turn in conversation]
         try:
             with self.server.asking():
                 create = self.client.chat.completions.create
-                done = self._loop.run(create(messages=messages, **self._settings))
-                choice, usage = done.choices[0], done.usage
+                completion = self._loop.run(create(messages=messages, **self._settings))
+                choice, usage = completion.choices[0], completion.usage
                 return Answer(
                     text=str(choice.message.content or choice.message.refusal or ""),
                     input_tokens=count(getattr(usage, "prompt_tokens", None)),

@@ -22,14 +22,14 @@ class Parsed(NamedTuple):
 def parse(answer: str) -> Parsed:
     """The last rating of `answer`, which the judge was asked to end with. Never a guess: it is 0, 1
     or 2 in double brackets, or where there are none, the whole last line `Rating: n`."""
-    found = RATING.findall(answer)
-    if not found:
+    ratings = RATING.findall(answer)
+    if not ratings:
         lines = answer.strip().splitlines()
         bare = BARE.fullmatch(re.sub(r"[*_`\[\]]", "", lines[-1]).strip(" .")) if lines else None
         if bare:
             return Parsed(int(bare[1]))
         return Parsed(None, "no rating in the answer" if lines else "an empty answer")
-    last = found[-1].strip()
+    last = ratings[-1].strip()
     if last not in ("0", "1", "2"):
         return Parsed(None, f"the rating is {last[:20]!r}, not 0, 1 or 2")
     return Parsed(int(last))

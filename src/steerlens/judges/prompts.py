@@ -93,8 +93,8 @@ def conversation(item: Item, aspect: str) -> Conversation:
 def again(before: Conversation, answer: str) -> Conversation:
     """The next thing to say after an `answer` without a rating."""
     # Servers refuse an empty message.
-    said = Message("assistant", _sendable(answer).strip() or "(nothing)")
-    return (*before, said, Message("user", AGAIN))
+    answer_given = Message("assistant", _sendable(answer).strip() or "(nothing)")
+    return (*before, answer_given, Message("user", AGAIN))
 
 
 def _tagged(name: str, text: str) -> str:

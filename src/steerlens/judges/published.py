@@ -56,19 +56,19 @@ def read_published(folder: Path, run: str = "gemma2_9b_it_131") -> Published:
             raise SteerlensError(f"{files[0]} and {files[1]} have the same name; remove one.")
         if files:
             read.append(files[0])
-            tables[aspect], told = _read(files[0], aspect)
-            findings += told
+            tables[aspect], sentences = _read(files[0], aspect)
+            findings += sentences
     if not tables:
         name = f"{run}_llm_..._score_cache.json"
         raise SteerlensError(f"there are no ratings of {run} in or below {folder}: {name}.")
-    whole: pd.DataFrame | None = None
+    merged: pd.DataFrame | None = None
     for aspect, table in tables.items():
-        whole = table if whole is None else _joined(whole, table, aspect, findings)
-    assert whole is not None
+        merged = table if merged is None else _joined(merged, table, aspect, findings)
+    assert merged is not None
     present = tuple(tables)
     absent = tuple(aspect for aspect in NAMES if aspect not in tables)
     findings += [f"There is no file of the ratings of {aspect}." for aspect in absent]
-    table = whole.loc[:, [*KEYS, "factor", *present]]
+    table = merged.loc[:, [*KEYS, "factor", *present]]
     return Published(table, present, absent, findings, tuple(read))
 
 
@@ -104,9 +104,9 @@ def as_tables(published: Published) -> tuple[pd.DataFrame, pd.DataFrame, pd.Data
 
 
 def _joined(
-    whole: pd.DataFrame, table: pd.DataFrame, aspect: str, findings: list[str]
+    merged: pd.DataFrame, table: pd.DataFrame, aspect: str, findings: list[str]
 ) -> pd.DataFrame:
-    both = whole.merge(table, on=KEYS, how="outer", suffixes=("", "_other"), indicator=True)
+    both = merged.merge(table, on=KEYS, how="outer", suffixes=("", "_other"), indicator=True)
     paired = both["_merge"].to_numpy() == "both"
     alone = int((~paired).sum())
     if alone == len(both):
@@ -130,20 +130,20 @@ def _read(file: Path, aspect: str) -> tuple[pd.DataFrame, list[str]]:
     for (layer, feature), entry in _entries(file).items():
         scores, factor = entry["scores"], entry.get("best_steering_factor")
         sound = [_value(score, file) for score in scores]
-        given = [value for value in sound if value is not None]
-        wrong["null"] += len(sound) - len(given)
+        ratings = [value for value in sound if value is not None]
+        wrong["null"] += len(sound) - len(ratings)
         mean = entry.get("mean_score")
-        close = given and mean is not None and math.isclose(mean, sum(given) / len(given))
+        close = ratings and mean is not None and math.isclose(mean, sum(ratings) / len(ratings))
         wrong["mean"] += mean is not None and not close
         responses = entry.get("responses")
         if isinstance(responses, list) and len(responses) == len(sound):
-            read = [parse(str(one)).value for one in responses]
+            read = [parse(str(response)).value for response in responses]
             wrong["response"] += sum(a != b for a, b in zip(read, sound, strict=True))
         rows += [(layer, feature, text, factor, value) for text, value in enumerate(sound)]
     table = pd.DataFrame(rows, columns=[*KEYS, "factor", aspect])
     table[aspect] = table[aspect].astype("Int8")
     table = table.sort_values(KEYS, ignore_index=True)
-    return table, [f"{file.name}: {n:,} {_WRONG[what]}." for what, n in wrong.items() if n]
+    return table, [f"{file.name}: {n:,} {_WRONG[problem]}." for problem, n in wrong.items() if n]
 
 
 _WRONG = {
@@ -179,7 +179,7 @@ def _entries(file: Path) -> Mapping[tuple[int, int], dict[str, Any]]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         raise ValueError("a key is there twice")
-    return found
+    return values

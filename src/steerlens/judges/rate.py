@@ -70,12 +70,12 @@ class LanguageModelJudge:
 
     def estimate(self, items: Sequence[Item]) -> Estimate:
         """What rating `items` will take, without asking anything."""
-        asking = _Asking(self, items)
-        asking.look_up()
+        session = _Asking(self, items)
+        session.look_up()
         return cost.estimate(
-            ratings=sum(len(rating) for rating in asking.ratings),
-            kept=asking.cost.kept,
-            to_ask=[task.conversation for task in asking.queue],
+            ratings=sum(len(rating) for rating in session.ratings),
+            kept=session.cost.kept,
+            to_ask=[task.conversation for task in session.queue],
             price=self.price,
             max_tokens=self.config.max_tokens,
         )
@@ -97,10 +97,10 @@ class LanguageModelJudge:
                 kept.
         """
         self.cache.check()
-        asking = _Asking(self, items, progress, spent_usd)
-        asking.look_up()
-        asking.ask()
-        return Rated(self.name, "llm", asking.ratings, asking.cost, asking.stopped)
+        session = _Asking(self, items, progress, spent_usd)
+        session.look_up()
+        session.ask()
+        return Rated(self.name, "llm", session.ratings, session.cost, session.stopped)
 
 
 def tasks(items: Sequence[Item]) -> list[Task]:
@@ -131,8 +131,8 @@ class _Asking:
     def __post_init__(self) -> None:
         self.tasks = tasks(self.items)
         self.queue = deque(self.tasks)
-        left = Rating(None, BUDGET)
-        self.ratings = [dict.fromkeys(aspects_of(item), left) for item in self.items]
+        unrated = Rating(None, BUDGET)
+        self.ratings = [dict.fromkeys(aspects_of(item), unrated) for item in self.items]
         if self.judge.price is None:
             self.cost.usd = self.cost.usd_now = None
 
@@ -179,7 +179,7 @@ class _Asking:
 
     def _affordable(self) -> Iterator[Task]:
         """The next tasks, as many as are asked together."""
-        promised = sum(self._at_most(one) for batch in self.under_way.values() for one in batch)
+        promised = sum(self._at_most(item) for batch in self.under_way.values() for item in batch)
         promised += self.spent_usd
         limit = self.judge.config.budget_usd
         for _ in range(min(self.judge.chat.batch, len(self.queue))):
@@ -241,11 +241,11 @@ class _Asking:
 
     def _stop(self) -> None:
         """Says how far the budget went."""
-        left = sum(len(task.places) for task in self.queue)
+        n_missing = sum(len(task.places) for task in self.queue)
         total = sum(len(rating) for rating in self.ratings)
         self.stopped = (
             f"judge.budget_usd={self.judge.config.budget_usd:g} is reached: the answers have cost "
             f"{self.spent_usd + (self.cost.usd or 0):.4f} USD, {self.cost.usd_now or 0:.4f} of it "
-            f"now, and another might exceed it; {left:,} of {total:,} ratings are missing. What is "
-            "rated is kept: the same command with a larger budget goes on."
+            f"now, and another might exceed it; {n_missing:,} of {total:,} ratings are missing. What "
+            "is rated is kept: the same command with a larger budget goes on."
         )

@@ -68,8 +68,8 @@ def words_of(text: str) -> list[str]:
 
 def share(text: str, vocabulary: Vocabulary) -> float:
     """Which part of a text's words is in the vocabulary; 0 of an empty text."""
-    found, known = words_of(text), set(vocabulary.words)
-    return sum(word in known for word in found) / len(found) if found else 0.0
+    words, vocabulary_words = words_of(text), set(vocabulary.words)
+    return sum(word in vocabulary_words for word in words) / len(words) if words else 0.0
 
 
 def fit_vocabularies(
@@ -82,12 +82,12 @@ def fit_vocabularies(
         SteerlensError: fewer than two texts with or without a concept.
     """
     positive = {concept: training[concept][0] for concept in sorted(training)}
-    found = {}
-    for concept, (own, without) in training.items():
-        others = [text for name, texts in positive.items() if name != concept for text in texts]
-        step = max(1, -(-len(others) // OTHERS))
-        found[concept] = fit_vocabulary(own, [*without, *others[::step]])
-    return found
+    by_concept = {}
+    for concept, (positives, without) in training.items():
+        negatives = [text for name, texts in positive.items() if name != concept for text in texts]
+        step = max(1, -(-len(negatives) // OTHERS))
+        by_concept[concept] = fit_vocabulary(positives, [*without, *negatives[::step]])
+    return by_concept
 
 
 def fit_vocabulary(positive: Sequence[str], negative: Sequence[str]) -> Vocabulary:

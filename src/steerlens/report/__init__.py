@@ -84,21 +84,23 @@ def _read(folder: Path) -> RunTables:
         near = _newest_run_near(folder)
         hint = f"the newest run is {near}." if near else "give the folder of a finished run."
         state = read_status(folder).get("state")
-        what = f"its run is {state} and" if state else "it"
-        raise SteerlensError(f"{folder} can't be reported: {what} has no {FEATURES.file}; {hint}")
+        state_of_run = f"its run is {state} and" if state else "it"
+        raise SteerlensError(
+            f"{folder} can't be reported: {state_of_run} has no {FEATURES.file}; {hint}"
+        )
     return replace(read_tables(folder), unfinished=unfinished(folder))
 
 
 def _newest_run_near(folder: Path) -> Path | None:
     """The newest run below `folder`, else below `outputs`; looks a few levels down only."""
     for root in (folder, Path("outputs")):
-        found = [
+        folders = [
             path
             for depth in ("*", "*/*", "*/*/*")
             for path in root.glob(f"{depth}/{FEATURES.file}")
         ]
-        if found:
-            return max(found, key=lambda path: path.stat().st_mtime).parent
+        if folders:
+            return max(folders, key=lambda path: path.stat().st_mtime).parent
     return None
 
 

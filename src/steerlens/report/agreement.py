@@ -9,63 +9,63 @@ from steerlens.analysis.ratings import JudgesAgreement
 from steerlens.results.text import markdown, markdown_table, visible
 
 
-def judges_lines(found: Mapping[str, JudgesAgreement]) -> list[str]:
+def judges_lines(by_aspect: Mapping[str, JudgesAgreement]) -> list[str]:
     """How far two judges agree, a sentence for each aspect."""
-    said = []
-    for aspect, one in found.items():
+    sentences = []
+    for aspect, agreement in by_aspect.items():
         measures = [
             f"{name} {estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
             for name, estimate in (
-                ("equal ratings", one.exact),
-                ("weighted kappa", one.kappa),
-                ("Spearman", one.spearman),
+                ("equal ratings", agreement.exact),
+                ("weighted kappa", agreement.kappa),
+                ("Spearman", agreement.spearman),
             )
             if estimate and estimate.low is not None
         ]
-        said.append(
+        sentences.append(
             f"The judges on {aspect}: {', '.join(measures) or 'nothing can be said'}; "
-            f"{one.texts:,} texts that both have rated."
+            f"{agreement.texts:,} texts that both have rated."
         )
-    return said
+    return sentences
 
 
-def agreement_lines(found: Sequence[Agreement]) -> list[str]:
+def agreement_lines(agreements: Sequence[Agreement]) -> list[str]:
     """A sentence for each score."""
-    return [_sentence(one) for one in found]
+    return [_sentence(agreement) for agreement in agreements]
 
 
-def _sentence(one: Agreement) -> str:
-    n = f"{one.features:,} feature{'s' * (one.features != 1)}"
-    if not one.largest:
-        return f"{one.score}: equal in all {n}."
-    correlation = _spearman(one)
-    worst = one.largest[0]
+def _sentence(agreement: Agreement) -> str:
+    n = f"{agreement.features:,} feature{'s' * (agreement.features != 1)}"
+    if not agreement.largest:
+        return f"{agreement.score}: equal in all {n}."
+    correlation = _spearman(agreement)
+    worst = agreement.largest[0]
     return (
-        f"{one.score}: {n} in both, {correlation}{one.close:.1%} within {CLOSE:g}, median "
-        f"difference {one.median_difference:.2g}, largest {abs(worst.one - worst.other):.3g} "
+        f"{agreement.score}: {n} in both, {correlation}{agreement.close:.1%} within {CLOSE:g}, "
+        f"median difference {agreement.median_difference:.2g}, largest {abs(worst.one - worst.other):.3g} "
         f"(layer {worst.layer}, feature {worst.feature}: {worst.one:.4g} and {worst.other:.4g})."
     )
 
 
-def _spearman(one: Agreement) -> str:
-    if one.spearman is None:
+def _spearman(agreement: Agreement) -> str:
+    if agreement.spearman is None:
         return ""
-    value, low, high = one.spearman
+    value, low, high = agreement.spearman
     between = "" if low is None else f" (95 % interval {low:.4f} to {high:.4f})"
     return f"Spearman {value:.4f}{between}, "
 
 
-def agreement_table(found: Sequence[Agreement]) -> str | None:
+def agreement_table(agreements: Sequence[Agreement]) -> str | None:
     """The largest differences, in Markdown. None where there are none."""
     rows = [
         [
-            markdown(visible(one.score)),
+            markdown(visible(agreement.score)),
             *(str(number) for number in (worst.layer, worst.feature)),
             *(f"{number:.4g}" for number in (worst.one, worst.other)),
             f"{abs(worst.one - worst.other):.3g}",
         ]
-        for one in found
-        for worst in one.largest
+        for agreement in agreements
+        for worst in agreement.largest
     ]
     header = ["score", "layer", "feature", "one", "other", "difference"]
     return markdown_table(header, rows) if rows else None

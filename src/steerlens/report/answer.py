@@ -21,7 +21,7 @@ def answer_section(study: Mapping[str, Any] | None) -> list[str]:
         if rows:
             header, cells = _cells(rows)
             cells = [[markdown(cell) for cell in row] for row in cells]
-            parts += [f"`{name}.csv`", markdown_table([markdown(one) for one in header], cells)]
+            parts += [f"`{name}.csv`", markdown_table([markdown(title) for title in header], cells)]
     return parts
 
 

@@ -67,17 +67,17 @@ def concept_page(tables: RunTables) -> Iterator[Line]:
     features = steered_toward(tables, word)
     yield _line()
     if word["found"]:
-        adding = [one for one in features if one.adds]
-        what = f"{len(adding)} of {len(features)}" if len(features) > 1 else "The"
+        adding = [feature for feature in features if feature.adds]
+        subject_of_sentence = f"{len(adding)} of {len(features)}" if len(features) > 1 else "The"
         verb = "features steer" if len(features) > 1 else "feature steers"
-        yield _line(f"{what} {verb} toward {word['word']!r}.", style="bold")
+        yield _line(f"{subject_of_sentence} {verb} toward {word['word']!r}.", style="bold")
     yield from map(_line, words_explanation([word]))
     yield _line(f"Tokens of it: {visible_tokens(word['tokens'], TOKENS)}")
     if features:
         yield _line(template_sentence(tables))
-    for one in features[:FEATURES]:
+    for feature in features[:FEATURES]:
         yield _line()
-        yield from _feature(one, PROMPTS if one.adds else 1)
+        yield from _feature(feature, PROMPTS if feature.adds else 1)
     for row in tables.steering.loc[
         tables.steering["control"].str.startswith("+", na=False)
     ].to_dict("records"):
@@ -112,8 +112,8 @@ def words_page(tables: RunTables) -> Iterator[Line]:
 def what_to_look_at(tables: RunTables, folder: Path, in_colour: bool) -> Iterator[Line]:
     """After a first run: how to read what stands above, and what to do next."""
     words = words_summary(tables.words)
-    found = [word for word in words if word["found"]]
-    if not found:
+    words_with_feature = [word for word in words if word["found"]]
+    if not words_with_feature:
         return
     green = " Tokens of the word are green." if in_colour else ""
     yield _line()
@@ -124,15 +124,15 @@ def what_to_look_at(tables: RunTables, folder: Path, in_colour: bool) -> Iterato
         f"steering costs the sense. {template_sentence(tables)}"
     )
     yield _line()
-    steerlens, first = program(), found[0]
+    steerlens, first = program(), words_with_feature[0]
     subject = subject_words(tables.command)
-    which = f"layer={first['layer']} feature={first['feature']}"
+    address = f"layer={first['layer']} feature={first['feature']}"
     folder_word = shlex.quote(str(folder))
     yield _line("Next:")
     for command, does in (
         (f"{steerlens} concept=WORD{subject}", "any word or phrase of yours"),
         (
-            f"{steerlens} export {folder_word} {which}",
+            f"{steerlens} export {folder_word} {address}",
             f"{first['word']} as a vector for Transformers",
         ),
         (f"{steerlens} experiment=filter{subject} plan=true", "what selecting by S_out buys"),
@@ -169,14 +169,14 @@ def template_sentence(tables: RunTables) -> str:
     return f"Texts go on from {prompts}, without a chat template."
 
 
-def share_sentence(one: Toward) -> str:
+def share_sentence(feature: Toward) -> str:
     """Say how many tokens of the concept stand in how many texts, and without steering."""
-    row = one.row
+    row = feature.row
     return (
         f"factor {number(row['best_factor'], 'g')}: "
         f"{number(row['concept_success'], '.2g')} of its tokens a text "
-        f"(unsteered {number(row['concept_success_unsteered'], '.2g')}), in {one.shown} of "
-        f"{one.n_texts} texts (unsteered {one.shown_unsteered})"
+        f"(unsteered {number(row['concept_success_unsteered'], '.2g')}), in {feature.shown} of "
+        f"{feature.n_texts} texts (unsteered {feature.shown_unsteered})"
     )
 
 
@@ -196,10 +196,10 @@ def _perplexities(row: Mapping[str, Any]) -> str:
     return f"{steered} (unsteered {unsteered})"
 
 
-def _feature(one: Toward, n_prompts: int) -> Iterator[Line]:
-    row = one.row
+def _feature(feature: Toward, n_prompts: int) -> Iterator[Line]:
+    row = feature.row
     yield _line(f"layer {row['layer']}, feature {row['feature']}", style="bold")
-    yield Line("  writes  ", Text(_writes(one, TOKENS)))
+    yield Line("  writes  ", Text(_writes(feature, TOKENS)))
     s_in = (
         f"; S_in {number(row['input_score'], '.2f')}"
         if isinstance(row["input_score"], float)
@@ -210,11 +210,11 @@ def _feature(one: Toward, n_prompts: int) -> Iterator[Line]:
         f"{number(row['output_score'], '.3f')} (S_out) toward its own tokens{s_in}"
     )
     yield Line("  output score  ", Text(scores))
-    if not one.pairs:
+    if not feature.pairs:
         yield Line("  ", Text("no factor may be chosen: at all of them the texts break down"))
         return
-    yield Line("  ", Text(f"{share_sentence(one)}; perplexity {_perplexities(row)}"))
-    yield from _pairs(one.pairs[:n_prompts])
+    yield Line("  ", Text(f"{share_sentence(feature)}; perplexity {_perplexities(row)}"))
+    yield from _pairs(feature.pairs[:n_prompts])
 
 
 def _pairs(pairs: Sequence[Pair]) -> Iterator[Line]:
@@ -235,8 +235,8 @@ def marked(text: Continuation) -> Text:
     return line
 
 
-def _writes(one: Toward, n: int) -> str:
-    return " ".join(visible_token(token) for token in one.writes[:n])
+def _writes(feature: Toward, n: int) -> str:
+    return " ".join(visible_token(token) for token in feature.writes[:n])
 
 
 def _line(text: str = "", style: str = "") -> Line:

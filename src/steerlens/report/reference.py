@@ -17,18 +17,18 @@ def reference_lines(tables: RunTables) -> list[str]:
     lines += theirs.findings
     if theirs.alone:
         return lines
-    found = agreement(tables.features, theirs.table)
-    if not found:
+    agreements = agreement(tables.features, theirs.table)
+    if not agreements:
         return [*lines, "No listed feature is among this run's with a score."]
-    for one, sentence in zip(found, agreement_lines(found), strict=True):
+    for one, sentence in zip(agreements, agreement_lines(agreements), strict=True):
         lines.append(sentence)
-        told, criterion = reproduced(one), REPRODUCED.get(one.score)
-        if told is None or criterion is None:
+        is_reproduced, criterion = reproduced(one), REPRODUCED.get(one.score)
+        if is_reproduced is None or criterion is None:
             continue
         close = f" and {criterion.close:.0%} within 1e-3" if criterion.close else ""
         lines.append(
-            f"{one.score} is {'' if told else 'not '}reproduced: that takes a Spearman correlation "
-            f"of {criterion.spearman:g}{close}; {criterion.why}."
+            f"{one.score} is {'' if is_reproduced else 'not '}reproduced: that takes a Spearman "
+            f"correlation of {criterion.spearman:g}{close}; {criterion.why}."
         )
     return lines
 

@@ -37,22 +37,22 @@ ROLE_TITLES = {"input": "Input features", "output": "Output features", "hybrid":
 """The paper's Tables 2-4."""
 
 
-def steering_sections(tables: RunTables, found: Mapping[str, Any]) -> list[str]:
+def steering_sections(tables: RunTables, summary: Mapping[str, Any]) -> list[str]:
     """The report's parts on steering; `found` is what the summary says of it."""
 
-    def shown(name: str) -> str:
+    def display(name: str) -> str:
         return markdown(visible(name))
 
     steered = (tables.steering, tables.generations)
     titled = {
         "Best steered features": best_steered_table(*steered),
-        "What selecting by S_out buys": payoff_table(found),
-        "Success by threshold of S_out": curve_table(found),
-        "What to select features by": criteria_table(found["criteria"]),
+        "What selecting by S_out buys": payoff_table(summary),
+        "Success by threshold of S_out": curve_table(summary),
+        "What to select features by": criteria_table(summary["criteria"]),
         **{title: role_table(*steered, role) for role, title in ROLE_TITLES.items()},
         "Success tokens and the first logit-lens token": pmi_part(tables.pmi),
     }
-    sentences = [f"- {line}" for line in steering_explanation(found, shown)]
+    sentences = [f"- {line}" for line in steering_explanation(summary, display)]
     return [
         "## Steering",
         "\n".join(sentences),
@@ -60,7 +60,7 @@ def steering_sections(tables: RunTables, found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def payoff_table(found: Mapping[str, Any]) -> str | None:
+def payoff_table(summary: Mapping[str, Any]) -> str | None:
     """Payoff pooled, beside as many features of each layer, and layer by layer. None of nothing."""
     rows = [
         [
@@ -71,13 +71,13 @@ def payoff_table(found: Mapping[str, Any]) -> str | None:
             *(number(row[name], ".2f") for name in ("unfiltered", "random")),
             _with_interval(row, "payoff"),
         ]
-        for row in payoff_rows(found)
+        for row in payoff_rows(summary)
     ]
     header = ["S_out >=", "layer", "features", "success@20", "of all", "as many at random", "times"]
     return markdown_table(header, rows) if rows else None
 
 
-def curve_table(found: Mapping[str, Any]) -> str | None:
+def curve_table(summary: Mapping[str, Any]) -> str | None:
     """Success of the features above each threshold, and as many at random. None of nothing."""
     rows = [
         [
@@ -91,29 +91,29 @@ def curve_table(found: Mapping[str, Any]) -> str | None:
             ),
             *(_with_interval(row, name) for name in ("payoff", "payoff_within_layers")),
         ]
-        for row in curve_rows(found)
+        for row in curve_rows(summary)
     ]
     header = ["S_out >=", "features", "undecided", "success@20", "without undecided"]
     header += ["as many at random", "as many of each layer"]
     return markdown_table([*header, "times", "times within layers"], rows) if rows else None
 
 
-def criteria_table(found: Mapping[str, Any]) -> str | None:
+def criteria_table(summary: Mapping[str, Any]) -> str | None:
     """Every score as a guide to steering: success of the features that it puts first.
 
     A score that guides the better the lower it is has a second row. None if there is no score.
     """
     header = ["selected by", "features", "rank correlation with success@20"]
-    header += [f"success@20 of {share:.0%}" for share in found["shares"]]
-    header.append(f"times within layers, of {found['shares'][COMPARED]:.0%}")
+    header += [f"success@20 of {share:.0%}" for share in summary["shares"]]
+    header.append(f"times within layers, of {summary['shares'][COMPARED]:.0%}")
     rows = []
-    for one in found["scores"]:
-        name = markdown(visible(one["score"]))
-        start = [f"{one['scored']:,}", _estimate(one["spearman"])]
-        for end in ("highest", *(["lowest"] if one["better_reversed"] else [])):
+    for score in summary["scores"]:
+        name = markdown(visible(score["score"]))
+        start = [f"{score['scored']:,}", _estimate(score["spearman"])]
+        for end in ("highest", *(["lowest"] if score["better_reversed"] else [])):
             selected = name if end == "highest" else f"{name}, lowest first"
-            within = (one[end][COMPARED] or {}).get("over_unfiltered_within_layers")
-            rows.append([selected, *start, *map(_success, one[end]), _estimate(within)])
+            within = (score[end][COMPARED] or {}).get("over_unfiltered_within_layers")
+            rows.append([selected, *start, *map(_success, score[end]), _estimate(within)])
     return markdown_table(header, rows) if rows else None
 
 
@@ -126,14 +126,14 @@ def role_table(
     """
     rows = [
         [
-            *_feature(one),
-            _tokens(one),
+            *_feature(example),
+            _tokens(example),
             markdown(visible(passage.prompt)),
             f"{text.factor:g}",
             marked(text),
         ]
-        for one in examples(steering, generations, role, n, prompts)
-        for passage in one.passages
+        for example in examples(steering, generations, role, n, prompts)
+        for passage in example.passages
         for text in passage.continuations
     ]
     header = [*FEATURE, "logit lens", "prompt", "factor", "continuation"]
@@ -173,11 +173,13 @@ def pmi_table(pmi: Pmi, n: int = 5) -> str | None:
 def pmi_summary(pmi: Pmi) -> str | None:
     """PMI by role: pairs, features, quartiles, the mean and its interval (Figure 8's numbers)."""
     rows = []
-    for role, one in by_role(pmi.pairs).items():
-        numbers = [f"{one[name]:.2f}" for name in ("q25", "median", "q75", "mean")]
-        interval = one["mean_interval"]
+    for role, statistics in by_role(pmi.pairs).items():
+        numbers = [f"{statistics[name]:.2f}" for name in ("q25", "median", "q75", "mean")]
+        interval = statistics["mean_interval"]
         between = f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else "-"
-        rows.append([role, f"{one['pairs']:,}", f"{one['features']:,}", *numbers, between])
+        rows.append(
+            [role, f"{statistics['pairs']:,}", f"{statistics['features']:,}", *numbers, between]
+        )
     header = ["role", "pairs", "features", "PMI q25", "median", "q75", "mean", "95 % interval"]
     return markdown_table(header, rows) if rows else None
 
@@ -191,15 +193,15 @@ def best_steered_table(
     """
     rows = [
         [
-            *_feature(one),
-            factor_cell(one),
-            number(one.success, ".2f"),
-            number(one.perplexity, ".4g"),
-            _tokens(one),
-            _beside(one, steered=False),
-            _beside(one, steered=True),
+            *_feature(feature),
+            factor_cell(feature),
+            number(feature.success, ".2f"),
+            number(feature.perplexity, ".4g"),
+            _tokens(feature),
+            _beside(feature, steered=False),
+            _beside(feature, steered=True),
         ]
-        for one in best_steered(steering, generations, n, prompts)
+        for feature in best_steered(steering, generations, n, prompts)
     ]
     header = [*FEATURE, "best factor", "success@20", "perplexity", "logit lens"]
     return markdown_table([*header, "unsteered", "steered"], rows) if rows else None
@@ -249,8 +251,10 @@ def _with_interval(row: Mapping[str, Any], name: str) -> str:
     return _estimate(None if value is None else {"value": value, **ends})
 
 
-def _estimate(found: Mapping[str, Any] | None) -> str:
-    if not found:
+def _estimate(estimate: Mapping[str, Any] | None) -> str:
+    if not estimate:
         return "-"
-    between = "" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})"
-    return f"{found['value']:.2f}{between}"
+    between = (
+        "" if estimate["low"] is None else f" ({estimate['low']:.2f} to {estimate['high']:.2f})"
+    )
+    return f"{estimate['value']:.2f}{between}"

@@ -82,7 +82,8 @@ def write_sweep_report(
         ],
         "study": study,
         "series": [
-            {"label": one.label, "jobs": one.jobs, **summarise(one.tables)} for one in series
+            {"label": member.label, "jobs": member.jobs, **summarise(member.tables)}
+            for member in series
         ],
     }
     write_json(folder / SUMMARY_FILE, summary)
@@ -104,7 +105,7 @@ def _report(
     ]
     parts = [
         f"# {_counted(rows)}",
-        *["\n".join([*failed, *(f"- {markdown(visible(one))}" for one in summary["left_out"])])],
+        *["\n".join([*failed, *(f"- {markdown(visible(job))}" for job in summary["left_out"])])],
         *answer_section(summary["study"]),
         *[
             f"![{name.replace('_', ' ')}]({path.relative_to(folder).as_posix()})"

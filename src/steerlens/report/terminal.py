@@ -106,9 +106,9 @@ def progress(
                 bar.update(task, total=total)
 
         yield advance
-    seconds, done = time.perf_counter() - start, steps // each
-    rate = f", {_rate(done / seconds)} {unit}/s" if seconds > 0 else ""
-    line = f"{visible(description)}: {done:,} {unit} in {duration(seconds)}{rate}"
+    seconds, n_done = time.perf_counter() - start, steps // each
+    rate = f", {_rate(n_done / seconds)} {unit}/s" if seconds > 0 else ""
+    line = f"{visible(description)}: {n_done:,} {unit} in {duration(seconds)}{rate}"
     console.print(Text(line), soft_wrap=True)
 
 

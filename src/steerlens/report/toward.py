@@ -83,9 +83,12 @@ def _word_parts(
         _features_table(features),
     ]
     parts += _together(tables, word)
-    for one in features:
-        if one.pairs:
-            parts += [f"### Layer {one.row['layer']}, feature {one.row['feature']}", _texts(one)]
+    for feature in features:
+        if feature.pairs:
+            parts += [
+                f"### Layer {feature.row['layer']}, feature {feature.row['feature']}",
+                _texts(feature),
+            ]
     return parts
 
 
@@ -119,23 +122,23 @@ def _features_table(features: Sequence[Toward]) -> str:
         header,
         [
             [
-                *(str(one.row[name]) for name in ("layer", "feature")),
-                markdown(" ".join(visible_token(token) for token in one.writes[:TOKENS])),
-                *(number(one.row[name], spec) for name, spec in NUMBERS.values()),
-                f"{one.shown} of {one.n_texts}",
-                str(one.shown_unsteered),
+                *(str(feature.row[name]) for name in ("layer", "feature")),
+                markdown(" ".join(visible_token(token) for token in feature.writes[:TOKENS])),
+                *(number(feature.row[name], spec) for name, spec in NUMBERS.values()),
+                f"{feature.shown} of {feature.n_texts}",
+                str(feature.shown_unsteered),
             ]
-            for one in features
+            for feature in features
         ],
     )
 
 
-def _texts(one: Toward) -> str:
+def _texts(feature: Toward) -> str:
     rows = [
         [_plain(pair.prompt), marked(pair.unsteered), marked(pair.steered)]
-        for pair in one.pairs[:TEXTS]
+        for pair in feature.pairs[:TEXTS]
     ]
-    factor = number(one.row["best_factor"], "g")
+    factor = number(feature.row["best_factor"], "g")
     return markdown_table(["prompt", "unsteered", f"steered, factor {factor}"], rows)
 
 

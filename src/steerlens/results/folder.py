@@ -90,9 +90,11 @@ class RunTables:
             *("concepts", "ratings"),
         )
         tables = {name: getattr(self, name) for name in names}
-        rows = {name: one.loc[one["layer"].isin(list(layers))] for name, one in tables.items()}
+        rows = {
+            name: table.loc[table["layer"].isin(list(layers))] for name, table in tables.items()
+        }
         return dataclasses.replace(
-            self, **{name: one.reset_index(drop=True) for name, one in rows.items()}
+            self, **{name: table.reset_index(drop=True) for name, table in rows.items()}
         )
 
 

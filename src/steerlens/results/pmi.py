@@ -41,8 +41,8 @@ class Pmi:
     def write(self, folder: Path) -> None:
         """Write the file into `folder`, atomically."""
         pairs = self.pairs.to_dict("records")
-        found = {"windows": self.windows, "dropped": self.dropped, "pairs": pairs}
-        write_json(Path(folder) / PMI_FILE, found)
+        content = {"windows": self.windows, "dropped": self.dropped, "pairs": pairs}
+        write_json(Path(folder) / PMI_FILE, content)
 
     @classmethod
     def read(cls, folder: Path) -> Pmi:
@@ -50,12 +50,12 @@ class Pmi:
         import pandas as pd
 
         path = Path(folder) / PMI_FILE
-        found = read_json(path)
+        content = read_json(path)
         try:
-            pairs = {name: [pair[name] for pair in found["pairs"]] for name in cls.TYPES}
-            dropped = {str(reason): int(n) for reason, n in found["dropped"].items()}
+            pairs = {name: [pair[name] for pair in content["pairs"]] for name in cls.TYPES}
+            dropped = {str(reason): int(n) for reason, n in content["dropped"].items()}
             frame = pd.DataFrame(pairs).astype(dict(cls.TYPES))
-            return cls(frame, int(found["windows"]), dropped)
+            return cls(frame, int(content["windows"]), dropped)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise SteerlensError(
                 f"{path} can't be read: it is damaged or no table of PMI; run the job again."

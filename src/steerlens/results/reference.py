@@ -33,16 +33,18 @@ class Reference:
     def write(self, folder: Path) -> None:
         """Write the files into `folder`, atomically."""
         REFERENCE.write(self.table, folder)
-        told = {"model": self.model, "alone": self.alone, "findings": self.findings}
-        write_json(folder / REFERENCE_FILE, told)
+        content = {"model": self.model, "alone": self.alone, "findings": self.findings}
+        write_json(folder / REFERENCE_FILE, content)
 
     @classmethod
     def read(cls, folder: Path) -> Reference:
         """What `write` has written."""
-        told = read_json(folder / REFERENCE_FILE)
+        content = read_json(folder / REFERENCE_FILE)
         try:
-            findings = [str(one) for one in told["findings"]]
-            return cls(REFERENCE.read(folder), str(told["model"]), findings, bool(told["alone"]))
+            findings = [str(finding) for finding in content["findings"]]
+            return cls(
+                REFERENCE.read(folder), str(content["model"]), findings, bool(content["alone"])
+            )
         except (KeyError, TypeError) as error:
             raise SteerlensError(
                 f"{folder / REFERENCE_FILE} can't be read; run the job again."

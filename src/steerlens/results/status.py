@@ -67,9 +67,9 @@ def refuse_foreign(folder: Path) -> None:
         return
     if not names or _is_ours(folder):
         return
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+    listing = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
     raise SteerlensError(
-        f"{folder} isn't the folder of a run and isn't empty (it holds {shown}), so nothing is "
+        f"{folder} isn't the folder of a run and isn't empty (it holds {listing}), so nothing is "
         f"written there; choose another one, paths.output_dir={folder / 'steerlens'}, say."
     )
 

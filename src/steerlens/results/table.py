@@ -73,18 +73,18 @@ class Table:
             raise SteerlensError(
                 f"{path} can't be read: it is truncated or no Parquet file; run the job again."
             ) from error
-        what = self.file.removesuffix(".parquet")
+        kind = self.file.removesuffix(".parquet")
         lacking = [name for name in self.keys if name not in table.column_names]
         if lacking:
             raise SteerlensError(
-                f"{path} is no table of {what}: it lacks the column {', '.join(lacking)}."
+                f"{path} is no table of {kind}: it lacks the column {', '.join(lacking)}."
             )
         try:
             return self._to_pandas(self._like_ours(table))
         except MemoryError:
             raise
         except (pa.ArrowException, ValueError) as error:
-            raise SteerlensError(f"{path} is no table of {what}: {error}") from error
+            raise SteerlensError(f"{path} is no table of {kind}: {error}") from error
 
     def _arrow(
         self, columns: Sequence[Mapping[str, Any]] | Mapping[str, Any] | pd.DataFrame
@@ -108,8 +108,8 @@ class Table:
         import pyarrow as pa
 
         columns: dict[str, Any] = {}
-        others = [name for name in table.column_names if name not in self.columns]
-        for name in [*self.columns, *others]:
+        extra = [name for name in table.column_names if name not in self.columns]
+        for name in [*self.columns, *extra]:
             arrow = _type(self.columns.get(name))
             if name not in table.column_names:
                 columns[name] = pa.nulls(len(table), arrow)

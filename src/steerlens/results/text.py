@@ -69,9 +69,9 @@ def number(value: Any, spec: str) -> str:
     return format(value, spec) if isinstance(value, int | float) else "-"
 
 
-def markdown(shown: str) -> str:
+def markdown(visible: str) -> str:
     """Text that is already `visible`, in a form that Markdown and HTML show as it is."""
-    return "".join(f"&#{ord(char)};" if char in _MARKDOWN else char for char in shown)
+    return "".join(f"&#{ord(char)};" if char in _MARKDOWN else char for char in visible)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

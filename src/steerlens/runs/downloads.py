@@ -48,15 +48,15 @@ def cached_part(config: RunConfig) -> CachedPart:
         layers = layers_with_sae(config, layers) or layers
     except SteerlensError:  # the run itself will say what is wrong
         return CachedPart(config, None)
-    here = [layer for layer in layers if _has_sae(config.sae, layer)]
-    absent = [str(layer) for layer in layers if layer not in here]
-    if not here:
+    cached_layers = [layer for layer in layers if _has_sae(config.sae, layer)]
+    absent = [str(layer) for layer in layers if layer not in cached_layers]
+    if not cached_layers:
         return CachedPart(None, f"no SAE of {config.sae.title} is in the hub's cache")
     if not absent:
         return CachedPart(config, None)
     noun, verb = ("layer", "isn't") if len(absent) == 1 else ("layers", "aren't")
     missing = f"{noun} {', '.join(absent)} of {config.sae.title} {verb} in the hub's cache"
-    return CachedPart(replace(config, layer=here), missing)
+    return CachedPart(replace(config, layer=cached_layers), missing)
 
 
 class Absent(NamedTuple):

@@ -56,15 +56,15 @@ def write_examples(config: RunConfig, file: Path) -> Path:
     if file.suffix != ".parquet":
         raise SteerlensError(f"{file} must end with .parquet.")
     make_folder(file.parent)
-    asking = [PiecesFired(at_most=N_TEXTS)]
+    requests = [PiecesFired(at_most=N_TEXTS)]
     budget = parse_memory(config.memory_budget)
     store = Store(Path(config.paths.cache_dir) / "scores")
     saes, tables = {}, []
     metadata: dict[str, Any] = {"format": FORMAT, "columns": COLUMNS, "release": config.sae.title}
-    for group in in_groups(load_subjects(config), asking, budget):
+    for group in in_groups(load_subjects(config), requests, budget):
         # Of its own for each group, so that only one group's activations are in memory.
         run = ScoreRun(budget, config.seed, task=progress, corpus=config.corpus, store=store)
-        read_corpus(group, asking, run, details=True)
+        read_corpus(group, requests, run, details=True)
         for subject in group:
             activations = activations_of(subject, None, run)
             saes[str(subject.layer)] = {
@@ -86,7 +86,9 @@ def write_examples(config: RunConfig, file: Path) -> Path:
         pq.write_table(
             table,
             stream,
-            row_group_size=max(len(one) for one in tables),  # a layer is read without the others
+            row_group_size=max(
+                len(table) for table in tables
+            ),  # a layer is read without the others
             compression="zstd",
             compression_level=COMPRESSION_LEVEL,
             use_dictionary=False,  # zstd alone is smaller

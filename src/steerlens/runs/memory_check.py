@@ -118,8 +118,8 @@ def refuse_if_too_big(config: RunConfig, spare: int = 0) -> None:
     if needed is None:
         return
     device = device_type(config)
-    there = available_memory(config)
-    if there is None or needed <= there + spare:
+    available = available_memory(config)
+    if available is None or needed <= available + spare:
         return
     others = [other for other in _others(config, _model_size(config.model) or 0) if other.n_numbers]
     ways = [other.without for other in others]
@@ -132,7 +132,7 @@ def refuse_if_too_big(config: RunConfig, spare: int = 0) -> None:
     where = "all devices together have" if config.device_map else f"{device} has"
     raise SteerlensError(
         f"the weights of {_listed(names)} take {gigabytes(needed)} in "
-        f"{dtype_name(config)}, but {where} {gigabytes(there)}; try {' or '.join(ways)}."
+        f"{dtype_name(config)}, but {where} {gigabytes(available)}; try {' or '.join(ways)}."
     )
 
 
@@ -169,15 +169,19 @@ def gpu_memory() -> list[int]:
         return []
     query = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+        output = subprocess.run(
+            query, capture_output=True, text=True, timeout=10, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    found = [int(line) * 2**20 for line in told.split() if line.isdigit()]
+    sizes = [int(line) * 2**20 for line in output.split() if line.isdigit()]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return found
-    places = [place.strip() for place in visible.split(",")]
-    return [found[int(place)] for place in places if place.isdigit() and int(place) < len(found)]
+        return sizes
+    places = [device.strip() for device in visible.split(",")]
+    return [
+        sizes[int(device)] for device in places if device.isdigit() and int(device) < len(sizes)
+    ]
 
 
 def gigabytes(size: float) -> str:
@@ -197,7 +201,7 @@ def _sae_size(sae: SaeConfig, model: ModelConfig) -> float:
     """Numbers in the largest SAE; 0 where nothing tells: SAEs are small beside their model."""
     if sae.path:
         folders = sae_folders(Path(sae.path))
-        files = [file for one in folders for file in one.glob("*.safetensors")]
+        files = [file for folder in folders for file in folder.glob("*.safetensors")]
         return max(map(_tensor_sizes, files), default=0)
     return 2 * (sae.d_sae or 0) * (model.d_model or 0)
 

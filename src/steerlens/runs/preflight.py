@@ -71,10 +71,10 @@ def check(config: RunConfig) -> None:
     if config.choice.success == "concept_success" and config.concept is None and not toward:
         raise SteerlensError("choice.success=concept_success needs concept=WORD.")
     check_toward(config.toward, config.steer)
-    for key, asked in (("concept", config.concept), ("shard", config.shard)):
-        if toward and asked is not None:
+    for key, value in (("concept", config.concept), ("shard", config.shard)):
+        if toward and value is not None:
             raise SteerlensError(
-                f"toward.words can't go with {key}={asked}; leave one of them out."
+                f"toward.words can't go with {key}={value}; leave one of them out."
             )
     check_pmi(config.pmi)
     check_study(config.study)
@@ -210,8 +210,8 @@ def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:
             webtext()  # refuses where its files aren't on this machine
         return
     if not corpus.path:
-        what = "ORGANISATION/NAME" if corpus.source == "hub" else "FILE"
-        raise SteerlensError(f"corpus={corpus.name} needs corpus.path={what}.")
+        kind = "ORGANISATION/NAME" if corpus.source == "hub" else "FILE"
+        raise SteerlensError(f"corpus={corpus.name} needs corpus.path={kind}.")
     if corpus.source != "hub" and not Path(str(corpus.path)).is_file():
         raise SteerlensError(f"corpus.path: there is no file {corpus.path}.")
     if corpus.source != "hub" and is_read:
@@ -222,9 +222,9 @@ def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:
 
 def _check_features(features: FeaturesConfig) -> None:
     ways = ("ids", "n", "file", "concept")
-    given = [name for name in ways if getattr(features, name) is not None]
-    if len(given) > 1:
-        both = " and ".join(f"features.{name}" for name in given)
+    ways_given = [name for name in ways if getattr(features, name) is not None]
+    if len(ways_given) > 1:
+        both = " and ".join(f"features.{name}" for name in ways_given)
         raise SteerlensError(f"{both} are both given; choose one of them.")
     if features.n is not None and features.n < 1:
         raise SteerlensError(f"features.n={features.n} must be at least 1.")
@@ -232,9 +232,9 @@ def _check_features(features: FeaturesConfig) -> None:
         least = f"features.min_examples={features.min_examples}"
         if features.min_examples < 1:
             raise SteerlensError(f"{least} must be at least 1.")
-        if given and given != ["n"]:
+        if ways_given and ways_given != ["n"]:
             raise SteerlensError(
-                f"{least} is for all or random features, not for features.{given[0]}; add "
+                f"{least} is for all or random features, not for features.{ways_given[0]}; add "
                 "features.min_examples=null."
             )
     if features.concept is not None:
@@ -252,8 +252,8 @@ def _check_reference(config: RunConfig) -> None:
 
     check_reference(config.reference)
     if config.reference.model and not config.reference.alone:
-        told = KNOWN[config.reference.model].model
-        refuse_other_model(f"reference.model={config.reference.model}", told, config.model)
+        model_name = KNOWN[config.reference.model].model
+        refuse_other_model(f"reference.model={config.reference.model}", model_name, config.model)
 
 
 def _check_shard(config: RunConfig) -> None:
@@ -339,7 +339,7 @@ def _check_sae_settings(sae: SaeConfig) -> None:
     for setting in SAE_SETTINGS:
         if getattr(sae, setting) is None or setting in entry:
             continue
-        families = [name for name, other in entries("sae").items() if setting in other]
+        families = [name for name, entry in entries("sae").items() if setting in entry]
         near = [name for name in families if entries("sae")[name]["model"] == sae.model]
         raise SteerlensError(
             f"sae={sae.name} has no choice of sae.{setting}; sae={(near or families)[0]} has."
@@ -352,7 +352,7 @@ def _check_release(sae: SaeConfig, config: RunConfig) -> None:
     release = read_release(sae.release)
     if not sae.model:
         refuse_other_model(f"SAELens release {sae.release}", release["model"], config.model)
-    ids = [one["id"] for one in release["saes"]]
+    ids = [sae["id"] for sae in release["saes"]]
     if "{layer}" not in sae.sae_id and sae.sae_id not in ids:
         raise unknown(f"id in SAELens release {sae.release}", sae.sae_id, ids)
 
@@ -378,8 +378,12 @@ def _sae_layers(config: RunConfig, layers: list[int]) -> set[int] | None:
     """The layers for which there are SAEs; None if only the weights tell."""
     sae = config.sae
     if sae.path:
-        known = [sae_facts(folder).layer for folder in sae_folders(Path(sae.path))]
-        return None if None in known else {layer for layer in known if layer is not None}
+        layers_of_folders = [sae_facts(folder).layer for folder in sae_folders(Path(sae.path))]
+        return (
+            None
+            if None in layers_of_folders
+            else {layer for layer in layers_of_folders if layer is not None}
+        )
     if not sae.sae_id or "{layer}" not in sae.sae_id:
         return None
     available = set(layers if sae.layers is None else sae.layers)
@@ -388,7 +392,7 @@ def _sae_layers(config: RunConfig, layers: list[int]) -> set[int] | None:
         every = range(max(available | set(layers), default=0) + 200)
         listed = {layer for layer in every if sae.sae_id.replace("{layer}", str(layer)) in ids}
         if not listed:
-            one = sae.sae_id.replace("{layer}", str(layers[0]))
-            raise unknown(f"id in SAELens release {sae.release}", one, ids)
+            sae_id = sae.sae_id.replace("{layer}", str(layers[0]))
+            raise unknown(f"id in SAELens release {sae.release}", sae_id, ids)
         available = listed if sae.layers is None else available & listed
     return available

@@ -108,16 +108,16 @@ class Stages:
         methods = parse_scores(self._config.score)
         frames: list[pd.DataFrame] = []
         saes: list[Mapping[str, Any]] = []
-        asking = [*methods.values()]
+        requests = [*methods.values()]
         if counts_need_a_pass(self._config):
-            asking.append(PiecesFired(at_most=self._config.features.min_examples or 1))
+            requests.append(PiecesFired(at_most=self._config.features.min_examples or 1))
         subjects = load_subjects(self._config, kept=self._kept)
-        for group in in_groups(subjects, asking, self._run.memory_budget):
+        for group in in_groups(subjects, requests, self._run.memory_budget):
             self._use(group[0].lm)
             self._words = self._words or self._word_tokens(group[0].lm)
             # Of its own for each group, so that only one group's activations are in memory.
             run = dataclasses.replace(self._run, activations={}, prompts={})
-            read_corpus(group, asking, run)
+            read_corpus(group, requests, run)
             saes += describe(group, self._config.quality.n_tokens, run)
             SAES.write(SAES.frame(saes), self._folder)
             for frame in self._score_group(group, methods, run):
@@ -175,10 +175,10 @@ class Stages:
             read_labels(Path(config.labels), model_names(config.model)) if config.labels else {}
         )
         for subject in group:
-            own = source_of_sae(
+            source = source_of_sae(
                 subject.sae.cfg.metadata.neuronpedia_id, subject.layer, subject.name
             )
-            named = labels_of_layer(labels, subject.layer, own, f"labels={config.labels}")
+            named = labels_of_layer(labels, subject.layer, source, f"labels={config.labels}")
             features = self._features(subject, named, group_run)
             if not features:
                 continue
@@ -213,7 +213,7 @@ class Stages:
             return part(ids, shard)
         from steerlens.scores.concepts import candidates, concept_tokens
 
-        found = candidates(
+        of_concept = candidates(
             subject,
             concept_tokens(subject.lm.tokenizer, parse_concept(config.concept)),
             k=config.top_k,
@@ -221,7 +221,7 @@ class Stages:
             examples=config.examples,
             memory_budget=self._run.memory_budget,
         )
-        return part(sorted(one.feature for one in found), shard)
+        return part(sorted(candidate.feature for candidate in of_concept), shard)
 
     def _pieces_fired(self, subject: Subject, run: ScoreRun) -> np.ndarray:
         """In how many texts each feature fires, (F,): of the corpus, or of what ships instead."""
@@ -239,8 +239,8 @@ class Stages:
             return {}
         from steerlens.steering.coverage import word_tokens
 
-        found = word_tokens(lm.tokenizer, words)
-        return {word: found[word] for word in part(words, self._config.shard)}
+        of_word = word_tokens(lm.tokenizer, words)
+        return {word: of_word[word] for word in part(words, self._config.shard)}
 
     def _cover(self, group: Sequence[Subject], run: ScoreRun) -> None:
         """Adds what the SAEs of a group give for every word to the table of words."""
@@ -348,8 +348,8 @@ class Stages:
                 self._tried.append({"word": word, "reason": formed.rstrip(".")})
                 continue
             rows = rows_of[word]
-            asked = dataclasses.replace(config, concept=word)
-            steering = self._steer(rows, asked) if len(rows) else STEERING.frame([])
+            of_this_word = dataclasses.replace(config, concept=word)
+            steering = self._steer(rows, of_this_word) if len(rows) else STEERING.frame([])
             of_word = scored.loc[scored["word"] == word]
             n_found += self._answer(word, formed, of_word, steering, toward.threshold)
             if n_found == toward.n:
@@ -361,16 +361,16 @@ class Stages:
     ) -> dict[str, pd.DataFrame]:
         """Give the features to steer with toward each word, the best first, no feature twice."""
         toward = self._config.toward
-        taken: set[tuple[int, int]] = set()
+        used: set[tuple[int, int]] = set()
         rows_of: dict[str, pd.DataFrame] = {}
         for word in words:
             rows = scored.loc[
                 (scored["word"] == word) & (scored["concept_score"] >= toward.threshold)
             ]
-            rows = rows.loc[[key not in taken for key in _layers_and_features(rows)]]
+            rows = rows.loc[[key not in used for key in _layers_and_features(rows)]]
             rows = rows.sort_values("concept_score", ascending=False, kind="stable")
             rows_of[word] = rows.head(toward.top_n).drop(columns="word")
-            taken |= {*_layers_and_features(rows_of[word])}
+            used |= {*_layers_and_features(rows_of[word])}
         return rows_of
 
     def _steer_ahead(self, groups: Sequence[pd.DataFrame]) -> None:
@@ -401,8 +401,8 @@ class Stages:
         from steerlens.steering.coverage import scores_toward
 
         config = self._config
-        formed = {word: one for word, one in tokens.items() if not isinstance(one, str)}
-        ids = {word: [*one.texts] for word, one in formed.items()}
+        formed = {word: ids for word, ids in tokens.items() if not isinstance(ids, str)}
+        ids = {word: [*tokens_of_word.texts] for word, tokens_of_word in formed.items()}
         pairs = lens_candidates(features, ids, config.features.top_k)
         columns = features.drop(columns=["concept_score", "concept_token"])
         if pairs.empty:
@@ -413,8 +413,8 @@ class Stages:
         for subject in load_subjects(of_layers, self._lm, self._kept):
             of_layer = pairs.loc[pairs["layer"] == subject.layer]
             run = dataclasses.replace(self._run, activations={}, prompts={})
-            asked = [*of_layer[["word", "feature"]].itertuples(index=False, name=None)]
-            scores = scores_toward(subject, asked, formed, config, run)
+            word_features = [*of_layer[["word", "feature"]].itertuples(index=False, name=None)]
+            scores = scores_toward(subject, word_features, formed, config, run)
             tables.append(
                 of_layer.assign(
                     concept_score=scores["output_score"], concept_token=scores["output_token"]
@@ -458,7 +458,7 @@ class Stages:
                 (CONCEPTS, "concepts"),
                 (RATINGS, "ratings"),
             ):
-                parts = [getattr(one, name) for one in found]
+                parts = [getattr(part, name) for part in found]
                 table.write(pd.concat(parts, ignore_index=True), self._folder)
             judged = {"cost": vars(judging.cost), "stopped": judging.stopped}
             self._note(subject, "concepts", start, judge=judged, concepts=list(concepts.notes))
@@ -504,8 +504,8 @@ class Stages:
             return
         corpus = self._config.corpus
         with progress(corpus.n_tokens, "PMI", "words") as advance:
-            found = pmi(steering, generations, _some_texts(corpus, advance), self._config.pmi)
-        found.write(self._folder)
+            counts = pmi(steering, generations, _some_texts(corpus, advance), self._config.pmi)
+        counts.write(self._folder)
         self._facts["corpus"] = self._facts["corpus"] or self._run.corpus_key()
         self._write_provenance()
 
@@ -523,8 +523,8 @@ class Stages:
         self._write_provenance()
 
     def _write_provenance(self) -> None:
-        found = provenance(self._facts, sys.argv, self._config.seed)
-        write_json(self._folder / PROVENANCE_FILE, found)
+        record = provenance(self._facts, sys.argv, self._config.seed)
+        write_json(self._folder / PROVENANCE_FILE, record)
 
 
 def _layers_and_features(rows: pd.DataFrame) -> list[tuple[int, int]]:
@@ -533,7 +533,7 @@ def _layers_and_features(rows: pd.DataFrame) -> list[tuple[int, int]]:
 
 def _corpus_facts(run: ScoreRun) -> dict[str, Any] | None:
     """What provenance says of the corpus, if a method has read it."""
-    read = [found.n_tokens for found in run.activations.values()]
+    read = [activations.n_tokens for activations in run.activations.values()]
     return {**(run.corpus_key() or {}), "tokens_read": max(read)} if read else None
 
 

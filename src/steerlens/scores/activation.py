@@ -47,13 +47,13 @@ def score(
         examples = read_examples(Path(str(config.path)), subject, COLUMNS)
         run.progress(len(features))
         return {name: examples.numbers(name, features) for name in COLUMNS}
-    found = activations_of(subject, config.context_length, run)
-    fired, total = found.fired_F[features], found.sum_F[features]
+    activations = activations_of(subject, config.context_length, run)
+    fired, total = activations.fired_F[features], activations.sum_F[features]
     run.progress(len(features))
     return {
-        "activation_frequency": fired / max(found.n_tokens, 1),
+        "activation_frequency": fired / max(activations.n_tokens, 1),
         "mean_activation": np.divide(
             total, fired, out=np.full(len(features), np.nan), where=fired > 0
         ),
-        "max_activation": found.max_F[features].astype(float),
+        "max_activation": activations.max_F[features].astype(float),
     }

@@ -52,5 +52,5 @@ def score(
     ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
     tokens = concept_tokens(subject.lm.tokenizer, parse_concept(config.concept))
     tokens_FK = torch.tensor(list(tokens.texts)).expand(len(ids_F), -1)
-    found = output.score_toward(subject, ids_F, tokens_FK, config, run)
-    return {"concept_score": found["output_score"], "concept_token": found["output_token"]}
+    columns = output.score_toward(subject, ids_F, tokens_FK, config, run)
+    return {"concept_score": columns["output_score"], "concept_token": columns["output_token"]}

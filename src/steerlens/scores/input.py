@@ -99,7 +99,7 @@ def score(
         peaks = _neuronpedia_peaks(subject, features, lens_FK, config)
     else:
         peaks = _corpus_peaks(subject, features, lens_FK, config, run)
-    rows = [input_scores(top, own, config.min_examples) for top, own, _ in peaks]
+    rows = [input_scores(top, lens_K, config.min_examples) for top, lens_K, _ in peaks]
     run.progress(len(features))
     return {
         "input_score": [row[0] for row in rows],
@@ -119,11 +119,11 @@ def _corpus_peaks(
 ) -> list[Peaks]:
     from steerlens.engine.corpus_pass import activations_of
 
-    found = activations_of(subject, config.context_length, run)
-    token_FN = found.token_FN(features)[:, : config.max_examples]
+    activations = activations_of(subject, config.context_length, run)
+    token_FN = activations.token_FN(features)[:, : config.max_examples]
     return [
-        (top[top >= 0], own, _texts(subject, found, feature, config.show_examples))
-        for feature, top, own in zip(features, token_FN, lens_FK, strict=True)
+        (top[top >= 0], lens_K, _texts(subject, activations, feature, config.show_examples))
+        for feature, top, lens_K in zip(features, token_FN, lens_FK, strict=True)
     ]
 
 
@@ -137,13 +137,13 @@ def _shipped_peaks(
     return [
         (
             top[: config.max_examples],
-            own,
+            lens_K,
             [
                 _marked(subject, window.tokens, window.position, 0)
                 for window in examples.windows(feature)[: config.show_examples]
             ],
         )
-        for feature, top, own in zip(features, tokens, lens_FK, strict=True)
+        for feature, top, lens_K in zip(features, tokens, lens_FK, strict=True)
     ]
 
 
@@ -165,11 +165,13 @@ def _neuronpedia_peaks(
         ),
     )
     peaks = []
-    for feature, own in zip(features.tolist(), lens_FK.tolist(), strict=True):
-        found = neuronpedia.firing(exported.get(feature, []))[: config.max_examples]
-        names = {neuronpedia.plain_token(text, underscore) for text in token_texts(tokenizer, own)}
-        top = np.array([neuronpedia.peak(one, underscore) for one in found], dtype=object)
-        marked = [neuronpedia.marked(one) for one in found[: config.show_examples]]
+    for feature, lens_K in zip(features.tolist(), lens_FK.tolist(), strict=True):
+        firing = neuronpedia.firing(exported.get(feature, []))[: config.max_examples]
+        names = {
+            neuronpedia.plain_token(text, underscore) for text in token_texts(tokenizer, lens_K)
+        }
+        top = np.array([neuronpedia.peak(example, underscore) for example in firing], dtype=object)
+        marked = [neuronpedia.marked(example) for example in firing[: config.show_examples]]
         peaks.append((top, np.array(sorted(names), dtype=object), marked))
     return peaks
 
@@ -201,24 +203,24 @@ def input_scores(
     n = len(top_tokens)
     if n < max(min_examples, 1):
         return None, None, n
-    own = set(own_tokens.tolist())
-    hits = [token in own for token in top_tokens.tolist()]
+    lens_tokens = set(own_tokens.tolist())
+    hits = [token in lens_tokens for token in top_tokens.tolist()]
     unique = set(top_tokens.tolist())
-    return sum(hits) / n, len(unique & own) / len(unique), n
+    return sum(hits) / n, len(unique & lens_tokens) / len(unique), n
 
 
-def _texts(subject: Subject, found: Any, feature: int, n: int) -> list[str]:
+def _texts(subject: Subject, activations: Any, feature: int, n: int) -> list[str]:
     """The feature's top examples, a few tokens around the maximally activated one."""
     texts = []
     for value, piece, at in zip(
-        found.value_FN[feature, :n],
-        found.piece_FN[feature, :n],
-        found.position_FN[feature, :n],
+        activations.value_FN[feature, :n],
+        activations.piece_FN[feature, :n],
+        activations.position_FN[feature, :n],
         strict=True,
     ):
         if value <= 0:
             break
-        texts.append(_marked(subject, found.pieces[piece], at, subject.n_uncounted))
+        texts.append(_marked(subject, activations.pieces[piece], at, subject.n_uncounted))
     return texts
 
 

@@ -157,13 +157,13 @@ def null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
     if at in run.null_scores:
         return run.null_scores[at]
     key = {**subject.key, "null of": settings}
-    known = run.store.read(key, by=["direction"]) if run.store else None
-    if known is None:
+    stored = run.store.read(key, by=["direction"]) if run.store else None
+    if stored is None:
         scores_N = _null_scores(subject, config, run)
-        known = pa.table({"direction": np.arange(len(scores_N)), "output_score": scores_N})
+        stored = pa.table({"direction": np.arange(len(scores_N)), "output_score": scores_N})
         if run.store:
-            run.store.add(key, known, by=["direction"])
-    run.null_scores[at] = known["output_score"].to_numpy()
+            run.store.add(key, stored, by=["direction"])
+    run.null_scores[at] = stored["output_score"].to_numpy()
     return run.null_scores[at]
 
 
@@ -191,10 +191,12 @@ def draw_directions(subject: Subject, n: int) -> tuple[torch.Tensor, torch.Tenso
     from steerlens.engine.intervention import decoder_rows
 
     generators = [np.random.default_rng([subject.layer, number]) for number in range(n)]
-    ids_n = torch.tensor([int(one.integers(subject.d_sae)) for one in generators])
+    ids_n = torch.tensor([int(generator.integers(subject.d_sae)) for generator in generators])
     norm_n = decoder_rows(subject.sae, ids_n).float().norm(dim=-1)
     width = subject.sae.W_dec.shape[1]
-    gaussian_nD = torch.from_numpy(np.stack([one.standard_normal(width) for one in generators]))
+    gaussian_nD = torch.from_numpy(
+        np.stack([generator.standard_normal(width) for generator in generators])
+    )
     unit_nD = torch.nn.functional.normalize(gaussian_nD, dim=-1)
     directions_nD = unit_nD.to(norm_n) * norm_n[:, None]
     return ids_n, directions_nD.to(subject.sae.W_dec.dtype)

@@ -47,10 +47,10 @@ def describe(
             "architecture": subject.sae.cfg.architecture(),
             "d_in": subject.sae.cfg.d_in,
             "d_sae": subject.d_sae,
-            "parameters": sum(one.numel() for one in subject.sae.parameters()),
-            **found,
+            "parameters": sum(parameter.numel() for parameter in subject.sae.parameters()),
+            **measures,
         }
-        for subject, found in zip(subjects, measured, strict=True)
+        for subject, measures in zip(subjects, measured, strict=True)
     ]
 
 
@@ -58,17 +58,17 @@ def _measured(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list
     """`quality` of each, from the store where it is there."""
     corpus = run.corpus_key()
     keys = [{**subject.key, "quality": n_tokens, "corpus": corpus} for subject in subjects]
-    found: list[dict[str, Any] | None] = []
+    measured: list[dict[str, Any] | None] = []
     for key in keys:
-        found.append(_kept(run, key))
+        measured.append(_kept(run, key))
     index_of = {subject.hook_name: index for index, subject in enumerate(subjects)}
-    for together in alike([subjects[index] for index, row in enumerate(found) if row is None]):
+    for together in alike([subjects[index] for index, row in enumerate(measured) if row is None]):
         for subject, row in zip(together, quality(together, n_tokens, run), strict=True):
             index = index_of[subject.hook_name]
-            found[index] = row
+            measured[index] = row
             if run.store:
                 run.store.keep(keys[index], FILE, json.dumps(with_digest(row)).encode())
-    return [one for one in found if one is not None]
+    return [row for row in measured if row is not None]
 
 
 def _kept(run: ScoreRun, key: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -107,10 +107,10 @@ def quality(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list[d
         for group in _groups(cut, max(1, TOKENS_AT_ONCE // length)):
             vectors, mask_BL = residuals(subjects, group)
             mask_BL[:, : first.n_uncounted] = False
-            for one, x_BLD in zip(sums, vectors, strict=True):
-                one.add(x_BLD, mask_BL)
+            for total, x_BLD in zip(sums, vectors, strict=True):
+                total.add(x_BLD, mask_BL)
             advance(int(mask_BL.sum()))
-    return [one.result() for one in sums]
+    return [total.result() for total in sums]
 
 
 def _groups(cut: Iterable[np.ndarray], size: int) -> Iterable[list[np.ndarray]]:
@@ -149,10 +149,10 @@ class _Sums:
 
     def result(self) -> dict[str, Any]:
         variance = self._squares - float(self._sum_D.square().sum()) / self._tokens
-        known = variance > 0 and not self._is_transcoder
+        has_variance = variance > 0 and not self._is_transcoder
         return {
             "tokens": self._tokens,
-            "explained_variance": 1 - self._missed / variance if known else None,
+            "explained_variance": 1 - self._missed / variance if has_variance else None,
             "l0": self._active / self._tokens,
             "dead_share": float((~self._fired_F).float().mean()),
         }

@@ -65,7 +65,9 @@ def null_columns(
     subject: Subject, configs: Mapping[str, ScoreConfig], run: ScoreRun
 ) -> dict[str, Any] | None:
     """Columns of `NULL_SCORES` for one subject; None where no method has random directions."""
-    config = next((one for one in configs.values() if isinstance(one, output.Config)), None)
+    config = next(
+        (config for config in configs.values() if isinstance(config, output.Config)), None
+    )
     if config is None or not config.null_directions:
         return None
     scores_N = output.null_scores(subject, config, run)
@@ -82,9 +84,9 @@ def null_columns(
 def _score(subject: Subject, ids: np.ndarray, config: ScoreConfig, run: ScoreRun) -> pa.Table:
     """The method's columns for `ids`: what the store has, and what is missing there."""
     key = score_key(subject, config, run) if run.store else {}
-    known = run.store.read(key) if run.store else None
-    tables = [] if known is None else [known]
-    missing = ids if known is None else ids[~np.isin(ids, known["feature"].to_numpy())]
+    stored = run.store.read(key) if run.store else None
+    tables = [] if stored is None else [stored]
+    missing = ids if stored is None else ids[~np.isin(ids, stored["feature"].to_numpy())]
     run.progress(len(ids) - len(missing))
     for start in range(0, len(missing), BLOCK):
         block = missing[start : start + BLOCK]

@@ -61,11 +61,11 @@ def select_features(
     return list(range(d_sae))
 
 
-def part(whole: Sequence[T], shard: str | None) -> list[T]:
+def part(sequence: Sequence[T], shard: str | None) -> list[T]:
     """The part `i/n` of a layer's features, or of other things: parts differ by at most one in
     size, and one after the other they are the whole, in its order."""
     index, of = parse_shard(shard)
-    return [*whole[len(whole) * index // of : len(whole) * (index + 1) // of]]
+    return [*sequence[len(sequence) * index // of : len(sequence) * (index + 1) // of]]
 
 
 def _firing(config: FeaturesConfig, layer: int, seed: int, pieces_F: np.ndarray) -> list[int]:

@@ -166,12 +166,15 @@ def steer_concepts(
     for row in best.to_dict("records"):
         of_arm = chosen.setdefault((row["method"], row["rank"]), {})
         of_arm[row["concept_id"]] = [row["factor"]]
-    shown = [
+    chosen_texts = [
         work.texts(arm, chosen[arm.method, arm.rank], (EVALUATING,))
         for arm in arms
         if (arm.method, arm.rank) in chosen
     ]
-    parts = [rated, *([work.rated(pd.concat(shown), judge, judging)] if shown else [])]
+    parts = [
+        rated,
+        *([work.rated(pd.concat(chosen_texts), judge, judging)] if chosen_texts else []),
+    ]
     about = about.merge(best.rename(columns={"factor": "best_factor"}), how="left", on=ARM)
     of_subject = {"model": subject.lm.name, "sae": subject.name, "hook_name": subject.hook_name}
     where = {**of_subject, "layer": subject.layer}
@@ -186,14 +189,14 @@ def _about(arms: Sequence[Arm], concepts: ConceptSet) -> pd.DataFrame:
     """What each arm is for each concept, and how well it detects it."""
     rows = []
     for arm in arms:
-        for place, concept in enumerate(concepts.concepts):
-            auroc, largest = arm.detection(place)
+        for index, concept in enumerate(concepts.concepts):
+            auroc, largest = arm.detection(index)
             rows.append(
                 {
                     **dict(zip(ARM, (arm.method, arm.rank, concept.id), strict=True)),
                     "concept": concept.name,
                     "genre": concept.genre,
-                    "feature": arm.feature(place),
+                    "feature": arm.feature(index),
                     "auroc": auroc,
                     "max_activation": largest,
                     "train_texts": len(concept.positives) if arm.reads_texts else None,
@@ -216,17 +219,20 @@ def _score(
         return FEATURES.frame([])
     name = f"layer {subject.layer}"
     with run.task(len(features), name, "features", each=len(scores)) as advance:
-        own = replace(run, progress=advance)
-        return FEATURES.frame(score_layer(subject, features, scores, config.logit_lens_k, own))
+        own_run = replace(run, progress=advance)
+        return FEATURES.frame(score_layer(subject, features, scores, config.logit_lens_k, own_run))
 
 
 def _lexicon(concepts: ConceptSet, unsteered: pd.DataFrame) -> Lexicon:
     """What judge=lexical knows: the concepts' words, and how unsteered texts read."""
 
-    def whole(examples: Sequence[Example]) -> list[str]:
-        return [one.prompt + one.text for one in examples]
+    def texts_of(examples: Sequence[Example]) -> list[str]:
+        return [example.prompt + example.text for example in examples]
 
-    training = {one.name: (whole(one.positives), whole(one.negatives)) for one in concepts.concepts}
+    training = {
+        concept.name: (texts_of(concept.positives), texts_of(concept.negatives))
+        for concept in concepts.concepts
+    }
     reading = fit_reading(unsteered["perplexity"].tolist(), unsteered["degeneracy"].tolist())
     return Lexicon(fit_vocabularies(training), reading)
 
@@ -255,27 +261,27 @@ class _Work:
             columns=[*ROW, "split"],
         )
         subject, steer, settings = self.subject, self.config.steer, self.config.generation
-        steering = arm.steering(subject, steer, [one.id for one in self.concepts.concepts])
-        asked = rows.loc[:, list(ROW)]
+        steering = arm.steering(subject, steer, [concept.id for concept in self.concepts.concepts])
+        wanted_rows = rows.loc[:, list(ROW)]
         if arm.method == PROMPT:
-            of_id = {one.id: one for one in self.concepts.concepts}
-            asked["prompt"] = [
+            of_id = {concept.id: concept for concept in self.concepts.concepts}
+            wanted_rows["prompt"] = [
                 prompted(of_id[id], prompt, self.concepts.are_instructions)
                 for id, prompt in zip(rows["feature"], rows["prompt"], strict=True)
             ]
-        texts = generate(subject, asked, steer, settings, self.run, steering)
+        texts = generate(subject, wanted_rows, steer, settings, self.run, steering)
         # What a text is measured and judged by is the prompt without the words that ask.
         texts["prompt"] = rows["prompt"]
         key = text_key(subject, steer, settings, self.run, steering)
-        found = measure_texts(
+        measured = measure_texts(
             subject, texts, key, self.run, (), self.evaluator, METRICS, settings.chat_template
         )
-        found = found.assign(method=arm.method, rank=arm.rank, split=rows["split"])
-        return found.rename(columns={"feature": "concept_id"}).drop(columns="control")
+        measured = measured.assign(method=arm.method, rank=arm.rank, split=rows["split"])
+        return measured.rename(columns={"feature": "concept_id"}).drop(columns="control")
 
     def rated(self, texts: pd.DataFrame, judge: Judge, judging: Judging) -> pd.DataFrame:
         """The texts with the judge's columns."""
-        named = {one.id: one.name for one in self.concepts.concepts}
+        named = {concept.id: concept.name for concept in self.concepts.concepts}
         answers = self.concepts.are_instructions
         items = [
             Item(

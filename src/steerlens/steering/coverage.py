@@ -37,13 +37,13 @@ class Best(NamedTuple):
 def tokens_or_reason(tokenizer: Any, words: Sequence[str]) -> dict[str, ConceptTokens | str]:
     """For every word the tokens that stand for it, or why there is none."""
     vocabulary = Vocabulary(tokenizer)
-    found: dict[str, ConceptTokens | str] = {}
+    by_word: dict[str, ConceptTokens | str] = {}
     for word in words:
         try:
-            found[word] = vocabulary.tokens(word)
+            by_word[word] = vocabulary.tokens(word)
         except SteerlensError as error:
-            found[word] = str(error)
-    return found
+            by_word[word] = str(error)
+    return by_word
 
 
 def word_tokens(tokenizer: Any, words: Sequence[str]) -> dict[str, ConceptTokens | str]:
@@ -52,13 +52,13 @@ def word_tokens(tokenizer: Any, words: Sequence[str]) -> dict[str, ConceptTokens
     Raises:
         SteerlensError: no word has any.
     """
-    found = tokens_or_reason(tokenizer, words)
-    reasons = [why for why in found.values() if isinstance(why, str)]
+    by_word = tokens_or_reason(tokenizer, words)
+    reasons = [why for why in by_word.values() if isinstance(why, str)]
     if len(reasons) == len(words):
         raise SteerlensError(
             f"none of the {len(words)} coverage.words can be formed; of the first: {reasons[0]}"
         )
-    return found
+    return by_word
 
 
 def cover_layer(
@@ -79,12 +79,12 @@ def cover_layer(
         evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
     """
     threshold = config.coverage.threshold
-    formed = {word: one for word, one in words.items() if isinstance(one, ConceptTokens)}
+    formed = {word: tokens for word, tokens in words.items() if isinstance(tokens, ConceptTokens)}
     best = best_features(subject, formed, config, run)
     features = {
-        word: one.feature
-        for word, one in best.items()
-        if one.feature is not None and (one.concept_score or 0) >= threshold
+        word: best_of_word.feature
+        for word, best_of_word in best.items()
+        if best_of_word.feature is not None and (best_of_word.concept_score or 0) >= threshold
     }
     steered = _steered(subject, features, config, run, evaluator)
     rows = []
@@ -126,9 +126,9 @@ def best_features(
     Of equal ones the lowest id; all words and candidates are scored together.
     """
     pairs = [
-        (word, one.feature)
+        (word, candidate.feature)
         for word, tokens in words.items()
-        for one in candidates(
+        for candidate in candidates(
             subject, tokens, config.coverage.top_k, memory_budget=run.memory_budget
         )
     ]
@@ -137,7 +137,13 @@ def best_features(
     for (word, feature), score in zip(pairs, scores, strict=True):
         scored[word].append((feature, float(score)))
     return {
-        word: Best(len(some), *max(some, key=lambda one: (round(one[1], DECIMALS), -one[0])))
+        word: Best(
+            len(some),
+            *max(
+                some,
+                key=lambda scored_feature: (round(scored_feature[1], DECIMALS), -scored_feature[0]),
+            ),
+        )
         if some
         else Best(0)
         for word, some in scored.items()
@@ -157,7 +163,7 @@ def scores_toward(
         return {"output_score": [], "output_token": []}
     methods = parse_scores(config.score).values()
     settings = next(
-        (one for one in methods if isinstance(one, output.PromptConfig)), output.Config()
+        (method for method in methods if isinstance(method, output.PromptConfig)), output.Config()
     )
     # Words with fewer tokens than others repeat them, which changes no score.
     widest = max(len(words[word].texts) for word, _ in pairs)
@@ -183,6 +189,6 @@ def _steered(
     alone = replace(config, steer=steer, concept=None)
     texts = steer_layer(subject, sorted({*features.values()}), alone, run, evaluator)
     glued = not config.generation.chat_template
-    found = words_shown(texts, features, config.choice.perplexity_budget, glued)
-    found = found.astype(object).where(found.notna(), None)
-    return {row.pop("word"): row for row in found.to_dict("records")}
+    at_best = words_shown(texts, features, config.choice.perplexity_budget, glued)
+    at_best = at_best.astype(object).where(at_best.notna(), None)
+    return {row.pop("word"): row for row in at_best.to_dict("records")}

@@ -44,8 +44,8 @@ def steer_layer(
     """
     factors = [0.0, *parse_factors(config.steer.factors)]
 
-    def texts_of(wanted: Mapping[tuple[int, str], Sequence[float]]) -> pd.DataFrame:
-        rows = text_rows(wanted, config)
+    def texts_of(factors_of: Mapping[tuple[int, str], Sequence[float]]) -> pd.DataFrame:
+        rows = text_rows(factors_of, config)
         texts = generate(subject, rows, config.steer, config.generation, run)
         key = text_key(subject, config.steer, config.generation, run)
         concept = parse_concept(config.concept) if config.concept is not None else []
@@ -76,12 +76,14 @@ def concept_label(config: RunConfig) -> str | None:
     return None if config.concept is None else ", ".join(parse_concept(config.concept))
 
 
-def text_rows(wanted: Mapping[tuple[int, str], Sequence[float]], config: RunConfig) -> pd.DataFrame:
+def text_rows(
+    factors_of: Mapping[tuple[int, str], Sequence[float]], config: RunConfig
+) -> pd.DataFrame:
     """All texts, with columns `ROW`, of features and controls at their wanted factors."""
     prompts = parse_prompts(config.generation)
     rows = [
         (feature, control, factor, prompt, sample)
-        for (feature, control), factors in wanted.items()
+        for (feature, control), factors in factors_of.items()
         for factor in factors
         for prompt in prompts
         for sample in range(config.generation.samples)
@@ -99,19 +101,21 @@ def _search(
 
     All features go on together, so that batches are full in every round.
     """
-    known: dict[tuple[int, str], dict[float, tuple[float, float]]] = {arm: {} for arm in arms}
+    measured_of: dict[tuple[int, str], dict[float, tuple[float, float]]] = {arm: {} for arm in arms}
     rounds: list[pd.DataFrame] = []
     while True:
-        asked = {arm: next_factors(factors, found, choice) for arm, found in known.items()}
-        wanted = {arm: some for arm, some in asked.items() if some}
-        if not wanted:
+        next_of = {
+            arm: next_factors(factors, measured, choice) for arm, measured in measured_of.items()
+        }
+        factors_of = {arm: factors for arm, factors in next_of.items() if factors}
+        if not factors_of:
             return pd.concat(rounds, ignore_index=True)
-        rounds.append(texts_of(wanted))
+        rounds.append(texts_of(factors_of))
         groups = rounds[-1].groupby(["feature", "control", "factor"], as_index=False)
         means = groups.agg({choice.success: "mean", "perplexity": "mean"})
         for row in means.to_dict("records"):
-            found = known[row["feature"], row["control"]]
-            found[row["factor"]] = (row[choice.success], row["perplexity"])
+            measured = measured_of[row["feature"], row["control"]]
+            measured[row["factor"]] = (row[choice.success], row["perplexity"])
 
 
 def measure_texts(
@@ -130,8 +134,8 @@ def measure_texts(
     looked at for several concepts are measured once.
     """
     of_concept = [name for name in metrics if name in OF_CONCEPT]
-    others = [name for name in metrics if name not in OF_CONCEPT]
-    for names, words in ((of_concept, concept), (others, ())):
+    names_of_texts = [name for name in metrics if name not in OF_CONCEPT]
+    for names, words in ((of_concept, concept), (names_of_texts, ())):
         if names:
             kept_by = {**key, "metrics": sorted(names), "concept": words}
             metric_run = MetricRun(
@@ -151,10 +155,10 @@ def _with_metrics(
 ) -> pd.DataFrame:
     evaluator = metric_run.evaluator
     key = {**key, "evaluator": None if evaluator is None else evaluator.identity}
-    known = run.store.read(key, ROW) if run.store else None
+    stored = run.store.read(key, ROW) if run.store else None
     measured, missing = texts, texts
-    if known is not None:
-        measured = texts.merge(known.to_pandas(), on=list(ROW), how="left", indicator="kept")
+    if stored is not None:
+        measured = texts.merge(stored.to_pandas(), on=list(ROW), how="left", indicator="kept")
         missing = texts.loc[(measured.pop("kept") == "left_only").to_numpy()]
     if len(missing) == 0:
         return measured
@@ -165,7 +169,7 @@ def _with_metrics(
         import pyarrow as pa
 
         run.store.add(key, pa.Table.from_pandas(new, preserve_index=False), ROW)
-    tables = [new] if known is None else [known.to_pandas(), new]
+    tables = [new] if stored is None else [stored.to_pandas(), new]
     return texts.merge(pd.concat(tables, ignore_index=True), on=list(ROW), how="left")
 
 
@@ -178,7 +182,9 @@ def _measured(
         texts=texts["text"].tolist(),
         token_ids=[list(ids) for ids in texts["token_ids"]],
     )
-    found = texts.loc[:, list(ROW)]
+    columns_measured = texts.loc[:, list(ROW)]
     for metric in (METRICS[name] for name in metrics):
-        found = found.assign(**metric.measure(columns, subject, metric.Config(), run))
-    return found
+        columns_measured = columns_measured.assign(
+            **metric.measure(columns, subject, metric.Config(), run)
+        )
+    return columns_measured

@@ -88,13 +88,13 @@ def command_line(argv: Sequence[str]) -> str:
 
 def versions() -> dict[str, str | None]:
     """Versions of Python and of every package that can change a number; null if not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    version_of: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            version_of[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            version_of[name] = None
+    return version_of
 
 
 def now() -> str:
@@ -183,12 +183,12 @@ def _output(command: list[str]) -> str | None:
     # Variables such as GIT_DIR would point git at another repository.
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, capture_output=True, text=True, timeout=10, check=True, env=env
         )
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
 def file_identity(path: Path, cache_dir: Path) -> dict[str, Any]:
@@ -233,10 +233,10 @@ def file_stamp(path: Path) -> dict[str, int | str]:
 
 
 def _remembered(cached: Path, stamp: Mapping[str, int | str]) -> str | None:
-    known = read_json(cached)
-    if not isinstance(known, dict) or {key: known.get(key) for key in stamp} != stamp:
+    record = read_json(cached)
+    if not isinstance(record, dict) or {key: record.get(key) for key in stamp} != stamp:
         return None
-    sha256 = known.get("sha256")
+    sha256 = record.get("sha256")
     return sha256 if isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256) else None
 
 
@@ -255,8 +255,8 @@ def folder_identity(path: Path, cache_dir: Path) -> dict[str, Any]:
     Looks one level down too, for a folder with one SAE per sub-folder.
     """
     path = Path(path)
-    found = [*path.glob("*"), *path.glob("*/*")]
-    files = sorted(file for file in found if _is_subject_file(file, path))
+    children = [*path.glob("*"), *path.glob("*/*")]
+    files = sorted(file for file in children if _is_subject_file(file, path))
     return {
         "folder": path.resolve().name,
         "files": [
@@ -280,5 +280,5 @@ def hub_revision(repo_id: str, revision: str | None = None, kind: str = "models"
 
 def _is_subject_file(file: Path, root: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-    wanted = file.suffix in SUBJECT_SUFFIXES or file.name in SUBJECT_NAMES
-    return wanted and not hidden and file.is_file()
+    is_named = file.suffix in SUBJECT_SUFFIXES or file.name in SUBJECT_NAMES
+    return is_named and not hidden and file.is_file()

@@ -77,8 +77,12 @@ def without_digest(content: Mapping[str, Any]) -> dict[str, Any] | None:
 
     What an earlier version has written has none.
     """
-    rest = {name: value for name, value in content.items() if name != DIGEST}
-    return rest if content.get(DIGEST, _digest(rest)) == _digest(rest) else None
+    content_alone = {name: value for name, value in content.items() if name != DIGEST}
+    return (
+        content_alone
+        if content.get(DIGEST, _digest(content_alone)) == _digest(content_alone)
+        else None
+    )
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -91,7 +91,7 @@ class Store:
                 continue
             try:
                 table = _part(content, by)
-                pa.unify_schemas([one.schema for one in (*tables[:1], table)])
+                pa.unify_schemas([stored.schema for stored in (*tables[:1], table)])
             except MemoryError:  # an ArrowException, too, and says nothing of the file
                 raise
             except (KeyError, pa.ArrowException):

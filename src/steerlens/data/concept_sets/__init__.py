@@ -86,7 +86,7 @@ class ConceptSet:
     def __post_init__(self) -> None:
         if not self.concepts:
             raise SteerlensError(f"the concept set {self.name} has no concept.")
-        (key, n), *_ = Counter(one.id for one in self.concepts).most_common(1)
+        (key, n), *_ = Counter(concept.id for concept in self.concepts).most_common(1)
         if n > 1:
             raise SteerlensError(f"the concept set {self.name} has {n} concepts with the id {key}.")
 
@@ -95,10 +95,13 @@ class ConceptSet:
 
     def only(self, names: Iterable[str]) -> ConceptSet:
         """The concepts of these names, in the set's order."""
-        known, wanted = {one.name for one in self.concepts}, set(names)
-        for name in sorted(wanted - known):
-            raise unknown(f"concept of {self.name}", name, known)
-        return replace(self, concepts=tuple(one for one in self.concepts if one.name in wanted))
+        names_here, wanted_names = {concept.name for concept in self.concepts}, set(names)
+        for name in sorted(wanted_names - names_here):
+            raise unknown(f"concept of {self.name}", name, names_here)
+        return replace(
+            self,
+            concepts=tuple(concept for concept in self.concepts if concept.name in wanted_names),
+        )
 
     def parts(self, size: int) -> list[ConceptSet]:
         """Cut the set into sets of at most `size` concepts, in its order."""
@@ -108,10 +111,10 @@ class ConceptSet:
     def check_texts(self) -> None:
         """Refuse concepts that can't be learnt: without positives or negatives to train on."""
         for concept in self.concepts:
-            for what in ("positives", "negatives"):
-                if not getattr(concept, what):
+            for texts in ("positives", "negatives"):
+                if not getattr(concept, texts):
                     raise SteerlensError(
-                        f"concept {concept.id} ({concept.name!r}) of {self.name} has no {what} to "
+                        f"concept {concept.id} ({concept.name!r}) of {self.name} has no {texts} to "
                         "train on; leave it out, or use methods that need none (SAE, Random)."
                     )
 

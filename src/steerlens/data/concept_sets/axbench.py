@@ -83,7 +83,7 @@ def axbench_hub(repo: str, subset: str, revision: str | None = None) -> ConceptS
 
 def _find(path: Path, file: tuple[str, str]) -> Path | None:
     name, folder = file
-    return next((one for one in (path / name, path / folder / name) if one.is_file()), None)
+    return next((file for file in (path / name, path / folder / name) if file.is_file()), None)
 
 
 def _read(file: Path | None) -> pd.DataFrame | None:
@@ -128,7 +128,7 @@ def _metadata(file: Path) -> tuple[dict[int, _Known], int]:
 
     And how many lines have null for the concept or its id, which say nothing.
     """
-    known: dict[int, _Known] = {}
+    concepts: dict[int, _Known] = {}
     n_null = 0
     try:
         lines = read_text(file).split("\n")
@@ -153,10 +153,10 @@ def _metadata(file: Path) -> tuple[dict[int, _Known], int]:
             raise SteerlensError(
                 f"{file}, line {number}: no concept with concept_id and concept ({error!r})."
             ) from error
-        if key in known:
+        if key in concepts:
             raise SteerlensError(f"{file}, line {number}: concept_id {key} is there twice.")
-        known[key] = known_row
-    return known, n_null
+        concepts[key] = known_row
+    return concepts, n_null
 
 
 def _is_null(value: Any) -> bool:
@@ -168,13 +168,13 @@ def _known(train: pd.DataFrame, test: pd.DataFrame) -> dict[int, _Known]:
     linked: Any = test[test["sae_link"].notna()]
     named: Any = train[train["output_concept"].notna()]
     links = dict(zip(linked["concept_id"], linked["sae_link"], strict=True))
-    known: dict[int, _Known] = {}
+    concepts: dict[int, _Known] = {}
     for row in named.to_dict("records"):
         key = int(row["concept_id"])
-        if row["category"] == POSITIVE and key not in known:
+        if row["category"] == POSITIVE and key not in concepts:
             ref = feature_ref(str(links[key])) if key in links else None
-            known[key] = _Known(str(row["output_concept"]), str(row["concept_genre"]), ref)
-    return known
+            concepts[key] = _Known(str(row["output_concept"]), str(row["concept_genre"]), ref)
+    return concepts
 
 
 def feature_ref(address: str) -> FeatureRef:
@@ -204,8 +204,8 @@ def _assembled(
     `n_null` lines of the metadata name none.
     """
     notes = [
-        f"{name} has no {file[0]}: its concepts have no texts to {what} on."
-        for what, file, table in (("train", TRAIN, train), ("test", TEST, test))
+        f"{name} has no {file[0]}: its concepts have no texts to {use} on."
+        for use, file, table in (("train", TRAIN, train), ("test", TEST, test))
         if table is None
     ]
     if n_null:
@@ -214,10 +214,10 @@ def _assembled(
             "left out."
         )
     (train, to_train), (test, to_test) = _complete(train), _complete(test)
-    for n, what in ((to_train, "train"), (to_test, "test")):
+    for n, use in ((to_train, "train"), (to_test, "test")):
         if n:
             notes.append(
-                f"{n:,} rows to {what} on of {name} lack an input, a category, a genre or a "
+                f"{n:,} rows to {use} on of {name} lack an input, a category, a genre or a "
                 "concept's id: left out."
             )
     if known is None:
@@ -226,10 +226,10 @@ def _assembled(
         known = _known(train, test)
     for table in (train, test):
         if table is not None:
-            others = [int(key) for key in table["concept_id"] if key not in known and key != -1]
-            if others:
+            ids = [int(key) for key in table["concept_id"] if key not in known and key != -1]
+            if ids:
                 notes.append(
-                    f"{len(others):,} rows of {name} are of {len(set(others)):,} concepts that the "
+                    f"{len(ids):,} rows of {name} are of {len(set(ids)):,} concepts that the "
                     "metadata doesn't list: left out."
                 )
     shared = _negatives(train)
@@ -263,11 +263,11 @@ def _negatives(train: pd.DataFrame | None) -> dict[str, tuple[Example, ...]]:
 def _by_concept(table: pd.DataFrame | None) -> dict[int, dict[str, tuple[Example, ...]]]:
     if table is None:
         return {}
-    found: dict[int, dict[str, tuple[Example, ...]]] = {}
+    by_concept: dict[int, dict[str, tuple[Example, ...]]] = {}
     groups: Any = table.groupby(["concept_id", "category"])
     for (key, category), group in groups:
-        found.setdefault(int(key), {})[str(category)] = _examples(group)
-    return found
+        by_concept.setdefault(int(key), {})[str(category)] = _examples(group)
+    return by_concept
 
 
 def _examples(rows: pd.DataFrame) -> tuple[Example, ...]:

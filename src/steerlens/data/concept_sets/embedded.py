@@ -117,11 +117,11 @@ def embedded_concepts(
     """
     roots = None if roots is None else list(roots)
     topic_of = _Topics(topics)
-    found: dict[str, tuple[list[Example], list[Example]]] = {}
+    texts_of_topic: dict[str, tuple[list[Example], list[Example]]] = {}
     notes: list[str] = []
-    taken: set[str] = set()
+    prompts_used: set[str] = set()
     for name in topics:
-        train, test = _texts_of(name, topic_of, n_train, n_test, seed, roots, taken)
+        train, test = _texts_of(name, topic_of, n_train, n_test, seed, roots, prompts_used)
         if len(train) < min(LEAST, n_train) or len(test) < min(LEAST // 2, n_test):
             notes.append(
                 f"{name} is left out: the installed documentation has {len(train)} texts to train "
@@ -133,8 +133,8 @@ def embedded_concepts(
                 f"{name} has {len(train)} of {n_train} texts to train and {len(test)} of {n_test} "
                 "to test on."
             )
-        found[name] = (train, test)
-    if len(found) < 2:
+        texts_of_topic[name] = (train, test)
+    if len(texts_of_topic) < 2:
         raise SteerlensError(
             "the installed documentation has texts of fewer than two topics; install steerlens "
             "with its dependencies, or use another concept set."
@@ -145,11 +145,11 @@ def embedded_concepts(
             id=list(topics).index(name),
             name=name,
             positives=tuple(train),
-            negatives=tuple(_others(found, 0, name, len(train), seed)),
+            negatives=tuple(_others(texts_of_topic, 0, name, len(train), seed)),
             test_positives=tuple(test),
-            test_negatives=tuple(_others(found, 1, name, len(test), seed)),
+            test_negatives=tuple(_others(texts_of_topic, 1, name, len(test), seed)),
         ).with_prompts(_prompts_of(name, openings, n_prompts, seed))
-        for name, (train, test) in found.items()
+        for name, (train, test) in texts_of_topic.items()
     ]
     return ConceptSet(NAME, tuple(concepts), are_instructions=False, notes=tuple(notes))
 
@@ -175,10 +175,13 @@ def as_answers(concepts: ConceptSet, n_prompts: int, seed: int) -> ConceptSet:
     prompts, answered = drawn[:n_prompts], drawn[n_prompts:]
 
     def answers(examples: Iterable[Example]) -> tuple[Example, ...]:
-        whole = [example.prompt + example.text for example in examples]
+        texts = [example.prompt + example.text for example in examples]
         return tuple(
-            Example(min(answered, key=lambda one: _draw(seed, "answer", text, one)), text)
-            for text in whole
+            Example(
+                min(answered, key=lambda text_before: _draw(seed, "answer", text, text_before)),
+                text,
+            )
+            for text in texts
         )
 
     parts = ("positives", "negatives", "test_positives", "test_negatives")
@@ -206,7 +209,9 @@ class _Topics:
     def of(self, module: str) -> str | None:
         parts = module.split(".")
         prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
-        return next((self._topic_of[one] for one in prefixes if one in self._topic_of), None)
+        return next(
+            (self._topic_of[prefix] for prefix in prefixes if prefix in self._topic_of), None
+        )
 
 
 def _texts_of(
@@ -216,12 +221,12 @@ def _texts_of(
     n_test: int,
     seed: int,
     roots: Sequence[Path] | None,
-    taken: set[str],
+    prompts_used: set[str],
 ) -> tuple[list[Example], list[Example]]:
     """Texts to train and to test on: of every three modules, one is for testing."""
-    wanted, parts = (n_train, n_test), ([], [])
+    n_of_part, parts = (n_train, n_test), ([], [])
     count: dict[str, int] = defaultdict(int)
-    place: dict[str, int] = {}
+    part_of_module: dict[str, int] = {}
     for document in documents(
         roots,
         packages=topics.packages[name],
@@ -231,15 +236,15 @@ def _texts_of(
         seed=seed,
     ):
         module = document.module
-        part = place.setdefault(module, int(len(place) % 3 == 1))
+        part = part_of_module.setdefault(module, int(len(part_of_module) % 3 == 1))
         example = _example(document)
-        if example is None or example.prompt in taken or count[module] == PER_MODULE:
+        if example is None or example.prompt in prompts_used or count[module] == PER_MODULE:
             continue
-        if len(parts[part]) < wanted[part]:
+        if len(parts[part]) < n_of_part[part]:
             parts[part].append(example)
-            taken.add(example.prompt)
+            prompts_used.add(example.prompt)
             count[module] += 1
-        elif all(len(have) == want for have, want in zip(parts, wanted, strict=True)):
+        elif all(len(have) == want for have, want in zip(parts, n_of_part, strict=True)):
             break
     return parts
 
@@ -265,7 +270,7 @@ def _sentences(text: str) -> Iterator[list[str]]:
 
 
 def _others(
-    found: Mapping[str, tuple[list[Example], list[Example]]],
+    texts_of_topic: Mapping[str, tuple[list[Example], list[Example]]],
     part: int,
     name: str,
     n: int,
@@ -273,33 +278,36 @@ def _others(
 ) -> list[Example]:
     """`n` positives of the other concepts, of all as equally many as possible."""
     shuffled = [
-        sorted(texts[part], key=lambda one: _draw(seed, "negative", name, one.prompt, one.text))
-        for other, texts in found.items()
-        if other != name
+        sorted(
+            texts[part],
+            key=lambda example: _draw(seed, "negative", name, example.prompt, example.text),
+        )
+        for topic, texts in texts_of_topic.items()
+        if topic != name
     ]
     longest = max(map(len, shuffled))
     order = sorted(range(len(shuffled)), key=lambda i: _draw(seed, "turn", name, i))
     in_turns = (shuffled[i][k] for k in range(longest) for i in order if k < len(shuffled[i]))
-    return [one for one, _ in zip(in_turns, range(n), strict=False)]
+    return [example for example, _ in zip(in_turns, range(n), strict=False)]
 
 
 def _openings(
     topics: _Topics, seed: int, roots: Sequence[Path] | None
 ) -> list[tuple[str, str | None]]:
     """Openings of sentences of held-out modules, and their topic, in an order of the seed's."""
-    packages = sorted({one for all_of in topics.packages.values() for one in all_of})
+    packages = sorted({package for all_of in topics.packages.values() for package in all_of})
     held_out = documents(
         roots, packages=packages, split="validation", modules=_is_held_out,
         kinds=("docstring", "string"), seed=seed,
     )  # fmt: skip
-    found: dict[str, str | None] = {}
+    topic_of_opening: dict[str, str | None] = {}
     for document in held_out:
         for words in _sentences(document.text):
             opening = words[:OPENING]
             if len(words) >= 2 * OPENING and all(re.fullmatch(r"[A-Za-z'-]+", w) for w in opening):
-                found.setdefault(" ".join(opening), topics.of(document.module))
+                topic_of_opening.setdefault(" ".join(opening), topics.of(document.module))
                 break
-    return sorted(found.items(), key=lambda one: _draw(seed, "opening", one[0]))
+    return sorted(topic_of_opening.items(), key=lambda opening: _draw(seed, "opening", opening[0]))
 
 
 def _is_held_out(module: str) -> bool:
@@ -316,7 +324,7 @@ def _prompts_of(
             f"the installed documentation has {len(possible)} openings of held-out sentences for "
             f"the concept {name!r}, of which {n} are wanted; use fewer prompts."
         )
-    return sorted(possible, key=lambda one: _draw(seed, "prompt", name, one))[:n]
+    return sorted(possible, key=lambda opening: _draw(seed, "prompt", name, opening))[:n]
 
 
 def _draw(*parts: object) -> bytes:

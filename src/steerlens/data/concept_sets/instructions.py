@@ -86,7 +86,7 @@ def _instructions(genre: str, path: Path | None) -> pd.Series:
     if path is None:
         return _column(_from_hub(table.address), table.address, (table.column,))
     files = [path] if genre == "all" else [path / f"{genre}{ending}" for ending in ENDINGS]
-    file = next((one for one in files if one.is_file()), None)
+    file = next((file for file in files if file.is_file()), None)
     if file is None:
         raise SteerlensError(f"instructions: there is no file {' or '.join(map(str, files))}.")
     return _column(_from_file(file), str(file), ("instruction", "question"))
@@ -136,7 +136,9 @@ def _released(concepts: ConceptSet, path: Path | None, n: int) -> ConceptSet:
     for concept in concepts.concepts:
         ref = concept.feature
         listed = content.get(f"{ref.layer}_{ref.feature}") if ref else None
-        prompts = [one for one in listed if one is not None] if isinstance(listed, list) else []
+        prompts = (
+            [prompt for prompt in listed if prompt is not None] if isinstance(listed, list) else []
+        )
         if len(prompts) < n:
             has = len(prompts) if isinstance(listed, list) else "no"
             raise SteerlensError(

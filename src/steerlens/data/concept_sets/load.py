@@ -26,20 +26,20 @@ def load_concepts(
         SteerlensError: what `config` names can't be read, or has no such concept.
     """
     if config.source == "embedded":
-        found = _embedded(config.n_train, config.n_test, config.n_prompts, seed)
+        concepts = _embedded(config.n_train, config.n_test, config.n_prompts, seed)
     else:
         path = str(config.path).replace("{layer}", str(layer))
         if config.source == "folder":
-            found = axbench_folder(Path(path))
+            concepts = axbench_folder(Path(path))
         else:
             subset = str(config.subset).replace("{layer}", str(layer))
-            found = axbench_hub(path, subset, config.revision)
+            concepts = axbench_hub(path, subset, config.revision)
     if config.only:
-        found = found.only(config.only)
-    found = replace(found, concepts=found.concepts[: config.n])
-    if not found.are_instructions:
-        return as_answers(found, config.n_prompts, seed) if chat_template else found
+        concepts = concepts.only(config.only)
+    concepts = replace(concepts, concepts=concepts.concepts[: config.n])
+    if not concepts.are_instructions:
+        return as_answers(concepts, config.n_prompts, seed) if chat_template else concepts
     file = config.instructions_path
     return with_instructions(
-        found, config.instructions, Path(file) if file else None, config.n_prompts
+        concepts, config.instructions, Path(file) if file else None, config.n_prompts
     )

@@ -52,11 +52,11 @@ def marked_texts(config: CorpusConfig, render: Render | None = None) -> Iterator
     """
     read = {"embedded": _installed, "webtext": _webtext, "text": _lines}.get(config.source)
     marked = ((text, True) for text in read(config)) if read else _of_rows(config, render)
-    found = ((text, mark) for text, mark in marked if text and not text.isspace())
-    first = next(found, None)
+    nonempty = ((text, mark) for text, mark in marked if text and not text.isspace())
+    first = next(nonempty, None)
     if first is None:
         raise SteerlensError(f"the corpus {config.path or config.name} has no text in it.")
-    return itertools.chain([first], found)
+    return itertools.chain([first], nonempty)
 
 
 def refuse_without_text(config: CorpusConfig) -> None:
@@ -108,30 +108,32 @@ def _refuse_table(path: Path, config: CorpusConfig) -> None:
 
 def identity(config: CorpusConfig, cache_dir: Path) -> dict[str, Any]:
     """Which text this is, for provenance and the cache."""
-    what: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "source": config.source,
         "column": config.column,
         "seed": config.seed,
         "n_tokens": config.n_tokens,
     }
     if config.source == "embedded":
-        packages = sorted(f"{one.name}=={one.version}" for one in distributions())
+        packages = sorted(
+            f"{distribution.name}=={distribution.version}" for distribution in distributions()
+        )
         digest = hashlib.sha256("\n".join(packages).encode()).hexdigest()
-        return {**what, "packages": len(packages), "packages_sha256": digest}
+        return {**facts, "packages": len(packages), "packages_sha256": digest}
     if config.source == "webtext":
-        return {**what, "sha256": hashlib.sha256("\n".join(webtext()).encode()).hexdigest()}
+        return {**facts, "sha256": hashlib.sha256("\n".join(webtext()).encode()).hexdigest()}
     if config.source == "hub":
         assert config.path is not None
         revision = hub_revision(config.path, config.revision, kind="datasets")
         where = {"repo_id": config.path, "revision": revision or config.revision}
-        return {**what, **where, "subset": config.subset, "split": config.split}
-    return {**what, **file_identity(Path(str(config.path)), cache_dir)}
+        return {**facts, **where, "subset": config.subset, "split": config.split}
+    return {**facts, **file_identity(Path(str(config.path)), cache_dir)}
 
 
 def _installed(config: CorpusConfig) -> Iterator[str]:
     """One text for each module: what stands around a docstring belongs to it."""
-    found = documents(kinds=("docstring", "string"), seed=config.seed or 0)
-    for _, module in itertools.groupby(found, key=lambda document: document.module):
+    texts_of_modules = documents(kinds=("docstring", "string"), seed=config.seed or 0)
+    for _, module in itertools.groupby(texts_of_modules, key=lambda document: document.module):
         yield "\n".join(
             document.text
             for document in module

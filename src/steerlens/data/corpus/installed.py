@@ -107,16 +107,16 @@ def documents(
     others aren't read. What is dropped as a repetition depends on the files read before, so ask for
     `split` here rather than reading twice.
     """
-    wanted = None if packages is None else frozenset(packages)
+    package_names = None if packages is None else frozenset(packages)
     allowed = frozenset(kinds)
-    seen: set[bytes] = set()
-    for path, module in _ordered(default_roots() if roots is None else roots, wanted, seed):
+    hashes: set[bytes] = set()
+    for path, module in _ordered(default_roots() if roots is None else roots, package_names, seed):
         if not modules(module):
             continue
         for document in read_module(path, module):
             if document.kind not in allowed:
                 continue
-            fresh = _drop_repeats(document, seen)
+            fresh = _drop_repeats(document, hashes)
             if fresh is not None and split in (None, fresh.split):
                 yield fresh
 
@@ -143,43 +143,47 @@ def clean(raw: str) -> str:
 
 
 def _ordered(
-    roots: Iterable[Path], wanted: frozenset[str] | None, seed: int | None
+    roots: Iterable[Path], package_names: frozenset[str] | None, seed: int | None
 ) -> Iterable[tuple[Path, str]]:
-    modules = (module for root in roots for module in _modules(root, wanted))
+    modules = (module for root in roots for module in _modules(root, package_names))
     if seed is None:
         return modules
-    return sorted(modules, key=lambda found: hashlib.sha256(f"{seed} {found[1]}".encode()).digest())
+    return sorted(
+        modules, key=lambda module: hashlib.sha256(f"{seed} {module[1]}".encode()).digest()
+    )
 
 
-def _modules(root: Path, wanted: frozenset[str] | None) -> Iterator[tuple[Path, str]]:
-    for path in _files(root, wanted):
+def _modules(root: Path, package_names: frozenset[str] | None) -> Iterator[tuple[Path, str]]:
+    for path in _files(root, package_names):
         parts = path.relative_to(root).with_suffix("").parts
         if _SKIPPED_FOLDERS.intersection(parts[:-1]) or any("-" in part for part in parts):
             continue
         if parts[-1] == "__init__" and len(parts) > 1:
             parts = parts[:-1]
         module = ".".join(parts)
-        if wanted is None or module.partition(".")[0] in wanted:
+        if package_names is None or module.partition(".")[0] in package_names:
             yield path, module
 
 
-def _files(root: Path, wanted: frozenset[str] | None) -> list[Path]:
-    if wanted is None:
+def _files(root: Path, package_names: frozenset[str] | None) -> list[Path]:
+    if package_names is None:
         return sorted(root.rglob("*.py"))
-    single = [path for name in wanted if (path := root / f"{name}.py").is_file()]
-    return sorted([*single, *(path for name in wanted for path in (root / name).rglob("*.py"))])
+    single = [path for name in package_names if (path := root / f"{name}.py").is_file()]
+    return sorted(
+        [*single, *(path for name in package_names for path in (root / name).rglob("*.py"))]
+    )
 
 
-def _drop_repeats(document: Document, seen: set[bytes]) -> Document | None:
-    kept = []
+def _drop_repeats(document: Document, hashes: set[bytes]) -> Document | None:
+    paragraphs = []
     for paragraph in document.text.split("\n"):
         template = _NAME.sub("#", paragraph).lower()
         mark = hashlib.blake2b(template.encode(), digest_size=12).digest()
-        if mark not in seen:
-            kept.append(paragraph)
+        if mark not in hashes:
+            paragraphs.append(paragraph)
             if len(paragraph) >= MIN_UNIQUE_CHARS:
-                seen.add(mark)
-    text = " ".join(kept)
+                hashes.add(mark)
+    text = " ".join(paragraphs)
     if len(text) < MIN_CHARS:
         return None
     return Document(text, document.module, document.name, document.kind)

@@ -22,13 +22,13 @@ def lines(file: Path) -> Iterator[str]:
     """The lines of a text file, without their ends. Only \\n, \\r and \\r\\n end a line."""
     try:
         with open_text(file) as stream:
-            rest = ""
+            remainder = ""
             while block := stream.read(LONGEST_LINE):
-                *whole, rest = (rest + block).split("\n")
-                yield from whole
-                *parts, rest = cut(rest, LONGEST_LINE)
+                *complete, remainder = (remainder + block).split("\n")
+                yield from complete
+                *parts, remainder = cut(remainder, LONGEST_LINE)
                 yield from parts
-            yield rest
+            yield remainder
     except UNREADABLE as error:
         raise SteerlensError(f"can't read the corpus {file}: it is no text in UTF-8.") from error
 

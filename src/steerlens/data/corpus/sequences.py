@@ -45,7 +45,7 @@ def numbered_pieces(
     head = [] if bos is None else [bos]
     size = context_length - len(head)
     n_free = (len(head) if n_uncounted is None else n_uncounted) - len(head)
-    left = np.inf if n_tokens is None else n_tokens
+    n_left = np.inf if n_tokens is None else n_tokens
     ids: list[int] = []
     for batch in _batches(_parts(texts)):
         parts = tokenizer([part.text for part in batch], add_special_tokens=False)["input_ids"]
@@ -53,13 +53,13 @@ def numbered_pieces(
             ids += new
             stop = len(ids) if part.is_last else len(ids) - len(ids) % size
             for start in range(0, stop, size):
-                if left <= 0:
+                if n_left <= 0:
                     return
-                piece = ids[start : start + int(min(size, left + n_free))]
-                left -= max(len(piece) - n_free, 0)
+                piece = ids[start : start + int(min(size, n_left + n_free))]
+                n_left -= max(len(piece) - n_free, 0)
                 yield part.document, np.asarray(head + piece, dtype=np.int32)
             ids = ids[stop:]
-        if left <= 0:
+        if n_left <= 0:
             return
 
 
@@ -97,7 +97,7 @@ def _batches(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
     batch: list[_Part] = []
     for part in parts:
         batch.append(part)
-        characters = sum(len(one.text) for one in batch)
+        characters = sum(len(part.text) for part in batch)
         if len(batch) == DOCUMENTS_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
             yield batch
             batch = []

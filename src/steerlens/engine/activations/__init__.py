@@ -74,14 +74,14 @@ class Activations:
         return np.where(self.value_FN[features] > 0, flat[at_FN], -1)
 
 
-def activations_bytes(found: Activations) -> bytes:
+def activations_bytes(activations: Activations) -> bytes:
     """The result of a pass as safetensors."""
-    arrays = {name: getattr(found, name) for name in ARRAYS}
-    if found.details:
-        arrays |= {name: getattr(found.details, name) for name in DETAIL_ARRAYS}
-    arrays["tokens"] = np.concatenate(found.pieces)
-    arrays["lengths"] = np.array([len(piece) for piece in found.pieces])
-    arrays["n_tokens"] = np.array([found.n_tokens])
+    arrays = {name: getattr(activations, name) for name in ARRAYS}
+    if activations.details:
+        arrays |= {name: getattr(activations.details, name) for name in DETAIL_ARRAYS}
+    arrays["tokens"] = np.concatenate(activations.pieces)
+    arrays["lengths"] = np.array([len(piece) for piece in activations.pieces])
+    arrays["n_tokens"] = np.array([activations.n_tokens])
     return save(arrays)
 
 

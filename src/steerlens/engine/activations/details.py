@@ -53,10 +53,10 @@ class Histogram(NamedTuple):
     bin_FB: torch.Tensor
     range_F: torch.Tensor
 
-    def __add__(self, other: Histogram) -> Histogram:  # type: ignore[override]
+    def __add__(self, histogram: Histogram) -> Histogram:  # type: ignore[override]
         """The histogram of both: exact, because bins of a power of two merge in pairs."""
-        range_F = torch.maximum(self.range_F, other.range_F)
-        return Histogram(_rescaled(self, range_F) + _rescaled(other, range_F), range_F)
+        range_F = torch.maximum(self.range_F, histogram.range_F)
+        return Histogram(_rescaled(self, range_F) + _rescaled(histogram, range_F), range_F)
 
 
 def no_activations(d_sae: int, device: torch.device) -> Histogram:

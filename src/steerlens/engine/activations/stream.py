@@ -77,16 +77,16 @@ def activations(
         vectors, mask_BL = residuals(subjects, [read[index] for index in group[rows]])
         mask_BL[:, :skip] = False
         # All of them before any is added, so that a batch that runs out of memory changes nothing.
-        found = [
+        of_batches = [
             tally.of_batch(x_BLD, mask_BL) for tally, x_BLD in zip(tallies, vectors, strict=True)
         ]
-        for tally, batch in zip(tallies, found, strict=True):
+        for tally, batch in zip(tallies, of_batches, strict=True):
             tally.add(batch, group[rows])
 
     at_most = TOKENS_ON_CPU if subjects[0].lm.device.type == "cpu" else TOKENS_ON_GPU
     tokens_at_once = rows_that_fit(memory_budget // 2, _bytes_per_token(subjects), at_most)
     pieces = itertools.islice(pieces, len(read), None)
-    kept = time.monotonic()
+    last_stored = time.monotonic()
     while window := list(itertools.islice(pieces, SORTED_AT_ONCE)):
         new = range(len(read), len(read) + len(window))
         read += window
@@ -96,9 +96,9 @@ def activations(
             size = sum(max(len(read[index]) - skip, 0) for index in group)
             n_tokens += size
             progress(size)
-        if time.monotonic() - kept > KEEP_SECONDS:
+        if time.monotonic() - last_stored > KEEP_SECONDS:
             keep(results())
-            kept = time.monotonic()
+            last_stored = time.monotonic()
     if not read:
         raise SteerlensError("the corpus has no text of at least two tokens.")
     return results()
@@ -133,11 +133,11 @@ def residuals(
     for row, piece in enumerate(pieces):
         tokens[row, : len(piece)] = piece
         mask[row, : len(piece)] = True
-    seen: dict[str, torch.Tensor] = {}
+    by_hook: dict[str, torch.Tensor] = {}
     last = subjects[-1].site.read
 
     def catch(x_BLD: torch.Tensor, hook: Any, name: str) -> None:
-        seen[name] = x_BLD.flatten(2)
+        by_hook[name] = x_BLD.flatten(2)
         if name == last:
             raise _HookReached
 
@@ -147,9 +147,9 @@ def residuals(
     with contextlib.suppress(_HookReached):
         lm.bridge.run_with_hooks(torch.from_numpy(tokens).to(lm.device), fwd_hooks=hooks)
     for name in names:
-        if name not in seen:
+        if name not in by_hook:
             raise never_fires(name, lm)
-    return [seen[subject.site.read] for subject in subjects], torch.from_numpy(mask)
+    return [by_hook[subject.site.read] for subject in subjects], torch.from_numpy(mask)
 
 
 def _bytes_per_token(subjects: Sequence[Subject]) -> int:

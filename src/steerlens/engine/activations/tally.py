@@ -51,16 +51,21 @@ class _TopExamples:
 
     def compact(self) -> Part:
         """The best so far, falling: at most n of each feature."""
-        kept: list[Part] = []
+        parts: list[Part] = []
         for features in torch.arange(len(self.parts[0][0])).split(COMPACTED_AT_ONCE):
             rows = slice(int(features[0]), int(features[-1]) + 1)
             columns = zip(*self.parts, strict=True)
-            found = [torch.cat([part[rows] for part in column], dim=1) for column in columns]
-            order = _order(found[0], found[1])[:, : self.n]
-            kept.append(
-                tuple(torch.take_along_dim(tensor, _like(tensor, order), 1) for tensor in found)
+            columns_sorted = [
+                torch.cat([part[rows] for part in column], dim=1) for column in columns
+            ]
+            order = _order(columns_sorted[0], columns_sorted[1])[:, : self.n]
+            parts.append(
+                tuple(
+                    torch.take_along_dim(tensor, _like(tensor, order), 1)
+                    for tensor in columns_sorted
+                )
             )
-        self.parts = [tuple(torch.cat(column) for column in zip(*kept, strict=True))]
+        self.parts = [tuple(torch.cat(column) for column in zip(*parts, strict=True))]
         return self.parts[0]
 
 

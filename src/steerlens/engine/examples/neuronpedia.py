@@ -68,7 +68,7 @@ def _rows(examples: Examples, features: np.ndarray, tokenizer: Any) -> Iterator[
                 tokens, values, at = window.tokens.tolist(), window.activations, window.position
             yield {
                 "index": str(feature),
-                "tokens": [token_text(tokenizer, one) for one in tokens],
+                "tokens": [token_text(tokenizer, token) for token in tokens],
                 "values": [float(f"{value:.5g}") for value in values],
                 "maxValue": float(f"{values[at]:.5g}"),
                 "maxValueTokenIndex": at,

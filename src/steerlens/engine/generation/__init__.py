@@ -74,15 +74,15 @@ def generate(
             that the tokenizer doesn't have.
     """
     key = text_key(subject, steer, settings, run, steering)
-    found, missing = rows, rows
-    known = run.store.read(key, ROW) if run.store else None
-    if known is not None:
-        found = rows.merge(known.to_pandas(), on=list(ROW), how="left")
-        missing = rows.loc[found["stopped_by"].isna().to_numpy()]
+    stored, missing = rows, rows
+    stored_table = run.store.read(key, ROW) if run.store else None
+    if stored_table is not None:
+        stored = rows.merge(stored_table.to_pandas(), on=list(ROW), how="left")
+        missing = rows.loc[stored["stopped_by"].isna().to_numpy()]
     if len(missing) == 0:
-        return found
+        return stored
     prompts = _tokenised(subject, dict.fromkeys(missing["prompt"].tolist()), settings)
-    tables = [] if known is None else [known.to_pandas()]
+    tables = [] if stored_table is None else [stored_table.to_pandas()]
     total = len(missing) * settings.max_new_tokens
     with run.task(total, f"layer {subject.layer}: {len(missing):,} texts", "tokens") as advance:
         edits_of = steering.edits_of if steering else _with_features(subject, steer, run)
@@ -90,8 +90,8 @@ def generate(
             tables.append(table)
             if run.store:
                 run.store.add(key, _arrow(table), ROW)
-    done = pd.concat(tables, ignore_index=True).drop_duplicates(list(ROW))
-    return rows.merge(done, on=list(ROW), how="left")
+    decoded_rows = pd.concat(tables, ignore_index=True).drop_duplicates(list(ROW))
+    return rows.merge(decoded_rows, on=list(ROW), how="left")
 
 
 def text_key(
@@ -130,15 +130,15 @@ def _tokenised(
 ) -> dict[str, list[int]]:
     n_ctx = int(subject.lm.bridge.cfg.n_ctx)
     chat = settings.chat_template
-    found = {prompt: subject.to_tokens(prompt, chat)[0].tolist() for prompt in prompts}
-    for prompt, ids in found.items():
+    ids_of = {prompt: subject.to_tokens(prompt, chat)[0].tolist() for prompt in prompts}
+    for prompt, ids in ids_of.items():
         if len(ids) + settings.max_new_tokens > n_ctx:
             raise SteerlensError(
                 f"the prompt {prompt[:40]!r} has {len(ids)} tokens; with generation.max_new_tokens="
                 f"{settings.max_new_tokens} more it doesn't fit in the {n_ctx} that "
                 f"{subject.lm.name} takes."
             )
-    return found
+    return ids_of
 
 
 def _batches(
@@ -166,14 +166,14 @@ def _batches(
     def run_batch(part: slice, full: int) -> None:
         batch = group.iloc[part]
         distinct = list(dict.fromkeys(batch["prompt"]))
-        place = {prompt: index for index, prompt in enumerate(distinct)}
+        index_of = {prompt: index for index, prompt in enumerate(distinct)}
         ids = batch[list(ROW)].itertuples(index=False, name=None)
         seeds = [row_seed(run.seed, subject.layer, *row) for row in ids]
         hooks = edits_of(batch, [len(prompts[prompt]) for prompt in batch["prompt"]])
-        prompt_B = torch.tensor(batch["prompt"].map(place).tolist())
+        prompt_B = torch.tensor(batch["prompt"].map(index_of).tolist())
         texts = decode(
-            subject, [prompts[one] for one in distinct], prompt_B, hooks, seeds, sampling, stopping,
-            advance, full,
+            subject, [prompts[index] for index in distinct], prompt_B, hooks, seeds, sampling,
+            stopping, advance, full,
         )  # fmt: skip
         unused = sum(settings.max_new_tokens - len(text.token_ids) for text in texts)
         advance(0, unused)
@@ -216,16 +216,16 @@ def _decoded(
 
     def decoded(ids: Sequence[Sequence[int]]) -> list[str]:
         return subject.lm.tokenizer.batch_decode(
-            [list(one) for one in ids],
+            [list(row) for row in ids],
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,
         )
 
-    whole = decoded([[*prompt, *ids] for prompt, ids in zip(prompts, new, strict=True)])
+    texts_whole = decoded([[*prompt, *ids] for prompt, ids in zip(prompts, new, strict=True)])
     before, alone = decoded(prompts), decoded(new)
     return [
-        text[len(prompt) :] if text.startswith(prompt) else rest
-        for text, prompt, rest in zip(whole, before, alone, strict=True)
+        text[len(prompt) :] if text.startswith(prompt) else text_alone
+        for text, prompt, text_alone in zip(texts_whole, before, alone, strict=True)
     ]
 
 
@@ -238,10 +238,10 @@ def _arrow(table: pd.DataFrame) -> Any:
 def _eos_ids(subject: Subject) -> set[int]:
     """Of the tokenizer and of the model's settings, where chat models have their end of turn."""
     hf_model: Any = subject.lm.bridge.original_model
-    told: Any = getattr(getattr(hf_model, "generation_config", None), "eos_token_id", None)
-    own: Any = subject.lm.tokenizer.eos_token_id
-    ids = [own, *(told if isinstance(told, list) else [told])]
-    return {int(one) for one in ids if one is not None}
+    of_generation: Any = getattr(getattr(hf_model, "generation_config", None), "eos_token_id", None)
+    of_tokenizer: Any = subject.lm.tokenizer.eos_token_id
+    ids = [of_tokenizer, *(of_generation if isinstance(of_generation, list) else [of_generation])]
+    return {int(token) for token in ids if token is not None}
 
 
 def _bytes_per_row(subject: Subject, length: int, positions: str) -> int:

@@ -88,11 +88,11 @@ def decode(
         SteerlensError: logits overflow in the run's dtype.
     """
     full, device = full or len(prompt_B), subject.lm.device
-    found = [Continuation() for _ in prompt_B]
+    continuations = [Continuation() for _ in prompt_B]
     # The text of each row; None where a row is padding, or finished.
-    texts: list[Continuation | None] = [*found]
-    texts += [None] * (padded(len(found), full, device) - len(found))
-    rows = [row if row < len(found) else 0 for row in range(len(texts))]
+    texts: list[Continuation | None] = [*continuations]
+    texts += [None] * (padded(len(continuations), full, device) - len(continuations))
+    rows = [row if row < len(continuations) else 0 for row in range(len(texts))]
     hooks.select(torch.tensor(rows))
     noise = Noise([seeds[row] for row in rows])
     forward = _Forward(subject, prompts, stopping.max_new_tokens)
@@ -114,13 +114,13 @@ def decode(
                     texts[row] = None
         going = [row for row, text in enumerate(texts) if text]
         if not going:
-            return found
+            return continuations
         n_rows = padded(len(going), full, device)
         if n_rows < len(texts):
             ended = [row for row, text in enumerate(texts) if not text]
             rows = (going + ended)[:n_rows]
-            for one in (forward, hooks, noise):
-                one.select(torch.tensor(rows))
+            for part in (forward, hooks, noise):
+                part.select(torch.tensor(rows))
             texts = [texts[row] for row in rows]
             token_B = [token_B[row] for row in rows]
         logits_BV, kl_B = forward.next(torch.tensor(token_B), hooks)
@@ -238,9 +238,9 @@ def _kl(
 
 def _joined(caches: Sequence[Any]) -> Any:
     """The keys and values of all rows in one cache."""
-    whole = copied(caches[0])
-    for layer, *parts in zip(whole.layers, *(cache.layers for cache in caches), strict=True):
+    joined = copied(caches[0])
+    for layer, *parts in zip(joined.layers, *(cache.layers for cache in caches), strict=True):
         if layer.is_initialized:
             layer.keys = torch.cat([part.keys for part in parts])
             layer.values = torch.cat([part.values for part in parts])
-    return whole
+    return joined

@@ -33,8 +33,8 @@ def first_step_kl(
     if steered_BV.device.type != "cpu":
         rows = max(1, len(steered_BV))
     parts = [
-        _kl(steered, unsteered_PV[which])
-        for steered, which in zip(steered_BV.split(rows), row_B.split(rows), strict=True)
+        _kl(steered, unsteered_PV[rows_of_part])
+        for steered, rows_of_part in zip(steered_BV.split(rows), row_B.split(rows), strict=True)
     ]
     return torch.cat(parts)
 

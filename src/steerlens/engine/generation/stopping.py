@@ -43,8 +43,8 @@ class Stopping:
 
     def _completes(self, tail: tuple[int, ...]) -> bool:
         """Whether the last token of `tail` completes a stop string."""
-        before, whole = self._decode(tail[:-1]), self._decode(tail)
-        return any(whole.count(text) > before.count(text) for text in self._strings)
+        before, text_now = self._decode(tail[:-1]), self._decode(tail)
+        return any(text_now.count(text) > before.count(text) for text in self._strings)
 
     def _decode(self, ids: tuple[int, ...]) -> str:
         if ids not in self._known:

@@ -28,7 +28,7 @@ def together(features: Sequence[int]) -> str:
 
 def companions(control: str) -> list[int]:
     """The other features of a `control`; [] if it names none."""
-    return [int(one) for one in control.split("+")[1:]] if control.startswith("+") else []
+    return [int(feature) for feature in control.split("+")[1:]] if control.startswith("+") else []
 
 
 def row_targets(
@@ -78,8 +78,8 @@ def _another(d_sae: int, seed: int, layer: int, feature: int) -> int:
             f"steer.controls=[{RANDOM_FEATURE}] needs an SAE with at least two features."
         )
     rng = np.random.Generator(np.random.Philox(row_seed(RANDOM_FEATURE, seed, layer, feature)))
-    other = int(rng.integers(d_sae - 1))
-    return other + (other >= feature)
+    drawn = int(rng.integers(d_sae - 1))
+    return drawn + (drawn >= feature)
 
 
 def max_activations(subject: Subject, steer: SteerConfig, run: ScoreRun) -> torch.Tensor:

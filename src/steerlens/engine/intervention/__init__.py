@@ -143,19 +143,19 @@ def encode(
 
 
 def _out_scale(sae: SAE[Any], x_BLD: torch.Tensor) -> torch.Tensor:
-    left: Any = sae  # what `encode` leaves for `decode`
-    one = torch.ones(x_BLD.shape[:2], dtype=x_BLD.dtype, device=x_BLD.device)
+    state: Any = sae  # what `encode` leaves for `decode`
+    ones_BL = torch.ones(x_BLD.shape[:2], dtype=x_BLD.dtype, device=x_BLD.device)
     match str(sae.cfg.normalize_activations):
         case _ if is_transcoder(sae):
-            return one  # its output is another hook's value: SAELens doesn't scale it back
+            return ones_BL  # its output is another hook's value: SAELens doesn't scale it back
         case "layer_norm":
-            return left.ln_std[..., 0]
+            return state.ln_std[..., 0]
         case "constant_norm_rescale":
-            return 1.0 / left.x_norm_coeff[..., 0]
+            return 1.0 / state.x_norm_coeff[..., 0]
         case "constant_scalar_rescale":  # of temporal SAEs
-            return one / left.cfg.activation_normalization_factor
+            return ones_BL / state.cfg.activation_normalization_factor
         case _:
-            return one
+            return ones_BL
 
 
 @torch.no_grad()
@@ -184,8 +184,8 @@ def _combined(step_BLN: torch.Tensor, vectors_BND: torch.Tensor) -> torch.Tensor
     on the other rows of a batch, with which a row is padded by steps of 0.
     """
     pairs = zip(step_BLN.split(1, dim=-1), vectors_BND.split(1, dim=1), strict=True)
-    first, *others = (step_BL1.float() * vector_B1D for step_BL1, vector_B1D in pairs)
-    return sum(others, start=first).to(vectors_BND)
+    first, *changes = (step_BL1.float() * vector_B1D for step_BL1, vector_B1D in pairs)
+    return sum(changes, start=first).to(vectors_BND)
 
 
 def _steps(

@@ -99,10 +99,10 @@ def _targets(
                 f"must be ({d_out},)."
             )
         vectors_11D = direction.to(subject.sae.W_dec)[None, None]
-        one = vectors_11D.new_ones(1, 1)
-        return Targets(vectors_11D, factor_1.to(one), one)
+        ones_11 = vectors_11D.new_ones(1, 1)
+        return Targets(vectors_11D, factor_1.to(ones_11), ones_11)
     ids = parse_ids(feature, subject.d_sae, where="feature")
-    given = []
+    tensors = []
     for name, values in (("weights", weights), ("max_activation", max_activation)):
         numbers = None
         if values is not None:
@@ -111,5 +111,5 @@ def _targets(
                 raise SteerlensError(
                     f"{name} has {numbers.shape[1]} numbers for {len(ids)} features."
                 )
-        given.append(numbers)
-    return feature_targets(subject.sae, torch.tensor([ids]), factor_1, *given)
+        tensors.append(numbers)
+    return feature_targets(subject.sae, torch.tensor([ids]), factor_1, *tensors)

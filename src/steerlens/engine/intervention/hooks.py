@@ -112,8 +112,8 @@ class SteeringHooks:
 
     def _write(self, out: torch.Tensor, hook: Any) -> torch.Tensor:
         out_BLD = out.flatten(2)
-        seen = {**self._seen, self._subject.site.write: out_BLD}
-        parts = [seen[name] for name in self._subject.site.read_before_write]
+        values = {**self._seen, self._subject.site.write: out_BLD}
+        parts = [values[name] for name in self._subject.site.read_before_write]
         x_BLD = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
         positions = self._positions(out_BLD.shape[1])
         if self._looks_back:
@@ -133,12 +133,12 @@ class SteeringHooks:
             targets = targets.rows(torch.zeros(len(out_BLD), dtype=torch.int64))
         self.fired += 1
         n_before = x_BLD.shape[1] - out_BLD.shape[1]
-        here = slice(n_before + positions.start, None)
+        at = slice(n_before + positions.start, None)
         if not self._looks_back:
-            x_BLD, here = x_BLD[:, positions], slice(None)
+            x_BLD, at = x_BLD[:, positions], slice(None)
         part_BLD = out_BLD[:, positions]
         sae, keep_error = self._subject.sae, self._operation.keep_error
-        encoded = encode(sae, x_BLD, part_BLD, keep_error, here)
+        encoded = encode(sae, x_BLD, part_BLD, keep_error, at)
         new_BLD = edited(self._operation, encoded, part_BLD, targets).to(out_BLD)
         if positions.start > 0:
             new_BLD = torch.cat([out_BLD[:, : positions.start], new_BLD], dim=1)

@@ -55,7 +55,7 @@ class Subject:
     @property
     def key(self) -> dict[str, Any]:
         """Everything that numbers of this subject depend on: two equal keys, equal numbers."""
-        model = {name: what for name, what in self.lm.identity.items() if name != "device"}
+        model = {name: fact for name, fact in self.lm.identity.items() if name != "device"}
         return {"model": model, "sae": self.identity, "code": code_digest()}
 
     @property
@@ -122,8 +122,8 @@ def load_subjects(
         sae, sae_identity = _sae(source, config, kept)
         lm = lm or shared_model(config, sae.cfg.metadata, kept)
         site = check_belongs(lm, sae, source, config)
-        told = sae.cfg.metadata.prepend_bos
-        prepend_bos = lm.tokenizer_prepends_bos if told is None else bool(told)
+        of_sae = sae.cfg.metadata.prepend_bos
+        prepend_bos = lm.tokenizer_prepends_bos if of_sae is None else bool(of_sae)
         prepend_bos &= _has_bos(lm, sae.cfg.metadata)
         n_uncounted = max(int(prepend_bos), untrained_positions(sae.cfg.metadata))
         subject = Subject(
@@ -141,7 +141,7 @@ def load_subjects(
             "read_at": site.read,
             "written_at": site.write,
             "prepend_bos": prepend_bos,
-            "prepend_bos_from": "tokenizer" if told is None else "SAE metadata",
+            "prepend_bos_from": "tokenizer" if of_sae is None else "SAE metadata",
             "before_texts": lm.token_name(subject.bos),
             "uncounted_positions": n_uncounted,
         }

@@ -23,9 +23,9 @@ def check_belongs(lm: LoadedModel, sae: SAE[Any], source: SaeSource, config: Run
     if sha256 := sae.cfg.metadata.gguf_sha256:
         refuse_other_gguf(f"the SAE {source}", sha256, config.model, config.paths.cache_dir)
     site = find_site(lm, sae, str(source))
-    wanted = config.layer
-    if source.layer is None and isinstance(wanted, int) and wanted != site.layer:
-        raise SteerlensError(f"the SAE {source} is of layer {site.layer}, not of layer {wanted}.")
+    layer = config.layer
+    if source.layer is None and isinstance(layer, int) and layer != site.layer:
+        raise SteerlensError(f"the SAE {source} is of layer {site.layer}, not of layer {layer}.")
     return site
 
 

@@ -128,8 +128,12 @@ class LoadedModel:
 
 def count_layers(config: ModelConfig) -> int:
     """Number of blocks, from the entry or the model's own config, without its weights."""
-    known = folders.count_layers(config)
-    return int(_hf_config(config).get_text_config().num_hidden_layers) if known is None else known
+    n_layers = folders.count_layers(config)
+    return (
+        int(_hf_config(config).get_text_config().num_hidden_layers)
+        if n_layers is None
+        else n_layers
+    )
 
 
 def load_model(config: RunConfig, metadata: SAEMetadata) -> LoadedModel:

@@ -41,23 +41,23 @@ class SaeSource:
 def sae_sources(config: RunConfig) -> list[SaeSource]:
     """The SAEs that `layer` asks for, in rising order of layers."""
     n_layers = count_layers(config.model)
-    wanted = parse_layers(config.layer, n_layers, config.model.late_from)
+    layers = parse_layers(config.layer, n_layers, config.model.late_from)
     if config.sae.path:
-        found = _local_sources(Path(config.sae.path))
+        sources = _local_sources(Path(config.sae.path))
     else:
-        found = _release_sources(config, range(n_layers))
-    if len(found) == 1 and found[0].layer is None:
-        return found
-    by_layer = {source.layer: source for source in found}
-    missing = [layer for layer in wanted if layer not in by_layer]
+        sources = _release_sources(config, range(n_layers))
+    if len(sources) == 1 and sources[0].layer is None:
+        return sources
+    by_layer = {source.layer: source for source in sources}
+    missing = [layer for layer in layers if layer not in by_layer]
     # `all` and `late` mean what there is; a named layer must be there.
-    if len(missing) == len(wanted) or (missing and config.layer not in LAYER_WORDS):
-        there = layers_told([layer for layer in by_layer if layer is not None], missing[0])
+    if len(missing) == len(layers) or (missing and config.layer not in LAYER_WORDS):
+        nearest = layers_told([layer for layer in by_layer if layer is not None], missing[0])
         raise SteerlensError(
             f"{config.sae.title} has no SAE at layer {missing[0]} of {config.model.title} (layers "
-            f"0 to {n_layers - 1}); it has {there}."
+            f"0 to {n_layers - 1}); it has {nearest}."
         )
-    return [by_layer[layer] for layer in wanted if layer in by_layer]
+    return [by_layer[layer] for layer in layers if layer in by_layer]
 
 
 def _local_sources(folder: Path) -> list[SaeSource]:
@@ -93,9 +93,9 @@ def _release_sources(config: RunConfig, every_layer: range) -> list[SaeSource]:
     layers = config.sae.layers if config.sae.layers is not None else every_layer
     ids = {layer: sae_id.replace("{layer}", str(layer)) for layer in layers}
     return [
-        SaeSource(layer=layer, release=release, sae_id=one)
-        for layer, one in ids.items()
-        if known_ids is None or one in known_ids
+        SaeSource(layer=layer, release=release, sae_id=sae_id)
+        for layer, sae_id in ids.items()
+        if known_ids is None or sae_id in known_ids
     ]
 
 

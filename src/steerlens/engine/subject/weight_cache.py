@@ -70,4 +70,4 @@ def _text(key: Any) -> str:
 
 
 def _size(module: torch.nn.Module) -> int:
-    return sum(one.numel() * one.element_size() for one in module.parameters())
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())

@@ -28,8 +28,8 @@ def draw_arms(by_arm: pd.DataFrame) -> Figure:
     grid = figure.subplots(len(COSTS), len(names), squeeze=False, sharex="row", sharey="col")
     for column, name in enumerate(names):
         for row, cost in enumerate(COSTS):
-            axes, shown = grid[row, column], by_arm.loc[by_arm["arm"].isin([name, UNSTEERED])]
-            for steered, rows in shown.groupby("steered", sort=False):
+            axes, rows_of_arm = grid[row, column], by_arm.loc[by_arm["arm"].isin([name, UNSTEERED])]
+            for steered, rows in rows_of_arm.groupby("steered", sort=False):
                 _draw_line(axes, rows, str(steered), cost)
             axes.set_xlabel(COSTS[cost])
             if cost == "perplexity":
@@ -64,9 +64,9 @@ def _draw_line(axes: Axes, rows: pd.DataFrame, steered: str, cost: str) -> None:
     axes.plot(x[~chosen], y[~chosen], f"o{line}", color=color, label=steered.replace("_", " "))
     axes.plot(x[chosen], y[chosen], "D", color=color, markerfacecolor="white", markersize=6)
     if steered == FEATURE:
-        for place in np.flatnonzero(~chosen & np.isfinite(x) & np.isfinite(y)):
+        for index in np.flatnonzero(~chosen & np.isfinite(x) & np.isfinite(y)):
             axes.annotate(
-                rows["factor"].iloc[place], (x[place], y[place]), fontsize=7, color=style.MUTED,
+                rows["factor"].iloc[index], (x[index], y[index]), fontsize=7, color=style.MUTED,
                 xytext=(3, 3), textcoords="offset points",
             )  # fmt: skip
 

@@ -49,8 +49,8 @@ def by_layer(frame: pd.DataFrame, null: pd.DataFrame | None = None) -> Figure | 
 def against(frame: pd.DataFrame) -> Figure | None:
     """Where features lie between both scores, and how many are high in both."""
     both = _with_both(frame)
-    found = hybrids(frame)
-    if found is None or len(both) < 2:
+    counts = hybrids(frame)
+    if counts is None or len(both) < 2:
         return None
     figure = style.new_figure(6.8, 5.8)
     axes = figure.subplots()
@@ -59,11 +59,11 @@ def against(frame: pd.DataFrame) -> Figure | None:
         line(HYBRID, color=style.RED, ls="--", lw=1.2)
     axes.set(xlabel=f"input score {S_IN}", ylabel=f"output score {S_OUT}")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    text = f"{found['hybrid_share']:.1%} have both ≥ {HYBRID:g}"
-    text += f" ({found['hybrid_share_if_independent']:.1%} if independent)"
-    if found["ratio_interval"]:
-        low, high = found["ratio_interval"]
-        text += f"\nratio {found['ratio']:.2f}, 95 % interval {low:.2f} to {high:.2f}"
+    text = f"{counts['hybrid_share']:.1%} have both ≥ {HYBRID:g}"
+    text += f" ({counts['hybrid_share_if_independent']:.1%} if independent)"
+    if counts["ratio_interval"]:
+        low, high = counts["ratio_interval"]
+        text += f"\nratio {counts['ratio']:.2f}, 95 % interval {low:.2f} to {high:.2f}"
     box = {"facecolor": "white", "edgecolor": style.GRID, "alpha": 0.9}
     axes.text(0.98, 0.98, text, transform=axes.transAxes, ha="right", va="top", bbox=box)
     style.headline(figure, "Input against output score", subtitle(both))

@@ -58,11 +58,11 @@ def distribution(frame: pd.DataFrame) -> Figure | None:
         return None
     pooled = np.concatenate(list(scores.values()))
     figure = style.new_figure(10, 4.4)
-    left, right = figure.subplots(1, 2)
+    left_axes, right = figure.subplots(1, 2)
     # Down to the decade of the smallest score, and never so narrow that no threshold is seen.
     lowest = max(float(pooled.min()), FLOOR)
     start = min(10.0 ** np.floor(np.log10(lowest)), THRESHOLDS[0] / 10)
-    _histogram(left, pooled, start)
+    _histogram(left_axes, pooled, start)
     _shares(right, scores, start)
     if len(scores) > 1:
         bounds = Normalize(min(scores), max(scores))
@@ -71,9 +71,9 @@ def distribution(frame: pd.DataFrame) -> Figure | None:
         )
         bar.locator = MaxNLocator(integer=True, nbins=8)
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-    for axes in (left, right):
+    for axes in (left_axes, right):
         _score_axis(axes, start, floored=bool((pooled < FLOOR).any()))
-    style.legend_above(left)
+    style.legend_above(left_axes)
     style.headline(
         figure,
         "Distribution of the output score",
@@ -95,8 +95,8 @@ def _scored(frame: pd.DataFrame) -> pd.DataFrame:
 
 def null_of(null: pd.DataFrame | None, scores: Scores) -> Scores:
     """The scores of random directions in the layers of `scores`; {} if there are none."""
-    found = {} if null is None else _scores(null)
-    return {layer: found[layer] for layer in scores if layer in found}
+    by_layer = {} if null is None else _scores(null)
+    return {layer: by_layer[layer] for layer in scores if layer in by_layer}
 
 
 def quartiles(axes: Axes, scores: Scores, label: str, null: Scores | None = None) -> None:
@@ -104,13 +104,13 @@ def quartiles(axes: Axes, scores: Scores, label: str, null: Scores | None = None
 
     In grey those of random directions, `null`.
     """
-    found, beside = _quartiles(scores), _quartiles(null or {})
-    positive = np.maximum(found[found[:, 1] > 0], FLOOR)
+    quartiles_LQ, beside = _quartiles(scores), _quartiles(null or {})
+    positive = np.maximum(quartiles_LQ[quartiles_LQ[:, 1] > 0], FLOOR)
     # Medians from 1e-7 in early layers to 0.5 in late ones would be a flat line and a wall.
     log = positive.size > 0 and positive[:, 1].max() > 100 * positive[:, 1].min()
     floor = FLOOR if log else 0.0
     layers, labels = np.array(list(scores)), ("quartiles", "median")
-    _band(axes, layers, np.maximum(found, floor), style.BLUE, "-", labels)
+    _band(axes, layers, np.maximum(quartiles_LQ, floor), style.BLUE, "-", labels)
     if null:
         layers, labels = np.array(list(null)), ("", "random directions")
         _band(axes, layers, np.maximum(beside, floor), style.MUTED, "--", labels)
@@ -122,25 +122,25 @@ def quartiles(axes: Axes, scores: Scores, label: str, null: Scores | None = None
         for threshold, color, _ in MARKS:
             axes.axhline(threshold, color=color, ls="--", lw=1.2)
     else:
-        top = 1.08 * float(max([*found[:, 2], *beside[:, 2]])) or 1.0
+        top = 1.08 * float(max([*quartiles_LQ[:, 2], *beside[:, 2]])) or 1.0
         axes.set_ylim(-0.03 * top, top)
 
 
 def _quartiles(scores: Scores) -> np.ndarray:
     """(layers, 3)."""
-    found = [np.quantile(values, (0.25, 0.5, 0.75)) for values in scores.values()]
-    return np.reshape(found, (-1, 3))
+    quartiles_LQ = [np.quantile(values, (0.25, 0.5, 0.75)) for values in scores.values()]
+    return np.reshape(quartiles_LQ, (-1, 3))
 
 
 def _band(
     axes: Axes,
     layers: np.ndarray,
-    found: np.ndarray,
+    quartiles_LQ: np.ndarray,
     color: str,
     line: str,
     labels: tuple[str, str],
 ) -> None:
-    (low, middle, high), (label, median) = found.T, labels
+    (low, middle, high), (label, median) = quartiles_LQ.T, labels
     if len(layers) > 2:
         axes.fill_between(layers, low, high, color=color, alpha=0.2, lw=0, label=label)
     else:  # a band through one or two layers would be no band
@@ -224,5 +224,5 @@ def subtitle(frame: pd.DataFrame) -> str:
     return "  ·  ".join(part for part in parts if part)
 
 
-def _one(found: list[str], plural: str) -> str:
-    return visible(found[0]) if len(found) == 1 else f"{len(found)} {plural}" if found else ""
+def _one(names: list[str], plural: str) -> str:
+    return visible(names[0]) if len(names) == 1 else f"{len(names)} {plural}" if names else ""

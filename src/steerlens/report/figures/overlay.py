@@ -47,8 +47,8 @@ def draw_overlay(series: Sequence[Series], folder: Path) -> dict[str, list[Path]
 
 def by_layer(series: Sequence[Series]) -> Figure | None:
     """Medians of both scores in every layer, with quartiles; one column of panels per model."""
-    scores = [one for one in BOTH if any(_has(member, one[0]) for member in series)]
-    models = list(dict.fromkeys(_model(one) for one in series))
+    scores = [column for column in BOTH if any(_has(member, column[0]) for member in series)]
+    models = list(dict.fromkeys(_model(member) for member in series))
     if not scores:
         return None
     figure = style.new_figure(min(5 + 3.2 * len(models), 18), 1.2 + 2.5 * len(scores))
@@ -70,16 +70,16 @@ def by_layer(series: Sequence[Series]) -> Figure | None:
     for axes in grid[-1]:
         axes.set_xlabel("layer")
     _legend(figure, series)
-    said = "median and quartiles of the features"
+    caption = "median and quartiles of the features"
     if any(len(member.tables.null_scores) for member in series):
-        said += "; dotted: median of random directions"
-    style.headline(figure, "Scores by layer", said)
+        caption += "; dotted: median of random directions"
+    style.headline(figure, "Scores by layer", caption)
     return figure
 
 
 def distributions(series: Sequence[Series]) -> Figure | None:
     """The share of features with at least the score on the x axis."""
-    scores = [one for one in BOTH if any(_has(member, one[0]) for member in series)]
+    scores = [column for column in BOTH if any(_has(member, column[0]) for member in series)]
     if not scores:
         return None
     figure = style.new_figure(5 + 3.6 * len(scores), 4.4)
@@ -123,12 +123,20 @@ def by_threshold(series: Sequence[Series]) -> Figure | None:
     axes = figure.subplots()
     for member, points in curves:
         color, line = look[id(member)]
-        found = [point.success for point in points]
+        estimates = [point.success for point in points]
         thresholds = [point.threshold for point in points]
-        low = [one.low if one.low is not None else one.value for one in found if one]
-        high = [one.high if one.high is not None else one.value for one in found if one]
+        low = [
+            estimate.low if estimate.low is not None else estimate.value
+            for estimate in estimates
+            if estimate
+        ]
+        high = [
+            estimate.high if estimate.high is not None else estimate.value
+            for estimate in estimates
+            if estimate
+        ]
         axes.fill_between(thresholds, low, high, color=color, alpha=0.12, lw=0)
-        values = [one.value for one in found if one]
+        values = [estimate.value for estimate in estimates if estimate]
         axes.plot(thresholds, values, color=color, ls=line, marker="o", ms=3)
     axes.set(xscale="log", xlabel=f"threshold t of the output score {S_OUT}", ylabel=SUCCESS)
     axes.set_ylim(bottom=0)
@@ -141,21 +149,23 @@ def by_threshold(series: Sequence[Series]) -> Figure | None:
 
 def hybrid_ratios(series: Sequence[Series]) -> Figure | None:
     """How often both scores are high in one feature, beside what independence would give."""
-    found = [(member, hybrids(member.tables.features)) for member in series]
-    known = [(member, one) for member, one in found if one and one["ratio"] is not None]
-    if not known:
+    counts_of = [(member, hybrids(member.tables.features)) for member in series]
+    with_ratio = [
+        (member, counts) for member, counts in counts_of if counts and counts["ratio"] is not None
+    ]
+    if not with_ratio:
         return None
     look = {id(member): color for member, color, _ in _styled(series)}
-    figure = style.new_figure(8.6, 1.6 + 0.34 * len(known))
+    figure = style.new_figure(8.6, 1.6 + 0.34 * len(with_ratio))
     axes = figure.subplots()
-    for place, (member, one) in enumerate(known):
-        low, high = one["ratio_interval"] or (one["ratio"], one["ratio"])
-        axes.hlines(place, low, high, color=look[id(member)], lw=2.5)
-        axes.plot(one["ratio"], place, "o", color=look[id(member)], ms=6)
+    for y, (member, counts) in enumerate(with_ratio):
+        low, high = counts["ratio_interval"] or (counts["ratio"], counts["ratio"])
+        axes.hlines(y, low, high, color=look[id(member)], lw=2.5)
+        axes.plot(counts["ratio"], y, "o", color=look[id(member)], ms=6)
     axes.axvline(1, color=style.MUTED, ls="--", lw=1.2)
-    labels = [_label(member) for member, _ in known]
-    axes.set_yticks(range(len(known)), labels, parse_math=False)
-    axes.set_ylim(len(known) - 0.5, -0.5)
+    labels = [_label(member) for member, _ in with_ratio]
+    axes.set_yticks(range(len(with_ratio)), labels, parse_math=False)
+    axes.set_ylim(len(with_ratio) - 0.5, -0.5)
     axes.set_xlabel("share of hybrid features / share if the scores were independent")
     style.headline(figure, "High input and output scores in one feature", "ratio and 95 % interval")
     return figure
@@ -163,8 +173,8 @@ def hybrid_ratios(series: Sequence[Series]) -> Figure | None:
 
 def _medians(axes: Axes, member: Series, column: str, color: str, line: str, floor: float) -> None:
     frame = member.tables.features
-    known = frame.loc[frame[column].notna(), ["layer", column]]
-    groups = known.astype({column: float}).groupby("layer")[column]
+    with_values = frame.loc[frame[column].notna(), ["layer", column]]
+    groups = with_values.astype({column: float}).groupby("layer")[column]
     q25, median, q75 = (np.maximum(groups.quantile(q), floor) for q in (0.25, 0.5, 0.75))
     layers = median.index.to_numpy()
     axes.fill_between(layers, q25, q75, color=color, alpha=0.12, lw=0)
@@ -173,8 +183,8 @@ def _medians(axes: Axes, member: Series, column: str, color: str, line: str, flo
 
 def _null_medians(axes: Axes, member: Series, color: str, floor: float) -> None:
     """The medians of random directions, if they were scored."""
-    known = member.tables.null_scores.astype({"output_score": float})
-    median = known.groupby("layer")["output_score"].median()
+    scores = member.tables.null_scores.astype({"output_score": float})
+    median = scores.groupby("layer")["output_score"].median()
     if len(median):
         layers = median.index.to_numpy(dtype=float)
         axes.plot(layers, np.maximum(median, floor), color=color, ls=":", marker=".", lw=1.2)
@@ -198,11 +208,11 @@ def _styled(series: Sequence[Series]) -> list[tuple[Series, str, str]]:
         colors = list(CRITERIA[: len(series)])
     else:
         places = np.linspace(0, 0.95, len(series))
-        colors = [to_hex(one) for one in matplotlib.colormaps["viridis"](places)]
+        colors = [to_hex(position) for position in matplotlib.colormaps["viridis"](places)]
     lines = ["-", "--", "-.", ":"]
     return [
-        (member, color, lines[place % 4 if len(series) <= len(CRITERIA) else 0])
-        for place, (member, color) in enumerate(zip(series, colors, strict=True))
+        (member, color, lines[index % 4 if len(series) <= len(CRITERIA) else 0])
+        for index, (member, color) in enumerate(zip(series, colors, strict=True))
     ]
 
 

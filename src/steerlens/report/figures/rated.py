@@ -82,11 +82,18 @@ def _draw(axes: Axes, curve: Curve, color: object) -> None:
         if curve.estimates[0] is not None:
             axes.axhline(curve.estimates[0].value, ls="--", lw=1.2, color=color, label=curve.name)
         return
-    drawn = [(x, one) for x, one in zip(curve.x, curve.estimates, strict=True) if one is not None]
-    value = np.array([one.value for _, one in drawn])
+    drawn = [
+        (x, estimate)
+        for x, estimate in zip(curve.x, curve.estimates, strict=True)
+        if estimate is not None
+    ]
+    value = np.array([estimate.value for _, estimate in drawn])
     low, high = (
         np.array([np.nan if end is None else end for end in ends], dtype=float)
-        for ends in ([one.low for _, one in drawn], [one.high for _, one in drawn])
+        for ends in (
+            [estimate.low for _, estimate in drawn],
+            [estimate.high for _, estimate in drawn],
+        )
     )
     x = [at for at, _ in drawn]
     axes.plot(x, value, "o-", color=color, label=curve.name)

@@ -34,15 +34,15 @@ def draw_releases(ranked: pd.DataFrame) -> Figure:
     panels = [name for name in PANELS if name in ranked]
     figure = style.new_figure(2.2 + 2.8 * len(panels), 1.6 + 0.35 * len(ranked))
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    place = np.arange(len(ranked))
+    y = np.arange(len(ranked))
     for axes, name in zip(row, panels, strict=True):
         value, low, high = (
             ranked[key].to_numpy(dtype=float) for key in (name, f"{name}_low", f"{name}_high")
         )
-        axes.hlines(place, low, high, color=style.BLUE, lw=1.6)
-        axes.plot(value, place, "o", color=style.BLUE)
+        axes.hlines(y, low, high, color=style.BLUE, lw=1.6)
+        axes.plot(value, y, "o", color=style.BLUE)
         axes.set_xlabel(PANELS[name])
-    row[0].set_yticks(place, [visible(label) for label in ranked["release"]], parse_math=False)
+    row[0].set_yticks(y, [visible(label) for label in ranked["release"]], parse_math=False)
     row[0].set_ylim(len(ranked) - 0.5, -0.5)
     style.headline(figure, "SAE releases", "means with 95 % intervals, in the order of the first")
     return figure

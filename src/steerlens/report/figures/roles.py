@@ -57,14 +57,14 @@ def draw_input_and_output(
     steering: pd.DataFrame, generations: pd.DataFrame, folder: Path, prompts: int = 2
 ) -> list[Path]:
     """Figure 2: the clearest input and the clearest output feature, weakly and strongly steered."""
-    found = {
-        f"{role} feature": one
+    example_of = {
+        f"{role} feature": example
         for role in ("input", "output")
-        for one in examples(steering, generations, role, 1, prompts)
+        for example in examples(steering, generations, role, 1, prompts)
     }
-    title = " and ".join(f"an {name}" for name in found).capitalize()
+    title = " and ".join(f"an {name}" for name in example_of).capitalize()
     title = f"{title}, weakly and strongly steered"
-    return _draw_texts(found, steering, folder, "input_and_output_feature", title)
+    return _draw_texts(example_of, steering, folder, "input_and_output_feature", title)
 
 
 def draw_hybrids(
@@ -72,9 +72,9 @@ def draw_hybrids(
 ) -> list[Path]:
     """Figure 7: the clearest hybrid features, weakly and strongly steered."""
     clearest = examples(steering, generations, "hybrid", n, prompts)
-    found = {f"hybrid feature {place}": one for place, one in enumerate(clearest, 1)}
+    example_of = {f"hybrid feature {rank}": example for rank, example in enumerate(clearest, 1)}
     title = "Hybrid features, weakly and strongly steered"
-    return _draw_texts(found, steering, folder, "hybrid_features", title)
+    return _draw_texts(example_of, steering, folder, "hybrid_features", title)
 
 
 def draw_pmi(pmi: Pmi, folder: Path) -> list[Path]:
@@ -85,33 +85,33 @@ def draw_pmi(pmi: Pmi, folder: Path) -> list[Path]:
 
 
 def _draw_texts(
-    found: Mapping[str, Example], steering: pd.DataFrame, folder: Path, name: str, title: str
+    example_of: Mapping[str, Example], steering: pd.DataFrame, folder: Path, name: str, title: str
 ) -> list[Path]:
     # Hinting rounds a character's width to pixels: marks would drift away from their tokens.
     with style.look(), matplotlib.rc_context({"text.hinting": "no_hinting"}):
-        figure = steered_texts(found, title, subtitle(with_roles(steering)))
+        figure = steered_texts(example_of, title, subtitle(with_roles(steering)))
         return style.save(figure, folder, name) if figure else []
 
 
-def steered_texts(found: Mapping[str, Example], title: str, under: str) -> Figure | None:
+def steered_texts(example_of: Mapping[str, Example], title: str, under: str) -> Figure | None:
     """Every feature under its name with its scores, tokens and texts, success tokens marked."""
-    lines = [line for name, one in found.items() for line in _lines(name, one)]
+    lines = [line for name, example in example_of.items() for line in _lines(name, example)]
     if not lines:
         return None
     height = HEADER + LINE * (len(lines) + 1)
     figure = style.new_figure(2 * LEFT + (LABEL + COLUMNS) * CHAR, height)
     style.headline(figure, title, f"{under}  ·  success tokens are marked")
     figure.set_layout_engine("none")  # there are no axes to lay out
-    for place, (label, cells, look) in enumerate(lines):
-        y = height - HEADER - LINE * (place + 0.5)
+    for index, (label, cells, look) in enumerate(lines):
+        y = height - HEADER - LINE * (index + 0.5)
         _write(figure, 0, y, label, **QUIET | look)
         column = LABEL
         for success, run in groupby(cells, key=lambda cell: cell[1]):
-            shown = "".join(part for part, _ in run)
+            text = "".join(part for part, _ in run)
             if success is not None:
-                _mark(figure, column, y, len(shown))
-            _write(figure, column, y, shown, **look)
-            column += len(shown)
+                _mark(figure, column, y, len(text))
+            _write(figure, column, y, text, **look)
+            column += len(text)
     return figure
 
 
@@ -148,7 +148,7 @@ def shown_cells(text: str, successes: Sequence[Span] = ()) -> list[Cell]:
 def wrap(cells: Sequence[Cell], width: int) -> Iterator[Sequence[Cell]]:
     """Lines of at most `width` characters, broken after a space where there is one."""
     while cells:
-        fits = max(bisect(list(accumulate(len(shown) for shown, _ in cells)), width), 1)
+        fits = max(bisect(list(accumulate(len(cell) for cell, _ in cells)), width), 1)
         spaces = [at for at in range(fits) if cells[at][0] == " "]
         cut = spaces[-1] + 1 if spaces and fits < len(cells) else fits
         yield cells[:cut]
@@ -157,17 +157,17 @@ def wrap(cells: Sequence[Cell], width: int) -> Iterator[Sequence[Cell]]:
 
 def _in_font(char: str) -> str:
     """A visible character, as an escape if the font lacks it or it runs from right to left."""
-    known = get_font(findfont(MONO)).get_char_index(ord(char))
-    if known and unicodedata.bidirectional(char) not in ("R", "AL"):
+    glyph = get_font(findfont(MONO)).get_char_index(ord(char))
+    if glyph and unicodedata.bidirectional(char) not in ("R", "AL"):
         return char
     return char.encode("unicode_escape").decode("ascii")
 
 
 def _write(figure: Figure, column: int, y: float, text: str, **look: Any) -> None:
     # Inches, not shares of the figure: a mark must lie exactly behind its characters.
-    place = {"transform": figure.dpi_scale_trans, "va": "center_baseline", "parse_math": False}
+    options = {"transform": figure.dpi_scale_trans, "va": "center_baseline", "parse_math": False}
     font = {"family": MONO, "fontsize": FONT_SIZE}
-    figure.text(LEFT + column * CHAR, y, text, **place | font | look)
+    figure.text(LEFT + column * CHAR, y, text, **options | font | look)
 
 
 def _mark(figure: Figure, column: int, y: float, length: int) -> None:
@@ -186,17 +186,17 @@ def pmi_by_role(pmi: Pmi) -> Figure | None:
         return None
     figure = style.new_figure(2.6 + 1.3 * len(statistics), 4.6)
     axes = figure.subplots()
-    for place, role in enumerate(statistics):
+    for x, role in enumerate(statistics):
         values = pmi.pairs.loc[pmi.pairs["role"] == role, "pmi"].to_numpy(dtype=float)
-        _strip(axes, place, values, COLORS[role])
-        _mean(axes, place, statistics[role])
+        _strip(axes, x, values, COLORS[role])
+        _mean(axes, x, statistics[role])
     axes.axhline(0, color=style.MUTED, lw=1, zorder=0.9)
     axes.set(xlim=(-0.6, len(statistics) - 0.4), ylabel="PMI in bits")
     axes.set_xticks(
         range(len(statistics)),
         [
-            f"{role}\n{_counted(one['pairs'], 'pair')}\n{_counted(one['features'], 'feature')}"
-            for role, one in statistics.items()
+            f"{role}\n{_counted(of_role['pairs'], 'pair')}\n{_counted(of_role['features'], 'feature')}"
+            for role, of_role in statistics.items()
         ],
     )
     axes.grid(visible=False, axis="x")
@@ -211,14 +211,14 @@ def pmi_by_role(pmi: Pmi) -> Figure | None:
     return figure
 
 
-def _strip(axes: Axes, place: int, values: np.ndarray, color: str) -> None:
+def _strip(axes: Axes, x: int, values: np.ndarray, color: str) -> None:
     """A point for every value, beside each other, and a box between the quartiles."""
     beside = np.random.default_rng(0).uniform(-0.28, 0.28, len(values))
-    axes.scatter(place + beside, values, s=9, color=color, alpha=0.35, lw=0)
+    axes.scatter(x + beside, values, s=9, color=color, alpha=0.35, lw=0)
     line = {"color": style.INK, "lw": 1.2}
     axes.boxplot(
         values,
-        positions=[place],
+        positions=[x],
         widths=0.62,
         showfliers=False,
         manage_ticks=False,
@@ -229,12 +229,12 @@ def _strip(axes: Axes, place: int, values: np.ndarray, color: str) -> None:
     )
 
 
-def _mean(axes: Axes, place: int, statistics: Mapping[str, Any]) -> None:
-    label = "mean, 95 % interval over features" if place == 0 else None
+def _mean(axes: Axes, x: int, statistics: Mapping[str, Any]) -> None:
+    label = "mean, 95 % interval over features" if x == 0 else None
     mean = statistics["mean"]
     low, high = statistics["mean_interval"] or (mean, mean)
     axes.errorbar(
-        place + 0.4,
+        x + 0.4,
         mean,
         yerr=[[mean - low], [high - mean]],
         fmt="D",
@@ -244,5 +244,5 @@ def _mean(axes: Axes, place: int, statistics: Mapping[str, Any]) -> None:
     )
 
 
-def _counted(n: int, what: str) -> str:
-    return f"{n:,} {what}{'s' * (n != 1)}"
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'s' * (n != 1)}"

@@ -71,12 +71,12 @@ def headline(figure: Figure, title: str, subtitle: str) -> None:
     """What the figure shows, in bold, and under it what it was measured on."""
     width, height = figure.get_size_inches()
     lines = textwrap.wrap(subtitle, int(width * 13))  # characters of this size that fit
-    left, top = 0.08 / width, 1 - 0.08 / height
-    figure.text(left, top, title, va="top", fontsize=12, weight="bold")
+    x, top = 0.08 / width, 1 - 0.08 / height
+    figure.text(x, top, title, va="top", fontsize=12, weight="bold")
     text = "\n".join(lines)
     # parse_math: a `$` in a model's name is a dollar.
     style: dict[str, Any] = {"fontsize": 9, "color": MUTED, "parse_math": False}
-    figure.text(left, top - 0.25 / height, text, va="top", **style)
+    figure.text(x, top - 0.25 / height, text, va="top", **style)
     # The layout knows nothing of these texts: keep their height free of plots.
     used = (0.36 + 0.16 * len(lines)) / height
     figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - used))

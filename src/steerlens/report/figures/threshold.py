@@ -58,13 +58,13 @@ def by_threshold(steering: pd.DataFrame) -> Figure | None:
 
 def by_criterion(steering: pd.DataFrame) -> Figure | None:
     """Success of the same number of features, selected by one score or by another."""
-    found = criteria(steering, SHARES)
-    if not found:
+    by_score = criteria(steering, SHARES)
+    if not by_score:
         return None
     figure = style.new_figure(8.6, 4.8)
     axes = figure.subplots()
-    _unselected(axes, found)
-    for index, criterion in enumerate(found):
+    _unselected(axes, by_score)
+    for index, criterion in enumerate(by_score):
         _criterion(axes, criterion, CRITERIA[index % len(CRITERIA)], index // len(CRITERIA))
     axes.set(xscale="log", xlabel="share of features selected", ylabel=SUCCESS)
     axes.set_ylim(bottom=0)
@@ -99,9 +99,9 @@ def _ratios(axes: Axes, points: list[Point], ratios: Sequence[tuple[str, str, st
     """How many times the success of others the features above each threshold have."""
     thresholds = [point.threshold for point in points]
     for name, label, color in ratios:
-        found = _columns([getattr(point, name) for point in points])
-        axes.fill_between(thresholds, found[1], found[2], color=color, alpha=0.2, lw=0)
-        axes.plot(thresholds, found[0], color=color, marker="o", label=label)
+        columns = _columns([getattr(point, name) for point in points])
+        axes.fill_between(thresholds, columns[1], columns[2], color=color, alpha=0.2, lw=0)
+        axes.plot(thresholds, columns[0], color=color, marker="o", label=label)
     axes.axhline(1, color=style.MUTED, ls="--", lw=1.2)
     axes.set_ylabel("times")
     style.legend_above(axes)
@@ -127,18 +127,18 @@ def _numbers(axes: Axes, points: list[Point]) -> None:
     axes.set_ylim(bottom=0)
 
 
-def _unselected(axes: Axes, found: list[Criterion]) -> None:
+def _unselected(axes: Axes, by_score: list[Criterion]) -> None:
     """The mean of all features, and the range of random subsets of each size."""
     at_share = [
-        next((one.highest[index] for one in found if one.highest[index]), None)
+        next((criterion.highest[index] for criterion in by_score if criterion.highest[index]), None)
         for index in range(len(SHARES))
     ]
-    kept = [(share, best) for share, best in zip(SHARES, at_share, strict=True) if best]
-    random = _columns([best.random for _, best in kept])
-    shares = [share for share, _ in kept]
+    at_shares = [(share, best) for share, best in zip(SHARES, at_share, strict=True) if best]
+    random = _columns([best.random for _, best in at_shares])
+    shares = [share for share, _ in at_shares]
     label = f"{DRAWS} random subsets"
     axes.fill_between(shares, random[1], random[2], color=style.MUTED, alpha=0.2, lw=0, label=label)
-    axes.axhline(kept[0][1].unfiltered, color=style.MUTED, lw=1.2, label="no selection")
+    axes.axhline(at_shares[0][1].unfiltered, color=style.MUTED, lw=1.2, label="no selection")
 
 
 def _criterion(axes: Axes, criterion: Criterion, color: str, more: int) -> None:

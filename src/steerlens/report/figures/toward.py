@@ -56,17 +56,19 @@ def _word(axes: np.ndarray, rows: pd.DataFrame, texts: pd.DataFrame) -> None:
     means = by_factor(texts.loc[texts["control"].isna()])
     of_features = list(zip(rows.to_dict("records"), COLORS, strict=False))
     for row, color in reversed(of_features):  # the best above the others
-        own = means.loc[(means["layer"] == row["layer"]) & (means["feature"] == row["feature"])]
-        steered = own.loc[own["factor"] > 0]
+        of_feature = means.loc[
+            (means["layer"] == row["layer"]) & (means["feature"] == row["feature"])
+        ]
+        steered = of_feature.loc[of_feature["factor"] > 0]
         label = f"layer {row['layer']}, feature {row['feature']}"
-        for place, name in zip(axes, ("concept_success", "perplexity"), strict=True):
+        for panel, name in zip(axes, ("concept_success", "perplexity"), strict=True):
             values = steered[name].to_numpy(dtype=float)
-            place.plot(steered["factor"], values, "o-", color=color, label=label)
+            panel.plot(steered["factor"], values, "o-", color=color, label=label)
             chosen = steered.loc[steered["factor"] == row["best_factor"], name]
             at = [row["best_factor"]] * len(chosen)
-            place.scatter(at, chosen.to_numpy(dtype=float), edgecolor=color, **RING)
-            without = own.loc[own["factor"] == 0, name].to_numpy(dtype=float)
-            place.axhline(float(without.mean()), color=color, lw=1, ls="--", alpha=0.6)
+            panel.scatter(at, chosen.to_numpy(dtype=float), edgecolor=color, **RING)
+            without = of_feature.loc[of_feature["factor"] == 0, name].to_numpy(dtype=float)
+            panel.axhline(float(without.mean()), color=color, lw=1, ls="--", alpha=0.6)
     axes[0].set_xscale("log")
     factors = sorted({factor for factor in means["factor"].tolist() if factor > 0})
     axes[0].set_xticks(factors[:: max(1, len(factors) // 6)])
@@ -87,9 +89,9 @@ def score_by_layer(features: pd.DataFrame) -> Figure | None:
     axes.axhline(HARDLY, color=style.MUTED, lw=1, ls="--", label="below: hardly steers")
     best = scored.sort_values("concept_score", ascending=False).iloc[0]
     at = int(np.argmax(scores))
-    place = (layers[at] + beside[at], scores[at])
+    point = (layers[at] + beside[at], scores[at])
     text: dict[str, Any] = {"textcoords": "offset points", "ha": "right"}
-    axes.annotate(f"feature {best['feature']}", place, (-6, 4), **text)
+    axes.annotate(f"feature {best['feature']}", point, (-6, 4), **text)
     ticks = np.unique(layers)
     axes.set_xticks(ticks)
     axes.set(yscale="log", xlabel="layer", ylabel="output score toward the concept")

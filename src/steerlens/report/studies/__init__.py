@@ -48,9 +48,9 @@ class Study(Protocol):
         ...
 
 
-def interval_columns(name: str, found: Estimate | None) -> dict[str, float | None]:
+def interval_columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     """The columns of an estimate in a study's table: `name`, `name_low`, `name_high`."""
-    value, low, high = found or (None, None, None)
+    value, low, high = estimate or (None, None, None)
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
@@ -76,17 +76,17 @@ def write_answer(
     if config.name is None:
         return None, {}
     try:
-        found = load_study(config.name).answer(series, config)
+        result = load_study(config.name).answer(series, config)
     except SteerlensError as error:
-        found = Answer([f"The study {config.name} has no answer: {error}"])
-    for name, table in found.tables.items():
+        result = Answer([f"The study {config.name} has no answer: {error}"])
+    for name, table in result.tables.items():
         write_text(folder / f"{name}.csv", csv_text(table))
     rows = {
         name: table.astype(object).where(table.notna(), None).to_dict("records")
-        for name, table in found.tables.items()
+        for name, table in result.tables.items()
     }
-    summary = {"name": config.name, "sentences": list(found.sentences), "tables": rows}
-    return summary, _draw(found.figures, folder)
+    summary = {"name": config.name, "sentences": list(result.sentences), "tables": rows}
+    return summary, _draw(result.figures, folder)
 
 
 def _draw(figures: Mapping[str, Callable[[], Figure]], folder: Path) -> dict[str, list[Path]]:

@@ -54,17 +54,17 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
         SteerlensError: nothing was steered, or the same features were in the same way twice.
     """
     steered, ablated = (_texts(series, ablates) for ablates in (False, True))
-    choices = [one.tables.choice for one in series if one.tables.operator != "ablate"]
-    choice = next((one for one in choices if one), ChoiceConfig())
+    choices = [member.tables.choice for member in series if member.tables.operator != "ablate"]
+    choice = next((choice for choice in choices if choice), ChoiceConfig())
     arms = [*signed_arms(steered, choice), *ablation_arms(ablated)]
     if not arms:
         raise SteerlensError("nothing was steered; add steer=signed or steer=ablation.")
     decisive = [arm for arm in arms if arm.decides]
-    tests = [one for arm in decisive for one in tests_of(arm)]
+    tests = [test for arm in decisive for test in tests_of(arm)]
     by_arm = pd.DataFrame(_arm_rows(arms))
     differences = pd.DataFrame([row for arm in arms for row in _differences(arm)])
     tables = {
-        "controls": pd.DataFrame([_test_row(one) for one in tests]),
+        "controls": pd.DataFrame([_test_row(test) for test in tests]),
         "controls_arms": by_arm,
         "controls_differences": differences,
         "controls_features": _features(decisive, tests, series),
@@ -81,26 +81,26 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
 
 
 def _texts(series: Sequence[Series], ablates: bool) -> pd.DataFrame:
-    kept = [one for one in series if (one.tables.operator == "ablate") == ablates]
-    texts = texts_of([one.tables.generations for one in kept])
+    members = [member for member in series if (member.tables.operator == "ablate") == ablates]
+    texts = texts_of([member.tables.generations for member in members])
     if texts.duplicated([*PAIR, "steered", "factor"]).any():
         raise SteerlensError(
-            f"{' and '.join(one.label for one in kept)} steer the same features at the same "
-            "factors; this study wants one result of each."
+            f"{' and '.join(member.label for member in members)} steer the same features at the "
+            "same factors; this study wants one result of each."
         )
     return texts
 
 
-def _test_row(one: Tested) -> dict[str, Any]:
-    by_feature = one.by_feature
+def _test_row(test: Tested) -> dict[str, Any]:
+    by_feature = test.by_feature
     less = by_feature["share"] - by_feature["share_other"]
     return {
-        "arm": one.arm,
-        "test": one.label,
-        Q: one.remain,
-        P: one.uncorrected,
-        "by_chance": one.by_chance,
-        "testable": one.testable,
+        "arm": test.arm,
+        "test": test.label,
+        Q: test.remain,
+        P: test.uncorrected,
+        "by_chance": test.by_chance,
+        "testable": test.testable,
         "features": len(by_feature),
         **{name: by_feature[name].mean() for name in ("pairs", "share", "share_other")},
         **interval_columns("difference", mean_estimate(less.to_numpy())),
@@ -136,75 +136,75 @@ def _differences(arm: Arm) -> list[dict[str, Any]]:
     """The feature less what stands beside it, feature by feature."""
     if FEATURE not in arm.texts:
         return []
-    own = measured(arm.texts[FEATURE])
+    of_feature = measured(arm.texts[FEATURE])
     rows = []
     for name in (UNSTEERED, *CONTROLS):
         if len(arm.texts.get(name, [])):
-            other = measured(arm.texts[name])
-            common = own.index.intersection(other.index)
-            less = own.loc[common] - other.loc[common]
+            of_control = measured(arm.texts[name])
+            common = of_feature.index.intersection(of_control.index)
+            less = of_feature.loc[common] - of_control.loc[common]
             about = {"arm": arm.name, "factor": arm.label, "less": name, "features": len(common)}
             rows.append({**about, **_estimates(less)})
     return rows
 
 
 def _estimates(means: pd.DataFrame) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
+    columns: dict[str, float | None] = {}
     for name in MEASURES:
-        found |= interval_columns(name, mean_estimate(means[name].dropna().to_numpy()))
-    return found
+        columns |= interval_columns(name, mean_estimate(means[name].dropna().to_numpy()))
+    return columns
 
 
 def _features(
     arms: Sequence[Arm], tests: Sequence[Tested], series: Sequence[Series]
 ) -> pd.DataFrame:
     """Of every feature, by arm: factor, share of the texts with its tokens, and q-values."""
-    found: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     for arm in arms:
         if FEATURE not in arm.texts:
             continue
-        found[f"{arm.name}_factor"] = arm.texts[FEATURE].groupby(KEYS)["wanted"].first()
-        found[f"{arm.name}_share"] = measured(arm.texts[FEATURE])["hit"]
-        own = [one for one in tests if one.arm == arm.name]
-        found |= {f"{arm.name}_q_{one.other}": one.by_feature["q"] for one in own}
-    if not found:
+        columns[f"{arm.name}_factor"] = arm.texts[FEATURE].groupby(KEYS)["wanted"].first()
+        columns[f"{arm.name}_share"] = measured(arm.texts[FEATURE])["hit"]
+        tests_of_arm = [test for test in tests if test.arm == arm.name]
+        columns |= {f"{arm.name}_q_{test.other}": test.by_feature["q"] for test in tests_of_arm}
+    if not columns:
         return pd.DataFrame()
-    scores = pd.concat([one.tables.features for one in series], ignore_index=True)
+    scores = pd.concat([member.tables.features for member in series], ignore_index=True)
     scores = scores.loc[~scores.duplicated(KEYS), [*KEYS, "output_score", "input_score"]]
-    table = pd.DataFrame(found).reset_index().merge(scores, how="left", on=KEYS)
+    table = pd.DataFrame(columns).reset_index().merge(scores, how="left", on=KEYS)
     return table.drop(columns=[name for name in ("model", "sae") if len(set(table[name])) == 1])
 
 
 def _test_sentences(tests: Sequence[Tested], arms: Sequence[Arm]) -> list[str]:
-    said = []
+    sentences = []
     for arm in arms:
-        own = [one for one in tests if one.arm == arm.name]
-        if not own:
+        tests_of_arm = [test for test in tests if test.arm == arm.name]
+        if not tests_of_arm:
             continue
         where = "" if arm.name == ABLATION else " at the factor chosen on other prompts"
         how = "more" if arm.name == AMPLIFY else "fewer"
-        said.append(
+        sentences.append(
             f"{arm.name.capitalize()}{where}: features whose tokens are in {how} of the texts at "
             f"q <= {ALPHA} (at p <= {ALPHA} uncorrected; of these expected by chance) are "
-            f"{_listed(f'{_counts(one)} against {one.other}' for one in own)}."
+            f"{_listed(f'{_counts(test)} against {test.other}' for test in tests_of_arm)}."
         )
         if arm.name != AMPLIFY:
-            said.append(_floor(arm))
+            sentences.append(_floor(arm))
         if arm.name == ABLATION:
             moved = np.mean(arm.texts[FEATURE]["first_step_kl"] > MOVED)
-            said.append(
+            sentences.append(
                 f"Ablation changes the first next-token distribution in {moved:.0%} of the texts; "
                 "in the others the feature isn't active there."
             )
-    if null := [one for one in tests if one.arm == NULL]:
-        listed = _listed(f"{_counts(one)} for {one.label}" for one in null)
-        said.append(f"The same test where nothing of the feature is steered finds {listed}.")
-    return said
+    if null := [test for test in tests if test.arm == NULL]:
+        listed = _listed(f"{_counts(test)} for {test.label}" for test in null)
+        sentences.append(f"The same test where nothing of the feature is steered finds {listed}.")
+    return sentences
 
 
-def _counts(one: Tested) -> str:
-    n = len(one.by_feature)
-    return f"{one.remain} of {n} ({one.uncorrected}; {one.by_chance:.2g})"
+def _counts(test: Tested) -> str:
+    n = len(test.by_feature)
+    return f"{test.remain} of {n} ({test.uncorrected}; {test.by_chance:.2g})"
 
 
 def _floor(arm: Arm) -> str:
@@ -220,7 +220,7 @@ def _floor(arm: Arm) -> str:
 
 def _separations(differences: pd.DataFrame, arms: Sequence[Arm]) -> list[str]:
     """What the features' means separate from, at the factors that were tested."""
-    said = []
+    sentences = []
     for arm in arms:
         rows = differences.loc[
             (differences["arm"] == arm.name) & (differences["factor"] == arm.label)
@@ -228,7 +228,7 @@ def _separations(differences: pd.DataFrame, arms: Sequence[Arm]) -> list[str]:
         few = max((row["features"] for row in rows), default=0)
         if rows and few < FEWEST:
             n = f"{few} feature{'s' * (few != 1)}"
-            said.append(
+            sentences.append(
                 f"{arm.name.capitalize()}: {n} can't tell means apart; it takes at least {FEWEST}."
             )
             continue
@@ -240,8 +240,8 @@ def _separations(differences: pd.DataFrame, arms: Sequence[Arm]) -> list[str]:
             if unclear:
                 parts.append(f"can't be told from {_listed(unclear)}")
             if parts:
-                said.append(f"{arm.name.capitalize()}: mean {title} {'; it '.join(parts)}.")
-    return said
+                sentences.append(f"{arm.name.capitalize()}: mean {title} {'; it '.join(parts)}.")
+    return sentences
 
 
 def _separated(row: dict[str, Any], measure: str) -> bool:
@@ -255,7 +255,7 @@ def _change(row: dict[str, Any], measure: str) -> str:
 
 
 def _left_out(arms: Sequence[Arm], texts: pd.DataFrame) -> list[str]:
-    said = []
+    sentences = []
     names = {arm.name for arm in arms}
     for name, lacking in (
         (AMPLIFY, "no positive factor"),
@@ -263,22 +263,29 @@ def _left_out(arms: Sequence[Arm], texts: pd.DataFrame) -> list[str]:
         (ABLATION, "no run with steer=ablation"),
     ):
         if name not in names:
-            said.append(f"Nothing is said of {name}: there is {lacking}.")
+            sentences.append(f"Nothing is said of {name}: there is {lacking}.")
     n = len(texts[KEYS].drop_duplicates())
     for name in (AMPLIFY, SUPPRESS):
         if name not in names:
             continue
-        arm = next((one for one in arms if one.name == name and one.factor is None), None)
-        left = n - (len(measured(arm.texts[FEATURE])) if arm else 0)
-        if left:
-            said.append(
-                f"{name.capitalize()}: {left} of {n} features have no chosen factor: none may be "
-                "chosen, or there is only one prompt."
+        arm = next(
+            (
+                candidate
+                for candidate in arms
+                if candidate.name == name and candidate.factor is None
+            ),
+            None,
+        )
+        n_left_out = n - (len(measured(arm.texts[FEATURE])) if arm else 0)
+        if n_left_out:
+            sentences.append(
+                f"{name.capitalize()}: {n_left_out} of {n} features have no chosen factor: none may "
+                "be chosen, or there is only one prompt."
             )
     for control in CONTROLS:
         if not any(control in arm.texts for arm in arms):
-            said.append(f"There is no {control}: add it to steer.controls.")
-    return said
+            sentences.append(f"There is no {control}: add it to steer.controls.")
+    return sentences
 
 
 def _listed(parts: Iterable[str]) -> str:

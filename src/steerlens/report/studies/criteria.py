@@ -49,16 +49,19 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     if len(scores) < 2:
         raise SteerlensError("it takes at least two scores, such as score=all.")
     values = {name: tables.features[name].to_numpy(float, na_value=np.nan) for name in scores}
-    every = (_pair(one, other, values) for one, other in itertools.combinations(scores, 2))
+    every = (
+        _pair(score, other_score, values)
+        for score, other_score in itertools.combinations(scores, 2)
+    )
     pairs = [pair for pair in every if pair]
     agreement = pd.DataFrame(pairs)
     found = criteria(tables.steering) if len(tables.steering) else []
     guides = pd.DataFrame(_guides(found))
     if len(guides):
         guides = guides.sort_values(GUIDE, ascending=False, ignore_index=True)
-    said = [f"Only {series[0].label} is looked at."] if len(series) > 1 else []
+    notes = [f"Only {series[0].label} is looked at."] if len(series) > 1 else []
     return Answer(
-        sentences=[*_guide_sentences(found, guides), *_agreement_sentences(agreement), *said],
+        sentences=[*_guide_sentences(found, guides), *_agreement_sentences(agreement), *notes],
         tables={"criteria": guides, "criteria_agreement": agreement},
         figures={"criteria_agreement": partial(_draw, agreement, scores)} if pairs else {},
     )
@@ -68,13 +71,16 @@ def _guides(criteria: Sequence[Criterion]) -> list[dict[str, Any]]:
     """Rows of the table; each claim of more than chance counts the others (`sure`)."""
     better, correlated = _sure(criteria)
     rows = []
-    for one in criteria:
-        row = {"score": one.score, "features": one.scored}
-        row |= {"surely_better": one.score in better, "surely_correlated": one.score in correlated}
-        row |= interval_columns("spearman", one.spearman)
-        for share, found in zip(SHARES, one.highest, strict=True):
-            row |= interval_columns(f"success_{share:g}", found.success if found else None)
-        last = one.highest[COMPARED]
+    for criterion in criteria:
+        row = {"score": criterion.score, "features": criterion.scored}
+        row |= {
+            "surely_better": criterion.score in better,
+            "surely_correlated": criterion.score in correlated,
+        }
+        row |= interval_columns("spearman", criterion.spearman)
+        for share, at_share in zip(SHARES, criterion.highest, strict=True):
+            row |= interval_columns(f"success_{share:g}", at_share.success if at_share else None)
+        last = criterion.highest[COMPARED]
         row |= interval_columns("over_random", last.over_random if last else None)
         within = last.over_unfiltered_within_layers if last else None
         row |= interval_columns("over_unfiltered_within_layers", within)
@@ -93,24 +99,24 @@ def _sure(criteria: Sequence[Criterion]) -> tuple[set[str], set[str]]:
     )
 
 
-def _pair(one: str, other: str, values: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+def _pair(score: str, other_score: str, values: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
     """Two scores over the features that have both; None if one of them is constant there, or these
     are too few."""
     from scipy.stats import kendalltau
 
-    both = ~(np.isnan(values[one]) | np.isnan(values[other]))
-    a_N, b_N = values[one][both], values[other][both]
-    found = spearman(a_N, b_N, RESAMPLES, np.random.default_rng(0))
-    if found is None:
+    both = ~(np.isnan(values[score]) | np.isnan(values[other_score]))
+    a_N, b_N = values[score][both], values[other_score][both]
+    correlation = spearman(a_N, b_N, RESAMPLES, np.random.default_rng(0))
+    if correlation is None:
         return None
     size = min(TOP, len(a_N))
     shared = np.minimum(top_weights(a_N, size), top_weights(b_N, size)).sum()
     tau: Any = kendalltau(a_N, b_N)
     return {
-        "one": one,
-        "other": other,
+        "one": score,
+        "other": other_score,
         "features": len(a_N),
-        **interval_columns("spearman", found),
+        **interval_columns("spearman", correlation),
         "kendall": float(tau.statistic),
         "top": size,
         "top_shared": float(shared / size),
@@ -129,9 +135,9 @@ def _guide_sentences(criteria: Sequence[Criterion], guides: pd.DataFrame) -> lis
         return [f"{n} can't say which score guides to success: it takes at least {FEWEST}."]
     if selected is None or selected.selected < FEWEST:
         few = selected.selected if selected else 0
-        said = [f"{share} of the features, {few}, are too few to compare selections by."]
+        sentences = [f"{share} of the features, {few}, are too few to compare selections by."]
     else:
-        said = _selecting(guides, share)
+        sentences = _selecting(guides, share)
     rises = guides.loc[guides["surely_correlated"] & (guides["spearman"] > 0), "score"]
     falls = guides.loc[guides["surely_correlated"] & (guides["spearman"] < 0), "score"]
     parts = [
@@ -140,8 +146,8 @@ def _guide_sentences(criteria: Sequence[Criterion], guides: pd.DataFrame) -> lis
         if len(names)
     ]
     if not parts:
-        return [*said, "Success surely rises or falls with none of the scores."]
-    return [*said, f"Success surely {' and '.join(parts)}."]
+        return [*sentences, "Success surely rises or falls with none of the scores."]
+    return [*sentences, f"Success surely {' and '.join(parts)}."]
 
 
 def _selecting(guides: pd.DataFrame, share: str) -> list[str]:
@@ -166,17 +172,17 @@ def _agreement_sentences(agreement: pd.DataFrame) -> list[str]:
             f"No two scores differ on {FEWEST} features or more, so nothing is said of whether "
             "they agree."
         ]
-    said = []
+    sentences = []
     name = "output_score"
     rows = agreement.loc[(agreement["one"] == name) | (agreement["other"] == name)]
     for row in rows.sort_values("spearman", ascending=False).to_dict("records"):
-        other = row["other"] if row["one"] == name else row["one"]
-        said.append(
-            f"{other} {row['spearman']:.2f} (Kendall {row['kendall']:.2f}; "
+        other_score = row["other"] if row["one"] == name else row["one"]
+        sentences.append(
+            f"{other_score} {row['spearman']:.2f} (Kendall {row['kendall']:.2f}; "
             f"{row['top_shared']:.0%} of the first {row['top']}, "
             f"{row['top_shared_by_chance']:.0%} by chance)"
         )
-    return [f"Rank correlation with {name}: {'; '.join(said)}."] if said else []
+    return [f"Rank correlation with {name}: {'; '.join(sentences)}."] if sentences else []
 
 
 def _interval(row: Any, name: str) -> str:
@@ -194,12 +200,12 @@ def _draw(agreement: pd.DataFrame, scores: Sequence[str]) -> Figure:
     n = len(scores)
     figure = style.new_figure(4 + 1.1 * n, 2.4 + 0.45 * n)
     panels = figure.subplots(1, 2, sharey=True)
-    place = {name: index for index, name in enumerate(scores)}
+    index_of = {name: index for index, name in enumerate(scores)}
     titles = {"spearman": "rank correlation (Spearman)", "top_shared": f"shared of the first {TOP}"}
     for axes, (column, title) in zip(panels, titles.items(), strict=True):
         grid = np.eye(n)
         for row in agreement.to_dict("records"):
-            i, j = place[row["one"]], place[row["other"]]
+            i, j = index_of[row["one"]], index_of[row["other"]]
             grid[i, j] = grid[j, i] = row[column]
         axes.imshow(grid, vmin=-1, vmax=1, cmap="RdBu_r", aspect="auto")
         for i, j in itertools.product(range(n), repeat=2):

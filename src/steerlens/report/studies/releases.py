@@ -43,29 +43,31 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
         SteerlensError: they are for different models and `by_depth` is off, or no layer is common
             to all.
     """
-    models = list(dict.fromkeys(name for one in series for name in names(one.tables.saes, "model")))
+    models = list(
+        dict.fromkeys(name for member in series for name in names(member.tables.saes, "model"))
+    )
     if len(models) > 1 and not config.by_depth:
         raise SteerlensError(
             f"these SAEs are for different models ({', '.join(models)}); to compare them by "
             "relative depth, add study.by_depth=true."
         )
-    said: list[str] = []
+    notes: list[str] = []
     if not config.by_depth:
-        series, said = _common_layers(series)
-    rows: Any = pd.DataFrame([_row(one) for one in series])
+        series, notes = _common_layers(series)
+    rows: Any = pd.DataFrame([_row(member) for member in series])
     if config.by_depth:
-        rows = rows.join(pd.DataFrame([_correlations(one) for one in series]))
+        rows = rows.join(pd.DataFrame([_correlations(member) for member in series]))
     by = next((name for name in RANKED_BY if rows[name].notna().all()), RANKED_BY[-1])
     order = rows.sort_values(by, ascending=False, kind="stable").index.tolist()
     ranked = rows.loc[order].reset_index(drop=True)
     ranked.insert(0, "rank", np.arange(1, len(ranked) + 1))
     ranked = ranked.drop(columns=[name for name in ranked if not _is_known(ranked, name)])
-    by_layer = pd.DataFrame([row for one in series for row in _by_layer(one)])
+    by_layer = pd.DataFrame([row for member in series for row in _by_layer(member)])
     return Answer(
         sentences=[
             *_sentences([series[at] for at in order], ranked, by),
             *(_depth_sentences(ranked) if config.by_depth else []),
-            *said,
+            *notes,
         ],
         tables={"releases": ranked, "releases_by_layer": by_layer},
         figures={
@@ -94,44 +96,44 @@ def _is_known(rows: Any, name: str) -> bool:
 
 def _common_layers(series: Sequence[Series]) -> tuple[list[Series], list[str]]:
     """The results of the layers that all have, and in a sentence which have others, too."""
-    layers = [set(one.tables.features["layer"].tolist()) for one in series]
+    layers = [set(member.tables.features["layer"].tolist()) for member in series]
     common = set.intersection(*layers)
     if not common:
         raise SteerlensError("the releases have no layer in common.")
-    said = [
-        f"{one.label} also has layer {', '.join(map(str, sorted(more - common)))}, which not all "
-        "have: left out."
-        for one, more in zip(series, layers, strict=True)
+    notes = [
+        f"{member.label} also has layer {', '.join(map(str, sorted(more - common)))}, which not "
+        "all have: left out."
+        for member, more in zip(series, layers, strict=True)
         if more - common
     ]
-    return [one.of_layers(common) for one in series], said
+    return [member.of_layers(common) for member in series], notes
 
 
-def _row(one: Series) -> dict[str, Any]:
+def _row(member: Series) -> dict[str, Any]:
     """What is known of a release over all of its layers; None for what isn't."""
-    saes = one.tables.saes
+    saes = member.tables.saes
     return {
-        "release": one.label,
-        **_measures(one),
+        "release": member.label,
+        **_measures(member),
         "layers": saes["layer"].nunique(),
         "d_sae": ", ".join(str(size) for size in sorted(saes["d_sae"].dropna().unique())),
         "model": ", ".join(names(saes, "model")),
-        "seconds": one.seconds,
+        "seconds": member.seconds,
     }
 
 
-def _correlations(one: Series) -> dict[str, Any]:
+def _correlations(member: Series) -> dict[str, Any]:
     """Return the rank correlations, over features, of both scores with layer and with success."""
-    steering = one.tables.steering
+    steering = member.tables.steering
     steered = steering.loc[steering["control"].isna()].dropna(subset=["best_factor", "success_20"])
     columns = {}
     for score in ("output_score", "input_score"):
-        for rows, other, name in (
-            (one.tables.features, "layer", f"{score}_with_depth"),
+        for rows, column, name in (
+            (member.tables.features, "layer", f"{score}_with_depth"),
             (steered, "success_20", f"{score}_with_success"),
         ):
-            known = rows.dropna(subset=[score])
-            score_N, other_N = (known[key].to_numpy(dtype=float) for key in (score, other))
+            with_score = rows.dropna(subset=[score])
+            score_N, other_N = (with_score[key].to_numpy(dtype=float) for key in (score, column))
             estimate = spearman(score_N, other_N, RESAMPLES, np.random.default_rng(0))
             columns |= interval_columns(name, estimate)
     return columns
@@ -140,7 +142,7 @@ def _correlations(one: Series) -> dict[str, Any]:
 def _depth_sentences(ranked: Any) -> list[str]:
     """In how many models each finding of the paper shows; one that the data leave open doesn't."""
     sentences = []
-    for name, what, sign, level in (
+    for name, statement, sign, level in (
         ("output_score_with_depth", "output scores rise with depth", 1, 0),
         ("input_score_with_depth", "input scores fall with depth", -1, 0),
         ("output_score_with_success", "success goes with the output score", 1, 0),
@@ -152,14 +154,17 @@ def _depth_sentences(ranked: Any) -> list[str]:
         measured = ranked.dropna(subset=[name, f"{name}_low", f"{name}_high"])
         if measured.empty:
             sentences.append(
-                f"No model has the {FEWEST} features or more that it takes to say whether {what}."
+                f"No model has the {FEWEST} features or more that it takes to say "
+                f"whether {statement}."
             )
             continue
         end = measured[f"{name}_{'low' if sign > 0 else 'high'}"].astype(float)
         shows = sign * (end - level) > 0
         kind = "times as much success" if name == "payoff" else "rank correlation"
         listed = "; ".join(_with_interval(row, name) for row in measured.to_dict("records"))
-        sentences.append(f"In {shows.sum()} of {len(measured)} models {what}; {kind}: {listed}.")
+        sentences.append(
+            f"In {shows.sum()} of {len(measured)} models {statement}; {kind}: {listed}."
+        )
     return sentences
 
 
@@ -169,38 +174,38 @@ def _with_interval(row: dict[str, Any], name: str) -> str:
     return f"{row['release']} {row[name]:.2f}{between}"
 
 
-def _by_layer(one: Series) -> list[dict[str, Any]]:
+def _by_layer(member: Series) -> list[dict[str, Any]]:
     return [
         {
-            "release": one.label,
+            "release": member.label,
             "layer": int(sae["layer"]),
             "depth": int(sae["layer"]) / max(1, int(sae["n_layers"]) - 1),
-            **_measures(one.of_layers({int(sae["layer"])})),
+            **_measures(member.of_layers({int(sae["layer"])})),
         }
-        for sae in one.tables.saes.to_dict("records")
+        for sae in member.tables.saes.to_dict("records")
     ]
 
 
-def _measures(one: Series) -> dict[str, Any]:
-    features, saes = one.tables.features, one.tables.saes
+def _measures(member: Series) -> dict[str, Any]:
+    features, saes = member.tables.features, member.tables.saes
     scores = features["output_score"].dropna().to_numpy(dtype=float)
     inputs = features["input_score"].dropna().to_numpy(dtype=float)
     both = features.dropna(subset=["output_score", "input_score"])
     hybrid = (both["output_score"] >= HYBRID) & (both["input_score"] >= HYBRID)
     steerable = mean_estimate(scores >= STEERABLE)
-    steered = payoff(one.tables.steering, threshold=STEERABLE)
+    steered = payoff(member.tables.steering, threshold=STEERABLE)
     per_sae = steerable.value * (_mean(saes["d_sae"]) or np.nan) if steerable else None
     parameters = _mean(saes["parameters"])
-    null = null_statistics(features, one.tables.null_scores)
+    null = null_statistics(features, member.tables.null_scores)
     return {
         **interval_columns("success", steered.success if steered else None),
-        **_typical(_steerable(one.tables.steering)),
+        **_typical(_steerable(member.tables.steering)),
         **interval_columns("payoff", steered.over_unfiltered if steered else None),
         **interval_columns(
             "payoff_within_layers", steered.over_unfiltered_within_layers if steered else None
         ),
-        **interval_columns("covered", mean_estimate(covered(one.tables.coverage))),
-        "words": one.tables.coverage["word"].nunique() or None,
+        **interval_columns("covered", mean_estimate(covered(member.tables.coverage))),
+        "words": member.tables.coverage["word"].nunique() or None,
         **interval_columns("steerable_0.01", mean_estimate(scores >= THRESHOLDS[0])),
         **interval_columns("steerable_0.1", steerable),
         "random_steerable_0.1": null["output_score_null_at_least_0.1"],
@@ -218,38 +223,40 @@ def _measures(one: Series) -> dict[str, Any]:
 
 def _steerable(steering: pd.DataFrame) -> pd.DataFrame:
     """The features that the filter keeps, and that have a best factor."""
-    own = steering.loc[steering["control"].isna()].dropna(subset=["best_factor", "success_20"])
-    return own.loc[(own["output_score"] >= STEERABLE).fillna(False)]
+    of_features = steering.loc[steering["control"].isna()].dropna(
+        subset=["best_factor", "success_20"]
+    )
+    return of_features.loc[(of_features["output_score"] >= STEERABLE).fillna(False)]
 
 
-def _typical(kept: pd.DataFrame) -> dict[str, float | None]:
+def _typical(selected: pd.DataFrame) -> dict[str, float | None]:
     """What the mean success hides: that of the feature in the middle, the share of features without
     success at any factor and the mean of the others, and how texts degenerate."""
-    success = kept["success_20"].to_numpy(dtype=float)
-    undecided = kept["undecided"].fillna(value=False).to_numpy(dtype=bool)
+    success = selected["success_20"].to_numpy(dtype=float)
+    undecided = selected["undecided"].fillna(value=False).to_numpy(dtype=bool)
     return {
         "success_median": float(np.median(success)) if len(success) else None,
-        "undecided": float(undecided.mean()) if len(kept) else None,
+        "undecided": float(undecided.mean()) if len(selected) else None,
         "success_decided": float(success[~undecided].mean()) if not undecided.all() else None,
-        "degeneracy": _mean(kept["degeneracy"]),
+        "degeneracy": _mean(selected["degeneracy"]),
     }
 
 
 def _quartiles(name: str, values: np.ndarray) -> dict[str, float | None]:
-    found = np.quantile(values, [0.25, 0.5, 0.75]).tolist() if len(values) else [None] * 3
-    return dict(zip((f"{name}_q25", f"{name}_median", f"{name}_q75"), found, strict=True))
+    quartiles = np.quantile(values, [0.25, 0.5, 0.75]).tolist() if len(values) else [None] * 3
+    return dict(zip((f"{name}_q25", f"{name}_median", f"{name}_q75"), quartiles, strict=True))
 
 
 def _mean(column: Any) -> float | None:
-    known = column.dropna()
-    return float(known.mean()) if len(known) else None
+    numbers = column.dropna()
+    return float(numbers.mean()) if len(numbers) else None
 
 
 def _sentences(series: Sequence[Series], ranked: Any, by: str) -> list[str]:
     """Which release is best, and which the data can't tell apart."""
     if len(series) == 1:
         return ["There is one release only; give several, such as sae=A,B, to compare them."]
-    what = {
+    phrase = {
         "success": f"mean success@20 of the features with S_out >= {STEERABLE:g} at their best "
         "factor",
         "steerable_0.1": f"the share of the features with S_out >= {STEERABLE:g}",
@@ -260,32 +267,32 @@ def _sentences(series: Sequence[Series], ranked: Any, by: str) -> list[str]:
             f"{one.label} {n}" for one, n in zip(series, sizes, strict=True) if n < FEWEST
         )
         return [
-            f"No release is ranked by {what}: there are too few such features ({numbers}; it takes "
-            f"{FEWEST}).",
+            f"No release is ranked by {phrase}: there are too few such features ({numbers}; it "
+            f"takes {FEWEST}).",
             *_words(series),
         ]
     unclear, clear = [], []
-    for one, other in itertools.pairwise(series):
-        found = difference(_values(one, by), _values(other, by))
-        pair = f"{one.label} from {other.label}"
-        if found is None:
+    for member, next_member in itertools.pairwise(series):
+        gap = difference(_values(member, by), _values(next_member, by))
+        pair = f"{member.label} from {next_member.label}"
+        if gap is None:
             continue
-        if found.low is None or found.high is None or found.low <= 0 <= found.high:
+        if gap.low is None or gap.high is None or gap.low <= 0 <= gap.high:
             unclear.append(pair)
         else:
-            clear.append(f"{pair} ({found.value:.3g}, {found.low:.3g} to {found.high:.3g})")
+            clear.append(f"{pair} ({gap.value:.3g}, {gap.low:.3g} to {gap.high:.3g})")
     first = ranked.iloc[0]
     low, high = first[f"{by}_low"], first[f"{by}_high"]
     between = "" if pd.isna(low) else f" (95 % interval {low:.3g} to {high:.3g})"
-    said = [f"Ranked by {what}: {first['release']} is first with {first[by]:.3g}{between}."]
+    sentences = [f"Ranked by {phrase}: {first['release']} is first with {first[by]:.3g}{between}."]
     if not clear:
         listed = ", ".join(f"{row['release']} {row[by]:.3g}" for row in ranked.to_dict("records"))
-        said = [f"By {what} no release is surely better than the next: {listed}."]
+        sentences = [f"By {phrase} no release is surely better than the next: {listed}."]
     if clear:
-        said.append(f"The data separate {'; '.join(clear)}.")
+        sentences.append(f"The data separate {'; '.join(clear)}.")
     if unclear:
-        said.append(f"They can't separate {'; '.join(unclear)}.")
-    return [*said, *(_other_order(ranked, by) if clear else []), *_words(series)]
+        sentences.append(f"They can't separate {'; '.join(unclear)}.")
+    return [*sentences, *(_other_order(ranked, by) if clear else []), *_words(series)]
 
 
 def _other_order(ranked: Any, by: str) -> list[str]:
@@ -305,27 +312,27 @@ def _words(series: Sequence[Series]) -> list[str]:
     """Of every two neighbours, the words that only one of them covers, and the exact sign test."""
     from scipy.stats import binomtest
 
-    said = []
-    for one, other in itertools.pairwise(series):
+    sentences = []
+    for member, next_member in itertools.pairwise(series):
         both = [
-            pd.Series(covered(found), by_word(found)["word"].tolist())
-            for found in (one.tables.coverage, other.tables.coverage)
-            if len(found)
+            pd.Series(covered(coverage), by_word(coverage)["word"].tolist())
+            for coverage in (member.tables.coverage, next_member.tables.coverage)
+            if len(coverage)
         ]
         if len(both) < 2:
             continue
-        own, others = pd.concat(both, axis=1, join="inner").to_numpy(dtype=bool).T
-        mine, theirs = int((own > others).sum()), int((others > own).sum())
+        mine_N, theirs_N = pd.concat(both, axis=1, join="inner").to_numpy(dtype=bool).T
+        mine, theirs = int((mine_N > theirs_N).sum()), int((theirs_N > mine_N).sum())
         p = binomtest(mine, mine + theirs).pvalue if mine + theirs else 1.0
-        said.append(
-            f"Of {len(own)} words {one.label} covers {own.sum()} and {other.label} "
-            f"{others.sum()}; {mine} and {theirs} only one of them does (exact p {p:.2g})."
+        sentences.append(
+            f"Of {len(mine_N)} words {member.label} covers {mine_N.sum()} and {next_member.label} "
+            f"{theirs_N.sum()}; {mine} and {theirs} only one of them does (exact p {p:.2g})."
         )
-    return said
+    return sentences
 
 
-def _values(one: Series, by: str) -> np.ndarray:
+def _values(member: Series, by: str) -> np.ndarray:
     """What the mean that ranks is made of, one number for each feature."""
     if by == "success":
-        return _steerable(one.tables.steering)["success_20"].to_numpy(dtype=float)
-    return one.tables.features["output_score"].dropna().to_numpy(dtype=float) >= STEERABLE
+        return _steerable(member.tables.steering)["success_20"].to_numpy(dtype=float)
+    return member.tables.features["output_score"].dropna().to_numpy(dtype=float) >= STEERABLE

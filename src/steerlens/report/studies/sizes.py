@@ -76,27 +76,29 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
 
 def _input_scores(series: Sequence[Series]) -> Iterator[dict[str, Any]]:
     """S_in of every result beside that of the most text; first by tokens, then by sentences."""
-    scored = [one for one in series if any(one.tables.features["input_score"].notna().tolist())]
-    for key, other, unit in ((TOKENS, EXAMPLES, "tokens"), (EXAMPLES, TOKENS, "sentences")):
-        having = [one for one in scored if key in one.settings]
-        largest = max((_number(one, other) for one in having), default=0)
+    scored = [
+        member for member in series if any(member.tables.features["input_score"].notna().tolist())
+    ]
+    for key, other_setting, unit in ((TOKENS, EXAMPLES, "tokens"), (EXAMPLES, TOKENS, "sentences")):
+        having = [member for member in scored if key in member.settings]
+        largest = max((_number(member, other_setting) for member in having), default=0)
         same = sorted(
-            (one for one in having if _number(one, other) == largest),
-            key=lambda one: _number(one, key),
+            (member for member in having if _number(member, other_setting) == largest),
+            key=lambda member: _number(member, key),
         )
-        for one in same if len(same) > 1 else []:
-            found, n = _agree(one.tables.features, same[-1].tables.features)
-            yield _row(f"S_in by {unit}", unit, int(_number(one, key)), n, found)
+        for member in same if len(same) > 1 else []:
+            agreement, n = _agree(member.tables.features, same[-1].tables.features)
+            yield _row(f"S_in by {unit}", unit, int(_number(member, key)), n, agreement)
 
 
-def _number(one: Series, key: str) -> float:
-    return float(one.settings.get(key, 0))
+def _number(member: Series, key: str) -> float:
+    return float(member.settings.get(key, 0))
 
 
-def _agree(some: pd.DataFrame, full: pd.DataFrame) -> tuple[Estimate | None, int]:
+def _agree(part: pd.DataFrame, full: pd.DataFrame) -> tuple[Estimate | None, int]:
     """The correlation, and over how many features: from little text few have a score."""
     columns = [*KEYS, "input_score"]
-    both = some[columns].merge(full[columns], on=KEYS, suffixes=("", "_full")).dropna()
+    both = part[columns].merge(full[columns], on=KEYS, suffixes=("", "_full")).dropna()
     some_N, full_N = (both[name].to_numpy(float) for name in ("input_score", "input_score_full"))
     return spearman(some_N, full_N, 200, np.random.default_rng(0)), len(both)
 
@@ -109,11 +111,11 @@ def _output_scores(features: pd.DataFrame) -> Iterator[dict[str, Any]]:
     scores_FP = np.array(by_prompt.tolist(), dtype=float)
     full_F = pd.Series(scores_FP.mean(axis=1)).rank()
     for size, draws in _subsets(scores_FP.shape[1]):
-        found = [
-            float(np.corrcoef(pd.Series(scores_FP[:, some].mean(axis=1)).rank(), full_F)[0, 1])
-            for some in (draws if len(full_F) >= FEWEST else [])
+        correlations = [
+            float(np.corrcoef(pd.Series(scores_FP[:, indices].mean(axis=1)).rank(), full_F)[0, 1])
+            for indices in (draws if len(full_F) >= FEWEST else [])
         ]
-        yield _row("S_out", "prompts", size, len(full_F), _range(found))
+        yield _row("S_out", "prompts", size, len(full_F), _range(correlations))
 
 
 def _texts(tables: RunTables) -> Iterator[dict[str, Any]]:
@@ -123,25 +125,29 @@ def _texts(tables: RunTables) -> Iterator[dict[str, Any]]:
     if len(prompts) < 2 or tables.choice is None:
         return
     # Features come in the same order from every set of prompts.
-    known = [
-        merits(one, tables.choice) for one in measured_by_factor(by_factor(texts), tables.choice)
+    merit_of = [
+        merits(by_factor_of_feature, tables.choice)
+        for by_factor_of_feature in measured_by_factor(by_factor(texts), tables.choice)
     ]
-    goal = sum(max(one.values(), default=0.0) for one in known)
+    goal = sum(max(merit_of_feature.values(), default=0.0) for merit_of_feature in merit_of)
     high = tables.features.loc[tables.features["output_score"] >= THRESHOLDS[1], KEYS]
     payoff = _payoff(choose_factors(texts, tables.choice), high)
     rows: dict[str, list[dict[str, Any]]] = {}
     for size, draws in _subsets(len(prompts)):
         reached, payoffs = [], []
-        for some in draws:
-            part = texts.loc[texts["prompt"].isin([prompts[at] for at in some])]
+        for indices in draws:
+            part = texts.loc[texts["prompt"].isin([prompts[at] for at in indices])]
             chosen = choose_factors(part, tables.choice)
             best = chosen["best_factor"].tolist()
-            gained = sum(one.get(factor, 0.0) for one, factor in zip(known, best, strict=True))
+            gained = sum(
+                merit_of_feature.get(factor, 0.0)
+                for merit_of_feature, factor in zip(merit_of, best, strict=True)
+            )
             reached.append(gained / goal if goal else np.nan)
             payoffs.append(1 - abs(_payoff(chosen, high) / payoff - 1) if payoff else np.nan)
         for name, found in (("best factor", reached), ("payoff", payoffs)):
-            agreement = _range(found) if len(known) >= FEWEST else None
-            rows.setdefault(name, []).append(_row(name, "prompts", size, len(known), agreement))
+            agreement = _range(found) if len(merit_of) >= FEWEST else None
+            rows.setdefault(name, []).append(_row(name, "prompts", size, len(merit_of), agreement))
     for part in rows.values():
         yield from part
 
@@ -162,18 +168,20 @@ def _subsets(n: int) -> Iterator[tuple[int, list[np.ndarray]]]:
     yield n, [np.arange(n)]
 
 
-def _range(found: Sequence[float]) -> Estimate | None:
+def _range(values: Sequence[float]) -> Estimate | None:
     """The mean and the middle nine tenths of some draws."""
-    known = np.array(found)[np.isfinite(found)]
-    if not len(known):
+    finite = np.array(values)[np.isfinite(values)]
+    if not len(finite):
         return None
-    low, high = np.quantile(known, [0.05, 0.95]).tolist()
-    return Estimate(float(known.mean()), low, high)
+    low, high = np.quantile(finite, [0.05, 0.95]).tolist()
+    return Estimate(float(finite.mean()), low, high)
 
 
-def _row(name: str, unit: str, size: int, features: int, found: Estimate | None) -> dict[str, Any]:
+def _row(
+    name: str, unit: str, size: int, features: int, estimate: Estimate | None
+) -> dict[str, Any]:
     about = {"answer": name, "unit": unit, "size": size, "features": features}
-    return about | interval_columns("agreement", found)
+    return about | interval_columns("agreement", estimate)
 
 
 def _sentence(name: str, part: pd.DataFrame) -> str:
@@ -218,8 +226,8 @@ def _draw(table: pd.DataFrame) -> Figure:
         axes.plot(size, value, "o-", color=style.BLUE)
         axes.axhline(WITHIN, color=style.MUTED, ls=":", lw=1)
         axes.set_xscale("log")
-        shown = _ticks(part["size"].tolist())
-        axes.set_xticks(shown, [f"{at / 1000:g}k" if at >= 1000 else f"{at:g}" for at in shown])
+        ticks = _ticks(part["size"].tolist())
+        axes.set_xticks(ticks, [f"{at / 1000:g}k" if at >= 1000 else f"{at:g}" for at in ticks])
         axes.minorticks_off()
         axes.set(title=str(name), xlabel=part["unit"].iloc[0])
     row[0].set_ylabel("agreement with all data")

@@ -85,35 +85,35 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     Raises:
         SteerlensError: nothing was rated.
     """
-    one = next((one for one in series if len(one.tables.ratings)), None)
-    if one is None:
+    member = next((candidate for candidate in series if len(candidate.tables.ratings)), None)
+    if member is None:
         raise SteerlensError(
             "no text was rated; add concepts=embedded judge=lexical steer=axbench."
         )
-    ratings = one.tables.ratings
+    ratings = member.tables.ratings
     kinds = kinds_of(ratings)
     if not kinds:
         raise SteerlensError("the judge has rated no text.")
-    found = {
-        (kind, aggregation): _with_scores(arm_numbers(ratings, kind, aggregation), one)
+    numbers_of = {
+        (kind, aggregation): _with_scores(arm_numbers(ratings, kind, aggregation), member)
         for kind in kinds
         for aggregation in AGGREGATIONS
     }
     rows = [
         row._replace(method=row.method + _incomplete(ratings, kinds))
-        for row in _rows(next(iter(found.values())))
+        for row in _rows(next(iter(numbers_of.values())))
     ]
-    table = pd.DataFrame([_table_row(row, found, one) for row in rows])
-    differences = pd.DataFrame(_differences(rows, found))
-    first = found[kinds[0], PER_TEXT]
-    tried = _with_scores(arm_numbers(ratings, kinds[0], PER_TEXT, CHOOSING), one)
+    table = pd.DataFrame([_table_row(row, numbers_of, member) for row in rows])
+    differences = pd.DataFrame(_differences(rows, numbers_of))
+    first = numbers_of[kinds[0], PER_TEXT]
+    tried = _with_scores(arm_numbers(ratings, kinds[0], PER_TEXT, CHOOSING), member)
     judge = f"{kinds[0]} rating, {PER_TEXT}"
     figures: dict[str, Any] = {}
     if any(row.method == threshold_name(MAIN) for row in rows):
         figures["table1_threshold"] = partial(draw_by_threshold, _by_threshold(first, rows), judge)
     if tried["factor"].nunique() > 1:
         figures["table1_factor"] = partial(draw_by_factor, _by_factor(tried), judge)
-    left_out = [f"Only {one.label} is looked at."] if len(series) > 1 else []
+    left_out = [f"Only {member.label} is looked at."] if len(series) > 1 else []
     return Answer(
         sentences=[
             *_judges(ratings, kinds),
@@ -126,11 +126,11 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     )
 
 
-def _with_scores(numbers: pd.DataFrame, one: Series) -> Any:
+def _with_scores(numbers: pd.DataFrame, member: Series) -> Any:
     """Numbers with the scores of the SAE feature that each is of."""
     key = ["layer", "method", "rank", "concept_id"]
-    concepts = one.tables.concepts[[*key, "feature", "undecided"]]
-    scores: Any = one.tables.features[
+    concepts = member.tables.concepts[[*key, "feature", "undecided"]]
+    scores: Any = member.tables.features[
         ["layer", "feature", "output_score", "token_confidence_delta"]
     ]
     scores = scores.drop_duplicates(["layer", "feature"])
@@ -154,8 +154,8 @@ def _rows(numbers: Any) -> Iterator[Row]:
                 yield Row(threshold_name(threshold), partial(_filtered, threshold))
         if sae["token_confidence_delta"].notna().any():
             yield Row(BY_CONFIDENCE, _by_confidence)
-    others = [name for name in (*STEERED_BY, UNSTEERED) if name in present and name != SAE]
-    yield from (Row(name, partial(of, name)) for name in others)
+    methods = [name for name in (*STEERED_BY, UNSTEERED) if name in present and name != SAE]
+    yield from (Row(name, partial(of, name)) for name in methods)
 
 
 def _incomplete(ratings: pd.DataFrame, kinds: Sequence[str]) -> str:
@@ -168,8 +168,8 @@ def _incomplete(ratings: pd.DataFrame, kinds: Sequence[str]) -> str:
 
 
 def _filtered(threshold: float, rows: Any) -> Any:
-    keep = (rows["method"] == SAE) & (rows["output_score"].fillna(-1.0) >= threshold)
-    return rows.loc[keep.astype(bool)]
+    is_selected = (rows["method"] == SAE) & (rows["output_score"].fillna(-1.0) >= threshold)
+    return rows.loc[is_selected.astype(bool)]
 
 
 def _by_confidence(rows: Any) -> Any:
@@ -182,26 +182,28 @@ def _by_confidence(rows: Any) -> Any:
     return pd.concat(parts) if parts else sae
 
 
-def _table_row(row: Row, found: dict[tuple[str, str], pd.DataFrame], one: Series) -> dict[str, Any]:
+def _table_row(
+    row: Row, numbers_of: dict[tuple[str, str], pd.DataFrame], member: Series
+) -> dict[str, Any]:
     cells: dict[str, Any] = {"method": row.method}
-    for (kind, aggregation), numbers in found.items():
-        own = row.own(numbers)
+    for (kind, aggregation), numbers in numbers_of.items():
+        of_row = row.own(numbers)
         for layer in sorted(set(numbers["layer"])):
-            rows = own.loc[own["layer"] == layer]
+            rows = of_row.loc[of_row["layer"] == layer]
             name = f"{kind}_{aggregation}_layer_{layer}"
             cells |= interval_columns(name, over_concepts(rows))
             decided = over_concepts(rows.loc[~rows["undecided"].fillna(value=False).astype(bool)])
             cells[f"{name}_decided"] = decided.value if decided else None
             cells[f"{name}_concepts"] = rows["concept_id"].nunique()
-    own = row.own(next(iter(found.values())))
-    texts = one.tables.ratings.loc[one.tables.ratings["split"] == EVALUATING]
+    of_row = row.own(next(iter(numbers_of.values())))
+    texts = member.tables.ratings.loc[member.tables.ratings["split"] == EVALUATING]
     key = ["layer", "method", "rank", "concept_id", "factor"]
-    counted = texts.merge(own[key].drop_duplicates(), on=key)
+    counted = texts.merge(of_row[key].drop_duplicates(), on=key)
     for layer in sorted(set(texts["layer"])):
         cells[f"texts_layer_{layer}"] = int((counted["layer"] == layer).sum())
-        cells[f"undecided_layer_{layer}"] = _undecided(own.loc[own["layer"] == layer])
-        cells[f"auroc_layer_{layer}"] = _auroc(row, one, layer)
-    cells |= _learnt_from(row, one)
+        cells[f"undecided_layer_{layer}"] = _undecided(of_row.loc[of_row["layer"] == layer])
+        cells[f"auroc_layer_{layer}"] = _auroc(row, member, layer)
+    cells |= _learnt_from(row, member)
     published = PUBLISHED.get(row.method, (None, None))
     for layer, number in zip(PUBLISHED_LAYERS, published, strict=True):
         cells[f"published_layer_{layer}"] = number
@@ -214,71 +216,73 @@ def _undecided(rows: Any) -> int:
     return int(arms["undecided"].fillna(value=False).sum())
 
 
-def _auroc(row: Row, one: Series, layer: int) -> float | None:
+def _auroc(row: Row, member: Series, layer: int) -> float | None:
     """Mean area under the ROC curve with which the row's directions detect their concepts."""
-    rows = one.tables.concepts
-    own = row.own(_with_scores(rows.drop(columns=["feature", "undecided"]), one))
-    mean = own.loc[own["layer"] == layer, "auroc"].dropna()
+    rows = member.tables.concepts
+    of_row = row.own(_with_scores(rows.drop(columns=["feature", "undecided"]), member))
+    mean = of_row.loc[of_row["layer"] == layer, "auroc"].dropna()
     return float(mean.mean()) if len(mean) else None
 
 
-def _learnt_from(row: Row, one: Series) -> dict[str, float | None]:
+def _learnt_from(row: Row, member: Series) -> dict[str, float | None]:
     """How many texts of a concept the row's methods were learnt from, on average, and how often
     training saw them."""
-    own = row.own(_with_scores(one.tables.concepts.drop(columns=["feature", "undecided"]), one))
-    means = {name: own[name].dropna().astype(float) for name in ("train_texts", "epochs")}
+    of_row = row.own(
+        _with_scores(member.tables.concepts.drop(columns=["feature", "undecided"]), member)
+    )
+    means = {name: of_row[name].dropna().astype(float) for name in ("train_texts", "epochs")}
     return {name: float(of.mean()) if len(of) else None for name, of in means.items()}
 
 
 def _differences(
-    rows: Sequence[Row], found: dict[tuple[str, str], pd.DataFrame]
+    rows: Sequence[Row], numbers_of: dict[tuple[str, str], pd.DataFrame]
 ) -> Iterator[dict[str, Any]]:
     of_sae = [row for row in rows if row.method.startswith(SAE)]
-    others = [row for row in rows if row.method in OTHERS]
-    for (kind, aggregation), numbers in found.items():
+    baselines = [row for row in rows if row.method in OTHERS]
+    for (kind, aggregation), numbers in numbers_of.items():
         for layer in sorted(set(numbers["layer"])):
             of_layer = numbers.loc[numbers["layer"] == layer]
             for row in of_sae:
-                for other in others:
-                    less, n = paired_difference(row.own(of_layer), other.own(of_layer))
+                for baseline in baselines:
+                    less, n = paired_difference(row.own(of_layer), baseline.own(of_layer))
                     yield {
                         "judge": kind,
                         "aggregation": aggregation,
                         "layer": layer,
                         "method": row.method,
-                        "less": other.method,
+                        "less": baseline.method,
                         "concepts": n,
                         **interval_columns("difference", less),
                     }
 
 
 def _judges(ratings: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
-    said = []
+    sentences = []
     for kind in kinds:
         aspects = [name.removeprefix(f"{kind}_") for name in aspects_of(ratings, kind)]
         names = sorted(set(ratings["judge"].dropna()))
         text = f"{' and '.join(names)} rated {', '.join(aspects)}, each 0 to 2"
         if "instruction" not in aspects:
             text += "; there is no rating of instructions"
-        said.append(text + ".")
+        sentences.append(text + ".")
     tried = ratings.loc[(ratings["split"] == CHOOSING) & (ratings["factor"] != 0), "factor"]
     if len(tried):
         grid = ", ".join(f"{factor:g}" for factor in sorted(set(tried)))
-        said.append(
+        sentences.append(
             f"Factors {grid} were tried on other prompts than those that the table is of; the "
             "best by the mean rating of a text was taken for each concept."
         )
-    return said
+    return sentences
 
 
 def _difference_sentences(differences: pd.DataFrame) -> list[str]:
     """How far filtered SAE steering is from supervised methods."""
     if not len(differences):
         return []
-    said = [UNFILTERED, *map(threshold_name, SAID)]
+    methods = [UNFILTERED, *map(threshold_name, SAID)]
     rows = differences.loc[
         (differences["aggregation"] == PER_TEXT)
-        & differences["method"].isin(said)
+        & differences["method"].isin(methods)
         & differences["difference"].notna()
     ]
     few = rows.loc[rows["concepts"] < FEWEST]
@@ -308,7 +312,7 @@ def _interval(row: dict[str, Any]) -> str:
 
 def _missing(ratings: Any, kinds: Sequence[str]) -> list[str]:
     """Ratings that are missing, and why."""
-    said = []
+    sentences = []
     for kind in kinds:
         for name in aspects_of(ratings, kind):
             n = int(ratings[name].isna().sum())
@@ -318,35 +322,35 @@ def _missing(ratings: Any, kinds: Sequence[str]) -> list[str]:
             counts = reasons[ratings[name].isna()].value_counts()
             why = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
             of = name.removeprefix(f"{kind}_")
-            said.append(
+            sentences.append(
                 f"{n:,} of {len(ratings):,} ratings of {of} are missing"
                 + (f" ({why})" if why else "")
                 + ": left out, not counted as 0."
             )
-    return said
+    return sentences
 
 
 def _by_threshold(numbers: Any, rows: Sequence[Row]) -> dict[int, list[Curve]]:
     """For each layer the SAE's score by threshold, and other methods' as one number."""
-    found = {}
+    curves_of = {}
     for layer, of_layer in numbers.groupby("layer"):
         estimates = [over_concepts(_filtered(threshold, of_layer)) for threshold in MORE_THRESHOLDS]
         curves = [Curve("SAE, filtered", list(MORE_THRESHOLDS), estimates)]
         for row in rows:
             if row.method in (UNFILTERED, "Prompt", *OTHERS):
                 curves.append(Curve(row.method, [], [over_concepts(row.own(of_layer))]))
-        found[int(str(layer))] = curves
-    return found
+        curves_of[int(str(layer))] = curves
+    return curves_of
 
 
 def _by_factor(numbers: Any) -> dict[int, list[Curve]]:
     """For each layer and method the score at every factor."""
-    found: dict[int, list[Curve]] = {}
+    curves_of: dict[int, list[Curve]] = {}
     for (layer, method), rows in numbers.groupby(["layer", "method"], sort=False):
         factors = sorted(set(rows["factor"]))
         estimates: list[Estimate | None] = [
             over_concepts(rows.loc[rows["factor"] == factor]) for factor in factors
         ]
         curve = Curve(str(method), factors if len(factors) > 1 else [], estimates)
-        found.setdefault(int(str(layer)), []).append(curve)
-    return found
+        curves_of.setdefault(int(str(layer)), []).append(curve)
+    return curves_of

@@ -114,9 +114,9 @@ class WandbTracker:
         self._try("finishing", lambda: self._finish(summary, failed))
         self._run = None
 
-    def _try(self, what: str, action: Callable[[], None]) -> None:
+    def _try(self, step: str, action: Callable[[], None]) -> None:
         """Do `action`; a failure is told once, and ends the tracking but not the run."""
-        if self._run is None and what != "starting":
+        if self._run is None and step != "starting":
             return
         try:
             with _files_in(self.folder, self._offline), _no_prompt():
@@ -125,7 +125,7 @@ class WandbTracker:
             text = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
             logger.warning(
                 "W&B failed while %s (%s); the run goes on without it and its results are in %s.",
-                what,
+                step,
                 visible(text),
                 self.folder,
             )
@@ -255,8 +255,8 @@ def _files_in(folder: Path, offline: bool) -> Iterator[None]:
     names = ["CACHE", "DATA", "ARTIFACT"]
     if offline:
         names.append("CONFIG")  # online, the user's own holds the address of their server
-    wanted = {f"WANDB_{name}_DIR": str(folder / "wandb" / name.lower()) for name in names}
-    added = {key: value for key, value in wanted.items() if key not in os.environ}
+    variables = {f"WANDB_{name}_DIR": str(folder / "wandb" / name.lower()) for name in names}
+    added = {key: value for key, value in variables.items() if key not in os.environ}
     os.environ.update(added)
     try:
         yield

@@ -48,22 +48,24 @@ TEXTS = (
 
 def factor_curves(generations: pd.DataFrame) -> list[dict[str, Any]]:
     """For every factor, means over the features (controls left out)."""
-    own = by_factor(generations.loc[generations["control"].isna()])
+    texts = by_factor(generations.loc[generations["control"].isna()])
     return [
         {"factor": factor, **{f"by_factor/{name}": rows[name].mean() for name in CURVES}}
-        for factor, rows in own.groupby("factor")
+        for factor, rows in texts.groupby("factor")
     ]
 
 
 def text_rows(tables: RunTables, n: int) -> list[dict[str, Any]]:
     """At most `n` texts of the features with most success, at factor 0 and at the best one."""
     keys = list(FEATURES.keys)
-    own, texts = (one.loc[one["control"].isna()] for one in (tables.steering, tables.generations))
-    best = own.loc[own["success_20"].notna(), [*keys, "best_factor", "success_20"]]
+    steering, texts = (
+        table.loc[table["control"].isna()] for table in (tables.steering, tables.generations)
+    )
+    best = steering.loc[steering["success_20"].notna(), [*keys, "best_factor", "success_20"]]
     best = best.sort_values(["success_20", "layer", "feature"], ascending=[False, True, True])
     both = best.head(n).drop(columns="success_20").merge(texts, on=keys)
-    shown = both.loc[(both["factor"] == 0) | (both["factor"] == both["best_factor"])]
-    return table_rows(shown.head(n)[list(TEXTS)])
+    rows = both.loc[(both["factor"] == 0) | (both["factor"] == both["best_factor"])]
+    return table_rows(rows.head(n)[list(TEXTS)])
 
 
 def answer_rows(summary: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -77,10 +79,10 @@ def answer_rows(summary: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def flat(summary: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers and names of `summary.json` outside its lists, keyed `a.b`."""
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for key, value in summary.items():
         if isinstance(value, Mapping):
-            found |= {f"{key}.{name}": inner for name, inner in flat(value).items()}
+            leaves |= {f"{key}.{name}": inner for name, inner in flat(value).items()}
         elif isinstance(value, bool | int | float | str):
-            found[key] = value
-    return found
+            leaves[key] = value
+    return leaves

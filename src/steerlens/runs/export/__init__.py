@@ -86,8 +86,8 @@ def measured_a_max(subject: Subject, prompts: Sequence[str], chat_template: bool
     """
     if not prompts:
         raise SteerlensError("a_max needs at least one prompt to be measured at.")
-    steered = (SteeredPrompt(subject, one, chat_template=chat_template) for one in prompts)
-    return sum(float(one.a_max) for one in steered) / len(prompts)
+    steered = (SteeredPrompt(subject, prompt, chat_template=chat_template) for prompt in prompts)
+    return sum(float(prompt.a_max) for prompt in steered) / len(prompts)
 
 
 @torch.no_grad()
@@ -114,13 +114,13 @@ def steering_vector(
     """
     if not 0 <= feature < subject.d_sae:
         raise SteerlensError(f"there is no feature {feature}: 0 to {subject.d_sae - 1}.")
-    place = find_place(subject)
-    one = torch.tensor([feature])
-    change_1D = factor * a_max * decoder_rows(subject.sae, one)
-    vector_D = place.carry(change_1D)[0].float().cpu()
+    site = find_place(subject)
+    index_1 = torch.tensor([feature])
+    change_1D = factor * a_max * decoder_rows(subject.sae, index_1)
+    vector_D = site.carry(change_1D)[0].float().cpu()
     if not torch.isfinite(vector_D).all():
         raise SteerlensError(f"factor={factor} and a_max={a_max} give a vector that isn't finite.")
-    tokens = logit_lens(subject, one)[0].tolist()
+    tokens = logit_lens(subject, index_1)[0].tolist()
     return SteeringVector(
         vector_D.contiguous(),
         Card(
@@ -135,9 +135,9 @@ def steering_vector(
             a_max=a_max,
             prompts=tuple(prompts),
             chat_template=chat_template,
-            module=place.module,
-            side=place.side,
-            base_model_prefix=place.base_model_prefix,
+            module=site.module,
+            side=site.side,
+            base_model_prefix=site.base_model_prefix,
             logit_lens_tokens=tuple(subject.lm.tokenizer.batch_decode([[t] for t in tokens])),
         ),
     )

@@ -33,15 +33,15 @@ def export_run(folder: Path, arguments: list[str]) -> list[Path]:
         SteerlensError: for a run that didn't steer or not by adding, a feature that it didn't steer
             with, or one without a best factor.
     """
-    wanted = _numbers(arguments)
+    arguments_of_row = _numbers(arguments)
     config = read_config(folder)
-    row = _row(STEERING.read(folder), wanted)
+    row = _row(STEERING.read(folder), arguments_of_row)
     if config.steer.operator != "add" or config.steer.unit != "a_max":
         raise SteerlensError(
             f"{folder} steered with operator {config.steer.operator} in units of "
             f"{config.steer.unit}; exports can only add a multiple of a_max."
         )
-    factor = wanted.get("factor", row["best_factor"])
+    factor = arguments_of_row.get("factor", row["best_factor"])
     if not isinstance(factor, int | float):
         raise SteerlensError(
             f"layer {row['layer']}, feature {row['feature']} has no best factor: give factor=..."
@@ -70,26 +70,26 @@ def export_run(folder: Path, arguments: list[str]) -> list[Path]:
 
 
 def _numbers(arguments: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     for word in arguments:
         key, _, text = word.partition("=")
         if key not in KEYS:
             raise unknown("argument of steerlens export", key, KEYS)
         try:
-            found[key] = float(text) if key == "factor" else int(text)
+            numbers[key] = float(text) if key == "factor" else int(text)
         except ValueError as error:
             raise SteerlensError(f"{word!r} must be a number.") from error
-    return found
+    return numbers
 
 
-def _row(steering: pd.DataFrame, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _row(steering: pd.DataFrame, arguments: Mapping[str, Any]) -> dict[str, Any]:
     rows = steering.loc[steering["control"].isna()]
     for key in ("layer", "feature"):
-        if key in wanted:
-            rows = rows.loc[rows[key] == wanted[key]]
+        if key in arguments:
+            rows = rows.loc[rows[key] == arguments[key]]
     if rows.empty:
-        asked = " ".join(f"{key}={value}" for key, value in wanted.items())
-        raise SteerlensError(f"the run didn't steer with {asked or 'any feature'}.")
+        typed = " ".join(f"{key}={value}" for key, value in arguments.items())
+        raise SteerlensError(f"the run didn't steer with {typed or 'any feature'}.")
     if rows["concept_success"].notna().any():
         best = best_toward(rows)
     else:

@@ -90,8 +90,10 @@ def _model_is_here(model: ModelConfig) -> bool:
     if gguf_file(model) or local_folder(model):
         return True
     files = ("model.safetensors", "model.safetensors.index.json")
-    found = [try_to_load_from_cache(model.path, file, revision=model.revision) for file in files]
-    return any(isinstance(path, str) for path in found)
+    cached_files = [
+        try_to_load_from_cache(model.path, file, revision=model.revision) for file in files
+    ]
+    return any(isinstance(path, str) for path in cached_files)
 
 
 def _release_is_here(release: str | None) -> bool:
@@ -118,14 +120,14 @@ def _toward_concepts(config: RunConfig) -> list[tuple[str, str]]:
 
     layers = [source.layer for source in sae_sources(config)]
     subject = next(iter(load_subjects(dataclasses.replace(config, layer=layers[0] or "all"))))
-    found = planned_concepts(config, subject, len(layers))
+    planned = planned_concepts(config, subject, len(layers))
     return [
         ("layers", ", ".join(map(str, layers))),
-        ("concepts", f"{found.concepts:,}, each in {found.arms} ways"),
-        ("steering", f"{found.texts:,} texts, about {duration(found.seconds)}"),
-        ("ratings", found.rating),
+        ("concepts", f"{planned.concepts:,}, each in {planned.arms} ways"),
+        ("steering", f"{planned.texts:,} texts, about {duration(planned.seconds)}"),
+        ("ratings", planned.rating),
         ("time", "besides, what methods learn: minutes for SSV, ReFT-r1, LoReFT and LoRA each"),
-        ("disk", f"about {gigabytes(found.texts * TEXT_BYTES + 1e6)} in the run's folder"),
+        ("disk", f"about {gigabytes(planned.texts * TEXT_BYTES + 1e6)} in the run's folder"),
     ]
 
 
@@ -144,9 +146,9 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
     timed: dict[int, float] = {}
     timed_null: dict[int, float] = {}
     null = {
-        name: one
-        for name, one in methods.items()
-        if isinstance(one, output.Config) and one.null_directions
+        name: score
+        for name, score in methods.items()
+        if isinstance(score, output.Config) and score.null_directions
     }
     passes: dict[int, _Pass] = {}
     counts: dict[int, int] = {}
@@ -155,15 +157,15 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
     chosen = dataclasses.replace(
         config, features=dataclasses.replace(config.features, min_examples=None)
     )
-    lengths = [asked[0] for one in methods.values() if (asked := one.corpus_pass())]
+    lengths = [request[0] for one in methods.values() if (request := one.corpus_pass())]
     if counts_need_a_pass(config):
         lengths.append(None)
     for subject in load_subjects(probe):
         features = _features(chosen, subject.layer, subject.d_sae)
         timed[subject.layer] = _seconds_each(subject, features, config, methods)
         timed_null[subject.layer] = sum(
-            one.null_directions * _seconds_each(subject, features, config, {name: one})
-            for name, one in null.items()
+            score.null_directions * _seconds_each(subject, features, config, {name: score})
+            for name, score in null.items()
         )
         if lengths:
             passes[subject.layer] = _time_pass(subject, config, lengths)
@@ -173,7 +175,7 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
             if layer is not None
         }
     n_features = sum(counts.values())
-    n_directions = sum(one.null_directions for one in null.values()) * len(counts)
+    n_directions = sum(score.null_directions for score in null.values()) * len(counts)
     steering = planned_texts(config, subject, n_features) if subject else None
     each = np.interp(list(counts), list(timed), list(timed.values()))
     seconds = float(np.dot(each, list(counts.values())))
@@ -226,9 +228,11 @@ def _seconds_each(
     from steerlens.scores.scoring import score_layer
 
     methods = {
-        name: dataclasses.replace(one, null_directions=0) if isinstance(one, output.Config) else one
-        for name, one in methods.items()
-        if not one.corpus_pass()
+        name: dataclasses.replace(score, null_directions=0)
+        if isinstance(score, output.Config)
+        else score
+        for name, score in methods.items()
+        if not score.corpus_pass()
     }
     few = features[:CALIBRATION_FEATURES]
     run = ScoreRun(parse_memory(config.memory_budget), config.seed)
@@ -261,7 +265,7 @@ def _time_pass(subject: Any, config: RunConfig, lengths: Sequence[int | None]) -
 
     budget = parse_memory(config.memory_budget)
     run = ScoreRun(corpus=config.corpus)
-    length = max(context_length(subject, asked, run) for asked in lengths)
+    length = max(context_length(subject, length, run) for length in lengths)
     start = time.perf_counter()
     cut = list(cut_corpus(subject, config.corpus, length, CALIBRATION_TOKENS))
     reading = time.perf_counter() - start
@@ -292,9 +296,9 @@ def _corpus_seconds(layers: list[int], passes: Mapping[int, _Pass], n_tokens: fl
 
 def _corpus_tokens(corpus: CorpusConfig) -> float:
     """How many tokens a run will read: at most what it asks for, at about 4 bytes each."""
-    asked = math.inf if corpus.n_tokens is None else corpus.n_tokens
+    tokens_asked = math.inf if corpus.n_tokens is None else corpus.n_tokens
     if corpus.source in ("embedded", "hub"):
-        return asked
+        return tokens_asked
     if corpus.source == "webtext":
-        return min(asked, sum(map(len, webtext())) / 4)
-    return min(asked, Path(str(corpus.path)).stat().st_size / 4)
+        return min(tokens_asked, sum(map(len, webtext())) / 4)
+    return min(tokens_asked, Path(str(corpus.path)).stat().st_size / 4)

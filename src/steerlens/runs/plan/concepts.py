@@ -35,7 +35,7 @@ def planned_concepts(config: RunConfig, subject: Subject, n_layers: int) -> Plan
     has_template = bool(subject.lm.tokenizer.chat_template)
     chat = with_template(config.generation, has_template, subject.lm.name).chat_template
     concepts = load_concepts(config.concepts, subject.layer, config.seed, chat)
-    named = all(one.feature is not None for one in concepts.concepts)
+    named = all(concept.feature is not None for concept in concepts.concepts)
     n_factors = len(parse_factors(config.steer.factors))
     alone = (*ONE_FACTOR, PROMPT)
     tried = [1 if method in alone else n_factors for method in config.concepts.methods]
@@ -70,8 +70,10 @@ def _rating(config: RunConfig, concepts: ConceptSet, n_texts: int) -> str:
     n = n_texts * len(aspects)
     if config.judge.name in ("lexical", "local"):
         return f"{n:,} by judge={config.judge.name}, for nothing"
-    asked = [conversation(item, aspect) for aspect in aspects]
-    one = estimate(len(asked), 0, asked, price_of(config.judge), config.judge.max_tokens)
-    if one.usd is None:
+    conversations = [conversation(item, aspect) for aspect in aspects]
+    estimate_of_text = estimate(
+        len(conversations), 0, conversations, price_of(config.judge), config.judge.max_tokens
+    )
+    if estimate_of_text.usd is None:
         return f"{n:,} by {config.judge.model}, at an unknown price"
-    return f"{n:,} by {config.judge.model}, about {one.usd * n_texts:,.2f} USD"
+    return f"{n:,} by {config.judge.model}, about {estimate_of_text.usd * n_texts:,.2f} USD"

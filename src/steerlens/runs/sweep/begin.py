@@ -76,9 +76,9 @@ def _names_folder(word: str) -> bool:
 
 def _earlier(parent: Path, id: str) -> Path | None:
     """The newest folder of a sweep with this id."""
-    found = []
+    runs = []
     for file in parent.glob(f"*/{SWEEP_FILE}"):
         record = read_json(file)
         if isinstance(record, dict) and record.get("id") == id:
-            found.append((str(record.get("started")), file.parent))
-    return max(found)[1] if found else None
+            runs.append((str(record.get("started")), file.parent))
+    return max(runs)[1] if runs else None

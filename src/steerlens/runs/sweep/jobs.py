@@ -69,19 +69,19 @@ def start_job(
     sweep = read_json(sweep_dir / SWEEP_FILE)
     key = job_key(config)
     status = read_status(folder)
-    done = (
+    finished = (
         status.get("state") == "done"
         and status.get("key", _key_of_record(folder)) == key
         and (folder / FEATURES.file).is_file()
     )
     id = sweep.get("id") if isinstance(sweep, dict) else None
-    said = {name: value for name, _, value in (word.partition("=") for word in overrides)}
-    if not done:
+    settings = {name: value for name, _, value in (word.partition("=") for word in overrides)}
+    if not finished:
         # First, so that what another job has finished never stands under this one's settings.
         begin(folder, key)
-    record = {"sweep": id, "key": key, "overrides": said, "missing": missing}
+    record = {"sweep": id, "key": key, "overrides": settings, "missing": missing}
     write_json(folder / JOB_FILE, record)
-    return done
+    return finished
 
 
 def _key_of_record(folder: Path) -> str | None:
@@ -129,8 +129,8 @@ def find_jobs(folder: Path) -> list[Job]:
     if not isinstance(sweep, dict):
         if (folder / CONFIG_FILE).is_file():
             return [_job(folder, folder.resolve().name, None)]
-        what = "is no folder" if not folder.is_dir() else "holds no sweep and no run"
-        raise SteerlensError(f"{folder} {what}; give the folder of a multirun or of a run.")
+        reason = "is no folder" if not folder.is_dir() else "holds no sweep and no run"
+        raise SteerlensError(f"{folder} {reason}; give the folder of a multirun or of a run.")
     jobs = []
     for file in [file for depth in ("*", "*/*") for file in folder.glob(f"{depth}/{JOB_FILE}")]:
         record = read_json(file)
@@ -138,12 +138,12 @@ def find_jobs(folder: Path) -> list[Job]:
             name = file.parent.relative_to(folder).as_posix()
             job = _job(file.parent, name, record.get("overrides") or {})
             jobs.append(replace(job, reason=job.reason or record.get("missing")))
-    there = {job.name for job in jobs}
-    if isinstance(sweep.get("jobs"), int) and all(name.isdecimal() for name in there):
+    names = {job.name for job in jobs}
+    if isinstance(sweep.get("jobs"), int) and all(name.isdecimal() for name in names):
         jobs += [
             Job(folder / name, name, "missing", "it was never started", None, {})
             for name in map(str, range(sweep["jobs"]))
-            if name not in there
+            if name not in names
         ]
     return sorted(jobs, key=lambda job: _natural(job.name))
 
@@ -185,30 +185,32 @@ def settings_of(jobs: Sequence[Job], resolved: bool = False) -> dict[str, Settin
         every = {job.name: _flat(read_settings(job.folder)) for job in jobs}
     keys = dict.fromkeys(key for settings in every.values() for key in settings)
     keys = [key for key in keys if key.partition(".")[0].partition("/")[0] not in ASIDE]
-    known = [one for one in every.values() if one]  # a job that failed early has none
-    differ = [key for key in keys if len({one.get(key) for one in known}) > 1]
+    settings_of_jobs = [
+        settings for settings in every.values() if settings
+    ]  # a job that failed early has none
+    differ = [key for key in keys if len({settings.get(key) for settings in settings_of_jobs}) > 1]
     # An option of a group changes many keys: its name says it all.
     chosen = [key.rpartition(".")[0] for key in differ if key.endswith((".name", ".method"))]
-    kept = [key for key in differ if not key.startswith(tuple(f"{group}." for group in chosen))]
+    names = [key for key in differ if not key.startswith(tuple(f"{group}." for group in chosen))]
     renamed = {f"{group}.{last}": group for group in chosen for last in ("name", "method")}
-    kept += [key for key in renamed if key in differ]
+    names += [key for key in renamed if key in differ]
     return {
-        name: {renamed.get(key, key): settings[key] for key in kept if key in settings}
+        name: {renamed.get(key, key): settings[key] for key in names if key in settings}
         for name, settings in every.items()
     }
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Settings:
-    found: Settings = {}
+    flat: Settings = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
+            flat |= _flat(value, f"{prefix}{key}.")
         elif value is not None:
-            found[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, list) else str(value)
-    return found
+            flat[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, list) else str(value)
+    return flat
 
 
 def read_summary(job: Job) -> dict[str, Any]:
     """The job's `summary.json`; empty if there is none."""
-    found = read_json(job.folder / SUMMARY_FILE)
-    return found if isinstance(found, dict) else {}
+    summary = read_json(job.folder / SUMMARY_FILE)
+    return summary if isinstance(summary, dict) else {}

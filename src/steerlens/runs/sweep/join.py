@@ -111,7 +111,7 @@ def join(folders: Sequence[Path], into: Path, again: bool = False, show: bool = 
         make_folder(into)
         earlier = {*written_files(into)}
         for table, field in JOINED:
-            frames = [getattr(one.tables, field) for one in series]
+            frames = [getattr(member.tables, field) for member in series]
             if frames := [frame for frame in frames if len(frame) or table is FEATURES]:
                 table.write(pd.concat(frames, ignore_index=True), into)
             else:
@@ -140,13 +140,13 @@ def _read(
     """All jobs, the results of those that are done, what they differ in, what can't be joined."""
     jobs = _jobs(folders)
     tables: dict[str, RunTables] = {}
-    for place, job in enumerate(jobs):
+    for index, job in enumerate(jobs):
         if job.state != "done":
             continue
         try:
             tables[job.name] = read_tables(job.folder)
         except SteerlensError as error:
-            jobs[place] = job.without(str(error))
+            jobs[index] = job.without(str(error))
     settings = settings_of(jobs)
     left_out = _say_where_from(tables, settings)
     series = _series([job for job in jobs if job.name in tables], tables, settings)
@@ -156,12 +156,12 @@ def _read(
 def _jobs(folders: Sequence[Path]) -> list[Job]:
     if len(folders) == 1:
         return find_jobs(folders[0])
-    found = []
+    jobs = []
     for folder in folders:
         for job in find_jobs(folder):
             name = job.name if job.overrides is None else f"{folder.resolve().name}/{job.name}"
-            found.append(job.renamed(name))
-    return found
+            jobs.append(job.renamed(name))
+    return jobs
 
 
 def _finished(job: Job) -> str | None:
@@ -245,13 +245,13 @@ def _say_where_from(tables: dict[str, RunTables], settings: dict[str, Settings])
     columns can't be joined, and leaves them out."""
     left_out: list[str] = []
     for table, field in JOINED:
-        frames = {name: getattr(one, field) for name, one in tables.items()}
+        frames = {name: getattr(table, field) for name, table in tables.items()}
         clashes = _clashes(frames)
         left_out += [f"{table.file}: {why}" for why in clashes.values()]
         added = dict.fromkeys(key for name in frames for key in settings[name])
         for name, frame in frames.items():
-            said = {key: settings[name].get(key) for key in added if key not in table.columns}
-            frame = frame.drop(columns=list(clashes), errors="ignore").assign(job=name, **said)
+            columns = {key: settings[name].get(key) for key in added if key not in table.columns}
+            frame = frame.drop(columns=list(clashes), errors="ignore").assign(job=name, **columns)
             tables[name] = replace(tables[name], **{field: frame})
     return left_out
 
@@ -267,16 +267,16 @@ def _clashes(frames: dict[str, pd.DataFrame]) -> dict[str, str]:
             kinds.setdefault(str(column), {}).setdefault(kind, name)
     return {
         column: f"the column {column!r} holds "
-        + " and ".join(f"{kind} in job {name}" for kind, name in found.items())
+        + " and ".join(f"{kind} in job {name}" for kind, name in jobs_of.items())
         + ", so it is only in the jobs' own tables."
-        for column, found in kinds.items()
-        if len(found) > 1
+        for column, jobs_of in kinds.items()
+        if len(jobs_of) > 1
     }
 
 
 def _rows(jobs: Sequence[Job], settings: dict[str, Settings]) -> pd.DataFrame:
     """`sweep.csv`: what each job was, and its main numbers."""
-    columns = dict.fromkeys(key for one in settings.values() for key in one)
+    columns = dict.fromkeys(key for settings_of_job in settings.values() for key in settings_of_job)
     rows = pd.DataFrame(
         [
             {
@@ -318,16 +318,20 @@ def _track(
     joined: Joined, rows: pd.DataFrame, summary: dict[str, Any], figures: dict[str, list[Path]]
 ) -> None:
     """One W&B run for the whole sweep, in the group of its jobs; the same one each time."""
-    done = next((job for job in joined.jobs if job.state == "done"), None)
-    config = TrackingConfig(**(read_settings(done.folder).get("tracking") or {})) if done else None
-    if done is None or config is None:
+    finished = next((job for job in joined.jobs if job.state == "done"), None)
+    config = (
+        TrackingConfig(**(read_settings(finished.folder).get("tracking") or {}))
+        if finished
+        else None
+    )
+    if finished is None or config is None:
         return
     id = hashlib.sha256(f"{config.group} {joined.folder.name}".encode()).hexdigest()[:16]
     tracker = tracking.start(replace(config, name="summary"), joined.folder, summary, id)
     tracker.log_rows("sweep", rows.astype(object).where(rows.notna(), None).to_dict("records"))
-    for one in joined.series:
-        best = table_rows(best_features(one.tables.features, BEST_ROWS))
-        tracker.log_rows(f"features/{one.label}", best)
+    for member in joined.series:
+        best = table_rows(best_features(member.tables.features, BEST_ROWS))
+        tracker.log_rows(f"features/{member.label}", best)
     for name, answered in answer_rows(summary).items():
         tracker.log_rows(name, answered)
     tracker.log_figures(figures)

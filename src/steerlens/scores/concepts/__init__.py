@@ -79,16 +79,16 @@ class Vocabulary:
     def tokens(self, concept: str | Sequence[str]) -> ConceptTokens:
         """See `concept_tokens`."""
         concepts = (concept,) if isinstance(concept, str) else tuple(concept)
-        if not concepts or not all(one.strip() for one in concepts):
+        if not concepts or not all(concept.strip() for concept in concepts):
             raise SteerlensError("the concept is empty; give a word or a phrase.")
-        found: set[int] = set()
+        token_ids: set[int] = set()
         for one in concepts:
             words = content_words(one)
             ids = {i for word in words for i in _of_word(self._tokenizer, word, self._by_word)}
             if not ids:
                 raise _no_token(one, self._by_word)
-            found |= ids
-        return ConceptTokens(concepts, {id_: self._texts[id_] for id_ in sorted(found)})
+            token_ids |= ids
+        return ConceptTokens(concepts, {id_: self._texts[id_] for id_ in sorted(token_ids)})
 
 
 def candidates(
@@ -191,10 +191,10 @@ def _by_logit_lens(
 
     tokens_FK = logit_lens(subject, torch.arange(subject.d_sae), k, memory_budget)
     hits_FK = torch.isin(tokens_FK, torch.tensor(list(tokens.texts)))
-    found: dict[int, dict[int, int]] = {}
+    by_feature: dict[int, dict[int, int]] = {}
     for feature, rank in hits_FK.nonzero().tolist():
-        found.setdefault(feature, {})[rank] = int(tokens_FK[feature, rank])
-    return found
+        by_feature.setdefault(feature, {})[rank] = int(tokens_FK[feature, rank])
+    return by_feature
 
 
 def _by_examples(
@@ -239,9 +239,11 @@ def _no_token(concept: str, by_word: Iterable[str]) -> SteerlensError:
     word = content_words(concept)[0]
     # Only these, because comparing with every word of a large vocabulary takes seconds.
     like = [
-        known
-        for known in by_word
-        if known.isalpha() and known[0] == word[0] and abs(len(known) - len(word)) <= 3
+        vocabulary_word
+        for vocabulary_word in by_word
+        if vocabulary_word.isalpha()
+        and vocabulary_word[0] == word[0]
+        and abs(len(vocabulary_word) - len(word)) <= 3
     ]
     near = nearest(word, like, n=5)
     hint = f"; near it are {', '.join(near)}." if near else "; try another word for it."

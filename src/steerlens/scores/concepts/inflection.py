@@ -37,35 +37,35 @@ def forms(word: str) -> frozenset[str]:
 def _singulars(word: str) -> list[str]:
     if not re.search(r"[^sui]s$", word):
         return []
-    found = [word[:-1]]
+    stems = [word[:-1]]
     if word.endswith("ies"):
-        found.append(word[:-3] + "y")
+        stems.append(word[:-3] + "y")
     elif re.search(r"(ch|sh|s|x|z|o)es$", word):
-        found.append(word[:-2])
-    return [stem for stem in found if len(stem) >= SHORTEST_SINGULAR]
+        stems.append(word[:-2])
+    return [stem for stem in stems if len(stem) >= SHORTEST_SINGULAR]
 
 
 def _inflected(stem: str) -> set[str]:
     if not stem.isalpha():
         return {stem}
-    found = {stem}
+    forms = {stem}
     if re.search(r"(s|x|z|ch|sh)$", stem):
-        found.add(stem + "es")
+        forms.add(stem + "es")
     elif re.search(r"[^aeiou]y$", stem):
-        found.add(stem[:-1] + "ies")
+        forms.add(stem[:-1] + "ies")
     else:
-        found.add(stem + "s")
+        forms.add(stem + "s")
         if re.search(r"[^aeiou]o$", stem):
-            found.add(stem + "es")
+            forms.add(stem + "es")
     if stem.endswith("e"):
-        found |= {stem + "d", stem + "r"}
-        found.add(stem + "ing" if re.search(r"[eoy]e$", stem) else stem[:-1] + "ing")
+        forms |= {stem + "d", stem + "r"}
+        forms.add(stem + "ing" if re.search(r"[eoy]e$", stem) else stem[:-1] + "ing")
     elif re.search(r"[^aeiou]y$", stem):
-        found |= {stem + "ing", stem[:-1] + "ied", stem[:-1] + "ier"}
+        forms |= {stem + "ing", stem[:-1] + "ied", stem[:-1] + "ier"}
     else:
         # stop, stopped; visit, visited; label, labelled or labeled.
         doubles = re.search(r"[^aeiou][aeiou][^aeiouwxy]$", stem)
         one_syllable = len(re.findall(r"[aeiouy]+", stem)) == 1
         roots = [stem] * (not (doubles and one_syllable)) + [stem + stem[-1]] * bool(doubles)
-        found |= {root + ending for root in roots for ending in ("ed", "ing", "er")}
-    return found
+        forms |= {root + ending for root in roots for ending in ("ed", "ing", "er")}
+    return forms

@@ -74,18 +74,18 @@ class Arm:
             return (0.0,)
         return (1.0,) if self.method in ONE_FACTOR else tuple(grid)
 
-    def feature(self, place: int) -> int | None:
+    def feature(self, index: int) -> int | None:
         """The SAE feature of the concept at `place` in its set, if it steers with one alone."""
         if isinstance(self.learnt, Fitted) and self.learnt.directions.features_C is not None:
-            return int(self.learnt.directions.features_C[place])
+            return int(self.learnt.directions.features_C[index])
         return None
 
-    def detection(self, place: int) -> tuple[float | None, float | None]:
+    def detection(self, index: int) -> tuple[float | None, float | None]:
         """Area under the ROC curve and largest score of the concept at `place`, if it detects."""
         if not isinstance(self.learnt, Fitted) or self.method == TOGETHER:
             return None, None
         found = self.learnt.detection
-        return found.auroc_C[place], found.max_activation_C[place]
+        return found.auroc_C[index], found.max_activation_C[index]
 
     def steering(self, subject: Subject, steer: SteerConfig, ids: Sequence[int]) -> Steering:
         """How rows are steered whose `feature` is one of `ids`, those of the set in its order."""
@@ -94,19 +94,19 @@ class Arm:
             key["tensors"] = _digest(kept.tensors_of(self.learnt))
         if isinstance(self.learnt, Fitted):
             key["max_activation"] = self.learnt.detection.max_activation_C
-        place = {id: index for index, id in enumerate(ids)}
-        return Steering(key, partial(_edits, self.learnt, subject, steer, place))
+        index_of = {id: index for index, id in enumerate(ids)}
+        return Steering(key, partial(_edits, self.learnt, subject, steer, index_of))
 
 
 def _edits(
     learnt: Learnt | None,
     subject: Subject,
     steer: SteerConfig,
-    place: Mapping[int, int],
+    index_of: Mapping[int, int],
     batch: pd.DataFrame,
     n_prompt_B: Sequence[int],
 ) -> Edits:
-    concept_B = [place[id] for id in batch["feature"]]
+    concept_B = [index_of[id] for id in batch["feature"]]
     factor_B = batch["factor"].tolist()
     if isinstance(learnt, lora.Lora):
         return lora.LoraEdits(subject, learnt, concept_B, factor_B)
@@ -114,7 +114,7 @@ def _edits(
         return loreft.LoreftEdits(subject, learnt, concept_B, factor_B, n_prompt_B)
     if learnt is None:
         d_in = int(subject.sae.cfg.d_in)
-        directions, largest = Directions(torch.zeros(len(place), d_in)), None
+        directions, largest = Directions(torch.zeros(len(index_of), d_in)), None
         factor_B = [0.0] * len(factor_B)
     else:
         directions, largest = learnt.directions, learnt.detection.max_activation_C
@@ -124,11 +124,11 @@ def _edits(
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in sorted(tensors):
-        found.update(name.encode())
-        found.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:32]
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
 
 
 def learn_arms(
@@ -197,20 +197,22 @@ def _directions_of(method: str, ranks: int, together: int, named: bool) -> list[
 def _settings(name: str, settings: Any) -> Any:
     """The settings of a key of `fit_concepts`."""
     method = method_named(name)
-    given = dict((settings or {}).get(method.NAME, {}))
+    typed = dict((settings or {}).get(method.NAME, {}))
     if method.NAME == SAE_A and name != SAE_A:
-        given["rank"] = int(name.removeprefix(f"{SAE_A} ")) - 1
-    return _config(method.Config(), method.NAME, given)
+        typed["rank"] = int(name.removeprefix(f"{SAE_A} ")) - 1
+    return _config(method.Config(), method.NAME, typed)
 
 
-def _config(config: Any, method: str, given: Mapping[str, Any]) -> Any:
-    known = [field.name for field in dataclasses.fields(config)]
-    for key in given:
-        if key not in known:
-            near = nearest(key, known)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'none'}."
+def _config(config: Any, method: str, typed: Mapping[str, Any]) -> Any:
+    names = [field.name for field in dataclasses.fields(config)]
+    for key in typed:
+        if key not in names:
+            near = nearest(key, names)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names) or 'none'}."
             raise SteerlensError(f"concepts.settings: {method} has no setting {key!r}; {hint}")
-    as_tuples = {key: tuple(one) if isinstance(one, list) else one for key, one in given.items()}
+    as_tuples = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in typed.items()
+    }
     return dataclasses.replace(config, **as_tuples)
 
 
@@ -241,7 +243,10 @@ def _learn_directions(
     chat: bool,
 ) -> dict[str, Fitted]:
     """By key of `fit_concepts`. Quick methods are learnt together, so that texts are read once."""
-    keys = {name: _key(subject, concepts, name, one, run, chat) for name, one in settings.items()}
+    keys = {
+        name: _key(subject, concepts, name, method_config, run, chat)
+        for name, method_config in settings.items()
+    }
     learnt: dict[str, Fitted] = {}
     for name, key in keys.items():
         stored = kept.find(run.store, key)

@@ -34,7 +34,7 @@ def diff_means(
 
 def _means(vectors: TokenVectors, texts: Sequence[Sequence[int]]) -> torch.Tensor:
     """(C, D): the mean over all tokens of each concept's texts."""
-    places = torch.tensor([place for row in texts for place in row], device=vectors.x_TD.device)
+    places = torch.tensor([index for row in texts for index in row], device=vectors.x_TD.device)
     starts = torch.tensor([0, *(len(row) for row in texts)][:-1], device=vectors.x_TD.device)
     starts = starts.cumsum(dim=0)
     sum_CD = torch.nn.functional.embedding_bag(places, vectors.sum_ND, starts, mode="sum")

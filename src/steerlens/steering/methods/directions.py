@@ -61,8 +61,8 @@ def text_scores(subject: Subject, directions: Directions, vectors: TokenVectors)
     if directions.features_C is not None:
         return largest_activations(subject, vectors, texts, directions.features_C).float()
     v_CD = directions.vectors_CD.to(vectors.x_TD)
-    found = [(vectors.of([text]) @ v_CD.T).amax(dim=0) for text in texts]
-    scores_NC = torch.stack(found)
+    scores = [(vectors.of([text]) @ v_CD.T).amax(dim=0) for text in texts]
+    scores_NC = torch.stack(scores)
     return scores_NC.clamp(min=0) if directions.rectified else scores_NC
 
 
@@ -128,7 +128,7 @@ def detect(scores_NC: torch.Tensor, labelled: Labelled) -> Detection:
     for concept in range(len(labelled)):
         of_concept = scores[labelled.of(concept), concept]
         n = len(labelled.positives[concept])
-        is_positive = [place < n for place in range(len(of_concept))]
+        is_positive = [index < n for index in range(len(of_concept))]
         both = any(is_positive) and not all(is_positive)
         grid = TIE * max(abs(of_concept).max(initial=0.0), 1e-12)
         rounded = (of_concept / grid).round()

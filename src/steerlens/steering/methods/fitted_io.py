@@ -47,7 +47,7 @@ def keep(store: Store | None, key: Mapping[str, Any], learnt: Learnt) -> None:
 
     if store is not None:
         tensors = {
-            name: one.detach().cpu().contiguous() for name, one in tensors_of(learnt).items()
+            name: tensor.detach().cpu().contiguous() for name, tensor in tensors_of(learnt).items()
         }
         store.keep(key, FILE, save(tensors, {"facts": json.dumps(_facts(learnt))}))
 

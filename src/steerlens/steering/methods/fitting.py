@@ -78,16 +78,16 @@ def fit_concepts(
     with run.task(len(concepts), name, "concepts", each=each) as advance:
         for group in _groups(subject, concepts.concepts, run.memory_budget // 2):
             train = label(subject, group, chat_template)
-            told: list[int] = []
+            steps: list[int] = []
 
-            def progress(done: int, told: list[int] = told) -> None:
-                told.append(done)
-                advance(done)
+            def progress(n_done: int, told: list[int] = steps) -> None:
+                told.append(n_done)
+                advance(n_done)
 
             task = Task(subject, tuple(group), train, run.memory_budget // 2, progress)
             for n, (name, config) in enumerate(configs.items(), start=1):
                 directions[name].append(methods[name].fit(task, config, run.seed))
-                progress(n * len(group) - sum(told))
+                progress(n * len(group) - sum(steps))
             del task  # or its vectors would stay while the texts to test on are read
             _detect(subject, group, directions, detections, run, chat_template)
     return {
@@ -133,18 +133,18 @@ def _groups(subject: Subject, concepts: Sequence[Concept], memory: int) -> Itera
     """Concepts whose texts' vectors fit in memory together, one at least."""
     budget = memory // (4 * int(subject.sae.cfg.d_in))
     group: list[Concept] = []
-    seen: set[Any] = set()
+    texts_seen: set[Any] = set()
     size = 0
     for concept in concepts:
         texts = {*concept.positives, *concept.negatives}
         # About a token in three characters, generously.
-        new = sum(8 + len(one.prompt + one.text) // 3 for one in texts - seen)
+        new = sum(8 + len(example.prompt + example.text) // 3 for example in texts - texts_seen)
         if group and size + new > budget:
             yield group
-            group, seen, size = [], set(), 0
-            new = sum(8 + len(one.prompt + one.text) // 3 for one in texts)
+            group, texts_seen, size = [], set(), 0
+            new = sum(8 + len(example.prompt + example.text) // 3 for example in texts)
         group.append(concept)
-        seen |= texts
+        texts_seen |= texts
         size += new
     if group:
         yield group

@@ -52,11 +52,11 @@ def tokenised(subject: Subject, example: Example, chat_template: bool = False) -
     tokenizer = subject.lm.tokenizer
     if chat_template:
         other_request = f"{example.prompt[:1]}.{example.prompt}"
-        prompt, other = (
+        prompt, neutral = (
             subject.to_tokens(request, chat_template=True)[0].tolist()
             for request in (example.prompt, other_request)
         )
-        same = zip(prompt, other, strict=False)
+        same = zip(prompt, neutral, strict=False)
         n_prefix = next((i for i, (a, b) in enumerate(same) if a != b), len(prompt))
         ids = prompt + list(tokenizer(example.text, add_special_tokens=False)["input_ids"])
     else:
@@ -108,17 +108,17 @@ def label(
     test: bool = False,
 ) -> Labelled:
     """The texts of `concepts` to train on, or to test on."""
-    place: dict[Example, int] = {}
+    index_of: dict[Example, int] = {}
     sides: tuple[list[list[int]], list[list[int]]] = ([], [])
     for concept in concepts:
-        given = (
+        examples_of = (
             (concept.test_positives, concept.test_negatives)
             if test
             else (concept.positives, concept.negatives)
         )
-        for side, examples in zip(sides, given, strict=True):
-            side.append([place.setdefault(one, len(place)) for one in examples])
-    return Labelled([tokenised(subject, one, chat_template) for one in place], *sides)
+        for side, examples in zip(sides, examples_of, strict=True):
+            side.append([index_of.setdefault(example, len(index_of)) for example in examples])
+    return Labelled([tokenised(subject, example, chat_template) for example in index_of], *sides)
 
 
 @dataclass(frozen=True)
@@ -194,9 +194,9 @@ def token_vectors(
     tokens_at_once = rows_that_fit(memory_budget, per_token, at_most)
 
     def read(rows: slice, _full: int) -> None:
-        here = group[rows]
-        vectors, _ = residuals([subject], [pieces[i] for i in here])
-        for row_LD, i in zip(vectors[0], here, strict=True):
+        group_rows = group[rows]
+        vectors, _ = residuals([subject], [pieces[i] for i in group_rows])
+        for row_LD, i in zip(vectors[0], group_rows, strict=True):
             x_TD[starts[i] : starts[i + 1]] = row_LD[: len(pieces[i])]
 
     for group in similar_length(range(len(pieces)), pieces, tokens_at_once):

@@ -88,10 +88,13 @@ def fit(task: Task, config: Config, seed: int, hf_model: Any) -> Lora:
     """
     for parameter in hf_model.parameters():
         parameter.requires_grad_(False)
-    found = [_train(task, concept, config, seed, hf_model) for concept in range(len(task))]
+    changes_of = [_train(task, concept, config, seed, hf_model) for concept in range(len(task))]
     return Lora(
         *(
-            {layer: torch.stack([one[layer][kind] for one in found]) for layer in config.layers}
+            {
+                layer: torch.stack([change[layer][kind] for change in changes_of])
+                for layer in config.layers
+            }
             for kind in range(2)
         )
     )
@@ -146,7 +149,7 @@ def _with_lora(hf_model: Any, config: Config) -> Any:
 
 
 def _descend(task: Task, model: Any, texts: Sequence[int], config: Config, rng: Any) -> None:
-    trained = [one for one in model.parameters() if one.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
     n_batches = n_steps(len(texts), 1, config.batch_size)
     steps = config.epochs * max(1, n_batches // config.accumulate)
@@ -154,8 +157,8 @@ def _descend(task: Task, model: Any, texts: Sequence[int], config: Config, rng: 
     for _ in range(config.epochs):
         order = rng.permutation(len(texts))
         for number in range(n_batches):
-            here = order[number * config.batch_size :][: config.batch_size]
-            loss = _loss(model, batch_of(task, [(0, texts[k]) for k in here]))
+            batch = order[number * config.batch_size :][: config.batch_size]
+            loss = _loss(model, batch_of(task, [(0, texts[k]) for k in batch]))
             (loss / config.accumulate).backward()
             if (number + 1) % config.accumulate == 0 or number + 1 == n_batches:
                 optimizer.step()
@@ -172,7 +175,7 @@ def _loss(model: Any, batch: Batch) -> torch.Tensor:
 
 def _changes(model: Any, config: Config) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
     """By layer, what PEFT has learnt."""
-    found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    by_layer: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     for name, module in model.named_modules():
         if not hasattr(module, "lora_A"):
             continue
@@ -180,10 +183,12 @@ def _changes(model: Any, config: Config) -> dict[int, tuple[torch.Tensor, torch.
         layer = next(int(part) for part in parts if part.isdigit())
         down = module.lora_A["default"].weight.detach().float().clone()
         up = module.lora_B["default"].weight.detach().float() * module.scaling["default"]
-        found[layer] = (down, up)
-    if sorted(found) != sorted(config.layers):
-        raise SteerlensError(f"PEFT has changed layers {sorted(found)}, not {list(config.layers)}.")
-    return found
+        by_layer[layer] = (down, up)
+    if sorted(by_layer) != sorted(config.layers):
+        raise SteerlensError(
+            f"PEFT has changed layers {sorted(by_layer)}, not {list(config.layers)}."
+        )
+    return by_layer
 
 
 class LoraEdits(RowEdits):
@@ -199,9 +204,9 @@ class LoraEdits(RowEdits):
     def _hooks(self) -> list[tuple[str, Any]]:
         hooks: list[tuple[str, Any]] = []
         for layer in self._lora.up:
-            place = f"blocks.{layer}.attn.o"
-            hooks.append((f"{place}.hook_in", partial(self._read, layer=layer)))
-            hooks.append((f"{place}.hook_out", partial(self._write, layer=layer)))
+            module = f"blocks.{layer}.attn.o"
+            hooks.append((f"{module}.hook_in", partial(self._read, layer=layer)))
+            hooks.append((f"{module}.hook_out", partial(self._write, layer=layer)))
         return hooks
 
     def _read(self, x: torch.Tensor, hook: Any, layer: int) -> None:

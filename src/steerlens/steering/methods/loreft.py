@@ -124,8 +124,8 @@ def fit(task: Task, config: Config, seed: int) -> Loreft:
     for alike in task.labelled.alike():
         for group in groups_that_fit(task, alike, config.batch_size):
             trained = _train(task, group, config, seed)
-            for place, concept in enumerate(group):
-                rows[concept] = [one[place] for one in trained]
+            for index, concept in enumerate(group):
+                rows[concept] = [tensor_of[index] for tensor_of in trained]
             task.progress(len(group))
     stacked = [
         torch.stack(parts) for parts in zip(*(rows[c] for c in range(len(task))), strict=True)
@@ -171,14 +171,14 @@ def _train(task: Task, concepts: Sequence[int], config: Config, seed: int) -> li
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: max(0.0, 1 - s / steps))
 
     def current() -> list[torch.Tensor]:
-        found = zip((one.weight for one in rotations), weights, biases, strict=True)
-        return [tensor for layer in found for tensor in layer]
+        tensors = zip((layer.weight for layer in rotations), weights, biases, strict=True)
+        return [tensor for layer in tensors for tensor in layer]
 
     for _ in range(config.epochs):
         orders = [rng.permutation(len(of[0])) for rng in rngs]
         for number in range(n_batches):
-            here = slice(number * config.batch_size, (number + 1) * config.batch_size)
-            rows = [(c, of[c][k]) for c, order in enumerate(orders) for k in order[here]]
+            batch = slice(number * config.batch_size, (number + 1) * config.batch_size)
+            rows = [(c, of[c][k]) for c, order in enumerate(orders) for k in order[batch]]
             _losses(task, rows, _made(current(), config), len(of)).sum().backward()
             if (number + 1) % config.accumulate == 0 or number + 1 == n_batches:
                 _clip(parameters, config.clip)
@@ -211,7 +211,7 @@ def _losses(
 
 def _clip(parameters: Sequence[torch.Tensor], longest: float) -> None:
     """Cuts each concept's gradient over all parameters to a length."""
-    grads = [one.grad for one in parameters if one.grad is not None]
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = torch.cat([grad.flatten(1) for grad in grads], dim=1)
     cut = clip_rows(flat, longest).split([grad[0].numel() for grad in grads], dim=1)
     for grad, new in zip(grads, cut, strict=True):

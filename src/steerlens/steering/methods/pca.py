@@ -37,14 +37,14 @@ def components_of(
     prepare: Callable[[torch.Tensor, torch.Generator], torch.Tensor],
 ) -> Directions:
     """The first component, for each concept, of what `prepare` makes of its positives' tokens."""
-    found = []
+    components = []
     for concept, positives in enumerate(task.labelled.positives):
         generator = torch.Generator().manual_seed(
             int(task.rng(concept, name, seed).integers(2**62))
         )
         prepared_TD = prepare(task.vectors.of(positives), generator)
-        found.append(first_component(prepared_TD, generator))
-    vectors_CD = torch.stack(found)
+        components.append(first_component(prepared_TD, generator))
+    vectors_CD = torch.stack(components)
     if orient:
         labelled = task.labelled
         toward_CD = diff_means(task.vectors, labelled.positives, labelled.negatives)

@@ -41,15 +41,19 @@ def fit(task: Task, config: Config, seed: int) -> Directions:
     if looks_back(subject.sae):
         raise SteerlensError(f"SAE-A can't read {subject.name}: its activations look back.")
     best: list[int] = []
-    kept: dict[int, torch.Tensor] = {}  # by text: many concepts have the same
+    activations_of_text: dict[int, torch.Tensor] = {}  # by text: many concepts have the same
     most = max(1, task.memory_budget // (4 * subject.d_sae))
     for concept, positives in enumerate(task.labelled.positives):
         texts = task.labelled.of(concept)
-        missing = [text for text in texts if text not in kept]
-        if len(kept) + len(missing) > most:
-            kept = {text: kept[text] for text in texts if text in kept}
-        kept |= zip(missing, largest_activations(subject, task.vectors, missing), strict=True)
-        acts_NF = torch.stack([kept[text] for text in texts])
+        missing = [text for text in texts if text not in activations_of_text]
+        if len(activations_of_text) + len(missing) > most:
+            activations_of_text = {
+                text: activations_of_text[text] for text in texts if text in activations_of_text
+            }
+        activations_of_text |= zip(
+            missing, largest_activations(subject, task.vectors, missing), strict=True
+        )
+        acts_NF = torch.stack([activations_of_text[text] for text in texts])
         n = len(positives)
         order_F = auroc(acts_NF[:n], acts_NF[n:]).argsort(descending=True, stable=True)
         best.append(int(order_F[config.rank]))

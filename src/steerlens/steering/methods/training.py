@@ -41,16 +41,16 @@ class Batch:
 
 def batch_of(task: Task, rows: Sequence[tuple[int, int]]) -> Batch:
     """A row for each pair of concept and text."""
-    places = [place for _, place in rows]
-    texts = [task.labelled.texts[place] for place in places]
+    places = [index for _, index in rows]
+    texts = [task.labelled.texts[index] for index in places]
     shape = (len(texts), max(len(text.ids) for text in texts))
-    tokens, own, goal = np.zeros(shape, np.int64), np.zeros(shape, bool), np.zeros(shape, bool)
+    tokens, own_LB, goal = np.zeros(shape, np.int64), np.zeros(shape, bool), np.zeros(shape, bool)
     for row, text in enumerate(texts):
         tokens[row, : len(text.ids)] = text.ids
-        own[row, text.n_prefix : len(text.ids)] = True
+        own_LB[row, text.n_prefix : len(text.ids)] = True
         goal[row, text.n_prompt : len(text.ids)] = True
     concept_R = torch.tensor([concept for concept, _ in rows])
-    return Batch(concept_R, places, *map(torch.from_numpy, (tokens, own, goal)))
+    return Batch(concept_R, places, *map(torch.from_numpy, (tokens, own_LB, goal)))
 
 
 def groups_that_fit(task: Task, concepts: Sequence[int], batch_size: int) -> Iterator[list[int]]:
@@ -60,10 +60,10 @@ def groups_that_fit(task: Task, concepts: Sequence[int], batch_size: int) -> Ite
     typical = max(1, sum(len(text.ids) for text in texts) // len(texts))
     cfg = lm.bridge.cfg
     block = 6 * (cfg.d_mlp or 4 * cfg.d_model) + 24 * cfg.d_model + 4 * cfg.n_heads * longest
-    kept = lm.dtype.itemsize * (lm.n_layers - task.subject.layer) * block * longest * batch_size
+    n_bytes = lm.dtype.itemsize * (lm.n_layers - task.subject.layer) * block * longest * batch_size
     at_most = TOKENS_ON_CPU if lm.device.type == "cpu" else TOKENS_ON_GPU
     most = min(len(concepts), max(1, at_most // (typical * batch_size)))
-    size = rows_that_fit(task.memory_budget, kept, most)
+    size = rows_that_fit(task.memory_budget, n_bytes, most)
     for start in range(0, len(concepts), size):
         yield list(concepts[start : start + size])
 
@@ -138,10 +138,10 @@ def goal_losses(
 ) -> torch.Tensor:
     """(C,): mean negative log-probability of the tokens that each concept's rows aim at, when
     `tokens` run with `hooks` on; these give the batch its rows if `tokens` don't."""
-    seen: list[torch.Tensor] = []
+    captured: list[torch.Tensor] = []
 
     def catch(h_RLD: torch.Tensor, hook: Any) -> torch.Tensor:
-        seen.append(h_RLD)
+        captured.append(h_RLD)
         return h_RLD[:0]  # the unembedding is not the model's to do here
 
     subject.lm.bridge.run_with_hooks(
@@ -149,7 +149,7 @@ def goal_losses(
         fwd_hooks=[*hooks, ("unembed.hook_in", catch)],
         use_cache=False,
     )
-    h_RLD = seen[0]
+    h_RLD = captured[0]
     goal_RL = batch.goal_RL[:, 1:].to(h_RLD.device)
     targets_N = batch.tokens_RL[:, 1:].to(h_RLD.device)[goal_RL]
     nll_N = token_losses(subject.lm.head, h_RLD[:, :-1][goal_RL], targets_N)

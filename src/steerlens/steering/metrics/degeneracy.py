@@ -62,8 +62,8 @@ def repetition(ids: Sequence[Hashable], max_period: int) -> float:
     longest = 0
     for period in range(1, max_period + 1):
         same = 0
-        for one, other in zip(ids, ids[period:], strict=False):
-            same = same + 1 if one == other else 0
+        for token, token_before in zip(ids, ids[period:], strict=False):
+            same = same + 1 if token == token_before else 0
             if same >= period:
                 longest = max(longest, same + period)
     return longest / len(ids) if longest else 0.0

@@ -66,14 +66,14 @@ def mean_negative_log_likelihood(
                 group: list[int] = group,
                 length: int = length,
             ) -> None:
-                here = [texts[index] for index in group[rows]]
-                shape = (padded(len(here), full, lm.device, length), length)
-                nll_B = _negative_log_likelihood(lm, here, begun, shape)
-                means[group[rows]] = nll_B.cpu().numpy() / [len(ids) - 1 for ids in here]
+                group_texts = [texts[index] for index in group[rows]]
+                shape = (padded(len(group_texts), full, lm.device, length), length)
+                nll_B = _negative_log_likelihood(lm, group_texts, begun, shape)
+                means[group[rows]] = nll_B.cpu().numpy() / [len(ids) - 1 for ids in group_texts]
 
             size = _rows_at_once(lm, n_begun, length, memory_budget)
-            for done in batches(len(group), size, run):
-                progress(done)
+            for n_done in batches(len(group), size, run):
+                progress(n_done)
     if not np.isfinite(means).all():
         raise SteerlensError(
             f"{lm.name} gives NaN or infinite log-probabilities in {lm.dtype}; use dtype=float32."
@@ -85,8 +85,8 @@ def _can_share(lm: LoadedModel) -> bool:
     """Whether keys and values are all that the model remembers of its past."""
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-    known = (DynamicLayer, DynamicSlidingWindowLayer)
-    return all(type(layer) in known for layer in _new_cache(lm).layers)
+    layer_types = (DynamicLayer, DynamicSlidingWindowLayer)
+    return all(type(layer) in layer_types for layer in _new_cache(lm).layers)
 
 
 def _new_cache(lm: LoadedModel) -> Any:

@@ -52,8 +52,8 @@ def measure(
     n_ctx = int(lm.bridge.cfg.n_ctx)
     bos = subject.bos if lm is subject.lm else _bos(lm)
     distinct = list(dict.fromkeys(texts.prompts))
-    asked = [_request(lm, prompt) for prompt in distinct] if run.chat_template else distinct
-    prompts = dict(zip(distinct, _tokens(asked, lm, bos), strict=True))
+    requests = [_request(lm, prompt) for prompt in distinct] if run.chat_template else distinct
+    prompts = dict(zip(distinct, _tokens(requests, lm, bos), strict=True))
     if run.chat_template:
         tokens = [
             [*prompts[prompt], *answer]
@@ -61,8 +61,8 @@ def measure(
         ]
         least = [len(prompts[prompt]) + 1 for prompt in texts.prompts]
     else:
-        whole = [prompt + text for prompt, text in zip(texts.prompts, texts.texts, strict=True)]
-        tokens = _tokens(whole, lm, bos)
+        joined = [prompt + text for prompt, text in zip(texts.prompts, texts.texts, strict=True)]
+        tokens = _tokens(joined, lm, bos)
         least = [2] * len(tokens)
     fit = [index for index, ids in enumerate(tokens) if least[index] <= len(ids) <= n_ctx]
     run.progress(len(texts) - len(fit))
@@ -75,9 +75,11 @@ def measure(
     means = means_of([tokens[index] for index in fit], shared, True)
     if run.chat_template:
         ids = [*prompts.values()]
-        own = dict(zip(distinct, means_of(ids, ids, False), strict=True))
+        prompt_mean = dict(zip(distinct, means_of(ids, ids, False), strict=True))
         means = [
-            _mean_of_answer(mean, len(tokens[index]), own[texts.prompts[index]], len(prompt))
+            _mean_of_answer(
+                mean, len(tokens[index]), prompt_mean[texts.prompts[index]], len(prompt)
+            )
             for index, mean, prompt in zip(fit, means, shared, strict=True)
         ]
     column: list[float | None] = [None] * len(texts)

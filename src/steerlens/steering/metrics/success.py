@@ -49,7 +49,7 @@ def measure(
     from steerlens.engine.logit_lens import logit_lens
     from steerlens.scores.concepts import concept_tokens
 
-    features_F, which = np.unique(texts.features, return_inverse=True)
+    features_F, feature_index = np.unique(texts.features, return_inverse=True)
     lens_FK = logit_lens(
         subject, torch.from_numpy(features_F), max(config.k), run.memory_budget
     ).numpy()
@@ -61,18 +61,21 @@ def measure(
     columns: dict[str, list[int]] = {}
     for suffix, tokens in (("", again), ("_ids", texts.token_ids)):
         for k in config.k:
-            hits = _hits(tokens, which, lens_FK[:, :k], special)
+            hits = _hits(tokens, feature_index, lens_FK[:, :k], special)
             columns[f"success_{k}{suffix}"] = hits.tolist()
     if run.concept:
         ids_1K = np.array([list(concept_tokens(tokenizer, run.concept).texts)])
-        hits = _hits(again, np.zeros_like(which), ids_1K, special)
+        hits = _hits(again, np.zeros_like(feature_index), ids_1K, special)
         columns["concept_success"] = hits.tolist()
     run.progress(len(texts))
     return columns
 
 
 def _hits(
-    tokens: Sequence[Sequence[int]], which: np.ndarray, lens_FK: np.ndarray, special: np.ndarray
+    tokens: Sequence[Sequence[int]],
+    feature_index: np.ndarray,
+    lens_FK: np.ndarray,
+    special: np.ndarray,
 ) -> np.ndarray:
     """How many tokens of each text are in its row of `lens_FK`, and not `special`: (n,)."""
     import numpy as np
@@ -81,5 +84,5 @@ def _hits(
     token_T = np.fromiter((token for ids in tokens for token in ids), np.int64, len(text_T))
     # One number for a feature and a token, so that all texts are looked up at once.
     wanted_FK = (np.arange(len(lens_FK))[:, None] << 32) + lens_FK
-    hit_T = np.isin((which[text_T] << 32) + token_T, wanted_FK) & ~np.isin(token_T, special)
+    hit_T = np.isin((feature_index[text_T] << 32) + token_T, wanted_FK) & ~np.isin(token_T, special)
     return np.bincount(text_T[hit_T], minlength=len(tokens))
