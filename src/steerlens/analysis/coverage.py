@@ -132,7 +132,7 @@ def coverage_explanation(coverage: Mapping[str, Any] | None) -> list[str]:
     best = coverage["best_layer"]
     where = "" if best is None else f"; most in layer {best}: {most:,}"
     return [
-        f"Of {n:,} word{'s' * (n != 1)} {coverage['formed']:,} can be formed by tokens, and "
-        f"{coverage['covered']:,} can be steered toward (in at least {coverage['covered_from']:.0%} "
-        f"of the steered texts of a feature the word stands{where})."
+        f"Of {n:,} word{'s' * (n != 1)} {coverage['formed']:,} can be formed by tokens, "
+        f"and {coverage['covered']:,} can be steered toward (in at least "
+        f"{coverage['covered_from']:.0%} of the steered texts of a feature the word stands{where})."
     ]

@@ -246,6 +246,6 @@ class _Asking:
         self.stopped = (
             f"judge.budget_usd={self.judge.config.budget_usd:g} is reached: the answers have cost "
             f"{self.spent_usd + (self.cost.usd or 0):.4f} USD, {self.cost.usd_now or 0:.4f} of it "
-            f"now, and another might exceed it; {n_missing:,} of {total:,} ratings are missing. What "
-            "is rated is kept: the same command with a larger budget goes on."
+            f"now, and another might exceed it; {n_missing:,} of {total:,} ratings are missing. "
+            "What is rated is kept: the same command with a larger budget goes on."
         )

@@ -42,8 +42,8 @@ def _sentence(agreement: Agreement) -> str:
     worst = agreement.largest[0]
     return (
         f"{agreement.score}: {n} in both, {correlation}{agreement.close:.1%} within {CLOSE:g}, "
-        f"median difference {agreement.median_difference:.2g}, largest {abs(worst.one - worst.other):.3g} "
-        f"(layer {worst.layer}, feature {worst.feature}: {worst.one:.4g} and {worst.other:.4g})."
+        f"median difference {agreement.median_difference:.2g}, largest "
+        f"{abs(worst.one - worst.other):.3g} (layer {worst.layer}, feature {worst.feature}: {worst.one:.4g} and {worst.other:.4g})."
     )
 
 

@@ -195,7 +195,8 @@ def pmi_by_role(pmi: Pmi) -> Figure | None:
     axes.set_xticks(
         range(len(statistics)),
         [
-            f"{role}\n{_counted(of_role['pairs'], 'pair')}\n{_counted(of_role['features'], 'feature')}"
+            f"{role}\n{_counted(of_role['pairs'], 'pair')}\n"
+            + _counted(of_role["features"], "feature")
             for role, of_role in statistics.items()
         ],
     )

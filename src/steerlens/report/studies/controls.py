@@ -279,8 +279,8 @@ def _left_out(arms: Sequence[Arm], texts: pd.DataFrame) -> list[str]:
         n_left_out = n - (len(measured(arm.texts[FEATURE])) if arm else 0)
         if n_left_out:
             sentences.append(
-                f"{name.capitalize()}: {n_left_out} of {n} features have no chosen factor: none may "
-                "be chosen, or there is only one prompt."
+                f"{name.capitalize()}: {n_left_out} of {n} features have no chosen factor: none "
+                "may be chosen, or there is only one prompt."
             )
     for control in CONTROLS:
         if not any(control in arm.texts for arm in arms):
