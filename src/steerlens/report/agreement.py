@@ -43,7 +43,8 @@ def _sentence(agreement: Agreement) -> str:
     return (
         f"{agreement.score}: {n} in both, {correlation}{agreement.close:.1%} within {CLOSE:g}, "
         f"median difference {agreement.median_difference:.2g}, largest "
-        f"{abs(worst.one - worst.other):.3g} (layer {worst.layer}, feature {worst.feature}: {worst.one:.4g} and {worst.other:.4g})."
+        f"{abs(worst.one - worst.other):.3g} (layer {worst.layer}, feature {worst.feature}: "
+        f"{worst.one:.4g} and {worst.other:.4g})."
     )
 
 
