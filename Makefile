@@ -47,9 +47,10 @@ test-all: install ## All tests
 
 check: lint types test-all ## Lint, types and all tests
 
-lint: install ## Style (ruff)
+lint: install ## Style (ruff), names, and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q tests/test_names.py tests/test_rooms.py
 
 types: install ## Types (pyright)
 	$(BIN)/pyright

@@ -56,7 +56,7 @@ def common_scores(table: pd.DataFrame, other_table: pd.DataFrame) -> list[str]:
 
 
 def agreement(
-    one: pd.DataFrame, other_table: pd.DataFrame, scores: Sequence[str] | None = None
+    first_table: pd.DataFrame, other_table: pd.DataFrame, scores: Sequence[str] | None = None
 ) -> list[Agreement]:
     """How far two tables of features agree, score by score.
 
@@ -69,7 +69,7 @@ def agreement(
     Raises:
         SteerlensError: a table has a feature twice.
     """
-    for table in (one, other_table):
+    for table in (first_table, other_table):
         if table.duplicated(KEYS).any():
             twice = table.loc[table.duplicated(KEYS), KEYS].iloc[0]
             raise SteerlensError(
@@ -77,8 +77,8 @@ def agreement(
                 "that score each feature once."
             )
     agreements = []
-    for score in common_scores(one, other_table) if scores is None else scores:
-        both = one[[*KEYS, score]].merge(
+    for score in common_scores(first_table, other_table) if scores is None else scores:
+        both = first_table[[*KEYS, score]].merge(
             other_table[[*KEYS, score]], on=KEYS, suffixes=("_1", "_2")
         )
         both = both.dropna().sort_values(KEYS, ignore_index=True)
@@ -137,13 +137,13 @@ FEWEST = 10
 """Of fewer features nothing is said."""
 
 
-def reproduced(found: Agreement) -> bool | None:
+def reproduced(agreement: Agreement) -> bool | None:
     """Whether a published score is reproduced; None without a criterion, or of too few features."""
-    criterion = REPRODUCED.get(found.score)
-    if criterion is None or found.features < FEWEST:
+    criterion = REPRODUCED.get(agreement.score)
+    if criterion is None or agreement.features < FEWEST:
         return None
-    if not found.largest:
+    if not agreement.largest:
         return True
-    correlation = found.spearman
+    correlation = agreement.spearman
     enough = correlation is not None and correlation.value >= criterion.spearman
-    return enough and found.close >= criterion.close
+    return enough and agreement.close >= criterion.close

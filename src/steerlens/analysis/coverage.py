@@ -53,9 +53,9 @@ def words_shown(
     """
     rows = [
         # The word stands where a control does, and what shows it counts as success.
-        own.assign(control=word, success_20=_shown(own, word, glued))
+        of_word.assign(control=word, success_20=_shown(of_word, word, glued))
         for word, feature in features.items()
-        for own in [texts.loc[texts["feature"] == feature]]
+        for of_word in [texts.loc[texts["feature"] == feature]]
     ]
     if not rows:
         return pd.DataFrame(columns=["word"])
@@ -111,8 +111,8 @@ def coverage_summary(coverage: pd.DataFrame) -> dict[str, Any] | None:
         {"layer": int(str(layer)), "covered": int(covered(rows).sum())}
         for layer, rows in coverage.groupby("layer", sort=True)
     ]
-    most = max(one["covered"] for one in layers)
-    best = [one["layer"] for one in layers if one["covered"] == most]
+    most = max(layer["covered"] for layer in layers)
+    best = [layer["layer"] for layer in layers if layer["covered"] == most]
     return {
         "words": coverage["word"].nunique(),
         "formed": coverage.loc[coverage["tokens"].notna(), "word"].nunique(),

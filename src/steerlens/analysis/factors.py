@@ -156,7 +156,7 @@ def merits(measured: Measured, choice: ChoiceConfig) -> dict[float, float]:
 
 
 def next_factors(
-    factors: Iterable[float], known: Measured, choice: ChoiceConfig | None = None
+    factors: Iterable[float], measured_factors: Measured, choice: ChoiceConfig | None = None
 ) -> list[float]:
     """The factors to generate texts at next, from coarse to fine; [] when the search is done.
 
@@ -175,11 +175,15 @@ def next_factors(
     grid = sorted({*factors} - {0.0})
     zero = bisect(grid, 0.0)
     coarse = [*grid[:zero:COARSE], *grid[zero:][::-COARSE]]
-    first = [factor for factor in (*({*factors} & {0.0}), *coarse) if factor not in known]
+    first = [
+        factor for factor in (*({*factors} & {0.0}), *coarse) if factor not in measured_factors
+    ]
     if first:
         return sorted(first)
-    reached = [index for index, factor in enumerate(grid) if factor in known]
-    measured = {factor: means for factor, means in known.items() if factor == 0 or factor in grid}
+    reached = [index for index, factor in enumerate(grid) if factor in measured_factors]
+    measured = {
+        factor: means for factor, means in measured_factors.items() if factor == 0 or factor in grid
+    }
     best = best_factors(measured, choice or ChoiceConfig())
     below = above = zero
     if best:
@@ -187,7 +191,7 @@ def next_factors(
         above = below + 1
     start = max((index + 1 for index in reached if index < below), default=0)
     stop = min((index for index in reached if index >= above), default=len(grid))
-    return [factor for factor in grid[start:stop] if factor not in known]
+    return [factor for factor in grid[start:stop] if factor not in measured_factors]
 
 
 def halves(generations: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -57,8 +57,8 @@ def pmi(
     Features without both scores have no role and are left out.
     """
     config = config or PmiConfig()
-    found = generated_pairs(steering, generations)
-    words = found.loc[found["token"].notna() & found["top_token"].notna()]
+    generated = generated_pairs(steering, generations)
+    words = generated.loc[generated["token"].notna() & generated["top_token"].notna()]
     different = words.loc[words["token"] != words["top_token"]]
     pairs = list(zip(different["token"], different["top_token"], strict=True))
     counts = count(texts, set(pairs), config.window)
@@ -76,7 +76,7 @@ def pmi(
         pairs=enough.assign(pmi=np.log2(counts.windows * together / (token_count * top_count))),
         windows=counts.windows,
         dropped={
-            "no word": len(found) - len(words),
+            "no word": len(generated) - len(words),
             "same word": len(words) - len(different),
             "rare word": len(different) - len(common),
             "rarely together": len(common) - len(enough),
@@ -95,8 +95,8 @@ def generated_pairs(steering: pd.DataFrame, generations: pd.DataFrame) -> pd.Dat
     keys = list(FEATURES.keys)
     columns = [*keys, "role", "best_factor", "logit_lens_tokens", "logit_lens_token_ids"]
     features = with_roles(steering)[columns]
-    own = generations.loc[generations["control"].isna(), [*GENERATIONS.keys, "token_ids"]]
-    texts = own.merge(features, on=keys)
+    of_features = generations.loc[generations["control"].isna(), [*GENERATIONS.keys, "token_ids"]]
+    texts = of_features.merge(features, on=keys)
     texts = texts.loc[(texts["factor"] == texts["best_factor"]).fillna(False)]
     times: Counter[tuple[Any, ...]] = Counter()
     for text in texts.to_dict("records"):
@@ -124,9 +124,9 @@ def count(texts: Iterable[str], pairs: Collection[Pair], window: int) -> Counts:
     together: Counter[Pair] = Counter()
     windows = 0
     for text in texts:
-        found = _WORD.findall(text.lower())
-        for start in range(0, len(found), window):
-            present = needed.intersection(found[start : start + window])
+        words_here = _WORD.findall(text.lower())
+        for start in range(0, len(words_here), window):
+            present = needed.intersection(words_here[start : start + window])
             words.update(present)
             for top in present & partners.keys():
                 together.update((word, top) for word in partners[top] & present)

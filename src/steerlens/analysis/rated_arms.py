@@ -96,10 +96,10 @@ def over_concepts(rated: Any, seed: int = 0) -> Estimate | None:
     return estimate(float(rated["number"].mean()), drawn_1R[0], len(by_concept))
 
 
-def paired_difference(own: Any, baseline: Any) -> tuple[Estimate | None, int]:
+def paired_difference(rows_of_method: Any, baseline: Any) -> tuple[Estimate | None, int]:
     """The mean of what `own` rows have more than the `other`, concept by concept, and of how many
     concepts both have a number."""
-    means = [rows.groupby("concept_id")["number"].mean() for rows in (own, baseline)]
+    means = [rows.groupby("concept_id")["number"].mean() for rows in (rows_of_method, baseline)]
     less = (means[0] - means[1]).dropna()
     rows = pd.DataFrame({"concept_id": less.index, "number": less.to_numpy()})
     return over_concepts(rows), len(rows)

@@ -181,9 +181,9 @@ def _with_texts(
     choose: Callable[[Iterable[float], float | None], list[float]],
 ) -> list[Example]:
     keys = list(FEATURES.keys)
-    own = generations.loc[generations["control"].isna() & generations["text"].notna()]
-    chosen = rows.merge(own[keys].drop_duplicates(), on=keys).head(n)
-    texts = dict(iter(own.merge(chosen[keys], on=keys).groupby(keys, sort=False)))
+    of_features = generations.loc[generations["control"].isna() & generations["text"].notna()]
+    chosen = rows.merge(of_features[keys].drop_duplicates(), on=keys).head(n)
+    texts = dict(iter(of_features.merge(chosen[keys], on=keys).groupby(keys, sort=False)))
     return [
         _example(row, texts[tuple(row[key] for key in keys)], prompts, choose)
         for row in chosen.to_dict("records")
@@ -203,8 +203,8 @@ def _example(
     by_place = {(text["prompt"], text["factor"]): text for text in first.to_dict("records")}
 
     def continuation(text: dict[Any, Any]) -> Continuation:
-        found = success_tokens(text["token_ids"], ids, tokens)
-        return Continuation(text["factor"], text["text"], success_spans(text["text"], found))
+        matches = success_tokens(text["token_ids"], ids, tokens)
+        return Continuation(text["factor"], text["text"], success_spans(text["text"], matches))
 
     passages = [
         Passage(

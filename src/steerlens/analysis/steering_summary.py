@@ -58,7 +58,8 @@ def steering_summary(tables: RunTables, thresholds: Iterable[float]) -> dict[str
         "criteria": {
             "shares": list(SHARES),
             "scores": [
-                {**plain(one), "better_reversed": one.better_reversed} for one in criteria(steering)
+                {**plain(criterion), "better_reversed": criterion.better_reversed}
+                for criterion in criteria(steering)
             ],
         },
         "control": plain(control_arm(steering)),
@@ -274,7 +275,7 @@ def _criterion_sentence(
             f"{len(scores)} scores selects best: it takes {FEWEST}."
         ]
     is_sure = sure([payoff["p"] for payoff, _ in tried])
-    better = [one for one, is_better in zip(tried, is_sure, strict=True) if is_better]
+    better = [criterion for criterion, is_better in zip(tried, is_sure, strict=True) if is_better]
     if not better:
         return [f"None of {len(scores)} scores surely selects better features than all."]
     best, name = max(better, key=lambda end: end[0]["success"]["value"])

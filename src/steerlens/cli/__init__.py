@@ -20,7 +20,7 @@ from steerlens.errors import SteerlensError, Terminated
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from steerlens.engine.subject import Kept
+    from steerlens.engine.subject import WeightCache
 
 INFO = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
 
@@ -279,9 +279,9 @@ def _job(tree: DictConfig) -> float | None:
     if not of_sweep:
         return run(config)
     try:
-        return run(config, _kept())
+        return run(config, _weight_cache())
     except BaseException:
-        _kept().clear()  # it may be what there was no memory for
+        _weight_cache().clear()  # it may be what there was no memory for
         raise
 
 
@@ -295,11 +295,11 @@ def _objective(folder: Path) -> float | None:
 
 
 @cache
-def _kept() -> Kept:
+def _weight_cache() -> WeightCache:
     """What the jobs of this process share."""
-    from steerlens.engine.subject import Kept
+    from steerlens.engine.subject import WeightCache
 
-    return Kept()
+    return WeightCache()
 
 
 def _tell(error: Exception, debug: bool) -> None:

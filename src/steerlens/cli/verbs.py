@@ -116,9 +116,11 @@ def _unknown_verb(verb: str, arguments: list[str]) -> SteerlensError:
         from steerlens.config.overrides import proposal
 
         words = " ".join(word for word in arguments if "=" not in word)
-        rest = "".join(f" {shlex.quote(word)}" for word in arguments if "=" in word)
-        asked = proposal("concept", words) if words else "concept=WORD"
-        return SteerlensError(f"unknown verb 'concept'; did you mean: steerlens {asked}{rest}")
+        overrides = "".join(f" {shlex.quote(word)}" for word in arguments if "=" in word)
+        proposed = proposal("concept", words) if words else "concept=WORD"
+        return SteerlensError(
+            f"unknown verb 'concept'; did you mean: steerlens {proposed}{overrides}"
+        )
     if verb == "version":
         return SteerlensError("unknown verb 'version'; did you mean: steerlens --version")
     groups = [group for group, names in options().items() if verb in names]

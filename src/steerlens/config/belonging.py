@@ -24,12 +24,12 @@ def refuse_other_model(subject_of: str, model_name: str, model: ModelConfig) -> 
     if model.name in ("local", "hub") and not is_known:
         return
     saes = [name for name, entry in entries("sae").items() if entry.get("model") == model.name]
-    own = f"sae={' or sae='.join(saes)}" if saes else "sae=local sae.path=DIR"
-    own = "that model" if subject_of.startswith("reference.") else own
+    alternative = f"sae={' or sae='.join(saes)}" if saes else "sae=local sae.path=DIR"
+    alternative = "that model" if subject_of.startswith("reference.") else alternative
     same = shlex.quote(override("model.aliases", [model_name]))
     raise SteerlensError(
-        f"{subject_of} belongs to the model {model_name}, not to {model.title}; choose {own}, or "
-        f"if that is the same model, say so with {same}."
+        f"{subject_of} belongs to the model {model_name}, not to {model.title}; choose "
+        f"{alternative}, or if that is the same model, say so with {same}."
     )
 
 

@@ -131,7 +131,7 @@ def _source(row: Mapping[str, Any], file: Path, layer: int) -> str:
     return str(row.get("layer") or (folder if layer_of(folder) == layer else ""))
 
 
-def own_source(sources: Iterable[str], own: OwnSource, where: str) -> str:
+def own_source(sources: Iterable[str], own_sources: OwnSource, where: str) -> str:
     """Give the one of `sources`, all of one layer and at least one, that is the SAE's own.
 
     Args:
@@ -143,18 +143,18 @@ def own_source(sources: Iterable[str], own: OwnSource, where: str) -> str:
         SteerlensError: they are surely another SAE's, or there are several and nothing tells which.
     """
     sources = sorted(sources)
-    mine = [source for source in sources if source in own]
+    mine = [source for source in sources if source in own_sources]
     if len(mine) == 1:
         return mine[0]
     names = " and ".join(source or "rows that name none" for source in sources)
     if len(sources) > 1:
         raise SteerlensError(
             f"{where} holds several sources, {names}"
-            + (f", but not {own.neuronpedia}" if own.neuronpedia else "")
+            + (f", but not {own_sources.neuronpedia}" if own_sources.neuronpedia else "")
             + "; name the folder of the SAE's own alone."
         )
-    if own.neuronpedia and sources[0]:
-        raise SteerlensError(f"{where} is of {names}, but the SAE is {own.neuronpedia}.")
+    if own_sources.neuronpedia and sources[0]:
+        raise SteerlensError(f"{where} is of {names}, but the SAE is {own_sources.neuronpedia}.")
     return sources[0]
 
 
@@ -195,19 +195,21 @@ def explanation_files(path: Path) -> list[Path]:
     if not path.is_dir():
         raise SteerlensError(f"labels={path}: there is no such file or folder.")
     folders = sorted({file.parent.parent for file in path.rglob("explanations/batch-*")})
-    if files := [file for one in folders for file in _batches(one, "explanations")]:
+    if files := [file for folder in folders for file in _batches(folder, "explanations")]:
         return files
     raise SteerlensError(f"labels={path} is no file, and has no explanations/batch-*.jsonl.gz.")
 
 
-def labels_of_layer(labels: Mapping[str, Labels], layer: int, own: OwnSource, where: str) -> Labels:
+def labels_of_layer(
+    labels: Mapping[str, Labels], layer: int, own_sources: OwnSource, where: str
+) -> Labels:
     """The labels of the SAE's own source at `layer`, none if there is no source of that layer.
 
     Raises:
         SteerlensError: as `own_source`.
     """
     sources = [source for source in labels if layer_of(source) == layer]
-    return labels[own_source(sources, own, where)] if sources else {}
+    return labels[own_source(sources, own_sources, where)] if sources else {}
 
 
 def label_columns(labels: Labels, features: Iterable[int]) -> dict[str, list[str | None]]:

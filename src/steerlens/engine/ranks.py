@@ -44,8 +44,8 @@ def _in_tiles(
     parts = []
     for tile in tiles:
         n_rows = padded(len(tile[0]), ROWS_AT_ONCE, h_BD.device)
-        found = compute(*(with_rows(x, n_rows) for x in tile))
-        parts.append([column_B[: len(tile[0])] for column_B in found])
+        computed = compute(*(with_rows(x, n_rows) for x in tile))
+        parts.append([column_B[: len(tile[0])] for column_B in computed])
     return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 

@@ -82,10 +82,10 @@ class Rated:
         """How many ratings of each aspect the judge hasn't given, by why."""
         counts: dict[str, Counter[str]] = {}
         for rating in self.ratings:
-            for aspect, one in rating.items():
+            for aspect, aspect_rating in rating.items():
                 counts.setdefault(aspect, Counter())
-                if one.missing is not None:
-                    counts[aspect][one.missing] += 1
+                if aspect_rating.missing is not None:
+                    counts[aspect][aspect_rating.missing] += 1
         return counts
 
 

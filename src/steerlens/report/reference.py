@@ -20,15 +20,18 @@ def reference_lines(tables: RunTables) -> list[str]:
     agreements = agreement(tables.features, theirs.table)
     if not agreements:
         return [*lines, "No listed feature is among this run's with a score."]
-    for one, sentence in zip(agreements, agreement_lines(agreements), strict=True):
+    for agreement_of_score, sentence in zip(agreements, agreement_lines(agreements), strict=True):
         lines.append(sentence)
-        is_reproduced, criterion = reproduced(one), REPRODUCED.get(one.score)
+        is_reproduced, criterion = (
+            reproduced(agreement_of_score),
+            REPRODUCED.get(agreement_of_score.score),
+        )
         if is_reproduced is None or criterion is None:
             continue
         close = f" and {criterion.close:.0%} within 1e-3" if criterion.close else ""
         lines.append(
-            f"{one.score} is {'' if is_reproduced else 'not '}reproduced: that takes a Spearman "
-            f"correlation of {criterion.spearman:g}{close}; {criterion.why}."
+            f"{agreement_of_score.score} is {'' if is_reproduced else 'not '}reproduced: that takes "
+            f"a Spearman correlation of {criterion.spearman:g}{close}; {criterion.why}."
         )
     return lines
 

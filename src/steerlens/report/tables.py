@@ -23,7 +23,7 @@ UNBOUNDED = 1_000_000
 
 def print_sentences(console: Console, sentences: Iterable[str | Text]) -> None:
     """Print sentences whole, in a terminal wrapped between words."""
-    texts = (Text(one) if isinstance(one, str) else one for one in sentences)
+    texts = (Text(sentence) if isinstance(sentence, str) else sentence for sentence in sentences)
     print_hanging(console, (Line("", text) for text in texts))
 
 
@@ -45,8 +45,8 @@ def print_table(
     """
     # What no row has filled is left out.
     filled = {name: cells for name, cells in columns.items() if set(cells) - {"-", ""}}
-    taken = sum(2 + max(map(cell_len, [name, *cells])) for name, cells in filled.items())
-    if console.is_terminal and taken + (NARROWEST if last else 0) > console.width:
+    used_width = sum(2 + max(map(cell_len, [name, *cells])) for name, cells in filled.items())
+    if console.is_terminal and used_width + (NARROWEST if last else 0) > console.width:
         print_hanging(console, _paragraphs(title, filled, last))
         return
     table = Table(
@@ -62,8 +62,8 @@ def print_table(
     for row in rows:
         # Text, not str: rich would read a token such as [red] as markup.
         table.add_row(*map(Text, row))
-    whole = console.options.update(width=UNBOUNDED)
-    width = console.measure(table, options=whole).maximum
+    unbounded = console.options.update(width=UNBOUNDED)
+    width = console.measure(table, options=unbounded).maximum
     if console.is_terminal:
         width = min(width, console.width)
     for segments in console.render_lines(table, console.options.update(width=width), pad=False):

@@ -181,14 +181,14 @@ def _print_best(console: Console, frame: pd.DataFrame, rows: int) -> None:
 def _print_steered(console: Console, best: Sequence[Example]) -> None:
     """The first prompt's unsteered text, and below it the one at the best factor."""
     numbers = {
-        "S_out": [number(one.output_score, ".4f") for one in best],
-        "S_in": [number(one.input_score, ".2f") for one in best],
-        "factor": [factor_cell(one) for one in best],
-        "success": [number(one.success, ".2f") for one in best],
-        "perplexity": [number(one.perplexity, ".4g") for one in best],
+        "S_out": [number(feature.output_score, ".4f") for feature in best],
+        "S_in": [number(feature.input_score, ".2f") for feature in best],
+        "factor": [factor_cell(feature) for feature in best],
+        "success": [number(feature.success, ".2f") for feature in best],
+        "perplexity": [number(feature.perplexity, ".4g") for feature in best],
     }
-    columns = {"layer": [str(one.layer) for one in best]}
-    columns |= {"feature": [str(one.feature) for one in best], **numbers}
-    texts = [[visible(text.text) for text in one.passages[0].continuations] for one in best]
+    columns = {"layer": [str(feature.layer) for feature in best]}
+    columns |= {"feature": [str(feature.feature) for feature in best], **numbers}
+    texts = [[visible(text.text) for text in feature.passages[0].continuations] for feature in best]
     title = "Best steered features, each with a text unsteered and steered"
     print_table(console, title, columns, last=("text", texts))

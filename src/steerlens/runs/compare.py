@@ -29,7 +29,7 @@ Differences = list[tuple[str, str, str]]
 """Setting, its values on the one side and on the other."""
 
 
-def compare(one: Path, other_folder: Path, into: Path) -> None:
+def compare(first_folder: Path, other_folder: Path, into: Path) -> None:
     """Writes into the folder `into`, and prints, in what two results differ and how far they agree:
     `report.md`, `summary.json` and `figures/` with both in each.
 
@@ -39,16 +39,18 @@ def compare(one: Path, other_folder: Path, into: Path) -> None:
     Raises:
         SteerlensError: a folder holds no finished run, or the two have no result in common.
     """
-    sides = [read_series(folder) for folder in (one, other_folder)]
+    sides = [read_series(folder) for folder in (first_folder, other_folder)]
     unfinished = [
-        f"{folder}: {line}" for folder in (one, other_folder) for line in _unfinished(folder)
+        f"{folder}: {line}"
+        for folder in (first_folder, other_folder)
+        for line in _unfinished(folder)
     ]
-    for folder, series in zip((one, other_folder), sides, strict=True):
+    for folder, series in zip((first_folder, other_folder), sides, strict=True):
         if not series:
             why = next(iter(_unfinished(folder)), "`steerlens join` says why")
             raise SteerlensError(f"{folder} holds no finished run: {why}.")
     refuse_foreign(into)
-    differences = _differences(one, other_folder)
+    differences = _differences(first_folder, other_folder)
     pairs = _pairs(*sides)
     agreements_of = {
         label: agreement(first.tables.features, second.tables.features)
@@ -59,10 +61,10 @@ def compare(one: Path, other_folder: Path, into: Path) -> None:
         for label, first, second in pairs
     }
     make_folder(into)
-    labelled = _labelled((one, other_folder), sides)
+    labelled = _labelled((first_folder, other_folder), sides)
     figures = draw_overlay(labelled, into)
     summary = {
-        "compared": [str(one), str(other_folder)],
+        "compared": [str(first_folder), str(other_folder)],
         "settings": {key: list(values) for key, *values in differences},
         "agreement": {label: plain(each) for label, each in agreements_of.items()},
         "judges": {
@@ -104,10 +106,10 @@ def _differences(folder: Path, other_folder: Path) -> Differences:
         for job in members
     ]
     settings = settings_of(named, resolved=True)
-    for place in range(2):
+    for side_index in range(2):
         values: dict[str, set[str]] = {}
         for name, setting_values in settings.items():
-            if name.startswith(f"{place} "):
+            if name.startswith(f"{side_index} "):
                 for key, value in setting_values.items():
                     values.setdefault(key, set()).add(value)
         sides.append(values)

@@ -121,9 +121,9 @@ def _reaches(address: str) -> bool:
             answered.set()
 
     # In a thread, because looking up a name may take longer than any timeout.
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(REACHED_WITHIN)
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(REACHED_WITHIN)
     return answered.is_set()
 
 
@@ -143,8 +143,10 @@ def _absent(config: RunConfig) -> Iterator[Absent]:
         for layer in layers_with_sae(config, layers) or layers:
             if not _has_sae(config.sae, layer):
                 repo_id, path = _place_of_sae(config.sae, layer)
-                what = f"the SAE of layer {layer} of {config.sae.name}"
-                yield Absent(what, f"run `hf download {repo_id} --include '{path}*'`, {copy_hub}")
+                description = f"the SAE of layer {layer} of {config.sae.name}"
+                yield Absent(
+                    description, f"run `hf download {repo_id} --include '{path}*'`, {copy_hub}"
+                )
     datasets = Path(os.environ.get("HF_DATASETS_CACHE") or f"{constants.HF_HOME}/datasets")
     if config.corpus.source == "hub" and reads_corpus(config):
         repo_id = str(config.corpus.path)
@@ -207,7 +209,7 @@ def _place_of_sae(sae: SaeConfig, layer: int) -> tuple[str, str]:
     if sae.release in releases():
         release = read_release(sae.release)
         repo_id = release["repo_id"]
-        path = next(one["path"] for one in release["saes"] if one["id"] == path)
+        path = next(sae["path"] for sae in release["saes"] if sae["id"] == path)
     return repo_id, path
 
 

@@ -86,20 +86,20 @@ def estimate_weights(config: RunConfig) -> int | None:
 def _others(config: RunConfig, n_params: float) -> list[Weights]:
     """The evaluator of steered texts, a judge in this process, and the model that LoRA trains, if
     the run loads them; all of the same dtype, where the model is."""
-    others = []
+    beside_model = []
     if config.evaluator and parse_factors(config.steer.factors):
         name = f"the evaluator {config.evaluator.title}"
-        others.append(Weights(name, _model_size(config.evaluator) or 0, "evaluator=null"))
+        beside_model.append(Weights(name, _model_size(config.evaluator) or 0, "evaluator=null"))
     if config.concepts is None:
-        return others
+        return beside_model
     if config.judge is not None and config.judge.name == "local":
         judge = _judge(str(config.judge.model))
         name = f"the judge {judge.title}"
-        others.append(Weights(name, _model_size(judge) or 0, "judge=lexical"))
+        beside_model.append(Weights(name, _model_size(judge) or 0, "judge=lexical"))
     if LORA in config.concepts.methods:
         name = f"the copy of {config.model.title} that LoRA trains"
-        others.append(Weights(name, n_params, "concepts.methods without LoRA"))
-    return others
+        beside_model.append(Weights(name, n_params, "concepts.methods without LoRA"))
+    return beside_model
 
 
 def _judge(path: str) -> ModelConfig:
@@ -121,14 +121,16 @@ def refuse_if_too_big(config: RunConfig, spare: int = 0) -> None:
     available = available_memory(config)
     if available is None or needed <= available + spare:
         return
-    others = [other for other in _others(config, _model_size(config.model) or 0) if other.n_numbers]
-    ways = [other.without for other in others]
+    beside_model = [
+        weights for weights in _others(config, _model_size(config.model) or 0) if weights.n_numbers
+    ]
+    ways = [weights.without for weights in beside_model]
     if device == "cuda" and config.device_map is None:
         ways.append("device_map=auto")
     if dtype_name(config) == "float32":
         ways.append("dtype=bfloat16")
     ways.append("a smaller model")
-    names = [config.model.title, config.sae.title, *(other.what for other in others)]
+    names = [config.model.title, config.sae.title, *(weights.what for weights in beside_model)]
     where = "all devices together have" if config.device_map else f"{device} has"
     raise SteerlensError(
         f"the weights of {_listed(names)} take {gigabytes(needed)} in "

@@ -303,9 +303,9 @@ def _check_sae_source(config: RunConfig) -> None:
         needs = "sae.path=DIR" if sae.name == "local" else "sae.release=... and sae.sae_id=..."
         raise SteerlensError(f"sae={sae.name} needs {needs}.")
     _check_sae_settings(sae)
-    if others := set(re.findall(r"\{.*?\}", sae.sae_id or "")) - {"{layer}"}:
+    if placeholders := set(re.findall(r"\{.*?\}", sae.sae_id or "")) - {"{layer}"}:
         raise SteerlensError(
-            f"sae.sae_id={sae.sae_id} has {min(others)}, for which there is no value; write "
+            f"sae.sae_id={sae.sae_id} has {min(placeholders)}, for which there is no value; write "
             "{layer} where the layer stands."
         )
     if sae.model:
@@ -388,7 +388,7 @@ def _sae_layers(config: RunConfig, layers: list[int]) -> set[int] | None:
         return None
     available = set(layers if sae.layers is None else sae.layers)
     if sae.release in releases():
-        ids = {one["id"] for one in read_release(sae.release)["saes"]}
+        ids = {listed_sae["id"] for listed_sae in read_release(sae.release)["saes"]}
         every = range(max(available | set(layers), default=0) + 200)
         listed = {layer for layer in every if sae.sae_id.replace("{layer}", str(layer)) in ids}
         if not listed:

@@ -28,18 +28,18 @@ from steerlens.scores.selection import chosen
 from steerlens.storage.files import CONFIG_FILE, write_text
 
 if TYPE_CHECKING:
-    from steerlens.engine.subject import Kept
+    from steerlens.engine.subject import WeightCache
     from steerlens.results.reference import Reference
 
 logger = logging.getLogger(__name__)
 
 
-def run(config: RunConfig, kept: Kept | None = None) -> float | None:
+def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | None:
     """Scores what `config` asks for; everything it finds lies in `paths.output_dir` afterwards.
 
     Args:
         config: a checked configuration.
-        kept: what earlier runs of this process have loaded.
+        weight_cache: what earlier runs of this process have loaded.
 
     Returns:
         The run's `objective`, if it has one.
@@ -66,7 +66,7 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
         if loads_subject(config):
             refuse_absent_device(config)
             refuse_unreachable(config)
-            refuse_if_too_big(config, kept.size() if kept else 0)
+            refuse_if_too_big(config, weight_cache.size() if weight_cache else 0)
         reference = read_reference(config.reference) if config.reference.model else None
         settings = dataclasses.asdict(config)
         _tell_other_settings(folder, settings)
@@ -76,7 +76,7 @@ def run(config: RunConfig, kept: Kept | None = None) -> float | None:
                 write_text(target / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False))
                 if loads_subject(config):
                     status.expect(layers=_count_layers(config))
-                _run_stages(Stages(config, target, kept), config, reference, target)
+                _run_stages(Stages(config, target, weight_cache), config, reference, target)
                 # What is shown is what lies in the folder: `steerlens report` shows the same.
                 tables = read_tables(target)
                 summary, figures = write_report(tables, target)

@@ -51,7 +51,7 @@ from steerlens.storage.store import Store
 if TYPE_CHECKING:
     import numpy as np
 
-    from steerlens.engine.subject import Kept, LoadedModel, Subject
+    from steerlens.engine.subject import LoadedModel, Subject, WeightCache
     from steerlens.scores.concepts import ConceptTokens
 
 logger = logging.getLogger(__name__)
@@ -60,10 +60,12 @@ logger = logging.getLogger(__name__)
 class Stages:
     """A run's stages and what they share: its model, its memory, its cache, its provenance."""
 
-    def __init__(self, config: RunConfig, folder: Path, kept: Kept | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, folder: Path, weight_cache: WeightCache | None = None
+    ) -> None:
         self._config = config
         self._folder = folder
-        self._kept = kept
+        self._weight_cache = weight_cache
         self._lm: LoadedModel | None = None
         self._words: dict[str, ConceptTokens | str] = {}
         self._covered: list[dict[str, Any]] = []
@@ -95,7 +97,7 @@ class Stages:
         from steerlens.steering.metrics.perplexity import load_evaluator
 
         entry = self._config.evaluator
-        return load_evaluator(entry, self._config, self._kept) if entry else None
+        return load_evaluator(entry, self._config, self._weight_cache) if entry else None
 
     def score(self) -> pd.DataFrame:
         """The table of features of all layers, with all chosen scores; writes those of the SAEs, of
@@ -111,7 +113,7 @@ class Stages:
         requests = [*methods.values()]
         if counts_need_a_pass(self._config):
             requests.append(PiecesFired(at_most=self._config.features.min_examples or 1))
-        subjects = load_subjects(self._config, kept=self._kept)
+        subjects = load_subjects(self._config, weight_cache=self._weight_cache)
         for group in in_groups(subjects, requests, self._run.memory_budget):
             self._use(group[0].lm)
             self._words = self._words or self._word_tokens(group[0].lm)
@@ -277,7 +279,7 @@ class Stages:
         layers = sorted(set(features["layer"].tolist()))
         tables: list[pd.DataFrame] = []
         for subject in load_subjects(
-            dataclasses.replace(config, layer=layers), self._lm, self._kept
+            dataclasses.replace(config, layer=layers), self._lm, self._weight_cache
         ):
             start = time.perf_counter()
             ids = features.loc[features["layer"] == subject.layer, "feature"].tolist()
@@ -387,7 +389,7 @@ class Stages:
             return
         layers = sorted(set(features["layer"].tolist()))
         of_layers = dataclasses.replace(self._config, layer=layers)
-        for subject in load_subjects(of_layers, self._lm, self._kept):
+        for subject in load_subjects(of_layers, self._lm, self._weight_cache):
             ids = features.loc[features["layer"] == subject.layer, "feature"].tolist()
             run = dataclasses.replace(self._run, activations={}, prompts={})
             steer_layer(subject, ids, self._config, run, self._evaluator)
@@ -410,7 +412,7 @@ class Stages:
         tables = []
         layers = sorted(set(pairs["layer"].tolist()))
         of_layers = dataclasses.replace(config, layer=layers)
-        for subject in load_subjects(of_layers, self._lm, self._kept):
+        for subject in load_subjects(of_layers, self._lm, self._weight_cache):
             of_layer = pairs.loc[pairs["layer"] == subject.layer]
             run = dataclasses.replace(self._run, activations={}, prompts={})
             word_features = [*of_layer[["word", "feature"]].itertuples(index=False, name=None)]
@@ -434,8 +436,8 @@ class Stages:
         scores = parse_scores(config.score)
         judging = Judging(config)
         self._refuse_lacking_texts()
-        found: list[Steered] = []
-        for subject in load_subjects(config, kept=self._kept):
+        steered_parts: list[Steered] = []
+        for subject in load_subjects(config, weight_cache=self._weight_cache):
             start = time.perf_counter()
             self._use(subject.lm)
             config = self._config
@@ -452,13 +454,13 @@ class Stages:
                 subject, concepts, config, scores, run, judging,
                 lambda: load_weights(self._config), evaluator,
             )  # fmt: skip
-            found.append(steered)
+            steered_parts.append(steered)
             for table, name in (
                 (FEATURES, "features"),
                 (CONCEPTS, "concepts"),
                 (RATINGS, "ratings"),
             ):
-                parts = [getattr(part, name) for part in found]
+                parts = [getattr(part, name) for part in steered_parts]
                 table.write(pd.concat(parts, ignore_index=True), self._folder)
             judged = {"cost": vars(judging.cost), "stopped": judging.stopped}
             self._note(subject, "concepts", start, judge=judged, concepts=list(concepts.notes))

@@ -120,7 +120,9 @@ def refuse_lacking_texts(config: RunConfig, layer: int) -> None:
     if config.judge.name == "lexical":
         for concept in concepts.concepts:
             refuse_too_few(len(concept.positives), len(concept.negatives), concept.name)
-        prompts = sum(len((*one.choosing, *one.evaluating)) for one in concepts.concepts)
+        prompts = sum(
+            len((*concept.choosing, *concept.evaluating)) for concept in concepts.concepts
+        )
         refuse_too_few_unsteered(prompts * config.generation.samples)
 
 

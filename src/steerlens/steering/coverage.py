@@ -138,15 +138,15 @@ def best_features(
         scored[word].append((feature, float(score)))
     return {
         word: Best(
-            len(some),
+            len(of_word),
             *max(
-                some,
+                of_word,
                 key=lambda scored_feature: (round(scored_feature[1], DECIMALS), -scored_feature[0]),
             ),
         )
-        if some
+        if of_word
         else Best(0)
-        for word, some in scored.items()
+        for word, of_word in scored.items()
     }
 
 

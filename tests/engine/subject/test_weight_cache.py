@@ -10,7 +10,7 @@ import pytest
 
 from steerlens.config.compose import compose
 from steerlens.config.schema import RunConfig
-from steerlens.engine.subject import Kept, load_subjects
+from steerlens.engine.subject import WeightCache, load_subjects
 from tests.support.tiny import save_sae
 
 
@@ -27,12 +27,12 @@ def config(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., 
 
 
 def test_jobs_share_model_and_saes(config: Callable[..., RunConfig]) -> None:
-    kept = Kept()
-    first = list(load_subjects(config(), kept=kept))
-    second = list(load_subjects(config("seed=3", "score.factor=5"), kept=kept))
+    weight_cache = WeightCache()
+    first = list(load_subjects(config(), weight_cache=weight_cache))
+    second = list(load_subjects(config("seed=3", "score.factor=5"), weight_cache=weight_cache))
     assert all(one.lm is first[0].lm for one in second)
     assert [one.sae for one in second] == [one.sae for one in first]
-    assert kept.size() > sum(one.numel() * 4 for one in first[0].lm.bridge.parameters())
+    assert weight_cache.size() > sum(one.numel() * 4 for one in first[0].lm.bridge.parameters())
 
 
 def test_without_it_every_run_loads_its_own(config: Callable[..., RunConfig]) -> None:
@@ -45,9 +45,9 @@ def test_without_it_every_run_loads_its_own(config: Callable[..., RunConfig]) ->
 def test_what_loading_depends_on_is_loaded_anew(
     config: Callable[..., RunConfig], words: list[str]
 ) -> None:
-    kept = Kept()
-    first = next(iter(load_subjects(config(), kept=kept)))
-    second = next(iter(load_subjects(config(*words), kept=kept)))
+    weight_cache = WeightCache()
+    first = next(iter(load_subjects(config(), weight_cache=weight_cache)))
+    second = next(iter(load_subjects(config(*words), weight_cache=weight_cache)))
     assert first.lm is not second.lm
 
 
@@ -56,8 +56,8 @@ def test_a_model_is_given_back_before_the_next_is_loaded(
 ) -> None:
     import steerlens.engine.subject as module
 
-    kept = Kept()
-    old = weakref.ref(next(iter(load_subjects(config(), kept=kept))).lm)
+    weight_cache = WeightCache()
+    old = weakref.ref(next(iter(load_subjects(config(), weight_cache=weight_cache))).lm)
     assert old() is not None
     load, alive = module.load_model, []
 
@@ -66,7 +66,7 @@ def test_a_model_is_given_back_before_the_next_is_loaded(
         return load(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "load_model", watched)
-    next(iter(load_subjects(config(kind="gpt2"), kept=kept)))
+    next(iter(load_subjects(config(kind="gpt2"), weight_cache=weight_cache)))
     assert alive == [False]
 
 
@@ -83,18 +83,18 @@ def test_saes_beyond_the_budget_are_given_back_oldest_first(
         return load(source, config)
 
     monkeypatch.setattr(module, "load_sae", counted)
-    kept = Kept()
-    one = next(iter(load_subjects(config("layer=1"), kept=kept)))
+    weight_cache = WeightCache()
+    one = next(iter(load_subjects(config("layer=1"), weight_cache=weight_cache)))
     size = sum(each.numel() * each.element_size() for each in one.sae.parameters())
     monkeypatch.setattr(module, "parse_memory", lambda _: size)  # of one SAE
     for layer in (1, 3, 3, 1):
-        next(iter(load_subjects(config(f"layer={layer}"), kept=kept)))
+        next(iter(load_subjects(config(f"layer={layer}"), weight_cache=weight_cache)))
     assert loaded == [1, 3, 1]
 
 
 def test_everything_can_be_given_back(config: Callable[..., RunConfig]) -> None:
-    kept = Kept()
-    old = weakref.ref(next(iter(load_subjects(config(), kept=kept))).lm)
-    kept.clear()
-    assert kept.size() == 0
+    weight_cache = WeightCache()
+    old = weakref.ref(next(iter(load_subjects(config(), weight_cache=weight_cache))).lm)
+    weight_cache.clear()
+    assert weight_cache.size() == 0
     assert old() is None

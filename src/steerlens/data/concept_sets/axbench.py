@@ -53,8 +53,8 @@ def axbench_folder(path: Path) -> ConceptSet:
             f"concepts: {path} has no {METADATA[0]}, neither in it nor in {METADATA[1]}/."
         )
     tables = {name: _read(_find(path, file)) for name, file in (("train", TRAIN), ("test", TEST))}
-    known, n_null = _metadata(metadata)
-    return _assembled(path.name, known, **tables, n_null=n_null)
+    metadata_of, n_null = _metadata(metadata)
+    return _assembled(path.name, metadata_of, **tables, n_null=n_null)
 
 
 def axbench_hub(repo: str, subset: str, revision: str | None = None) -> ConceptSet:
@@ -194,7 +194,7 @@ def feature_ref(address: str) -> FeatureRef:
 
 def _assembled(
     name: str,
-    known: Mapping[int, _Known] | None,
+    metadata_of: Mapping[int, _Known] | None,
     train: pd.DataFrame | None,
     test: pd.DataFrame | None,
     n_null: int = 0,
@@ -220,13 +220,13 @@ def _assembled(
                 f"{n:,} rows to {use} on of {name} lack an input, a category, a genre or a "
                 "concept's id: left out."
             )
-    if known is None:
+    if metadata_of is None:
         assert train is not None
         assert test is not None
-        known = _known(train, test)
+        metadata_of = _known(train, test)
     for table in (train, test):
         if table is not None:
-            ids = [int(key) for key in table["concept_id"] if key not in known and key != -1]
+            ids = [int(key) for key in table["concept_id"] if key not in metadata_of and key != -1]
             if ids:
                 notes.append(
                     f"{len(ids):,} rows of {name} are of {len(set(ids)):,} concepts that the "
@@ -235,7 +235,7 @@ def _assembled(
     shared = _negatives(train)
     by_id = _by_concept(train), _by_concept(test)
     concepts = []
-    for key, (concept, genre, feature) in sorted(known.items()):
+    for key, (concept, genre, feature) in sorted(metadata_of.items()):
         trained, tested = (rows.get(key, {}) for rows in by_id)
         concepts.append(
             Concept(

@@ -61,7 +61,7 @@ def with_instructions(
         return _released(concepts, path, n)
     tables: dict[str, pd.Series] = {}
     notes = list(concepts.notes)
-    found = []
+    with_prompts = []
     for concept in concepts.concepts:
         genre = "all" if source == "alpaca_eval" else concept.genre
         if genre not in tables:
@@ -74,8 +74,8 @@ def with_instructions(
                 f"there are {len(tables[genre])} instructions for {genre}; {n} are wanted."
             )
         drawn = tables[genre].sample(n, random_state=concept.id)
-        found.append(concept.with_prompts(drawn.astype(str).tolist()))
-    return replace(concepts, concepts=tuple(found), notes=tuple(notes))
+        with_prompts.append(concept.with_prompts(drawn.astype(str).tolist()))
+    return replace(concepts, concepts=tuple(with_prompts), notes=tuple(notes))
 
 
 def _instructions(genre: str, path: Path | None) -> pd.Series:
@@ -132,7 +132,7 @@ def _released(concepts: ConceptSet, path: Path | None, n: int) -> ConceptSet:
         raise SteerlensError(f"{path} is no JSON file that can be read ({error}).") from error
     if not isinstance(content, dict):
         raise SteerlensError(f"{path} is no JSON object.")
-    found = []
+    with_prompts = []
     for concept in concepts.concepts:
         ref = concept.feature
         listed = content.get(f"{ref.layer}_{ref.feature}") if ref else None
@@ -145,5 +145,5 @@ def _released(concepts: ConceptSet, path: Path | None, n: int) -> ConceptSet:
                 f"{path} has {has} instructions for concept {concept.id} ({concept.name!r}); {n} "
                 "are wanted."
             )
-        found.append(concept.with_prompts([str(prompt) for prompt in prompts[:n]]))
-    return replace(concepts, concepts=tuple(found))
+        with_prompts.append(concept.with_prompts([str(prompt) for prompt in prompts[:n]]))
+    return replace(concepts, concepts=tuple(with_prompts))

@@ -17,7 +17,7 @@ from steerlens.engine.subject.belonging import check_belongs
 from steerlens.engine.subject.model import LoadedModel, load_model
 from steerlens.engine.subject.sae import SaeSource, load_sae, sae_sources
 from steerlens.engine.subject.site import Site
-from steerlens.engine.subject.weight_cache import Kept, LoadedSae
+from steerlens.engine.subject.weight_cache import LoadedSae, WeightCache
 from steerlens.errors import SteerlensError
 from steerlens.storage.provenance import code_digest
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sae_lens import SAE
     from sae_lens.saes.sae import SAEMetadata
 
-__all__ = ["Kept", "LoadedModel", "SaeSource", "Site", "Subject", "load_subjects"]
+__all__ = ["LoadedModel", "SaeSource", "Site", "Subject", "WeightCache", "load_subjects"]
 
 
 @dataclass
@@ -112,15 +112,15 @@ class Subject:
 
 
 def load_subjects(
-    config: RunConfig, lm: LoadedModel | None = None, kept: Kept | None = None
+    config: RunConfig, lm: LoadedModel | None = None, weight_cache: WeightCache | None = None
 ) -> Iterator[Subject]:
     """The subjects of a run, one per layer in rising order; the model is loaded once.
 
-    `lm` is the run's model, if it is loaded already; `kept` what earlier runs have loaded.
+    `lm` is the run's model, if it is loaded already; `weight_cache` what earlier runs have loaded.
     """
     for source in sae_sources(config):
-        sae, sae_identity = _sae(source, config, kept)
-        lm = lm or shared_model(config, sae.cfg.metadata, kept)
+        sae, sae_identity = _sae(source, config, weight_cache)
+        lm = lm or shared_model(config, sae.cfg.metadata, weight_cache)
         site = check_belongs(lm, sae, source, config)
         of_sae = sae.cfg.metadata.prepend_bos
         prepend_bos = lm.tokenizer_prepends_bos if of_sae is None else bool(of_sae)
@@ -172,19 +172,24 @@ def untrained_positions(metadata: SAEMetadata) -> int:
     return max(start or 0, int(bool(metadata.exclude_first_position)))
 
 
-def _sae(source: SaeSource, config: RunConfig, kept: Kept | None) -> LoadedSae:
-    if kept is None:
+def _sae(source: SaeSource, config: RunConfig, weight_cache: WeightCache | None) -> LoadedSae:
+    if weight_cache is None:
         return load_sae(source, config)
     key = (source, config.dtype, config.device)
-    return kept.sae(key, parse_memory(config.memory_budget), lambda: load_sae(source, config))
+    return weight_cache.sae(
+        key, parse_memory(config.memory_budget), lambda: load_sae(source, config)
+    )
 
 
 def shared_model(
-    config: RunConfig, metadata: SAEMetadata, kept: Kept | None, role: str = "steered"
+    config: RunConfig,
+    metadata: SAEMetadata,
+    weight_cache: WeightCache | None,
+    role: str = "steered",
 ) -> LoadedModel:
-    """The model of `config` as `metadata` wants it, from `kept` if it is there."""
-    if kept is None:
+    """The model of `config` as `metadata` wants it, from `weight_cache` if it is there."""
+    if weight_cache is None:
         return load_model(config, metadata)
     where = (config.dtype, config.device, config.device_map)
     key = (asdict(config.model), where, metadata.model_from_pretrained_kwargs)
-    return kept.model(role, key, lambda: load_model(config, metadata))
+    return weight_cache.model(role, key, lambda: load_model(config, metadata))

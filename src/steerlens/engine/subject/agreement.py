@@ -283,13 +283,13 @@ class _Comparison:
 
     def batch(self) -> Iterator[Pair]:
         """Texts in a batch, padded on the right, where nothing sees it (corpus pass)."""
-        seen: list[torch.Tensor] = []
+        captured: list[torch.Tensor] = []
         padding = [0] * (len(self._long) - len(self._short))
         logits_BLV = self._bridge.run_with_hooks(
             self._tokens([self._long, self._short + padding]),
-            fwd_hooks=[("unembed.hook_in", lambda h_BLD, hook: seen.append(h_BLD))],
+            fwd_hooks=[("unembed.hook_in", lambda h_BLD, hook: captured.append(h_BLD))],
         )
-        for h_LD, own_LV, expected_LV in zip(seen[0], logits_BLV, self._logits, strict=True):
+        for h_LD, own_LV, expected_LV in zip(captured[0], logits_BLV, self._logits, strict=True):
             length = len(expected_LV)
             yield own_LV[:length], expected_LV
             yield self._of_vectors(h_LD[:length]), expected_LV
@@ -357,7 +357,7 @@ def keep_agreement(key: Mapping[str, Any], cache_dir: Path, agreement: Agreement
 
 def _file(key: Mapping[str, Any], cache_dir: Path) -> Path:
     versions = {name: version(name) for name in LIBRARIES}
-    whole = {**key, "versions": versions, "code": code_digest(("subject/*.py",))}
-    text = json.dumps(whole, sort_keys=True, default=str)
+    identity = {**key, "versions": versions, "code": code_digest(("engine/subject",))}
+    text = json.dumps(identity, sort_keys=True, default=str)
     name = hashlib.sha256(text.encode()).hexdigest()[:32]
     return Path(cache_dir) / "agreement" / f"{name}.json"

@@ -37,10 +37,10 @@ def final_vectors(
         last: whether the last position is all that is wanted.
         inputs: what else the model is given: a mask, positions.
     """
-    seen: list[torch.Tensor] = []
+    captured: list[torch.Tensor] = []
 
     def catch(h_BLD: torch.Tensor, hook: Any) -> torch.Tensor:
-        seen.append(h_BLD[:, -1] if last else h_BLD)
+        captured.append(h_BLD[:, -1] if last else h_BLD)
         return h_BLD[:0]  # the unembedding is not the model's to do here
 
     bridge.run_with_hooks(
@@ -50,7 +50,7 @@ def final_vectors(
         use_cache=cache is not None,
         **inputs,
     )
-    return seen[0]
+    return captured[0]
 
 
 def left_padded(n_padding_B: torch.Tensor, past: int, length: int) -> dict[str, torch.Tensor]:
@@ -98,9 +98,9 @@ def _cache(bridge: TransformerBridge) -> Any:
 
 def copied(cache: Any) -> Any:
     """Return the same keys and values, which may grow apart from here."""
-    other = copy.copy(cache)
-    other.layers = [copy.copy(layer) for layer in cache.layers]
-    return other
+    shallow = copy.copy(cache)
+    shallow.layers = [copy.copy(layer) for layer in cache.layers]
+    return shallow
 
 
 def select_rows(cache: Any, rows: torch.Tensor) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LoadedSae = tuple["SAE[Any]", dict[str, Any]]
 
 
-class Kept:
+class WeightCache:
     """Loaded weights, found again by all that loading depends on.
 
     For each role (the steered model, the evaluator) one model is kept, and given back before
@@ -41,11 +41,11 @@ class Kept:
     def sae(self, key: Any, budget: int, load: Callable[[], LoadedSae]) -> LoadedSae:
         """The SAE of `key`; of all that are kept the oldest go until `budget` bytes are enough."""
         name = _text(key)
-        found = self._saes.pop(name, None) or load()
-        self._saes[name] = found
+        weights = self._saes.pop(name, None) or load()
+        self._saes[name] = weights
         while len(self._saes) > 1 and sum(_size(sae) for sae, _ in self._saes.values()) > budget:
             del self._saes[next(iter(self._saes))]
-        return found
+        return weights
 
     def size(self) -> int:
         """Bytes of all that is kept, and could be given back."""

@@ -55,13 +55,13 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     )
     pairs = [pair for pair in every if pair]
     agreement = pd.DataFrame(pairs)
-    found = criteria(tables.steering) if len(tables.steering) else []
-    guides = pd.DataFrame(_guides(found))
+    by_score = criteria(tables.steering) if len(tables.steering) else []
+    guides = pd.DataFrame(_guides(by_score))
     if len(guides):
         guides = guides.sort_values(GUIDE, ascending=False, ignore_index=True)
     notes = [f"Only {series[0].label} is looked at."] if len(series) > 1 else []
     return Answer(
-        sentences=[*_guide_sentences(found, guides), *_agreement_sentences(agreement), *notes],
+        sentences=[*_guide_sentences(by_score, guides), *_agreement_sentences(agreement), *notes],
         tables={"criteria": guides, "criteria_agreement": agreement},
         figures={"criteria_agreement": partial(_draw, agreement, scores)} if pairs else {},
     )
@@ -90,12 +90,12 @@ def _guides(criteria: Sequence[Criterion]) -> list[dict[str, Any]]:
 
 def _sure(criteria: Sequence[Criterion]) -> tuple[set[str], set[str]]:
     """The scores that surely select better than at random, and those surely correlated."""
-    selected = [one.highest[COMPARED] for one in criteria]
+    selected = [criterion.highest[COMPARED] for criterion in criteria]
     better = sure([payoff.p if payoff else None for payoff in selected])
-    correlated = sure([one.p for one in criteria])
+    correlated = sure([criterion.p for criterion in criteria])
     return (
-        {one.score for one, yes in zip(criteria, better, strict=True) if yes},
-        {one.score for one, yes in zip(criteria, correlated, strict=True) if yes},
+        {criterion.score for criterion, yes in zip(criteria, better, strict=True) if yes},
+        {criterion.score for criterion, yes in zip(criteria, correlated, strict=True) if yes},
     )
 
 
@@ -129,7 +129,9 @@ def _guide_sentences(criteria: Sequence[Criterion], guides: pd.DataFrame) -> lis
     if guides.empty:
         return ["Nothing was steered, so no score can be judged as a guide."]
     share, scored = f"{SHARES[COMPARED]:.0%}", int(guides["features"].max())
-    selected = next((one.highest[COMPARED] for one in criteria if one.highest[COMPARED]), None)
+    selected = next(
+        (criterion.highest[COMPARED] for criterion in criteria if criterion.highest[COMPARED]), None
+    )
     if scored < FEWEST:
         n = f"{scored} feature{'s' * (scored != 1)} with a best factor"
         return [f"{n} can't say which score guides to success: it takes at least {FEWEST}."]

@@ -261,10 +261,10 @@ def _sentences(series: Sequence[Series], ranked: Any, by: str) -> list[str]:
         "factor",
         "steerable_0.1": f"the share of the features with S_out >= {STEERABLE:g}",
     }[by]
-    sizes = [len(_values(one, by)) for one in series]
+    sizes = [len(_values(member, by)) for member in series]
     if min(sizes) < FEWEST:
         numbers = ", ".join(
-            f"{one.label} {n}" for one, n in zip(series, sizes, strict=True) if n < FEWEST
+            f"{member.label} {n}" for member, n in zip(series, sizes, strict=True) if n < FEWEST
         )
         return [
             f"No release is ranked by {phrase}: there are too few such features ({numbers}; it "

@@ -145,8 +145,8 @@ def _texts(tables: RunTables) -> Iterator[dict[str, Any]]:
             )
             reached.append(gained / goal if goal else np.nan)
             payoffs.append(1 - abs(_payoff(chosen, high) / payoff - 1) if payoff else np.nan)
-        for name, found in (("best factor", reached), ("payoff", payoffs)):
-            agreement = _range(found) if len(merit_of) >= FEWEST else None
+        for name, values in (("best factor", reached), ("payoff", payoffs)):
+            agreement = _range(values) if len(merit_of) >= FEWEST else None
             rows.setdefault(name, []).append(_row(name, "prompts", size, len(merit_of), agreement))
     for part in rows.values():
         yield from part
@@ -237,8 +237,8 @@ def _draw(table: pd.DataFrame) -> Figure:
 
 def _ticks(sizes: Sequence[int]) -> list[int]:
     """Of rising sizes the last and, back from it, those that stand apart on a logarithmic axis."""
-    kept: list[int] = []
+    chosen_sizes: list[int] = []
     for size in reversed(sizes):
-        if not kept or kept[0] / size >= APART:
-            kept.insert(0, size)
-    return kept
+        if not chosen_sizes or chosen_sizes[0] / size >= APART:
+            chosen_sizes.insert(0, size)
+    return chosen_sizes

@@ -157,7 +157,7 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
     chosen = dataclasses.replace(
         config, features=dataclasses.replace(config.features, min_examples=None)
     )
-    lengths = [request[0] for one in methods.values() if (request := one.corpus_pass())]
+    lengths = [request[0] for asked_for in methods.values() if (request := asked_for.corpus_pass())]
     if counts_need_a_pass(config):
         lengths.append(None)
     for subject in load_subjects(probe):

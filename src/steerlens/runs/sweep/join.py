@@ -177,12 +177,12 @@ def _series(
         apart = {key: value for key, value in settings[job.name].items() if key not in SPREAD}
         label = ", ".join(f"{key}={value}" for key, value in apart.items())
         groups.setdefault(label, []).append(job)
-    found = []
+    of_series = []
     for label, members in groups.items():
         members = sorted(members, key=lambda job: parse_shard(settings[job.name].get("shard")))
         merged = merge([tables[job.name] for job in members])
         seconds = [job.seconds for job in members if job.seconds is not None]
-        found.append(
+        of_series.append(
             Series(
                 label or "all jobs",
                 [job.name for job in members],
@@ -191,7 +191,7 @@ def _series(
                 seconds=sum(seconds) if seconds else None,
             )
         )
-    return found
+    return of_series
 
 
 def merge(parts: Sequence[RunTables]) -> RunTables:

@@ -82,11 +82,11 @@ class Vocabulary:
         if not concepts or not all(concept.strip() for concept in concepts):
             raise SteerlensError("the concept is empty; give a word or a phrase.")
         token_ids: set[int] = set()
-        for one in concepts:
-            words = content_words(one)
+        for concept_name in concepts:
+            words = content_words(concept_name)
             ids = {i for word in words for i in _of_word(self._tokenizer, word, self._by_word)}
             if not ids:
-                raise _no_token(one, self._by_word)
+                raise _no_token(concept_name, self._by_word)
             token_ids |= ids
         return ConceptTokens(concepts, {id_: self._texts[id_] for id_ in sorted(token_ids)})
 

@@ -84,8 +84,8 @@ class Arm:
         """Area under the ROC curve and largest score of the concept at `place`, if it detects."""
         if not isinstance(self.learnt, Fitted) or self.method == TOGETHER:
             return None, None
-        found = self.learnt.detection
-        return found.auroc_C[index], found.max_activation_C[index]
+        of_concepts = self.learnt.detection
+        return of_concepts.auroc_C[index], of_concepts.max_activation_C[index]
 
     def steering(self, subject: Subject, steer: SteerConfig, ids: Sequence[int]) -> Steering:
         """How rows are steered whose `feature` is one of `ids`, those of the set in its order."""
@@ -154,10 +154,10 @@ def learn_arms(
     """
     named = all(concept.feature is not None for concept in concepts.concepts)
     ranks = 1 if named else config.features
-    wanted: dict[str, None] = {}
+    wanted_names: dict[str, None] = {}
     for method in config.methods:
-        wanted |= dict.fromkeys(_directions_of(method, ranks, config.together, named))
-    settings = {name: _settings(name, config.settings) for name in wanted}
+        wanted_names |= dict.fromkeys(_directions_of(method, ranks, config.together, named))
+    settings = {name: _settings(name, config.settings) for name in wanted_names}
     learnt = _learn_directions(subject, concepts, settings, run, chat_template)
 
     def arm(method: str, name: str, rank: int = 0) -> Arm:

@@ -80,8 +80,8 @@ def fit_concepts(
             train = label(subject, group, chat_template)
             steps: list[int] = []
 
-            def progress(n_done: int, told: list[int] = steps) -> None:
-                told.append(n_done)
+            def progress(n_done: int, step_sizes: list[int] = steps) -> None:
+                step_sizes.append(n_done)
                 advance(n_done)
 
             task = Task(subject, tuple(group), train, run.memory_budget // 2, progress)

@@ -20,7 +20,7 @@ from steerlens.steering.metrics.texts import MetricRun, Texts
 
 if TYPE_CHECKING:
     from steerlens.config.schema import ModelConfig, RunConfig
-    from steerlens.engine.subject import Kept, LoadedModel, Subject
+    from steerlens.engine.subject import LoadedModel, Subject, WeightCache
 
 
 @dataclass
@@ -29,13 +29,15 @@ class Config:
     """Another model than the subject's; `load_evaluator` makes it the run's evaluator."""
 
 
-def load_evaluator(entry: ModelConfig, config: RunConfig, kept: Kept | None = None) -> LoadedModel:
+def load_evaluator(
+    entry: ModelConfig, config: RunConfig, weight_cache: WeightCache | None = None
+) -> LoadedModel:
     """The model `entry` as its authors ship it, with the device and the numbers of a run."""
     from sae_lens.saes.sae import SAEMetadata
 
     from steerlens.engine.subject import shared_model
 
-    return shared_model(replace(config, model=entry), SAEMetadata(), kept, "evaluator")
+    return shared_model(replace(config, model=entry), SAEMetadata(), weight_cache, "evaluator")
 
 
 def measure(
