@@ -1,4 +1,4 @@
-"""Names say what they hold: words that say nothing are rare among the identifiers of the package."""
+"""Names say what they hold: words that say nothing are rare among the package's identifiers."""
 
 from __future__ import annotations
 

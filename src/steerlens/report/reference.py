@@ -30,8 +30,8 @@ def reference_lines(tables: RunTables) -> list[str]:
             continue
         close = f" and {criterion.close:.0%} within 1e-3" if criterion.close else ""
         lines.append(
-            f"{agreement_of_score.score} is {'' if is_reproduced else 'not '}reproduced: that takes "
-            f"a Spearman correlation of {criterion.spearman:g}{close}; {criterion.why}."
+            f"{agreement_of_score.score} is {'' if is_reproduced else 'not '}reproduced: that "
+            f"takes a Spearman correlation of {criterion.spearman:g}{close}; {criterion.why}."
         )
     return lines
 
