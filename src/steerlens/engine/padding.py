@@ -5,8 +5,8 @@ numbers must not, to the last bit. Libraries of matrix products compute the last
 another order of additions than the others, and numbers at the end of a vector by another `exp`. On
 a CPU that goes by remainders: with a multiple of 4 rows every row has the same bits, in whatever
 place and among however many (float32 and bfloat16, 1 and 2 threads; whether it is so on a machine,
-`tests/runs/test_same_bits.py` looks). So batches are padded to a multiple of `ROWS`. A GPU's library may
-choose another product for every number of rows: there a batch is always padded to its full size.
+`tests/runs/test_same_bits.py` looks). So batches are padded to a multiple of `ROWS`. A GPU's
+library may choose another product for every number of rows: there a batch is always padded to its full size.
 """
 
 from __future__ import annotations
