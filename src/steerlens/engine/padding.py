@@ -6,7 +6,8 @@ another order of additions than the others, and numbers at the end of a vector b
 a CPU that goes by remainders: with a multiple of 4 rows every row has the same bits, in whatever
 place and among however many (float32 and bfloat16, 1 and 2 threads; whether it is so on a machine,
 `tests/runs/test_same_bits.py` looks). So batches are padded to a multiple of `ROWS`. A GPU's
-library may choose another product for every number of rows: there a batch is always padded to its full size.
+library may choose another product for every number of rows: there a batch is always padded to its
+full size.
 """
 
 from __future__ import annotations
