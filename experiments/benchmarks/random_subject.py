@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 
 from steerlens.engine.subject import LoadedModel, Site, Subject
-from steerlens.engine.subject.head import checked_head
+from steerlens.engine.subject.head import Head
 from tests.support.tiny import save_tokenizer
 
 GEMMA_2_2B = Gemma2Config()  # the defaults are its shapes
@@ -34,9 +34,7 @@ def random_model(config: Gemma2Config, device: str) -> LoadedModel:
     )
     for parameter in hf_model.parameters():
         parameter.requires_grad_(False)
-    return LoadedModel(
-        bridge, AutoTokenizer.from_pretrained(folder), checked_head(bridge), "random"
-    )
+    return LoadedModel(bridge, AutoTokenizer.from_pretrained(folder), Head(bridge), "random")
 
 
 def random_sae(lm: LoadedModel, d_sae: int) -> Any:

@@ -86,7 +86,7 @@ def test_texts_of_several_words_are_made_together_once(
     folder: Path, quick_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = count_decoded(monkeypatch)
-    words = ("experiment=demo", f"toward.words={WORD_LIST[1:4]}", "toward.n=3", "seed=1")
+    words = ("experiment=demo", f"toward.words={WORD_LIST[1:4]}", "toward.n=null", "seed=1")
     texts = GENERATIONS.read(finished(folder, "together", *words))
     assert sum(sizes) == len(texts)
     assert texts["concept"].nunique() > 1

@@ -352,7 +352,7 @@ def _check_release(sae: SaeConfig, config: RunConfig) -> None:
     release = read_release(sae.release)
     if not sae.model:
         refuse_other_model(f"SAELens release {sae.release}", release["model"], config.model)
-    ids = [sae["id"] for sae in release["saes"]]
+    ids = [listed["id"] for listed in release["saes"]]
     if "{layer}" not in sae.sae_id and sae.sae_id not in ids:
         raise unknown(f"id in SAELens release {sae.release}", sae.sae_id, ids)
 

@@ -337,13 +337,14 @@ class Stages:
         config, toward = self._config, self._config.toward
         assert self._lm is not None
         words = parse_words(toward.words, "toward.words")
+        enough = len(words) if toward.n is None else toward.n
         tokens = tokens_or_reason(self._lm.tokenizer, words)
         scored = self._scored_toward(features, tokens)
         rows_of = self._features_of_words(words, scored)
         n_found, n_ahead = 0, 0
         for index, word in enumerate(words):
             if index == n_ahead:
-                n_ahead += toward.n - n_found
+                n_ahead += enough - n_found
                 self._steer_ahead([rows_of[name] for name in words[index:n_ahead]])
             formed = tokens[word]
             if isinstance(formed, str):
@@ -354,7 +355,7 @@ class Stages:
             steering = self._steer(rows, of_this_word) if len(rows) else STEERING.frame([])
             of_word = scored.loc[scored["word"] == word]
             n_found += self._answer(word, formed, of_word, steering, toward.threshold)
-            if n_found == toward.n:
+            if n_found == enough:
                 break
         WORDS.write(WORDS.frame(self._tried), self._folder)
 

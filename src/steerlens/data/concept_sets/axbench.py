@@ -78,7 +78,7 @@ def axbench_hub(repo: str, subset: str, revision: str | None = None) -> ConceptS
             raise SteerlensError(f"can't read {file} of {repo}: {line}") from error
         tables[split] = _checked(table, f"{repo}/{file}", COLUMNS)
     _checked(tables["test"], f"{repo}/{subset}/test/data.parquet", ("sae_link",))
-    return _assembled(f"{repo}/{subset}", None, **tables)
+    return _assembled(f"{repo}/{subset}", None, tables["train"], tables["test"])
 
 
 def _find(path: Path, file: tuple[str, str]) -> Path | None:

@@ -24,7 +24,7 @@ def final_vectors(
     hooks: Sequence[tuple[str, Any]] = (),
     cache: Any = None,
     last: bool = False,
-    **inputs: torch.Tensor,
+    **inputs: Any,
 ) -> torch.Tensor:
     """Return the final normed vectors, (B, L, D), or (B, D) of the last position alone.
 
@@ -53,7 +53,7 @@ def final_vectors(
     return captured[0]
 
 
-def left_padded(n_padding_B: torch.Tensor, past: int, length: int) -> dict[str, torch.Tensor]:
+def left_padded(n_padding_B: torch.Tensor, past: int, length: int) -> dict[str, Any]:
     """Return the mask (B, past + length) and positions (B, length) of rows padded on the left.
 
     Args:

@@ -128,7 +128,7 @@ def _guide_sentences(criteria: Sequence[Criterion], guides: pd.DataFrame) -> lis
     """What is surely a guide to success; of too few features only how many it takes."""
     if guides.empty:
         return ["Nothing was steered, so no score can be judged as a guide."]
-    share, scored = f"{SHARES[COMPARED]:.0%}", int(guides["features"].max())
+    share, scored = f"{SHARES[COMPARED]:.0%}", int(guides["features"].to_numpy().max())
     selected = next(
         (criterion.highest[COMPARED] for criterion in criteria if criterion.highest[COMPARED]), None
     )

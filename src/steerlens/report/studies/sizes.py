@@ -70,7 +70,9 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
             _sentence(str(name), part) for name, part in table.groupby("answer", sort=False)
         ],
         tables={"sizes": table},
-        figures={"sizes": partial(_draw, table)} if table["agreement"].notna().any() else {},
+        figures={"sizes": partial(_draw, table)}
+        if any(table["agreement"].notna().tolist())
+        else {},
     )
 
 
@@ -187,8 +189,8 @@ def _row(
 def _sentence(name: str, part: pd.DataFrame) -> str:
     """From which size on the answer stays within 5 % of that from all data."""
     unit, full = part["unit"].iloc[0], int(part["size"].iloc[-1])
-    if part["agreement"].isna().all():
-        return f"{name}: {_nothing_said(int(part['features'].max()))}"
+    if all(part["agreement"].isna().tolist()):
+        return f"{name}: {_nothing_said(max(part['features'].tolist()))}"
     close = (part["agreement"].astype(float) >= WITHIN).tolist()
     first = next(at for at in range(len(close)) if all(close[at:])) if close[-1] else len(close)
     if first >= len(close) - 1:
