@@ -216,7 +216,7 @@ def test_numbers_that_cannot_be_are_null() -> None:
     assert by_score("output_score", table).spearman is None
     assert payoff(table, threshold=2) is None
     (point,) = threshold_curve(table, thresholds=[2], resamples=FEW)
-    assert point == (2, 0, 0, *[None] * 6)
+    assert point == (2, 0, 0, 0, *[None] * 7)
     one = steering([0], 1)
     assert threshold_curve(one, thresholds=[0], resamples=FEW)[0].success == Estimate(
         float(success(one)[0]), None, None

@@ -196,13 +196,13 @@ def test_a_template_is_refused_where_the_model_has_none(tmp_path: Path, sae: Pat
     check(compose(words(write_gguf(tmp_path / "with.gguf"), sae, asked)))
     without = write_gguf(tmp_path / "without.gguf", template=None)
     check(compose(words(without, sae)))
-    expected = "local has no chat template; use generation.chat_template=false or auto."
-    assert refusal(*words(without, sae, asked)) == expected
+    expected = "{} has no chat template; use generation.chat_template=false or auto."
+    assert refusal(*words(without, sae, asked)) == expected.format("without")
 
     folder = model_folder(tmp_path / "model", d_model=D_MODEL)
     check(compose(words(folder, sae, asked)))  # without a tokenizer only loading tells
     (folder / "tokenizer_config.json").write_text("{}")
-    assert refusal(*words(folder, sae, asked)) == expected
+    assert refusal(*words(folder, sae, asked)) == expected.format("model")
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     check(compose(words(folder, sae, asked)))
 

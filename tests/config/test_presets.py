@@ -195,7 +195,7 @@ GEMMA = ["model=gemma-3-270m", "sae=gemma-scope-2-270m"]
             ["model=gpt2-small", "sae=gpt2-small-res-jb", "sae.l0=50"],
             "sae=gpt2-small-res-jb has no choice of sae.l0; sae=gemma-scope-2-12b has.",
         ),
-        (["model=gemma-3-270m-it", GEMMA[1]], "choose sae=gemma-scope-2-270m-it."),
+        (["model=gemma-3-270m-it", GEMMA[1]], "choose sae=gemma-scope-2-270m-it,"),
     ],
 )
 def test_a_choice_that_is_none_is_refused(overrides: list[str], expected: str) -> None:

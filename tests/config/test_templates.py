@@ -68,10 +68,10 @@ def test_a_template_asked_of_a_folder_without_one_is_refused_before_loading(
     words: list[str],
 ) -> None:
     check(compose([*words, "generation.chat_template=auto"]))
-    with pytest.raises(SteerlensError, match=r"^local has no chat template; use g") as one:
+    with pytest.raises(SteerlensError, match=r"^model has no chat template; use g") as one:
         check(compose([*words, "generation.chat_template=true"]))
     assert "\n" not in str(one.value)
-    with pytest.raises(SteerlensError, match=r"of score output needs one, which local hasn't"):
+    with pytest.raises(SteerlensError, match=r"of score output needs one, which model hasn't"):
         check(compose([*words, "score.chat_template=true"]))
     with pytest.raises(SteerlensError, match="must be true, false or auto"):
         check(compose([*words, "generation.chat_template=maybe"]))

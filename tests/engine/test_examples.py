@@ -303,7 +303,7 @@ def test_the_largest_activation_to_steer_by_is_the_files(words: list[str], file:
     [
         (["sae.examples=nowhere.parquet"], "there is no file of examples nowhere.parquet"),
         (["layer=2", "sae.path=OTHER"], "has no examples of layer 2, only of 1, 3"),
-        (["layer=1", "sae.path=OTHER"], "of another SAE than local at layer 1: weights is"),
+        (["layer=1", "sae.path=OTHER"], "of another SAE than other at layer 1: weights is"),
         (["score.source=shipped", "sae.examples=null"], "needs sae.examples=FILE"),
         (["score.source=shipped", "score.max_examples=101"], "more than the 100 texts that ship"),
         (["score.source=shipped", "score.context_length=9"], "context_length=9 of score input is"),
@@ -355,6 +355,6 @@ def test_the_verbs_write_and_export(
     out = tmp_path / "np"
     run_verb("export", [str(again), *words[:2], f"paths.output_dir={out}"])
     assert capsys.readouterr().out.split() == [str(again), str(out)]
-    assert len(list(out.glob("3-local/activations/batch-*.jsonl.gz"))) == 1
+    assert len(list(out.glob("3-*/activations/batch-*.jsonl.gz"))) == 1
     with pytest.raises(SteerlensError, match="usage: steerlens examples"):
         run_verb("examples", ["layer=3"])

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,7 +174,16 @@ def test_the_limit_is_on_the_whole_request(client: str, serve: Serve, configure:
     assert rated.ratings[0]["concept"].value == 1
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Have Ctrl-C interrupt, which processes that share the tests' work are made to ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @CLIENTS
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_at_once_while_requests_are_under_way(
     client: str, serve: Serve, configure: Configure
 ) -> None:

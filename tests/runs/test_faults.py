@@ -73,7 +73,7 @@ def test_a_full_disk_is_one_from_a_place_on(tmp_path: Path) -> None:
 
     assert write("?").returncode == 0
     (place,) = set((tmp_path / "notes").read_text().splitlines())
-    assert place.startswith("/files.py:atomic_write < /files.py:write_text")
+    assert place.startswith("/storage/files.py:atomic_write < /storage/files.py:write_text")
     (folder / "a").unlink()
     ended = write(place)
     assert ended.returncode == 1

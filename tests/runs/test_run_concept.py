@@ -107,7 +107,7 @@ def test_the_answer_is_in_the_summary(done: tuple[Path, str]) -> None:
 
 def test_the_report_and_its_figures_are_about_the_concept(done: tuple[Path, str]) -> None:
     text = (done[0] / "report.md").read_text()
-    assert text.startswith("# local: steering toward w145\n")
+    assert text.startswith("# model: steering toward w145\n")
     pictures = {path.stem for path in (done[0] / "figures").iterdir()}
     assert pictures == {"concept_by_factor", "concept_score_by_layer"}
     assert "<strong>w145</strong>" in text.replace(" w145", "w145")

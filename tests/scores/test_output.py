@@ -73,7 +73,7 @@ def test_equals_naive_with_transcoders(
 
 def test_the_prompt_goes_into_the_template_where_that_is_asked(tiny_subject: MakeSubject) -> None:
     subject = tiny_subject("llama", "jumprelu")
-    with pytest.raises(SteerlensError, match="local has no chat template"):
+    with pytest.raises(SteerlensError, match="llama has no chat template"):
         score_features(subject, features=[0], chat_template=True)
     subject.lm.tokenizer.chat_template = TEMPLATE
     frame = score_features(subject, features=PROBES, chat_template=True)
@@ -224,5 +224,5 @@ def test_an_empty_prompt_is_refused(tiny_subject: MakeSubject) -> None:
 
 
 def test_a_prompt_longer_than_the_context_is_refused(tiny_subject: MakeSubject) -> None:
-    with pytest.raises(SteerlensError, match="65 tokens; local takes 1 to 64"):
+    with pytest.raises(SteerlensError, match="65 tokens; llama takes 1 to 64"):
         score_features(tiny_subject(), prompt="the " * 64)

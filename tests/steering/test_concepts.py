@@ -75,7 +75,7 @@ def unnamed() -> Any:
 
 def steered(subject: Subject, config: RunConfig, concepts: Any = None, store: bool = True) -> Any:
     run = ScoreRun(store=Store(Path(config.paths.cache_dir) / "scores") if store else None)
-    weights = subject.lm.names[1]
+    weights = subject.lm.names[2]
     return steer_concepts(
         subject, concepts or unnamed(), config, SCORES, run, Judging(config),
         lambda: AutoModelForCausalLM.from_pretrained(weights, attn_implementation="eager"),
@@ -184,7 +184,7 @@ def test_a_killed_run_learns_only_the_concepts_that_are_left(
     config = ConceptsConfig("tiny", "embedded", methods=[method], settings=SMALL)
 
     def learn(run: ScoreRun) -> dict[str, torch.Tensor]:
-        weights = AutoModelForCausalLM.from_pretrained(subject.lm.names[1])
+        weights = AutoModelForCausalLM.from_pretrained(subject.lm.names[2])
         (arm,) = learn_arms(subject, unnamed(), config, run, lambda: weights)
         assert arm.learnt is not None
         return kept.tensors_of(arm.learnt)
@@ -379,6 +379,7 @@ def test_a_concept_without_a_token_is_told_before_the_model_is_loaded(
     config = RunConfig(
         model=ModelConfig("local", path=str(tiny_folder("llama"))),
         features=FeaturesConfig(concept="xylophone"),
+        score=output.Config(),
         paths=PathsConfig("unused", str(tmp_path)),
     )
     with pytest.raises(SteerlensError, match="no token of the vocabulary stands for 'xylophone'"):

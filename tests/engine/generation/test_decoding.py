@@ -173,5 +173,5 @@ def test_overflow_is_refused_with_the_factor_that_was_too_large(
     )
     fine = texts_of(subject, rows_of((1,), (0.0, 1.0)), **SAMPLED)
     assert np.isfinite(fine["first_step_kl"]).all()
-    with pytest.raises(SteerlensError, match="float16 when it is steered with the factor 1e\\+06"):
+    with pytest.raises(SteerlensError, match="float16 when it is steered with a factor that is"):
         texts_of(subject, rows_of((1,), (1.0, 1e6)), **SAMPLED)

@@ -236,7 +236,7 @@ def test_a_run_on_the_original_says_that_its_saes_are_of_the_quantised_copy(
     words += ["tracking.mode=disabled", f"paths.output_dir={out}"]
     run(compose([*words, f"paths.cache_dir={tmp_path / 'cache'}"]))
     note = (
-        "The SAEs were trained on the 4-bit copy of local, SmolLM2-135M-Instruct.Q4_1.gguf, and "
+        "The SAEs were trained on the 4-bit copy of model, SmolLM2-135M-Instruct.Q4_1.gguf, and "
         "not on these weights."
     )
     assert note in " ".join(capsys.readouterr().out.split())

@@ -282,5 +282,5 @@ def test_gemma_scope_2_loads_from_the_cache_at_each_site(
 def test_an_sae_that_is_in_no_cache_is_told_offline(tmp_path: Path, cache: Path) -> None:
     with snapshot(cache, "google/gemma-3-1b-pt") as model:
         save_model(model, "gemma3", num_hidden_layers=8, layer_types=["full_attention"] * 8)
-    with pytest.raises(SteerlensError, match=r"can't load the SAE .*layer_7_width_16k_l0_medium"):
+    with pytest.raises(SteerlensError, match=r"the SAE of layer 7 of gemma-scope-2-1b-res isn't"):
         score(tmp_path, "model=gemma-3-1b", "sae=gemma-scope-2-1b-res", "layer=7")

@@ -332,9 +332,9 @@ def test_a_hook_that_never_fires_is_told(tiny_subject: MakeSubject) -> None:
     from steerlens import score_features
 
     subject = tiny_subject("llama", "transcoder", site="attn.hook_hidden_states")
-    with pytest.raises(SteerlensError, match=r"hook_hidden_states of local never fires"):
+    with pytest.raises(SteerlensError, match=r"hook_hidden_states of llama never fires"):
         score_features(subject)
-    with pytest.raises(SteerlensError, match=r"hook_hidden_states of local never fires"):
+    with pytest.raises(SteerlensError, match=r"hook_hidden_states of llama never fires"):
         residuals([subject], [np.array([0, 1])])
 
 

@@ -7,6 +7,7 @@ Finished rows leave as soon as the batch is padded to fewer without them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -146,9 +147,13 @@ def _refuse_overflow(
     overflown_B = going_B & ~torch.isfinite(largest_B)
     if overflown_B.any():
         factor = float(hooks.factor_B[overflown_B.nonzero()[0, 0]])
+        # Numbers of 16 bits end at 65,504.
+        factor_told = (
+            f"the factor {factor:g}" if math.isfinite(factor) else "a factor that is infinite there"
+        )
         raise SteerlensError(
             f"layer {subject.layer} gives NaN or infinite logits in {subject.lm.dtype} when it is "
-            f"steered with the factor {factor:g}; use dtype=float32 or smaller factors."
+            f"steered with {factor_told}; use dtype=float32 or smaller factors."
         )
 
 
