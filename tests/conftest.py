@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,16 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
     return folder
 
 
+@pytest.fixture(scope="session")
+def agreements(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where it is kept that the bridge's logits are Hugging Face's, compared once a session."""
+    return tmp_path_factory.mktemp("agreements")
+
+
 @pytest.fixture
-def tiny_subject(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., Subject]:
+def tiny_subject(
+    tiny_folder: Callable[[str], Path], agreements: Path, tmp_path: Path
+) -> Callable[..., Subject]:
     """A loaded subject: `tiny_subject("llama", "topk", layer=2, site="resid_pre", ...)`."""
     from steerlens import load_subject
     from tests.support.tiny import save_sae
@@ -40,7 +49,10 @@ def tiny_subject(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Callable
     def make(kind: str = "llama", architecture: str = "standard", **settings: object) -> Subject:
         sae = save_sae(tmp_path / "sae", architecture, **settings)  # type: ignore[arg-type]
         paths = {"model.path": tiny_folder(kind), "sae.path": sae, "paths.cache_dir": tmp_path}
-        return load_subject("local", "local", "all", **paths)
+        shutil.copytree(agreements, tmp_path / "agreement", dirs_exist_ok=True)
+        subject = load_subject("local", "local", "all", **paths)
+        shutil.copytree(tmp_path / "agreement", agreements, dirs_exist_ok=True)
+        return subject
 
     return make
 
