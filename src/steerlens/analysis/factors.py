@@ -169,7 +169,7 @@ def next_factors(
 
     Args:
         factors: the grid; 0 in it is asked for with the first, and never chosen.
-        known: means of the factors that have been generated, factor 0's for rule=budget.
+        measured_factors: means of the factors that have been generated, factor 0's for rule=budget.
         choice: the rule; null = the paper's.
     """
     grid = sorted({*factors} - {0.0})

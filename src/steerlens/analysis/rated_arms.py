@@ -97,8 +97,8 @@ def over_concepts(rated: Any, seed: int = 0) -> Estimate | None:
 
 
 def paired_difference(rows_of_method: Any, baseline: Any) -> tuple[Estimate | None, int]:
-    """The mean of what `own` rows have more than the `other`, concept by concept, and of how many
-    concepts both have a number."""
+    """Give the mean of what `rows_of_method` have more than `baseline`, concept by concept, and the
+    number of concepts that both have."""
     means = [rows.groupby("concept_id")["number"].mean() for rows in (rows_of_method, baseline)]
     less = (means[0] - means[1]).dropna()
     rows = pd.DataFrame({"concept_id": less.index, "number": less.to_numpy()})

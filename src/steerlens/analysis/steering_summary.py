@@ -73,7 +73,7 @@ def steering_summary(tables: RunTables, thresholds: Iterable[float]) -> dict[str
 def steering_explanation(
     summary: Mapping[str, Any], display: Callable[[str], str] = visible
 ) -> list[str]:
-    """What the section says, in a few sentences; `shown` makes names of scores safe to show."""
+    """What the section says, in a few sentences; `display` makes names of scores safe to show."""
     n, decided = summary["features"], summary["features"] - summary["without_factor"]
     lines: list[str] = []
     if summary["moved"] is False:
@@ -131,7 +131,7 @@ def payoff_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     Of one layer alone only the first, since the others are the same.
 
     Args:
-        found: what the summary says of steering.
+        summary: the part of `summary.json` on steering.
     """
     rows: list[dict[str, Any]] = []
     for threshold, pooled in summary["payoff"].items():

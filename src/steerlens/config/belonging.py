@@ -13,8 +13,8 @@ from steerlens.errors import SteerlensError
 from steerlens.storage.provenance import file_identity
 
 
-def refuse_other_model(subject_of: str, model_name: str, model: ModelConfig) -> None:
-    """Refuse `what`, which belongs to the model `told`, on another `model`.
+def refuse_other_model(item: str, model_name: str, model: ModelConfig) -> None:
+    """Refuse `item`, which belongs to the model `model_name`, on another `model`.
 
     A local folder may have any name: there, only the name of another known model counts.
     """
@@ -25,16 +25,16 @@ def refuse_other_model(subject_of: str, model_name: str, model: ModelConfig) -> 
         return
     saes = [name for name, entry in entries("sae").items() if entry.get("model") == model.name]
     alternative = f"sae={' or sae='.join(saes)}" if saes else "sae=local sae.path=DIR"
-    alternative = "that model" if subject_of.startswith("reference.") else alternative
+    alternative = "that model" if item.startswith("reference.") else alternative
     same = shlex.quote(override("model.aliases", [model_name]))
     raise SteerlensError(
-        f"{subject_of} belongs to the model {model_name}, not to {model.title}; choose "
+        f"{item} belongs to the model {model_name}, not to {model.title}; choose "
         f"{alternative}, or if that is the same model, say so with {same}."
     )
 
 
-def refuse_other_gguf(subject_of: str, trained_on: str, model: ModelConfig, cache_dir: str) -> None:
-    """Refuse `what`, trained on the GGUF with the sha256 `trained_on`, on another GGUF.
+def refuse_other_gguf(item: str, trained_on: str, model: ModelConfig, cache_dir: str) -> None:
+    """Refuse `item`, trained on the GGUF with the sha256 `trained_on`, on another GGUF.
 
     Weights that aren't from a GGUF may be those that it was made from; they pass.
     """
@@ -47,7 +47,7 @@ def refuse_other_gguf(subject_of: str, trained_on: str, model: ModelConfig, cach
     models = [name for name, entry in entries("model").items() if entry.get("sha256") == trained_on]
     hint = f"choose model={models[0]}." if models else "give the path of that one."
     raise SteerlensError(
-        f"{subject_of} was trained on another GGUF than {gguf} (its sha256 begins with "
+        f"{item} was trained on another GGUF than {gguf} (its sha256 begins with "
         f"{trained_on[:12]}, not with {sha256[:12]}); {hint}"
     )
 

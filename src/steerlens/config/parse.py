@@ -63,7 +63,7 @@ def parse_layers(spec: Any, n_layers: int, late_from: int | None = None) -> list
 
 
 def layers_told(layers: Iterable[int], nearest_to: int) -> str:
-    """Return `layers` in words, with those next to `wanted`, which isn't among them."""
+    """Return `layers` in words, with those next to `nearest_to`, which isn't among them."""
     layers = sorted(layers)
     beside = [
         *[layer for layer in layers if layer < nearest_to][-1:],

@@ -50,13 +50,13 @@ def source_of_sae(neuronpedia_id: str | None, layer: int, release: str) -> OwnSo
     return OwnSource(name, f"{layer}-{release}")
 
 
-def activation_files(folder: Path, layer: int, source: OwnSource) -> list[Path]:
+def activation_files(folder: Path, layer: int, sae_source: OwnSource) -> list[Path]:
     """Give the files for `layer` under `folder`, only the SAE's own where they are told by name.
 
     Args:
         folder: holds `{layer}_{feature}.json`, or an export's tree of one or more sources.
         layer: that the files are of.
-        own: what the SAE's source may be called.
+        sae_source: what the SAE's source may be called.
 
     Raises:
         SteerlensError: there is no such folder, or nothing in it is of the layer.
@@ -66,7 +66,7 @@ def activation_files(folder: Path, layer: int, source: OwnSource) -> list[Path]:
     if single := sorted(folder.glob(f"{layer}_*.json")):
         return single
     sources = [child for child in sorted(folder.iterdir()) if layer_of(child.name) == layer]
-    sources = [source_name for source_name in sources if source_name.name in source] or sources
+    sources = [export for export in sources if export.name in sae_source] or sources
     batches = [
         file
         for source_folder in (folder, *sources)
@@ -96,11 +96,11 @@ def read_activations(
     features: Iterable[int],
     model_names: Iterable[str],
     bos: str | None = None,
-    source: OwnSource = UNNAMED,
+    sae_source: OwnSource = UNNAMED,
 ) -> dict[int, list[Example]]:
     """The examples of `features`; a feature that has no file or no row isn't in the answer.
 
-    What a feature does on the token `bos` counts as 0; `own` is what the SAE's source may be
+    What a feature does on the token `bos` counts as 0; `sae_source` is what the SAE's source may be
     called, where that is known.
 
     Refuses an export of another model, layer or SAE, several sources of which none is surely the
@@ -109,7 +109,7 @@ def read_activations(
     feature_ids = set(features)
     by_source: dict[str, dict[int, list[Example]]] = {}
     read: set[str] = set()
-    for file in activation_files(folder, layer, source):
+    for file in activation_files(folder, layer, sae_source):
         match = re.fullmatch(r"\d+_(\d+)", file.stem)
         named = int(match[1]) if match else None
         if named is not None and named not in feature_ids:
@@ -122,7 +122,7 @@ def read_activations(
                 continue
             read.add(str(row.get("id")))
             examples.setdefault(feature, []).append(_example(row, file, bos))
-    return by_source[own_source(by_source, source, f"score.path={folder}")] if by_source else {}
+    return by_source[own_source(by_source, sae_source, f"score.path={folder}")] if by_source else {}
 
 
 def _source(row: Mapping[str, Any], file: Path, layer: int) -> str:
@@ -131,30 +131,30 @@ def _source(row: Mapping[str, Any], file: Path, layer: int) -> str:
     return str(row.get("layer") or (folder if layer_of(folder) == layer else ""))
 
 
-def own_source(sources: Iterable[str], own_sources: OwnSource, where: str) -> str:
+def own_source(sources: Iterable[str], sae_source: OwnSource, where: str) -> str:
     """Give the one of `sources`, all of one layer and at least one, that is the SAE's own.
 
     Args:
         sources: ids such as `20-gemmascope-res-16k`; "" for rows that name none.
-        own: what the SAE's source may be called.
+        sae_source: what the SAE's source may be called.
         where: the setting that they were read from.
 
     Raises:
         SteerlensError: they are surely another SAE's, or there are several and nothing tells which.
     """
     sources = sorted(sources)
-    mine = [source for source in sources if source in own_sources]
+    mine = [source for source in sources if source in sae_source]
     if len(mine) == 1:
         return mine[0]
     names = " and ".join(source or "rows that name none" for source in sources)
     if len(sources) > 1:
         raise SteerlensError(
             f"{where} holds several sources, {names}"
-            + (f", but not {own_sources.neuronpedia}" if own_sources.neuronpedia else "")
+            + (f", but not {sae_source.neuronpedia}" if sae_source.neuronpedia else "")
             + "; name the folder of the SAE's own alone."
         )
-    if own_sources.neuronpedia and sources[0]:
-        raise SteerlensError(f"{where} is of {names}, but the SAE is {own_sources.neuronpedia}.")
+    if sae_source.neuronpedia and sources[0]:
+        raise SteerlensError(f"{where} is of {names}, but the SAE is {sae_source.neuronpedia}.")
     return sources[0]
 
 
@@ -201,7 +201,7 @@ def explanation_files(path: Path) -> list[Path]:
 
 
 def labels_of_layer(
-    labels: Mapping[str, Labels], layer: int, own_sources: OwnSource, where: str
+    labels: Mapping[str, Labels], layer: int, sae_source: OwnSource, where: str
 ) -> Labels:
     """The labels of the SAE's own source at `layer`, none if there is no source of that layer.
 
@@ -209,7 +209,7 @@ def labels_of_layer(
         SteerlensError: as `own_source`.
     """
     sources = [source for source in labels if layer_of(source) == layer]
-    return labels[own_source(sources, own_sources, where)] if sources else {}
+    return labels[own_source(sources, sae_source, where)] if sources else {}
 
 
 def label_columns(labels: Labels, features: Iterable[int]) -> dict[str, list[str | None]]:

@@ -38,7 +38,7 @@ ROLE_TITLES = {"input": "Input features", "output": "Output features", "hybrid":
 
 
 def steering_sections(tables: RunTables, summary: Mapping[str, Any]) -> list[str]:
-    """The report's parts on steering; `found` is what the summary says of it."""
+    """The report's parts on steering, from the part of `summary.json` on it."""
 
     def display(name: str) -> str:
         return markdown(visible(name))

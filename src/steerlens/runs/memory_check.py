@@ -73,7 +73,7 @@ class Weights(NamedTuple):
 
 
 def estimate_weights(config: RunConfig) -> int | None:
-    """Bytes of all weights that a run holds at once: of the model, one SAE, and what `others` says;
+    """Add up the bytes of all weights that a run holds at once: of the model, one SAE, and others;
     None where nothing tells the model's size."""
     n_params = _model_size(config.model)
     if n_params is None:

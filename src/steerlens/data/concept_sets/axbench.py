@@ -199,7 +199,7 @@ def _assembled(
     test: pd.DataFrame | None,
     n_null: int = 0,
 ) -> ConceptSet:
-    """The set of the `known` concepts; None where the tables, both, say what is known.
+    """The set of the concepts of `metadata_of`; None where both tables say what is known of them.
 
     `n_null` lines of the metadata name none.
     """

@@ -75,13 +75,13 @@ class Arm:
         return (1.0,) if self.method in ONE_FACTOR else tuple(grid)
 
     def feature(self, index: int) -> int | None:
-        """The SAE feature of the concept at `place` in its set, if it steers with one alone."""
+        """The SAE feature of the concept at `index` in its set, if it steers with one alone."""
         if isinstance(self.learnt, Fitted) and self.learnt.directions.features_C is not None:
             return int(self.learnt.directions.features_C[index])
         return None
 
     def detection(self, index: int) -> tuple[float | None, float | None]:
-        """Area under the ROC curve and largest score of the concept at `place`, if it detects."""
+        """Area under the ROC curve and largest score of the concept at `index`, if it detects."""
         if not isinstance(self.learnt, Fitted) or self.method == TOGETHER:
             return None, None
         of_concepts = self.learnt.detection
