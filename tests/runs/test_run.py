@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,11 @@ import pandas as pd
 import pytest
 import yaml
 
+from steerlens.cli import main
 from steerlens.results import FEATURES, NULL_SCORES
 from tests.support.tiny import D_SAE, save_model, save_sae
+
+pytestmark = pytest.mark.usefixtures("quick_figures")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -35,19 +40,30 @@ def folders(tmp_path: Path) -> dict[str, Path]:
 
 
 @pytest.fixture
-def steerlens(folders: dict[str, Path], tmp_path: Path) -> Run:
-    """Runs the command in a shell's way; later words overwrite earlier ones."""
+def steerlens(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command, in this process but where it has an environment or a limit of its own;
+    later words overwrite earlier ones."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # set by `main`, so that it is undone here
 
     def run(*words: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-        command = [
-            *(sys.executable, "-m", "steerlens", "model=local", f"model.path={folders['model']}"),
+        typed = [
+            *("model=local", f"model.path={folders['model']}"),
             *("sae=local", f"sae.path={folders['saes']}", "tracking.mode=disabled"),
             *(f"paths.output_dir={folders['out']}", f"paths.cache_dir={tmp_path / 'cache'}"),
             *("device=cpu", "dtype=float32", "seed=0", *words),
         ]
-        last = {word.partition("=")[0]: word for word in command}
-        command = [word for word in command if last[word.partition("=")[0]] == word]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, **kwargs)
+        last = {word.partition("=")[0]: word for word in typed}
+        typed = [word for word in typed if last[word.partition("=")[0]] == word]
+        if kwargs:
+            command = [sys.executable, "-m", "steerlens", *typed]
+            return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, **kwargs)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["steerlens", *typed])
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+            main(typed)
+        code = int(ended.value.code or 0)
+        return subprocess.CompletedProcess(typed, code, out.getvalue(), err.getvalue())
 
     return run
 
@@ -102,7 +118,7 @@ def test_a_run_that_steers_shows_it_and_report_shows_the_same(
     steerlens: Run, folders: dict[str, Path]
 ) -> None:
     words = ("layer=3", "features.ids=[1,2,3]", "steer.factors=[1,4]", "generation.n_prompts=2")
-    done = steerlens(*words)
+    done = steerlens(*words, timeout=300)  # the figures of two processes, down to their bytes
     assert done.returncode == 0, done.stderr
     out = folders["out"]
     summary = json.loads((out / "summary.json").read_text())["steering"]
