@@ -25,6 +25,7 @@ from steerlens.results import (
     WORDS,
     Table,
 )
+from steerlens.results.cards import NEIGHBOURS, WINDOWS
 from steerlens.results.pmi import PMI_FILE, Pmi
 from steerlens.results.reference import REFERENCE_FILE, Reference
 from steerlens.results.status import read_status
@@ -60,6 +61,10 @@ class RunTables:
     """Empty where no concepts were steered toward."""
     words: pd.DataFrame = field(default_factory=lambda: WORDS.frame([]))
     """Empty where no feature was looked for that steers toward a word."""
+    windows: pd.DataFrame = field(default_factory=lambda: WINDOWS.frame([]))
+    """Texts that features fire on; empty where no texts were read."""
+    neighbours: pd.DataFrame = field(default_factory=lambda: NEIGHBOURS.frame([]))
+    """Empty in runs that have no SAE loaded."""
     chat_template: bool | None = None
     """Whether prompts were requests inside the model's chat template; null = not known."""
     command: str | None = None
@@ -117,6 +122,8 @@ def read_tables(folder: Path) -> RunTables:
         concepts=_read_or_empty(CONCEPTS, folder),
         ratings=_read_or_empty(RATINGS, folder),
         words=_read_or_empty(WORDS, folder),
+        windows=_read_or_empty(WINDOWS, folder),
+        neighbours=_read_or_empty(NEIGHBOURS, folder),
         chat_template=provenance.get("chat_template"),
         command=provenance.get("command"),
         choice=_known(ChoiceConfig, choice) if choice else None,

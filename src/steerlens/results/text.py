@@ -27,12 +27,24 @@ _MARKDOWN = set("\\`*_{}[]()<>&|~$#!:@\"'")
 
 def visible(text: str) -> str:
     """`text` in one line of printable characters; what can't be seen is written as an escape."""
+    if _is_plain(text):
+        return text
     return "".join(_visible(char, first=i == 0) for i, char in enumerate(text))
 
 
 def shown(text: str) -> str:
     """Give one line of `text` with escapes for what can't be seen; its backslashes stay."""
+    if text.isprintable():
+        return text
     return "".join(char if char == "\\" else _visible(char, first=False) for char in text)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether `text` is visible as it is, as nearly all is; told without looking at characters."""
+    # What isn't printable to Python are the categories C* and Z*, but for the space.
+    if not text.isprintable() or "\\" in text:
+        return False
+    return not text or unicodedata.category(text[0])[0] != "M"
 
 
 def _visible(char: str, first: bool) -> str:

@@ -1,0 +1,45 @@
+"""`report.html`: one page that shows a run, a sweep or a comparison, made from tables alone.
+
+The builders (`overview`, `scores`, `cards`, `concepts`, `ratings`, `joined`) fill `contents.Page`;
+`render` makes one file of it that opens from disk, without a network. `assets/` has our style and
+scripts, a file for each part of the page; `vendor/` what others wrote, unchanged, with its licence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from steerlens.report.concept_page import is_of_a_concept
+from steerlens.report.page.cards import card_order, cards, n_in_the_page
+from steerlens.report.page.concepts import concept_results
+from steerlens.report.page.contents import Page
+from steerlens.report.page.overview import run_overview, run_title
+from steerlens.report.page.ratings import ratings
+from steerlens.report.page.render import PAGE_FILE, write_html
+from steerlens.report.page.scores import feature_table, layer_scores, threshold_points
+from steerlens.results.folder import RunTables
+
+__all__ = ["PAGE_FILE", "run_page", "write_run_page"]
+
+
+def write_run_page(tables: RunTables, summary: Mapping[str, Any], folder: Path) -> Path:
+    """Write the page of the run in `folder`; gives its path."""
+    order = card_order(tables)
+    page = run_page(tables, summary, folder)
+    return write_html(page, cards(tables, order), n_in_the_page(tables, order), folder)
+
+
+def run_page(tables: RunTables, summary: Mapping[str, Any], folder: Path) -> Page:
+    """What the page of a run shows, but for the features' cards."""
+    return Page(
+        title=run_title(summary),
+        overview=run_overview(tables, summary, folder),
+        features=feature_table(tables),
+        ranked_by=summary.get("ranked_by"),
+        layers=layer_scores(tables),
+        thresholds=threshold_points(summary.get("steering")),
+        concepts=concept_results(tables, is_of_a_concept(tables)),
+        ratings=ratings(tables, summary.get("study")),
+    )

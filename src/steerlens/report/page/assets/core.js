@@ -1,0 +1,170 @@
+/* What all parts share: the data, elements made without markup, numbers, the address, the theme. */
+"use strict";
+const steerlens = (window.steerlens = {});
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  /* What a card has where nothing is written. */
+  const nothing = { promoted: [], promoted_logits: null, suppressed: [], suppressed_logits: null, windows: [], marked: [],
+    histogram: [], histogram_range: null, frequency: null, neighbours: [], url: null, steered: [] };
+  const cards = new Map();
+  function add(more) {
+    for (const [key, card] of Object.entries(more)) cards.set(key, { ...nothing, ...card });
+  }
+  add(data.cards);
+  const waiting = new Map(); // number of a file of data -> what is called when it is there
+
+  /* An element with properties and children; text is only ever text. */
+  function make(tag, properties, ...children) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(properties || {})) {
+      if (value === undefined || value === null || value === false) continue;
+      if (name === "text") element.textContent = value;
+      else if (name === "on") for (const [event, f] of Object.entries(value)) element.addEventListener(event, f);
+      else if (name === "style") for (const [key, v] of Object.entries(value)) element.style.setProperty(key, v);
+      else element.setAttribute(name, value === true ? "" : value);
+    }
+    element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+    return element;
+  }
+
+  function number(value, digits = 3) {
+    if (value === null || value === undefined || Number.isNaN(value)) return "–";
+    if (Number.isInteger(value)) return value.toLocaleString("en");
+    const size = Math.abs(value);
+    if (size >= 1e5 || size < 1e-3) return value.toExponential(Math.max(0, digits - 2)).replace("e-", "e−").replace("e+", "e");
+    return String(Number(value.toPrecision(digits)));
+  }
+
+  const percent = (share) => (share === null ? "–" : `${number(100 * share, share < 0.1 ? 2 : 3)} %`);
+
+  /* Tokens of which a space is the visible ␣, each in a box of its own. */
+  function token(text, extra = "") {
+    return make("bdi", { class: `token ${extra}`, text });
+  }
+
+  function section(id, title, explanation, ...children) {
+    return make("section", { id, "aria-labelledby": `${id}-title` },
+      make("h2", { id: `${id}-title`, text: title }),
+      explanation ? make("p", { class: "explains", text: explanation }) : null, ...children);
+  }
+
+  function field(label, input) {
+    return make("label", { class: "field" }, make("span", { text: label }), input);
+  }
+
+  function options(values, chosen) {
+    return values.map(([value, text]) => make("option", { value, selected: value === chosen, text }));
+  }
+
+  function tell(text) {
+    document.getElementById("told").textContent = text;
+  }
+
+  async function copy(text, button) {
+    const before = button.textContent;
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      const area = make("textarea", { readonly: true });
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+    }
+    button.textContent = "Copied";
+    tell("Copied");
+    setTimeout(() => { button.textContent = before; }, 1200);
+  }
+
+  /* A simple table; cells are texts, elements or numbers. */
+  function table(header, rows, options = {}) {
+    const numeric = header.map((_, at) => rows.every((row) => typeof row[at] === "number" || row[at] === "–" || row[at] === null || (row[at] && row[at].isNumber)));
+    return make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": options.label },
+      make("table", {},
+        make("thead", {}, make("tr", {}, header.map((name, at) => make("th", { scope: "col", class: numeric[at] ? "number" : "", text: name })))),
+        make("tbody", {}, rows.map((row) => make("tr", { class: row.mark ? "marked" : "" }, row.map((cell, at) => {
+          const td = make("td", { class: numeric[at] ? "number" : "" });
+          td.append(cell === null || cell === undefined ? "–" : typeof cell === "number" ? number(cell) : cell);
+          return td;
+        }))))));
+  }
+
+  const address = (layer, feature) => `#layer=${layer}&feature=${feature}`;
+
+  function featureLink(layer, feature, text) {
+    return make("a", { href: address(layer, feature), text: text || `${layer} / ${feature}` });
+  }
+
+  /* The row of a feature in the table of features; -1 if it has none. */
+  let rowOf = null;
+  function row(layer, feature) {
+    const { features } = data;
+    if (!features) return -1;
+    if (!rowOf) {
+      rowOf = new Map();
+      features.layer.forEach((of, at) => {
+        const key = `${of}/${features.feature[at]}`;
+        if (!rowOf.has(key)) rowOf.set(key, at);
+      });
+    }
+    const at = rowOf.get(`${layer}/${feature}`);
+    return at === undefined ? -1 : at;
+  }
+
+  function promoted(at, n = 10) {
+    const { features } = data;
+    if (at < 0) return [];
+    const first = at * features.n_promoted;
+    return features.promoted.slice(first, first + Math.min(n, features.n_promoted)).filter((id) => id >= 0).map((id) => features.tokens[id]);
+  }
+
+  function column(name) {
+    return data.features ? data.features.numbers.find((numbers) => numbers.name === name) : undefined;
+  }
+
+  /* A file of data beside the page calls this. */
+  steerlens.addCards = (id, fileNumber, more) => {
+    const arrived = waiting.get(fileNumber);
+    waiting.delete(fileNumber);
+    if (id === data.id) add(more);
+    if (arrived) arrived(id === data.id ? null : `report.data/${name(fileNumber)} is of another page.`);
+  };
+
+  const name = (fileNumber) => `${String(fileNumber).padStart(3, "0")}.js`;
+
+  /* The card of a feature, or why there is none. */
+  function card(at) {
+    const key = `${data.features.layer[at]}/${data.features.feature[at]}`;
+    const fileNumber = data.files.length ? data.files[at] : -1;
+    if (cards.has(key) || fileNumber < 0) return Promise.resolve([cards.get(key) || null, null]);
+    return new Promise((resolve) => {
+      const script = make("script", { src: `report.data/${name(fileNumber)}` });
+      const done = (why) => { script.remove(); resolve([cards.get(key) || null, why]); };
+      const others = waiting.get(fileNumber);
+      waiting.set(fileNumber, (why) => { if (others) others(why); done(why); });
+      script.addEventListener("error", () => {
+        waiting.delete(fileNumber);
+        done(`Its texts are in report.data/${name(fileNumber)}, which isn't beside this page.`);
+        if (others) others(null);
+      });
+      document.head.append(script);
+    });
+  }
+
+  /* Dark and light: the system's, until one chooses. */
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const themed = [];
+  const isDark = () => (document.documentElement.dataset.theme || (dark.matches ? "dark" : "light")) === "dark";
+  function setTheme(theme) {
+    document.documentElement.dataset.theme = theme;
+    themed.forEach((f) => f());
+  }
+  document.getElementById("theme").addEventListener("click", () => setTheme(isDark() ? "light" : "dark"));
+  dark.addEventListener("change", () => themed.forEach((f) => f()));
+
+  Object.assign(steerlens, {
+    data, make, number, percent, token, section, field, options, tell, copy, table, featureLink, address,
+    row, promoted, column, card, isDark, onTheme: (f) => themed.push(f), parts: [],
+  });
+})();

@@ -1,0 +1,40 @@
+/* The page: its top, then every part that the run has something for. */
+"use strict";
+(() => {
+  const { data, make, copy } = steerlens;
+  const main = document.getElementById("main");
+  const { overview } = data;
+
+  function top() {
+    const command = overview.command ? make("div", { class: "command" }, make("code", { text: overview.command }),
+      make("button", { type: "button", text: "Copy", on: { click: (event) => copy(overview.command, event.target) } })) : null;
+    const facts = overview.facts.length ? make("details", { class: "facts" }, make("summary", { text: "Model, SAE, versions" }),
+      make("dl", {}, overview.facts.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })]))) : null;
+    const state = overview.state === "done" ? null : make("p", { class: "warn", role: "alert", text: `Unfinished: ${overview.state}.` });
+    return make("section", { id: "top", "aria-labelledby": "title" }, make("h1", { id: "title", text: data.title }), state,
+      make("p", { class: "asked", text: overview.asked }),
+      overview.notes.length ? make("ul", { class: "warn" }, overview.notes.map((text) => make("li", { text }))) : null,
+      overview.sentences.length ? make("ul", { class: "sentences" }, overview.sentences.map((text) => make("li", { text }))) : null,
+      command, facts);
+  }
+
+  main.replaceChildren(top());
+  const nav = document.getElementById("nav");
+  const order = ["concepts", "table1", "results", "scores", "features"];
+  for (const wanted of order) {
+    const [id, title, build] = steerlens.parts.find((part) => part[0] === wanted);
+    let part = null;
+    try {
+      part = build();
+    } catch (error) {
+      part = make("section", { id }, make("p", { class: "warn", text: `The part ${title} can't be shown: ${error.message}` }));
+      console.error(error);
+    }
+    if (!part) continue;
+    main.append(part);
+    nav.append(make("a", { href: `#${id}`, text: title }));
+  }
+  if (data.features === null && data.overview.kind === "run") main.append(make("p", { class: "none", text: "This run has no feature." }));
+  steerlens.follow();
+  document.documentElement.dataset.ready = "yes";
+})();

@@ -1,0 +1,41 @@
+/* Sweeps, releases and comparisons: tables of jobs and answers, and results over each other. */
+"use strict";
+(() => {
+  const { data, make, section, chart, line, percent, number } = steerlens;
+
+  function overlay() {
+    const { series } = data;
+    if (series.length < 2) return null;
+    const style = (c, at) => ({ colour: [c.blue, c.orange, c.green, c.red, c.grey][at % 5], symbol: ["circle", "triangle", "diamond", "rect"][at % 4], type: ["solid", "dashed", "dotted"][Math.floor(at / 5) % 3] });
+    const layers = [...new Set(series.flatMap((one) => one.layers.map((row) => row.layer)))].sort((a, b) => a - b);
+    const curves = (score, key, title, format) => chart(title, "", 300, (c) => ({
+      legend: {}, tooltip: { trigger: "axis", valueFormatter: (value) => format(Array.isArray(value) ? value[1] : value) },
+      xAxis: { type: "value", name: "layer", nameLocation: "middle", nameGap: 28, min: "dataMin", max: "dataMax", minInterval: 1, splitLine: { show: false } },
+      yAxis: { type: "value", min: 0, axisLabel: { formatter: format } },
+      series: series.map((one, at) => { const { colour, symbol, type } = style(c, at); return line(one.label, one.layers.filter((row) => row.score === score).map((row) => [row.layer, row[key]]), colour, { symbol, lineStyle: { width: 2, color: colour, type } }); }),
+    }));
+    const has = (score) => series.some((one) => one.layers.some((row) => row.score === score));
+    if (layers.length < 2) {
+      return make("div", { class: "panel" }, steerlens.table(["result", "score", "n", "mean", "90th percentile", "share ≥ 0.1"],
+        series.flatMap((one) => one.layers.map((row) => [one.label, { output_score: "S_out", null: "random directions", input_score: "S_in" }[row.score], row.n, row.mean, row.p90, percent(row.at_least_01)])), { label: "Scores" }));
+    }
+    return make("div", { class: "panel pair" },
+      has("output_score") ? curves("output_score", "at_least_01", "Share of features with S_out ≥ 0.1, by layer.", percent) : null,
+      has("input_score") ? curves("input_score", "at_least_01", "Share of features with S_in ≥ 0.1, by layer.", percent) : null);
+  }
+
+  function success() {
+    const series = data.series.filter((one) => one.thresholds.length);
+    if (series.length < 2) return null;
+    return make("div", { class: "panel" }, chart("Success of the features above a threshold of S_out.", "Mean success@20 at the best factor.", 300, (c) => ({
+      legend: {}, tooltip: { trigger: "axis", valueFormatter: (value) => number(Array.isArray(value) ? value[1] : value) },
+      xAxis: { type: "log", name: "S_out at least", nameLocation: "middle", nameGap: 28 }, yAxis: { type: "value", min: 0 },
+      series: series.map((one, at) => line(one.label, one.thresholds.map((point) => [point.threshold, point.success]), [c.blue, c.orange, c.green, c.red, c.grey][at % 5])),
+    })));
+  }
+
+  steerlens.parts.push(["results", data.overview.kind === "comparison" ? "Side by side" : "Jobs", () => {
+    const parts = [overlay(), success(), ...data.tables.map((one) => make("div", {}, make("h3", { text: one.title }), steerlens.table(one.header, one.rows, { label: one.title })))].filter(Boolean);
+    return parts.length ? section("results", data.overview.kind === "comparison" ? "Two results over each other" : data.overview.kind === "sweep" ? "Jobs and what they found" : "Tables", null, ...parts) : null;
+  }]);
+})();

@@ -1,0 +1,134 @@
+/* The table of all features: search, sort, filter; only the rows in sight exist. */
+"use strict";
+(() => {
+  const { data, make, number, section, field, options, token, promoted } = steerlens;
+  const HEIGHT = 34;
+
+  function build() {
+    const { features } = data;
+    const n = features.layer.length;
+    const steered = new Set(features.steered);
+    const layers = [...new Set(features.layer)].sort((a, b) => a - b);
+    const columns = [
+      { title: "layer", values: features.layer, key: "layer", width: "4rem" },
+      { title: "feature", values: features.feature, key: "feature", width: "5.5rem" },
+      ...features.numbers.map((numbers) => ({ title: numbers.title, values: numbers.values, key: numbers.name, meaning: numbers.meaning, width: "6.2rem" })),
+    ];
+    const lower = features.tokens.map((text) => text.toLowerCase().replaceAll("␣", " "));
+    const first = columns.find((column) => column.key === data.ranked_by) || columns[0];
+    let sort = { key: first.key, down: first.key === data.ranked_by };
+    let order = [];
+    let chosen = 0;
+
+    const search = make("input", { type: "search", id: "search", placeholder: features.labels ? "token, label or number" : "token or number", autocomplete: "off", spellcheck: "false" });
+    const layerChoice = make("select", {}, options([["all", "all"], ...layers.map((layer) => [String(layer), String(layer)])], "all"));
+    const onlySteered = make("input", { type: "checkbox" });
+    const count = make("output", { class: "count" });
+    const template = `${columns.slice(0, 2).map((column) => column.width).join(" ")} minmax(14rem, 1fr) ${columns.slice(2).map((column) => column.width).join(" ")}`;
+    const head = make("div", { class: "head", role: "row", style: { "grid-template-columns": template } });
+    const spacer = make("div", { class: "spacer" });
+    const rows = make("div", { class: "rows", role: "rowgroup" });
+    const body = make("div", { class: "body", tabindex: "0", "aria-label": "Features; arrow keys move, Enter opens" }, head, spacer);
+    spacer.append(rows);
+    body.setAttribute("role", "grid");
+
+    const heads = columns.map((column) => {
+      const button = make("button", { type: "button", title: column.meaning, text: column.title, on: { click: () => {
+        sort = { key: column.key, down: sort.key === column.key ? !sort.down : column.key !== "layer" && column.key !== "feature" };
+        update();
+      } } });
+      return make("div", { role: "columnheader", class: "number" }, button);
+    });
+    head.append(heads[0], heads[1], make("div", { role: "columnheader", text: features.labels ? "label, promoted tokens" : "promoted tokens" }), ...heads.slice(2));
+
+    function matches() {
+      const wanted = search.value.toLowerCase().replaceAll("␣", " ");
+      const isSpaced = wanted.startsWith(" ");
+      const text = isSpaced ? ` ${wanted.trim()}` : wanted.trim();
+      const layer = layerChoice.value;
+      const hit = new Uint8Array(features.tokens.length);
+      if (text.trim()) lower.forEach((token, at) => { if (token.includes(text)) hit[at] = 1; });
+      const asNumber = /^\d+$/.test(text) ? Number(text) : null;
+      const asPair = /^(\d+)\s*\/\s*(\d+)$/.exec(text);
+      const found = [];
+      for (let row = 0; row < n; row += 1) {
+        if (layer !== "all" && String(features.layer[row]) !== layer) continue;
+        if (onlySteered.checked && !steered.has(row)) continue;
+        if (text.trim()) {
+          let is = asPair ? features.layer[row] === Number(asPair[1]) && features.feature[row] === Number(asPair[2]) : features.feature[row] === asNumber;
+          for (let at = row * features.n_promoted; !is && at < (row + 1) * features.n_promoted; at += 1) is = features.promoted[at] >= 0 && hit[features.promoted[at]] === 1;
+          if (!is && features.labels && features.labels[row]) is = features.labels[row].toLowerCase().includes(text);
+          if (!is) continue;
+        }
+        found.push(row);
+      }
+      return found;
+    }
+
+    function update() {
+      const { values } = columns.find((column) => column.key === sort.key);
+      const keys = new Float64Array(n);
+      for (let row = 0; row < n; row += 1) keys[row] = values[row] === null ? -Infinity : sort.down ? values[row] : -values[row];
+      order = matches().sort((a, b) => (keys[b] === keys[a] ? a - b : keys[b] > keys[a] ? 1 : -1));
+      chosen = 0;
+      heads.forEach((head, at) => head.setAttribute("aria-sort", columns[at].key === sort.key ? (sort.down ? "descending" : "ascending") : "none"));
+      count.textContent = order.length === n ? `${number(n)} features` : `${number(order.length)} of ${number(n)}`;
+      body.setAttribute("aria-rowcount", order.length + 1);
+      spacer.style.height = `${Math.max(order.length, 1) * HEIGHT}px`;
+      body.scrollTop = 0;
+      draw();
+    }
+
+    function draw() {
+      const top = Math.max(0, Math.floor(body.scrollTop / HEIGHT) - 4);
+      const visible = Math.ceil((body.clientHeight || 480) / HEIGHT) + 8;
+      rows.style.transform = `translateY(${top * HEIGHT}px)`;
+      rows.replaceChildren(...order.slice(top, top + visible).map((row, at) => line(row, top + at)));
+      if (!order.length) rows.replaceChildren(make("p", { class: "none", text: "No feature matches." }));
+    }
+
+    function line(row, at) {
+      const label = features.labels && features.labels[row];
+      const element = make("div", { class: `line${at === chosen ? " chosen" : ""}${steered.has(row) ? " steered" : ""}`, role: "row", "aria-rowindex": at + 2, style: { "grid-template-columns": template } },
+        make("div", { role: "gridcell", class: "number", text: String(features.layer[row]) }),
+        make("div", { role: "gridcell", class: "number" }, steerlens.featureLink(features.layer[row], features.feature[row], String(features.feature[row]))),
+        make("div", { role: "gridcell", class: "tokens" }, label ? make("bdi", { class: "label", text: label }) : null, promoted(row, 8).map((text) => token(text))),
+        ...columns.slice(2).map((column) => make("div", { role: "gridcell", class: "number", text: number(column.values[row]) })));
+      element.addEventListener("click", () => { chosen = at; open(); });
+      return element;
+    }
+
+    function open() {
+      const row = order[chosen];
+      if (row !== undefined) steerlens.open(features.layer[row], features.feature[row]);
+      draw();
+    }
+
+    body.addEventListener("scroll", draw, { passive: true });
+    body.addEventListener("keydown", (event) => {
+      const page = Math.max(1, Math.floor(body.clientHeight / HEIGHT) - 2);
+      const moves = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -order.length, End: order.length };
+      if (event.target !== body) return;
+      if (event.key === "Enter") { open(); return; }
+      if (!(event.key in moves)) return;
+      event.preventDefault();
+      chosen = Math.min(Math.max(chosen + moves[event.key], 0), Math.max(order.length - 1, 0));
+      const top = chosen * HEIGHT;
+      if (top < body.scrollTop) body.scrollTop = top;
+      else if (top + 3 * HEIGHT > body.scrollTop + body.clientHeight) body.scrollTop = top + 3 * HEIGHT - body.clientHeight;
+      draw();
+    });
+    new ResizeObserver(draw).observe(body);
+    let timer = 0;
+    search.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(update, n > 30000 ? 120 : 30); });
+    layerChoice.addEventListener("change", update);
+    onlySteered.addEventListener("change", update);
+    update();
+    return section("features", "Features", null,
+      make("div", { class: "tools" }, field("Search", search), layers.length > 1 ? field("Layer", layerChoice) : null,
+        features.steered.length ? make("label", { class: "field check" }, onlySteered, make("span", { text: `steered (${number(features.steered.length)})` })) : null, count),
+      make("div", { class: "grid" }, body));
+  }
+
+  steerlens.parts.push(["features", "Features", () => (data.features ? build() : null)]);
+})();

@@ -1,0 +1,271 @@
+"""A card for a feature: its tokens, the texts it fires on, and what steering with it did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from steerlens.analysis.roles import TOP_K, Span, success_spans
+from steerlens.analysis.toward import words_summary
+from steerlens.report.page.contents import (
+    Arm,
+    Card,
+    Neighbour,
+    Numbers,
+    Segment,
+    Steered,
+    SteeredText,
+    Window,
+    plain,
+)
+from steerlens.results.folder import RunTables
+from steerlens.results.text import shown, visible, visible_token
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BEST = 200
+"""Features of each layer, by S_out and by S_in, whose cards lie in the page itself."""
+
+PROMPTS = 4
+"""Prompts of a steered feature whose texts are shown."""
+
+LONGEST = 2000
+"""Characters of a text that are shown."""
+
+MOST_TEXTS = 20_000
+"""Texts of a page; features beyond have curves without texts."""
+
+WINDOWS = 5
+FEATURE = "feature"
+
+
+def text_lines(text: str) -> str:
+    """Text with its line breaks, of which nothing else is invisible; cut where it is endless."""
+    if text.isprintable() and len(text) <= LONGEST:
+        return text
+    lines = "\n".join(map(shown, text[:LONGEST].split("\n")))
+    more = len(text) - LONGEST
+    return f"{lines} … ({more:,} more characters in the table)" if more > 0 else lines
+
+
+def card_order(tables: RunTables) -> list[int]:
+    """Rows of the table of features in the order in which their cards are wanted: the steered ones,
+    the best of each layer by S_out and by S_in, then the others."""
+    frame = tables.features.reset_index(drop=True)
+    steered = tables.steering[["layer", "feature"]].drop_duplicates()
+    first = frame.reset_index().merge(steered, on=["layer", "feature"])["index"].tolist()
+    for name in ("concept_score", "output_score", "input_score"):
+        scored = frame.loc[frame[name].notna()]
+        best = scored.sort_values(["layer", name], ascending=[True, False], kind="stable")
+        first += best.groupby("layer").head(BEST).index.tolist()
+    return list(dict.fromkeys([*first, *range(len(frame))]))
+
+
+def n_in_the_page(tables: RunTables, order: Sequence[int]) -> int:
+    """How many of `order` belong into the page itself: the steered and the best ones."""
+    best = sum(min(BEST, n) * 2 for n in tables.features.groupby("layer").size().tolist()) + len(
+        tables.steering
+    )
+    return min(best, len(order))
+
+
+def cards(tables: RunTables, order: Sequence[int]) -> Iterator[tuple[str, Card]]:
+    """The cards of the features at `order`, under `layer/feature`."""
+    frame = tables.features
+    keys = frame[["layer", "feature"]].to_numpy()
+    steered_of = _steered_by_feature(tables)
+    windows_of = _windows_by_feature(tables)
+    neighbours_of = _neighbours_by_feature(tables)
+    token = cache(visible_token)  # the same few thousand tokens, again and again
+    lists = {
+        name: frame[name].tolist() if name in frame else [None] * len(frame)
+        for name in (
+            *("logit_lens_tokens", "logit_lens_logits", "suppressed_tokens", "suppressed_logits"),
+            *("activation_histogram", "activation_histogram_range", "activation_frequency"),
+            *("input_top_examples", "neuronpedia_url"),
+        )
+    }
+    for row in order:
+        layer, feature = keys[row].tolist()
+        value = {name: column[row] for name, column in lists.items()}
+        windows = windows_of.get((layer, feature), [])
+        url = value["neuronpedia_url"]
+        marked = [] if windows else _list(value["input_top_examples"])[:WINDOWS]
+        yield (
+            f"{layer}/{feature}",
+            Card(
+                promoted=[*map(token, _list(value["logit_lens_tokens"]))],
+                promoted_logits=_numbers(value["logit_lens_logits"]),
+                suppressed=[*map(token, _list(value["suppressed_tokens"]))],
+                suppressed_logits=_numbers(value["suppressed_logits"]),
+                windows=windows,
+                marked=[text_lines(text) for text in marked],
+                histogram=_list(value["activation_histogram"]),
+                histogram_range=plain(value["activation_histogram_range"]),
+                frequency=plain(value["activation_frequency"]),
+                neighbours=neighbours_of.get((layer, feature), []),
+                url=url if isinstance(url, str) and url.startswith("https://") else None,
+                steered=steered_of.get((layer, feature), []),
+            ),
+        )
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if hasattr(value, "__len__") and not isinstance(value, str) else []
+
+
+def _numbers(value: Any) -> Numbers | None:
+    return [plain(number) for number in value] if hasattr(value, "__len__") else None
+
+
+def _windows_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Window]]:
+    """The texts of `examples.parquet`, the highest activation first."""
+    windows: dict[tuple[int, int], list[Window]] = {}
+    for row in tables.windows.to_dict("records"):
+        maximum = max(row["activations"], default=0.0) or 1.0
+        window = Window(
+            [text_lines(token) for token in row["tokens"]],
+            [round(activation / maximum, 2) for activation in row["activations"]],
+            plain(maximum),
+        )
+        windows.setdefault((row["layer"], row["feature"]), []).append(window)
+    return windows
+
+
+def _neighbours_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Neighbour]]:
+    """The rows of `neighbours.parquet`, the nearest first."""
+    neighbours: dict[tuple[int, int], list[Neighbour]] = {}
+    for row in tables.neighbours.sort_values("rank", kind="stable").to_dict("records"):
+        near = Neighbour(row["neighbour"], round(row["cosine"], 3))
+        neighbours.setdefault((row["layer"], row["feature"]), []).append(near)
+    return neighbours
+
+
+def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered]]:
+    """What steering with each feature did, toward every concept that it was steered toward."""
+    tokens_of = {
+        word["word"]: dict(zip(word["token_ids"] or [], word["tokens"] or [], strict=True))
+        for word in words_summary(tables.words)
+    }
+    chosen = {
+        (row["layer"], row["feature"], _name(row["concept"])): row
+        for row in tables.steering.loc[_alone(tables.steering)].to_dict("records")
+    }
+    left = MOST_TEXTS
+    by_feature: dict[tuple[int, int], list[Steered]] = {}
+    texts = tables.generations
+    for (layer, feature, concept), rows in texts.groupby(
+        ["layer", "feature", "concept"], sort=False, dropna=False
+    ):
+        name = _name(concept)
+        row = chosen.get((layer, feature, name), {})
+        steered = _steered(rows, row, name, tokens_of.get(name or "", {}), left > 0)
+        left -= len(steered.texts)
+        by_feature.setdefault((int(layer), int(feature)), []).append(steered)
+    return by_feature
+
+
+def _alone(frame: pd.DataFrame) -> pd.Series:
+    """Which rows are of a feature by itself."""
+    alone = frame["control"].isna()
+    return alone & frame["together"].isna() if "together" in frame else alone
+
+
+def _name(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _steered(
+    rows: pd.DataFrame,
+    chosen: Mapping[str, Any],
+    concept: str | None,
+    concept_tokens: Mapping[int, str],
+    has_texts: bool,
+) -> Steered:
+    arm_N = [_arm_name(row) for row in rows.to_dict("records")]
+    names = list(dict.fromkeys(arm_N))
+    prompts = rows["prompt"].drop_duplicates().tolist()
+    lens = dict(
+        zip(
+            _list(chosen.get("logit_lens_token_ids"))[:TOP_K],
+            _list(chosen.get("logit_lens_tokens"))[:TOP_K],
+            strict=False,
+        )
+    )
+    first = rows.assign(arm=arm_N)
+    arms = [_arm(name, first.loc[first["arm"] == name]) for name in names]
+    texts = first.sort_values("sample", kind="stable").drop_duplicates(["arm", "prompt", "factor"])
+    texts = texts.loc[texts["prompt"].isin(prompts[:PROMPTS]) & texts["text"].notna()]
+    return Steered(
+        concept=None if concept is None else visible(concept),
+        best_factor=plain(chosen.get("best_factor")),
+        undecided=chosen.get("undecided") is True,
+        arms=arms,
+        prompts=[text_lines(prompt) for prompt in prompts[:PROMPTS]],
+        n_prompts=len(prompts),
+        texts=[
+            SteeredText(
+                prompt=prompts.index(text["prompt"]),
+                arm=names.index(text["arm"]),
+                factor=text["factor"],
+                segments=segments(text["text"], text["token_ids"], lens, concept_tokens),
+                perplexity=plain(text["perplexity"]),
+            )
+            for text in texts.sort_values(["prompt", "factor"], kind="stable").to_dict("records")
+        ]
+        if has_texts
+        else [],
+    )
+
+
+def _arm_name(row: Mapping[Any, Any]) -> str:
+    together, control = row.get("together"), row["control"]
+    if isinstance(together, str):
+        return f"with {visible(together)}"
+    return visible(control).replace("_", " ") if isinstance(control, str) else FEATURE
+
+
+def _arm(name: str, rows: pd.DataFrame) -> Arm:
+    columns = ["success_20", "concept_success", "perplexity", "first_step_kl"]
+    means = rows[["factor", *columns]].astype("Float64").groupby("factor").mean().reset_index()
+    numbers = {column: [plain(value) for value in means[column].tolist()] for column in columns}
+    return Arm(
+        name=name,
+        factors=means["factor"].tolist(),
+        success=numbers["success_20"],
+        concept_success=numbers["concept_success"],
+        perplexity=numbers["perplexity"],
+        kl=numbers["first_step_kl"],
+    )
+
+
+def segments(
+    text: str,
+    token_ids: Any,
+    lens_tokens: Mapping[int, str],
+    concept_tokens: Mapping[int, str],
+) -> list[Segment]:
+    """The parts of a text, with the feature's own tokens and those of the concept marked."""
+    text = text[: LONGEST + 1]
+    marks = [0] * len(text)
+    for mark, tokens in ((1, lens_tokens), (2, concept_tokens)):
+        written = [tokens[id_] for id_ in _list(token_ids) if id_ in tokens]
+        for start, end in _without_spaces(text, success_spans(text, written)):
+            for at in range(start, end):
+                marks[at] |= mark
+    parts: list[Segment] = []
+    start = 0
+    for at in range(1, len(text) + 1):
+        if at == len(text) or marks[at] != marks[start]:
+            parts.append((text_lines(text[start:at]), marks[start]))
+            start = at
+    return parts
+
+
+def _without_spaces(text: str, spans: Sequence[Span]) -> Iterator[Span]:
+    """The spans without the space that a token begins with."""
+    for start, end in spans:
+        token = text[start:end]
+        yield start + len(token) - len(token.lstrip()), end

@@ -1,0 +1,151 @@
+"""The top of a page: what was run, what came out, and how to run it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from steerlens.analysis.coverage import coverage_explanation
+from steerlens.analysis.steering_summary import steering_explanation
+from steerlens.analysis.summary import explanation
+from steerlens.analysis.toward import words_explanation
+from steerlens.report.concept_page import is_of_a_concept
+from steerlens.report.page.contents import Overview
+from steerlens.report.reference import reference_lines
+from steerlens.results.folder import RunTables
+from steerlens.results.status import read_status
+from steerlens.results.text import visible
+from steerlens.storage.files import read_json
+from steerlens.storage.provenance import PROVENANCE_FILE
+
+VERSIONS = ("steerlens", "python", "torch", "transformers", "transformer-lens", "sae-lens")
+
+
+def run_title(summary: Mapping[str, Any]) -> str:
+    """The names of model and SAE."""
+    return visible(f"{_names(summary.get('model'))} with {_names(summary.get('sae'))}")
+
+
+def run_overview(tables: RunTables, summary: Mapping[str, Any], folder: Path) -> Overview:
+    """The top of a run's page."""
+    provenance = read_json(folder / PROVENANCE_FILE)
+    return Overview(
+        kind="run",
+        asked=visible(_asked(tables, summary)),
+        sentences=[visible(line) for line in run_sentences(tables, summary)],
+        notes=[visible(note) for note in tables.notes],
+        state=visible(tables.unfinished or "done"),
+        command=visible(tables.command) if tables.command else None,
+        facts=_facts(tables, provenance if isinstance(provenance, dict) else {}, folder),
+    )
+
+
+def run_sentences(tables: RunTables, summary: Mapping[str, Any]) -> list[str]:
+    """What came out, in the sentences that the terminal has."""
+    lines: list[str] = []
+    if summary.get("ranked_by") and not is_of_a_concept(tables):
+        lines += explanation(summary)
+    elif not summary.get("ranked_by"):
+        lines.append(f"{_counted(len(tables.features), 'feature')}, none with a score.")
+    if len(tables.words):
+        lines += words_explanation(summary["words"])
+    elif summary.get("steering"):
+        lines += steering_explanation(summary["steering"])
+    lines += coverage_explanation(summary.get("coverage"))
+    lines += reference_lines(tables)
+    study = summary.get("study")
+    return [*lines, *(study["sentences"] if study else [])]
+
+
+def _asked(tables: RunTables, summary: Mapping[str, Any]) -> str:
+    """What was run, in a sentence."""
+    layers = sorted(set(tables.features["layer"].tolist()))
+    where = f"at layer {layers[0]}" if len(layers) == 1 else f"at {len(layers)} layers"
+    if len(layers) > 1:
+        where += f", {layers[0]} to {layers[-1]},"
+    scores = {"output_score": "output score", "input_score": "input score"}
+    has_null = len(tables.null_scores) > 0
+    filled = [title for name, title in scores.items() if bool(tables.features[name].notna().any())]
+    scored = f"{' and '.join(filled).capitalize()} of " if filled else ""
+    sentence = (
+        f"{scored}{_counted(len(tables.features), 'feature')} of {_names(summary.get('sae'))} "
+        f"{where} of {_names(summary.get('model'))}"
+    )
+    if has_null:
+        sentence += f", beside {_counted(len(tables.null_scores), 'random direction')}"
+    if len(tables.words):
+        names = [str(word) for word in tables.words["word"].tolist()]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        sentence += f"; features looked for that steer toward {', '.join(names[:3])}{more}"
+    if len(tables.steering):
+        n = len(tables.steering[["layer", "feature"]].drop_duplicates())
+        texts = _counted(len(tables.generations), "text")
+        sentence += f"; {_counted(n, 'feature')} steered with, in {texts}"
+    if len(tables.ratings):
+        methods = tables.ratings["method"].nunique()
+        n_concepts = tables.ratings["concept_id"].nunique()
+        sentence += (
+            f"; {_counted(len(tables.ratings), 'text')} of {methods} methods toward "
+            f"{_counted(n_concepts, 'concept')} rated"
+        )
+    return f"{sentence}."
+
+
+def _facts(tables: RunTables, provenance: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
+    """Model, SAEs, versions, commit, seed and date, as far as they are known."""
+    model = provenance.get("model") or {}
+    versions = provenance.get("versions") or {}
+    git = provenance.get("git") or {}
+    saes = [
+        f"layer {row['layer']}: {row['architecture']}, {row['d_sae']:,} features"
+        for row in tables.saes.dropna(subset=["architecture", "d_sae"]).to_dict("records")
+    ]
+    file = model.get("file") or model.get("path") or model.get("repo_id")
+    machine = ", ".join(str(model[name]) for name in ("dtype", "device") if model.get(name))
+    finished = read_status(folder).get("finished")
+    facts = {
+        "Model": ", ".join(set(map(str, tables.features["model"].dropna().tolist()[:1]))),
+        "Weights": " ".join(str(part) for part in (file, model.get("revision")) if part),
+        "Computed in": machine,
+        "SAEs": "; ".join(saes[:6]) + (f" and {len(saes) - 6} more" if len(saes) > 6 else ""),
+        "Seed": str(provenance["seeds"]) if "seeds" in provenance else "",
+        "Finished": str(finished or provenance.get("time") or ""),
+        "Commit": _commit(git),
+        "Versions": ", ".join(
+            f"{name} {versions[name]}" for name in VERSIONS if versions.get(name)
+        ),
+    }
+    return [(name, visible(value)) for name, value in facts.items() if value]
+
+
+def _commit(git: Any) -> str:
+    if not isinstance(git, Mapping) or not git.get("commit"):
+        return ""
+    changed = git.get("dirty")
+    return f"{git['commit']}{' with uncommitted changes' if changed else ''}"
+
+
+def _names(names: Any) -> str:
+    names = [names] if isinstance(names, str) else list(names or ["?"])
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(str, names[:3])) + more
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
+def joined_overview(
+    kind: str, asked: str, sentences: Sequence[str], notes: Sequence[str], command: str | None
+) -> Overview:
+    """The top of the page of a sweep or of a comparison."""
+    return Overview(
+        kind=kind,
+        asked=visible(asked),
+        sentences=[visible(line) for line in sentences],
+        notes=[visible(note) for note in notes],
+        state="done",
+        command=visible(command) if command else None,
+        facts=[],
+    )

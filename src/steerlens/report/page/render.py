@@ -1,0 +1,204 @@
+"""A page as one HTML file: skeleton, style, scripts and data, and files of data beside it.
+
+Whatever a model or a corpus wrote is data in a JSON block that no script of the page takes for
+markup, and the page's Content-Security-Policy runs no script but ours, by their digests.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from steerlens.report.page.contents import Card, Page
+from steerlens.storage.files import make_folder, write_text
+
+PAGE_FILE, DATA_FOLDER = "report.html", "report.data"
+
+ROOM = Path(__file__).parent
+CHARTS = ROOM / "vendor" / "echarts" / "echarts.common.min.js"
+SCRIPTS = (
+    *("core.js", "charts.js", "scores.js", "table.js", "steering.js", "card.js"),
+    *("concepts.js", "table1.js", "sweep.js", "page.js"),
+)
+"""Our own, in the order in which they run."""
+
+EMBEDDED_BYTES = 2_500_000
+"""Cards in the page itself, at most so many bytes of JSON."""
+
+CARDS_OF_A_FILE, WEIGHT_OF_STEERED = 400, 25
+"""Cards in a file beside it, what a click loads; one with steered texts counts as so many."""
+
+
+def write_html(
+    page: Page, cards: Iterable[tuple[str, Card]], n_embedded: int, folder: Path
+) -> Path:
+    """Write `report.html` into `folder`, and the cards that don't belong into it beside it.
+
+    Args:
+        page: without cards.
+        cards: under `layer/feature`, the most wanted first.
+        n_embedded: so many of them lie in the page, as far as `EMBEDDED_BYTES` allow.
+        folder: of the run.
+    """
+    cards = iter(cards)
+    embedded: list[str] = []
+    left = EMBEDDED_BYTES
+    rest: list[tuple[str, Card]] = []
+    for key, card in itertools.islice(cards, n_embedded):
+        entry = f"{json.dumps(key)}:{to_json(card)}"
+        if len(entry) > left:
+            rest.append((key, card))
+            break
+        embedded.append(entry)
+        left -= len(entry)
+    files: list[str] = []
+    file_of: dict[str, int] = {}
+    for group in _groups(itertools.chain(rest, cards)):
+        file_of |= dict.fromkeys(group, len(files))
+        files.append(to_json(group))
+    digest = hashlib.sha256()
+    for text in (*embedded, *files):
+        digest.update(text.encode())
+    name = digest.hexdigest()[:12]
+    _write_data(files, name, folder)
+    data = _object(
+        {
+            **{field.name: to_json(getattr(page, field.name)) for field in fields(page)},
+            "cards": "{" + ",".join(embedded) + "}",
+            "files": to_json(_file_numbers(page, file_of)),
+            "id": to_json(name),
+        }
+    )
+    path = folder / PAGE_FILE
+    write_text(path, html(page.title, data, bool(files)))
+    return path
+
+
+def _groups(cards: Iterable[tuple[str, Card]]) -> Iterator[dict[str, Card]]:
+    """The cards of one file after the other."""
+    group: dict[str, Card] = {}
+    weight = 0
+    for key, card in cards:
+        group[key] = card
+        weight += WEIGHT_OF_STEERED if card.steered else 1
+        if weight >= CARDS_OF_A_FILE:
+            yield group
+            group, weight = {}, 0
+    if group:
+        yield group
+
+
+def _file_numbers(page: Page, file_of: Mapping[str, int]) -> list[int]:
+    """The file of each feature's card, in the order of the table; -1 = the page itself."""
+    if page.features is None or not file_of:
+        return []
+    keys = zip(page.features.layer, page.features.feature, strict=True)
+    return [file_of.get(f"{layer}/{feature}", -1) for layer, feature in keys]
+
+
+def _write_data(files: Sequence[str], name: str, folder: Path) -> None:
+    """Write the files beside the page, and remove those of an earlier one."""
+    data = folder / DATA_FOLDER
+    names = [f"{number:03d}.js" for number in range(len(files))]
+    for earlier in data.glob("*.js"):
+        if earlier.name not in names:
+            earlier.unlink(missing_ok=True)
+    if not files:
+        if data.is_dir() and not any(data.iterdir()):
+            data.rmdir()
+        return
+    make_folder(data)
+    for number, text in enumerate(files):
+        write_text(data / names[number], f'steerlens.addCards("{name}",{number},{text});\n')
+
+
+def html(title: str, data: str, has_files: bool) -> str:
+    """The page's text, of `data` that is JSON already."""
+    style = _asset("page.css")
+    charts = CHARTS.read_text(encoding="utf-8")
+    script = "\n".join(_asset(name) for name in SCRIPTS)
+    # What is hashed is the text between the tags, to the byte.
+    sources = [f"'{_digest(text)}'" for text in (charts, script)]
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            # Scripts that ours adds: files of data beside the page.
+            f"script-src {' '.join(sources)}{DATA_SOURCE if has_files else ''}",
+            f"style-src '{_digest(style)}'",
+            "img-src data: blob:",
+            *("base-uri 'none'", "form-action 'none'"),
+        ]
+    )
+    return _template().render(
+        title=title, policy=policy, style=style, charts=charts, script=script, data=data
+    )
+
+
+DATA_SOURCE = " 'self'"
+"""Where files of data come from: the folder of the page."""
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ROOM),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("page.html.jinja")
+
+
+def _asset(name: str) -> str:
+    return (ROOM / "assets" / name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def to_json(value: Any) -> str:
+    """Give `value` as JSON that may stand in HTML and in a script: no `<`, `>` or `&` as it is.
+
+    Dataclasses become objects; half of a surrogate pair, which no file can hold, becomes `?`.
+    """
+    text = json.dumps(
+        value, default=_fields, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    )
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text.encode("utf-8", "replace").decode()
+
+
+def _fields(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        members = {name: getattr(value, name) for name in _names(type(value))}
+        if isinstance(value, Card):
+            return {name: member for name, member in members.items() if member not in _EMPTY}
+        return members
+    if hasattr(value, "item"):  # a number of NumPy
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no part of a page")
+
+
+_EMPTY: tuple[Any, ...] = (None, [], ())
+
+
+@cache
+def _names(kind: Any) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+def _object(members: Mapping[str, str]) -> str:
+    return "{" + ",".join(f"{json.dumps(name)}:{text}" for name, text in members.items()) + "}"

@@ -1,0 +1,145 @@
+"""The page's part on scores: all features with their numbers, by layer, and what selecting buys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steerlens.analysis.steering_summary import curve_rows
+from steerlens.analysis.summary import ranking
+from steerlens.report.page.contents import (
+    FeatureTable,
+    LayerScores,
+    NumberColumn,
+    ThresholdPoint,
+    plain,
+)
+from steerlens.results import FEATURES
+from steerlens.results.folder import RunTables
+from steerlens.results.text import visible, visible_token
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROMOTED = 10
+"""Promoted tokens of every feature; its card has all that the table has."""
+
+COLUMNS = {
+    "concept_score": ("toward", "output score toward the concept's tokens"),
+    "output_score": ("S_out", "output score: rank and probability of its own tokens when raised"),
+    "output_score_delta": ("S_out gain", "output score less that without steering"),
+    "output_score_p": ("p", "share of the layer's random directions that score as high"),
+    "output_score_mean": ("S_out mean", "mean output score over several prompts"),
+    "input_score": ("S_in", "share of its texts in which it peaks on a token of its own"),
+    "token_confidence_delta": ("confidence", "change of the mean log-probability of likely tokens"),
+    "activation_frequency": ("frequency", "share of the corpus's tokens on which it fires"),
+    "max_activation": ("max", "largest activation over the corpus"),
+    "mean_activation": ("mean", "mean activation where it fires"),
+    "random_score": ("random", "drawn at random: a control"),
+}
+"""Title and meaning of every number of the table of features that the page shows, in order."""
+
+SHOWN_FROM = 0.02
+"""Thresholds are shown from the first that leaves out so large a share of the features."""
+
+
+def feature_table(tables: RunTables) -> FeatureTable | None:
+    """All features with their numbers and promoted tokens; None where there is no feature."""
+    frame = tables.features
+    if not len(frame):
+        return None
+    by = ranking(frame)
+    names = [name for name in (by, *COLUMNS, *_other_numbers(frame)) if name]
+    filled = [name for name in dict.fromkeys(names) if name in frame and _is_filled(frame[name])]
+    tokens, promoted = _promoted(frame)
+    steered = set(map(tuple, tables.steering[["layer", "feature"]].to_numpy().tolist()))
+    keys = list(zip(frame["layer"].tolist(), frame["feature"].tolist(), strict=True))
+    has_labels = "label" in frame and _is_filled(frame["label"])
+    return FeatureTable(
+        layer=frame["layer"].tolist(),
+        feature=frame["feature"].tolist(),
+        numbers=[_number_column(frame, name) for name in filled],
+        tokens=tokens,
+        promoted=promoted,
+        n_promoted=PROMOTED,
+        labels=[
+            visible(label) if isinstance(label, str) else None for label in frame["label"].tolist()
+        ]
+        if has_labels
+        else None,
+        steered=[row for row, key in enumerate(keys) if key in steered],
+    )
+
+
+def _other_numbers(frame: pd.DataFrame) -> list[str]:
+    """Numbers of other people's methods."""
+    return [
+        str(name)
+        for name in frame.columns
+        if name not in FEATURES.columns and getattr(frame[name].dtype, "kind", "") in "iuf"
+    ]
+
+
+def _is_filled(column: pd.Series) -> bool:
+    return bool(column.notna().any())
+
+
+def _number_column(frame: pd.DataFrame, name: str) -> NumberColumn:
+    title, meaning = COLUMNS.get(name, (visible(name), visible(name)))
+    return NumberColumn(name, title, meaning, [plain(value) for value in frame[name].tolist()])
+
+
+def _promoted(frame: pd.DataFrame) -> tuple[list[str], list[int]]:
+    """The different promoted tokens, and of every feature the first as indices into them."""
+    index_of: dict[str, int] = {}
+    promoted: list[int] = []
+    for tokens in frame["logit_lens_tokens"].tolist():
+        first = list(tokens)[:PROMOTED] if hasattr(tokens, "__len__") else []
+        promoted += [index_of.setdefault(str(token), len(index_of)) for token in first]
+        promoted += [-1] * (PROMOTED - len(first))
+    return [visible_token(token) for token in index_of], promoted
+
+
+def layer_scores(tables: RunTables) -> list[LayerScores]:
+    """Every score by layer, with that of random directions as `null`."""
+    columns = {
+        "output_score": (tables.features, "output_score"),
+        "null": (tables.null_scores, "output_score"),
+        "input_score": (tables.features, "input_score"),
+    }
+    return [
+        scores
+        for name, (frame, column) in columns.items()
+        if len(frame) and column in frame
+        for scores in _by_layer(frame, column, name)
+    ]
+
+
+def _by_layer(frame: pd.DataFrame, column: str, name: str) -> Iterator[LayerScores]:
+    numbers = frame.loc[frame[column].notna(), ["layer", column]]
+    layer_N = numbers["layer"].to_numpy()
+    score_N = numbers[column].to_numpy(dtype=float)
+    for layer in np.unique(layer_N).tolist():
+        values = score_N[layer_N == layer]
+        statistics = (values.mean(), np.quantile(values, 0.9), (values >= 0.01).mean())
+        mean, p90, at_least_001 = (float(f"{value:.4g}") for value in statistics)
+        at_least_01 = float(f"{(values >= 0.1).mean():.4g}")
+        yield LayerScores(layer, name, len(values), mean, p90, at_least_001, at_least_01)
+
+
+def threshold_points(steering: Mapping[str, Any] | None) -> Sequence[ThresholdPoint]:
+    """Success and payoff by threshold, from where a threshold leaves something out."""
+    if not steering:
+        return []
+    rows = curve_rows(steering)
+    most = max((row["selected"] for row in rows), default=0)
+    kept = [at for at, row in enumerate(rows) if row["selected"] < (1 - SHOWN_FROM) * most]
+    first = max(0, kept[0] - 1) if kept else len(rows)
+    names = ThresholdPoint.__dataclass_fields__
+    return [
+        ThresholdPoint(**{name: plain(row.get(name)) for name in names})  # type: ignore[arg-type]
+        for row in rows[first:]
+        if row["selected"]
+    ]
