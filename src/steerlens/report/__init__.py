@@ -57,8 +57,16 @@ def report(folder: Path) -> None:
     print_summary(tables, summary, folder)
 
 
-def write_report(tables: RunTables, folder: Path) -> tuple[dict[str, Any], dict[str, list[Path]]]:
-    """Write all that follows from the tables alone; gives the summary and the figures' files."""
+def write_report(
+    tables: RunTables, folder: Path, page: bool = True
+) -> tuple[dict[str, Any], dict[str, list[Path]]]:
+    """Write all that follows from the tables alone; gives the summary and the figures' files.
+
+    Args:
+        tables: what lies in `folder`.
+        folder: of the run.
+        page: write `report.html`, too.
+    """
     from steerlens.report.figures import draw_all
 
     figures = draw_all(tables, folder)
@@ -69,6 +77,10 @@ def write_report(tables: RunTables, folder: Path) -> tuple[dict[str, Any], dict[
     summary = summarise(tables) | {"study": study}
     write_json(folder / SUMMARY_FILE, summary)
     write_text(folder / REPORT_FILE, report_text(tables, summary, figures, folder))
+    if page:
+        from steerlens.report.page import write_run_page
+
+        write_run_page(tables, summary, folder)
     return summary, figures
 
 

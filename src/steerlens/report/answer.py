@@ -19,7 +19,7 @@ def answer_section(study: Mapping[str, Any] | None) -> list[str]:
     parts.append("\n".join(f"- {markdown(visible(line))}" for line in study["sentences"]))
     for name, rows in study["tables"].items():
         if rows:
-            header, cells = _cells(rows)
+            header, cells = answer_cells(rows)
             cells = [[markdown(cell) for cell in row] for row in cells]
             parts += [f"`{name}.csv`", markdown_table([markdown(title) for title in header], cells)]
     return parts
@@ -31,13 +31,13 @@ def print_answer(study: Mapping[str, Any] | None, console: Console) -> None:
         return
     rows = next(iter(study["tables"].values()), [])
     if rows:
-        header, cells = _cells(rows)
+        header, cells = answer_cells(rows)
         columns = dict(zip(map(visible, header), zip(*cells, strict=True), strict=True))
         print_table(console, "", columns, left=columns)
     print_sentences(console, map(visible, study["sentences"]))
 
 
-def _cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def answer_cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Titles and cells, each number with its interval where there is one."""
     names = [name for name in rows[0] if not name.endswith(("_low", "_high"))]
     return names, [[_cell(row, name) for name in names] for row in rows]

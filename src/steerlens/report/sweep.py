@@ -13,6 +13,7 @@ from rich.text import Text
 from steerlens.analysis.series import Series
 from steerlens.analysis.summary import summarise
 from steerlens.report.answer import answer_section, print_answer
+from steerlens.report.page.contents import PlainTable
 from steerlens.report.studies import write_answer
 from steerlens.report.tables import print_table
 from steerlens.report.terminal import console_on
@@ -43,15 +44,20 @@ of the same layers, `hybrids` their share beside that of independent scores."""
 
 
 def write_sweep_report(
-    rows: pd.DataFrame, series: Sequence[Series], left_out: Sequence[str], folder: Path
+    rows: pd.DataFrame,
+    series: Sequence[Series],
+    left_out: Sequence[str],
+    folder: Path,
+    page: bool = True,
 ) -> tuple[dict[str, Any], dict[str, list[Path]]]:
-    """Writes `sweep.csv`, `summary.json`, `report.md` and the figures of a joined sweep.
+    """Write `sweep.csv`, `summary.json`, the reports and the figures of a joined sweep.
 
     Args:
         rows: one row per job.
         series: what can be shown.
         left_out: what couldn't be joined, in sentences.
         folder: where to.
+        page: write `report.html`, too.
     """
     from steerlens.report.figures import draw_all
     from steerlens.report.figures.overlay import draw_overlay
@@ -88,6 +94,13 @@ def write_sweep_report(
     }
     write_json(folder / SUMMARY_FILE, summary)
     write_text(folder / REPORT_FILE, _report(rows, summary, figures, folder))
+    if page:
+        from steerlens.report.page import write_sweep_page
+
+        columns = _columns(rows)
+        cells = [list(map(visible, row)) for row in _cells(rows, columns)]
+        jobs = PlainTable("Jobs", list(map(visible, columns.values())), cells)
+        write_sweep_page(_counted(rows), jobs, series, summary, folder)
     return summary, figures
 
 

@@ -12,6 +12,8 @@ __all__ = [
     "FEATURES",
     "GENERATIONS",
     "NULL_SCORES",
+    "PAGE_DATA",
+    "PAGE_FILE",
     "RATINGS",
     "REPORT_FILE",
     "SAES",
@@ -24,6 +26,8 @@ __all__ = [
 ]
 
 REPORT_FILE, SUMMARY_FILE = "report.md", "summary.json"
+PAGE_FILE, PAGE_DATA = "report.html", "report.data"
+"""The page, and the folder of what it loads when a card is opened."""
 
 SUBJECT = {"model": "string", "sae": "string", "hook_name": "string"}
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from steerlens.results import FEATURES, REPORT_FILE, SUMMARY_FILE, TABLES
+from steerlens.results import FEATURES, PAGE_DATA, PAGE_FILE, REPORT_FILE, SUMMARY_FILE, TABLES
+from steerlens.results.cards import NEIGHBOURS, WINDOWS
 from steerlens.results.pmi import PMI_FILE
 from steerlens.results.reference import REFERENCE, REFERENCE_FILE
 from steerlens.results.status import Status
@@ -19,8 +20,8 @@ ASIDE = ".unfinished"
 """The folder, in that of a run, of results that will take the place of an earlier run's."""
 
 FILES = (
-    *(table.file for table in (*TABLES, REFERENCE)),
-    *(REFERENCE_FILE, PMI_FILE, SUMMARY_FILE, REPORT_FILE, PROVENANCE_FILE, CONFIG_FILE),
+    *(table.file for table in (*TABLES, REFERENCE, WINDOWS, NEIGHBOURS)),
+    *(REFERENCE_FILE, PMI_FILE, SUMMARY_FILE, REPORT_FILE, PAGE_FILE, PROVENANCE_FILE, CONFIG_FILE),
 )
 """What a run writes beside its figures and its study's tables."""
 
@@ -75,13 +76,16 @@ def written_files(folder: Path) -> list[Path]:
     except (OSError, ValueError):
         report = ""
     names += [f"{name}.{end}" for name in _PICTURE.findall(report) for end in ("png", "pdf")]
-    return [path for name in names if (path := folder / name).is_file()]
+    files = [path for name in names if (path := folder / name).is_file()]
+    return [*files, *sorted((folder / PAGE_DATA).glob("*.js"))]
 
 
 def remove_results(folder: Path) -> None:
     """Remove what an earlier run has written as results: it would pass for the next one's."""
     for path in written_files(folder):
         path.unlink(missing_ok=True)
+    with suppress(OSError):  # it isn't there, or somebody else's files are in it
+        (folder / PAGE_DATA).rmdir()
 
 
 def _move(source: Path, target: Path) -> None:

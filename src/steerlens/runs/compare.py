@@ -17,6 +17,8 @@ from steerlens.analysis.summary import summarise
 from steerlens.errors import SteerlensError
 from steerlens.report.agreement import agreement_lines, agreement_table, judges_lines
 from steerlens.report.figures.overlay import draw_overlay
+from steerlens.report.page import write_comparison_page
+from steerlens.report.page.contents import PlainTable
 from steerlens.report.terminal import console_on
 from steerlens.results import REPORT_FILE, SUMMARY_FILE
 from steerlens.results.status import LEFT_OUT, refuse_foreign
@@ -31,7 +33,7 @@ Differences = list[tuple[str, str, str]]
 
 def compare(first_folder: Path, other_folder: Path, into: Path) -> None:
     """Writes into the folder `into`, and prints, in what two results differ and how far they agree:
-    `report.md`, `summary.json` and `figures/` with both in each.
+    `report.html`, `report.md`, `summary.json` and `figures/` with both in each.
 
     Results of two sweeps are compared where their labels (the settings that their own jobs differ
     in) are the same; a run is compared with every one of a sweep's.
@@ -83,6 +85,10 @@ def compare(first_folder: Path, other_folder: Path, into: Path) -> None:
         into / REPORT_FILE,
         _report(unfinished, differences, agreements_of, sentences_of, figures, into),
     )
+    rows = [[visible(cell) for cell in row] for row in differences]
+    settings = PlainTable("Settings", ["setting", "one", "other"], rows)
+    lines = [line for each in sentences_of.values() for line in each]
+    write_comparison_page(settings, lines, unfinished, labelled, summary, into)
     _print(unfinished, differences, sentences_of, into)
 
 

@@ -26,7 +26,7 @@ from steerlens.runs.plan import print_plan
 from steerlens.runs.preflight import loads_subject
 from steerlens.runs.stages import Stages
 from steerlens.scores.selection import chosen
-from steerlens.storage.files import CONFIG_FILE, write_text
+from steerlens.storage.files import CONFIG_FILE, JOB_FILE, write_text
 
 if TYPE_CHECKING:
     from steerlens.engine.subject import WeightCache
@@ -80,7 +80,7 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
                 _run_stages(Stages(config, target, weight_cache), config, reference, target)
                 # What is shown is what lies in the folder: `steerlens report` shows the same.
                 tables = read_tables(target)
-                summary, figures = write_report(tables, target)
+                summary, figures = write_report(tables, target, _wants_page(config, folder))
                 tracker.log_tables(tables, summary)
                 if len(tables.words):
                     tracker.log_rows("words", table_rows(tables.words))
@@ -93,6 +93,13 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
         tracker.finish(summary)
         print_summary(tables, summary, folder)
     return summary["objective"]["value"] if summary["objective"] else None
+
+
+def _wants_page(config: RunConfig, folder: Path) -> bool:
+    """Whether the run writes `report.html`: of the jobs of a sweep the joined result has one."""
+    if config.paths.report is None:
+        return not (folder / JOB_FILE).is_file()
+    return config.paths.report
 
 
 def _count_layers(config: RunConfig) -> int:

@@ -144,6 +144,8 @@ class PathsConfig:
     """This run's folder; by default Hydra's, under outputs/<name>/."""
     cache_dir: str = MISSING
     """Cache that runs share."""
+    report: bool | None = None
+    """Write `report.html`; null = of a run, and of a sweep's joined result, but not of its jobs."""
 
 
 @dataclass

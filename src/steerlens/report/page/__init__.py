@@ -15,13 +15,14 @@ from steerlens.report.concept_page import is_of_a_concept
 from steerlens.report.page.cards import card_order, cards, n_in_the_page
 from steerlens.report.page.concepts import concept_results
 from steerlens.report.page.contents import Page
+from steerlens.report.page.joined import write_comparison_page, write_sweep_page
 from steerlens.report.page.overview import run_overview, run_title
 from steerlens.report.page.ratings import ratings
-from steerlens.report.page.render import PAGE_FILE, write_html
+from steerlens.report.page.render import write_html
 from steerlens.report.page.scores import feature_table, layer_scores, threshold_points
 from steerlens.results.folder import RunTables
 
-__all__ = ["PAGE_FILE", "run_page", "write_run_page"]
+__all__ = ["run_page", "write_comparison_page", "write_run_page", "write_sweep_page"]
 
 
 def write_run_page(tables: RunTables, summary: Mapping[str, Any], folder: Path) -> Path:
@@ -39,7 +40,8 @@ def run_page(tables: RunTables, summary: Mapping[str, Any], folder: Path) -> Pag
         features=feature_table(tables),
         ranked_by=summary.get("ranked_by"),
         layers=layer_scores(tables),
-        thresholds=threshold_points(summary.get("steering")),
+        # What selecting by S_out buys isn't asked where features are chosen for a word.
+        thresholds=[] if len(tables.words) else threshold_points(summary.get("steering")),
         concepts=concept_results(tables, is_of_a_concept(tables)),
         ratings=ratings(tables, summary.get("study")),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,18 +134,3 @@ def _names(names: Any) -> str:
 
 def _counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'s' * (n != 1)}"
-
-
-def joined_overview(
-    kind: str, asked: str, sentences: Sequence[str], notes: Sequence[str], command: str | None
-) -> Overview:
-    """The top of the page of a sweep or of a comparison."""
-    return Overview(
-        kind=kind,
-        asked=visible(asked),
-        sentences=[visible(line) for line in sentences],
-        notes=[visible(note) for note in notes],
-        state="done",
-        command=visible(command) if command else None,
-        facts=[],
-    )

@@ -19,9 +19,8 @@ from typing import Any
 import jinja2
 
 from steerlens.report.page.contents import Card, Page
+from steerlens.results import PAGE_DATA, PAGE_FILE
 from steerlens.storage.files import make_folder, write_text
-
-PAGE_FILE, DATA_FOLDER = "report.html", "report.data"
 
 ROOM = Path(__file__).parent
 CHARTS = ROOM / "vendor" / "echarts" / "echarts.common.min.js"
@@ -107,7 +106,7 @@ def _file_numbers(page: Page, file_of: Mapping[str, int]) -> list[int]:
 
 def _write_data(files: Sequence[str], name: str, folder: Path) -> None:
     """Write the files beside the page, and remove those of an earlier one."""
-    data = folder / DATA_FOLDER
+    data = folder / PAGE_DATA
     names = [f"{number:03d}.js" for number in range(len(files))]
     for earlier in data.glob("*.js"):
         if earlier.name not in names:
