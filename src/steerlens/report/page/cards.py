@@ -153,7 +153,7 @@ def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered
         (row["layer"], row["feature"], _name(row["concept"])): row
         for row in tables.steering.loc[_alone(tables.steering)].to_dict("records")
     }
-    left = MOST_TEXTS
+    texts_left = MOST_TEXTS
     by_feature: dict[tuple[int, int], list[Steered]] = {}
     texts = tables.generations
     for (layer, feature, concept), rows in texts.groupby(
@@ -161,8 +161,8 @@ def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered
     ):
         name = _name(concept)
         row = chosen.get((layer, feature, name), {})
-        steered = _steered(rows, row, name, tokens_of.get(name or "", {}), left > 0)
-        left -= len(steered.texts)
+        steered = _steered(rows, row, name, tokens_of.get(name or "", {}), texts_left > 0)
+        texts_left -= len(steered.texts)
         by_feature.setdefault((int(layer), int(feature)), []).append(steered)
     return by_feature
 

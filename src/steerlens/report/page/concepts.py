@@ -80,7 +80,7 @@ def _others(tables: RunTables, steered: set[tuple[int, int]], n: int) -> list[Ca
     """Candidates that weren't steered with, by their score toward the concept."""
     frame = tables.features.loc[tables.features["concept_score"].notna()]
     rows = frame.sort_values("concept_score", ascending=False, kind="stable").to_dict("records")
-    rest = [row for row in rows if (row["layer"], row["feature"]) not in steered]
+    not_steered = [row for row in rows if (row["layer"], row["feature"]) not in steered]
     return [
         Candidate(
             layer=row["layer"],
@@ -95,5 +95,5 @@ def _others(tables: RunTables, steered: set[tuple[int, int]], n: int) -> list[Ca
             why="not steered with: its score toward the concept is lower, or below the threshold",
             is_best=False,
         )
-        for row in rest[: max(n, 0)]
+        for row in not_steered[: max(n, 0)]
     ]

@@ -19,7 +19,7 @@ class Overview:
 
     kind: str
     """`run`, `sweep` or `comparison`."""
-    asked: str
+    question: str
     """What was run, in a sentence."""
     sentences: Sequence[str]
     """What came out."""

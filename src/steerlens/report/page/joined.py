@@ -34,11 +34,11 @@ def write_sweep_page(
     Where all jobs are parts of one result, that is shown as a run's is.
     """
     study = summary.get("study")
-    told = [f"Job {name} {why}." for name, why in summary["failed"].items()]
-    told += [f"{line}." for line in summary["left_out"]]
+    notes = [f"Job {name} {why}." for name, why in summary["failed"].items()]
+    notes += [f"{line}." for line in summary["left_out"]]
     page = Page(
         title=visible(title),
-        overview=_overview("sweep", title, study, told, folder),
+        overview=_overview("sweep", title, study, notes, folder),
         tables=[jobs, *_answer_tables(study)],
         series=_series(series, summary["series"]),
     )
@@ -76,7 +76,7 @@ def write_comparison_page(
         title="Two results side by side",
         overview=Overview(
             kind="comparison",
-            asked=visible(f"{names}, over each other."),
+            question=visible(f"{names}, over each other."),
             sentences=list(map(visible, sentences)),
             notes=[visible(f"{line}.") for line in unfinished],
             state="done",
@@ -90,15 +90,15 @@ def write_comparison_page(
 
 
 def _overview(
-    kind: str, asked: str, study: Mapping[str, Any] | None, told: Sequence[str], folder: Path
+    kind: str, counted: str, study: Mapping[str, Any] | None, notes: Sequence[str], folder: Path
 ) -> Overview:
     record = read_json(folder / SWEEP_FILE)
     words = record.get("command") if isinstance(record, dict) else None
     return Overview(
         kind=kind,
-        asked=visible(f"A sweep of {asked}."),
+        question=visible(f"A sweep of {counted}."),
         sentences=[visible(line) for line in (study or {}).get("sentences", [])],
-        notes=[visible(line) for line in told],
+        notes=[visible(line) for line in notes],
         state="done",
         command=visible(shlex.join(["steerlens", "-m", *map(str, words)])) if words else None,
         facts=[],

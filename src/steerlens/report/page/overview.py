@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,13 @@ from steerlens.analysis.coverage import coverage_explanation
 from steerlens.analysis.steering_summary import steering_explanation
 from steerlens.analysis.summary import explanation
 from steerlens.analysis.toward import words_explanation
-from steerlens.report.concept_page import is_of_a_concept
+from steerlens.analysis.toward_texts import steered_toward
+from steerlens.report.concept_page import is_of_a_concept, share_sentence
 from steerlens.report.page.contents import Overview
 from steerlens.report.reference import reference_lines
 from steerlens.results.folder import RunTables
 from steerlens.results.status import read_status
-from steerlens.results.text import visible
+from steerlens.results.text import number, visible, visible_token
 from steerlens.storage.files import read_json
 from steerlens.storage.provenance import PROVENANCE_FILE
 
@@ -32,7 +33,7 @@ def run_overview(tables: RunTables, summary: Mapping[str, Any], folder: Path) ->
     provenance = read_json(folder / PROVENANCE_FILE)
     return Overview(
         kind="run",
-        asked=visible(_asked(tables, summary)),
+        question=visible(_question(tables, summary)),
         sentences=[visible(line) for line in run_sentences(tables, summary)],
         notes=[visible(note) for note in tables.notes],
         state=visible(tables.unfinished or "done"),
@@ -49,7 +50,7 @@ def run_sentences(tables: RunTables, summary: Mapping[str, Any]) -> list[str]:
     elif not summary.get("ranked_by"):
         lines.append(f"{_counted(len(tables.features), 'feature')}, none with a score.")
     if len(tables.words):
-        lines += words_explanation(summary["words"])
+        lines += [*_steered_toward(tables, summary["words"]), *words_explanation(summary["words"])]
     elif summary.get("steering"):
         lines += steering_explanation(summary["steering"])
     lines += coverage_explanation(summary.get("coverage"))
@@ -58,7 +59,21 @@ def run_sentences(tables: RunTables, summary: Mapping[str, Any]) -> list[str]:
     return [*lines, *(study["sentences"] if study else [])]
 
 
-def _asked(tables: RunTables, summary: Mapping[str, Any]) -> str:
+def _steered_toward(tables: RunTables, words: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What the best feature of each word that was found does."""
+    for word in words:
+        if not word["found"]:
+            continue
+        best = steered_toward(tables, word)[0]
+        row, writes = best.row, " ".join(map(visible_token, best.writes[:4]))
+        yield (
+            f"{word['word']}: layer {row['layer']}, feature {row['feature']}, which writes {writes}; "
+            f"{share_sentence(best)}; perplexity {number(row['perplexity'], '.3g')} (unsteered "
+            f"{number(row['perplexity_unsteered'], '.3g')})."
+        )
+
+
+def _question(tables: RunTables, summary: Mapping[str, Any]) -> str:
     """What was run, in a sentence."""
     layers = sorted(set(tables.features["layer"].tolist()))
     where = f"at layer {layers[0]}" if len(layers) == 1 else f"at {len(layers)} layers"

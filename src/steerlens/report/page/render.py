@@ -50,18 +50,18 @@ def write_html(
     """
     cards = iter(cards)
     embedded: list[str] = []
-    left = EMBEDDED_BYTES
-    rest: list[tuple[str, Card]] = []
+    bytes_left = EMBEDDED_BYTES
+    beside: list[tuple[str, Card]] = []
     for key, card in itertools.islice(cards, n_embedded):
         entry = f"{json.dumps(key)}:{to_json(card)}"
-        if len(entry) > left:
-            rest.append((key, card))
+        if len(entry) > bytes_left:
+            beside.append((key, card))
             break
         embedded.append(entry)
-        left -= len(entry)
+        bytes_left -= len(entry)
     files: list[str] = []
     file_of: dict[str, int] = {}
-    for group in _groups(itertools.chain(rest, cards)):
+    for group in _groups(itertools.chain(beside, cards)):
         file_of |= dict.fromkeys(group, len(files))
         files.append(to_json(group))
     digest = hashlib.sha256()

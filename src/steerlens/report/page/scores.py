@@ -41,7 +41,7 @@ COLUMNS = {
 }
 """Title and meaning of every number of the table of features that the page shows, in order."""
 
-SHOWN_FROM = 0.02
+SHOWN_FROM = 0.1
 """Thresholds are shown from the first that leaves out so large a share of the features."""
 
 
@@ -135,8 +135,8 @@ def threshold_points(steering: Mapping[str, Any] | None) -> Sequence[ThresholdPo
         return []
     rows = curve_rows(steering)
     most = max((row["selected"] for row in rows), default=0)
-    kept = [at for at, row in enumerate(rows) if row["selected"] < (1 - SHOWN_FROM) * most]
-    first = max(0, kept[0] - 1) if kept else len(rows)
+    selective = [at for at, row in enumerate(rows) if row["selected"] < (1 - SHOWN_FROM) * most]
+    first = max(0, selective[0] - 1) if selective else len(rows)
     names = ThresholdPoint.__dataclass_fields__
     return [
         ThresholdPoint(**{name: plain(row.get(name)) for name in names})  # type: ignore[arg-type]

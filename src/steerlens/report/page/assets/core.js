@@ -84,7 +84,8 @@ const steerlens = (window.steerlens = {});
       make("table", {},
         make("thead", {}, make("tr", {}, header.map((name, at) => make("th", { scope: "col", class: numeric[at] ? "number" : "", text: name })))),
         make("tbody", {}, rows.map((row) => make("tr", { class: row.mark ? "marked" : "" }, row.map((cell, at) => {
-          const td = make("td", { class: numeric[at] ? "number" : "" });
+          const isShort = typeof cell === "string" && cell.length < 22;
+          const td = make("td", { class: numeric[at] ? "number" : isShort ? "short" : "" });
           td.append(cell === null || cell === undefined ? "–" : typeof cell === "number" ? number(cell) : cell);
           return td;
         }))))));

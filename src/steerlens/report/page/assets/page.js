@@ -12,7 +12,7 @@
       make("dl", {}, overview.facts.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })]))) : null;
     const state = overview.state === "done" ? null : make("p", { class: "warn", role: "alert", text: `Unfinished: ${overview.state}.` });
     return make("section", { id: "top", "aria-labelledby": "title" }, make("h1", { id: "title", text: data.title }), state,
-      make("p", { class: "asked", text: overview.asked }),
+      make("p", { class: "asked", text: overview.question }),
       overview.notes.length ? make("ul", { class: "warn" }, overview.notes.map((text) => make("li", { text }))) : null,
       overview.sentences.length ? make("ul", { class: "sentences" }, overview.sentences.map((text) => make("li", { text }))) : null,
       command, facts);

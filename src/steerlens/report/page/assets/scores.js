@@ -88,9 +88,9 @@
     }
     const curve = (key, title, caption, format) => chart(title, caption, 280, (c) => ({
       legend: {}, tooltip: { trigger: "axis", valueFormatter: (value) => (Array.isArray(value) ? format(value[1]) : format(value)) },
-      xAxis: { type: "value", name: "layer", nameLocation: "middle", nameGap: 28, min: layers[0], max: layers[layers.length - 1], minInterval: 1, splitLine: { show: false } },
+      xAxis: { type: "category", data: layers.map(String), boundaryGap: false, name: "layer", nameLocation: "middle", nameGap: 28 },
       yAxis: { type: "value", min: 0, axisLabel: { formatter: (value) => format(value) } },
-      series: scores.map((score) => line(NAMES[score], data.layers.filter((row) => row.score === score).map((row) => [row.layer, row[key]]), colourOf(c, score),
+      series: scores.map((score) => line(NAMES[score], data.layers.filter((row) => row.score === score).map((row) => [String(row.layer), row[key]]), colourOf(c, score),
         { symbol: symbolOf[score], lineStyle: { width: 2, color: colourOf(c, score), type: score === "null" ? "dashed" : "solid" } })),
     }));
     const total = (score) => data.layers.filter((row) => row.score === score).reduce((sum, row) => sum + row.n, 0);

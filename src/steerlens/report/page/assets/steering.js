@@ -12,6 +12,9 @@
   }
 
   function dose(steered) {
+    const factors = [...new Set(steered.arms.flatMap((arm) => arm.factors))].sort((a, b) => a - b);
+    const names = factors.map((factor) => number(factor));
+    const values = (arm, key) => factors.map((factor) => { const at = arm.factors.indexOf(factor); return at < 0 ? null : arm[key][at]; });
     const measures = [
       ["success", "success@20", "tokens of its own a text"],
       ["concept_success", "concept success", "tokens of the concept a text"],
@@ -26,12 +29,13 @@
         grid: { left: 46, right: 12, top: steered.arms.length > 1 ? 26 : 10, bottom: 38 },
         legend: steered.arms.length > 1 ? {} : undefined,
         tooltip: { trigger: "axis", valueFormatter: (value) => number(Array.isArray(value) ? value[1] : value) },
-        xAxis: { type: "value", name: "factor", nameLocation: "middle", nameGap: 24, splitLine: { show: false }, min: "dataMin", max: "dataMax" },
+        xAxis: { type: "category", data: names, boundaryGap: false, name: "factor", nameLocation: "middle", nameGap: 24 },
         yAxis: { type: "value", splitNumber: 3, scale: key === "perplexity" },
-        series: steered.arms.map((arm, at) => line(arm.name, arm.factors.map((factor, i) => [factor, arm[key][i]]), colours[at % 4], {
+        series: steered.arms.map((arm, at) => line(arm.name, values(arm, key), colours[at % 4], {
+          connectNulls: true,
           symbol: symbols[at % 4],
           lineStyle: { width: 2, color: colours[at % 4], type: at ? "dashed" : "solid" },
-          markLine: at === 0 && steered.best_factor !== null ? { silent: true, symbol: "none", data: [{ xAxis: steered.best_factor }], lineStyle: { color: c.muted, type: "dotted" }, label: { show: false } } : undefined,
+          markLine: at === 0 && steered.best_factor !== null ? { silent: true, symbol: "none", data: [{ xAxis: number(steered.best_factor) }], lineStyle: { color: c.muted, type: "dotted" }, label: { show: false } } : undefined,
         })),
       };
     })));

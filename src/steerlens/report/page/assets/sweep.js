@@ -10,9 +10,9 @@
     const layers = [...new Set(series.flatMap((one) => one.layers.map((row) => row.layer)))].sort((a, b) => a - b);
     const curves = (score, key, title, format) => chart(title, "", 300, (c) => ({
       legend: {}, tooltip: { trigger: "axis", valueFormatter: (value) => format(Array.isArray(value) ? value[1] : value) },
-      xAxis: { type: "value", name: "layer", nameLocation: "middle", nameGap: 28, min: "dataMin", max: "dataMax", minInterval: 1, splitLine: { show: false } },
+      xAxis: { type: "category", data: layers.map(String), boundaryGap: false, name: "layer", nameLocation: "middle", nameGap: 28 },
       yAxis: { type: "value", min: 0, axisLabel: { formatter: format } },
-      series: series.map((one, at) => { const { colour, symbol, type } = style(c, at); return line(one.label, one.layers.filter((row) => row.score === score).map((row) => [row.layer, row[key]]), colour, { symbol, lineStyle: { width: 2, color: colour, type } }); }),
+      series: series.map((one, at) => { const { colour, symbol, type } = style(c, at); return line(one.label, one.layers.filter((row) => row.score === score).map((row) => [String(row.layer), row[key]]), colour, { symbol, lineStyle: { width: 2, color: colour, type } }); }),
     }));
     const has = (score) => series.some((one) => one.layers.some((row) => row.score === score));
     if (layers.length < 2) {
@@ -29,7 +29,7 @@
     if (series.length < 2) return null;
     return make("div", { class: "panel" }, chart("Success of the features above a threshold of S_out.", "Mean success@20 at the best factor.", 300, (c) => ({
       legend: {}, tooltip: { trigger: "axis", valueFormatter: (value) => number(Array.isArray(value) ? value[1] : value) },
-      xAxis: { type: "log", name: "S_out at least", nameLocation: "middle", nameGap: 28 }, yAxis: { type: "value", min: 0 },
+      xAxis: { type: "log", axisLabel: { formatter: (value) => number(value, 2) }, name: "S_out at least", nameLocation: "middle", nameGap: 28 }, yAxis: { type: "value", min: 0 },
       series: series.map((one, at) => line(one.label, one.thresholds.map((point) => [point.threshold, point.success]), [c.blue, c.orange, c.green, c.red, c.grey][at % 5])),
     })));
   }

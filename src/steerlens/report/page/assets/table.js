@@ -25,7 +25,9 @@
     const onlySteered = make("input", { type: "checkbox" });
     const count = make("output", { class: "count" });
     const template = `${columns.slice(0, 2).map((column) => column.width).join(" ")} minmax(14rem, 1fr) ${columns.slice(2).map((column) => column.width).join(" ")}`;
-    const head = make("div", { class: "head", role: "row", style: { "grid-template-columns": template } });
+    const width = `calc(${9.5 + 14 + 6.2 * (columns.length - 2)}rem + ${(columns.length + 1) * 0.6 + 0.6}rem)`;
+    const layout = { "grid-template-columns": template, "min-width": width };
+    const head = make("div", { class: "head", role: "row", style: layout });
     const spacer = make("div", { class: "spacer" });
     const rows = make("div", { class: "rows", role: "rowgroup" });
     const body = make("div", { class: "body", tabindex: "0", "aria-label": "Features; arrow keys move, Enter opens" }, head, spacer);
@@ -74,6 +76,7 @@
       heads.forEach((head, at) => head.setAttribute("aria-sort", columns[at].key === sort.key ? (sort.down ? "descending" : "ascending") : "none"));
       count.textContent = order.length === n ? `${number(n)} features` : `${number(order.length)} of ${number(n)}`;
       body.setAttribute("aria-rowcount", order.length + 1);
+      body.style.maxHeight = `${HEIGHT * (Math.max(order.length, 1) + 1) + 18}px`;
       spacer.style.height = `${Math.max(order.length, 1) * HEIGHT}px`;
       body.scrollTop = 0;
       draw();
@@ -89,7 +92,7 @@
 
     function line(row, at) {
       const label = features.labels && features.labels[row];
-      const element = make("div", { class: `line${at === chosen ? " chosen" : ""}${steered.has(row) ? " steered" : ""}`, role: "row", "aria-rowindex": at + 2, style: { "grid-template-columns": template } },
+      const element = make("div", { class: `line${at === chosen ? " chosen" : ""}${steered.has(row) ? " steered" : ""}`, role: "row", "aria-rowindex": at + 2, style: layout },
         make("div", { role: "gridcell", class: "number", text: String(features.layer[row]) }),
         make("div", { role: "gridcell", class: "number" }, steerlens.featureLink(features.layer[row], features.feature[row], String(features.feature[row]))),
         make("div", { role: "gridcell", class: "tokens" }, label ? make("bdi", { class: "label", text: label }) : null, promoted(row, 8).map((text) => token(text))),

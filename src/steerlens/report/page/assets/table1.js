@@ -31,7 +31,7 @@
       return {
         legend: layers.length > 1 ? { itemHeight: 9, itemWidth: 9, icon: undefined } : undefined, grid: { left: 8, right: 18, top: layers.length > 1 ? 30 : 8, bottom: 36, containLabel: true },
         tooltip: { trigger: "item" },
-        xAxis: { type: "value", min: 0, name: "rating", nameLocation: "middle", nameGap: 24 },
+        xAxis: { type: "value", min: 0, max: Math.ceil(10.5 * Math.max(...arms.map((arm) => arm.high ?? arm.value))) / 10 || 2, name: "rating", nameLocation: "middle", nameGap: 24 },
         yAxis: { type: "value", min: -0.6, max: methods.length - 0.4, interval: 1, splitLine: { show: false }, axisLabel: { show: true, hideOverlap: false, customValues: reversed.map((_, y) => y), formatter: (value) => reversed[Math.round(value)] || "" } },
         series,
       };
