@@ -67,7 +67,8 @@ def _steered_toward(tables: RunTables, words: Sequence[Mapping[str, Any]]) -> It
         best = steered_toward(tables, word)[0]
         row, writes = best.row, " ".join(map(visible_token, best.writes[:4]))
         yield (
-            f"{word['word']}: layer {row['layer']}, feature {row['feature']}, which writes {writes}; "
+            f"{word['word']}: layer {row['layer']}, feature {row['feature']}, which writes "
+            f"{writes}; "
             f"{share_sentence(best)}; perplexity {number(row['perplexity'], '.3g')} (unsteered "
             f"{number(row['perplexity_unsteered'], '.3g')})."
         )
