@@ -15,6 +15,7 @@ import argparse
 import time
 
 from steerlens.config.compose import compose
+from steerlens.config.settings import parse_subject
 from steerlens.config.steering import with_template
 from steerlens.engine.generation import generate
 from steerlens.engine.run_context import ScoreRun
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="the best counts")
     args, overrides = parser.parse_known_args()
     config = compose([*SETTINGS, "generation.stop=null", *overrides])
-    subject = next(iter(load_subjects(config)))
+    subject = next(iter(load_subjects(parse_subject(config))))
     has_template = bool(subject.lm.tokenizer.chat_template)
     generation = with_template(config.generation, has_template, subject.lm.name)
     config.generation = generation
