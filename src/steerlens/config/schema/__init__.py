@@ -60,6 +60,7 @@ __all__ = [
     "SUCCESS",
     "UNITS",
     "ChoiceConfig",
+    "Chosen",
     "ConceptsConfig",
     "CorpusConfig",
     "CoverageConfig",
@@ -138,6 +139,16 @@ class PathsConfig:
     """Cache that runs share."""
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The options whose files a configuration was composed of, as far as they fill it."""
+
+    subject: str | None = None
+    experiment: str | None = None
+    searchpath: tuple[str, ...] = ()
+    """Folders beside ours in which options lie."""
+
+
 @dataclass
 class RunConfig:
     """The whole configuration of one run."""
@@ -195,3 +206,5 @@ class RunConfig:
     """Who rates the texts that are to show `concepts`; null = nobody."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    chosen: Chosen = field(default_factory=Chosen, metadata={"omegaconf_ignore": True})
+    """What the values were composed of; no key of the configuration."""
