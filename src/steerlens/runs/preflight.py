@@ -87,19 +87,20 @@ def check(config: RunConfig) -> None:
         check_judge(config.judge)
     check_concepts(config)
     check_objective(config.objective, steers=bool(parse_factors(config.steer.factors)))
-    refuse_ignored(config, usual_values)
     _check_features(config.features)
     _check_shard(config)
     _check_corpus(config.corpus, reads_corpus(config))
     _check_reference(config)
+    if loads_subject(config):
+        layer_numbers(config.layer)
+        for name, model in (("model", config.model), ("evaluator", config.evaluator)):
+            if model:
+                _check_local_model(model, f"{name}.path", Path(config.paths.cache_dir))
+    refuse_ignored(config, usual_values)
     if config.labels:
         explanation_files(Path(config.labels))
     if not loads_subject(config):
         return
-    layer_numbers(config.layer)
-    for name, model in (("model", config.model), ("evaluator", config.evaluator)):
-        if model:
-            _check_local_model(model, f"{name}.path", Path(config.paths.cache_dir))
     _check_template(config)
     _check_sae_source(config)
     n_layers = count_layers(config.model)

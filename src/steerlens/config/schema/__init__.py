@@ -7,7 +7,7 @@ their one meaning.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from steerlens.config.schema.concepts import (
@@ -79,6 +79,7 @@ __all__ = [
     "StudyConfig",
     "TowardConfig",
     "TrackingConfig",
+    "key_fields",
 ]
 
 
@@ -217,3 +218,8 @@ class RunConfig:
     paths: PathsConfig = field(default_factory=PathsConfig)
     chosen: Chosen = field(default_factory=Chosen, metadata={"omegaconf_ignore": True})
     """What the values were composed of; no key of the configuration."""
+
+
+def key_fields(kind: type) -> list[Field[Any]]:
+    """Return the fields of a dataclass of the schema that are keys of the configuration."""
+    return [field for field in fields(kind) if not field.metadata.get("omegaconf_ignore")]
