@@ -16,8 +16,10 @@ from steerlens.errors import SteerlensError
 from steerlens.results import (
     CONCEPTS,
     COVERAGE,
+    EXAMPLES,
     FEATURES,
     GENERATIONS,
+    NEIGHBOURS,
     NULL_SCORES,
     RATINGS,
     SAES,
@@ -25,7 +27,7 @@ from steerlens.results import (
     WORDS,
     Table,
 )
-from steerlens.results.cards import NEIGHBOURS, WINDOWS
+from steerlens.results.earlier import in_present_settings
 from steerlens.results.pmi import PMI_FILE, Pmi
 from steerlens.results.reference import REFERENCE_FILE, Reference
 from steerlens.results.status import read_status
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", ChoiceConfig, StudyConfig)
 
-ASIDE = ("paths", "tracking", "debug", "plan", "name", "memory_budget", "hydra")
+ASIDE = ("paths", "tracking", "debug", "plan", "name", "memory_budget", "hydra", "chosen")
 """Settings that don't change what a run finds."""
 
 
@@ -61,7 +63,7 @@ class RunTables:
     """Empty where no concepts were steered toward."""
     words: pd.DataFrame = field(default_factory=lambda: WORDS.frame([]))
     """Empty where no feature was looked for that steers toward a word."""
-    windows: pd.DataFrame = field(default_factory=lambda: WINDOWS.frame([]))
+    examples: pd.DataFrame = field(default_factory=lambda: EXAMPLES.frame([]))
     """Texts that features fire on; empty where no texts were read."""
     neighbours: pd.DataFrame = field(default_factory=lambda: NEIGHBOURS.frame([]))
     """Empty in runs that have no SAE loaded."""
@@ -122,7 +124,7 @@ def read_tables(folder: Path) -> RunTables:
         concepts=_read_or_empty(CONCEPTS, folder),
         ratings=_read_or_empty(RATINGS, folder),
         words=_read_or_empty(WORDS, folder),
-        windows=_read_or_empty(WINDOWS, folder),
+        examples=_read_or_empty(EXAMPLES, folder),
         neighbours=_read_or_empty(NEIGHBOURS, folder),
         chat_template=provenance.get("chat_template"),
         command=provenance.get("command"),
@@ -191,7 +193,7 @@ def _settings(folder: Path) -> dict[str, Any]:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise SteerlensError(f"{path} can't be read: it is no YAML file.") from error
-    return settings if isinstance(settings, dict) else {}
+    return in_present_settings(settings) if isinstance(settings, dict) else {}
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

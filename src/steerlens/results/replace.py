@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from steerlens.results import FEATURES, PAGE_DATA, PAGE_FILE, REPORT_FILE, SUMMARY_FILE, TABLES
-from steerlens.results.cards import NEIGHBOURS, WINDOWS
 from steerlens.results.pmi import PMI_FILE
 from steerlens.results.reference import REFERENCE, REFERENCE_FILE
 from steerlens.results.status import Status
@@ -20,7 +19,7 @@ ASIDE = ".unfinished"
 """The folder, in that of a run, of results that will take the place of an earlier run's."""
 
 FILES = (
-    *(table.file for table in (*TABLES, REFERENCE, WINDOWS, NEIGHBOURS)),
+    *(table.file for table in (*TABLES, REFERENCE)),
     *(REFERENCE_FILE, PMI_FILE, SUMMARY_FILE, REPORT_FILE, PAGE_FILE, PROVENANCE_FILE, CONFIG_FILE),
 )
 """What a run writes beside its figures and its study's tables."""

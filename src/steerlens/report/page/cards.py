@@ -19,6 +19,7 @@ from steerlens.report.page.contents import (
     Window,
     plain,
 )
+from steerlens.results import features_alone
 from steerlens.results.folder import RunTables
 from steerlens.results.text import shown, visible, visible_token
 
@@ -123,7 +124,7 @@ def _numbers(value: Any) -> Numbers | None:
 def _windows_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Window]]:
     """The texts of `examples.parquet`, the highest activation first."""
     windows: dict[tuple[int, int], list[Window]] = {}
-    for row in tables.windows.to_dict("records"):
+    for row in tables.examples.to_dict("records"):
         maximum = max(row["activations"], default=0.0) or 1.0
         window = Window(
             [text_lines(token) for token in row["tokens"]],
@@ -151,7 +152,7 @@ def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered
     }
     chosen = {
         (row["layer"], row["feature"], _name(row["concept"])): row
-        for row in tables.steering.loc[_alone(tables.steering)].to_dict("records")
+        for row in features_alone(tables.steering).to_dict("records")
     }
     texts_left = MOST_TEXTS
     by_feature: dict[tuple[int, int], list[Steered]] = {}
@@ -165,12 +166,6 @@ def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered
         texts_left -= len(steered.texts)
         by_feature.setdefault((int(layer), int(feature)), []).append(steered)
     return by_feature
-
-
-def _alone(frame: pd.DataFrame) -> pd.Series:
-    """Which rows are of a feature by itself."""
-    alone = frame["control"].isna()
-    return alone & frame["together"].isna() if "together" in frame else alone
 
 
 def _name(value: Any) -> str | None:
@@ -221,7 +216,7 @@ def _steered(
 
 
 def _arm_name(row: Mapping[Any, Any]) -> str:
-    together, control = row.get("together"), row["control"]
+    together, control = row["together"], row["control"]
     if isinstance(together, str):
         return f"with {visible(together)}"
     return visible(control).replace("_", " ") if isinstance(control, str) else FEATURE
