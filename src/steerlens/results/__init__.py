@@ -17,8 +17,8 @@ __all__ = [
     "CHOOSING",
     "CONCEPTS",
     "COVERAGE",
-    "EXAMPLES",
     "EVALUATING",
+    "EXAMPLES",
     "FEATURES",
     "GENERATIONS",
     "NEIGHBOURS",
@@ -391,8 +391,8 @@ WORDS = Table(
 
 EXAMPLES = Table(
     file="examples.parquet",
-    about="One row per text that a feature fires on, of the features whose cards `report.html` has: "
-    "a few tokens around the peak.",
+    about="One row per text that a feature fires on, of the features whose cards `report.html` "
+    "has: a few tokens around the peak.",
     keys=(*FEATURES.keys, "example"),
     columns={
         **SUBJECT,
@@ -407,8 +407,8 @@ EXAMPLES = Table(
 
 NEIGHBOURS = Table(
     file="neighbours.parquet",
-    about="One row per feature and each of the ten features of its SAE whose decoder directions are "
-    "nearest to its own, of the features whose cards `report.html` has.",
+    about="One row per feature and each of the ten features of its SAE whose decoder directions "
+    "are nearest to its own, of the features whose cards `report.html` has.",
     keys=(*FEATURES.keys, "rank"),
     columns={
         **SUBJECT,
