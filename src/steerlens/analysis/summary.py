@@ -101,6 +101,22 @@ def best_features(frame: pd.DataFrame, n: int) -> pd.DataFrame:
     return rows.drop(columns=["tied", "is_new"]).head(n)
 
 
+BEST_OF_LAYER = 200
+"""Features of each layer, by each score, that have a full card in `report.html`."""
+
+
+def best_of_layers(frame: pd.DataFrame, n: int) -> list[int]:
+    """Give the positions of the `n` best rows of each layer by score toward the concept, by S_out
+    and by S_in, each once."""
+    rows = frame.reset_index(drop=True)
+    positions: list[int] = []
+    for name in ("concept_score", "output_score", "input_score"):
+        scored = rows.loc[rows[name].notna()]
+        best = scored.sort_values(["layer", name], ascending=[True, False], kind="stable")
+        positions += best.groupby("layer").head(n).index.tolist()
+    return list(dict.fromkeys(positions))
+
+
 def _as_words(tokens: Sequence[Any]) -> list[str | None]:
     """The word that each token is, in lower case; None for pieces, punctuation, function words.
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "CARDS",
     "CHOOSING",
     "CONCEPTS",
     "COVERAGE",
@@ -389,6 +390,34 @@ WORDS = Table(
 )
 """One row per concept that a run looked for a steering feature for."""
 
+CARDS = Table(
+    file="cards.parquet",
+    about="One row per feature whose card `report.html` has: what is known of it beside its scores.",
+    keys=FEATURES.keys,
+    columns={
+        **SUBJECT,
+        "layer": _LAYER,
+        "feature": FEATURES.columns["feature"],
+        "logit_lens_logits": Column(
+            "list<double>", "The logits of the tokens in `logit_lens_tokens`, in their order."
+        ),
+        "suppressed_tokens": Column(
+            "list<string>", "The tokens that the feature's direction suppresses most, worst first."
+        ),
+        "suppressed_logits": Column("list<double>", "Their logits."),
+        "activation_frequency": FEATURES.columns["activation_frequency"],
+        "activation_histogram": Column(
+            "list<int64>",
+            "How many activations > 0 fall into each of equal bins from 0 to "
+            "`activation_histogram_range`; null where no texts were at hand.",
+        ),
+        "activation_histogram_range": Column(
+            "double", "The smallest power of two above every activation."
+        ),
+    },
+)
+"""One row per feature whose card the page has."""
+
 EXAMPLES = Table(
     file="examples.parquet",
     about="One row per text that a feature fires on, of the features whose cards `report.html` "
@@ -518,6 +547,6 @@ RATINGS = Table(
 
 TABLES = (
     *(FEATURES, SAES, NULL_SCORES, COVERAGE, CONCEPTS, RATINGS),
-    *(GENERATIONS, STEERING, WORDS, EXAMPLES, NEIGHBOURS),
+    *(GENERATIONS, STEERING, WORDS, CARDS, EXAMPLES, NEIGHBOURS),
 )
 """All that a run may write."""

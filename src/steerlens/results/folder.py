@@ -14,6 +14,7 @@ from steerlens.config.parse import parse_layers
 from steerlens.config.schema import ChoiceConfig, StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.results import (
+    CARDS,
     CONCEPTS,
     COVERAGE,
     EXAMPLES,
@@ -63,6 +64,8 @@ class RunTables:
     """Empty where no concepts were steered toward."""
     words: pd.DataFrame = field(default_factory=lambda: WORDS.frame([]))
     """Empty where no feature was looked for that steers toward a word."""
+    cards: pd.DataFrame = field(default_factory=lambda: CARDS.frame([]))
+    """Empty in runs that have no SAE loaded."""
     examples: pd.DataFrame = field(default_factory=lambda: EXAMPLES.frame([]))
     """Texts that features fire on; empty where no texts were read."""
     neighbours: pd.DataFrame = field(default_factory=lambda: NEIGHBOURS.frame([]))
@@ -124,6 +127,7 @@ def read_tables(folder: Path) -> RunTables:
         concepts=_read_or_empty(CONCEPTS, folder),
         ratings=_read_or_empty(RATINGS, folder),
         words=_read_or_empty(WORDS, folder),
+        cards=_read_or_empty(CARDS, folder),
         examples=_read_or_empty(EXAMPLES, folder),
         neighbours=_read_or_empty(NEIGHBOURS, folder),
         chat_template=provenance.get("chat_template"),

@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from steerlens.analysis.roles import TOP_K, Span, success_spans
+from steerlens.analysis.summary import BEST_OF_LAYER, best_of_layers
 from steerlens.analysis.toward import words_summary
 from steerlens.report.page.contents import (
     Arm,
@@ -25,9 +26,6 @@ from steerlens.results.text import shown, visible, visible_token
 
 if TYPE_CHECKING:
     import pandas as pd
-
-BEST = 200
-"""Features of each layer, by S_out and by S_in, whose cards lie in the page itself."""
 
 PROMPTS = 4
 """Prompts of a steered feature whose texts are shown."""
@@ -57,18 +55,14 @@ def card_order(tables: RunTables) -> list[int]:
     frame = tables.features.reset_index(drop=True)
     steered = tables.steering[["layer", "feature"]].drop_duplicates()
     first = frame.reset_index().merge(steered, on=["layer", "feature"])["index"].tolist()
-    for name in ("concept_score", "output_score", "input_score"):
-        scored = frame.loc[frame[name].notna()]
-        best = scored.sort_values(["layer", name], ascending=[True, False], kind="stable")
-        first += best.groupby("layer").head(BEST).index.tolist()
-    return list(dict.fromkeys([*first, *range(len(frame))]))
+    return list(dict.fromkeys([*first, *best_of_layers(frame, BEST_OF_LAYER), *range(len(frame))]))
 
 
 def n_in_the_page(tables: RunTables, order: Sequence[int]) -> int:
     """How many of `order` belong into the page itself: the steered and the best ones."""
-    best = sum(min(BEST, n) * 2 for n in tables.features.groupby("layer").size().tolist()) + len(
-        tables.steering
-    )
+    best = sum(
+        min(BEST_OF_LAYER, n) * 2 for n in tables.features.groupby("layer").size().tolist()
+    ) + len(tables.steering)
     return min(best, len(order))
 
 
@@ -80,17 +74,18 @@ def cards(tables: RunTables, order: Sequence[int]) -> Iterator[tuple[str, Card]]
     windows_of = _windows_by_feature(tables)
     neighbours_of = _neighbours_by_feature(tables)
     token = cache(visible_token)  # the same few thousand tokens, again and again
+    described = {(row["layer"], row["feature"]): row for row in tables.cards.to_dict("records")}
     lists = {
-        name: frame[name].tolist() if name in frame else [None] * len(frame)
+        name: frame[name].tolist()
         for name in (
-            *("logit_lens_tokens", "logit_lens_logits", "suppressed_tokens", "suppressed_logits"),
-            *("activation_histogram", "activation_histogram_range", "activation_frequency"),
-            *("input_top_examples", "neuronpedia_url"),
+            *("logit_lens_tokens", "input_top_examples", "neuronpedia_url"),
+            "activation_frequency",
         )
     }
     for row in order:
         layer, feature = keys[row].tolist()
         value = {name: column[row] for name, column in lists.items()}
+        description = described.get((layer, feature), {})
         windows = windows_of.get((layer, feature), [])
         url = value["neuronpedia_url"]
         marked = [] if windows else _list(value["input_top_examples"])[:WINDOWS]
@@ -98,14 +93,16 @@ def cards(tables: RunTables, order: Sequence[int]) -> Iterator[tuple[str, Card]]
             f"{layer}/{feature}",
             Card(
                 promoted=[*map(token, _list(value["logit_lens_tokens"]))],
-                promoted_logits=_numbers(value["logit_lens_logits"]),
-                suppressed=[*map(token, _list(value["suppressed_tokens"]))],
-                suppressed_logits=_numbers(value["suppressed_logits"]),
+                promoted_logits=_numbers(description.get("logit_lens_logits")),
+                suppressed=[*map(token, _list(description.get("suppressed_tokens")))],
+                suppressed_logits=_numbers(description.get("suppressed_logits")),
                 windows=windows,
                 marked=[text_lines(text) for text in marked],
-                histogram=_list(value["activation_histogram"]),
-                histogram_range=plain(value["activation_histogram_range"]),
-                frequency=plain(value["activation_frequency"]),
+                histogram=_list(description.get("activation_histogram")),
+                histogram_range=plain(description.get("activation_histogram_range")),
+                frequency=plain(
+                    description.get("activation_frequency", value["activation_frequency"])
+                ),
                 neighbours=neighbours_of.get((layer, feature), []),
                 url=url if isinstance(url, str) and url.startswith("https://") else None,
                 steered=steered_of.get((layer, feature), []),
