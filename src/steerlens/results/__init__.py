@@ -392,7 +392,8 @@ WORDS = Table(
 
 CARDS = Table(
     file="cards.parquet",
-    about="One row per feature whose card `report.html` has: what is known of it beside its scores.",
+    about="One row per feature whose card `report.html` has: what is known of it beside its "
+    "scores.",
     keys=FEATURES.keys,
     columns={
         **SUBJECT,

@@ -1,0 +1,219 @@
+"""The page in a real browser: opened from disk, without errors and without a network."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerlens.report.page import render
+from steerlens.results.folder import RunTables
+from tests.report.page.runs import HOSTILE, hostile_tables, save_page
+from tests.support.frames import frame, generations, null_scores, steering
+
+CHROMIUM = shutil.which("chromium")
+ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="needs the extra `browser`", exc_type=ImportError
+    )
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@dataclass
+class Opened:
+    """A page in the browser, and what went wrong in it."""
+
+    tab: Any
+    faults: list[str]
+
+    def open(self, path: Path, address: str = "") -> None:
+        self.tab.goto(path.resolve().as_uri() + address)
+        self.tab.wait_for_selector("html[data-ready]")
+
+    def wait_for_lines(self, at_least: int) -> None:
+        """Wait until the table shows so many features; exactly one where that is 1."""
+        for _ in range(100):
+            count = self.tab.locator(".line").count()
+            if count == at_least or count > at_least > 1:
+                return
+            self.tab.wait_for_timeout(50)
+        raise AssertionError(f"the table shows {count} features")
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Opened]:
+    """A tab that notes errors and every request that isn't for a file."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    tab, faults = context.new_page(), []
+    tab.on("console", lambda line: line.type in ("error", "warning") and faults.append(line.text))
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.on(
+        "request",
+        lambda request: request.url.startswith(("file:", "data:")) or faults.append(request.url),
+    )
+    yield Opened(tab, faults)
+    context.close()
+
+
+def plain_tables() -> RunTables:
+    """Steered features whose tokens are words."""
+    words = [" music", " water", " of", "ing", " the", " garden", " sea", " sky", " red"]
+    tokens = [words[i % 9 :] + words[: i % 9] for i in range(24)]
+    return RunTables(
+        frame((3, 7), 12, logit_lens_tokens=tokens, input_top_examples=[["so «music» plays"]] * 24),
+        generations(n=3, layers=(3, 7), text="some music here"),
+        steering((3, 7), 3),
+        null_scores=null_scores((3, 7)),
+        command="steerlens layer=3,7",
+    )
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_page(plain_tables(), tmp_path_factory.mktemp("page"))
+
+
+def test_it_opens_from_disk_without_an_error_or_a_request(opened: Opened, page: Path) -> None:
+    opened.open(page)
+    assert opened.tab.title() == "toy with toy-sae"
+    assert opened.tab.locator("#scatter canvas").count() == 1
+    assert "24 features" in opened.tab.locator("#features .count").inner_text()
+    assert opened.faults == []
+
+
+def test_a_click_on_a_point_opens_its_card(opened: Opened, page: Path) -> None:
+    opened.open(page)
+    box = opened.tab.locator("#scatter .chart")
+    box.scroll_into_view_if_needed()
+    opened.tab.wait_for_timeout(200)
+    point = opened.tab.evaluate(
+        """() => {
+          const { features } = steerlens.data;
+          const column = (name) => features.numbers.find((numbers) => numbers.name === name);
+          const value = (name, row) => column(name).values[row];
+          const row = features.feature.findIndex((_, at) => value("output_score", at) > 0.1);
+          const box = document.querySelector("#scatter .chart");
+          const plot = echarts.getInstanceByDom(box);
+          const at = [value("input_score", row), value("output_score", row)];
+          const [x, y] = plot.convertToPixel({ gridIndex: 0 }, at);
+          return { x, y, hash: `#layer=${features.layer[row]}&feature=${features.feature[row]}` };
+        }"""
+    )
+    box.click(position={"x": point["x"], "y": point["y"]})
+    opened.tab.wait_for_selector("#card h2")
+    assert opened.tab.evaluate("location.hash") == point["hash"]
+    assert opened.faults == []
+
+
+def test_search_by_token_sorts_and_filters(opened: Opened, page: Path) -> None:
+    opened.open(page)
+    search = opened.tab.locator("input[type=search]")
+    search.fill("7 / 5")
+    opened.wait_for_lines(1)
+    search.fill("no such token")
+    opened.tab.wait_for_selector("text=No feature matches.")
+    search.fill("")
+    opened.wait_for_lines(20)
+    opened.tab.locator(".head button", has_text="S_in").click()
+    titles = opened.tab.locator(".head [role=columnheader]").all_inner_texts()
+    at = next(i for i, title in enumerate(titles) if title.startswith("S_in"))
+    cells = opened.tab.locator(f".line > :nth-child({at + 1})").all_inner_texts()
+    values = [float(cell.replace("\u2212", "-")) for cell in cells]
+    assert values == sorted(values, reverse=True)
+    assert opened.tab.locator("[aria-sort=descending]").inner_text().startswith("S_in")
+    opened.tab.locator(".body").focus()
+    opened.tab.keyboard.press("ArrowDown")
+    opened.tab.keyboard.press("Enter")
+    opened.tab.wait_for_selector("#card h2")
+    assert opened.faults == []
+
+
+def test_the_slider_shows_other_texts_and_escape_closes(opened: Opened, page: Path) -> None:
+    opened.open(page, "#layer=3&feature=1")
+    slider = opened.tab.locator("#card input[type=range]")
+    assert "2 (best)" in opened.tab.locator("#card .slider output").inner_text()
+    slider.focus()
+    opened.tab.keyboard.press("Home")
+    assert "0 (unsteered)" in opened.tab.locator("#card .slider output").inner_text()
+    opened.tab.keyboard.press("End")
+    assert "8" in opened.tab.locator("#card .slider output").inner_text()
+    assert opened.tab.locator("#card .texts article").count() == 4
+    opened.tab.keyboard.press("Escape")
+    assert opened.tab.locator("#card").is_hidden()
+    assert opened.tab.evaluate("location.hash") == ""
+    assert opened.faults == []
+
+
+def test_an_address_leads_to_a_card_from_the_data_beside_the_page(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render, "EMBEDDED_BYTES", 0)
+    monkeypatch.setattr(render, "CARDS_OF_A_FILE", 5)
+    path = save_page(plain_tables(), tmp_path)
+    opened.open(path, "#layer=7&feature=11")
+    opened.tab.wait_for_selector("#card .window")
+    assert opened.tab.locator("#card .window mark").inner_text() == "music"
+    assert opened.faults == []
+    shutil.rmtree(tmp_path / "report.data")
+    opened.open(path, "#layer=7&feature=10")
+    opened.tab.wait_for_selector("#card .warn")
+    assert "isn't beside this page" in opened.tab.locator("#card .warn").inner_text()
+
+
+def test_no_text_runs_or_leaves_its_place(opened: Opened, tmp_path: Path) -> None:
+    path = save_page(hostile_tables(), tmp_path)
+    opened.open(path, "#layer=0&feature=1")
+    opened.tab.wait_for_selector("#card .bars.down")
+    opened.tab.wait_for_timeout(300)
+    assert opened.tab.evaluate("window.broken") is None
+    assert opened.tab.locator("img").count() == 0
+    assert opened.tab.locator("script:not([src])").count() == 3
+    assert opened.tab.locator("a[href^='javascript']").count() == 0
+    assert HOSTILE[0] in opened.tab.locator("h1").inner_text()
+    opened.tab.fill("input[type=search]", "<script>")
+    opened.tab.wait_for_timeout(200)
+    assert opened.tab.evaluate("window.broken") is None
+    assert opened.faults == []
+
+
+@pytest.mark.parametrize("width", [380, 2560])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_sticks_out(browser: Any, page: Path, width: int, scheme: Any) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    tab = context.new_page()
+    tab.goto(page.resolve().as_uri() + "#layer=3&feature=1")
+    tab.wait_for_selector("#card h2")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    lightness = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (lightness == "rgb(255, 255, 255)") == (scheme == "light")
+    tab.keyboard.press("Escape")
+    tab.locator("#theme").click()
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") != lightness
+    context.close()
+
+
+def test_it_prints(opened: Opened, page: Path) -> None:
+    opened.open(page, "#layer=3&feature=1")
+    document = opened.tab.pdf()
+    assert document.startswith(b"%PDF")
+    assert len(document) > 20_000
+    assert opened.faults == []

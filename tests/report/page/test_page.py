@@ -1,0 +1,176 @@
+"""The page as a file: what is in it, what may run in it, and that bad input is told."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+import re
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import steerlens.report.page as page_room
+from steerlens.analysis.roles import success_spans
+from steerlens.report.page import render
+from steerlens.report.page.cards import LONGEST, segments, text_lines
+from steerlens.report.page.contents import plain
+from steerlens.report.page.render import CHARTS, to_json
+from steerlens.results import FEATURES
+from steerlens.results.folder import RunTables
+from tests.report.page.runs import HOSTILE, hostile_tables, save_page, without_texts
+from tests.support.frames import frame, tables
+
+VENDOR = Path(page_room.__file__).parent / "vendor" / "echarts"
+
+
+def data_of(path: Path) -> dict[str, Any]:
+    """What the page's scripts read."""
+    text = path.read_text(encoding="utf-8")
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    return json.loads(data)
+
+
+@pytest.fixture(scope="module")
+def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_page(hostile_tables(), tmp_path_factory.mktemp("hostile"))
+
+
+def test_the_page_has_every_feature_with_its_numbers_and_promoted_tokens(tmp_path: Path) -> None:
+    features = tables().features
+    data = data_of(save_page(tables(), tmp_path))["features"]
+    assert data["layer"] == features["layer"].tolist()
+    (score,) = [column for column in data["numbers"] if column["name"] == "output_score"]
+    assert score["values"] == [float(f"{value:.4g}") for value in features["output_score"]]
+    n = data["n_promoted"]
+    assert data["promoted"][:9] == [
+        data["tokens"].index(data["tokens"][i]) for i in data["promoted"][:9]
+    ]
+    assert len(data["promoted"]) == n * len(features)
+    assert data["steered"] == list(range(len(features)))
+
+
+def test_what_runs_is_what_the_policy_names(hostile_page: Path) -> None:
+    text = hostile_page.read_text(encoding="utf-8")
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    policy = unescape(policy)
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.S)
+    assert len(scripts) == 2, "ECharts and ours; nothing that a model wrote opens one"
+    for script in [*scripts, *re.findall(r"<style>(.*?)</style>", text, re.S)]:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy
+
+
+def test_no_text_of_a_model_is_markup(hostile_page: Path) -> None:
+    text = hostile_page.read_text(encoding="utf-8")
+    own = text.replace(CHARTS.read_text(encoding="utf-8"), "")
+    assert "<img" not in own
+    assert own.count("<script") == own.count("</script>") == 3
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "javascript:window" not in json.dumps(
+        [card.get("url") for card in data_of(hostile_page)["cards"].values()]
+    )
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "\ud800", "\u2028</script>"])
+def test_json_may_stand_in_a_script(text: str) -> None:
+    assert not set(to_json([text])) & set("<>&\u2028\u2029")
+    assert json.loads(to_json([text])) == [text.encode("utf-8", "replace").decode()]
+
+
+def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
+    pages = [
+        save_page(hostile_tables(), tmp_path / name)
+        for name in "ab"
+        if not (tmp_path / name).mkdir()
+    ]
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+
+
+def test_cards_beyond_the_page_lie_beside_it_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render, "EMBEDDED_BYTES", 600)
+    monkeypatch.setattr(render, "CARDS_OF_A_FILE", 5)
+    run = RunTables(frame((0, 1), 12))
+    (tmp_path / "report.data").mkdir()
+    (tmp_path / "report.data" / "999.js").write_text("of an earlier page")
+    data = data_of(save_page(run, tmp_path))
+    files = sorted((tmp_path / "report.data").glob("*.js"))
+    assert [file.name for file in files] == [f"{i:03d}.js" for i in range(len(files))]
+    keys = list(data["cards"])
+    for number, file in enumerate(files):
+        match = re.fullmatch(
+            r'steerlens\.addCards\("(\w+)",(\d+),(.*)\);\n', file.read_text(), re.S
+        )
+        assert match is not None
+        assert match.group(1) == data["id"]
+        assert int(match.group(2)) == number
+        inside = list(json.loads(match.group(3)))
+        assert {data["files"][row(data, key)] for key in inside} == {number}
+        keys += inside
+    assert len(keys) == len(set(keys)) == 24
+    assert {data["files"][row(data, key)] for key in data["cards"]} == {-1}
+
+
+def row(data: dict[str, Any], key: str) -> int:
+    pairs = zip(data["features"]["layer"], data["features"]["feature"], strict=True)
+    return [f"{layer}/{feature}" for layer, feature in pairs].index(key)
+
+
+def test_a_run_without_features_or_scores_has_a_page(tmp_path: Path) -> None:
+    empty = save_page(RunTables(FEATURES.frame([])), tmp_path, model="m", sae="s")
+    assert data_of(empty)["features"] is None
+    nothing = without_texts(tables(), output_score=None, input_score=None)
+    data = data_of(save_page(nothing, tmp_path))
+    assert "none with a score" in data["overview"]["sentences"][0]
+
+
+def test_nan_and_infinity_are_no_numbers(tmp_path: Path) -> None:
+    scores = frame((0,), 4)["output_score"].tolist()
+    run = RunTables(frame((0,), 4, extra=[np.nan, np.inf, 0.5, -np.inf], output_score=scores))
+    (extra,) = [
+        c for c in data_of(save_page(run, tmp_path))["features"]["numbers"] if c["name"] == "extra"
+    ]
+    assert extra["values"] == [None, None, 0.5, None]
+    assert [plain(value) for value in (pd.NA, True, 3, 0.123456)] == [None, None, 3, 0.1235]
+
+
+def test_an_unfinished_run_is_told(tmp_path: Path) -> None:
+    run = dataclasses.replace(tables(), unfinished="this run was killed")
+    assert data_of(save_page(run, tmp_path))["overview"]["state"] == "this run was killed"
+
+
+def test_long_texts_are_cut_and_say_so() -> None:
+    text = text_lines("a" * 100_000)
+    assert len(text) < LONGEST + 60
+    assert f"{100_000 - LONGEST:,} more characters" in text
+    parts = segments("b" * 100_000, [], {}, {})
+    assert len("".join(part for part, _ in parts)) < LONGEST + 60
+
+
+def test_segments_mark_the_tokens_that_spans_find() -> None:
+    text = "the music of music, in water"
+    tokens = {1: " music", 2: " water", 3: " sand"}
+    parts = segments(text, [1, 9, 1, 2], tokens, {2: " water"})
+    assert "".join(part for part, _ in parts) == text
+    assert [part for part, mark in parts if mark == 1] == ["music", "music"]
+    assert [part for part, mark in parts if mark == 3] == ["water"]
+    spans = success_spans(text, [" music", " music", " water"])
+    assert [text[start:end].strip() for start, end in spans] == ["music", "music", "water"]
+
+
+def test_charts_are_as_published_with_their_licence() -> None:
+    text = CHARTS.read_text(encoding="utf-8")
+    assert "Apache License, Version 2.0" in text[:1000]
+    assert 'version="6.1.0"' in text or '"6.1.0"' in text
+    assert "Apache License" in (VENDOR / "LICENSE").read_text()
+    assert "Apache ECharts" in (VENDOR / "NOTICE").read_text()
