@@ -11,7 +11,7 @@ import yaml
 
 from steerlens.config import catalog
 from steerlens.config.entries import conf_dir, known_models
-from steerlens.config.registry import methods
+from steerlens.config.registry import parts
 from steerlens.errors import SteerlensError
 
 
@@ -27,7 +27,7 @@ def test_every_file_of_conf_is_listed() -> None:
 
 def test_every_scoring_method_is_listed_with_its_first_line() -> None:
     shown = catalog.listing("scores")
-    assert all(f"score={name} " in shown for name in methods())
+    assert all(f"score={name} " in shown for name in parts("scores"))
     assert "Output score S_out" in shown
 
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from steerlens.config import explain
 from steerlens.config.compose import compose, compose_jobs, compose_tree, register, to_config
 from steerlens.config.entries import PACKAGE, conf_dir
-from steerlens.config.registry import load_method
+from steerlens.config.registry import load_part
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError
 
@@ -50,7 +50,7 @@ def test_the_default_is_smollm2_in_plain_dataclasses() -> None:
         "smollm2-topk",
         "all",
     )
-    assert isinstance(config.score, load_method("output").Config)
+    assert isinstance(config.score, load_part("scores", "output").Config)
     assert Path(str(config.sae.path)).parts[-2:] == ("steerlens_smollm2", "smollm2-topk")
 
 

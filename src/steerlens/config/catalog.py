@@ -13,7 +13,7 @@ import yaml
 
 from steerlens.config.compose import register
 from steerlens.config.entries import Entry, entries, options, resolved
-from steerlens.config.registry import load_method, methods
+from steerlens.config.registry import load_part, parts
 from steerlens.errors import SteerlensError, nearest, unknown
 
 SAE_SETTINGS = ("site", "width", "l0")
@@ -142,9 +142,9 @@ def _group(group: str) -> list[list[str]]:
 def _scores() -> list[list[str]]:
     rows = []
     register()
-    for name in sorted(methods()):
+    for name in sorted(parts("scores")):
         try:
-            doc = load_method(name).__doc__ or ""
+            doc = load_part("scores", name).__doc__ or ""
             about = doc.strip().split("\n")[0]
         except SteerlensError as error:
             about = f"({error})"
