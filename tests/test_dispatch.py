@@ -16,7 +16,7 @@ from steerlens import SteerlensError
 from steerlens.analysis.factors import merits
 from steerlens.analysis.objectives import objective
 from steerlens.analysis.ratings import numbers
-from steerlens.config.registry import KINDS, load_part, parts
+from steerlens.config.registry import KINDS, load_part, parts_of
 from steerlens.config.schema import (
     CONTROLS,
     OBJECTIVES,
@@ -102,7 +102,7 @@ def test_every_position_control_and_objective_of_a_list_is_carried_out(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_part_can_be_loaded_and_an_unknown_one_is_refused(kind: str) -> None:
-    for name in parts(kind):
+    for name in parts_of(kind):
         assert (load_part(kind, name).__doc__ or "").strip(), f"{kind}: {name} says what it does"
     with pytest.raises(SteerlensError, match=OTHER):
         load_part(kind, OTHER)

@@ -25,7 +25,7 @@ from yaml import YAMLError
 from steerlens.config import explain
 from steerlens.config.entries import conf_dir
 from steerlens.config.overrides import jobs, n_jobs, parse
-from steerlens.config.registry import load_part, parts
+from steerlens.config.registry import load_part, parts_of
 from steerlens.config.schema import ReferenceConfig, RunConfig
 from steerlens.config.shipped import shipped_path
 from steerlens.config.sources import resolve_sources
@@ -58,7 +58,7 @@ def _register(path: tuple[str, ...]) -> dict[str, str]:
     store = ConfigStore.instance()
     store.store(name="base_config", node=RunConfig)
     broken = {}
-    for name in parts("scores"):
+    for name in parts_of("scores"):
         try:
             store.store(group="score", name=f"{name}_schema", node=load_part("scores", name).Config)
         except SteerlensError as error:

@@ -62,7 +62,7 @@ KINDS = {
 """By the entry-point group `steerlens.KIND`. CONTRIBUTING says what each has to define."""
 
 
-def parts(kind: str) -> dict[str, str]:
+def parts_of(kind: str) -> dict[str, str]:
     """Every part of `kind` by name, with the address that it is loaded from; nothing is imported.
 
     Ours come first: another package can't take the place of one of them.
@@ -116,7 +116,7 @@ def load_part(kind: str, name: str) -> Any:
         SteerlensError: there is none of that name, it can't be imported, or it lacks what its kind
             defines.
     """
-    noun, by_name = KINDS[kind].noun, parts(kind)
+    noun, by_name = KINDS[kind].noun, parts_of(kind)
     if name not in by_name:
         raise unknown(noun, name, by_name)
     address = by_name[name]
@@ -143,7 +143,7 @@ def load_part(kind: str, name: str) -> Any:
 def loadable_parts(kind: str) -> dict[str, Any]:
     """Every part of `kind` that can be imported, by name; the others are told and left out."""
     loaded: dict[str, Any] = {}
-    for name in parts(kind):
+    for name in parts_of(kind):
         try:
             loaded[name] = load_part(kind, name)
         except SteerlensError as error:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from steerlens import SteerlensError
-from steerlens.config.registry import parts
+from steerlens.config.registry import parts_of
 from steerlens.config.schema import CONTROLS, POSITIONS
 from steerlens.engine.generation import ROW
 from steerlens.engine.subject import Subject
@@ -68,7 +68,7 @@ def test_saes_that_look_back_or_across_equal_naive(
 @pytest.mark.parametrize("keep_error", [True, False])
 @pytest.mark.parametrize(
     ("operator", "unit"),
-    [(operator, "a_max") for operator in parts("operators")]
+    [(operator, "a_max") for operator in parts_of("operators")]
     + [("add", unit) for unit in ("norm", "one")],
 )
 def test_every_operator_and_unit_equals_naive(

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from steerlens.analysis.series import Series
-from steerlens.config.registry import load_part, parts
+from steerlens.config.registry import load_part, parts_of
 from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.answer import answer_section, print_answer
@@ -42,7 +42,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steerlens.report.studies.load_part", lambda kind, name: MadeUp)
 
 
-@pytest.mark.parametrize("name", parts("studies"))
+@pytest.mark.parametrize("name", parts_of("studies"))
 def test_every_study_has_a_module_with_an_answer(name: str) -> None:
     module = load_part("studies", name)
     assert callable(module.answer)
