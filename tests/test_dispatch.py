@@ -40,7 +40,7 @@ OTHER = "added_to_its_list_alone"
 
 
 def targets(subject: Subject, control: str) -> Targets:
-    rows = pd.DataFrame({"feature": [5], "control": [control], "factor": [1.0]})
+    rows = pd.DataFrame({"feature": [5], "control": [control], "together": [""], "factor": [1.0]})
     return row_targets(subject, rows, None, 0)
 
 

@@ -49,7 +49,7 @@ def row_targets(
             other_D = decoder_rows(subject.sae, torch.tensor(_another(subject.d_sae, *seeds)))
             other_D = torch.nn.functional.normalize(other_D, dim=0)  # a row of zeros stays one
             targets.vectors_BND[row, 0] = other_D * vector_D.norm()
-        elif control and not companions(control):
+        elif control:
             raise unknown("steer.controls", control, CONTROLS)
     return targets
 
