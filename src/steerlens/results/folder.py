@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", ChoiceConfig, StudyConfig)
 
-ASIDE = ("paths", "tracking", "debug", "plan", "name", "memory_budget", "hydra")
+ASIDE = ("paths", "tracking", "debug", "plan", "name", "memory_budget", "hydra", "chosen")
 """Settings that don't change what a run finds."""
 
 
