@@ -142,16 +142,18 @@ def features_of(subject: Subject, settings: Settings, labels: Labels, ctx: RunCo
         fired_F = _pieces_fired(subject, settings, ctx) if chosen.min_examples else None
         ids = select_features(chosen, subject.layer, subject.d_sae, ctx.seed, fired_F)
         return part(ids, settings.shard)
+    from steerlens.engine.logit_lens import kept_logit_lens
     from steerlens.scores.concepts import candidates, concept_tokens
 
-    of_concept = candidates(
-        subject,
-        concept_tokens(subject.lm.tokenizer, settings.features_concept),
-        k=chosen.top_k,
-        labels={feature: text for feature, (text, _) in labels.items()},
-        examples=chosen.examples,
-        memory_budget=ctx.memory_budget,
-    )
+    with kept_logit_lens(subject, chosen.top_k, ctx.store):
+        of_concept = candidates(
+            subject,
+            concept_tokens(subject.lm.tokenizer, settings.features_concept),
+            k=chosen.top_k,
+            labels={feature: text for feature, (text, _) in labels.items()},
+            examples=chosen.examples,
+            memory_budget=ctx.memory_budget,
+        )
     return part(sorted(candidate.feature for candidate in of_concept), settings.shard)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -14,9 +16,12 @@ from steerlens.config.settings import Settings, SteeringSettings
 from steerlens.engine.run_context import RunContext
 from steerlens.report.terminal import progress
 from steerlens.results import FEATURES, GENERATIONS, STEERING, WORDS
+from steerlens.results.pmi import PMI_FILE
 from steerlens.runs.models import RunModels, steering_of
 from steerlens.runs.run_folder import RunFolder
 from steerlens.scores.selection import best_first, chosen
+from steerlens.storage.files import json_text, write_json
+from steerlens.storage.provenance import code_digest
 
 if TYPE_CHECKING:
     from steerlens.engine.subject import LoadedModel
@@ -117,15 +122,27 @@ def measure_pmi(settings: Settings, ctx: RunContext, folder: RunFolder) -> None:
 
     Nothing if no steered feature has both scores, because the others have no role.
     """
-    from steerlens.analysis.pmi import pmi
+    from steerlens.analysis.pmi import generated_pairs, pmi
 
     steering, generations = STEERING.read(folder.path), GENERATIONS.read(folder.path)
     if with_roles(steering).empty:
         return
     corpus = settings.corpus
-    with progress(corpus.n_tokens, "PMI", "words") as advance:
-        counts = pmi(steering, generations, _some_texts(corpus, advance), settings.pmi)
-    counts.write(folder.path)
+    generated = json_text(generated_pairs(steering, generations).to_dict("list"))
+    key = {
+        "pmi": dataclasses.asdict(settings.pmi),
+        "pairs": hashlib.sha256(generated.encode()).hexdigest(),
+        "corpus": ctx.corpus_key(),
+        "code": code_digest(("analysis", "data")),
+    }
+    content = ctx.store.load_json(key, PMI_FILE) if ctx.store else None
+    if content is None:
+        with progress(corpus.n_tokens, "PMI", "words") as advance:
+            texts = _some_texts(corpus, advance)
+            content = pmi(steering, generations, texts, settings.pmi).content()
+        if ctx.store:
+            ctx.store.keep_json(key, PMI_FILE, content)
+    write_json(folder.path / PMI_FILE, content)
     folder.note_corpus(ctx.corpus_key())
     folder.write_provenance()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from steerlens.analysis.rated_arms import best_factors
-from steerlens.engine.generation import ROW, generate, text_key
+from steerlens.engine.generation import generate, text_key
 from steerlens.judges.items import Item, Rated
 from steerlens.judges.lexical import LexicalJudge, Lexicon, fit_reading
 from steerlens.judges.vocabulary import fit_vocabularies
@@ -194,34 +194,34 @@ def arm_texts(
         splits: which of a concept's prompts are continued.
     """
     steer, generation = settings.steer, settings.generation
+    steering = arm.steering(subject, steer, [concept.id for concept in concepts.concepts])
     rows = pd.DataFrame(
         [
-            (concept.id, arm.name, factor, prompt, sample, split)
+            (concept.id, factor, prompt, sample, split)
             for concept in concepts.concepts
             for split in splits
             for factor in factors.get(concept.id, ())
-            for prompt in getattr(concept, split)
+            for prompt in dict.fromkeys(getattr(concept, split))
             for sample in range(generation.samples)
         ],
-        columns=[*ROW, "split"],
+        columns=[*steering.row, "split"],
     )
-    steering = arm.steering(subject, steer, [concept.id for concept in concepts.concepts])
-    wanted_rows = rows.loc[:, list(ROW)]
+    wanted_rows = rows.loc[:, list(steering.row)]
     if arm.method == PROMPT:
         of_id = {concept.id: concept for concept in concepts.concepts}
         wanted_rows["prompt"] = [
             prompted(of_id[id], prompt, concepts.are_instructions)
-            for id, prompt in zip(rows["feature"], rows["prompt"], strict=True)
+            for id, prompt in zip(rows["concept_id"], rows["prompt"], strict=True)
         ]
     texts = generate(subject, wanted_rows, steer, generation, ctx, steering)
     # What a text is measured and judged by is the prompt without the words that ask.
     texts["prompt"] = rows["prompt"]
     key = text_key(subject, steer, generation, ctx, steering)
     measured = measure_texts(
-        subject, texts, key, ctx, (), evaluator, METRICS, generation.chat_template
-    )
-    measured = measured.assign(method=arm.method, rank=arm.rank, split=rows["split"])
-    return measured.rename(columns={"feature": "concept_id"}).drop(columns="control")
+        subject, texts, key, ctx, (), evaluator, METRICS, generation.chat_template,
+        by=steering.row,
+    )  # fmt: skip
+    return measured.assign(method=arm.method, rank=arm.rank, split=rows["split"])
 
 
 def items_of(texts: pd.DataFrame, concepts: ConceptSet) -> list[Item]:
