@@ -126,6 +126,8 @@ class Settings:
     scores: Mapping[str, ScoreConfig]
     """By the name of each scoring method."""
     logit_lens_k: int
+    describes_features: bool
+    """Whether the tables that only `report.html` shows are written."""
     selection: SelectionConfig
     steering: SteeringSettings
     evaluator: ModelConfig | None
@@ -200,6 +202,7 @@ def parse_settings(config: RunConfig) -> Settings:
         labels=config.labels,
         scores=parse_scores(config.score),
         logit_lens_k=config.logit_lens_k,
+        describes_features=config.paths.report is not False,
         selection=config.selection,
         steering=parse_steering(config),
         evaluator=config.evaluator,

@@ -97,7 +97,7 @@ class RunTables:
         """The rows of `layers` only."""
         names = (
             *("features", "generations", "steering", "saes", "null_scores", "coverage"),
-            *("concepts", "ratings"),
+            *("concepts", "ratings", "cards", "examples", "neighbours"),
         )
         tables = {name: getattr(self, name) for name in names}
         rows = {

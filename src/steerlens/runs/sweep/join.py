@@ -23,10 +23,13 @@ from steerlens.report import tracking
 from steerlens.report.sweep import print_sweep, write_sweep_report
 from steerlens.report.tracking.tables import answer_rows, table_rows
 from steerlens.results import (
+    CARDS,
     CONCEPTS,
     COVERAGE,
+    EXAMPLES,
     FEATURES,
     GENERATIONS,
+    NEIGHBOURS,
     NULL_SCORES,
     RATINGS,
     SAES,
@@ -211,6 +214,9 @@ def merge(parts: Sequence[RunTables]) -> RunTables:
         coverage=_by_layer(COVERAGE, [part.coverage for part in parts]),
         concepts=_by_layer(CONCEPTS, [part.concepts for part in parts]),
         ratings=_by_layer(RATINGS, [part.ratings for part in parts]),
+        cards=_once(CARDS, [part.cards for part in parts]),
+        examples=_once(EXAMPLES, [part.examples for part in parts]),
+        neighbours=_once(NEIGHBOURS, [part.neighbours for part in parts]),
         words=pd.concat([part.words for part in parts], ignore_index=True),
         chat_template=parts[0].chat_template,
         study=parts[0].study,
