@@ -18,11 +18,16 @@ from steerlens.errors import SteerlensError
 
 if TYPE_CHECKING:
     from steerlens.engine.intervention.context import steer
+    from steerlens.report.loaded import load_run
     from steerlens.runs.api import load_subject, score_features
 
 __path__.append(str(Path(__file__).with_name("earlier_names")))
 __version__ = version("steerlens")
-__all__ = ["SteerlensError", "__version__", "load_subject", "score_features", "steer"]
+__all__ = ["SteerlensError", "__version__", "load_run", "load_subject", "score_features", "steer"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:
@@ -31,4 +36,6 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module("steerlens.runs.api"), name)
     if name == "steer":
         return import_module("steerlens.engine.intervention.context").steer
+    if name == "load_run":
+        return import_module("steerlens.report.loaded").load_run
     raise AttributeError(f"module 'steerlens' has no attribute {name!r}")

@@ -16,7 +16,7 @@ from steerlens.engine.run_context import RunContext
 from steerlens.report import tracking, write_report
 from steerlens.report.terminal import print_summary, progress
 from steerlens.report.tracking.tables import answer_rows, table_rows
-from steerlens.results import STEERING
+from steerlens.results import PAGE_FILE, STEERING
 from steerlens.results.folder import changed_settings, read_settings, read_tables
 from steerlens.results.replace import replacing
 from steerlens.results.status import Status, refuse_foreign
@@ -96,6 +96,7 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
                 for name, rows in answer_rows(summary).items():
                     tracker.log_rows(name, rows)
                 tracker.log_figures(figures)
+                tracker.log_page(target / PAGE_FILE)
         except BaseException:
             tracker.finish({}, failed=True)
             raise

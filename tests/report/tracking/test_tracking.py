@@ -3,8 +3,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import struct
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +232,51 @@ def test_steering_is_told_with_curves_texts_and_figures(
     [layers] = [one["layers"] for one in logged if "layers" in one]
     assert [row["layer"] for row in layers] == [0, 1]
     assert run.summary["texts_table"] == "96 of 192; generations.parquet has all"
+
+
+def wandb_records(path: Path) -> Iterator[Any]:
+    """The records of a `.wandb` file, in W&B's own messages.
+
+    The file is a LevelDB log after a head of 7 bytes: blocks of 32 KiB, in which every chunk has a
+    head of 7 bytes (checksum, length, and 1 = whole, 2 = first, 3 = middle, 4 = last).
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, begun = path.read_bytes(), 7, b""
+    assert data.startswith(b":W&B")
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        begun += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            record = Record()
+            record.ParseFromString(begun)
+            yield record
+            begun = b""
+
+
+@pytest.mark.parametrize(("limit", "files"), [(10**7, 1), (10, 0)])
+def test_the_page_is_html_and_too_large_an_artifact_as_wandb_reads_them_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, files: int
+) -> None:
+    monkeypatch.setattr("steerlens.report.tracking.PAGE_BYTES", limit)
+    page = tmp_path / "report.html"
+    page.write_text("<!doctype html><title>a page</title>", encoding="utf-8")
+    tracker = start(TrackingConfig(), tmp_path, {})
+    run = tables()
+    tracker.log_tables(run, summarise(run))
+    tracker.log_page(page)
+    tracker.finish({})
+    [written] = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    kinds, logged = set(), set()
+    for record in wandb_records(written):
+        kinds.add(record.WhichOneof("record_type"))
+        logged |= {item.key or "/".join(item.nested_key) for item in record.history.item}
+    assert {"features", "by_factor/success_20"} <= logged
+    assert ("report" in logged) == bool(files)
+    assert ("artifact" in kinds) >= (not files)
+    media = [*written.parent.glob("files/media/html/report*.html")]
+    assert [path.read_text() for path in media] == [page.read_text()] * files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,23 @@ def run_overview(tables: RunTables, summary: Mapping[str, Any], folder: Path) ->
         kind="run",
         question=visible(_question(tables, summary)),
         sentences=[visible(line) for line in run_sentences(tables, summary)],
-        notes=[visible(note) for note in tables.notes],
+        notes=[visible(note) for note in (*tables.notes, *_doubts(tables, provenance))],
         state=visible(tables.unfinished or "done"),
         command=visible(tables.command) if tables.command else None,
         facts=_facts(tables, provenance if isinstance(provenance, dict) else {}, folder),
     )
+
+
+def _doubts(tables: RunTables, provenance: Any) -> Iterator[str]:
+    """What of the run isn't there, or may read differently today."""
+    if len(tables.steering) and not len(tables.generations):
+        yield "generations.parquet is missing: what the steered features wrote can't be shown."
+    if len(tables.generations) and not len(tables.steering):
+        yield "steering.parquet is missing: best factors can't be shown."
+    versions = provenance.get("versions") if isinstance(provenance, dict) else None
+    written = versions.get("steerlens") if isinstance(versions, dict) else None
+    if written and written != version("steerlens"):
+        yield f"The run is of steerlens {written}; the page was made by {version('steerlens')}."
 
 
 def run_sentences(tables: RunTables, summary: Mapping[str, Any]) -> list[str]:
@@ -121,7 +134,6 @@ def _facts(tables: RunTables, provenance: Mapping[str, Any], folder: Path) -> li
     machine = ", ".join(str(model[name]) for name in ("dtype", "device") if model.get(name))
     finished = read_status(folder).get("finished")
     facts = {
-        "Model": ", ".join(set(map(str, tables.features["model"].dropna().tolist()[:1]))),
         "Weights": " ".join(str(part) for part in (file, model.get("revision")) if part),
         "Computed in": machine,
         "SAEs": "; ".join(saes[:6]) + (f" and {len(saes) - 6} more" if len(saes) > 6 else ""),

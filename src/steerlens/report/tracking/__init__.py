@@ -29,6 +29,9 @@ MODES = ("offline", "online", "disabled")
 TABLE_ROWS = 1000
 """Rows of a table in W&B: what a browser still shows well. The files have all."""
 
+PAGE_BYTES = 10_000_000
+"""A larger page is an artifact: W&B shows none of this size in its panels."""
+
 INIT_TIMEOUT = 30
 FINISH_TIMEOUT = 120
 """Seconds to wait for W&B's server at the start and at the end of a run."""
@@ -49,6 +52,10 @@ class Tracker(Protocol):
         """Figures by name, as `figures.draw_all` gives them."""
         ...
 
+    def log_page(self, page: Path) -> None:
+        """Log `report.html`; it may not be there."""
+        ...
+
     def finish(self, summary: Mapping[str, Any], failed: bool = False) -> None:
         """The end of the run, with the content of `summary.json`."""
         ...
@@ -64,6 +71,9 @@ class NullTracker:
         pass
 
     def log_figures(self, figures: Mapping[str, list[Path]]) -> None:
+        pass
+
+    def log_page(self, page: Path) -> None:
         pass
 
     def finish(self, summary: Mapping[str, Any], failed: bool = False) -> None:
@@ -109,6 +119,9 @@ class WandbTracker:
 
     def log_figures(self, figures: Mapping[str, list[Path]]) -> None:
         self._try("logging the figures", lambda: self._log_figures(figures))
+
+    def log_page(self, page: Path) -> None:
+        self._try("logging the page", lambda: self._log_page(page))
 
     def finish(self, summary: Mapping[str, Any], failed: bool = False) -> None:
         self._try("finishing", lambda: self._finish(summary, failed))
@@ -220,6 +233,19 @@ class WandbTracker:
         }
         if pictures:
             self._run.log(pictures)
+
+    def _log_page(self, page: Path) -> None:
+        if not page.is_file():
+            return
+        if page.stat().st_size <= PAGE_BYTES:
+            text = page.read_text(encoding="utf-8")
+            # As it is: W&B's own styles and scripts are none that the page's policy would run.
+            html = self._wandb.Html(text, inject=False, data_is_not_path=True)
+            self._run.log({"report": html})
+            return
+        artifact = self._wandb.Artifact("report", type="report")
+        artifact.add_file(str(page))
+        self._run.log_artifact(artifact)
 
     def _finish(self, summary: Mapping[str, Any], failed: bool) -> None:
         self._run.summary.update(flat(summary))

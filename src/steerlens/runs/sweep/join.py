@@ -31,6 +31,7 @@ from steerlens.results import (
     GENERATIONS,
     NEIGHBOURS,
     NULL_SCORES,
+    PAGE_FILE,
     RATINGS,
     SAES,
     STEERING,
@@ -347,4 +348,5 @@ def _track(
     for name, answered in answer_rows(summary).items():
         tracker.log_rows(name, answered)
     tracker.log_figures(figures)
+    tracker.log_page(joined.folder / PAGE_FILE)
     tracker.finish(summary)
