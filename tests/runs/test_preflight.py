@@ -311,7 +311,7 @@ def test_shards_and_objectives_that_cannot_work_are_refused(
 
 
 @pytest.mark.parametrize(
-    "words", [["shard=3/4"], ["shard=0/2", "selection.top_n=3"], ["objective=mean_output_score"]]
+    "words", [["shard=3/4"], ["shard=0/2", "steer=grid"], ["objective=mean_output_score"]]
 )
 def test_shards_and_objectives_that_can_work_are_not(words: list[str]) -> None:
     check(compose([*GPT2, *words]))

@@ -20,7 +20,10 @@ from steerlens.results import STEERING
 if TYPE_CHECKING:
     import pandas as pd
 
-FEATURE = ("model", "sae", "layer", "hook_name", "feature", "control")
+FEATURE = (
+    *("model", "sae", "layer", "hook_name", "feature", "control", "together"),
+    "concept",
+)
 """What factors are chosen for, in the order of the rows."""
 
 MEANS = ("success_1", "success_5", "success_20", "concept_success", "perplexity", "degeneracy")

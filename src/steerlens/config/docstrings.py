@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from steerlens.config.registry import load_method, methods
-from steerlens.config.schema import MISSING, RunConfig
+from steerlens.config.schema import MISSING, RunConfig, key_fields
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def settings_of(kind: type, prefix: str = "") -> list[Setting]:
             _shown(field),
             texts.get(field.name, ""),
         )
-        for field in dataclasses.fields(kind)
+        for field in key_fields(kind)
         if field.name not in group_classes() or kind is not RunConfig
     ]
 
@@ -70,7 +70,7 @@ def settings_of(kind: type, prefix: str = "") -> list[Setting]:
 def group_classes() -> dict[str, type]:
     """Return the groups that have a dataclass of the schema, by their names."""
     classes: dict[str, type] = {}
-    for field in dataclasses.fields(RunConfig):
+    for field in key_fields(RunConfig):
         name = str(field.type).removesuffix(" | None")
         kind = getattr(inspect.getmodule(RunConfig), name, None)
         if dataclasses.is_dataclass(kind):

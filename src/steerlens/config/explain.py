@@ -15,7 +15,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from steerlens.config.entries import options as known_options
 from steerlens.config.overrides import quoted
 from steerlens.config.registry import load_method, methods
-from steerlens.config.schema import JUDGES, RunConfig
+from steerlens.config.schema import JUDGES, RunConfig, key_fields
 from steerlens.errors import SteerlensError, nearest, unknown
 
 GROUPS = (
@@ -244,7 +244,7 @@ def _elsewhere(full_key: str) -> list[str]:
         return []
     groups = {
         field.name: [inner.name for inner in dataclasses.fields(field.default_factory)]
-        for field in dataclasses.fields(RunConfig)
+        for field in key_fields(RunConfig)
         if dataclasses.is_dataclass(field.default_factory)
     }
     for method in methods():
@@ -281,7 +281,7 @@ def _siblings(node: object) -> list[str]:
 def _field_names(kind: type | None) -> list[str]:
     assert kind is not None
     assert dataclasses.is_dataclass(kind)
-    return [field.name for field in dataclasses.fields(kind)]
+    return [field.name for field in key_fields(kind)]
 
 
 def _omegaconf_cause(error: BaseException | None) -> OmegaConfBaseException | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import sys
 import time
@@ -19,6 +20,7 @@ from steerlens.config.parse import parse_concept, parse_memory, parse_scores, pa
 from steerlens.config.reference import COLUMNS, cache_file
 from steerlens.config.registry import ScoreConfig
 from steerlens.config.schema import CorpusConfig, RunConfig
+from steerlens.config.settings import parse_subject
 from steerlens.config.sources import counts_need_a_pass, shipped_examples
 from steerlens.config.steering import with_template
 from steerlens.data.neuronpedia import (
@@ -42,10 +44,16 @@ from steerlens.results import (
     STEERING,
     WORDS,
 )
+from steerlens.results.pmi import PMI_FILE
 from steerlens.results.reference import Reference
 from steerlens.scores.selection import best_first, part, select_features
-from steerlens.storage.files import write_json
-from steerlens.storage.provenance import PROVENANCE_FILE, file_identity, provenance
+from steerlens.storage.files import json_text, write_json
+from steerlens.storage.provenance import (
+    PROVENANCE_FILE,
+    code_digest,
+    file_identity,
+    provenance,
+)
 from steerlens.storage.store import Store
 
 if TYPE_CHECKING:
@@ -97,7 +105,11 @@ class Stages:
         from steerlens.steering.metrics.perplexity import load_evaluator
 
         entry = self._config.evaluator
-        return load_evaluator(entry, self._config, self._weight_cache) if entry else None
+        return (
+            load_evaluator(entry, parse_subject(self._config), self._weight_cache)
+            if entry
+            else None
+        )
 
     def score(self) -> pd.DataFrame:
         """The table of features of all layers, with all chosen scores; writes those of the SAEs, of
@@ -113,7 +125,7 @@ class Stages:
         requests = [*methods.values()]
         if counts_need_a_pass(self._config):
             requests.append(PiecesFired(at_most=self._config.features.min_examples or 1))
-        subjects = load_subjects(self._config, weight_cache=self._weight_cache)
+        subjects = load_subjects(parse_subject(self._config), weight_cache=self._weight_cache)
         for group in in_groups(subjects, requests, self._run.memory_budget):
             self._use(group[0].lm)
             self._words = self._words or self._word_tokens(group[0].lm)
@@ -213,16 +225,18 @@ class Stages:
             fired = self._pieces_fired(subject, run) if config.min_examples else None
             ids = select_features(config, subject.layer, subject.d_sae, run.seed, fired)
             return part(ids, shard)
+        from steerlens.engine.logit_lens import kept_logit_lens
         from steerlens.scores.concepts import candidates, concept_tokens
 
-        of_concept = candidates(
-            subject,
-            concept_tokens(subject.lm.tokenizer, parse_concept(config.concept)),
-            k=config.top_k,
-            labels={feature: text for feature, (text, _) in labels.items()},
-            examples=config.examples,
-            memory_budget=self._run.memory_budget,
-        )
+        with kept_logit_lens(subject, config.top_k, run.store):
+            of_concept = candidates(
+                subject,
+                concept_tokens(subject.lm.tokenizer, parse_concept(config.concept)),
+                k=config.top_k,
+                labels={feature: text for feature, (text, _) in labels.items()},
+                examples=config.examples,
+                memory_budget=self._run.memory_budget,
+            )
         return part(sorted(candidate.feature for candidate in of_concept), shard)
 
     def _pieces_fired(self, subject: Subject, run: ScoreRun) -> np.ndarray:
@@ -279,7 +293,7 @@ class Stages:
         layers = sorted(set(features["layer"].tolist()))
         tables: list[pd.DataFrame] = []
         for subject in load_subjects(
-            dataclasses.replace(config, layer=layers), self._lm, self._weight_cache
+            parse_subject(config).of_layers(layers), self._lm, self._weight_cache
         ):
             start = time.perf_counter()
             ids = features.loc[features["layer"] == subject.layer, "feature"].tolist()
@@ -389,7 +403,7 @@ class Stages:
         if features.empty or self._run.store is None or self._config.steer.search:
             return
         layers = sorted(set(features["layer"].tolist()))
-        of_layers = dataclasses.replace(self._config, layer=layers)
+        of_layers = parse_subject(self._config).of_layers(layers)
         for subject in load_subjects(of_layers, self._lm, self._weight_cache):
             ids = features.loc[features["layer"] == subject.layer, "feature"].tolist()
             run = dataclasses.replace(self._run, activations={}, prompts={})
@@ -412,7 +426,7 @@ class Stages:
             return pairs.assign(concept_score=pd.Series(dtype=float))
         tables = []
         layers = sorted(set(pairs["layer"].tolist()))
-        of_layers = dataclasses.replace(config, layer=layers)
+        of_layers = parse_subject(config).of_layers(layers)
         for subject in load_subjects(of_layers, self._lm, self._weight_cache):
             of_layer = pairs.loc[pairs["layer"] == subject.layer]
             run = dataclasses.replace(self._run, activations={}, prompts={})
@@ -438,7 +452,7 @@ class Stages:
         judging = Judging(config)
         self._refuse_lacking_texts()
         steered_parts: list[Steered] = []
-        for subject in load_subjects(config, weight_cache=self._weight_cache):
+        for subject in load_subjects(parse_subject(config), weight_cache=self._weight_cache):
             start = time.perf_counter()
             self._use(subject.lm)
             config = self._config
@@ -453,7 +467,7 @@ class Stages:
             run = dataclasses.replace(self._run, activations={}, prompts={})
             steered = steer_concepts(
                 subject, concepts, config, scores, run, judging,
-                lambda: load_weights(self._config), evaluator,
+                lambda: load_weights(parse_subject(self._config)), evaluator,
             )  # fmt: skip
             steered_parts.append(steered)
             for table, name in (
@@ -474,7 +488,7 @@ class Stages:
         from steerlens.steering.concepts import refuse_lacking_texts
 
         config = self._config
-        for source in sae_sources(config):
+        for source in sae_sources(parse_subject(config)):
             if source.layer is not None:
                 refuse_lacking_texts(config, source.layer)
 
@@ -500,15 +514,27 @@ class Stages:
 
         Nothing if no steered feature has both scores, because the others have no role.
         """
-        from steerlens.analysis.pmi import pmi
+        from steerlens.analysis.pmi import generated_pairs, pmi
 
         steering, generations = STEERING.read(self._folder), GENERATIONS.read(self._folder)
         if with_roles(steering).empty:
             return
-        corpus = self._config.corpus
-        with progress(corpus.n_tokens, "PMI", "words") as advance:
-            counts = pmi(steering, generations, _some_texts(corpus, advance), self._config.pmi)
-        counts.write(self._folder)
+        corpus, store = self._config.corpus, self._run.store
+        generated = json_text(generated_pairs(steering, generations).to_dict("list"))
+        key = {
+            "pmi": dataclasses.asdict(self._config.pmi),
+            "pairs": hashlib.sha256(generated.encode()).hexdigest(),
+            "corpus": self._run.corpus_key(),
+            "code": code_digest(("analysis", "data")),
+        }
+        content = store.load_json(key, PMI_FILE) if store else None
+        if content is None:
+            with progress(corpus.n_tokens, "PMI", "words") as advance:
+                texts = _some_texts(corpus, advance)
+                content = pmi(steering, generations, texts, self._config.pmi).content()
+            if store:
+                store.keep_json(key, PMI_FILE, content)
+        write_json(self._folder / PMI_FILE, content)
         self._facts["corpus"] = self._facts["corpus"] or self._run.corpus_key()
         self._write_provenance()
 

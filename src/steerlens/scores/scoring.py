@@ -13,7 +13,7 @@ import torch
 
 from steerlens.config.registry import ScoreConfig, load_method
 from steerlens.engine.corpus_pass import read_corpus
-from steerlens.engine.logit_lens import logit_lens
+from steerlens.engine.logit_lens import kept_logit_lens, logit_lens
 from steerlens.engine.run_context import ScoreRun
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
@@ -40,7 +40,10 @@ def score_layer(
     ids = np.asarray(features, dtype=np.int64)
     # As many tokens as any method wants, so that the logit lens runs once.
     k = max([logit_lens_k, *(getattr(config, "top_k", 0) for config in configs.values())])
-    lens = logit_lens(subject, torch.from_numpy(ids), k, run.memory_budget)[:, :logit_lens_k]
+    with kept_logit_lens(subject, k, run.store):
+        # First the scores, a block of features at a time, so that the first is there soon.
+        tables = [_score(subject, ids, config, run) for config in configs.values()]
+        lens = logit_lens(subject, torch.from_numpy(ids), k, run.memory_budget)[:, :logit_lens_k]
     columns: dict[str, Any] = {
         "model": [subject.lm.name] * len(ids),
         "sae": [subject.name] * len(ids),
@@ -50,8 +53,7 @@ def score_layer(
         "logit_lens_tokens": decode_tokens(subject, lens),
         "logit_lens_token_ids": lens.tolist(),
     }
-    for config in configs.values():
-        table = _score(subject, ids, config, run)
+    for table in tables:
         for name in table.column_names:
             if name == "feature":
                 continue

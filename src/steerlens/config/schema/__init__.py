@@ -7,7 +7,7 @@ their one meaning.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from steerlens.config.schema.concepts import (
@@ -60,6 +60,7 @@ __all__ = [
     "SUCCESS",
     "UNITS",
     "ChoiceConfig",
+    "Chosen",
     "ConceptsConfig",
     "CorpusConfig",
     "CoverageConfig",
@@ -78,6 +79,7 @@ __all__ = [
     "StudyConfig",
     "TowardConfig",
     "TrackingConfig",
+    "key_fields",
 ]
 
 
@@ -146,6 +148,16 @@ class PathsConfig:
     """Cache that runs share."""
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The options whose files a configuration was composed of, as far as they fill it."""
+
+    subject: str | None = None
+    experiment: str | None = None
+    searchpath: tuple[str, ...] = ()
+    """Folders beside ours in which options lie."""
+
+
 @dataclass
 class RunConfig:
     """The whole configuration of one run."""
@@ -204,3 +216,10 @@ class RunConfig:
     """Who rates the texts that are to show `concepts`; null = nobody."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    chosen: Chosen = field(default_factory=Chosen, metadata={"omegaconf_ignore": True})
+    """What the values were composed of; no key of the configuration."""
+
+
+def key_fields(kind: type) -> list[Field[Any]]:
+    """Return the fields of a dataclass of the schema that are keys of the configuration."""
+    return [field for field in fields(kind) if not field.metadata.get("omegaconf_ignore")]

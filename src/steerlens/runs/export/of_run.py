@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlens.analysis.toward import best_toward
 from steerlens.config.compose import read_config
+from steerlens.config.settings import parse_subject
 from steerlens.config.steering import parse_prompts, with_template
 from steerlens.errors import SteerlensError, unknown
-from steerlens.results import STEERING
+from steerlens.results import STEERING, features_alone
 from steerlens.storage.files import make_folder
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def export_run(folder: Path, arguments: list[str]) -> list[Path]:
     from steerlens.runs.export.lm_eval import export_lm_eval
     from steerlens.runs.export.tensors import export_safetensors, export_snippet
 
-    subject = next(load_subjects(dataclasses.replace(config, layer=[row["layer"]])))
+    subject = next(load_subjects(parse_subject(config).of_layers([row["layer"]])))
     has_template = bool(subject.lm.tokenizer.chat_template)
     generation = with_template(config.generation, has_template, subject.lm.name)
     prompts, chat = parse_prompts(generation), generation.chat_template
@@ -83,7 +83,7 @@ def _numbers(arguments: list[str]) -> dict[str, Any]:
 
 
 def _row(steering: pd.DataFrame, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    rows = steering.loc[steering["control"].isna()]
+    rows = features_alone(steering)
     for key in ("layer", "feature"):
         if key in arguments:
             rows = rows.loc[rows[key] == arguments[key]]

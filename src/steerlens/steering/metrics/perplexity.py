@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from steerlens.steering.metrics.texts import MetricRun, Texts
 
 if TYPE_CHECKING:
-    from steerlens.config.schema import ModelConfig, RunConfig
+    from steerlens.config.schema import ModelConfig
+    from steerlens.config.settings import SubjectSettings
     from steerlens.engine.subject import LoadedModel, Subject, WeightCache
 
 
@@ -30,14 +31,23 @@ class Config:
 
 
 def load_evaluator(
-    entry: ModelConfig, config: RunConfig, weight_cache: WeightCache | None = None
+    entry: ModelConfig, settings: SubjectSettings, weight_cache: WeightCache | None = None
 ) -> LoadedModel:
-    """The model `entry` as its authors ship it, with the device and the numbers of a run."""
+    """Load the model `entry` as its authors ship it, with the device and the dtype of a run.
+
+    Args:
+        entry: the evaluator.
+        settings: of the run's subject.
+        weight_cache: what earlier runs have loaded.
+
+    Raises:
+        SteerlensError: it can't be loaded.
+    """
     from sae_lens.saes.sae import SAEMetadata
 
     from steerlens.engine.subject import shared_model
 
-    return shared_model(replace(config, model=entry), SAEMetadata(), weight_cache, "evaluator")
+    return shared_model(replace(settings, model=entry), SAEMetadata(), weight_cache, "evaluator")
 
 
 def measure(
@@ -69,21 +79,14 @@ def measure(
     fit = [index for index, ids in enumerate(tokens) if least[index] <= len(ids) <= n_ctx]
     run.progress(len(texts) - len(fit))
 
-    def means_of(ids: list[list[int]], of_prompts: list[list[int]], advance: bool) -> list[float]:
-        progress = run.progress if advance else lambda done: None
-        return mean_negative_log_likelihood(lm, ids, of_prompts, run.memory_budget, progress)
-
-    shared = [prompts[texts.prompts[index]] for index in fit]
-    means = means_of([tokens[index] for index in fit], shared, True)
-    if run.chat_template:
-        ids = [*prompts.values()]
-        prompt_mean = dict(zip(distinct, means_of(ids, ids, False), strict=True))
-        means = [
-            _mean_of_answer(
-                mean, len(tokens[index]), prompt_mean[texts.prompts[index]], len(prompt)
-            )
-            for index, mean, prompt in zip(fit, means, shared, strict=True)
-        ]
+    means = mean_negative_log_likelihood(
+        lm,
+        [tokens[index] for index in fit],
+        [prompts[texts.prompts[index]] for index in fit],
+        run.memory_budget,
+        run.progress,
+        answers_only=run.chat_template,
+    )
     column: list[float | None] = [None] * len(texts)
     for index, mean in zip(fit, means, strict=True):
         column[index] = math.exp(mean)
@@ -92,12 +95,6 @@ def measure(
 
 def _request(lm: LoadedModel, prompt: str) -> str:
     return lm.chat(prompt) if lm.tokenizer.chat_template else f"{prompt}\n"
-
-
-def _mean_of_answer(mean: float, length: int, prompt_mean: float, prompt_length: int) -> float:
-    """The mean over the tokens after the prompt, from means over all tokens but the first."""
-    total = mean * (length - 1) - prompt_mean * (prompt_length - 1)
-    return total / (length - prompt_length)
 
 
 def _bos(lm: LoadedModel) -> int | None:
