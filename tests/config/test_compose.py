@@ -24,7 +24,7 @@ from steerlens.config.compose import (
 )
 from steerlens.config.entries import PACKAGE, conf_dir
 from steerlens.config.kinds import refuse_ignored
-from steerlens.config.registry import load_method
+from steerlens.config.registry import load_part
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError
 
@@ -58,7 +58,7 @@ def test_the_default_is_smollm2_in_plain_dataclasses() -> None:
         "smollm2-topk",
         "all",
     )
-    assert isinstance(config.score, load_method("output").Config)
+    assert isinstance(config.score, load_part("scores", "output").Config)
     assert Path(str(config.sae.path)).parts[-2:] == ("steerlens_smollm2", "smollm2-topk")
 
 

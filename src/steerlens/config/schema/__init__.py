@@ -22,13 +22,10 @@ from steerlens.config.schema.missing import MISSING
 from steerlens.config.schema.steering import (
     CONTROLS,
     OBJECTIVES,
-    OPERATORS,
     POSITIONS,
     RANDOM_DIRECTION,
     RANDOM_FEATURE,
-    RULES,
     SUCCESS,
-    UNITS,
     ChoiceConfig,
     GenerationConfig,
     SelectionConfig,
@@ -36,6 +33,7 @@ from steerlens.config.schema.steering import (
 )
 from steerlens.config.schema.subject import FeaturesConfig, ModelConfig, SaeConfig
 from steerlens.config.schema.texts import (
+    CORPORA,
     CorpusConfig,
     CoverageConfig,
     PmiConfig,
@@ -46,19 +44,16 @@ from steerlens.config.schema.texts import (
 __all__ = [
     "CONCEPT_SOURCES",
     "CONTROLS",
+    "CORPORA",
     "INSTRUCTIONS",
     "JUDGES",
     "MISSING",
     "OBJECTIVES",
-    "OPERATORS",
     "POSITIONS",
     "RANDOM_DIRECTION",
     "RANDOM_FEATURE",
-    "RULES",
     "STEERED_BY",
-    "STUDIES",
     "SUCCESS",
-    "UNITS",
     "ChoiceConfig",
     "Chosen",
     "ConceptsConfig",
@@ -81,9 +76,6 @@ __all__ = [
     "TrackingConfig",
     "key_fields",
 ]
-
-
-STUDIES = ("releases", "sizes", "controls", "criteria", "table1")
 
 
 @dataclass
