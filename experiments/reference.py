@@ -20,7 +20,7 @@ from steerlens.cli.verbs import ABOUT, USAGE
 from steerlens.config.catalog import listing
 from steerlens.config.docstrings import Setting, group_classes, method_settings, settings_of
 from steerlens.config.entries import conf_dir, header, options
-from steerlens.config.registry import load_method, methods
+from steerlens.config.registry import load_part, parts_of
 from steerlens.config.schema import RunConfig
 from steerlens.results import TABLES
 from steerlens.storage.files import make_folder, write_text
@@ -46,8 +46,8 @@ def settings_page() -> str:
     parts = [SETTINGS, "## Without a group", _settings(settings_of(RunConfig))]
     for group, kind in group_classes().items():
         parts += [f"## {group}", _sentence(kind.__doc__), _settings(settings_of(kind, f"{group}."))]
-    for method in sorted(methods()):
-        about = (load_method(method).__doc__ or "").strip().split("\n\n")[0]
+    for method in sorted(parts_of("scores")):
+        about = (load_part("scores", method).__doc__ or "").strip().split("\n\n")[0]
         parts += [f"## score.{method}", _sentence(about), _settings(method_settings(method))]
     return _page(parts)
 
