@@ -56,7 +56,8 @@ def texts_of(generations: Sequence[pd.DataFrame]) -> pd.DataFrame:
     columns = list(dict.fromkeys([*GENERATIONS.keys, *MEANS, *MEASURES]))
     frames = [table[columns] for table in generations]
     texts = pd.concat(frames or [GENERATIONS.frame([])[columns]], ignore_index=True)
-    texts = texts.loc[texts["together"].isna()].reset_index(drop=True)
+    together: Any = texts["together"]
+    texts = texts.loc[together.isna()].reset_index(drop=True)
     texts = texts.astype(dict.fromkeys(("factor", *MEANS, *MEASURES), float))
     control: Any = texts["control"]
     return texts.assign(steered=control.fillna(FEATURE).astype(str), hit=texts["success_20"] > 0)

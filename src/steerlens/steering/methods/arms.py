@@ -302,8 +302,8 @@ def _in_parts(
     with run.task(n_missing, f"layer {subject.layer}: {name}", "concepts") as advance:
         for index, part in enumerate(parts):
             if learnt[index] is None:
-                learnt[index] = fit(part, advance)
-                fitted_io.keep(run.store, key(part), learnt[index])
+                learnt[index] = new = fit(part, advance)
+                fitted_io.keep(run.store, key(part), new)
     return learnt
 
 
