@@ -31,7 +31,7 @@ from steerlens.config.compose import (
 )
 from steerlens.config.entries import PACKAGE, conf_dir
 from steerlens.config.kinds import refuse_ignored
-from steerlens.config.registry import load_method
+from steerlens.config.registry import load_part
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError
 from steerlens.results.folder import read_settings
@@ -67,7 +67,7 @@ def test_the_default_is_smollm2_in_plain_dataclasses() -> None:
         "all",
     )
     assert list(config.score) == ["output"]
-    assert isinstance(config.score["output"], load_method("output").Config)
+    assert isinstance(config.score["output"], load_part("scores", "output").Config)
     assert Path(str(config.sae.path)).parts[-2:] == ("steerlens_smollm2", "smollm2-topk")
 
 

@@ -16,8 +16,9 @@ from steerlens.config.docstrings import (
     settings_of,
 )
 from steerlens.config.entries import conf_dir, entries, header, options
-from steerlens.config.registry import load_method, methods
+from steerlens.config.registry import load_part, parts_of
 from steerlens.errors import SteerlensError, nearest
+from steerlens.results import TABLES, Table
 
 WIDTH = 96
 
@@ -27,8 +28,8 @@ def help_text(topic: str | None = None) -> str:
 
     Args:
         topic: a verb, a group, `GROUP=OPTION`, an option's name, a setting such as
-            `steer.operator`, or a scoring method such as `score.output`; None for everything in
-            short.
+            `steer.operator`, a scoring method such as `score.output`, or a table's file or column;
+            None for everything in short.
 
     Raises:
         SteerlensError: there is no such thing; says what is called nearly so.
@@ -41,7 +42,8 @@ def help_text(topic: str | None = None) -> str:
         (USAGE, _verb),
         (_groups(), _group),
         ([setting.key for setting in all_settings()], _setting),
-        ([f"score.{method}" for method in methods()], _method),
+        ([f"score.{method}" for method in parts_of("scores")], _method),
+        ([table.file for table in TABLES], _table),
     ]
     if equals and option in options().get(group, []):
         return _option(group, option)
@@ -56,6 +58,7 @@ def help_text(topic: str | None = None) -> str:
         for setting in all_settings()
         if topic in (setting.key.rpartition(".")[2], _flat(setting.key))
     ]
+    pages_of += [_column(table, topic) for table in TABLES if topic in table.columns]
     if pages_of:
         return "\n\n".join(pages_of)
     words = [*(name for names, _ in pages for name in names), *chain(*options().values())]
@@ -88,7 +91,7 @@ def _group(group: str) -> str:
     if kind is not None:
         parts.append("\n".join(["Settings", *map(_described, settings_of(kind, f"{group}."))]))
     if group == "score":
-        parts += [_method(f"score.{method}") for method in sorted(methods())]
+        parts += [_method(f"score.{method}") for method in sorted(parts_of("scores"))]
     return "\n\n".join(parts)
 
 
@@ -114,10 +117,22 @@ def _setting(key: str) -> str:
 def _method(name: str) -> str:
     """Return what a scoring method computes, and its settings."""
     method = name.removeprefix("score.")
-    about = " ".join((load_method(method).__doc__ or "").strip().split("\n\n")[0].split())
+    about = " ".join((load_part("scores", method).__doc__ or "").strip().split("\n\n")[0].split())
     settings = method_settings(method)
     lines = [_filled(f"score={method}: {about}"), *map(_described, settings)]
     return "\n".join(lines)
+
+
+def _table(file: str) -> str:
+    """Return what the rows of a table are, and its columns."""
+    (table,) = [table for table in TABLES if table.file == file]
+    rows = [_row((f"{name} ({c.kind})", c.about)) for name, c in table.columns.items()]
+    return "\n".join([_filled(f"{file}: {table.about}"), "", "Columns", *rows])
+
+
+def _column(table: Table, column: str) -> str:
+    kind, about = table.columns[column]
+    return f"{table.file}\n{_row((f'{column} ({kind})', about))}"
 
 
 def _flat(key: str) -> str:
@@ -160,8 +175,8 @@ Run                  steerlens [KEY=VALUE ...]        score features; without ar
 Look                 steerlens list KIND [filter]     experiments, models, saes, subjects, releases,
                                                      scores, corpora, concepts, judges, launchers,
                                                      settings
-                     steerlens --help TOPIC           a verb, a group, an option or a setting:
-                                                     --help steer.operator
+                     steerlens --help TOPIC           a verb, a group, an option, a setting, a table
+                                                     or a column: --help steer.operator
 Redraw               steerlens report DIR             figures and tables of a finished run
 Sweep                steerlens -m KEY=A,B ...         one run for each value, joined at the end
                      steerlens join DIR [DIR ...]     the same of finished runs and sweeps

@@ -29,7 +29,7 @@ from steerlens.config.entries import conf_dir
 from steerlens.config.kinds import kind_of, refuse_ignored
 from steerlens.config.overrides import jobs, n_jobs, override, parse
 from steerlens.config.parse import parse_scores
-from steerlens.config.registry import load_method, methods
+from steerlens.config.registry import load_part, parts_of
 from steerlens.config.schema import Chosen, ReferenceConfig, RunConfig
 from steerlens.config.score_keys import fold, in_full, is_flat
 from steerlens.config.shipped import shipped_path
@@ -63,9 +63,9 @@ def _register(path: tuple[str, ...]) -> dict[str, str]:
     store = ConfigStore.instance()
     store.store(name="base_config", node=RunConfig)
     broken = {}
-    for name in methods():
+    for name in parts_of("scores"):
         try:
-            store.store(group="score", name=f"{name}_schema", node=load_method(name).Config)
+            store.store(group="score", name=f"{name}_schema", node=load_part("scores", name).Config)
         except SteerlensError as error:
             broken[name] = str(error)
         except Exception as error:  # somebody else's module: anything can happen

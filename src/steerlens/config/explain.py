@@ -13,7 +13,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from steerlens.config.entries import options as known_options
 from steerlens.config.overrides import quoted
-from steerlens.config.registry import methods
+from steerlens.config.registry import parts_of
 from steerlens.config.schema import JUDGES, RunConfig, key_fields
 from steerlens.config.score_keys import chosen_scores, is_flat, method_keys
 from steerlens.errors import SteerlensError, nearest, unknown
@@ -169,7 +169,7 @@ def _missing_option(error: MissingConfigException, broken: Mapping[str, str]) ->
     if name != method:
         if method in broken:
             return SteerlensError(broken[method])
-        return unknown("scoring method", method, methods())
+        return unknown("scoring method", method, parts_of("scores"))
     if group in ("hydra/launcher", "hydra/sweeper") and name in PLUGINS:
         return SteerlensError(
             f"{group}={name} needs a plugin that isn't installed: "
@@ -267,7 +267,7 @@ def unknown_score_key(
 
 def _unknown_score_key(full_key: str, names: Sequence[str], where: str) -> SteerlensError:
     last = full_key.rpartition(".")[2]
-    if last in methods():
+    if last in parts_of("scores"):
         both = ",".join([*names, last])
         return SteerlensError(
             f"unknown key {full_key!r}{where}; score={last} isn't chosen: add 'score=[{both}]'."
@@ -294,7 +294,7 @@ def _elsewhere(full_key: str) -> list[str]:
         for field in key_fields(RunConfig)
         if dataclasses.is_dataclass(field.default_factory)
     }
-    for method in methods():
+    for method in parts_of("scores"):
         groups["score"] = groups.get("score", []) + method_keys(method)
     return [f"{group}.{full_key}" for group, keys in groups.items() if full_key in keys]
 

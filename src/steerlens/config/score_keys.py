@@ -11,7 +11,7 @@ from contextlib import suppress
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, ValueNode, open_dict
 
-from steerlens.config.registry import load_method, methods
+from steerlens.config.registry import load_part, parts_of
 
 FLAT = re.compile(r"score\.(\w+)")
 
@@ -20,8 +20,8 @@ def method_keys(method: str) -> list[str]:
     """Return the names of a scoring method's settings; [] if there is no such method, or it can't
     be imported."""
     with suppress(Exception):  # somebody else's module: not what is being asked here
-        if method in methods():
-            return [field.name for field in dataclasses.fields(load_method(method).Config)]
+        if method in parts_of("scores"):
+            return [field.name for field in dataclasses.fields(load_part("scores", method).Config)]
     return []
 
 

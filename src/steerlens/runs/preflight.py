@@ -33,7 +33,14 @@ from steerlens.config.parse import (
     parse_shard,
     parse_words,
 )
-from steerlens.config.schema import CorpusConfig, FeaturesConfig, ModelConfig, RunConfig, SaeConfig
+from steerlens.config.schema import (
+    CORPORA,
+    CorpusConfig,
+    FeaturesConfig,
+    ModelConfig,
+    RunConfig,
+    SaeConfig,
+)
 from steerlens.config.steering import (
     check_choice,
     check_coverage,
@@ -54,7 +61,6 @@ from steerlens.errors import SteerlensError, unknown
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
-CORPORA = ("embedded", "webtext", "text", "json", "parquet", "hub")
 TRACKING = ("offline", "online", "disabled")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from steerlens.config.registry import ScoreConfig, load_method
+from steerlens.config.registry import ScoreConfig, load_part
 from steerlens.engine.corpus_pass import read_corpus
 from steerlens.engine.logit_lens import kept_logit_lens, logit_lens
 from steerlens.engine.run_context import ScoreRun
@@ -104,7 +104,7 @@ def _score_block(
 ) -> pa.Table:
     import pyarrow as pa
 
-    columns = load_method(config.method).score(subject, block, config, run)
+    columns = load_part("scores", config.method).score(subject, block, config, run)
     for name, values in columns.items():
         if len(values) != len(block):
             raise SteerlensError(
@@ -117,7 +117,7 @@ def _score_block(
 
 def score_key(subject: Subject, config: ScoreConfig, run: ScoreRun) -> dict[str, Any]:
     """Everything that a method's numbers depend on."""
-    source = inspect.getsource(load_method(config.method))
+    source = inspect.getsource(load_part("scores", config.method))
     of_run = {"seed": lambda: run.seed, "corpus": run.corpus_key}
     files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in config.files()]
     return {

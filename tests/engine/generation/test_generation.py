@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from steerlens import SteerlensError
-from steerlens.config.schema import CONTROLS, OPERATORS, POSITIONS
+from steerlens.config.registry import parts_of
+from steerlens.config.schema import CONTROLS, POSITIONS
 from steerlens.engine.generation import ROW
 from steerlens.engine.subject import Subject
 from steerlens.scores import ScoreRun
@@ -67,7 +68,8 @@ def test_saes_that_look_back_or_across_equal_naive(
 @pytest.mark.parametrize("keep_error", [True, False])
 @pytest.mark.parametrize(
     ("operator", "unit"),
-    [(operator, "a_max") for operator in OPERATORS] + [("add", unit) for unit in ("norm", "one")],
+    [(operator, "a_max") for operator in parts_of("operators")]
+    + [("add", unit) for unit in ("norm", "raw")],
 )
 def test_every_operator_and_unit_equals_naive(
     subject: Subject, operator: str, unit: str, keep_error: bool

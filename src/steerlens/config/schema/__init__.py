@@ -21,21 +21,21 @@ from steerlens.config.schema.concepts import (
 from steerlens.config.schema.missing import MISSING
 from steerlens.config.schema.steering import (
     CONTROLS,
+    EARLIER_UNITS,
     OBJECTIVES,
-    OPERATORS,
     POSITIONS,
     RANDOM_DIRECTION,
     RANDOM_FEATURE,
-    RULES,
     SUCCESS,
-    UNITS,
     ChoiceConfig,
     GenerationConfig,
     SelectionConfig,
     SteerConfig,
+    unit_of_today,
 )
 from steerlens.config.schema.subject import FeaturesConfig, ModelConfig, SaeConfig
 from steerlens.config.schema.texts import (
+    CORPORA,
     CorpusConfig,
     CoverageConfig,
     PmiConfig,
@@ -46,19 +46,17 @@ from steerlens.config.schema.texts import (
 __all__ = [
     "CONCEPT_SOURCES",
     "CONTROLS",
+    "CORPORA",
+    "EARLIER_UNITS",
     "INSTRUCTIONS",
     "JUDGES",
     "MISSING",
     "OBJECTIVES",
-    "OPERATORS",
     "POSITIONS",
     "RANDOM_DIRECTION",
     "RANDOM_FEATURE",
-    "RULES",
     "STEERED_BY",
-    "STUDIES",
     "SUCCESS",
-    "UNITS",
     "ChoiceConfig",
     "Chosen",
     "ConceptsConfig",
@@ -80,10 +78,8 @@ __all__ = [
     "TowardConfig",
     "TrackingConfig",
     "key_fields",
+    "unit_of_today",
 ]
-
-
-STUDIES = ("releases", "sizes", "controls", "criteria", "table1")
 
 
 @dataclass

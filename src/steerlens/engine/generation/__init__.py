@@ -22,7 +22,7 @@ from steerlens.engine.generation.sampling import Sampling, row_seed
 from steerlens.engine.generation.stopping import EOS, Stopping
 from steerlens.engine.generation.targets import max_activations, row_targets
 from steerlens.engine.intervention import Operation, check_affine
-from steerlens.engine.intervention.hooks import Edits, SteeringHooks
+from steerlens.engine.intervention.hooks import Edits, SteeringHooks, policy_named
 from steerlens.engine.memory import batches, rows_that_fit
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
@@ -283,7 +283,7 @@ def _bytes_per_row(subject: Subject, length: int, positions: str) -> int:
     n_kv = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
     # Twice, because a longer copy is made at every step; thrice the logits.
     keys_values = 2 * 2 * n_kv * cfg.d_head * length * lm.n_layers
-    edited = 1 if positions in ("last", "generated") else length
+    edited = length if policy_named(positions).of_prompt is None else 1
     block = 4 * (cfg.d_mlp or 4 * cfg.d_model) + 16 * cfg.d_model
     return lm.dtype.itemsize * (
         keys_values + 3 * lm.head.d_vocab + edited * (3 * subject.d_sae + block)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from steerlens.config.schema import RANDOM_DIRECTION, RANDOM_FEATURE, SteerConfig
+from steerlens.config.schema import CONTROLS, RANDOM_DIRECTION, RANDOM_FEATURE, SteerConfig
 from steerlens.engine.generation.sampling import row_seed
 from steerlens.engine.intervention import Targets, decoder_rows, feature_targets
-from steerlens.errors import SteerlensError
+from steerlens.errors import SteerlensError, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +49,8 @@ def row_targets(
             other_D = decoder_rows(subject.sae, torch.tensor(_another(subject.d_sae, *seeds)))
             other_D = torch.nn.functional.normalize(other_D, dim=0)  # a row of zeros stays one
             targets.vectors_BND[row, 0] = other_D * vector_D.norm()
+        elif control:
+            raise unknown("steer.controls", control, CONTROLS)
     return targets
 
 
