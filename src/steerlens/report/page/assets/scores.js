@@ -46,8 +46,10 @@
       } },
       series: shown().map((layer) => ({
         name: `layer ${layer}`, type: "scatter", data: values.get(layer), large: isBig, largeThreshold: 0,
-        progressive: 0, symbolSize: isBig ? 4 : 7, itemStyle: { color: depth(layers.length > 1 ? layers.indexOf(layer) / (layers.length - 1) : 0.4), opacity: isBig ? 0.55 : 0.75 },
-        emphasis: { scale: 1.6 },
+        progressive: 0, // Below 4 ECharts fills squares; larger ones are one path, on which a processor works minutes.
+        symbolSize: isBig ? 3 : 7, itemStyle: { color: depth(layers.length > 1 ? layers.indexOf(layer) / (layers.length - 1) : 0.4), opacity: isBig ? 0.55 : 0.75 },
+        // Without it a hover would draw all points once more.
+        emphasis: isBig ? { disabled: true } : { scale: 1.6 },
       })),
     }), (drawn) => {
       plot = drawn;
