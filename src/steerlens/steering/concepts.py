@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from steerlens.engine.run_context import ScoreRun
     from steerlens.engine.subject import LoadedModel, Subject
 
-METRICS = ("perplexity", "degeneracy")
 ARM = ["method", "rank", "concept_id"]
 
 Factors = Mapping[int, Sequence[float]]

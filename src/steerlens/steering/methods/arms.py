@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steerlens.config.schema import ConceptsConfig, SteerConfig
+from steerlens.engine.cached_rows import cached_values
 from steerlens.engine.generation import Steering
 from steerlens.engine.intervention import Operation
 from steerlens.engine.intervention.hooks import SteeringHooks
@@ -248,18 +249,18 @@ def _learn_directions(
         name: _key(subject, concepts, name, method_config, run, chat)
         for name, method_config in settings.items()
     }
-    learnt: dict[str, Fitted] = {}
-    for name, key in keys.items():
-        stored = kept.find(run.store, key)
-        if isinstance(stored, Fitted):
-            learnt[name] = stored
-    missing = [name for name in settings if name not in learnt]
-    if quick := {name: settings[name] for name in missing if name not in TRAINED}:
-        new = fit_concepts(subject, concepts, quick, run, chat)
-        for name, fitted in new.items():
-            kept.keep(run.store, keys[name], fitted)
-        learnt |= new
-    for name in missing:
+
+    def fit_quick(missing: Sequence[str]) -> Iterable[tuple[str, Learnt]]:
+        quick = {name: settings[name] for name in missing}
+        return fit_concepts(subject, concepts, quick, run, chat).items()
+
+    learnt = cached_values(
+        [name for name in settings if name not in TRAINED],
+        lambda name: kept.find(run.store, keys[name]),
+        fit_quick,
+        lambda name, fitted: kept.keep(run.store, keys[name], fitted),
+    )
+    for name in settings:
         if name in TRAINED:
             fit = partial(_fit_alone, subject, name, settings[name], run, chat)
             key = partial(_key, subject, name=name, config=settings[name], run=run, chat=chat)
@@ -285,14 +286,13 @@ def _in_parts(
     A concept's numbers are the same whatever concepts it is trained beside.
     """
     size = PART_ON_CPU if subject.lm.device.type == "cpu" else PART_ON_GPU
-    parts = []
-    for part in concepts.parts(size):
-        learnt = kept.find(run.store, key(part))
-        if learnt is None:
-            learnt = fit(part)
-            kept.keep(run.store, key(part), learnt)
-        parts.append(learnt)
-    return parts
+    learnt = cached_values(
+        concepts.parts(size),
+        lambda part: kept.find(run.store, key(part)),
+        lambda missing: ((part, fit(part)) for part in missing),
+        lambda part, learnt_part: kept.keep(run.store, key(part), learnt_part),
+    )
+    return [*learnt.values()]
 
 
 def _edits_config(method: str, n_layers: int, settings: Any) -> Any:
