@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from steerlens.config.registry import parts_of
 from steerlens.config.schema import (
     CONCEPT_SOURCES,
     INSTRUCTIONS,
@@ -79,16 +80,17 @@ def _check_source(config: ConceptsConfig) -> None:
 def _check_methods(config: ConceptsConfig) -> None:
     if not config.methods:
         raise SteerlensError("concepts.methods=[] is empty; name what is to steer.")
+    valid = {*STEERED_BY, *parts_of("methods")}
     for name in config.methods:
-        if name not in STEERED_BY:
-            raise unknown("concepts.methods", name, STEERED_BY)
+        if name not in valid:
+            raise unknown("concepts.methods", name, valid)
     if len(set(config.methods)) < len(config.methods):
         raise SteerlensError("concepts.methods names a method twice.")
     settings = config.settings if config.settings is not None else {}
     if not isinstance(settings, dict):
         raise SteerlensError("concepts.settings must be {METHOD: {SETTING: VALUE}}.")
     for name, method_settings in settings.items():
-        if name not in STEERED_BY:
-            raise unknown("concepts.settings: method", str(name), STEERED_BY)
+        if name not in valid:
+            raise unknown("concepts.settings: method", str(name), valid)
         if not isinstance(method_settings, dict):
             raise SteerlensError(f"concepts.settings: {name} must be {{SETTING: VALUE}}.")

@@ -15,7 +15,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from steerlens.config.entries import options as known_options
 from steerlens.config.overrides import quoted
 from steerlens.config.registry import load_part, parts_of
-from steerlens.config.schema import JUDGES, RunConfig, key_fields
+from steerlens.config.schema import RunConfig, key_fields
 from steerlens.errors import SteerlensError, nearest, unknown
 
 GROUPS = (
@@ -75,7 +75,7 @@ def failure(
         if override.key_or_group.startswith("judge.") and "NoneType" in str(error):
             return SteerlensError(
                 f"{override.input_line!r}: there is no judge yet; choose one with "
-                f"judge={'|'.join(JUDGES)}."
+                f"judge={'|'.join(parts_of('judges'))}."
             )
         if override.key_or_group.startswith("concepts.") and "NoneType" in str(error):
             return SteerlensError(

@@ -156,8 +156,8 @@ def null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
 
     settings = dataclasses.asdict(config)
     at = (subject.hook_name, json.dumps(settings))
-    if at in run.null_scores:
-        return run.null_scores[at]
+    if at in run.cache.null_scores:
+        return run.cache.null_scores[at]
     key = {**subject.key, "null of": settings}
     directions = pd.DataFrame({"direction": np.arange(config.null_directions)})
 
@@ -166,8 +166,8 @@ def null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
         yield pa.table({"direction": np.arange(len(scores_N)), "output_score": scores_N})
 
     table = cached_rows(run.store, key, directions, ["direction"], scores_of)
-    run.null_scores[at] = table["output_score"].to_numpy()
-    return run.null_scores[at]
+    run.cache.null_scores[at] = table["output_score"].to_numpy()
+    return run.cache.null_scores[at]
 
 
 def _null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:

@@ -13,7 +13,6 @@ from typing import Any
 from steerlens.config.schema.concepts import (
     CONCEPT_SOURCES,
     INSTRUCTIONS,
-    JUDGES,
     STEERED_BY,
     ConceptsConfig,
     JudgeConfig,
@@ -46,7 +45,6 @@ __all__ = [
     "CONTROLS",
     "CORPORA",
     "INSTRUCTIONS",
-    "JUDGES",
     "MISSING",
     "OBJECTIVES",
     "POSITIONS",

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from steerlens.config.registry import source_digest
 from steerlens.config.schema import GenerationConfig, SteerConfig
 from steerlens.config.steering import parse_stop
 from steerlens.engine.cached_rows import cached_rows
@@ -122,6 +123,10 @@ def text_key(
     of_rows = ("prompts", "n_prompts", "samples", "batch_size")
     how = {k: v for k, v in dataclasses.asdict(settings).items() if k not in of_rows}
     edit = {name: getattr(steer, name) for name in ("operator", "unit", "keep_error", "positions")}
+    edit["source"] = [
+        source_digest("operators", steer.operator),
+        source_digest("units", steer.unit),
+    ]
     if steering is not None:
         edit["with"] = steering.key
     elif steer.unit == "max_activation":

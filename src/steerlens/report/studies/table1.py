@@ -154,7 +154,9 @@ def _rows(numbers: Any) -> Iterator[Row]:
                 yield Row(threshold_name(threshold), partial(_filtered, threshold))
         if sae["token_confidence_delta"].notna().any():
             yield Row(BY_CONFIDENCE, _by_confidence)
-    methods = [name for name in (*STEERED_BY, UNSTEERED) if name in present and name != SAE]
+    others = sorted(present - {*STEERED_BY, UNSTEERED})
+    order = (*STEERED_BY, *others, UNSTEERED)
+    methods = [name for name in order if name in present and name != SAE]
     yield from (Row(name, partial(of, name)) for name in methods)
 
 
@@ -250,7 +252,7 @@ def _differences(
                         "aggregation": aggregation,
                         "layer": layer,
                         "method": row.method,
-                        "less": baseline.method,
+                        "baseline": baseline.method,
                         "concepts": n,
                         **interval_columns("difference", less),
                     }
@@ -288,10 +290,10 @@ def _difference_sentences(differences: pd.DataFrame) -> list[str]:
     few = rows.loc[rows["concepts"] < FEWEST]
     rows = rows.loc[rows["concepts"] >= FEWEST]
     # A threshold that every feature passes says nothing new.
-    rows = rows.drop_duplicates(["judge", "layer", "less", "concepts", "difference"])
+    rows = rows.drop_duplicates(["judge", "layer", "baseline", "concepts", "difference"])
     compared = [
-        f"Layer {row['layer']}, {row['judge']}, {PER_TEXT}: {row['method']} less {row['less']} is "
-        f"{_interval(row)} on the {row['concepts']} concepts that both have."
+        f"Layer {row['layer']}, {row['judge']}, {PER_TEXT}: {row['method']} less "
+        f"{row['baseline']} is {_interval(row)} on the {row['concepts']} concepts that both have."
         for row in rows.to_dict("records")
     ]
     if few.empty:

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from steerlens.config.registry import source_digest
 from steerlens.config.schema import ConceptsConfig, SteerConfig
 from steerlens.engine.cached_rows import cached_values
 from steerlens.engine.generation import Steering
@@ -23,11 +25,11 @@ from steerlens.steering.methods import lora, loreft
 from steerlens.steering.methods.directions import Detection, Directions, direction_targets
 from steerlens.steering.methods.fitted_io import Learnt
 from steerlens.steering.methods.fitting import (
-    WITHOUT_TEXTS,
     Fitted,
     fit_concepts,
     join_fitted,
     method_named,
+    reads_texts,
 )
 from steerlens.steering.methods.labelled import label
 from steerlens.steering.methods.task import Task
@@ -42,10 +44,8 @@ if TYPE_CHECKING:
 
 SAE, TOGETHER, SAE_A, PROMPT = "SAE", "SAE together", "SAE-A", "Prompt"
 UNSTEERED = "No steering"
-ONE_FACTOR = (loreft.NAME, lora.NAME)
+EDITS: Mapping[str, Any] = {loreft.NAME: loreft, lora.NAME: lora}
 """Methods that AxBench uses as they were trained: with the factor 1 alone."""
-TRAINED = ("SSV", "ReFT-r1")
-"""Directions that take long."""
 PART_ON_CPU, PART_ON_GPU = 4, 64
 """Concepts that what takes long learns and stores together; a killed run loses one part at most."""
 
@@ -73,7 +73,7 @@ class Arm:
         """The factors that it is tried with."""
         if self.learnt is None:
             return (0.0,)
-        return (1.0,) if self.method in ONE_FACTOR else tuple(grid)
+        return (1.0,) if self.method in EDITS else tuple(grid)
 
     def feature(self, index: int) -> int | None:
         """The SAE feature of the concept at `index` in its set, if it steers with one alone."""
@@ -164,7 +164,7 @@ def learn_arms(
 
     def arm(method: str, name: str, rank: int = 0) -> Arm:
         n_epochs = getattr(settings[name], "epochs", None)
-        return Arm(method, rank, learnt[name], n_epochs, name not in WITHOUT_TEXTS)
+        return Arm(method, rank, learnt[name], n_epochs, reads_texts(method_named(name)))
 
     arms: list[Arm] = []
     for method in config.methods:
@@ -175,7 +175,7 @@ def learn_arms(
             names = _directions_of(method, ranks, config.together, named)
             together = _together([learnt[name] for name in names])
             arms.append(Arm(TOGETHER, learnt=together, reads_texts=True))
-        elif method in ONE_FACTOR:
+        elif method in EDITS:
             config_of = _edits_config(method, subject.lm.n_layers, config.settings)
             edits = _learn_edits(
                 method, subject, concepts, config_of, run, load_weights, chat_template
@@ -193,7 +193,7 @@ def _directions_of(method: str, ranks: int, together: int, named: bool) -> list[
     if method in (SAE, TOGETHER):
         n = ranks if method == SAE else together
         return [SAE_A, *(f"{SAE_A} {rank + 1}" for rank in range(1, n))]
-    return [] if method in (*ONE_FACTOR, PROMPT) else [method]
+    return [] if method in (*EDITS, PROMPT) else [method]
 
 
 def _settings(name: str, settings: Any) -> Any:
@@ -224,13 +224,14 @@ def _key(
     """All that what a method learns depends on."""
     texts = hashlib.sha256(repr(concepts.concepts).encode()).hexdigest()
     of_subject = subject.key
-    if name in ONE_FACTOR:  # of the whole model: the same whatever SAE and layer
+    if name in EDITS:  # of the whole model: the same whatever SAE and layer
         del of_subject["sae"]
     return {
         **of_subject,
         "bos": subject.bos,
         "concepts": texts,
         "learnt": name,
+        "source": source_digest("methods", name),
         "settings": dataclasses.asdict(config),
         "chat_template": chat,
         "seed": run.seed,
@@ -255,41 +256,62 @@ def _learn_directions(
         return fit_concepts(subject, concepts, quick, run, chat).items()
 
     learnt = cached_values(
-        [name for name in settings if name not in TRAINED],
+        [name for name in settings if not _trains(name)],
         lambda name: kept.find(run.store, keys[name]),
         fit_quick,
         lambda name, fitted: kept.keep(run.store, keys[name], fitted),
     )
     for name in settings:
-        if name in TRAINED:
+        if _trains(name):
             fit = partial(_fit_alone, subject, name, settings[name], run, chat)
             key = partial(_key, subject, name=name, config=settings[name], run=run, chat=chat)
-            learnt[name] = join_fitted(_in_parts(subject, concepts, run, key, fit))
+            learnt[name] = join_fitted(_in_parts(subject, concepts, name, run, key, fit))
     return learnt
 
 
+def _trains(name: str) -> bool:
+    """Return whether the method of a key of `fit_concepts` takes long."""
+    return getattr(method_named(name), "TRAINS", False)
+
+
 def _fit_alone(
-    subject: Subject, name: str, config: Any, run: ScoreRun, chat: bool, concepts: ConceptSet
+    subject: Subject,
+    name: str,
+    config: Any,
+    run: ScoreRun,
+    chat: bool,
+    concepts: ConceptSet,
+    advance: Callable[..., None],
 ) -> Fitted:
-    return fit_concepts(subject, concepts, {name: config}, run, chat)[name]
+    """Learn one method from some of a run's concepts, whose bar `advance` moves."""
+    silent = dataclasses.replace(run, task=lambda *_, **__: nullcontext(advance))
+    return fit_concepts(subject, concepts, {name: config}, silent, chat)[name]
 
 
 def _in_parts(
     subject: Subject,
     concepts: ConceptSet,
+    name: str,
     run: ScoreRun,
     key: Callable[[ConceptSet], Mapping[str, Any]],
-    fit: Callable[[ConceptSet], Any],
+    fit: Callable[[ConceptSet, Callable[..., None]], Any],
 ) -> list[Any]:
     """What takes long is learnt and stored a few concepts at a time, so that a killed run goes on.
 
-    A concept's numbers are the same whatever concepts it is trained beside.
+    A concept's numbers are the same whatever concepts it is trained beside. The bar is of those
+    that aren't in the store.
     """
-    size = PART_ON_CPU if subject.lm.device.type == "cpu" else PART_ON_GPU
+
+    def fit_all(missing: Sequence[ConceptSet]) -> Iterator[tuple[ConceptSet, Learnt]]:
+        n_missing = sum(map(len, missing))
+        with run.task(n_missing, f"layer {subject.layer}: {name}", "concepts") as advance:
+            for part in missing:
+                yield part, fit(part, advance)
+
     learnt = cached_values(
-        concepts.parts(size),
+        concepts.parts(PART_ON_CPU if subject.lm.device.type == "cpu" else PART_ON_GPU),
         lambda part: kept.find(run.store, key(part)),
-        lambda missing: ((part, fit(part)) for part in missing),
+        fit_all,
         lambda part, learnt_part: kept.keep(run.store, key(part), learnt_part),
     )
     return [*learnt.values()]
@@ -297,7 +319,7 @@ def _in_parts(
 
 def _edits_config(method: str, n_layers: int, settings: Any) -> Any:
     """The settings of LoReFT or LoRA: AxBench's, or smaller ones for a model without its layers."""
-    module: Any = loreft if method == loreft.NAME else lora
+    module = EDITS[method]
     default = module.Config()
     if max(default.layers) >= n_layers:
         default = module.smaller(n_layers)
@@ -316,17 +338,16 @@ def _learn_edits(
     """LoReFT or LoRA of all concepts."""
     concepts.check_texts()
     weights = cache(load_weights)
-    with run.task(len(concepts), f"layer {subject.layer}: {method}", "concepts") as advance:
 
-        def fit(part: ConceptSet) -> Learnt:
-            labelled = label(subject, part.concepts, chat)
-            task = Task(subject, part.concepts, labelled, run.memory_budget // 2, advance)
-            if method == loreft.NAME:
-                return loreft.fit(task, config, run.seed)
-            return lora.fit(task, config, run.seed, weights())
+    def fit(part: ConceptSet, advance: Callable[..., None]) -> Learnt:
+        labelled = label(subject, part.concepts, chat)
+        task = Task(subject, part.concepts, labelled, run.memory_budget // 2, advance)
+        if method == loreft.NAME:
+            return loreft.learn(task, config, run.seed)
+        return lora.learn(task, config, run.seed, weights())
 
-        key = partial(_key, subject, name=method, config=config, run=run, chat=chat)
-        parts = _in_parts(subject, concepts, run, key, fit)
+    key = partial(_key, subject, name=method, config=config, run=run, chat=chat)
+    parts = _in_parts(subject, concepts, method, run, key, fit)
     return loreft.join_loreft(parts) if method == loreft.NAME else lora.join_lora(parts)
 
 

@@ -107,7 +107,7 @@ def edited_positions(
     return at_first | at_last
 
 
-def fit(task: Task, config: Config, seed: int) -> Loreft:
+def learn(task: Task, config: Config, seed: int) -> Loreft:
     """The edits of all concepts, trained to make their positives' answers likely (AxBench).
 
     Raises:
