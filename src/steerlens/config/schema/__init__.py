@@ -20,6 +20,7 @@ from steerlens.config.schema.concepts import (
 from steerlens.config.schema.missing import MISSING
 from steerlens.config.schema.steering import (
     CONTROLS,
+    EARLIER_UNITS,
     OBJECTIVES,
     POSITIONS,
     RANDOM_DIRECTION,
@@ -29,6 +30,7 @@ from steerlens.config.schema.steering import (
     GenerationConfig,
     SelectionConfig,
     SteerConfig,
+    unit_of_today,
 )
 from steerlens.config.schema.subject import FeaturesConfig, ModelConfig, SaeConfig
 from steerlens.config.schema.texts import (
@@ -44,6 +46,7 @@ __all__ = [
     "CONCEPT_SOURCES",
     "CONTROLS",
     "CORPORA",
+    "EARLIER_UNITS",
     "INSTRUCTIONS",
     "MISSING",
     "OBJECTIVES",
@@ -73,6 +76,7 @@ __all__ = [
     "TowardConfig",
     "TrackingConfig",
     "key_fields",
+    "unit_of_today",
 ]
 
 
