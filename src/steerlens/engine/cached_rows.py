@@ -22,7 +22,7 @@ def cached_rows(
     rows: pd.DataFrame,
     by: Sequence[str],
     compute: Callable[[pd.DataFrame], Iterable[pa.Table]],
-    progress: Callable[[int], None] = lambda n_found: None,
+    progress: Callable[[int], None] = lambda n_stored: None,
 ) -> pa.Table:
     """Give every row its columns, of which the store has those that were computed before.
 
@@ -54,9 +54,9 @@ def cached_rows(
         if store:
             store.add(key, table, by)
     table = pa.concat_tables(tables, promote_options="default")
-    places = table.select(by).to_pandas()
-    places = places.assign(place=range(len(places))).drop_duplicates(by)
-    return table.take(pa.array(wanted.merge(places, on=by, how="left")["place"]))
+    row_index = table.select(by).to_pandas()
+    row_index = row_index.assign(index=range(len(row_index))).drop_duplicates(by)
+    return table.take(pa.array(wanted.merge(row_index, on=by, how="left")["index"]))
 
 
 def cached_values(

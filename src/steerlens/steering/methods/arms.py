@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steerlens.config.registry import source_digest
+from steerlens.config.registry import parts_of, source_digest
 from steerlens.config.schema import ConceptsConfig, SteerConfig
 from steerlens.engine.cached_rows import cached_values
 from steerlens.engine.generation import Steering
@@ -199,10 +199,11 @@ def _directions_of(method: str, ranks: int, together: int, named: bool) -> list[
 def _settings(name: str, settings: Any) -> Any:
     """The settings of a key of `fit_concepts`."""
     method = method_named(name)
-    typed = dict((settings or {}).get(method.NAME, {}))
-    if method.NAME == SAE_A and name != SAE_A:
+    method_name = name if name in parts_of("methods") else SAE_A
+    typed = dict((settings or {}).get(method_name, {}))
+    if method_name != name:
         typed["rank"] = int(name.removeprefix(f"{SAE_A} ")) - 1
-    return _config(method.Config(), method.NAME, typed)
+    return _config(method.Config(), method_name, typed)
 
 
 def _config(config: Any, method: str, typed: Mapping[str, Any]) -> Any:
