@@ -8,7 +8,6 @@ from pathlib import Path
 
 from steerlens.config.belonging import refuse_other_gguf, refuse_other_model
 from steerlens.config.catalog import SAE_SETTINGS, read_release, releases
-from steerlens.config.compose import usual_values
 from steerlens.config.concepts import check_concepts
 from steerlens.config.entries import entries
 from steerlens.config.folders import (
@@ -21,7 +20,6 @@ from steerlens.config.folders import (
 )
 from steerlens.config.gguf import check_gguf, gguf_file
 from steerlens.config.judge import check_judge
-from steerlens.config.kinds import refuse_ignored
 from steerlens.config.parse import layers_told, parse_feature_file, parse_ids, parse_layers
 from steerlens.config.schema import (
     CORPORA,
@@ -91,7 +89,8 @@ def check(config: RunConfig) -> None:
         for name, model in (("model", config.model), ("evaluator", config.evaluator)):
             if model:
                 _check_local_model(model, f"{name}.path", Path(config.paths.cache_dir))
-    refuse_ignored(config, usual_values)
+    if config.chosen.refusal and config.chosen.kind == settings.kind.name:
+        raise SteerlensError(config.chosen.refusal)
     if config.labels:
         explanation_files(Path(config.labels))
     if not settings.loads_subject:
