@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from steerlens.config.registry import parts_of
@@ -12,12 +13,16 @@ from steerlens.config.schema import (
     ConceptsConfig,
     RunConfig,
 )
-from steerlens.config.steering import parse_factors
 from steerlens.errors import SteerlensError, unknown
 
 
-def check_concepts(run: RunConfig) -> None:
-    """Refuse, in one sentence, what can't work."""
+def check_concepts(run: RunConfig, factors: Sequence[float]) -> None:
+    """Refuse, in one sentence, what can't work.
+
+    Args:
+        run: its concepts, judge and edit.
+        factors: the parsed `steer.factors`.
+    """
     config = run.concepts
     if config is None:
         return
@@ -32,7 +37,6 @@ def check_concepts(run: RunConfig) -> None:
             f"judge=lexical compares with the texts of all concepts, of which shard={run.shard} "
             "sees a part; leave the shard out."
         )
-    factors = parse_factors(run.steer.factors)
     if not factors or min(factors) <= 0:
         raise SteerlensError(
             "concepts are steered toward with positive factors: add steer=axbench, or "
