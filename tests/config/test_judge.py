@@ -88,7 +88,7 @@ def test_a_client_that_is_not_installed_is_told_with_how_it_can_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SteerlensError, match=r"pip install 'steerlens\[judges\]'"):
+    with pytest.raises(SteerlensError, match=r"pip install .* -e '\.\[judges\]'"):
         check_judge(JudgeConfig(**OURS))
 
 
