@@ -27,6 +27,7 @@ from sae_lens.saes.sae import SAEMetadata
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 
 from steerlens.config.schema import ModelConfig, PathsConfig, RunConfig
+from steerlens.config.settings import parse_subject
 from steerlens.engine.subject.model import load_model
 from steerlens.errors import SteerlensError
 from tests.support.tiny import SMALL, save_tokenizer
@@ -117,7 +118,7 @@ def row_of(architecture: str, model_class: Any, variant: str, settings: Mapping[
             model=entry, device="cpu", dtype="float32", paths=PathsConfig(name, str(folder / "c"))
         )
         try:
-            lm = load_model(config, SAEMetadata())
+            lm = load_model(parse_subject(config), SAEMetadata())
         except SteerlensError as error:
             return Row(architecture, variant, model_type, "refused", str(error))
         except Exception as error:

@@ -13,6 +13,7 @@ import pytest
 
 import steerlens
 from steerlens.config.compose import compose
+from steerlens.config.settings import parse_subject
 from steerlens.config.shipped import missing_release, shipped_path
 from steerlens.engine.subject import load_subjects
 from tests.support.gguf import needs_wheel
@@ -27,7 +28,7 @@ MISSING = None if FOLDER.is_dir() else missing_release(FOLDER)
 def measured() -> list[dict[str, Any]]:
     """Score five features of each layer that ships."""
     rows: list[dict[str, Any]] = []
-    for subject in load_subjects(compose(["sae=smollm2-topk", "layer=all"])):
+    for subject in load_subjects(parse_subject(compose(["sae=smollm2-topk", "layer=all"]))):
         output = steerlens.score_features(
             subject, "output", features=FEATURE_IDS, null_directions=0
         )

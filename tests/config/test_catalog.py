@@ -9,6 +9,7 @@ import sys
 import pytest
 import yaml
 
+from steerlens.cli.help import help_text
 from steerlens.config import catalog
 from steerlens.config.entries import conf_dir, known_models
 from steerlens.config.registry import methods
@@ -18,7 +19,7 @@ from steerlens.errors import SteerlensError
 def test_every_file_of_conf_is_listed() -> None:
     for group, kind in [
         ("model", "models"), ("sae", "saes"), ("subject", "subjects"),
-        ("judge", "judges"), ("concepts", "concepts"),
+        ("judge", "judges"), ("concepts", "concepts"), ("corpus", "corpora"),
     ]:  # fmt: skip
         shown = catalog.listing(kind)
         for file in (conf_dir() / group).glob("*.yaml"):
@@ -84,7 +85,7 @@ def test_the_table_is_aligned_and_has_no_trailing_spaces() -> None:
 
 
 def test_the_help_lists_every_option_of_every_group() -> None:
-    words = catalog.help_text().split()
+    words = help_text().split()
     for file in conf_dir().glob("[!h]*/**/*.yaml"):
         group = conf_dir() / file.relative_to(conf_dir()).parts[0]
         assert file.relative_to(group).with_suffix("").as_posix() in words

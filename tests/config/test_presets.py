@@ -14,6 +14,7 @@ from steerlens.config.catalog import family, listing, read_release, releases
 from steerlens.config.compose import compose, features_of_width, register
 from steerlens.config.entries import entries, resolved
 from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
+from steerlens.config.settings import parse_subject
 from steerlens.errors import SteerlensError
 from steerlens.runs.preflight import check
 
@@ -69,7 +70,7 @@ def test_a_ready_sae_is_in_saelens_list_for_its_model_at_each_of_its_layers(
     assert config.sae.release
     listed = directory[config.sae.release]
     refuse_other_model(name, listed.model, config.model)
-    sources = sae_sources(config)
+    sources = sae_sources(parse_subject(config))
     assert {source.sae_id for source in sources} <= set(listed.saes_map)
     assert config.model.n_layers
     every_layer = None if config.sae.site else list(range(config.model.n_layers))

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from steerlens.config.compose import compose
+from steerlens.config.settings import parse_subject
 from steerlens.engine.activations import (
     ARRAYS,
     DETAIL_ARRAYS,
@@ -41,7 +42,7 @@ def subjects(tiny_folder: Callable[[str], Path], tmp_path: Path) -> list[Subject
         *("model=local", f"model.path={tiny_folder('gemma2')}"),
         *("sae=local", f"sae.path={tmp_path / 'saes'}", f"paths.cache_dir={tmp_path / 'cache'}"),
     ]
-    return list(load_subjects(compose(words)))
+    return list(load_subjects(parse_subject(compose(words))))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from steerlens.config.compose import compose
+from steerlens.config.settings import parse_subject
 from steerlens.data.corpus import texts
 from steerlens.data.corpus.sequences import pieces
 from steerlens.engine.activations import stream
@@ -48,7 +49,7 @@ def naive_pieces_fired(words: list[str]) -> dict[int, np.ndarray]:
     """Of every layer, in how many pieces each feature fires: one piece at a time."""
     config = compose(words)
     counts = {}
-    for subject in load_subjects(config):
+    for subject in load_subjects(parse_subject(config)):
         cut = pieces(
             texts(config.corpus), subject.lm.tokenizer, config.corpus.context_length, subject.bos
         )

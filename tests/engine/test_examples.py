@@ -17,6 +17,7 @@ import torch
 from steerlens import SteerlensError, score_features
 from steerlens.cli.verbs import run_verb
 from steerlens.config.compose import compose, read_config
+from steerlens.config.settings import parse_subject
 from steerlens.config.sources import N_TEXTS
 from steerlens.data.corpus import texts
 from steerlens.data.corpus.sequences import numbered_pieces
@@ -139,7 +140,7 @@ def test_rows_equal_one_text_at_a_time(
     config = compose([*words, *corpus, "layer=3", "corpus.shippable=free"])
     rows = pq.read_table(write_examples(config, tmp_path / "some.parquet")).to_pylist()
     free = [json.loads(line)["free"] for line in (folder / "texts.jsonl").open()]
-    pieces = naive_activations(next(iter(load_subjects(config))), corpus)
+    pieces = naive_activations(next(iter(load_subjects(parse_subject(config)))), corpus)
     assert [row["feature"] for row in rows] == list(range(D_SAE))
     left_out = 0
     for row in rows:
@@ -204,7 +205,7 @@ def test_the_file_says_what_it_is_of(words: list[str], folder: Path, file: Path)
 def test_neuronpedias_reader_finds_the_same_scores_in_an_export(
     words: list[str], file: Path, tmp_path: Path
 ) -> None:
-    for subject in load_subjects(compose([*words, f"sae.examples={file}"])):
+    for subject in load_subjects(parse_subject(compose([*words, f"sae.examples={file}"]))):
         export_neuronpedia(file, tmp_path / "export", subject.lm.tokenizer)
         settings: dict[str, Any] = {"min_examples": 3, "top_k": 60}
         shipped = score_features(subject, "input", **settings)
@@ -293,7 +294,7 @@ def test_the_largest_activation_to_steer_by_is_the_files(words: list[str], file:
     config = compose(words)
     rows = pq.read_table(file, filters=[("layer", "==", 1)])["max_activation"].to_numpy()
     found = max_activations(
-        next(iter(load_subjects(config))), config.steer, ScoreRun(examples=str(file))
+        next(iter(load_subjects(parse_subject(config)))), config.steer, ScoreRun(examples=str(file))
     ).numpy()
     np.testing.assert_array_equal(found[rows > 0], rows[rows > 0])
 

@@ -244,6 +244,7 @@ def test_a_usage_that_is_no_number_counts_as_much_as_there_can_have_been(
         },
     }
     config = configure(serve(lambda *_: Reply(raw=json.dumps(body).encode())), client)
+    assert config.judge is not None
     first = load_judge(config).rate(ITEMS[:1])
     again = load_judge(config).rate(ITEMS[:1])
     assert again.ratings == first.ratings

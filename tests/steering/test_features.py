@@ -11,6 +11,7 @@ import pytest
 
 from steerlens.analysis.factors import by_factor, next_factors
 from steerlens.config.schema import RANDOM_DIRECTION, GenerationConfig, RunConfig, SteerConfig
+from steerlens.config.settings import parse_subject
 from steerlens.engine.generation import ROW
 from steerlens.engine.subject import LoadedModel, Subject
 from steerlens.errors import SteerlensError
@@ -192,7 +193,7 @@ def load_other(subject: Subject, folder: Path) -> LoadedModel:
     words = ["model@evaluator=local", f"evaluator.path={folder}"]
     config = compose(["model=local", f"model.path={folder}", *words, "device=cpu", "dtype=float32"])
     assert config.evaluator is not None
-    return load_evaluator(config.evaluator, config)
+    return load_evaluator(config.evaluator, parse_subject(config))
 
 
 def test_a_text_of_nothing_but_eos_has_all_its_metrics(subject: Subject) -> None:

@@ -53,7 +53,7 @@ def test_a_broken_part_counts_as_missing(tmp_path: Path) -> None:
 
 def test_short_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_args: object) -> None:
-        raise pa.lib.ArrowMemoryError("malloc of size 64 failed")
+        raise pa.ArrowMemoryError("malloc of size 64 failed")
 
     store = Store(tmp_path)
     store.add({"a": 1}, table(1))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from steerlens.engine.subject import WeightCache
 
+HELP = ("--help", "-h")
 INFO = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
 
 
@@ -64,10 +65,10 @@ def _end_in_order_at_sigterm() -> None:
 
 def _dispatch(words: list[str]) -> int:
     """Do what `words` ask for, and return the exit code."""
-    if any(word in ("--help", "-h") for word in words) or words[:1] == ["help"]:
-        from steerlens.config.catalog import help_text
+    if any(word in HELP for word in words) or words[:1] == ["help"]:
+        from steerlens.cli.help import help_text
 
-        print(help_text())
+        print(help_text(_topic(words)))
     elif "--version" in words:
         print(f"steerlens {importlib.metadata.version('steerlens')}")
     elif words and "=" not in words[0] and words[0][:1] not in "-+~":
@@ -77,6 +78,17 @@ def _dispatch(words: list[str]) -> int:
     else:
         return _hydra(words)
     return 0
+
+
+def _topic(words: list[str]) -> str | None:
+    """Return what help is asked for: the verb, or the word after `--help`; None = all in short."""
+    from steerlens.cli.verbs import VERBS
+
+    if words[0] in VERBS:
+        return words[0]
+    flags = [i for i, word in enumerate(words) if word in HELP]
+    after = words[flags[0] + 1 :] if flags else words[1:]  # `steerlens help TOPIC`
+    return next((word for word in after if not word.startswith("-")), None)
 
 
 def _hydra(words: list[str]) -> int:

@@ -8,13 +8,39 @@ from pathlib import Path
 
 from steerlens.errors import SteerlensError, nearest
 
-USAGE_LIST = "steerlens list models|saes|subjects|releases|scores|concepts|judges [filter]"
-USAGE_REPORT = "steerlens report DIR"
-USAGE_JOIN = "steerlens join DIR [DIR ...] [paths.output_dir=DIR]"
-USAGE_COMPARE = "steerlens compare DIR DIR [paths.output_dir=DIR]"
-USAGE_EXPORT = "steerlens export DIR [layer=L] [feature=I] [factor=S]"
-USAGE_EXAMPLES = "steerlens examples FILE.parquet [model=... sae=... layer=... corpus=...]"
-VERBS = ("compare", "examples", "export", "join", "list", "report")
+USAGE = {
+    "compare": "steerlens compare DIR DIR [paths.output_dir=DIR]",
+    "examples": "steerlens examples FILE.parquet [model=... sae=... layer=... corpus=...]",
+    "export": "steerlens export DIR [layer=L] [feature=I] [factor=S]",
+    "join": "steerlens join DIR [DIR ...] [paths.output_dir=DIR]",
+    "list": "steerlens list models|saes|subjects|releases|scores|concepts|judges|experiments|"
+    "corpora|launchers|settings [filter]",
+    "report": "steerlens report DIR",
+}
+"""By verb, how it is typed."""
+ABOUT = {
+    "compare": "Lay two finished runs or sweeps side by side: settings in which they differ, "
+    "how far their scores agree, figures with both. Writes a folder of its own, by default "
+    "outputs/compare/TIME.",
+    "examples": "Read a corpus once, and store for every feature of the SAEs what the scores "
+    "that need texts take from it: the texts where it fires hardest, statistics, a histogram. "
+    "`sae.examples=FILE` then stands for the corpus.",
+    "export": "Of a run's folder: write one steering vector, by default of the run's best "
+    "feature at its best factor, as safetensors with a JSON card, a steer.py that needs "
+    "Transformers alone, and the file of lm-evaluation-harness' steered model. Of a "
+    "FILE.parquet of examples: write Neuronpedia's layout into paths.output_dir, with the "
+    "tokenizer of model=.",
+    "join": "Join the tables of finished runs and sweeps, shards among them, with a row for "
+    "each job in sweep.csv, figures and a report. Of one sweep it does so in the sweep's "
+    "folder, else in paths.output_dir, by default outputs/join/TIME.",
+    "list": "Show what there is to choose from, a line each: experiments with how long they "
+    "take, where that has been measured. Of `releases` and `saes` a name shows what is in it. "
+    "The filter keeps the lines that have it.",
+    "report": "Draw figures, report and summary of a finished run or sweep anew from its "
+    "tables, without the model.",
+}
+"""By verb, what it does."""
+VERBS = tuple(USAGE)
 FOLDER_TIME = "%Y-%m-%d_%H-%M-%S-%f"
 
 
@@ -22,13 +48,13 @@ def run_verb(verb: str, arguments: list[str]) -> None:
     """Do what `steerlens VERB ARGUMENTS` asks for."""
     if verb == "list":
         if not 1 <= len(arguments) <= 2:
-            raise SteerlensError(f"usage: {USAGE_LIST}")
+            raise SteerlensError(f"usage: {USAGE[verb]}")
         from steerlens.config.catalog import listing
 
         print(listing(*arguments))
     elif verb == "report":
         if len(arguments) != 1:
-            raise SteerlensError(f"usage: {USAGE_REPORT}")
+            raise SteerlensError(f"usage: {USAGE[verb]}")
         from steerlens.report import report
         from steerlens.runs.sweep import is_sweep, join_sweep
 
@@ -41,7 +67,7 @@ def run_verb(verb: str, arguments: list[str]) -> None:
         _several(verb, arguments)
     elif verb == "export":
         if not arguments:
-            raise SteerlensError(f"usage: {USAGE_EXPORT}")
+            raise SteerlensError(f"usage: {USAGE[verb]}")
         if arguments[0].endswith(".parquet"):
             _export_examples(Path(arguments[0]), arguments[1:])
             return
@@ -51,7 +77,7 @@ def run_verb(verb: str, arguments: list[str]) -> None:
             print(path)
     elif verb == "examples":
         if not arguments or "=" in arguments[0]:
-            raise SteerlensError(f"usage: {USAGE_EXAMPLES}")
+            raise SteerlensError(f"usage: {USAGE[verb]}")
         _write_examples(Path(arguments[0]), arguments[1:])
     else:
         raise _unknown_verb(verb, arguments)
@@ -96,7 +122,7 @@ def _several(verb: str, arguments: list[str]) -> None:
     settings = dict(word.split("=", 1) for word in arguments if "=" in word)
     out = settings.pop("paths.output_dir", None)
     if settings or not folders or (verb == "compare" and len(folders) != 2):
-        raise SteerlensError(f"usage: {USAGE_JOIN if verb == 'join' else USAGE_COMPARE}")
+        raise SteerlensError(f"usage: {USAGE[verb]}")
     if verb == "join" and len(folders) == 1 and out is None:
         join_sweep(folders[0])
         return

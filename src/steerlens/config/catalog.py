@@ -12,7 +12,8 @@ from pathlib import Path
 import yaml
 
 from steerlens.config.compose import register
-from steerlens.config.entries import Entry, entries, options, resolved
+from steerlens.config.docstrings import all_settings
+from steerlens.config.entries import Entry, conf_dir, entries, header, options, resolved
 from steerlens.config.registry import load_method, methods
 from steerlens.errors import SteerlensError, nearest, unknown
 
@@ -30,6 +31,10 @@ def listing(kind: str, filter: str = "") -> str:
         "scores": _scores,
         "concepts": partial(_group, "concepts"),
         "judges": partial(_group, "judge"),
+        "experiments": _experiments,
+        "corpora": _corpora,
+        "launchers": _launchers,
+        "settings": _settings,
     }
     if kind not in kinds:
         raise unknown("list", kind, kinds)
@@ -139,6 +144,53 @@ def _group(group: str) -> list[list[str]]:
     return [[f"{group}={name}", str(entry["about"])] for name, entry in entries(group).items()]
 
 
+def _experiments() -> list[list[str]]:
+    """Each with how long it took, where that has been measured."""
+    rows = []
+    for name in options()["experiment"]:
+        top = header((conf_dir() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
+        rows.append([f"experiment={name}", top.takes or "not measured", top.about])
+    return rows
+
+
+def _corpora() -> list[list[str]]:
+    """Each with how many tokens it reads, from which follows how long a pass over it takes."""
+    rows = []
+    for name, entry in entries("corpus").items():
+        n_tokens = entry.get("n_tokens")
+        length = f"{n_tokens:,} tokens" if n_tokens else ""
+        rows.append([f"corpus={name}", length, entry["about"]])
+    return rows
+
+
+def _launchers() -> list[list[str]]:
+    """Hydra's own, those of its plugins that are extras of ours, and `conf/hydra/launcher`."""
+    ours = header((conf_dir() / "hydra" / "launcher" / "slurm.yaml").read_text(encoding="utf-8"))
+    launchers = {
+        "basic": ("", "One job after the other, in this process: the default."),
+        "joblib": ("joblib", "Several processes on this machine: hydra.launcher.n_jobs=4."),
+        "submitit_local": ("submitit", "A process for each job on this machine."),
+        "submitit_slurm": ("submitit", "A job of SLURM for each job, as the plugin has it."),
+        "slurm": ("submitit", ours.about),
+        "ray": ("ray", "Ray, on this machine or a cluster: +hydra.launcher.ray.init.num_cpus=8."),
+    }
+    return [
+        [f"hydra/launcher={name}", f"needs the extra {extra}" if extra else "", about]
+        for name, (extra, about) in launchers.items()
+    ]
+
+
+def _settings() -> list[list[str]]:
+    return [
+        [f"{setting.key}={shortened(setting.default)}", setting.about] for setting in all_settings()
+    ]
+
+
+def shortened(text: str, width: int = 40) -> str:
+    """Return `text`, its end left out where it is longer than `width`."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
 def _scores() -> list[list[str]]:
     rows = []
     register()
@@ -198,75 +250,3 @@ def read_release(name: str) -> Entry:
 def _field(block: str, key: str) -> str:
     match = re.search(rf"^  {key}: (.*)$", block, flags=re.MULTILINE)
     return match[1].strip("'\"") if match else ""
-
-
-def help_text() -> str:
-    """The text of `steerlens --help`."""
-    groups = "\n".join(
-        _wrapped(f"  {name:<11}", names) for name, names in options().items() if names
-    )
-    return HELP.format(groups=groups)
-
-
-def _wrapped(head: str, names: list[str], width: int = 96) -> str:
-    lines, indent = [head], " " * len(head)
-    for name in names:
-        if len(lines[-1]) + len(name) + 1 > width:
-            lines.append(indent)
-        lines[-1] += f" {name}"
-    return "\n".join(lines)
-
-
-HELP = """\
-steerlens: which SAE feature steers a language model toward X, how strongly, and can the number
-be trusted?
-
-Run                  steerlens [KEY=VALUE ...]        score features; without arguments, every
-                                                     feature of the SAEs that ship along
-Look                 steerlens list models|saes|subjects|releases|scores|concepts|judges [filter]
-Redraw               steerlens report DIR             figures and tables of a finished run
-Sweep                steerlens -m KEY=A,B ...         one run for each value, joined at the end
-                     steerlens join DIR [DIR ...]     the same of finished runs and sweeps
-                     steerlens compare DIR DIR        two of them: settings, agreement, figures
-Export               steerlens export DIR             a steering vector for other tools
-                     steerlens export FILE.parquet    examples of features, in Neuronpedia's layout
-Examples             steerlens examples FILE ...      of your SAE's features, for sae.examples=FILE
-
-Groups: GROUP=OPTION
-{groups}
-
-Settings: KEY=VALUE (all of them: steerlens --cfg job)
-  layer=3  'layer=[3,5]'  layer=late  layer=all      late = the upper 40 % (or model.late_from)
-  'features.ids=[1,2,3]'  features.n=100  features.file=FILE
-  score.factor=10  'score.prompt="From my experience,"'       (score=all: score.output.factor=10)
-  device=auto|cpu|cuda|mps  dtype=auto|float32|bfloat16|float16  device_map=auto
-  memory_budget=2GiB  seed=0  name=NAME  tracking.mode=disabled  paths.output_dir=DIR
-  shard=0/4       the first of four parts of each layer's features; joined they are the whole
-  objective=success   the number that a sweeper optimises
-  plan=true       print what would run, how long and how large, and stop
-  debug=true      show tracebacks
-
-Texts with spaces, commas or brackets are quoted twice, for the shell and for Hydra, as above.
-
-Examples
-  steerlens
-  steerlens model=gemma-2-2b sae=gemma-scope-2b-res layer=20 features=random
-  steerlens experiment=gemma_2_2b plan=true
-  steerlens model=local model.path=DIR sae=local sae.path=DIR layer=3
-  steerlens model=local model.path=FILE.gguf sae=local sae.path=DIR layer=9
-  steerlens model=gpt2-small sae=release sae.release=gpt2-small-resid-post-v5-32k \\
-      'sae.sae_id="blocks.{{layer}}.hook_resid_post"' layer=6
-  steerlens -m layer=1,2,3 score.factor=5,10         one run for each combination
-  steerlens -m hydra/launcher=joblib|submitit_local|slurm|ray ...      at once, or on a cluster
-
-Results go to outputs/NAME/TIME/, or to paths.output_dir=DIR: features.parquet (one row per
-feature), summary.json, config.yaml, provenance.json, status.json, figures/ and the W&B run. In a
-multirun each job has a numbered folder inside, and the joined tables and figures lie beside them;
-the same command again runs only what is missing or failed.
-
-Flags
-  --cfg job [--resolve]     print the configuration    --info [defaults|searchpath|...]
-  -m, --multirun            one run for each value     --config-dir DIR   a folder of your own YAML
-  --version                                            --hydra-help       Hydra's own flags
-  --shell-completion        eval "$(steerlens -sc install=bash)"
-"""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,16 +35,45 @@ def options() -> dict[str, list[str]]:
 
 @cache
 def entries(group: str) -> dict[str, Entry]:
-    """The content of every file of `group`, as written; `about` is its first line of comment."""
+    """The content of every file of `group`, as written; `about` is its header's first sentence."""
     tree = {}
     for name in options()[group]:
         text = (conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8")
-        comments = [line for line in text.splitlines() if line.startswith("#")]
-        comment = next((line for line in comments if not line.startswith("# @package")), "#")
         values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
         assert isinstance(values, dict)
-        tree[name] = {**values, "about": comment.lstrip("# ")}
+        tree[name] = {**values, "about": header(text).about}
     return tree
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the comment at the top of a YAML file says."""
+
+    text: str
+    """In one paragraph, without the commands."""
+    commands: tuple[str, ...]
+    """The commands that it shows, as they are typed."""
+    takes: str | None
+    """How long the first of them took, and on what; None where nobody has measured it."""
+
+    @property
+    def about(self) -> str:
+        """Give the first sentence."""
+        return re.split(r"(?<=[.?])\s", self.text, maxsplit=1)[0]
+
+
+def header(text: str) -> Header:
+    """Read the comment with which the content `text` of a YAML file begins."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# @package"):
+            lines.append(line.removeprefix("#").removeprefix(" "))
+    commands = tuple(line.strip() for line in lines if line.startswith("  "))
+    takes = [line.removeprefix("Takes: ") for line in lines if line.startswith("Takes: ")]
+    prose = [line for line in lines if not line.startswith(("  ", "Takes: "))]
+    return Header(" ".join(prose), commands, takes[0] if takes else None)
 
 
 def resolved(entry: Entry, **settings: str) -> Entry:

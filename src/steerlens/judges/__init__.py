@@ -14,9 +14,9 @@ is never silently 0.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
-from steerlens.config.schema import RunConfig
+from steerlens.config.schema import JudgeConfig, PathsConfig
 from steerlens.errors import SteerlensError
 from steerlens.judges.items import ASPECTS, Item, Judge, Rated, Rating
 
@@ -27,11 +27,23 @@ if TYPE_CHECKING:
 __all__ = ["ASPECTS", "Item", "Judge", "Rated", "Rating", "load_judge"]
 
 
-def load_judge(run: RunConfig, lexicon: Lexicon | None = None) -> Judge:
-    """The judge of a run.
+class JudgeSettings(Protocol):
+    """What a judge reads of a run's settings; a composed configuration has all of it."""
+
+    judge: JudgeConfig | None
+    paths: PathsConfig
+    """Their `cache_dir` holds what was answered before."""
+    device: str
+    """Of judge=local, as the next two."""
+    dtype: str
+    device_map: Any
+
+
+def load_judge(settings: JudgeSettings, lexicon: Lexicon | None = None) -> Judge:
+    """Load the judge of a run.
 
     Args:
-        run: its `judge`, the cache, and for a local judge device and dtype.
+        settings: a composed configuration, or what else has its `judge`, cache, device and dtype.
         lexicon: for judge=lexical: the concepts' words, and how unsteered texts read.
 
     Raises:
@@ -40,7 +52,7 @@ def load_judge(run: RunConfig, lexicon: Lexicon | None = None) -> Judge:
     """
     from steerlens.config.judge import check_judge
 
-    config = run.judge
+    config = settings.judge
     if config is None:
         raise SteerlensError("no judge is chosen; add judge=lexical|openai|anthropic|local.")
     check_judge(config)
@@ -54,22 +66,22 @@ def load_judge(run: RunConfig, lexicon: Lexicon | None = None) -> Judge:
     from steerlens.judges.cache import AnswerCache
     from steerlens.judges.rate import LanguageModelJudge
 
-    chat = _chat(run)
-    cache = AnswerCache(Path(run.paths.cache_dir), chat.identity)
+    chat = _chat(settings)
+    cache = AnswerCache(Path(settings.paths.cache_dir), chat.identity)
     return LanguageModelJudge(chat, config, cache, price_of(config))
 
 
-def _chat(run: RunConfig) -> Chat:
+def _chat(settings: JudgeSettings) -> Chat:
     """The one that is asked; its library is imported only here."""
-    assert run.judge is not None
-    if run.judge.name == "openai":
+    assert settings.judge is not None
+    if settings.judge.name == "openai":
         from steerlens.judges.openai import OpenAIChat
 
-        return OpenAIChat(run.judge)
-    if run.judge.name == "anthropic":
+        return OpenAIChat(settings.judge)
+    if settings.judge.name == "anthropic":
         from steerlens.judges.anthropic import AnthropicChat
 
-        return AnthropicChat(run.judge)
+        return AnthropicChat(settings.judge)
     from steerlens.judges.local import LocalChat
 
-    return LocalChat(run)
+    return LocalChat(settings)

@@ -8,12 +8,14 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerlens.config.schema import ModelConfig, RunConfig
+from steerlens.config.schema import ModelConfig
 from steerlens.errors import SteerlensError
 from steerlens.judges.chat import Answer, Conversation, TooLong, Unanswered
 
 if TYPE_CHECKING:
     import torch
+
+    from steerlens.judges import JudgeSettings
 
 
 class LocalChat:
@@ -24,19 +26,19 @@ class LocalChat:
 
     workers = 1
 
-    def __init__(self, run: RunConfig) -> None:
+    def __init__(self, settings: JudgeSettings) -> None:
         from steerlens.engine.subject.device import resolve_device, resolve_dtype
         from steerlens.engine.subject.model import model_identity
 
-        assert run.judge is not None
-        path = str(run.judge.model)
-        cache_dir = Path(run.paths.cache_dir)
-        self.batch = run.judge.concurrency
-        self._max_tokens = run.judge.max_tokens
+        assert settings.judge is not None
+        path = str(settings.judge.model)
+        cache_dir = Path(settings.paths.cache_dir)
+        self.batch = settings.judge.concurrency
+        self._max_tokens = settings.judge.max_tokens
         self._abandoned = threading.Event()
-        self._model, self._tokenizer = _load(
-            path, cache_dir, resolve_dtype(run), resolve_device(run)
-        )
+        dtype = resolve_dtype(settings.dtype, settings.device, settings.device_map)
+        device = resolve_device(settings.device)
+        self._model, self._tokenizer = _load(path, cache_dir, dtype, device)
         self.identity: Mapping[str, Any] = {
             "judge": "local",
             "model": path,

@@ -34,10 +34,12 @@ def load_subject(
     """
     from steerlens.config.compose import compose
     from steerlens.config.overrides import override
+    from steerlens.config.settings import parse_subject
     from steerlens.engine.subject import load_subjects
 
     overrides = [override(key, value) for key, value in {"layer": layer, **settings}.items()]
-    subjects = load_subjects(compose([f"model={model}", f"sae={sae}", *overrides]))
+    config = compose([f"model={model}", f"sae={sae}", *overrides])
+    subjects = load_subjects(parse_subject(config))
     subject = next(subjects)
     if not isinstance(layer, int) and next(subjects, None) is not None:
         raise SteerlensError(

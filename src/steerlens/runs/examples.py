@@ -14,6 +14,7 @@ import torch
 
 from steerlens.config.parse import parse_memory
 from steerlens.config.schema import RunConfig
+from steerlens.config.settings import parse_subject
 from steerlens.config.sources import N_TEXTS
 from steerlens.data.corpus import marked_texts
 from steerlens.data.corpus.sequences import numbered_pieces
@@ -61,7 +62,7 @@ def write_examples(config: RunConfig, file: Path) -> Path:
     store = Store(Path(config.paths.cache_dir) / "scores")
     saes, tables = {}, []
     metadata: dict[str, Any] = {"format": FORMAT, "columns": COLUMNS, "release": config.sae.title}
-    for group in in_groups(load_subjects(config), requests, budget):
+    for group in in_groups(load_subjects(parse_subject(config)), requests, budget):
         # Of its own for each group, so that only one group's activations are in memory.
         run = ScoreRun(budget, config.seed, task=progress, corpus=config.corpus, store=store)
         read_corpus(group, requests, run, details=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from steerlens.config.schema import RunConfig
+from steerlens.config.settings import parse_subject
 from steerlens.config.steering import parse_factors
 from steerlens.data.reference import read_reference
 from steerlens.report import tracking, write_report
@@ -97,7 +98,7 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
 def _count_layers(config: RunConfig) -> int:
     from steerlens.engine.subject.sae import sae_sources
 
-    return len(sae_sources(config))
+    return len(sae_sources(parse_subject(config)))
 
 
 def _run_stages(

@@ -19,6 +19,7 @@ from steerlens.config.parse import parse_concept, parse_memory, parse_scores, pa
 from steerlens.config.reference import COLUMNS, cache_file
 from steerlens.config.registry import ScoreConfig
 from steerlens.config.schema import CorpusConfig, RunConfig
+from steerlens.config.settings import parse_subject
 from steerlens.config.sources import counts_need_a_pass, shipped_examples
 from steerlens.config.steering import with_template
 from steerlens.data.neuronpedia import (
@@ -97,7 +98,11 @@ class Stages:
         from steerlens.steering.metrics.perplexity import load_evaluator
 
         entry = self._config.evaluator
-        return load_evaluator(entry, self._config, self._weight_cache) if entry else None
+        return (
+            load_evaluator(entry, parse_subject(self._config), self._weight_cache)
+            if entry
+            else None
+        )
 
     def score(self) -> pd.DataFrame:
         """The table of features of all layers, with all chosen scores; writes those of the SAEs, of
@@ -113,7 +118,7 @@ class Stages:
         requests = [*methods.values()]
         if counts_need_a_pass(self._config):
             requests.append(PiecesFired(at_most=self._config.features.min_examples or 1))
-        subjects = load_subjects(self._config, weight_cache=self._weight_cache)
+        subjects = load_subjects(parse_subject(self._config), weight_cache=self._weight_cache)
         for group in in_groups(subjects, requests, self._run.memory_budget):
             self._use(group[0].lm)
             self._words = self._words or self._word_tokens(group[0].lm)
@@ -279,7 +284,7 @@ class Stages:
         layers = sorted(set(features["layer"].tolist()))
         tables: list[pd.DataFrame] = []
         for subject in load_subjects(
-            dataclasses.replace(config, layer=layers), self._lm, self._weight_cache
+            parse_subject(config).of_layers(layers), self._lm, self._weight_cache
         ):
             start = time.perf_counter()
             ids = features.loc[features["layer"] == subject.layer, "feature"].tolist()
@@ -389,7 +394,7 @@ class Stages:
         if features.empty or self._run.store is None or self._config.steer.search:
             return
         layers = sorted(set(features["layer"].tolist()))
-        of_layers = dataclasses.replace(self._config, layer=layers)
+        of_layers = parse_subject(self._config).of_layers(layers)
         for subject in load_subjects(of_layers, self._lm, self._weight_cache):
             ids = features.loc[features["layer"] == subject.layer, "feature"].tolist()
             run = dataclasses.replace(self._run, activations={}, prompts={})
@@ -412,7 +417,7 @@ class Stages:
             return pairs.assign(concept_score=pd.Series(dtype=float))
         tables = []
         layers = sorted(set(pairs["layer"].tolist()))
-        of_layers = dataclasses.replace(config, layer=layers)
+        of_layers = parse_subject(config).of_layers(layers)
         for subject in load_subjects(of_layers, self._lm, self._weight_cache):
             of_layer = pairs.loc[pairs["layer"] == subject.layer]
             run = dataclasses.replace(self._run, activations={}, prompts={})
@@ -438,7 +443,7 @@ class Stages:
         judging = Judging(config)
         self._refuse_lacking_texts()
         steered_parts: list[Steered] = []
-        for subject in load_subjects(config, weight_cache=self._weight_cache):
+        for subject in load_subjects(parse_subject(config), weight_cache=self._weight_cache):
             start = time.perf_counter()
             self._use(subject.lm)
             config = self._config
@@ -453,7 +458,7 @@ class Stages:
             run = dataclasses.replace(self._run, activations={}, prompts={})
             steered = steer_concepts(
                 subject, concepts, config, scores, run, judging,
-                lambda: load_weights(self._config), evaluator,
+                lambda: load_weights(parse_subject(self._config)), evaluator,
             )  # fmt: skip
             steered_parts.append(steered)
             for table, name in (
@@ -474,7 +479,7 @@ class Stages:
         from steerlens.steering.concepts import refuse_lacking_texts
 
         config = self._config
-        for source in sae_sources(config):
+        for source in sae_sources(parse_subject(config)):
             if source.layer is not None:
                 refuse_lacking_texts(config, source.layer)
 

@@ -152,7 +152,9 @@ def test_processed_weights_agree_in_log_probabilities(
     processing = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
     kwargs = {"model_from_pretrained_kwargs": dict.fromkeys(processing, True)}
     sae = save_sae(tmp_path / "sae", metadata=kwargs)
-    paths = {"model.path": tiny_folder("gpt2"), "sae.path": sae, "paths.cache_dir": tmp_path}
+    paths: dict[str, Any] = {
+        "model.path": tiny_folder("gpt2"), "sae.path": sae, "paths.cache_dir": tmp_path
+    }  # fmt: skip
     assert load_subject("local", "local", **paths).lm.agreement.difference < 1e-4
 
 

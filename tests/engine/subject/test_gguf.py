@@ -14,6 +14,7 @@ import torch
 from gguf import GGMLQuantizationType
 
 from steerlens import SteerlensError, load_subject
+from steerlens.config.settings import parse_subject
 from steerlens.engine.subject import Subject
 from steerlens.engine.subject import gguf as module
 from steerlens.engine.subject.gguf import loadable
@@ -257,7 +258,7 @@ def test_the_default_model_has_transformers_logits(tmp_path: Path) -> None:
 
     config = compose(["model=smollm2-135m-instruct", "sae=local", "sae.path=unused"])
     config.paths.cache_dir = str(tmp_path)
-    lm = load_model(config, SAEMetadata())
+    lm = load_model(parse_subject(config), SAEMetadata())
     file = gguf_file(config.model)
     assert file is not None
     model_class: Any = AutoModelForCausalLM

@@ -19,6 +19,7 @@ from huggingface_hub import constants
 
 from steerlens import SteerlensError
 from steerlens.config.compose import compose
+from steerlens.config.settings import parse_subject
 from steerlens.engine.subject import Subject, load_subjects
 from steerlens.results import FEATURES
 from steerlens.runs.run import run
@@ -60,7 +61,7 @@ def score(tmp_path: Path, *words: str) -> tuple[pd.DataFrame, dict[str, Any], Su
     config = compose([*words, *settings])
     run(config)
     provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
-    return FEATURES.read(tmp_path / "out"), provenance, next(load_subjects(config))
+    return FEATURES.read(tmp_path / "out"), provenance, next(load_subjects(parse_subject(config)))
 
 
 def assert_same_weights(subject: Subject, weights: Weights) -> None:

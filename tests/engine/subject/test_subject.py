@@ -16,8 +16,11 @@ from tokenizers import processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from steerlens import SteerlensError, load_subject
+from steerlens.config.schema import ModelConfig, PathsConfig, RunConfig
+from steerlens.config.settings import parse_subject
 from steerlens.engine.activations.stream import residuals
-from steerlens.engine.subject import Subject
+from steerlens.engine.subject import SaeSource, Subject
+from steerlens.engine.subject.belonging import check_belongs
 from tests.support.tiny import MODELS, save_model, save_sae, save_tokenizer
 
 MakeSubject = Callable[..., Subject]
@@ -336,6 +339,17 @@ def test_a_hook_that_never_fires_is_told(tiny_subject: MakeSubject) -> None:
         score_features(subject)
     with pytest.raises(SteerlensError, match=r"hook_hidden_states of llama never fires"):
         residuals([subject], [np.array([0, 1])])
+
+
+def test_an_sae_of_another_layer_than_those_asked_for_is_refused(tiny_subject: MakeSubject) -> None:
+    subject = tiny_subject()
+    source = SaeSource(layer=None, path=Path("sae"))  # only the weights tell the layer
+    settings = parse_subject(RunConfig(model=ModelConfig("local", "x"), paths=PathsConfig("", "")))
+    assert check_belongs(subject.lm, subject.sae, source, settings) == subject.site
+    for layers in ((subject.layer,), (0, subject.layer)):
+        check_belongs(subject.lm, subject.sae, source, settings.of_layers(layers))
+    with pytest.raises(SteerlensError, match=rf"sae is of layer {subject.layer}, not of layer 0\."):
+        check_belongs(subject.lm, subject.sae, source, settings.of_layers([0]))
 
 
 def test_chats_of_a_corpus_are_rendered_without_the_bos_of_their_template(

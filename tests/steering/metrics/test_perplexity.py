@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from steerlens.config.compose import compose
 from steerlens.config.schema import ModelConfig
+from steerlens.config.settings import parse_subject
 from steerlens.engine import padding
 from steerlens.engine.subject import Subject
 from steerlens.steering.metrics import MetricRun, Texts, likelihood, perplexity
@@ -89,7 +90,7 @@ def test_another_evaluator_reads_the_text_its_own_way(
     subject = tiny_subject("gpt2", metadata={"prepend_bos": False})
     texts = random_texts(subject)
     entry = ModelConfig(name="judge", path=str(tiny_folder("neox")))
-    evaluator = perplexity.load_evaluator(entry, compose([]))
+    evaluator = perplexity.load_evaluator(entry, parse_subject(compose([])))
     expected = naive(tiny_folder("neox"), whole(texts, subject))
     assert measure(texts, subject, evaluator=evaluator) == pytest.approx(expected, rel=1e-5)
 
@@ -138,7 +139,7 @@ def test_an_evaluator_without_a_template_reads_the_request_and_a_line_break(
     subject.lm.tokenizer.chat_template = TEMPLATE
     texts = random_texts(subject)
     entry = ModelConfig(name="judge", path=str(tiny_folder("neox")))
-    evaluator = perplexity.load_evaluator(entry, compose([]))
+    evaluator = perplexity.load_evaluator(entry, parse_subject(compose([])))
     tokenizer: Any = evaluator.tokenizer
     pairs = [
         (

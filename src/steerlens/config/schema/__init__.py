@@ -109,7 +109,9 @@ class ReferenceConfig:
     input_scores: str | None = None
     """File `{"layer_feature": number}`, instead of the one in `path`."""
     output_scores: str | None = None
+    """The same of output scores."""
     factors: str | None = None
+    """The same of the best steering factors."""
     ratings: str | None = None
     """Folder with the published ratings of steered texts: a table of them, alone."""
     alone: bool = False
@@ -123,15 +125,21 @@ class TrackingConfig:
     mode: str = "offline"
     """offline, online or disabled."""
     project: str = "steerlens"
+    """The project that runs belong to."""
     entity: str | None = None
+    """The user or team that the project belongs to; null = your own."""
     group: str | None = None
+    """What W&B shows together; null = none, for the jobs of a sweep the sweep's name and time."""
     name: str | None = None
     """Name of the W&B run; null = the name of the run's folder."""
     tags: list[str] = field(default_factory=list)
+    """Tags of the W&B run."""
 
 
 @dataclass
 class PathsConfig:
+    """Where a run writes."""
+
     output_dir: str = MISSING
     """This run's folder; by default Hydra's, under outputs/<name>/."""
     cache_dir: str = MISSING
@@ -150,6 +158,7 @@ class RunConfig:
     layer: Any = "all"
     """An integer, a list of integers, `all` or `late`."""
     seed: int = 0
+    """Of everything that is drawn at random: features, texts, control directions."""
     device: str = "auto"
     """auto (cuda, else mps, else cpu) or a torch device."""
     dtype: str = "auto"

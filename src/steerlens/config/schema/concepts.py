@@ -30,6 +30,7 @@ class JudgeConfig:
     usd_per_million_input: float | None = None
     """Price of a million tokens read; null = as in `config/prices.json`."""
     usd_per_million_output: float | None = None
+    """The same of a million tokens written."""
     concurrency: int = 8
     """Requests under way at once; local: prompts in a batch."""
     timeout: float = 60.0

@@ -79,6 +79,7 @@ class GenerationConfig:
     samples: int = 1
     """Texts for each prompt."""
     max_new_tokens: int = 20
+    """Longest continuation, in tokens."""
     temperature: float = 0.7
     """0 is greedy."""
     top_k: int | None = None

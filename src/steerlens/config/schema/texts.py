@@ -22,6 +22,7 @@ class CorpusConfig:
     subset: str | None = None
     """Configuration of the data set."""
     split: str = "train"
+    """Part of the data set."""
     revision: str | None = None
     """Branch, tag or commit of the data set."""
     column: str = "text"

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steerlens.config.parse import parse_memory
-from steerlens.config.schema import RunConfig
+from steerlens.config.settings import SubjectSettings
 from steerlens.engine.subject.belonging import check_belongs
 from steerlens.engine.subject.model import LoadedModel, load_model
 from steerlens.engine.subject.sae import SaeSource, load_sae, sae_sources
@@ -112,16 +111,24 @@ class Subject:
 
 
 def load_subjects(
-    config: RunConfig, lm: LoadedModel | None = None, weight_cache: WeightCache | None = None
+    settings: SubjectSettings,
+    lm: LoadedModel | None = None,
+    weight_cache: WeightCache | None = None,
 ) -> Iterator[Subject]:
-    """The subjects of a run, one per layer in rising order; the model is loaded once.
+    """Load the subjects of a run, one per layer in rising order, and the model once.
 
-    `lm` is the run's model, if it is loaded already; `weight_cache` what earlier runs have loaded.
+    Args:
+        settings: model, SAEs and layers.
+        lm: the run's model, if it is loaded already.
+        weight_cache: what earlier runs have loaded.
+
+    Raises:
+        SteerlensError: something can't be loaded, or doesn't belong together.
     """
-    for source in sae_sources(config):
-        sae, sae_identity = _sae(source, config, weight_cache)
-        lm = lm or shared_model(config, sae.cfg.metadata, weight_cache)
-        site = check_belongs(lm, sae, source, config)
+    for source in sae_sources(settings):
+        sae, sae_identity = _sae(source, settings, weight_cache)
+        lm = lm or shared_model(settings, sae.cfg.metadata, weight_cache)
+        site = check_belongs(lm, sae, source, settings)
         of_sae = sae.cfg.metadata.prepend_bos
         prepend_bos = lm.tokenizer_prepends_bos if of_sae is None else bool(of_sae)
         prepend_bos &= _has_bos(lm, sae.cfg.metadata)
@@ -129,11 +136,11 @@ def load_subjects(
         subject = Subject(
             lm=lm,
             sae=sae.to(lm.device_of_block(site.layer)),
-            name=config.sae.title,
+            name=settings.sae.title,
             site=site,
             prepend_bos=prepend_bos,
             n_uncounted=n_uncounted,
-            examples=config.sae.examples,
+            examples=settings.sae.examples,
         )
         subject.identity = {
             **sae_identity,
@@ -172,24 +179,24 @@ def untrained_positions(metadata: SAEMetadata) -> int:
     return max(start or 0, int(bool(metadata.exclude_first_position)))
 
 
-def _sae(source: SaeSource, config: RunConfig, weight_cache: WeightCache | None) -> LoadedSae:
+def _sae(
+    source: SaeSource, settings: SubjectSettings, weight_cache: WeightCache | None
+) -> LoadedSae:
     if weight_cache is None:
-        return load_sae(source, config)
-    key = (source, config.dtype, config.device)
-    return weight_cache.sae(
-        key, parse_memory(config.memory_budget), lambda: load_sae(source, config)
-    )
+        return load_sae(source, settings)
+    key = (source, settings.dtype, settings.device)
+    return weight_cache.sae(key, settings.memory_budget, lambda: load_sae(source, settings))
 
 
 def shared_model(
-    config: RunConfig,
+    settings: SubjectSettings,
     metadata: SAEMetadata,
     weight_cache: WeightCache | None,
     role: str = "steered",
 ) -> LoadedModel:
-    """The model of `config` as `metadata` wants it, from `weight_cache` if it is there."""
+    """Load the model as the SAE's `metadata` wants it, or find it in `weight_cache`."""
     if weight_cache is None:
-        return load_model(config, metadata)
-    where = (config.dtype, config.device, config.device_map)
-    key = (asdict(config.model), where, metadata.model_from_pretrained_kwargs)
-    return weight_cache.model(role, key, lambda: load_model(config, metadata))
+        return load_model(settings, metadata)
+    where = (settings.dtype, settings.device, settings.device_map)
+    key = (asdict(settings.model), where, metadata.model_from_pretrained_kwargs)
+    return weight_cache.model(role, key, lambda: load_model(settings, metadata))

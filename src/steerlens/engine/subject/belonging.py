@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from steerlens.config.belonging import refuse_other_gguf, refuse_other_model
-from steerlens.config.schema import RunConfig
+from steerlens.config.settings import SubjectSettings
 from steerlens.engine.subject.model import LoadedModel
 from steerlens.engine.subject.sae import SaeSource
 from steerlens.engine.subject.site import Site, find_site
@@ -16,16 +16,25 @@ if TYPE_CHECKING:
     from sae_lens import SAE
 
 
-def check_belongs(lm: LoadedModel, sae: SAE[Any], source: SaeSource, config: RunConfig) -> Site:
-    """The SAE's site in the model; refuses an SAE that can't be of this model."""
+def check_belongs(
+    lm: LoadedModel, sae: SAE[Any], source: SaeSource, settings: SubjectSettings
+) -> Site:
+    """Find the SAE's site in the model.
+
+    Raises:
+        SteerlensError: the SAE can't be of this model, or isn't of a layer that is asked for.
+    """
+    model, layers = settings.model, settings.layers
     if sae.cfg.metadata.model_name:
-        refuse_other_model(f"the SAE {source}", str(sae.cfg.metadata.model_name), config.model)
+        refuse_other_model(f"the SAE {source}", str(sae.cfg.metadata.model_name), model)
     if sha256 := sae.cfg.metadata.gguf_sha256:
-        refuse_other_gguf(f"the SAE {source}", sha256, config.model, config.paths.cache_dir)
+        refuse_other_gguf(f"the SAE {source}", sha256, model, str(settings.cache_dir))
     site = find_site(lm, sae, str(source))
-    layer = config.layer
-    if source.layer is None and isinstance(layer, int) and layer != site.layer:
-        raise SteerlensError(f"the SAE {source} is of layer {site.layer}, not of layer {layer}.")
+    if source.layer is None and not isinstance(layers, str) and site.layer not in layers:
+        asked_for = ", ".join(map(str, layers))
+        raise SteerlensError(
+            f"the SAE {source} is of layer {site.layer}, not of layer {asked_for}."
+        )
     return site
 
 

@@ -11,7 +11,8 @@ import torch
 
 from steerlens.config import folders
 from steerlens.config.gguf import gguf_file, model_names
-from steerlens.config.schema import ModelConfig, RunConfig
+from steerlens.config.schema import ModelConfig
+from steerlens.config.settings import SubjectSettings
 from steerlens.engine.memory import is_out_of_memory
 from steerlens.engine.subject.agreement import (
     Agreement,
@@ -136,29 +137,30 @@ def count_layers(config: ModelConfig) -> int:
     )
 
 
-def load_model(config: RunConfig, metadata: SAEMetadata) -> LoadedModel:
-    """The model of `config`, processed as `metadata` says its SAE was trained.
+def load_model(settings: SubjectSettings, metadata: SAEMetadata) -> LoadedModel:
+    """Load the model of `settings`, processed as `metadata` says its SAE was trained.
 
     Raises:
         SteerlensError: it can't be loaded, or the bridge doesn't give its logits.
     """
     silence_transformers()
-    entry, cache_dir = config.model, Path(config.paths.cache_dir)
+    entry, cache_dir = settings.model, settings.cache_dir
     source = loadable(entry, cache_dir)
-    hf_model = load_weights(config)
+    hf_model = load_weights(settings)
+    device = resolve_device(settings.device)
     tokenizer = load_tokenizer(source)
     processing = _processing(metadata)
     identity = {
         **model_identity(entry, cache_dir),
         "architecture": hf_model.config.architectures,
-        "dtype": str(resolve_dtype(config)),
-        "device": str(resolve_device(config)),
+        "dtype": str(_dtype(settings)),
+        "device": str(device),
         "processing": processing or "none",
     }
-    key = {**identity, "device_map": config.device_map, "chip": _chip(config)}
+    key = {**identity, "device_map": settings.device_map, "chip": _chip(device)}
     agreement = read_agreement(key, cache_dir)
     reference = None if agreement else reference_logits(hf_model, tokenizer, entry.title)
-    bridge, head = _bridge(hf_model, source, config, processing)
+    bridge, head = _bridge(hf_model, source, settings, processing)
     if reference is not None:
         agreement = agree(bridge, head, reference, bool(processing), entry.title)
         if identity.get("revision", "") is not None:  # else nothing tells this model from others
@@ -178,7 +180,7 @@ def load_model(config: RunConfig, metadata: SAEMetadata) -> LoadedModel:
 
 
 def _bridge(
-    hf_model: Any, source: ModelConfig, config: RunConfig, processing: dict[str, bool]
+    hf_model: Any, source: ModelConfig, settings: SubjectSettings, processing: dict[str, bool]
 ) -> tuple[TransformerBridge, Head]:
     """Have the bridge take `hf_model` over, and process its weights.
 
@@ -194,9 +196,9 @@ def _bridge(
         bridge = TransformerBridge.boot_transformers(
             source.path,
             hf_model=hf_model,
-            dtype=resolve_dtype(config),
+            dtype=_dtype(settings),
             revision=source.revision,
-            device=None if config.device_map else resolve_device(config),
+            device=None if settings.device_map else resolve_device(settings.device),
             trust_remote_code=False,
         )
         if processing:
@@ -206,8 +208,8 @@ def _bridge(
         if is_out_of_memory(error):
             raise
         raise SteerlensError(
-            f"{config.model.title} is of type {hf_model.config.model_type}, which TransformerLens' "
-            f"bridge can't take over: {type(error).__name__}: {first_line(error)}"
+            f"{settings.model.title} is of type {hf_model.config.model_type}, which "
+            f"TransformerLens' bridge can't take over: {type(error).__name__}: {first_line(error)}"
         ) from error
     bridge.eval()
     for parameter in bridge.original_model.parameters():
@@ -240,9 +242,12 @@ def _processing(metadata: SAEMetadata) -> dict[str, bool]:
     return chosen if any(chosen.values()) else {}
 
 
-def _chip(config: RunConfig) -> str | None:
+def _dtype(settings: SubjectSettings) -> torch.dtype:
+    return resolve_dtype(settings.dtype, settings.device, settings.device_map)
+
+
+def _chip(device: torch.device) -> str | None:
     """The name of the GPU, whose arithmetic is its own; None for others."""
-    device = resolve_device(config)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
@@ -259,15 +264,19 @@ def _hf_config(entry: ModelConfig) -> Any:
         raise load_error(entry, error) from error
 
 
-def load_weights(config: RunConfig) -> Any:
-    """The Hugging Face model of `config`, before the bridge takes it."""
+def load_weights(settings: SubjectSettings) -> Any:
+    """Load the Hugging Face model of `settings`, before the bridge takes it.
+
+    Raises:
+        SteerlensError: it can't be loaded, or has weights that are NaN or infinite.
+    """
     from transformer_lens.model_bridge.sources.transformers import (
         determine_architecture_from_hf_config,
         get_hf_model_class_for_architecture,
     )
 
-    entry = config.model
-    source = loadable(entry, Path(config.paths.cache_dir))
+    entry = settings.model
+    source = loadable(entry, settings.cache_dir)
     hf_config = _hf_config(source)
     try:
         architecture = determine_architecture_from_hf_config(hf_config)
@@ -275,12 +284,12 @@ def load_weights(config: RunConfig) -> Any:
         hf_model, info = model_class.from_pretrained(
             source.path,
             revision=source.revision,
-            dtype=resolve_dtype(config),
+            dtype=_dtype(settings),
             # The bridge hooks attention scores, which only the eager implementation has.
             attn_implementation="eager",
             use_safetensors=True,
             trust_remote_code=False,
-            device_map=config.device_map,
+            device_map=settings.device_map,
             output_loading_info=True,
         )
     except MemoryError:
@@ -291,7 +300,7 @@ def load_weights(config: RunConfig) -> Any:
     for name, parameter in hf_model.named_parameters():
         if not torch.isfinite(parameter.sum(dtype=torch.float32)):
             raise SteerlensError(f"the weights of {entry.path} are NaN or infinite in {name}.")
-    return hf_model if config.device_map else hf_model.to(resolve_device(config))
+    return hf_model if settings.device_map else hf_model.to(resolve_device(settings.device))
 
 
 def load_tokenizer(entry: ModelConfig) -> PreTrainedTokenizerBase:

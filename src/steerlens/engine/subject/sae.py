@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steerlens.config.folders import check_k, sae_facts, sae_folders, safetensors_header
-from steerlens.config.parse import LAYER_WORDS, layers_told, parse_layers
+from steerlens.config.parse import layers_told, parse_layers
 from steerlens.config.sae_formats import sae_config, weights_file
-from steerlens.config.schema import RunConfig
+from steerlens.config.schema import SaeConfig
+from steerlens.config.settings import SubjectSettings
 from steerlens.engine.subject.device import resolve_dtype
 from steerlens.engine.subject.model import count_layers
 from steerlens.engine.subject.sae_weights import read_weights
@@ -38,23 +39,25 @@ class SaeSource:
         return str(self.path) if self.path else f"{self.release}/{self.sae_id}"
 
 
-def sae_sources(config: RunConfig) -> list[SaeSource]:
-    """The SAEs that `layer` asks for, in rising order of layers."""
-    n_layers = count_layers(config.model)
-    layers = parse_layers(config.layer, n_layers, config.model.late_from)
-    if config.sae.path:
-        sources = _local_sources(Path(config.sae.path))
-    else:
-        sources = _release_sources(config, range(n_layers))
+def sae_sources(settings: SubjectSettings) -> list[SaeSource]:
+    """List the SAEs of the layers that are asked for, in rising order of layers.
+
+    Raises:
+        SteerlensError: there is no such release, or a layer has no SAE.
+    """
+    model, sae = settings.model, settings.sae
+    n_layers = count_layers(model)
+    layers = parse_layers(settings.layers, n_layers, model.late_from)
+    sources = _local_sources(Path(sae.path)) if sae.path else _release_sources(sae, range(n_layers))
     if len(sources) == 1 and sources[0].layer is None:
         return sources
     by_layer = {source.layer: source for source in sources}
     missing = [layer for layer in layers if layer not in by_layer]
     # `all` and `late` mean what there is; a named layer must be there.
-    if len(missing) == len(layers) or (missing and config.layer not in LAYER_WORDS):
+    if len(missing) == len(layers) or (missing and not isinstance(settings.layers, str)):
         nearest = layers_told([layer for layer in by_layer if layer is not None], missing[0])
         raise SteerlensError(
-            f"{config.sae.title} has no SAE at layer {missing[0]} of {config.model.title} (layers "
+            f"{sae.title} has no SAE at layer {missing[0]} of {model.title} (layers "
             f"0 to {n_layers - 1}); it has {nearest}."
         )
     return [by_layer[layer] for layer in layers if layer in by_layer]
@@ -73,10 +76,10 @@ def _local_sources(folder: Path) -> list[SaeSource]:
     return list(sources.values())
 
 
-def _release_sources(config: RunConfig, every_layer: range) -> list[SaeSource]:
+def _release_sources(sae: SaeConfig, every_layer: range) -> list[SaeSource]:
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-    release, sae_id = config.sae.release, config.sae.sae_id
+    release, sae_id = sae.release, sae.sae_id
     if not release or not sae_id:
         raise SteerlensError("choose an SAE: sae.path=DIR, or sae.release=... and sae.sae_id=... .")
     directory = get_pretrained_saes_directory()
@@ -90,7 +93,7 @@ def _release_sources(config: RunConfig, every_layer: range) -> list[SaeSource]:
         if known_ids is not None and sae_id not in known_ids:
             raise unknown(f"SAE id of {release}", sae_id, known_ids)
         return [SaeSource(layer=None, release=release, sae_id=sae_id)]
-    layers = config.sae.layers if config.sae.layers is not None else every_layer
+    layers = sae.layers if sae.layers is not None else every_layer
     ids = {layer: sae_id.replace("{layer}", str(layer)) for layer in layers}
     return [
         SaeSource(layer=layer, release=release, sae_id=sae_id)
@@ -99,22 +102,26 @@ def _release_sources(config: RunConfig, every_layer: range) -> list[SaeSource]:
     ]
 
 
-def load_sae(source: SaeSource, config: RunConfig) -> tuple[SAE[Any], dict[str, Any]]:
-    """The SAE of `source` on the CPU in the run's dtype, and its identity for provenance.
+def load_sae(source: SaeSource, settings: SubjectSettings) -> tuple[SAE[Any], dict[str, Any]]:
+    """Load the SAE of `source` on the CPU in the run's dtype, and its identity for provenance.
 
     Decoder norms are not folded: scores are those of the SAE as released.
+
+    Raises:
+        SteerlensError: it can't be loaded, or isn't one that scores could be told of.
     """
     from sae_lens import SAE
     from sae_lens.loading.pretrained_saes_directory import get_repo_id_and_folder_name
 
-    dtype = str(resolve_dtype(config)).removeprefix("torch.")
+    torch_dtype = resolve_dtype(settings.dtype, settings.device, settings.device_map)
+    dtype = str(torch_dtype).removeprefix("torch.")
     with warnings.catch_warnings():
         # SAELens warns about model kwargs; `load_model` follows them and records it.
         warnings.simplefilter("ignore")
         try:
             if source.path:
                 sae = SAE.load_from_disk(source.path, "cpu", dtype, converter=_read_folder)
-                identity = folder_identity(source.path, Path(config.paths.cache_dir))
+                identity = folder_identity(source.path, settings.cache_dir)
             else:
                 assert source.release is not None
                 assert source.sae_id is not None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlens.analysis.toward import best_toward
 from steerlens.config.compose import read_config
+from steerlens.config.settings import parse_subject
 from steerlens.config.steering import parse_prompts, with_template
 from steerlens.errors import SteerlensError, unknown
 from steerlens.results import STEERING
@@ -51,7 +51,7 @@ def export_run(folder: Path, arguments: list[str]) -> list[Path]:
     from steerlens.runs.export.lm_eval import export_lm_eval
     from steerlens.runs.export.tensors import export_safetensors, export_snippet
 
-    subject = next(load_subjects(dataclasses.replace(config, layer=[row["layer"]])))
+    subject = next(load_subjects(parse_subject(config).of_layers([row["layer"]])))
     has_template = bool(subject.lm.tokenizer.chat_template)
     generation = with_template(config.generation, has_template, subject.lm.name)
     prompts, chat = parse_prompts(generation), generation.chat_template

@@ -16,6 +16,7 @@ from steerlens.config.gguf import gguf_file
 from steerlens.config.parse import parse_memory, parse_scores
 from steerlens.config.registry import ScoreConfig
 from steerlens.config.schema import CorpusConfig, ModelConfig, RunConfig
+from steerlens.config.settings import parse_subject
 from steerlens.config.sources import counts_need_a_pass
 from steerlens.data.corpus.webtext import webtext
 from steerlens.engine.examples import read_metadata
@@ -118,8 +119,10 @@ def _toward_concepts(config: RunConfig) -> list[tuple[str, str]]:
     from steerlens.engine.subject import load_subjects
     from steerlens.engine.subject.sae import sae_sources
 
-    layers = [source.layer for source in sae_sources(config)]
-    subject = next(iter(load_subjects(dataclasses.replace(config, layer=layers[0] or "all"))))
+    settings = parse_subject(config)
+    layers = [source.layer for source in sae_sources(settings)]
+    first = settings if layers[0] is None else settings.of_layers([layers[0]])
+    subject = next(load_subjects(first))
     planned = planned_concepts(config, subject, len(layers))
     return [
         ("layers", ", ".join(map(str, layers))),
@@ -140,9 +143,10 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
     from steerlens.engine.subject import load_subjects
     from steerlens.engine.subject.sae import sae_sources
 
-    layers = [source.layer for source in sae_sources(config)]
+    settings = parse_subject(config)
+    layers = [source.layer for source in sae_sources(settings)]
     ends = sorted({layer for layer in (layers[0], layers[-1]) if layer is not None})
-    probe = dataclasses.replace(config, layer=ends or config.layer)
+    probe = settings.of_layers(ends) if ends else settings
     timed: dict[int, float] = {}
     timed_null: dict[int, float] = {}
     null = {

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from steerlens.steering.metrics.texts import MetricRun, Texts
 
 if TYPE_CHECKING:
-    from steerlens.config.schema import ModelConfig, RunConfig
+    from steerlens.config.schema import ModelConfig
+    from steerlens.config.settings import SubjectSettings
     from steerlens.engine.subject import LoadedModel, Subject, WeightCache
 
 
@@ -30,14 +31,23 @@ class Config:
 
 
 def load_evaluator(
-    entry: ModelConfig, config: RunConfig, weight_cache: WeightCache | None = None
+    entry: ModelConfig, settings: SubjectSettings, weight_cache: WeightCache | None = None
 ) -> LoadedModel:
-    """The model `entry` as its authors ship it, with the device and the numbers of a run."""
+    """Load the model `entry` as its authors ship it, with the device and the dtype of a run.
+
+    Args:
+        entry: the evaluator.
+        settings: of the run's subject.
+        weight_cache: what earlier runs have loaded.
+
+    Raises:
+        SteerlensError: it can't be loaded.
+    """
     from sae_lens.saes.sae import SAEMetadata
 
     from steerlens.engine.subject import shared_model
 
-    return shared_model(replace(config, model=entry), SAEMetadata(), weight_cache, "evaluator")
+    return shared_model(replace(settings, model=entry), SAEMetadata(), weight_cache, "evaluator")
 
 
 def measure(

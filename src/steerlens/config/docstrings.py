@@ -1,0 +1,116 @@
+"""What the schema says of every setting: the text under each field of its dataclasses."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from steerlens.config.registry import load_method, methods
+from steerlens.config.schema import MISSING, RunConfig
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key of the configuration."""
+
+    key: str
+    """As on the command line: `steer.operator`."""
+    type: str
+    """As in the schema, None as null."""
+    default: str
+    """As in YAML; `???` where a value has to be given."""
+    about: str
+    """What the schema says of it, in one paragraph."""
+
+
+@cache
+def field_docstrings(kind: type) -> dict[str, str]:
+    """Return the text under each field of a dataclass, those of its bases included, unwrapped."""
+    texts: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(definition, ast.ClassDef)
+        for statement, after in zip(definition.body, definition.body[1:], strict=False):
+            if not (
+                isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+            ):
+                continue
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                texts[statement.target.id] = " ".join(str(after.value.value).split())
+    return texts
+
+
+def settings_of(kind: type, prefix: str = "") -> list[Setting]:
+    """Return the settings of a dataclass that holds plain values; groups inside it are left out.
+
+    Args:
+        kind: a dataclass of the schema, or the `Config` of a scoring method.
+        prefix: what stands before the names of its fields on the command line: `steer.`.
+    """
+    texts = field_docstrings(kind)
+    return [
+        Setting(
+            f"{prefix}{field.name}",
+            str(field.type).replace("None", "null").replace("Any", "any"),
+            _shown(field),
+            texts.get(field.name, ""),
+        )
+        for field in dataclasses.fields(kind)
+        if field.name not in group_classes() or kind is not RunConfig
+    ]
+
+
+def group_classes() -> dict[str, type]:
+    """Return the groups that have a dataclass of the schema, by their names."""
+    classes: dict[str, type] = {}
+    for field in dataclasses.fields(RunConfig):
+        name = str(field.type).removesuffix(" | None")
+        kind = getattr(inspect.getmodule(RunConfig), name, None)
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            classes[field.name] = kind
+    return classes
+
+
+def method_settings(method: str) -> list[Setting]:
+    """Return the settings of a scoring method, but for its name.
+
+    Raises:
+        SteerlensError: there is no such method, or it can't be imported.
+    """
+    config = load_method(method).Config
+    settings = settings_of(config, f"score.{method}.")
+    return [setting for setting in settings if setting.key != f"score.{method}.method"]
+
+
+def all_settings() -> list[Setting]:
+    """Return every setting: those without a group, then group by group, then scoring methods."""
+    settings = [setting for setting in settings_of(RunConfig) if setting.key != "score"]
+    for group, kind in group_classes().items():
+        settings += settings_of(kind, f"{group}.")
+    for method in sorted(methods()):
+        settings += method_settings(method)
+    return settings
+
+
+def _shown(field: dataclasses.Field[Any]) -> str:
+    """Return the default of a field as it would stand in YAML."""
+    value = field.default
+    if value is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    if value is dataclasses.MISSING or value is MISSING:
+        return "???"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return value if value.isidentifier() else f'"{value}"'
+    if isinstance(value, list):
+        return f"[{', '.join(map(str, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,214 @@
+"""The settings of a run, each value parsed once: what the rooms below `runs/` are given.
+
+A `RunConfig` holds what was written; `parse_settings` gives every value its one meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from steerlens.config.parse import (
+    layer_numbers,
+    parse_concept,
+    parse_memory,
+    parse_scores,
+    parse_shard,
+    parse_words,
+)
+from steerlens.config.registry import ScoreConfig
+from steerlens.config.schema import (
+    ChoiceConfig,
+    ConceptsConfig,
+    CorpusConfig,
+    CoverageConfig,
+    FeaturesConfig,
+    GenerationConfig,
+    JudgeConfig,
+    ModelConfig,
+    PmiConfig,
+    ReferenceConfig,
+    RunConfig,
+    SaeConfig,
+    SelectionConfig,
+    SteerConfig,
+    TowardConfig,
+)
+from steerlens.config.sources import counts_need_a_pass, shipped_examples
+from steerlens.config.steering import parse_factors, parse_prompts, with_template
+
+
+class Shard(NamedTuple):
+    """A part of each layer's features: the part `index`, counted from 0, of `of` equal ones."""
+
+    index: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.of}"
+
+
+@dataclass(frozen=True)
+class SubjectSettings:
+    """A model, its SAEs, and where and how they are loaded."""
+
+    model: ModelConfig
+    sae: SaeConfig
+    layers: tuple[int, ...] | str
+    """Numbers in rising order, or `all` or `late`."""
+    device: str
+    """auto, or a torch device."""
+    dtype: str
+    """auto, float32, float16 or bfloat16."""
+    device_map: str | dict[str, Any] | None
+    memory_budget: int
+    """Bytes that work may use beyond the weights."""
+    cache_dir: Path
+
+    def of_layers(self, layers: Iterable[int]) -> SubjectSettings:
+        """Give the same subject at these layers alone."""
+        return replace(self, layers=tuple(sorted(set(layers))))
+
+
+@dataclass(frozen=True)
+class SteeringSettings:
+    """What features are steered with, how texts go on, and how a factor is chosen by them."""
+
+    factors: tuple[float, ...]
+    """In rising order, without 0; () steers with nothing."""
+    steer: SteerConfig
+    generation: GenerationConfig
+    prompts: tuple[str, ...]
+    """Beginnings of texts, or with a chat template the requests, each once."""
+    choice: ChoiceConfig
+    concept: tuple[str, ...] = ()
+    """The names of what is steered toward; () for no concept."""
+
+    @property
+    def concept_label(self) -> str | None:
+        """Give the concept as tables name it; None for no concept."""
+        return ", ".join(self.concept) or None
+
+    def for_model(self, has_template: bool, model: str) -> SteeringSettings:
+        """Decide `chat_template=auto` for a model, which tells what the prompts are.
+
+        Args:
+            has_template: whether its tokenizer has a chat template.
+            model: its name.
+
+        Raises:
+            SteerlensError: a template is asked of a model without one.
+        """
+        generation = with_template(self.generation, has_template, model)
+        return replace(self, generation=generation, prompts=tuple(parse_prompts(generation)))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that one run is asked for."""
+
+    subject: SubjectSettings
+    seed: int
+    corpus: CorpusConfig
+    shipped_examples: str | None
+    """File of examples of the SAE that stands for the corpus."""
+    counts_need_a_pass: bool
+    """Whether `features.min_examples` has to read the corpus."""
+    quality_tokens: int | None
+    """Tokens of the corpus on which the SAEs' reconstruction is measured."""
+    features: FeaturesConfig
+    features_concept: tuple[str, ...]
+    """The names of the concept that the features may stand for; () for none."""
+    shard: Shard | None
+    labels: str | None
+    scores: Mapping[str, ScoreConfig]
+    """By the name of each scoring method."""
+    logit_lens_k: int
+    selection: SelectionConfig
+    steering: SteeringSettings
+    evaluator: ModelConfig | None
+    coverage: CoverageConfig
+    coverage_words: tuple[str, ...]
+    toward: TowardConfig
+    toward_words: tuple[str, ...]
+    pmi: PmiConfig
+    concepts: ConceptsConfig | None
+    judge: JudgeConfig | None
+    reference: ReferenceConfig
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.subject.cache_dir
+
+
+def parse_subject(config: RunConfig) -> SubjectSettings:
+    """Parse what says which model and SAEs are loaded, and how.
+
+    Raises:
+        SteerlensError: a value has no meaning.
+    """
+    numbers = layer_numbers(config.layer)
+    return SubjectSettings(
+        model=config.model,
+        sae=config.sae,
+        layers=config.layer if numbers is None else tuple(numbers),
+        device=config.device,
+        dtype=config.dtype,
+        device_map=config.device_map,
+        memory_budget=parse_memory(config.memory_budget),
+        cache_dir=Path(config.paths.cache_dir),
+    )
+
+
+def parse_steering(config: RunConfig) -> SteeringSettings:
+    """Parse what says how features are steered with.
+
+    With `chat_template=auto` the prompts are as many as there will be; `for_model` decides which.
+
+    Raises:
+        SteerlensError: a value has no meaning.
+    """
+    return SteeringSettings(
+        factors=tuple(parse_factors(config.steer.factors)),
+        steer=config.steer,
+        generation=config.generation,
+        prompts=tuple(parse_prompts(config.generation)),
+        choice=config.choice,
+        concept=() if config.concept is None else tuple(parse_concept(config.concept)),
+    )
+
+
+def parse_settings(config: RunConfig) -> Settings:
+    """Parse all settings of a run, each once.
+
+    Raises:
+        SteerlensError: a value has no meaning, in one sentence.
+    """
+    concept = config.features.concept
+    return Settings(
+        subject=parse_subject(config),
+        seed=config.seed,
+        corpus=config.corpus,
+        shipped_examples=shipped_examples(config),
+        counts_need_a_pass=counts_need_a_pass(config),
+        quality_tokens=config.quality.n_tokens,
+        features=config.features,
+        features_concept=() if concept is None else tuple(parse_concept(concept)),
+        shard=None if config.shard is None else Shard(*parse_shard(config.shard)),
+        labels=config.labels,
+        scores=parse_scores(config.score),
+        logit_lens_k=config.logit_lens_k,
+        selection=config.selection,
+        steering=parse_steering(config),
+        evaluator=config.evaluator,
+        coverage=config.coverage,
+        coverage_words=tuple(parse_words(config.coverage.words)),
+        toward=config.toward,
+        toward_words=tuple(parse_words(config.toward.words, "toward.words")),
+        pmi=config.pmi,
+        concepts=config.concepts,
+        judge=config.judge,
+        reference=config.reference,
+    )
