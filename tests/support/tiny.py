@@ -182,8 +182,8 @@ def save_tokenizer(folder: Path, prepends_bos: bool = True) -> None:
 
 
 def save_byte_tokenizer(folder: Path) -> None:
-    """A byte-level BPE tokenizer of Qwen2's class, which AutoTokenizer makes of any tokenizer of
-    such a model; merged until the words of `WORDS`, with and without a space, are one token each."""
+    """A byte-level BPE tokenizer of Qwen2's class: AutoTokenizer takes any tokenizer of such a
+    model for one. The words of `WORDS`, with and without a space, are one token each."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
     often = [" ".join((*WORDS, "w")), *WORDS] * 99
@@ -223,10 +223,8 @@ def save_model(folder: Path, kind: str = "llama", seed: int = 0, **settings: Any
     else:
         save_tokenizer(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    prompt_ids = tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
-    assert len(prompt_ids) == N_TOKENS.get(kind, N_WORDS), tokenizer.convert_ids_to_tokens(
-        prompt_ids
-    )
+    tokens = tokenizer.tokenize(PROMPT)
+    assert len(tokens) == N_TOKENS.get(kind, N_WORDS), tokens
     assert len(tokenizer) == D_VOCAB
     return folder
 
