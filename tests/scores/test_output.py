@@ -12,7 +12,7 @@ from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
 from steerlens import SteerlensError, score_features
 from steerlens.engine.subject import Subject
-from tests.support.naive import naive_output_score
+from tests.support.naive import naive_output_score, unsteered
 from tests.support.pairs import pairs, some_slow
 from tests.support.templates import TEMPLATE
 from tests.support.tiny import ARCHITECTURES, D_SAE, D_VOCAB, MODELS, OTHERS, TRANSCODERS
@@ -32,9 +32,10 @@ def assert_equals_naive(subject: Subject, factor: float, **settings: Any) -> Non
         null_directions=0,
         **settings,
     )
+    cache = unsteered(subject, PROMPT)
     for row in frame.to_dict("records"):
         score, rank, probability = naive_output_score(
-            subject, row["feature"], PROMPT, factor, **settings
+            subject, row["feature"], PROMPT, factor, **settings, cache=cache
         )
         assert row["output_rank"] == rank
         assert row["output_score"] == pytest.approx(score, rel=1e-4)
