@@ -18,7 +18,7 @@ import pandas as pd
 
 from steerlens.analysis.payoff import RESAMPLES
 from steerlens.analysis.resampling import counts_of_resamples, estimate
-from steerlens.results import STEERING
+from steerlens.results import STEERING, features_alone
 
 SUCCESS = "concept_success"
 
@@ -28,10 +28,10 @@ def arms(folder: Path) -> dict[str, float]:
     steering = STEERING.read(folder).sort_values(
         ["concept_score", "feature"], ascending=[False, True]
     )
-    alone = steering.loc[steering["control"].isna(), SUCCESS].astype(float)
+    alone = features_alone(steering)[SUCCESS].astype(float)
     found = {"the best by score": alone.iloc[0], "mean of all alone": alone.mean()}
-    for row in steering.loc[steering["control"].notna()].to_dict("records"):
-        size = 1 + row["control"].count("+")
+    for row in steering.dropna(subset="together").to_dict("records"):
+        size = 2 + row["together"].count("+")
         found[f"the best {size} together"] = float(row[SUCCESS])
     return found
 

@@ -88,7 +88,7 @@ def test_the_factor_that_shows_most_on_one_half_is_measured_on_the_other() -> No
         }
     )
     row = row_of(table)
-    assert (row["best_factor"], row["shown"], row["shown_unsteered"]) == (2.0, 0.5, 0.5)
+    assert (row["best_factor"], row["word_share"], row["word_share_unsteered"]) == (2.0, 0.5, 0.5)
     assert (row["perplexity"], row["perplexity_unsteered"], row["texts"]) == (11.0, 6.0, 2)
     shuffled = table.sample(frac=1, random_state=0)
     pd.testing.assert_frame_equal(
@@ -98,8 +98,11 @@ def test_the_factor_that_shows_most_on_one_half_is_measured_on_the_other() -> No
 
 def test_only_factors_within_the_budget_count() -> None:
     table = texts({0.0: same(" x", 10.0), 1.0: same(" x", 20.0), 4.0: same(" date", 20.1)})
-    assert (row_of(table)["best_factor"], row_of(table)["shown"]) == (1.0, 0.0)
-    assert (row_of(table, budget=3.0)["best_factor"], row_of(table, budget=3)["shown"]) == (4.0, 1)
+    assert (row_of(table)["best_factor"], row_of(table)["word_share"]) == (1.0, 0.0)
+    assert (row_of(table, budget=3.0)["best_factor"], row_of(table, budget=3)["word_share"]) == (
+        4.0,
+        1,
+    )
     row = row_of(table, budget=1.5)
     assert row["feature"] == 7
     assert all(pd.isna(row[name]) for name in [*row][2:])
@@ -116,8 +119,8 @@ def test_equally_good_factors_give_the_smallest() -> None:
 
 def test_prompts_that_a_text_goes_on_with_are_looked_at() -> None:
     table = texts({0.0: same(" x", 10.0), 1.0: same("date", 10.0)})
-    assert row_of(table, glued=True)["shown"] == 0.0
-    assert row_of(table, glued=False)["shown"] == 1.0
+    assert row_of(table, glued=True)["word_share"] == 0.0
+    assert row_of(table, glued=False)["word_share"] == 1.0
 
 
 def test_every_word_has_its_row_two_of_one_feature_too() -> None:
@@ -129,7 +132,7 @@ def test_every_word_has_its_row_two_of_one_feature_too() -> None:
     assert found["word"].tolist() == [*words]
     assert found["feature"].tolist() == [*words.values()]
     assert found["best_factor"].tolist() == [2.0, 1.0, 1.0]
-    assert found["shown"].tolist() == [1.0, 0.0, 1.0]
+    assert found["word_share"].tolist() == [1.0, 0.0, 1.0]
     assert words_shown(table, {}, 2.0).empty
 
 
@@ -151,7 +154,7 @@ def coverage_of(shown: Mapping[str, Mapping[int, float | None]]) -> pd.DataFrame
             "word": word,
             "tokens": [word],
             "concept_score": 0.1 * layer,
-            "shown": layers[layer],
+            "word_share": layers[layer],
             "reason": None if layers[layer] is not None else "too low",
         }
         for layer in (3, 4)

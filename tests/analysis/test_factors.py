@@ -108,7 +108,7 @@ def test_the_row_of_a_feature_has_its_means_at_the_best_factor_and_without_steer
     means = by_factor(table).set_index([*FEATURE, "factor"])
     for row in found.to_dict("records"):
         control = np.nan if pd.isna(row["control"]) else row["control"]
-        key = (*(row[name] for name in FEATURE[:-1]), control)
+        key = (*(row[name] for name in FEATURE[:5]), control, np.nan, np.nan)
         for name in ("success_1", "success_5", "success_20", "perplexity", "degeneracy", "texts"):
             assert row[name] == means.loc[(*key, row["best_factor"]), name]
         for name in ("success_20", "perplexity"):
@@ -208,7 +208,7 @@ def test_split_chooses_on_every_second_prompt_and_reports_on_the_others() -> Non
     means = by_factor(table.loc[~first]).set_index([*FEATURE, "factor"])
     for row in found.to_dict("records"):
         control = np.nan if pd.isna(row["control"]) else row["control"]
-        key = (*(row[name] for name in FEATURE[:-1]), control, row["best_factor"])
+        key = (*(row[name] for name in FEATURE[:5]), control, np.nan, np.nan, row["best_factor"])
         assert row["success_20"] == means.loc[key, "success_20"]
 
 

@@ -40,7 +40,8 @@ def test_the_best_feature_adds_most_tokens_to_the_unsteered_ones() -> None:
     assert best_toward(equal)["feature"].tolist() == [0, 1, 2]
     unknown = steered(concept_success=[None, 0.1, None], concept_success_unsteered=[0.0] * 3)
     assert best_toward(unknown)["feature"].tolist() == [1, 0, 2]
-    assert best_toward(steered(control=["+1", None, "random_direction"]))["feature"].tolist() == [1]
+    others = steered(control=[None, None, "random_direction"], together=["1", None, None])
+    assert best_toward(others)["feature"].tolist() == [1]
 
 
 def test_a_word_is_found_where_its_tokens_are_added() -> None:

@@ -8,7 +8,7 @@ from steerlens.cli.help import help_text
 from steerlens.cli.verbs import VERBS
 from steerlens.config.docstrings import all_settings, group_classes
 from steerlens.config.entries import conf_dir, header, options
-from steerlens.config.registry import methods
+from steerlens.config.registry import parts_of
 from steerlens.errors import SteerlensError
 
 
@@ -56,7 +56,7 @@ def test_an_option_shows_its_header_how_long_it_took_and_what_it_sets() -> None:
 
 
 def test_a_scoring_method_shows_its_settings_by_their_whole_keys_and_by_the_flat_ones() -> None:
-    for method in methods():
+    for method in parts_of("scores"):
         assert f"score={method}: " in help_text(f"score.{method}")
     assert "score.output.null_directions=499" in help_text("score.output")
     assert "score.output.factor=10" in help_text("score.factor")

@@ -12,7 +12,7 @@ import yaml
 from steerlens.cli.help import help_text
 from steerlens.config import catalog
 from steerlens.config.entries import conf_dir, known_models
-from steerlens.config.registry import methods
+from steerlens.config.registry import parts_of
 from steerlens.errors import SteerlensError
 
 
@@ -28,7 +28,7 @@ def test_every_file_of_conf_is_listed() -> None:
 
 def test_every_scoring_method_is_listed_with_its_first_line() -> None:
     shown = catalog.listing("scores")
-    assert all(f"score={name} " in shown for name in methods())
+    assert all(f"score={name} " in shown for name in parts_of("scores"))
     assert "Output score S_out" in shown
 
 

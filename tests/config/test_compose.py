@@ -14,9 +14,17 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from steerlens.config import explain
-from steerlens.config.compose import compose, compose_jobs, compose_tree, register, to_config
+from steerlens.config.compose import (
+    compose,
+    compose_jobs,
+    compose_tree,
+    register,
+    to_config,
+    usual_values,
+)
 from steerlens.config.entries import PACKAGE, conf_dir
-from steerlens.config.registry import load_method
+from steerlens.config.kinds import refuse_ignored
+from steerlens.config.registry import load_part
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError
 
@@ -50,7 +58,7 @@ def test_the_default_is_smollm2_in_plain_dataclasses() -> None:
         "smollm2-topk",
         "all",
     )
-    assert isinstance(config.score, load_method("output").Config)
+    assert isinstance(config.score, load_part("scores", "output").Config)
     assert Path(str(config.sae.path)).parts[-2:] == ("steerlens_smollm2", "smollm2-topk")
 
 
@@ -97,13 +105,15 @@ def test_every_option_of_a_group_composes(group: str) -> None:
         compose_tree([f"{group}={file.stem}"])
 
 
-def test_every_experiment_names_its_command_and_changes_only_known_keys() -> None:
+def test_every_experiment_names_its_command_and_changes_only_what_its_run_reads() -> None:
     for file in (conf_dir() / "experiment").rglob("*.yaml"):
         name = file.relative_to(conf_dir() / "experiment").with_suffix("").as_posix()
         text = file.read_text()
         assert text.startswith("# @package _global_\n")
         assert re.search(rf"#   steerlens (experiment={name}|{name}=)", text)
-        assert compose([f"experiment={name}"]).name == name.replace("/", "_")
+        config = compose([f"experiment={name}"])
+        assert config.name == name.replace("/", "_")
+        refuse_ignored(config, usual_values)
 
 
 @pytest.mark.parametrize(

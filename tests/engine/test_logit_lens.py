@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
-from steerlens.engine.logit_lens import logit_lens
+from steerlens.engine.logit_lens import kept_logit_lens, logit_lens
+from steerlens.engine.padding import ROWS
 from steerlens.engine.subject import Subject
+from steerlens.storage.store import Store
 from tests.support.tiny import D_SAE, MODELS
 
 
@@ -54,3 +57,27 @@ def test_logits_in_memory_never_exceed_the_budget(
     logit_lens(subject, torch.arange(D_SAE), 20, memory_budget=30_000)
     assert len(sizes) > 1
     assert max(sizes) <= 30_000
+
+
+def test_what_a_store_has_is_not_computed_again(
+    tiny_subject: Callable[..., Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, subject = Store(tmp_path), tiny_subject()
+    alone = logit_lens(subject, torch.arange(D_SAE), 7)
+    subject.logit_lens_memo = None
+    with kept_logit_lens(subject, 7, store):
+        logit_lens(subject, torch.tensor([2, 9]), 5)
+    computed: list[int] = []
+    whole = subject.lm.head.logits
+
+    def count(h_BD: torch.Tensor) -> torch.Tensor:
+        computed.append(len(h_BD))
+        return whole(h_BD)
+
+    monkeypatch.setattr(subject.lm.head, "logits", count)
+    for n_computed in (ROWS, 0):  # as many rows as a few features are padded to
+        subject.logit_lens_memo = None
+        with kept_logit_lens(subject, 7, store):
+            assert torch.equal(logit_lens(subject, torch.tensor([9, 3, 2]), 7), alone[[9, 3, 2]])
+        assert sum(computed) == n_computed
+        computed.clear()

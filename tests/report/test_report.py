@@ -206,7 +206,7 @@ def test_words_cannot_break_the_report(tmp_path: Path) -> None:
         for word in NASTY
     ]
     rows[0] |= {"feature": 3, "concept_score": 0.25, "best_factor": 2.0, "reason": None}
-    rows[0] |= {"shown": 0.5, "shown_unsteered": 0.0, "perplexity": 20.0, "texts": 4}
+    rows[0] |= {"word_share": 0.5, "word_share_unsteered": 0.0, "perplexity": 20.0, "texts": 4}
     shown = dataclasses.replace(RunTables(frame()), coverage=COVERAGE.frame(rows))
     summary = summarise(shown) | {"study": None}
     text = report_text(shown, summary, {}, tmp_path)

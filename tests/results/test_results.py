@@ -13,7 +13,7 @@ import pytest
 
 from steerlens.analysis.summary import best_features, summarise
 from steerlens.errors import SteerlensError
-from steerlens.results import FEATURES
+from steerlens.results import FEATURES, TABLES, Table
 from steerlens.results.folder import RunTables
 from steerlens.results.pmi import PMI_FILE, Pmi
 from steerlens.storage.files import json_text
@@ -201,3 +201,20 @@ def test_a_damaged_pmi_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / PMI_FILE).write_text(content)
     with pytest.raises(SteerlensError, match=r"pmi\.json can't be read.*run the job again"):
         Pmi.read(tmp_path)
+
+
+def test_rows_that_the_keys_do_not_tell_apart_are_refused(tmp_path: Path) -> None:
+    twice = pd.concat([frame([0], 2), frame([0], 1)], ignore_index=True)
+    with pytest.raises(SteerlensError, match=r"features\.parquet would have several rows of model"):
+        FEATURES.write(twice, tmp_path)
+    assert not list(tmp_path.iterdir())
+    FEATURES.write(twice.assign(job=["0", "0", "1"]), tmp_path, also_by=["job"])
+    assert len(FEATURES.read(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.file)
+def test_every_column_says_what_it_holds(table: Table) -> None:
+    assert set(table.nullable) < set(table.keys) <= set(table.columns)
+    assert table.about.endswith(".")
+    for name, column in table.columns.items():
+        assert column.about.endswith("."), name

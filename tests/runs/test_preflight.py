@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from steerlens.config.compose import compose
-from steerlens.config.registry import load_method
+from steerlens.config.registry import load_part
 from steerlens.config.schema import ModelConfig, SaeConfig
 from steerlens.errors import SteerlensError
 from steerlens.runs.preflight import check, refuse_other_model
@@ -311,7 +311,7 @@ def test_shards_and_objectives_that_cannot_work_are_refused(
 
 
 @pytest.mark.parametrize(
-    "words", [["shard=3/4"], ["shard=0/2", "selection.top_n=3"], ["objective=mean_output_score"]]
+    "words", [["shard=3/4"], ["shard=0/2", "steer=grid"], ["objective=mean_output_score"]]
 )
 def test_shards_and_objectives_that_can_work_are_not(words: list[str]) -> None:
     check(compose([*GPT2, *words]))
@@ -363,4 +363,4 @@ def test_a_factor_that_is_hardly_meant_is_warned_of(factor: float, expected: str
 def test_usual_factors_are_not_warned_of() -> None:
     assert not output.Config().warnings()
     assert not output.Config(factor=1e3).warnings()
-    assert not load_method("random").Config().warnings()
+    assert not load_part("scores", "random").Config().warnings()

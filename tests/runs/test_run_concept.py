@@ -81,8 +81,9 @@ def test_the_page_names_the_tokens_and_shows_the_features_together(done: tuple[P
     assert "\nTexts go on from 2 prompts, without a chat template.\n" in page
     steering = STEERING.read(folder)
     best, second = steering.sort_values("concept_score", ascending=False)["feature"].unique()
-    both = steering.loc[steering["control"].notna()]
-    assert both[["feature", "control"]].to_numpy().tolist() == [[best, f"+{second}"]]
+    both = steering.loc[steering["together"].notna()]
+    assert both[["feature", "together"]].to_numpy().tolist() == [[best, f"{second}"]]
+    assert steering["control"].isna().all()
     assert f"layer 2, features {best} + {second} together" in page
 
 

@@ -26,7 +26,7 @@ from steerlens.config.schema import (
 from steerlens.engine import generation
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
-from steerlens.results import CHOOSING, EVALUATING
+from steerlens.results import CHOOSING, EVALUATING, RATINGS
 from steerlens.runs.plan import concepts as plan_concepts
 from steerlens.runs.stages import Stages
 from steerlens.scores import ScoreRun, output, token_confidence
@@ -106,7 +106,7 @@ def test_every_arm_is_tried_at_all_factors_and_rated_at_the_chosen_one(
     ratings: Any = whole[0].ratings
     arms = {(m, 0) for m in METHODS} | {("SAE", 1), (UNSTEERED, 0)}
     assert set(zip(ratings["method"], ratings["rank"], strict=True)) == arms
-    assert not ratings.duplicated(["method", "rank", "concept_id", "factor", "prompt"]).any()
+    assert not ratings.duplicated(list(RATINGS.keys)).any()
     for (method, rank, id), rows in ratings.groupby(["method", "rank", "concept_id"]):
         concept = next(one for one in CONCEPTS.concepts if one.id == id)
         grid = {"LoReFT": [1.0], "Prompt": [0.0], UNSTEERED: [0.0]}.get(str(method), FACTORS)
@@ -249,15 +249,15 @@ def test_what_an_arm_adds_is_factor_times_largest_activation_times_direction(
     settings = GenerationConfig(temperature=0.0, max_new_tokens=5, stop=None)
     ids = [one.id for one in CONCEPTS.concepts]
     rows = pd.DataFrame(
-        [(id, arm.name, factor, "Note that my", 0) for id in ids for factor in (0.5, 3.0)],
-        columns=list(generation.ROW),
+        [(id, factor, "Note that my", 0) for id in ids for factor in (0.5, 3.0)],
+        columns=["concept_id", *generation.TEXT],
     )
     texts = generation.generate(
         subject, rows, steer, settings, ScoreRun(), arm.steering(subject, steer, ids)
     )
     prompt = subject.to_tokens("Note that my")[0].tolist()
     for row in texts.to_dict("records"):
-        place = ids.index(row["feature"])
+        place = ids.index(row["concept_id"])
         if method == "SAE together":
             features = [one.feature(place) for one in learnt if one.method == "SAE"]
             largest = [one.learnt.detection.max_activation_C[place]  # type: ignore[union-attr]

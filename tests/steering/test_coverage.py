@@ -113,8 +113,8 @@ def naive_shown(texts: pd.DataFrame, word: str, budget: float) -> dict[str, Any]
     unsteered, perplexity_unsteered, _ = at(0, halves[1])
     return {
         "best_factor": best,
-        "shown": shown,
-        "shown_unsteered": unsteered,
+        "word_share": shown,
+        "word_share_unsteered": unsteered,
         "perplexity": perplexity,
         "perplexity_unsteered": perplexity_unsteered,
         "texts": n,
@@ -143,14 +143,14 @@ def test_equals_a_loop_over_the_words(subject: Subject, budget: float) -> None:
         if score >= THRESHOLD:
             texts = steer_layer(subject, [feature], config, ScoreRun())
             expected = naive_shown(texts, word, budget)
-        names = ("best_factor", "shown", "shown_unsteered", "perplexity", "texts")
+        names = ("best_factor", "word_share", "word_share_unsteered", "perplexity", "texts")
         assert (reason is None) == (expected is not None)
         for name in (*names, "perplexity_unsteered"):
             if expected is None:
                 assert pd.isna(row[name])
             else:
                 assert row[name] == pytest.approx(expected[name], rel=1e-5)
-        shown.append(expected and expected["shown"])
+        shown.append(expected and expected["word_share"])
     # What was compared has all cases.
     assert len(reasons) == (4 if budget == 1e4 else 5)
     assert {*shown} >= ({None, 0.0, 1.0} if budget == 1e4 else {None, 1.0})
@@ -287,7 +287,7 @@ def test_shards_of_a_run_share_the_words(folder: Path, quick_figures: None) -> N
 
     whole = words_of("whole")
     assert whole["word"].tolist() == ["w96", "zebra", "w145"]
-    assert whole["shown"].notna().tolist() == [True, False, True]
+    assert whole["word_share"].notna().tolist() == [True, False, True]
     parts = [words_of(f"part{i}", f"shard={i}/2") for i in range(2)]
     assert [len(part) for part in parts] == [1, 2]
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole, rtol=1e-4)
@@ -295,6 +295,6 @@ def test_shards_of_a_run_share_the_words(folder: Path, quick_figures: None) -> N
     assert "## Words" in report
     found = json.loads((folder / "whole" / "summary.json").read_text())["coverage"]
     assert (found["words"], found["formed"]) == (3, 2)
-    assert found["covered"] == sum(whole["shown"].fillna(0) >= 0.5)
+    assert found["covered"] == sum(whole["word_share"].fillna(0) >= 0.5)
     with pytest.raises(SteerlensError, match=r"none of the 1 coverage\.words"):
         words_of("none", "coverage.words=[zebra]")

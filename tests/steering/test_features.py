@@ -15,7 +15,7 @@ from steerlens.config.settings import parse_subject
 from steerlens.engine.generation import ROW
 from steerlens.engine.subject import LoadedModel, Subject
 from steerlens.errors import SteerlensError
-from steerlens.results import GENERATIONS
+from steerlens.results import GENERATIONS, features_alone
 from steerlens.scores import ScoreRun
 from steerlens.steering import features as steering
 from steerlens.steering.features import steer_layer, text_rows
@@ -52,7 +52,7 @@ def test_every_combination_is_one_row_with_all_columns(subject: Subject) -> None
     frame = steer_layer(subject, [9, 5], config_of(), ScoreRun())
     assert list(frame.columns) == list(GENERATIONS.columns)
     assert len(frame) == 2 * 2 * 3 * 2 * 2
-    assert not frame.duplicated([*GENERATIONS.keys, "control"]).any()
+    assert not frame.duplicated(list(GENERATIONS.keys)).any()
     assert set(frame["feature"]) == {5, 9}
     assert sum(control is pd.NA for control in frame["control"]) == len(frame) // 2
     assert set(frame["control"].dropna()) == {RANDOM_DIRECTION}
@@ -71,19 +71,21 @@ def test_every_combination_is_one_row_with_all_columns(subject: Subject) -> None
 def test_the_best_features_are_also_steered_together(subject: Subject) -> None:
     config = config_of(together=[2, 3, 4], controls=[])
     frame = steer_layer(subject, [9, 5, 30], config, ScoreRun())
-    arms = frame[["feature", "control"]].drop_duplicates().fillna("")
-    expected = {(9, ""), (5, ""), (30, ""), (9, "+5"), (9, "+5+30")}  # there is no fourth
-    assert {*arms.itertuples(index=False, name=None)} == expected
+    steered = frame[["feature", "together"]].drop_duplicates().fillna("")
+    expected = {(9, ""), (5, ""), (30, ""), (9, "5"), (9, "5+30")}  # there is no fourth
+    assert {*steered.itertuples(index=False, name=None)} == expected
+    assert frame["control"].isna().all()
+    assert not frame.duplicated(list(GENERATIONS.keys)).any()
     assert len(frame) == len(expected) * 3 * 2 * 2
     alone = steer_layer(subject, [9, 5, 30], config_of(controls=[]), ScoreRun())
-    own = frame.loc[frame["control"].isna()].reset_index(drop=True)
+    own = features_alone(frame).reset_index(drop=True)
     pd.testing.assert_frame_equal(own, alone)
 
 
 def test_every_column_but_those_of_other_runs_is_filled(subject: Subject) -> None:
     frame = steer_layer(subject, [5], config_of(), ScoreRun())
     empty = {str(name) for name in frame.columns if any(one is pd.NA for one in frame[name])}
-    assert empty == {"control", "concept", "concept_success"}
+    assert empty == {"control", "together", "concept", "concept_success"}
     for factor, kl in zip(frame["factor"], frame["first_step_kl"], strict=True):
         assert (kl > 0) == (factor != 0)
     assert min(frame["perplexity"].tolist()) > 1
@@ -97,7 +99,7 @@ def test_every_column_but_those_of_other_runs_is_filled(subject: Subject) -> Non
 def test_0_comes_along_once_and_factors_rise() -> None:
     config = config_of(factors=[8, 0, 0.5, 0.5, -1])
     factors = [0.0, *steering.parse_factors(config.steer.factors)]
-    rows = text_rows({(5, ""): factors}, config)
+    rows = text_rows({(5, "", ""): factors}, config)
     assert rows["factor"].drop_duplicates().tolist() == [0.0, -1.0, 0.5, 8.0]
     assert not rows.duplicated(list(ROW)).any()
     assert list(rows.columns) == list(ROW)

@@ -29,9 +29,10 @@ def rows_of(
     prompts: Sequence[str] = PROMPTS[:3],
     controls: Sequence[str] = ("",),
     samples: int = 1,
+    together: Sequence[str] = ("",),
 ) -> pd.DataFrame:
     """All combinations, columns `ROW`."""
-    every = [features, controls, factors, prompts, range(samples)]
+    every = [features, controls, together, factors, prompts, range(samples)]
     return pd.MultiIndex.from_product(every, names=ROW).to_frame(index=False)
 
 
@@ -39,7 +40,7 @@ def mixed_rows(strength: float = 1.0) -> pd.DataFrame:
     """A few rows that differ in everything, in no order of length; factors are `strength` times
     what changes the texts of most SAEs. The tiny temporal one has far smaller activations."""
     given = [(5, 0.5, 1), (9, -1.0, 0), (5, 0.0, 2), (30, 1.5, 2), (9, 0.0, 3), (5, 3.0, 3)]
-    rows = [(feature, "", strength * s, PROMPTS[place], 0) for feature, s, place in given]
+    rows = [(feature, "", "", strength * s, PROMPTS[place], 0) for feature, s, place in given]
     return pd.DataFrame(rows, columns=pd.Index(ROW))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from steerlens.analysis.factors import MEANS, choose_factors, halves
-from steerlens.config.schema import CONTROLS, ChoiceConfig
+from steerlens.config.schema import ChoiceConfig
 from steerlens.results import FEATURES, GENERATIONS
 
 if TYPE_CHECKING:
@@ -53,13 +53,13 @@ def texts_of(generations: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The texts of features and controls (not of features steered together), in one table."""
     import pandas as pd
 
-    columns = list(dict.fromkeys([*GENERATIONS.keys, "control", *MEANS, *MEASURES]))
+    columns = list(dict.fromkeys([*GENERATIONS.keys, *MEANS, *MEASURES]))
     frames = [table[columns] for table in generations]
     texts = pd.concat(frames or [GENERATIONS.frame([])[columns]], ignore_index=True)
+    texts = texts.loc[texts["together"].isna()].reset_index(drop=True)
     texts = texts.astype(dict.fromkeys(("factor", *MEANS, *MEASURES), float))
     control: Any = texts["control"]
-    texts = texts.assign(steered=control.fillna(FEATURE).astype(str), hit=texts["success_20"] > 0)
-    return texts.loc[texts["steered"].isin([FEATURE, *CONTROLS])].reset_index(drop=True)
+    return texts.assign(steered=control.fillna(FEATURE).astype(str), hit=texts["success_20"] > 0)
 
 
 def signed_arms(texts: pd.DataFrame, choice: ChoiceConfig) -> Iterator[Arm]:

@@ -47,33 +47,34 @@ def words_shown(
         glued: whether a text goes on right where its prompt ends, as without a chat template.
 
     Returns:
-        One row per word, in their order: `word`, `feature`, `best_factor`, `shown`, `perplexity`,
-        the last two also `_unsteered`, and `texts`; null but the first two where no factor is
-        within the budget.
+        One row per word, in their order: `word`, `feature`, `best_factor`, `word_share`,
+        `perplexity`, the last two also `_unsteered`, and `texts`; null but the first two where no
+        factor is within the budget.
     """
     rows = [
-        # The word stands where a control does, and what shows it counts as success.
-        of_word.assign(control=word, success_20=_shown(of_word, word, glued))
+        of_word.assign(concept=word, concept_success=_shown(of_word, word, glued))
         for word, feature in features.items()
         for of_word in [texts.loc[texts["feature"] == feature]]
     ]
     if not rows:
         return pd.DataFrame(columns=["word"])
-    choice = ChoiceConfig(rule="budget", perplexity_budget=perplexity_budget, split=True)
+    choice = ChoiceConfig(
+        rule="budget", perplexity_budget=perplexity_budget, split=True, success="concept_success"
+    )
     chosen = choose_factors(pd.concat(rows, ignore_index=True), choice)
     columns = {
-        "control": "word",
+        "concept": "word",
         "feature": "feature",
         "best_factor": "best_factor",
-        "success_20": "shown",
-        "success_20_unsteered": "shown_unsteered",
+        "concept_success": "word_share",
+        "concept_success_unsteered": "word_share_unsteered",
         "perplexity": "perplexity",
         "perplexity_unsteered": "perplexity_unsteered",
         "texts": "texts",
     }
     at_best = chosen.loc[:, [*columns]].rename(columns=columns)
     without = at_best["best_factor"].isna()
-    at_best.loc[without, ["shown_unsteered", "perplexity_unsteered"]] = None
+    at_best.loc[without, ["word_share_unsteered", "perplexity_unsteered"]] = None
     return at_best.set_index("word").loc[[*features]].reset_index()
 
 
@@ -90,14 +91,14 @@ def by_word(coverage: pd.DataFrame) -> pd.DataFrame:
     Of equal ones that with the highest score, then the lowest layer.
     """
     best = coverage.sort_values(
-        ["shown", "concept_score", "layer"], ascending=[False, False, True], na_position="last"
+        ["word_share", "concept_score", "layer"], ascending=[False, False, True], na_position="last"
     ).drop_duplicates("word")
     return best.set_index("word").loc[coverage["word"].drop_duplicates()].reset_index()
 
 
 def covered(coverage: pd.DataFrame) -> np.ndarray:
     """For every word, whether a feature of any layer covers it."""
-    return by_word(coverage)["shown"].fillna(0).to_numpy(dtype=float) >= COVERED
+    return by_word(coverage)["word_share"].fillna(0).to_numpy(dtype=float) >= COVERED
 
 
 def coverage_summary(coverage: pd.DataFrame) -> dict[str, Any] | None:

@@ -13,14 +13,18 @@ from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from steerlens.config.schema import RULES, ChoiceConfig
-from steerlens.errors import SteerlensError, unknown
+from steerlens.config.registry import load_part
+from steerlens.config.schema import ChoiceConfig
+from steerlens.errors import SteerlensError
 from steerlens.results import STEERING
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FEATURE = ("model", "sae", "layer", "hook_name", "feature", "control")
+FEATURE = (
+    *("model", "sae", "layer", "hook_name", "feature", "control", "together"),
+    "concept",
+)
 """What factors are chosen for, in the order of the rows."""
 
 MEANS = ("success_1", "success_5", "success_20", "concept_success", "perplexity", "degeneracy")
@@ -137,20 +141,14 @@ def is_undecided(measured: Measured, best: Sequence[float]) -> bool:
 
 def merits(measured: Measured, choice: ChoiceConfig) -> dict[float, float]:
     """What the best factor has most of, at each factor that may be chosen."""
-    if choice.rule not in RULES:
-        raise unknown("choice.rule", choice.rule, RULES)
+    merit_by_rule = load_part("rules", choice.rule)
     steered = {factor: means for factor, means in measured.items() if factor != 0}
     blind = all(math.isnan(perplexity) for _, perplexity in steered.values())
     _, unsteered = measured.get(0.0, (math.nan, math.nan))
     merit_of: dict[float, float] = {}
     for factor, (success, perplexity) in steered.items():
-        if choice.rule == "paper":
-            allowed = success <= choice.success_cap
-            merit = success if blind else 0.0 if math.isnan(perplexity) else success / perplexity
-        else:
-            allowed = blind or perplexity <= choice.perplexity_budget * unsteered
-            merit = success
-        if allowed and not math.isnan(success):
+        merit = merit_by_rule(success, perplexity, blind, unsteered, choice)
+        if merit is not None and not math.isnan(success):
             merit_of[factor] = merit
     return merit_of
 

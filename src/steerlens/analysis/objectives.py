@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from steerlens.config.schema import OBJECTIVES
+from steerlens.errors import unknown
+
 if TYPE_CHECKING:
     import pandas as pd
-
 
 OUTPUT = "0.1"
 """From this S_out on a feature is an output feature; as the summary writes it."""
@@ -54,4 +56,7 @@ def _of_steering(name: str, steering: Mapping[str, Any]) -> float | None:
     if name == "success_per_perplexity":
         success, perplexity = best.get("success_20"), best.get("perplexity")
         return success * unsteered["perplexity"] / perplexity if perplexity else None
-    return best.get("success_20" if name == "success" else name)
+    columns = {"success": "success_20", "concept_success": "concept_success"}
+    if name not in columns:
+        raise unknown("objective", name, OBJECTIVES)
+    return best.get(columns[name])

@@ -37,7 +37,7 @@ from steerlens.analysis.resampling import (
     weighted_means,
 )
 from steerlens.errors import unknown
-from steerlens.results import FEATURES, STEERING
+from steerlens.results import FEATURES, STEERING, features_alone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -385,7 +385,7 @@ def _payoffs(
 
 
 def _features(steering: pd.DataFrame) -> pd.DataFrame:
-    return _sorted(steering.loc[steering["control"].isna()])
+    return _sorted(features_alone(steering))
 
 
 def _sorted(rows: pd.DataFrame) -> pd.DataFrame:

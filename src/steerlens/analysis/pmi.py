@@ -21,7 +21,7 @@ import numpy as np
 from steerlens.analysis.resampling import FEWEST
 from steerlens.analysis.roles import ROLES, success_tokens, with_roles
 from steerlens.config.schema import PmiConfig
-from steerlens.results import FEATURES, GENERATIONS
+from steerlens.results import FEATURES, GENERATIONS, features_alone
 from steerlens.results.pmi import Pmi
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def generated_pairs(steering: pd.DataFrame, generations: pd.DataFrame) -> pd.Dat
     keys = list(FEATURES.keys)
     columns = [*keys, "role", "best_factor", "logit_lens_tokens", "logit_lens_token_ids"]
     features = with_roles(steering)[columns]
-    of_features = generations.loc[generations["control"].isna(), [*GENERATIONS.keys, "token_ids"]]
+    of_features = features_alone(generations)[[*GENERATIONS.keys, "token_ids"]]
     texts = of_features.merge(features, on=keys)
     texts = texts.loc[(texts["factor"] == texts["best_factor"]).fillna(False)]
     times: Counter[tuple[Any, ...]] = Counter()

@@ -198,7 +198,9 @@ def _numbers(ratings_NA: np.ndarray, which_N: np.ndarray, n: int, aggregation: s
     """The overall rating of each of `n` groups of texts: (C,)."""
     if aggregation == PER_TEXT:
         return _means(harmonic(ratings_NA)[:, None], which_N, n)[:, 0]
-    return harmonic(_means(ratings_NA, which_N, n))
+    if aggregation == OF_MEANS:
+        return harmonic(_means(ratings_NA, which_N, n))
+    raise unknown("aggregation", aggregation, AGGREGATIONS)
 
 
 def _numbered(names: Iterable[Hashable]) -> tuple[np.ndarray, list[Any]]:

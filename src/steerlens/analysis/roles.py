@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steerlens.analysis.summary import HYBRID
-from steerlens.results import FEATURES
+from steerlens.results import FEATURES, features_alone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +75,7 @@ def with_roles(steering: pd.DataFrame) -> pd.DataFrame:
     hybrid, and minus the higher score of a feature that is neither.
     """
     scored = steering["input_score"].notna() & steering["output_score"].notna()
-    with_scores = steering.loc[scored & steering["control"].isna()]
+    with_scores = features_alone(steering.loc[scored])
     score_in, score_out = (
         with_scores[name].to_numpy(dtype=float) for name in ("input_score", "output_score")
     )
@@ -106,7 +106,7 @@ def best_steered(
     steering: pd.DataFrame, generations: pd.DataFrame, n: int = 10, prompts: int = 3
 ) -> list[Example]:
     """The `n` features with the highest success@20, with texts at their best factor."""
-    steered = steering.loc[steering["control"].isna() & steering["success_20"].notna()]
+    steered = features_alone(steering).dropna(subset="success_20")
     best = steered.sort_values(["success_20", "layer", "feature"], ascending=[False, True, True])
 
     def only_best(factors: Iterable[float], best_factor: float | None) -> list[float]:
@@ -181,7 +181,7 @@ def _with_texts(
     choose: Callable[[Iterable[float], float | None], list[float]],
 ) -> list[Example]:
     keys = list(FEATURES.keys)
-    of_features = generations.loc[generations["control"].isna() & generations["text"].notna()]
+    of_features = features_alone(generations).dropna(subset="text")
     chosen = rows.merge(of_features[keys].drop_duplicates(), on=keys).head(n)
     texts = dict(iter(of_features.merge(chosen[keys], on=keys).groupby(keys, sort=False)))
     return [

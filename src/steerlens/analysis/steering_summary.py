@@ -16,6 +16,7 @@ from steerlens.analysis.payoff import (
     threshold_curve,
 )
 from steerlens.analysis.resampling import FEWEST, plain, sure
+from steerlens.results import features_alone
 from steerlens.results.folder import RunTables
 from steerlens.results.text import visible
 
@@ -37,7 +38,7 @@ def steering_summary(tables: RunTables, thresholds: Iterable[float]) -> dict[str
     nothing was steered.
     """
     steering, texts = tables.steering, tables.generations
-    of_features = steering.loc[steering["control"].isna()]
+    of_features = features_alone(steering)
     if of_features.empty:
         return None
     with_factor = of_features.loc[of_features["best_factor"].notna()]
@@ -222,7 +223,7 @@ def _undecided(tables: RunTables) -> dict[str, int | None]:
     if tables.choice is None:
         return dict.fromkeys(names)
     texts = tables.generations
-    counts = choice_counts(texts.loc[texts["control"].isna()], tables.choice)
+    counts = choice_counts(features_alone(texts), tables.choice)
     return {name: getattr(counts, name) for name in names}
 
 

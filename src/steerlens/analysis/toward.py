@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from steerlens.results import FEATURES
+from steerlens.results import FEATURES, features_alone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +17,7 @@ def best_toward(steering: pd.DataFrame) -> pd.DataFrame:
     Controls and features together are left out; of equal ones the higher output score toward the
     concept comes first, and those without a best factor come last.
     """
-    alone = steering.loc[steering["control"].isna()]
+    alone = features_alone(steering)
     added = alone["concept_success"] - alone["concept_success_unsteered"]
     order = ["added", "concept_score", "layer", "feature"]
     rows = alone.assign(added=added).sort_values(

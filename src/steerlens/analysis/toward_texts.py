@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steerlens.analysis.roles import Continuation, success_spans
 from steerlens.analysis.toward import best_toward
+from steerlens.results import features_alone
 from steerlens.results.folder import RunTables
 
 if TYPE_CHECKING:
@@ -61,11 +62,8 @@ def steered_toward(tables: RunTables, word: Mapping[str, Any]) -> list[Toward]:
 
 def _toward(row: Mapping[str, Any], generations: pd.DataFrame, tokens: Mapping[int, str]) -> Toward:
     """A steered feature with its texts; `tokens` of the concept by their ids."""
-    texts = generations.loc[
-        (generations["layer"] == row["layer"])
-        & (generations["feature"] == row["feature"])
-        & generations["control"].isna()
-    ]
+    alone = features_alone(generations)
+    texts = alone.loc[(alone["layer"] == row["layer"]) & (alone["feature"] == row["feature"])]
     sides = [
         texts.loc[texts["factor"] == factor] if isinstance(factor, float) else texts.head(0)
         for factor in (0.0, row["best_factor"])

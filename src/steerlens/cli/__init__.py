@@ -260,8 +260,8 @@ def _job(tree: DictConfig) -> float | None:
     from steerlens.runs.sweep.jobs import start_job
     from steerlens.storage.files import write_json
 
-    config = to_config(tree)
     hydra = HydraConfig.get()
+    config = to_config(tree, hydra)
     folder = Path(hydra.runtime.output_dir)
     config.paths.output_dir = str(folder)
     of_sweep = hydra.mode is RunMode.MULTIRUN and not config.plan

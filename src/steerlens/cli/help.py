@@ -16,7 +16,7 @@ from steerlens.config.docstrings import (
     settings_of,
 )
 from steerlens.config.entries import conf_dir, entries, header, options
-from steerlens.config.registry import load_method, methods
+from steerlens.config.registry import load_part, parts_of
 from steerlens.errors import SteerlensError, nearest
 
 WIDTH = 96
@@ -41,7 +41,7 @@ def help_text(topic: str | None = None) -> str:
         (USAGE, _verb),
         (_groups(), _group),
         ([setting.key for setting in all_settings()], _setting),
-        ([f"score.{method}" for method in methods()], _method),
+        ([f"score.{method}" for method in parts_of("scores")], _method),
     ]
     if equals and option in options().get(group, []):
         return _option(group, option)
@@ -88,7 +88,7 @@ def _group(group: str) -> str:
     if kind is not None:
         parts.append("\n".join(["Settings", *map(_described, settings_of(kind, f"{group}."))]))
     if group == "score":
-        parts += [_method(f"score.{method}") for method in sorted(methods())]
+        parts += [_method(f"score.{method}") for method in sorted(parts_of("scores"))]
     return "\n\n".join(parts)
 
 
@@ -114,7 +114,7 @@ def _setting(key: str) -> str:
 def _method(name: str) -> str:
     """Return what a scoring method computes, and its settings."""
     method = name.removeprefix("score.")
-    about = " ".join((load_method(method).__doc__ or "").strip().split("\n\n")[0].split())
+    about = " ".join((load_part("scores", method).__doc__ or "").strip().split("\n\n")[0].split())
     settings = method_settings(method)
     lines = [_filled(f"score={method}: {about}"), *map(_described, settings)]
     return "\n".join(lines)

@@ -14,7 +14,7 @@ import yaml
 from steerlens.config.compose import register
 from steerlens.config.docstrings import all_settings
 from steerlens.config.entries import Entry, conf_dir, entries, header, options, resolved
-from steerlens.config.registry import load_method, methods
+from steerlens.config.registry import load_part, parts_of
 from steerlens.errors import SteerlensError, nearest, unknown
 
 SAE_SETTINGS = ("site", "width", "l0")
@@ -194,9 +194,9 @@ def shortened(text: str, width: int = 40) -> str:
 def _scores() -> list[list[str]]:
     rows = []
     register()
-    for name in sorted(methods()):
+    for name in sorted(parts_of("scores")):
         try:
-            doc = load_method(name).__doc__ or ""
+            doc = load_part("scores", name).__doc__ or ""
             about = doc.strip().split("\n")[0]
         except SteerlensError as error:
             about = f"({error})"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from yaml import YAMLError
 
 from steerlens.config import explain
 from steerlens.config.entries import conf_dir
-from steerlens.config.overrides import jobs, n_jobs, parse
-from steerlens.config.registry import load_method, methods
-from steerlens.config.schema import ReferenceConfig, RunConfig
+from steerlens.config.overrides import jobs, n_jobs, override, parse
+from steerlens.config.registry import load_part, parts_of
+from steerlens.config.schema import Chosen, ReferenceConfig, RunConfig
 from steerlens.config.shipped import shipped_path
 from steerlens.config.sources import resolve_sources
 from steerlens.errors import SteerlensError
@@ -58,9 +59,9 @@ def _register(path: tuple[str, ...]) -> dict[str, str]:
     store = ConfigStore.instance()
     store.store(name="base_config", node=RunConfig)
     broken = {}
-    for name in methods():
+    for name in parts_of("scores"):
         try:
-            store.store(group="score", name=f"{name}_schema", node=load_method(name).Config)
+            store.store(group="score", name=f"{name}_schema", node=load_part("scores", name).Config)
         except SteerlensError as error:
             broken[name] = str(error)
         except Exception as error:  # somebody else's module: anything can happen
@@ -110,6 +111,7 @@ def read_config(folder: Path) -> RunConfig:
         settings = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
             raise ValueError("no mapping")
+        settings.pop("chosen", None)
         tree = OmegaConf.merge(OmegaConf.structured(RunConfig), _literal(settings))
     except OSError as error:
         raise SteerlensError(f"{folder} is no run's folder: it has no {CONFIG_FILE}.") from error
@@ -190,11 +192,58 @@ def _compose(overrides: Sequence[str], broken: dict[str, str]) -> DictConfig:
     return tree
 
 
-def to_config(tree: DictConfig) -> RunConfig:
-    """`tree` as plain dataclasses; refuses values that are missing or can't be resolved."""
+def to_config(tree: DictConfig, hydra: Any = None) -> RunConfig:
+    """Return `tree` as plain dataclasses, with what it was composed of.
+
+    Args:
+        tree: what Hydra has composed.
+        hydra: Hydra's own configuration, where `tree` comes without it.
+
+    Raises:
+        SteerlensError: a value is missing or can't be resolved.
+    """
     config = _as_dataclasses(tree)
     resolve_sources(config)
+    hydra = tree.get("hydra") if hydra is None else hydra
+    if hydra is not None:
+        choices = hydra.runtime.choices
+        config.chosen = Chosen(
+            choices.get("subject"), choices.get("experiment"), tuple(map(str, hydra.searchpath))
+        )
     return config
+
+
+def usual_values(config: RunConfig) -> tuple[RunConfig, RunConfig | None]:
+    """Compose what `config` would be if nobody had asked for more than its subject, and for more
+    than its experiment (None without one).
+
+    What an experiment wants to be told is as in `config`.
+    """
+    chosen = config.chosen
+    of_subject = [f"subject={chosen.subject}"] if chosen.subject else []
+    of_experiment = [f"experiment={chosen.experiment}"] if chosen.experiment else []
+    plain = _filled(chosen.searchpath, (*of_subject,), config)
+    if not of_experiment:
+        return plain, None
+    return plain, _filled(chosen.searchpath, (*of_experiment, *of_subject), config)
+
+
+def _filled(searchpath: Sequence[str], overrides: Sequence[str], config: RunConfig) -> RunConfig:
+    tree = _composed(tuple(sys.path), tuple(searchpath), tuple(overrides)).copy()
+    with open_dict(tree):
+        hydra = tree.pop("hydra")
+    for key in OmegaConf.missing_keys(tree):
+        OmegaConf.update(tree, key, attrgetter(key)(config))
+    return to_config(tree, hydra)
+
+
+@cache
+def _composed(
+    path: tuple[str, ...], searchpath: tuple[str, ...], overrides: tuple[str, ...]
+) -> DictConfig:
+    """Once for all jobs of a sweep."""
+    folders = [override("hydra.searchpath", searchpath)] if searchpath else []
+    return compose_tree([*folders, *overrides])
 
 
 def _as_dataclasses(tree: DictConfig) -> RunConfig:
@@ -221,9 +270,9 @@ def _hydra() -> Iterator[None]:
 
 def _check_searchpath(parsed: Sequence[Override]) -> None:
     """Hydra only warns of a folder that isn't there, and then finds nothing."""
-    for override in parsed:
-        value = override.value()
-        if override.key_or_group != "hydra.searchpath" or not isinstance(value, list):
+    for folders in parsed:
+        value = folders.value()
+        if folders.key_or_group != "hydra.searchpath" or not isinstance(value, list):
             continue
         for entry in value:
             folder = str(entry).removeprefix("file://")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from steerlens.config.registry import load_method, methods
-from steerlens.config.schema import MISSING, RunConfig
+from steerlens.config.registry import load_part, parts_of
+from steerlens.config.schema import MISSING, RunConfig, key_fields
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def settings_of(kind: type, prefix: str = "") -> list[Setting]:
             _shown(field),
             texts.get(field.name, ""),
         )
-        for field in dataclasses.fields(kind)
+        for field in key_fields(kind)
         if field.name not in group_classes() or kind is not RunConfig
     ]
 
@@ -70,7 +70,7 @@ def settings_of(kind: type, prefix: str = "") -> list[Setting]:
 def group_classes() -> dict[str, type]:
     """Return the groups that have a dataclass of the schema, by their names."""
     classes: dict[str, type] = {}
-    for field in dataclasses.fields(RunConfig):
+    for field in key_fields(RunConfig):
         name = str(field.type).removesuffix(" | None")
         kind = getattr(inspect.getmodule(RunConfig), name, None)
         if dataclasses.is_dataclass(kind):
@@ -85,7 +85,7 @@ def method_settings(method: str) -> list[Setting]:
     Raises:
         SteerlensError: there is no such method, or it can't be imported.
     """
-    config = load_method(method).Config
+    config = load_part("scores", method).Config
     settings = settings_of(config, f"score.{method}.")
     return [setting for setting in settings if setting.key != f"score.{method}.method"]
 
@@ -95,7 +95,7 @@ def all_settings() -> list[Setting]:
     settings = [setting for setting in settings_of(RunConfig) if setting.key != "score"]
     for group, kind in group_classes().items():
         settings += settings_of(kind, f"{group}.")
-    for method in sorted(methods()):
+    for method in sorted(parts_of("scores")):
         settings += method_settings(method)
     return settings
 

@@ -14,8 +14,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from steerlens.config.entries import options as known_options
 from steerlens.config.overrides import quoted
-from steerlens.config.registry import load_method, methods
-from steerlens.config.schema import JUDGES, RunConfig
+from steerlens.config.registry import load_part, parts_of
+from steerlens.config.schema import JUDGES, RunConfig, key_fields
 from steerlens.errors import SteerlensError, nearest, unknown
 
 GROUPS = (
@@ -158,7 +158,7 @@ def _missing_option(error: MissingConfigException, broken: Mapping[str, str]) ->
     if name != method:
         if method in broken:
             return SteerlensError(broken[method])
-        return unknown("scoring method", method, methods())
+        return unknown("scoring method", method, parts_of("scores"))
     if group in ("hydra/launcher", "hydra/sweeper") and name in PLUGINS:
         return SteerlensError(
             f"{group}={name} needs a plugin that isn't installed: "
@@ -212,7 +212,7 @@ def _unknown_key(full_key: str, siblings: Iterable[str], where: str) -> Steerlen
             f"{full_key} isn't known to Hydra (valid: {', '.join(siblings)}); if a plugin takes "
             f"it, add it with +{full_key}=VALUE."
         )
-    if parent == "score" and last in methods():
+    if parent == "score" and last in parts_of("scores"):
         return SteerlensError(
             f"unknown key {full_key!r}{where}; with one method its settings are score.KEY, "
             f"score.{last}.KEY is for score=all."
@@ -244,19 +244,19 @@ def _elsewhere(full_key: str) -> list[str]:
         return []
     groups = {
         field.name: [inner.name for inner in dataclasses.fields(field.default_factory)]
-        for field in dataclasses.fields(RunConfig)
+        for field in key_fields(RunConfig)
         if dataclasses.is_dataclass(field.default_factory)
     }
-    for method in methods():
+    for method in parts_of("scores"):
         groups["score"] = groups.get("score", []) + _settings("score", method)
     return [f"{group}.{full_key}" for group, keys in groups.items() if full_key in keys]
 
 
 def _settings(parent: str, method: str) -> list[str]:
     """The settings of `method` if it is one, by its place under `score`."""
-    if parent == "score" and method in methods():
+    if parent == "score" and method in parts_of("scores"):
         with suppress(Exception):  # somebody else's module: not what is being explained
-            return _field_names(load_method(method).Config)
+            return _field_names(load_part("scores", method).Config)
     return []
 
 
@@ -281,7 +281,7 @@ def _siblings(node: object) -> list[str]:
 def _field_names(kind: type | None) -> list[str]:
     assert kind is not None
     assert dataclasses.is_dataclass(kind)
-    return [field.name for field in dataclasses.fields(kind)]
+    return [field.name for field in key_fields(kind)]
 
 
 def _omegaconf_cause(error: BaseException | None) -> OmegaConfBaseException | None:

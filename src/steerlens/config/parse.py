@@ -9,7 +9,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from steerlens.config.registry import ScoreConfig, load_method
+from steerlens.config.registry import ScoreConfig, load_part
 from steerlens.errors import SteerlensError, unknown
 from steerlens.storage.files import parse_json, read_text
 
@@ -213,7 +213,7 @@ def _typed(score: Mapping[Any, Any]) -> list[str]:
 
 def _method_settings(settings: Mapping[Any, Any]) -> ScoreConfig:
     """Settings that came without a schema, as the method's own `Config`."""
-    kind = load_method(str(settings["method"])).Config
+    kind = load_part("scores", str(settings["method"])).Config
     names = [field.name for field in dataclasses.fields(kind)]
     for key in settings:
         if key not in names:

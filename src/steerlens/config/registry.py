@@ -1,22 +1,170 @@
-"""Scoring methods by name: the entry points of the group `steerlens.scores`."""
+"""Parts of every kind by name: scores, metrics, methods, judges, studies, operators and the like.
+
+Ours lie in one place for each kind: a folder with a module for each, found by what it defines, or
+a module with a function for each. Those of other packages are entry points of the group
+`steerlens.KIND`, of the same shape. Names are read from the files, so that listing and checking
+import nothing.
+"""
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import importlib
+import inspect
+import logging
 import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from steerlens.errors import SteerlensError, unknown
 
-GROUP = "steerlens.scores"
+PACKAGE = Path(__file__).resolve().parents[1]
 
 STRONGEST = 1e3
 """Up to this factor scores say something of the model: the paper's is 10."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of parts."""
+
+    noun: str
+    """What sentences call one of them."""
+    home: str
+    """Where ours lie in the package: a folder of modules, or a module of functions."""
+    needs: tuple[str, ...] = ()
+    """What every module of the kind defines; () for functions."""
+
+    @property
+    def is_functions(self) -> bool:
+        """Whether a part is a function instead of a module."""
+        return self.home.endswith(".py")
+
+
+KINDS = {
+    "scores": Kind("scoring method", "scores", ("Config", "score")),
+    "metrics": Kind("metric", "steering/metrics", ("Config", "measure")),
+    "methods": Kind("steering method", "steering/methods", ("Config", "fit")),
+    "judges": Kind("judge", "judges", ("check", "load")),
+    "studies": Kind("study.name", "report/studies", ("answer",)),
+    "operators": Kind("steer.operator", "engine/intervention/operators.py"),
+    "units": Kind("steer.unit", "engine/intervention/units.py"),
+    "rules": Kind("choice.rule", "analysis/rules.py"),
+}
+"""By the entry-point group `steerlens.KIND`. CONTRIBUTING says what each has to define."""
+
+
+def parts_of(kind: str) -> dict[str, str]:
+    """Every part of `kind` by name, with the address that it is loaded from; nothing is imported.
+
+    Ours come first: another package can't take the place of one of them.
+    """
+    return {**_installed(kind, tuple(sys.path)), **_ours(kind)}
+
+
+@cache
+def _installed(kind: str, path: tuple[str, ...]) -> dict[str, str]:
+    """Looked for once on a path: that reads the metadata of everything that is installed."""
+    return {point.name: point.value for point in entry_points(group=f"steerlens.{kind}")}
+
+
+@cache
+def _ours(kind: str) -> dict[str, str]:
+    home = KINDS[kind].home
+    package = "steerlens." + home.removesuffix(".py").replace("/", ".")
+    if KINDS[kind].is_functions:
+        names = _definitions(PACKAGE / home, functions_only=True)
+        return {name: f"{package}:{name}" for name in names if not name.startswith("_")}
+    modules: dict[str, str] = {}
+    for file in sorted((PACKAGE / home).glob("[!_]*.py")):
+        defined = _definitions(file)
+        if set(KINDS[kind].needs) <= defined.keys():
+            modules[defined.get("NAME") or file.stem] = f"{package}.{file.stem}"
+    return modules
+
+
+def _definitions(file: Path, functions_only: bool = False) -> dict[str, str | None]:
+    """What a module defines at its top, in order, with the value of what is set to a text."""
+    defined: dict[str, str | None] = {}
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef):
+            defined[node.name] = None
+        elif functions_only:
+            continue
+        elif isinstance(node, ast.ClassDef):
+            defined[node.name] = None
+        elif isinstance(node, ast.Assign):
+            value = node.value.value if isinstance(node.value, ast.Constant) else None
+            text = value if isinstance(value, str) else None
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            defined |= dict.fromkeys(names, text)
+    return defined
+
+
+def load_part(kind: str, name: str) -> Any:
+    """Import the part `name` of `kind`: a module, or a function.
+
+    Raises:
+        SteerlensError: there is none of that name, it can't be imported, or it lacks what its kind
+            defines.
+    """
+    noun, by_name = KINDS[kind].noun, parts_of(kind)
+    if name not in by_name:
+        raise unknown(noun, name, by_name)
+    address = by_name[name]
+    module, _, attribute = address.partition(":")
+    try:
+        part: Any = importlib.import_module(module)
+        for step in filter(None, attribute.split(".")):
+            part = getattr(part, step)
+    except (Exception, SystemExit) as error:  # somebody else's module: anything can happen
+        raise SteerlensError(
+            f"{noun} {name!r} ({address}) can't be imported: {type(error).__name__}: {error}"
+        ) from error
+    if KINDS[kind].is_functions and not callable(part):
+        raise SteerlensError(f"{noun} {name!r} ({address}) is no function.")
+    for attribute in KINDS[kind].needs:
+        if not hasattr(part, attribute):
+            raise SteerlensError(
+                f"{noun} {name!r} ({address}) has no {attribute!r}; see CONTRIBUTING.md, "
+                "'Add a part'."
+            )
+    return part
+
+
+def loadable_parts(kind: str) -> dict[str, Any]:
+    """Every part of `kind` that can be imported, by name; the others are told and left out."""
+    loaded: dict[str, Any] = {}
+    for name in parts_of(kind):
+        try:
+            loaded[name] = load_part(kind, name)
+        except SteerlensError as error:
+            if name in _ours(kind):
+                raise
+            _warn_once(f"{error} It is left out.")
+    return loaded
+
+
+@cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
+
+
+def source_digest(kind: str, name: str) -> str | None:
+    """Digest of the source of another package's part, for keys of the cache; None for ours, whose
+    code every key covers."""
+    if name in _ours(kind):
+        return None
+    source = inspect.getsource(load_part(kind, name))
+    return hashlib.sha256(source.encode()).hexdigest()
 
 
 @dataclass
@@ -90,38 +238,3 @@ class ScoreConfig:
     def refusal(self, name: str, why: str) -> SteerlensError:
         """The error for setting `name`: `why` goes on after its value."""
         return SteerlensError(f"{name}={getattr(self, name)} of score {self.method} {why}.")
-
-
-def methods() -> dict[str, EntryPoint]:
-    """Every installed method by name, not yet imported."""
-    return dict(_methods(tuple(sys.path)))
-
-
-@cache
-def _methods(path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """Looked for once on a path: that reads the metadata of everything that is installed."""
-    return {point.name: point for point in entry_points(group=GROUP)}
-
-
-def load_method(name: str) -> Any:
-    """The module of method `name`, a `steerlens.scores.Method`.
-
-    Refuses an unknown name, a module that can't be imported, and one without `Config` and `score`.
-    """
-    by_name = methods()
-    if name not in by_name:
-        raise unknown("scoring method", name, by_name)
-    try:
-        module = by_name[name].load()
-    except (Exception, SystemExit) as error:  # somebody else's module: anything can happen
-        raise SteerlensError(
-            f"scoring method {name!r} ({by_name[name].value}) can't be imported: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    for attribute in ("Config", "score"):
-        if not hasattr(module, attribute):
-            raise SteerlensError(
-                f"scoring method {name!r} ({by_name[name].value}) has no {attribute!r}; "
-                "see CONTRIBUTING.md, 'Add a scoring method'."
-            )
-    return module

@@ -9,15 +9,12 @@ from typing import Any
 
 from steerlens.config.parse import parse_words
 from steerlens.config.prompts import PROMPTS, REQUESTS
+from steerlens.config.registry import parts_of
 from steerlens.config.schema import (
     CONTROLS,
     OBJECTIVES,
-    OPERATORS,
     POSITIONS,
-    RULES,
-    STUDIES,
     SUCCESS,
-    UNITS,
     ChoiceConfig,
     CoverageConfig,
     GenerationConfig,
@@ -50,8 +47,8 @@ def check_steer(steer: SteerConfig) -> None:
     """Refuse what can't work, in one sentence."""
     parse_factors(steer.factors)
     for name, value, valid in (
-        ("operator", steer.operator, OPERATORS),
-        ("unit", steer.unit, UNITS),
+        ("operator", steer.operator, parts_of("operators")),
+        ("unit", steer.unit, parts_of("units")),
         ("positions", steer.positions, POSITIONS),
         *(("controls", control, CONTROLS) for control in steer.controls),
     ):
@@ -75,8 +72,8 @@ def check_selection(selection: SelectionConfig) -> None:
 
 def check_choice(choice: ChoiceConfig) -> None:
     """Refuse what can't work, in one sentence."""
-    if choice.rule not in RULES:
-        raise unknown("choice.rule", choice.rule, RULES)
+    if choice.rule not in parts_of("rules"):
+        raise unknown("choice.rule", choice.rule, parts_of("rules"))
     if choice.success not in SUCCESS:
         raise unknown("choice.success", choice.success, SUCCESS)
     for name in ("success_cap", "perplexity_budget"):
@@ -94,8 +91,8 @@ def check_pmi(pmi: PmiConfig) -> None:
 
 def check_study(study: StudyConfig) -> None:
     """Refuse what can't work, in one sentence."""
-    if study.name is not None and study.name not in STUDIES:
-        raise unknown("study.name", study.name, STUDIES)
+    if study.name is not None and study.name not in parts_of("studies"):
+        raise unknown("study.name", study.name, parts_of("studies"))
 
 
 def check_coverage(coverage: CoverageConfig, steer: SteerConfig, texts: GenerationConfig) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 import torch
 
 from steerlens.engine.memory import batches, rows_that_fit
 from steerlens.engine.padding import padded, with_rows
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
+
+if TYPE_CHECKING:
+    from steerlens.storage.store import Store
 
 
 @torch.no_grad()
@@ -36,6 +43,38 @@ def logit_lens(
     )
     subject.logit_lens_memo = memo_FK
     return memo_FK[features, :k]
+
+
+@contextmanager
+def kept_logit_lens(subject: Subject, k: int, store: Store | None) -> Iterator[None]:
+    """Answer `logit_lens` inside from `store` as far as it can, and keep there what is new.
+
+    Args:
+        subject: model and SAE.
+        k: the most tokens that are asked for inside, so that none is asked for twice.
+        store: where finished work is kept; None = nowhere.
+    """
+    import pyarrow as pa
+
+    logit_lens(subject, torch.empty(0, dtype=torch.int64), k)  # a memo of this width
+    memo_FK = subject.logit_lens_memo
+    if store is None or memo_FK is None:
+        yield
+        return
+    key = {**subject.key, "logit_lens": memo_FK.shape[1]}
+    stored = store.read(key)
+    stored_F = torch.zeros(subject.d_sae, dtype=torch.bool)
+    if stored is not None:
+        ids = torch.from_numpy(stored["feature"].to_numpy().copy())
+        tokens = stored["tokens"].combine_chunks().flatten().to_numpy()
+        memo_FK[ids] = torch.from_numpy(tokens.astype("int64")).view(len(ids), -1)
+        stored_F[ids] = True
+    yield
+    memo_FK = subject.logit_lens_memo
+    new = ((memo_FK[:, 0] >= 0) & ~stored_F).nonzero()[:, 0]
+    if len(new) and memo_FK.shape[1] == key["logit_lens"]:
+        tokens_nk = [*memo_FK[new].int().numpy()]
+        store.add(key, pa.table({"feature": new.numpy(), "tokens": tokens_nk}))
 
 
 @torch.no_grad()

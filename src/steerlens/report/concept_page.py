@@ -78,11 +78,9 @@ def concept_page(tables: RunTables) -> Iterator[Line]:
     for feature in features[:FEATURES]:
         yield _line()
         yield from _feature(feature, PROMPTS if feature.adds else 1)
-    for row in tables.steering.loc[
-        tables.steering["control"].str.startswith("+", na=False)
-    ].to_dict("records"):
+    for row in tables.steering.dropna(subset="together").to_dict("records"):
         yield _line()
-        together = f"{row['feature']}{row['control']}".replace("+", " + ")
+        together = f"{row['feature']}+{row['together']}".replace("+", " + ")
         yield _line(f"layer {row['layer']}, features {together} together", style="bold")
         yield Line("  ", Text(numbers(row)))
 

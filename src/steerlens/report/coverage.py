@@ -15,8 +15,8 @@ NUMBERS = {
     "feature": ("feature", "d"),
     "score": ("concept_score", ".4f"),
     "best factor": ("best_factor", "g"),
-    "shown": ("shown", ".0%"),
-    "unsteered": ("shown_unsteered", ".0%"),
+    "shown": ("word_share", ".0%"),
+    "unsteered": ("word_share_unsteered", ".0%"),
     "perplexity": ("perplexity", ".4g"),
     "unsteered perplexity": ("perplexity_unsteered", ".4g"),
 }
@@ -26,7 +26,7 @@ def words_section(coverage: pd.DataFrame) -> list[str]:
     """Every word in its best layer, those that are shown most first; [] if there are no words."""
     if coverage.empty:
         return []
-    best = by_word(coverage).sort_values(["shown", "concept_score"], ascending=False)
+    best = by_word(coverage).sort_values(["word_share", "concept_score"], ascending=False)
     rows = [
         [
             markdown(visible(row["word"])),

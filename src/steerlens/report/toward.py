@@ -95,7 +95,7 @@ def _word_parts(
 def _together(tables: RunTables, word: Mapping[str, Any]) -> list[str]:
     """A table of the features that were steered with together; [] if none were."""
     of_word = (tables.steering["concept"] == word["word"]).fillna(value=False)
-    several = tables.steering["control"].str.startswith("+", na=False)
+    several = tables.steering["together"].notna()
     rows = tables.steering.loc[of_word & several].to_dict("records")
     if not rows:
         return []
@@ -103,7 +103,7 @@ def _together(tables: RunTables, word: Mapping[str, Any]) -> list[str]:
     cells = [
         [
             str(row["layer"]),
-            f"{row['feature']}{row['control']}".replace("+", " + "),
+            f"{row['feature']}+{row['together']}".replace("+", " + "),
             *(number(row[column], spec) for column, spec in map(NUMBERS.__getitem__, names)),
         ]
         for row in rows

@@ -1,8 +1,17 @@
-"""The tables that a run writes: one schema for every run."""
+"""The tables that a run writes: one schema for every run.
+
+Each column has its Arrow type and a sentence that says what it holds; the reference in the
+documentation is made from these.
+"""
 
 from __future__ import annotations
 
-from steerlens.results.table import Table
+from typing import TYPE_CHECKING
+
+from steerlens.results.table import Column, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "CHOOSING",
@@ -20,263 +29,454 @@ __all__ = [
     "SUMMARY_FILE",
     "TABLES",
     "WORDS",
+    "Column",
     "Table",
+    "features_alone",
 ]
 
 REPORT_FILE, SUMMARY_FILE = "report.md", "summary.json"
 
-SUBJECT = {"model": "string", "sae": "string", "hook_name": "string"}
+SUBJECT = {
+    "model": Column("string", "The model's name, as in `model=`."),
+    "sae": Column("string", "The SAE's name: its release and id, or its folder."),
+    "hook_name": Column("string", "Where in the model the SAE reads, in TransformerLens' words."),
+}
+"""What is looked at: a model and an SAE at one hook."""
+
+_LAYER = Column("int64", "The layer, from 0.")
 
 FEATURES = Table(
     file="features.parquet",
-    keys=("model", "sae", "hook_name", "layer", "feature"),
+    about="One row per feature: its scores. What no method of the run has filled is null.",
+    keys=(*SUBJECT, "layer", "feature"),
     columns={
         **SUBJECT,
-        "layer": "int64",
-        "feature": "int64",
-        "output_score": "double",
-        "output_score_delta": "double",
-        "output_score_p": "double",
-        "output_rank": "int64",
-        "output_probability": "double",
-        "output_token": "string",
-        "input_score": "double",
-        "input_score_unique": "double",
-        "input_examples": "int64",
-        "logit_lens_tokens": "list<string>",
-        "logit_lens_token_ids": "list<int64>",
-        "input_top_examples": "list<string>",
-        "token_confidence_delta": "double",
-        "max_activation": "double",
-        "mean_activation": "double",
-        "activation_frequency": "double",
-        "random_score": "double",
-        "concept_score": "double",
-        "concept_token": "string",
-        "output_score_mean": "double",
-        "output_score_std": "double",
-        "output_score_by_prompt": "list<double>",
-        "label": "string",
-        "neuronpedia_url": "string",
+        "layer": _LAYER,
+        "feature": Column("int64", "The feature's index in its SAE."),
+        "output_score": Column(
+            "double",
+            "Output score S_out (Eq. 9): (1 - rank / vocabulary) x probability of the best-ranked "
+            "of the feature's logit-lens tokens when the feature is amplified after a neutral "
+            "prompt; 0 to 1.",
+        ),
+        "output_score_delta": Column(
+            "double", "`output_score` minus the same number without steering (Eq. 10)."
+        ),
+        "output_score_p": Column(
+            "double",
+            "Share of the layer's random directions (`null.parquet`) whose output score is at "
+            "least as high, the feature itself counted among them; not corrected for the number of "
+            "features.",
+        ),
+        "output_rank": Column(
+            "int64", "Rank of `output_token` in the steered next-token distribution, 0 the first."
+        ),
+        "output_probability": Column(
+            "double", "Probability of `output_token` in the steered next-token distribution."
+        ),
+        "output_token": Column(
+            "string", "The best-ranked of the feature's logit-lens tokens when it is amplified."
+        ),
+        "input_score": Column(
+            "double",
+            "Input score S_in (Eq. 8, counted as published): of the texts where the feature fires, "
+            "the share whose maximally activated token is among its logit-lens tokens; null where "
+            "fewer than `score.min_examples` fire it.",
+        ),
+        "input_score_unique": Column(
+            "double", "The same, each different token counted once (as Eq. 8 reads)."
+        ),
+        "input_examples": Column("int64", "How many texts the input score was counted in."),
+        "logit_lens_tokens": Column(
+            "list<string>",
+            "The `logit_lens_k` tokens that the feature's direction promotes most, best first.",
+        ),
+        "logit_lens_token_ids": Column("list<int64>", "Their ids in the model's vocabulary."),
+        "input_top_examples": Column(
+            "list<string>",
+            "A few of the texts that fire the feature hardest, the token in «guillemets».",
+        ),
+        "token_confidence_delta": Column(
+            "double",
+            "Delta Token Confidence: how much amplifying the feature changes the mean negative "
+            "log-probability of the k likeliest tokens, in nats.",
+        ),
+        "max_activation": Column(
+            "double", "Largest activation over the corpus, in the SAE's own units."
+        ),
+        "mean_activation": Column(
+            "double", "Mean activation over the tokens where the feature fires; null if on none."
+        ),
+        "activation_frequency": Column(
+            "double", "Share of the corpus's tokens on which the feature fires."
+        ),
+        "random_score": Column("double", "Uniform in [0, 1), from the run's seed: a control."),
+        "concept_score": Column(
+            "double",
+            "The output score toward the run's concept: its tokens in the place of the feature's "
+            "own.",
+        ),
+        "concept_token": Column(
+            "string", "The concept's token that is likeliest when the feature is amplified."
+        ),
+        "output_score_mean": Column(
+            "double", "Mean output score over the prompts of `prompt_robustness`."
+        ),
+        "output_score_std": Column(
+            "double", "Standard deviation (of the population) of these scores."
+        ),
+        "output_score_by_prompt": Column(
+            "list<double>", "These scores, in the order of the prompts."
+        ),
+        "label": Column("string", "What the file of `labels=` calls the feature."),
+        "neuronpedia_url": Column("string", "The feature's page on Neuronpedia, from that file."),
     },
 )
-"""One row per feature: its scores.
+"""One row per feature: its scores."""
 
-`output_score_p` is the share of the layer's random directions (see `NULL_SCORES`) whose output
-score is at least as high, the feature itself counted among them.
-"""
+_STEERED = {
+    "layer": _LAYER,
+    "feature": Column(
+        "int64", "The feature that was steered with; of several together the best one."
+    ),
+    "control": Column(
+        "string",
+        "What took the feature's place, `random_direction` or `random_feature`; null for the "
+        "feature itself.",
+    ),
+    "together": Column(
+        "string",
+        "The other features that were steered at the same time, all with an equal share of the "
+        "factor, as `57+208`; null for one feature alone.",
+    ),
+    "concept": Column("string", "What was steered toward, as in `concept=`; null for nothing."),
+}
+"""What is steered with, and toward what."""
+
+_SUCCESS = (
+    "How many tokens of the text, tokenised again, are among the {} first logit-lens tokens of "
+    "`feature`, whatever the control (success@{}, Eq. 7)."
+)
+_FACTOR = Column("double", "The steering factor; 0 is the text without steering.")
+_PROMPT = Column("string", "What the text goes on from, or the request that it answers.")
+_SAMPLE = Column("int64", "Which of the texts of one prompt, from 0.")
+_TEXT = {
+    "text": Column("string", "The continuation, without the prompt."),
+    "token_ids": Column("list<int64>", "The new tokens alone, a closing EOS included."),
+}
+_PERPLEXITY = Column(
+    "double",
+    "exp of the mean negative log-probability of prompt and text (inside a chat template: of the "
+    "answer) under the evaluator, by default the model itself, unsteered; null for fewer than two "
+    "tokens.",
+)
+_DEGENERACY = Column(
+    "double",
+    "How far the text repeats itself: 1 minus the product of the shares of distinct 2-, 3- and "
+    "4-grams; 0 where nothing repeats.",
+)
+_REPETITION = {
+    "repetition": Column(
+        "double", "Share of the tokens in the longest stretch with a period of 1 to 4 tokens."
+    ),
+    "distinct_1": Column("double", "Distinct tokens / tokens."),
+    "distinct_2": Column("double", "Distinct 2-grams / 2-grams."),
+}
+_MAKING = {
+    "first_step_kl": Column(
+        "double",
+        "KL divergence of the first steered next-token distribution from the unsteered one, in "
+        "nats.",
+    ),
+    "stopped_by": Column(
+        "string", "What ended the text: `eos`, `stop` (a stop string) or `length`."
+    ),
+    "near_ties": Column(
+        "int64", "How many of its tokens rounding could have decided, on another machine."
+    ),
+    "seed": Column("int64", "The seed that its tokens were drawn with."),
+}
 
 GENERATIONS = Table(
     file="generations.parquet",
-    keys=(*FEATURES.keys, "factor", "prompt", "sample"),
+    about="One row per text of a run that steers with features. Texts at factor 0 are there for "
+    "every feature.",
+    keys=(
+        *(*SUBJECT, "layer", "feature", "control", "together", "concept"),
+        *("factor", "prompt", "sample"),
+    ),
+    nullable=("control", "together", "concept"),
     columns={
         **SUBJECT,
-        "layer": "int64",
-        "feature": "int64",
-        "control": "string",
-        "concept": "string",
-        "factor": "double",
-        "prompt": "string",
-        "sample": "int64",
-        "text": "string",
-        "token_ids": "list<int64>",
-        "success_1": "int64",
-        "success_5": "int64",
-        "success_20": "int64",
-        "success_1_ids": "int64",
-        "success_5_ids": "int64",
-        "success_20_ids": "int64",
-        "concept_success": "int64",
-        "perplexity": "double",
-        "degeneracy": "double",
-        "repetition": "double",
-        "distinct_1": "double",
-        "distinct_2": "double",
-        "first_step_kl": "double",
-        "stopped_by": "string",
-        "near_ties": "int64",
-        "seed": "int64",
+        **_STEERED,
+        "factor": _FACTOR,
+        "prompt": _PROMPT,
+        "sample": _SAMPLE,
+        **_TEXT,
+        **{f"success_{k}": Column("int64", _SUCCESS.format(k, k)) for k in (1, 5, 20)},
+        **{
+            f"success_{k}_ids": Column(
+                "int64", f"`success_{k}` of the tokens as they were generated."
+            )
+            for k in (1, 5, 20)
+        },
+        "concept_success": Column(
+            "int64", "How many tokens of the text, tokenised again, stand for `concept`."
+        ),
+        "perplexity": _PERPLEXITY,
+        "degeneracy": _DEGENERACY,
+        **_REPETITION,
+        **_MAKING,
     },
 )
-"""One row per text: (layer, feature, factor, prompt, sample), factor 0 included for every feature.
+"""One row per text of a run that steers with features."""
 
-`control` is null for the feature alone, else says what was steered with instead:
-`random_direction`, `random_feature`, or the other features of `steer.together` (`+12+57`). `text`
-is the continuation without the prompt, `token_ids` the new tokens only, a closing EOS included.
-`success_k` counts the tokens of the re-tokenised continuation that are among the k logit-lens
-tokens of `feature`, whatever the control (as published), `success_k_ids` those of `token_ids`;
-`concept_success` counts, as published, those of `concept`, what the text was steered toward.
-"""
+_AT_BEST = "Mean {} of the texts at `best_factor`."
+_UNSTEERED = "Mean {} of the feature's texts at factor 0."
 
 STEERING = Table(
     file="steering.parquet",
-    keys=FEATURES.keys,
+    about="One row per feature (and control, and features together): means over its texts at its "
+    "best factor, and its scores. Means are null where no factor may be chosen.",
+    keys=(*SUBJECT, "layer", "feature", "control", "together", "concept"),
+    nullable=("control", "together", "concept"),
     columns={
         **SUBJECT,
-        "layer": "int64",
-        "feature": "int64",
-        "control": "string",
-        "concept": "string",
-        "best_factor": "double",
-        "undecided": "bool",
-        "success_1": "double",
-        "success_5": "double",
-        "success_20": "double",
-        "concept_success": "double",
-        "perplexity": "double",
-        "degeneracy": "double",
-        "texts": "int64",
-        "success_20_unsteered": "double",
-        "concept_success_unsteered": "double",
-        "perplexity_unsteered": "double",
+        **_STEERED,
+        "best_factor": Column(
+            "double", "The factor that `choice` chooses; null where none may be chosen."
+        ),
+        "undecided": Column(
+            "bool",
+            "Whether no factor that may be chosen has any success, so that `best_factor` is only "
+            "the smallest.",
+        ),
+        **{f"success_{k}": Column("double", _AT_BEST.format(f"success@{k}")) for k in (1, 5, 20)},
+        "concept_success": Column("double", _AT_BEST.format("`concept_success`")),
+        "perplexity": Column("double", _AT_BEST.format("perplexity")),
+        "degeneracy": Column("double", _AT_BEST.format("degeneracy")),
+        "texts": Column("int64", "How many texts these means are of."),
+        "success_20_unsteered": Column("double", _UNSTEERED.format("success@20")),
+        "concept_success_unsteered": Column("double", _UNSTEERED.format("`concept_success`")),
+        "perplexity_unsteered": Column("double", _UNSTEERED.format("perplexity")),
         **{name: FEATURES.columns[name] for name in FEATURES.columns if name not in FEATURES.keys},
     },
 )
-"""One row per feature (and control): means over its texts at its best factor, and its scores.
+"""One row per feature (and control, and features together): means at its best factor."""
 
-`best_factor` and the means are null where every factor is over the cap. `undecided` are rows
-without success at any factor that may be chosen: their best factor is only the smallest.
-"""
+
+def features_alone(rows: pd.DataFrame) -> pd.DataFrame:
+    """Give the rows of features themselves: of no control, and of no features together.
+
+    Args:
+        rows: of `generations.parquet` or `steering.parquet`.
+    """
+    return rows.loc[rows["control"].isna() & rows["together"].isna()]
+
 
 SAES = Table(
     file="saes.parquet",
+    about="One row per SAE: what it is, and with `quality.n_tokens` how well it reconstructs that "
+    "many tokens of the corpus.",
     keys=(*SUBJECT, "layer"),
     columns={
         **SUBJECT,
-        "layer": "int64",
-        "n_layers": "int64",
-        "architecture": "string",
-        "d_in": "int64",
-        "d_sae": "int64",
-        "parameters": "int64",
-        "tokens": "int64",
-        "explained_variance": "double",
-        "l0": "double",
-        "dead_share": "double",
+        "layer": _LAYER,
+        "n_layers": Column("int64", "How many layers the model has."),
+        "architecture": Column("string", "The kind of SAE, in SAELens' words."),
+        "d_in": Column("int64", "Width of the activations that it reads."),
+        "d_sae": Column("int64", "How many features it has."),
+        "parameters": Column("int64", "How many numbers it is made of."),
+        "tokens": Column("int64", "How many tokens it was measured on; null where it wasn't."),
+        "explained_variance": Column(
+            "double",
+            "1 - squared error of the reconstruction / variance of the activations; null for a "
+            "transcoder.",
+        ),
+        "l0": Column("double", "Mean number of features that fire on a token."),
+        "dead_share": Column("double", "Share of the features that fire on none of the tokens."),
     },
 )
-"""One row per SAE: what it is, and with `quality.n_tokens` how well it reconstructs that many
-tokens of the corpus."""
+"""One row per SAE."""
 
 NULL_SCORES = Table(
     file="null.parquet",
+    about="One row per layer and random direction with the norm of a decoder row: its output "
+    "score, with which those of the layer's features are compared.",
     keys=(*SAES.keys, "direction"),
     columns={
         **SUBJECT,
-        "layer": "int64",
-        "direction": "int64",
-        "output_score": "double",
+        "layer": _LAYER,
+        "direction": Column("int64", "Which of the layer's random directions, from 0."),
+        "output_score": Column("double", "Its output score toward its own logit-lens tokens."),
     },
 )
-"""One row per layer and random direction: its output score, with which those of the layer's
-features are compared."""
+"""One row per layer and random direction."""
+
+_TOKENS = Column("list<string>", "The tokens that stand for the word; null where none does.")
+_CANDIDATES = Column(
+    "int64", "How many features have one of these among their first logit-lens tokens."
+)
+_BEST_FACTOR = Column("double", "The steering factor that the numbers beside it are of.")
 
 COVERAGE = Table(
     file="coverage.parquet",
+    about="One row per layer and word of `coverage.words`: the feature with the highest output "
+    "score toward the word, and the share of its steered texts in which the word stands.",
     keys=(*SAES.keys, "word"),
     columns={
         **SUBJECT,
-        "layer": "int64",
-        "word": "string",
-        "tokens": "list<string>",
-        "candidates": "int64",
-        "feature": "int64",
-        "concept_score": "double",
-        "best_factor": "double",
-        "shown": "double",
-        "shown_unsteered": "double",
-        "perplexity": "double",
-        "perplexity_unsteered": "double",
-        "texts": "int64",
-        "reason": "string",
+        "layer": _LAYER,
+        "word": Column("string", "The word."),
+        "tokens": _TOKENS,
+        "candidates": _CANDIDATES,
+        "feature": Column(
+            "int64", "The candidate with the highest output score toward the word's tokens."
+        ),
+        "concept_score": Column("double", "That score."),
+        "best_factor": Column(
+            "double",
+            "The factor at which most texts show the word, chosen on every second prompt; null "
+            "where none is within the perplexity's budget.",
+        ),
+        "word_share": Column(
+            "double",
+            "Share of the steered texts, of the other prompts at `best_factor`, in which the word "
+            "stands.",
+        ),
+        "word_share_unsteered": Column("double", "The same without steering."),
+        "perplexity": Column("double", "Mean perplexity of these steered texts."),
+        "perplexity_unsteered": Column("double", "The same without steering."),
+        "texts": Column("int64", "How many steered texts these numbers are of."),
+        "reason": Column("string", "Why a column is null; null where none is."),
     },
 )
-"""One row per layer and word of `coverage.words`: the feature with the highest output score toward
-the word, and the share of its steered texts in which the word stands; `reason` says why a column
-is null."""
+"""One row per layer and word of `coverage.words`."""
 
 WORDS = Table(
     file="words.parquet",
+    about="One row per concept that a run looked for a steering feature for, in the order in which "
+    "it did.",
     keys=("word",),
     columns={
-        "word": "string",
-        "tokens": "list<string>",
-        "token_ids": "list<int64>",
-        "candidates": "int64",
-        "layer": "int64",
-        "feature": "int64",
-        "concept_score": "double",
-        "best_factor": "double",
-        "concept_success": "double",
-        "concept_success_unsteered": "double",
-        "texts": "int64",
-        "reason": "string",
+        "word": Column("string", "The concept."),
+        "tokens": _TOKENS,
+        "token_ids": Column("list<int64>", "Their ids in the model's vocabulary."),
+        "candidates": _CANDIDATES,
+        "layer": Column("int64", "The layer of `feature`."),
+        "feature": Column(
+            "int64",
+            "The feature that writes most of the concept's tokens; before any text, that with the "
+            "highest output score toward it.",
+        ),
+        "concept_score": Column("double", "Its output score toward the concept."),
+        "best_factor": _BEST_FACTOR,
+        "concept_success": Column(
+            "double", "How many of the concept's tokens a text has at `best_factor`, on average."
+        ),
+        "concept_success_unsteered": Column("double", "The same without steering."),
+        "texts": Column("int64", "How many steered texts these numbers are of."),
+        "reason": Column(
+            "string", "Why nothing steers toward the concept; null where a feature does."
+        ),
     },
 )
-"""One row per concept that a run looked for a steering feature for, in the order in which it did:
-the feature that writes most of its tokens (before any text: that with the highest output score
-toward it), and how many tokens a text it writes at its best factor; `reason` says why nothing
-steers toward it, and is null where a feature does."""
+"""One row per concept that a run looked for a steering feature for."""
 
 CHOOSING, EVALUATING = "choosing", "evaluating"
 """What a concept's prompts are for: they choose the factor, or its result is reported on them."""
 
 _TOWARD = {
     **SUBJECT,
-    "layer": "int64",
-    "method": "string",
-    "rank": "int64",
-    "concept_id": "int64",
-    "concept": "string",
+    "layer": _LAYER,
+    "method": Column(
+        "string", "The method that steers, by its name in Table 1; `No steering` for none."
+    ),
+    "rank": Column("int64", "Which of a concept's SAE features, 0 the best; 0 of other methods."),
+    "concept_id": Column("int64", "The concept's own number in its set."),
+    "concept": Column("string", "The concept's name; two of a set may have the same."),
 }
 """What is steered toward, and how."""
 
 CONCEPTS = Table(
     file="concepts.parquet",
+    about="One row per layer, method and concept, and of several SAE features for a concept also "
+    "per rank.",
     keys=(*SAES.keys, "method", "rank", "concept_id"),
     columns={
         **_TOWARD,
-        "genre": "string",
-        "feature": "int64",
-        "auroc": "double",
-        "max_activation": "double",
-        "best_factor": "double",
-        "undecided": "bool",
-        "train_texts": "int64",
-        "epochs": "int64",
+        "genre": Column("string", "`text`, `math` or `code`."),
+        "feature": Column("int64", "The SAE's feature, if the method steers with one alone."),
+        "auroc": Column(
+            "double",
+            "Area under the ROC curve with which the method tells the concept's texts from others; "
+            "null where it detects nothing.",
+        ),
+        "max_activation": Column(
+            "double",
+            "Largest score of a text's token in the method's direction; the factor is times it.",
+        ),
+        "best_factor": Column(
+            "double", "The factor with the highest mean rating on the prompts that choose it."
+        ),
+        "undecided": Column(
+            "bool",
+            "Whether several factors were rated 0 and none higher, so that it is only the "
+            "smallest.",
+        ),
+        "train_texts": Column(
+            "int64", "How many of the concept's texts it was learnt from; null for none."
+        ),
+        "epochs": Column("int64", "How often training saw them; null where nothing is trained."),
     },
 )
-"""One row per layer, method and concept (of several SAE features for a concept also `rank`, 0 the
-best): the feature, if one is steered with; the area under the ROC curve with which the method
-detects the concept; the factor that the prompts to choose by chose, and whether it is `undecided`,
-as all were rated 0; how many of the concept's texts the method was learnt from, and how often
-training saw them."""
+"""One row per layer, method and concept."""
+
+_JUDGES = {"llm": "a language model", "lexical": "rules"}
+_ASPECTS = {
+    "concept": "how clearly the text is about the concept",
+    "instruction": "how well it answers the request",
+    "fluency": "how well it reads",
+}
 
 RATINGS = Table(
     file="ratings.parquet",
-    keys=(*CONCEPTS.keys, "factor", "prompt", "sample"),
+    about="One row per text that a judge has rated: 0, 1 or 2 in each aspect, or null and why. A "
+    "language model's ratings and those by rules never share a column.",
+    keys=(*CONCEPTS.keys, "split", "factor", "prompt", "sample"),
     columns={
         **_TOWARD,
-        "split": "string",
-        "factor": "double",
-        "prompt": "string",
-        "sample": "int64",
-        "text": "string",
-        "token_ids": "list<int64>",
-        "perplexity": "double",
-        "degeneracy": "double",
-        "judge": "string",
+        "split": Column(
+            "string",
+            "What the prompt is for: `choosing` the factor, or `evaluating` the text at the chosen "
+            "one.",
+        ),
+        "factor": _FACTOR,
+        "prompt": _PROMPT,
+        "sample": _SAMPLE,
+        **_TEXT,
+        "perplexity": _PERPLEXITY,
+        "degeneracy": _DEGENERACY,
+        "judge": Column("string", "Who has rated the text."),
         **{
-            f"{kind}_{aspect}{end}": type
-            for kind in ("llm", "lexical")
-            for aspect in ("concept", "instruction", "fluency")
-            for end, type in (("", "int64"), ("_missing", "string"))
+            name: column
+            for kind, judge in _JUDGES.items()
+            for aspect, meaning in _ASPECTS.items()
             if (kind, aspect) != ("lexical", "instruction")
+            for name, column in {
+                f"{kind}_{aspect}": Column("int64", f"Rating by {judge} of {meaning}: 0, 1 or 2."),
+                f"{kind}_{aspect}_missing": Column(
+                    "string",
+                    f"Why there is no rating by {judge} of {meaning} (`unparsable`, `unanswered`, "
+                    "`budget`, `unmeasured`; `null` in published files); null where there is one.",
+                ),
+            }.items()
         },
+        **_REPETITION,
+        **_MAKING,
     },
 )
-"""One row per text that a judge has rated: 0, 1 or 2 in each aspect, or null and why. A language
-model's ratings and those by rules never share a column."""
+"""One row per text that a judge has rated."""
 
 TABLES = (
     *(FEATURES, SAES, NULL_SCORES, COVERAGE, CONCEPTS, RATINGS),

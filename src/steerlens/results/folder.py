@@ -25,6 +25,7 @@ from steerlens.results import (
     WORDS,
     Table,
 )
+from steerlens.results.earlier import in_present_settings
 from steerlens.results.pmi import PMI_FILE, Pmi
 from steerlens.results.reference import REFERENCE_FILE, Reference
 from steerlens.results.status import read_status
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", ChoiceConfig, StudyConfig)
 
-ASIDE = ("paths", "tracking", "debug", "plan", "name", "memory_budget", "hydra")
+ASIDE = ("paths", "tracking", "debug", "plan", "name", "memory_budget", "hydra", "chosen")
 """Settings that don't change what a run finds."""
 
 
@@ -184,7 +185,7 @@ def _settings(folder: Path) -> dict[str, Any]:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise SteerlensError(f"{path} can't be read: it is no YAML file.") from error
-    return settings if isinstance(settings, dict) else {}
+    return in_present_settings(settings) if isinstance(settings, dict) else {}
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from steerlens.errors import SteerlensError
 from steerlens.results import SUBJECT
@@ -38,11 +38,14 @@ class Pmi:
     }
     """The columns of `pairs`."""
 
+    def content(self) -> dict[str, Any]:
+        """Give the content of the file."""
+        pairs = self.pairs.to_dict("records")
+        return {"windows": self.windows, "dropped": self.dropped, "pairs": pairs}
+
     def write(self, folder: Path) -> None:
         """Write the file into `folder`, atomically."""
-        pairs = self.pairs.to_dict("records")
-        content = {"windows": self.windows, "dropped": self.dropped, "pairs": pairs}
-        write_json(Path(folder) / PMI_FILE, content)
+        write_json(Path(folder) / PMI_FILE, self.content())
 
     @classmethod
     def read(cls, folder: Path) -> Pmi:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steerlens.errors import SteerlensError
+from steerlens.results.earlier import in_present_columns
 from steerlens.storage.files import atomic_write
 
 if TYPE_CHECKING:
@@ -15,16 +16,29 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+class Column(NamedTuple):
+    """A column that is always there."""
+
+    kind: str
+    """Its Arrow type."""
+    about: str
+    """What it holds, in a sentence."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of a run's folder: its file and the columns that are always there."""
 
     file: str
-    columns: Mapping[str, str]
-    """The columns in their order, with their Arrow types. Every column may be null but the `keys`;
-    columns that are not here come after these."""
+    columns: Mapping[str, Column]
+    """The columns in their order. Every column may be null but the `keys`; columns that are not
+    here come after these."""
     keys: Sequence[str]
-    """The columns that say what a row is about."""
+    """The columns that tell rows apart: no two rows have the same in all of them."""
+    nullable: Collection[str] = ()
+    """Keys that may be null, and that tables of other programs may lack."""
+    about: str = ""
+    """What a row is, in a sentence or two."""
 
     @property
     def _counted(self) -> str:
@@ -44,13 +58,31 @@ class Table:
 
     def array(self, name: str, values: Any, size: int) -> pa.Array | pa.ChunkedArray:
         """`values` as an Arrow array with the type of column `name`; all null if they all are."""
-        return _array(name, self.columns.get(name), values, size)
+        return _array(name, self._kind(name), values, size)
 
-    def write(self, frame: pd.DataFrame, folder: Path) -> Path:
-        """Write the file into `folder`, atomically and with the same types every time."""
+    def _kind(self, name: str) -> str | None:
+        """The Arrow type of a column of ours; None for another's."""
+        return self.columns[name].kind if name in self.columns else None
+
+    def write(self, frame: pd.DataFrame, folder: Path, also_by: Sequence[str] = ()) -> Path:
+        """Write the file into `folder`, atomically and with the same types every time.
+
+        Args:
+            frame: the rows.
+            folder: where the file goes.
+            also_by: columns that tell rows apart together with the `keys`: the job's in a sweep.
+
+        Raises:
+            SteerlensError: two rows have the same `keys`, or the file can't be written.
+        """
         import pyarrow.parquet as pq
 
         path = Path(folder) / self.file
+        keys = [*also_by, *self.keys]
+        twice = frame.loc[frame.duplicated(keys), keys]
+        if len(twice):
+            row = ", ".join(f"{name}={value}" for name, value in twice.iloc[0].items())
+            raise SteerlensError(f"{self.file} would have several rows of {row}.")
         table = self._arrow(frame)
         with atomic_write(path) as file:
             pq.write_table(table, file, compression="zstd")
@@ -74,7 +106,12 @@ class Table:
                 f"{path} can't be read: it is truncated or no Parquet file; run the job again."
             ) from error
         kind = self.file.removesuffix(".parquet")
-        lacking = [name for name in self.keys if name not in table.column_names]
+        table = in_present_columns(table)
+        lacking = [
+            name
+            for name in self.keys
+            if name not in table.column_names and name not in self.nullable
+        ]
         if lacking:
             raise SteerlensError(
                 f"{path} is no table of {kind}: it lacks the column {', '.join(lacking)}."
@@ -110,7 +147,7 @@ class Table:
         columns: dict[str, Any] = {}
         extra = [name for name in table.column_names if name not in self.columns]
         for name in [*self.columns, *extra]:
-            arrow = _type(self.columns.get(name))
+            arrow = _type(self._kind(name))
             if name not in table.column_names:
                 columns[name] = pa.nulls(len(table), arrow)
             else:

@@ -73,13 +73,13 @@ def score_features(
         **settings: the method's own settings, e.g. `factor=10`.
     """
     from steerlens.config.parse import parse_ids
-    from steerlens.config.registry import load_method
+    from steerlens.config.registry import load_part
     from steerlens.engine.run_context import ScoreRun
     from steerlens.errors import unknown
     from steerlens.results import FEATURES
     from steerlens.scores.scoring import score_layer
 
-    config_class = load_method(method).Config
+    config_class = load_part("scores", method).Config
     try:
         config = config_class(**settings)
     except TypeError:

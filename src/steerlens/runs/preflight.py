@@ -8,6 +8,7 @@ from pathlib import Path
 
 from steerlens.config.belonging import refuse_other_gguf, refuse_other_model
 from steerlens.config.catalog import SAE_SETTINGS, read_release, releases
+from steerlens.config.compose import usual_values
 from steerlens.config.concepts import check_concepts
 from steerlens.config.entries import entries
 from steerlens.config.folders import (
@@ -20,6 +21,7 @@ from steerlens.config.folders import (
 )
 from steerlens.config.gguf import check_gguf, gguf_file
 from steerlens.config.judge import check_judge
+from steerlens.config.kinds import PUBLISHED, kind_of, refuse_ignored
 from steerlens.config.parse import (
     layer_numbers,
     layers_told,
@@ -32,7 +34,14 @@ from steerlens.config.parse import (
     parse_shard,
     parse_words,
 )
-from steerlens.config.schema import CorpusConfig, FeaturesConfig, ModelConfig, RunConfig, SaeConfig
+from steerlens.config.schema import (
+    CORPORA,
+    CorpusConfig,
+    FeaturesConfig,
+    ModelConfig,
+    RunConfig,
+    SaeConfig,
+)
 from steerlens.config.steering import (
     check_choice,
     check_coverage,
@@ -53,7 +62,6 @@ from steerlens.errors import SteerlensError, unknown
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
-CORPORA = ("embedded", "webtext", "text", "json", "parquet", "hub")
 TRACKING = ("offline", "online", "disabled")
 
 
@@ -89,16 +97,17 @@ def check(config: RunConfig) -> None:
     _check_shard(config)
     _check_corpus(config.corpus, reads_corpus(config))
     _check_reference(config)
+    if loads_subject(config):
+        layer_numbers(config.layer)
+        for name, model in (("model", config.model), ("evaluator", config.evaluator)):
+            if model:
+                _check_local_model(model, f"{name}.path", Path(config.paths.cache_dir))
+    refuse_ignored(config, usual_values)
     if config.labels:
         explanation_files(Path(config.labels))
     if not loads_subject(config):
         return
-    layer_numbers(config.layer)
-    if not (config.reference.alone or config.reference.ratings):  # which load no model
-        for name, model in (("model", config.model), ("evaluator", config.evaluator)):
-            if model:
-                _check_local_model(model, f"{name}.path", Path(config.paths.cache_dir))
-        _check_template(config)
+    _check_template(config)
     _check_sae_source(config)
     n_layers = count_layers(config.model)
     layers = None
@@ -141,7 +150,7 @@ def check_one_model(configs: Sequence[RunConfig]) -> None:
 
 def loads_subject(config: RunConfig) -> bool:
     """Return whether the run loads its model and SAEs: not for published numbers alone."""
-    return not (config.reference.alone or config.reference.ratings)
+    return kind_of(config) is not PUBLISHED
 
 
 def _check_scalars(config: RunConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import sys
 import time
@@ -43,10 +44,16 @@ from steerlens.results import (
     STEERING,
     WORDS,
 )
+from steerlens.results.pmi import PMI_FILE
 from steerlens.results.reference import Reference
 from steerlens.scores.selection import best_first, part, select_features
-from steerlens.storage.files import write_json
-from steerlens.storage.provenance import PROVENANCE_FILE, file_identity, provenance
+from steerlens.storage.files import json_text, write_json
+from steerlens.storage.provenance import (
+    PROVENANCE_FILE,
+    code_digest,
+    file_identity,
+    provenance,
+)
 from steerlens.storage.store import Store
 
 if TYPE_CHECKING:
@@ -218,16 +225,18 @@ class Stages:
             fired = self._pieces_fired(subject, run) if config.min_examples else None
             ids = select_features(config, subject.layer, subject.d_sae, run.seed, fired)
             return part(ids, shard)
+        from steerlens.engine.logit_lens import kept_logit_lens
         from steerlens.scores.concepts import candidates, concept_tokens
 
-        of_concept = candidates(
-            subject,
-            concept_tokens(subject.lm.tokenizer, parse_concept(config.concept)),
-            k=config.top_k,
-            labels={feature: text for feature, (text, _) in labels.items()},
-            examples=config.examples,
-            memory_budget=self._run.memory_budget,
-        )
+        with kept_logit_lens(subject, config.top_k, run.store):
+            of_concept = candidates(
+                subject,
+                concept_tokens(subject.lm.tokenizer, parse_concept(config.concept)),
+                k=config.top_k,
+                labels={feature: text for feature, (text, _) in labels.items()},
+                examples=config.examples,
+                memory_budget=self._run.memory_budget,
+            )
         return part(sorted(candidate.feature for candidate in of_concept), shard)
 
     def _pieces_fired(self, subject: Subject, run: ScoreRun) -> np.ndarray:
@@ -505,15 +514,27 @@ class Stages:
 
         Nothing if no steered feature has both scores, because the others have no role.
         """
-        from steerlens.analysis.pmi import pmi
+        from steerlens.analysis.pmi import generated_pairs, pmi
 
         steering, generations = STEERING.read(self._folder), GENERATIONS.read(self._folder)
         if with_roles(steering).empty:
             return
-        corpus = self._config.corpus
-        with progress(corpus.n_tokens, "PMI", "words") as advance:
-            counts = pmi(steering, generations, _some_texts(corpus, advance), self._config.pmi)
-        counts.write(self._folder)
+        corpus, store = self._config.corpus, self._run.store
+        generated = json_text(generated_pairs(steering, generations).to_dict("list"))
+        key = {
+            "pmi": dataclasses.asdict(self._config.pmi),
+            "pairs": hashlib.sha256(generated.encode()).hexdigest(),
+            "corpus": self._run.corpus_key(),
+            "code": code_digest(("analysis", "data")),
+        }
+        content = store.load_json(key, PMI_FILE) if store else None
+        if content is None:
+            with progress(corpus.n_tokens, "PMI", "words") as advance:
+                texts = _some_texts(corpus, advance)
+                content = pmi(steering, generations, texts, self._config.pmi).content()
+            if store:
+                store.keep_json(key, PMI_FILE, content)
+        write_json(self._folder / PMI_FILE, content)
         self._facts["corpus"] = self._facts["corpus"] or self._run.corpus_key()
         self._write_provenance()
 

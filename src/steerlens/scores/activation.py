@@ -47,6 +47,8 @@ def score(
         examples = read_examples(Path(str(config.path)), subject, COLUMNS)
         run.progress(len(features))
         return {name: examples.numbers(name, features) for name in COLUMNS}
+    if not config.reads_corpus():
+        raise config.unknown_source()
     activations = activations_of(subject, config.context_length, run)
     fired, total = activations.fired_F[features], activations.sum_F[features]
     run.progress(len(features))

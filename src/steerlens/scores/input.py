@@ -97,8 +97,10 @@ def score(
         peaks = _shipped_peaks(subject, features, lens_FK, config)
     elif config.source == "neuronpedia":
         peaks = _neuronpedia_peaks(subject, features, lens_FK, config)
-    else:
+    elif config.reads_corpus():
         peaks = _corpus_peaks(subject, features, lens_FK, config, run)
+    else:
+        raise config.unknown_source()
     rows = [input_scores(top, lens_K, config.min_examples) for top, lens_K, _ in peaks]
     run.progress(len(features))
     return {

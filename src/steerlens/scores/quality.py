@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steerlens.engine.corpus_pass import alike, context_length, cut_corpus
-from steerlens.storage.files import parse_json
-from steerlens.storage.seal import with_digest, without_digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,25 +57,15 @@ def _measured(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list
     keys = [{**subject.key, "quality": n_tokens, "corpus": corpus} for subject in subjects]
     measured: list[dict[str, Any] | None] = []
     for key in keys:
-        measured.append(_kept(run, key))
+        measured.append(run.store.load_json(key, FILE) if run.store else None)
     index_of = {subject.hook_name: index for index, subject in enumerate(subjects)}
     for together in alike([subjects[index] for index, row in enumerate(measured) if row is None]):
         for subject, row in zip(together, quality(together, n_tokens, run), strict=True):
             index = index_of[subject.hook_name]
             measured[index] = row
             if run.store:
-                run.store.keep(keys[index], FILE, json.dumps(with_digest(row)).encode())
+                run.store.keep_json(keys[index], FILE, row)
     return [row for row in measured if row is not None]
-
-
-def _kept(run: ScoreRun, key: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The row of `key` in the store, if it is whole."""
-    content = run.store.load(key, FILE) if run.store else None
-    try:
-        row = parse_json(content) if content else None
-    except ValueError:
-        return None
-    return without_digest(row) if isinstance(row, dict) else None
 
 
 def quality(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list[dict[str, Any]]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from steerlens.config.registry import ScoreConfig, load_method
+from steerlens.config.registry import ScoreConfig, load_part
 from steerlens.engine.corpus_pass import read_corpus
-from steerlens.engine.logit_lens import logit_lens
+from steerlens.engine.logit_lens import kept_logit_lens, logit_lens
 from steerlens.engine.run_context import ScoreRun
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
@@ -40,7 +40,10 @@ def score_layer(
     ids = np.asarray(features, dtype=np.int64)
     # As many tokens as any method wants, so that the logit lens runs once.
     k = max([logit_lens_k, *(getattr(config, "top_k", 0) for config in configs.values())])
-    lens = logit_lens(subject, torch.from_numpy(ids), k, run.memory_budget)[:, :logit_lens_k]
+    with kept_logit_lens(subject, k, run.store):
+        # First the scores, a block of features at a time, so that the first is there soon.
+        tables = [_score(subject, ids, config, run) for config in configs.values()]
+        lens = logit_lens(subject, torch.from_numpy(ids), k, run.memory_budget)[:, :logit_lens_k]
     columns: dict[str, Any] = {
         "model": [subject.lm.name] * len(ids),
         "sae": [subject.name] * len(ids),
@@ -50,8 +53,7 @@ def score_layer(
         "logit_lens_tokens": decode_tokens(subject, lens),
         "logit_lens_token_ids": lens.tolist(),
     }
-    for config in configs.values():
-        table = _score(subject, ids, config, run)
+    for table in tables:
         for name in table.column_names:
             if name == "feature":
                 continue
@@ -102,7 +104,7 @@ def _score_block(
 ) -> pa.Table:
     import pyarrow as pa
 
-    columns = load_method(config.method).score(subject, block, config, run)
+    columns = load_part("scores", config.method).score(subject, block, config, run)
     for name, values in columns.items():
         if len(values) != len(block):
             raise SteerlensError(
@@ -115,7 +117,7 @@ def _score_block(
 
 def score_key(subject: Subject, config: ScoreConfig, run: ScoreRun) -> dict[str, Any]:
     """Everything that a method's numbers depend on."""
-    source = inspect.getsource(load_method(config.method))
+    source = inspect.getsource(load_part("scores", config.method))
     of_run = {"seed": lambda: run.seed, "corpus": run.corpus_key}
     files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in config.files()]
     return {

@@ -28,7 +28,7 @@ class ReadsTexts(ScoreConfig):
     def check(self) -> None:
         super().check()
         if self.source not in self.SOURCES:
-            raise unknown(f"source of score {self.method}", self.source, self.SOURCES)
+            raise self.unknown_source()
         if self.source != "shipped":
             return
         if not self.path:
@@ -38,6 +38,10 @@ class ReadsTexts(ScoreConfig):
             )
         if self.context_length is not None:
             raise self.refusal("context_length", "is for source=corpus, not for source=shipped")
+
+    def unknown_source(self) -> SteerlensError:
+        """The error for a source that the score doesn't know."""
+        return unknown(f"source of score {self.method}", self.source, self.SOURCES)
 
     def enough_ships(self) -> bool:
         """Whether shipped examples, whatever SAE's, hold all that these settings ask for."""

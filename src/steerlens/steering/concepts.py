@@ -15,7 +15,7 @@ import pandas as pd
 from steerlens.analysis.rated_arms import best_factors
 from steerlens.config.folders import has_chat_template
 from steerlens.config.steering import parse_factors
-from steerlens.engine.generation import ROW, generate, text_key
+from steerlens.engine.generation import generate, text_key
 from steerlens.judges import load_judge
 from steerlens.judges.cost import Cost
 from steerlens.judges.items import Item, Judge, Rated
@@ -251,35 +251,35 @@ class _Work:
 
     def texts(self, arm: Arm, factors: Factors, splits: Sequence[str]) -> pd.DataFrame:
         """Texts toward each concept at its factors, from the prompts of `splits`, measured."""
+        subject, steer, settings = self.subject, self.config.steer, self.config.generation
+        steering = arm.steering(subject, steer, [concept.id for concept in self.concepts.concepts])
         rows = pd.DataFrame(
             [
-                (concept.id, arm.name, factor, prompt, sample, split)
+                (concept.id, factor, prompt, sample, split)
                 for concept in self.concepts.concepts
                 for split in splits
                 for factor in factors.get(concept.id, ())
-                for prompt in getattr(concept, split)
+                for prompt in dict.fromkeys(getattr(concept, split))
                 for sample in range(self.config.generation.samples)
             ],
-            columns=[*ROW, "split"],
+            columns=[*steering.row, "split"],
         )
-        subject, steer, settings = self.subject, self.config.steer, self.config.generation
-        steering = arm.steering(subject, steer, [concept.id for concept in self.concepts.concepts])
-        wanted_rows = rows.loc[:, list(ROW)]
+        wanted_rows = rows.loc[:, list(steering.row)]
         if arm.method == PROMPT:
             of_id = {concept.id: concept for concept in self.concepts.concepts}
             wanted_rows["prompt"] = [
                 prompted(of_id[id], prompt, self.concepts.are_instructions)
-                for id, prompt in zip(rows["feature"], rows["prompt"], strict=True)
+                for id, prompt in zip(rows["concept_id"], rows["prompt"], strict=True)
             ]
         texts = generate(subject, wanted_rows, steer, settings, self.run, steering)
         # What a text is measured and judged by is the prompt without the words that ask.
         texts["prompt"] = rows["prompt"]
         key = text_key(subject, steer, settings, self.run, steering)
         measured = measure_texts(
-            subject, texts, key, self.run, (), self.evaluator, METRICS, settings.chat_template
-        )
-        measured = measured.assign(method=arm.method, rank=arm.rank, split=rows["split"])
-        return measured.rename(columns={"feature": "concept_id"}).drop(columns="control")
+            subject, texts, key, self.run, (), self.evaluator, METRICS, settings.chat_template,
+            by=steering.row,
+        )  # fmt: skip
+        return measured.assign(method=arm.method, rank=arm.rank, split=rows["split"])
 
     def rated(self, texts: pd.DataFrame, judge: Judge, judging: Judging) -> pd.DataFrame:
         """The texts with the judge's columns."""

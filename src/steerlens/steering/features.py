@@ -13,13 +13,16 @@ from steerlens.config.parse import parse_concept
 from steerlens.config.schema import ChoiceConfig, RunConfig
 from steerlens.config.steering import parse_factors, parse_prompts
 from steerlens.engine.generation import ROW, generate, text_key
-from steerlens.engine.generation.targets import together
 from steerlens.results import GENERATIONS
 from steerlens.steering.metrics import METRICS, MetricRun, Texts
 
 if TYPE_CHECKING:
     from steerlens.engine.run_context import ScoreRun
     from steerlens.engine.subject import LoadedModel, Subject
+
+Steered = tuple[int, str, str]
+"""What a text is steered with: feature, control ("" for the feature itself), and the other features
+that are steered together with it, "5+30" ("" for none)."""
 
 OF_CONCEPT = ("success",)
 """Metrics that depend on what is steered toward."""
@@ -44,7 +47,7 @@ def steer_layer(
     """
     factors = [0.0, *parse_factors(config.steer.factors)]
 
-    def texts_of(factors_of: Mapping[tuple[int, str], Sequence[float]]) -> pd.DataFrame:
+    def texts_of(factors_of: Mapping[Steered, Sequence[float]]) -> pd.DataFrame:
         rows = text_rows(factors_of, config)
         texts = generate(subject, rows, config.steer, config.generation, run)
         key = text_key(subject, config.steer, config.generation, run)
@@ -52,13 +55,15 @@ def steer_layer(
         chat = bool(config.generation.chat_template)
         return measure_texts(subject, texts, key, run, concept, evaluator, chat_template=chat)
 
-    arms = [(feature, control) for feature in features for control in ["", *config.steer.controls]]
+    steered: list[Steered] = [
+        (feature, control, "") for feature in features for control in ["", *config.steer.controls]
+    ]
     groups = (features[:n] for n in config.steer.together if n <= len(features))
-    arms += [(group[0], together(group)) for group in groups]
+    steered += [(first, "", "+".join(map(str, others))) for first, *others in groups]
     if config.steer.search:
-        measured = _search(arms, factors, config.choice, texts_of)
+        measured = _search(steered, factors, config.choice, texts_of)
     else:
-        measured = texts_of(dict.fromkeys(arms, factors))
+        measured = texts_of(dict.fromkeys(steered, factors))
     return GENERATIONS.frame(
         measured.assign(
             model=subject.lm.name,
@@ -66,6 +71,7 @@ def steer_layer(
             hook_name=subject.hook_name,
             layer=subject.layer,
             control=measured["control"].replace("", None),
+            together=measured["together"].replace("", None),
             concept=concept_label(config),
         )
     )
@@ -76,14 +82,12 @@ def concept_label(config: RunConfig) -> str | None:
     return None if config.concept is None else ", ".join(parse_concept(config.concept))
 
 
-def text_rows(
-    factors_of: Mapping[tuple[int, str], Sequence[float]], config: RunConfig
-) -> pd.DataFrame:
+def text_rows(factors_of: Mapping[Steered, Sequence[float]], config: RunConfig) -> pd.DataFrame:
     """All texts, with columns `ROW`, of features and controls at their wanted factors."""
     prompts = parse_prompts(config.generation)
     rows = [
-        (feature, control, factor, prompt, sample)
-        for (feature, control), factors in factors_of.items()
+        (*steered, factor, prompt, sample)
+        for steered, factors in factors_of.items()
         for factor in factors
         for prompt in prompts
         for sample in range(config.generation.samples)
@@ -92,29 +96,29 @@ def text_rows(
 
 
 def _search(
-    arms: Sequence[tuple[int, str]],
+    steered: Sequence[Steered],
     factors: Sequence[float],
     choice: ChoiceConfig,
-    texts_of: Callable[[Mapping[tuple[int, str], Sequence[float]]], pd.DataFrame],
+    texts_of: Callable[[Mapping[Steered, Sequence[float]]], pd.DataFrame],
 ) -> pd.DataFrame:
     """Texts at those factors only that a search from coarse to fine asks for.
 
     All features go on together, so that batches are full in every round.
     """
-    measured_of: dict[tuple[int, str], dict[float, tuple[float, float]]] = {arm: {} for arm in arms}
+    measured_of: dict[Steered, dict[float, tuple[float, float]]] = {key: {} for key in steered}
     rounds: list[pd.DataFrame] = []
     while True:
         next_of = {
-            arm: next_factors(factors, measured, choice) for arm, measured in measured_of.items()
+            key: next_factors(factors, measured, choice) for key, measured in measured_of.items()
         }
-        factors_of = {arm: factors for arm, factors in next_of.items() if factors}
+        factors_of = {key: factors for key, factors in next_of.items() if factors}
         if not factors_of:
             return pd.concat(rounds, ignore_index=True)
         rounds.append(texts_of(factors_of))
-        groups = rounds[-1].groupby(["feature", "control", "factor"], as_index=False)
+        groups = rounds[-1].groupby(["feature", "control", "together", "factor"], as_index=False)
         means = groups.agg({choice.success: "mean", "perplexity": "mean"})
         for row in means.to_dict("records"):
-            measured = measured_of[row["feature"], row["control"]]
+            measured = measured_of[row["feature"], row["control"], row["together"]]
             measured[row["factor"]] = (row[choice.success], row["perplexity"])
 
 
@@ -127,8 +131,10 @@ def measure_texts(
     evaluator: LoadedModel | None = None,
     metrics: Collection[str] = tuple(METRICS),
     chat_template: bool = False,
+    by: Sequence[str] = ROW,
 ) -> pd.DataFrame:
-    """`texts` with the columns of `metrics`; kept under `key`, that of the texts.
+    """`texts`, which the columns `by` tell apart, with the columns of `metrics`; kept under `key`,
+    that of the texts.
 
     Those that count the tokens of `concept` are kept apart from the others, so that texts which are
     looked at for several concepts are measured once.
@@ -141,7 +147,7 @@ def measure_texts(
             metric_run = MetricRun(
                 run.memory_budget, concept=words, evaluator=evaluator, chat_template=chat_template
             )
-            texts = _with_metrics(subject, texts, kept_by, run, metric_run, names)
+            texts = _with_metrics(subject, texts, kept_by, run, metric_run, names, list(by))
     return texts
 
 
@@ -152,37 +158,38 @@ def _with_metrics(
     run: ScoreRun,
     metric_run: MetricRun,
     metrics: Collection[str],
+    by: list[str],
 ) -> pd.DataFrame:
     evaluator = metric_run.evaluator
     key = {**key, "evaluator": None if evaluator is None else evaluator.identity}
-    stored = run.store.read(key, ROW) if run.store else None
+    stored = run.store.read(key, by) if run.store else None
     measured, missing = texts, texts
     if stored is not None:
-        measured = texts.merge(stored.to_pandas(), on=list(ROW), how="left", indicator="kept")
+        measured = texts.merge(stored.to_pandas(), on=by, how="left", indicator="kept")
         missing = texts.loc[(measured.pop("kept") == "left_only").to_numpy()]
     if len(missing) == 0:
         return measured
     label = f"layer {subject.layer}: {' and '.join(metrics)}"
     with run.task(len(missing), label, "texts", each=len(metrics)) as advance:
-        new = _measured(subject, missing, metrics, replace(metric_run, progress=advance))
+        new = _measured(subject, missing, metrics, replace(metric_run, progress=advance), by)
     if run.store:
         import pyarrow as pa
 
-        run.store.add(key, pa.Table.from_pandas(new, preserve_index=False), ROW)
+        run.store.add(key, pa.Table.from_pandas(new, preserve_index=False), by)
     tables = [new] if stored is None else [stored.to_pandas(), new]
-    return texts.merge(pd.concat(tables, ignore_index=True), on=list(ROW), how="left")
+    return texts.merge(pd.concat(tables, ignore_index=True), on=by, how="left")
 
 
 def _measured(
-    subject: Subject, texts: pd.DataFrame, metrics: Collection[str], run: MetricRun
+    subject: Subject, texts: pd.DataFrame, metrics: Collection[str], run: MetricRun, by: list[str]
 ) -> pd.DataFrame:
     columns = Texts(
-        features=texts["feature"].to_numpy(dtype="int64"),
+        features=texts["feature"].to_numpy(dtype="int64") if "feature" in texts else None,
         prompts=texts["prompt"].tolist(),
         texts=texts["text"].tolist(),
         token_ids=[list(ids) for ids in texts["token_ids"]],
     )
-    columns_measured = texts.loc[:, list(ROW)]
+    columns_measured = texts.loc[:, by]
     for metric in (METRICS[name] for name in metrics):
         columns_measured = columns_measured.assign(
             **metric.measure(columns, subject, metric.Config(), run)

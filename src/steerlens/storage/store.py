@@ -20,8 +20,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlens.errors import SteerlensError
-from steerlens.storage.files import atomic_write, tidy, write_json
-from steerlens.storage.seal import BLANK, NAME, is_intact, is_sealed, seal, with_blank
+from steerlens.storage.files import atomic_write, parse_json, tidy, write_json
+from steerlens.storage.seal import (
+    BLANK,
+    NAME,
+    is_intact,
+    is_sealed,
+    seal,
+    with_blank,
+    with_digest,
+    without_digest,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,6 +88,19 @@ class Store:
             _set_aside(path, "isn't what was written there")
             return None
         return content
+
+    def keep_json(self, key: Mapping[str, Any], name: str, content: Mapping[str, Any]) -> None:
+        """Write what JSON can hold as a file of `key`, with a checksum."""
+        self.keep(key, name, json.dumps(with_digest(content)).encode())
+
+    def load_json(self, key: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+        """Read what `keep_json` has written, if it is there and whole."""
+        content = self.load(key, name)
+        try:
+            value = parse_json(content) if content else None
+        except ValueError:
+            return None
+        return without_digest(value) if isinstance(value, dict) else None
 
     def read(self, key: Mapping[str, Any], by: Sequence[str] = ("feature",)) -> pa.Table | None:
         """All rows of `key` that are finished; each once, and sorted, by the columns `by`."""

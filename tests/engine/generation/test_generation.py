@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from steerlens import SteerlensError
-from steerlens.config.schema import CONTROLS, OPERATORS, POSITIONS
+from steerlens.config.registry import parts_of
+from steerlens.config.schema import CONTROLS, POSITIONS
 from steerlens.engine.generation import ROW
 from steerlens.engine.subject import Subject
 from steerlens.scores import ScoreRun
@@ -73,7 +74,11 @@ def test_saes_that_look_back_or_across_equal_naive(
     ("operator", "unit", "keep_error"),
     some_slow(
         (operator, unit, keep_error)
-        for operator, unit in [*product(OPERATORS, ["a_max"]), ("add", "norm"), ("add", "one")]
+        for operator, unit in [
+            *product(parts_of("operators"), ["a_max"]),
+            ("add", "norm"),
+            ("add", "one"),
+        ]
         for keep_error in (True, False)
     ),
 )

@@ -16,9 +16,7 @@ from steerlens.engine.corpus_pass import activations_of, read_corpus
 from steerlens.engine.generation.targets import (
     _another,
     _random_like,
-    companions,
     row_targets,
-    together,
 )
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
@@ -40,16 +38,9 @@ SITES = ("resid_pre", "resid_mid", "attn_out", "attn.hook_z", "mlp_out")
 PROMPT = PROMPTS[0]
 
 
-def test_a_control_names_the_other_features() -> None:
-    assert together([5, 9, 30]) == "+9+30"
-    assert companions("+9+30") == [9, 30]
-    assert together([5]) == ""
-    assert companions("") == companions("random_direction") == []
-
-
 def test_each_of_several_features_has_an_equal_share(tiny_subject: MakeSubject) -> None:
     subject = tiny_subject()
-    batch = rows_of([5], [2.0], ["the"], controls=["", "+9+30"])
+    batch = rows_of([5], [2.0], ["the"], together=["", "9+30"])
     targets = row_targets(subject, batch, None, 0)
     third = 1 / 3
     assert targets.weights_BN.flatten().tolist() == pytest.approx([1, 0, 0, third, third, third])
@@ -62,8 +53,8 @@ def test_several_features_write_what_steer_writes(tiny_subject: MakeSubject, ope
     """The texts of a batch of groups of different sizes equal those of the model's own generate."""
     subject = tiny_subject("llama", "jumprelu")
     factor = 1.0 if operator == "ablate" else 6.0
-    groups: dict[str, list[int]] = {"": [5], "+9": [5, 9], "+9+30": [5, 9, 30]}
-    rows = rows_of([5], [factor], [PROMPT], controls=list(groups))
+    groups: dict[str, list[int]] = {"": [5], "9": [5, 9], "9+30": [5, 9, 30]}
+    rows = rows_of([5], [factor], [PROMPT], together=list(groups))
     found = ids_of(texts_of(subject, rows, operator=operator, **GREEDY))
     tokens = subject.to_tokens(PROMPT)
     for ids, group in zip(found, groups.values(), strict=True):

@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from steerlens import SteerlensError, steer
-from steerlens.config.schema import OPERATORS, POSITIONS, UNITS
+from steerlens.config.registry import parts_of
+from steerlens.config.schema import POSITIONS
 from steerlens.engine.subject import Subject
 from tests.support.naive_steering import naive_logits
 from tests.support.pairs import pairs, some_slow
 from tests.support.tiny import ARCHITECTURES, D_MODEL, MODELS, OTHERS, TRANSCODERS
 
 MakeSubject = Callable[..., Subject]
+OPERATORS, UNITS = list(parts_of("operators")), list(parts_of("units"))
 IDS = [0, 3, 5, 6, 9, 4]
 SITES = ("resid_pre", "resid_mid", "attn_out", "attn.hook_z", "mlp_out", "resid_post")
 

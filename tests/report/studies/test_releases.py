@@ -39,7 +39,7 @@ def release(
     found = np.where(high, success + rng.normal(0, 0.1, len(rows)), 0.2)
     saes = pd.DataFrame({"model": model, "sae": name, "hook_name": "h", "layer": list(layers)})
     described = {"n_layers": 4, "d_sae": 1000, "parameters": 2_000_000} | sae
-    words = pd.DataFrame({"word": ["a", "b"], "shown": [0.9, 0.2], "layer": layers[0]})
+    words = pd.DataFrame({"word": ["a", "b"], "word_share": [0.9, 0.2], "layer": layers[0]})
     return Series(
         f"sae={name}",
         [],
@@ -170,7 +170,7 @@ def test_words_are_compared_one_by_one() -> None:
     words = [f"w{i}" for i in range(12)]
     both = []
     for which, shown in ((one, [1.0] * 9 + [0.0] * 3), (other, [0.0] * 8 + [1.0] * 2 + [0.0] * 2)):
-        rows = {"word": words, "shown": shown, "layer": 0, "model": "m", "sae": "s"}
+        rows = {"word": words, "word_share": shown, "layer": 0, "model": "m", "sae": "s"}
         table = COVERAGE.frame(pd.DataFrame(rows).assign(hook_name="h"))
         both.append(replace(which, tables=replace(which.tables, coverage=table)))
     text = " ".join(answer(both, ASKED).sentences)

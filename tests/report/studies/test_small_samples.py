@@ -15,7 +15,8 @@ from steerlens.analysis.resampling import FEWEST, p_of_rank_correlation, sure
 from steerlens.analysis.series import Series
 from steerlens.analysis.steering_summary import steering_explanation
 from steerlens.analysis.summary import explanation, summarise
-from steerlens.config.schema import STUDIES, ChoiceConfig, StudyConfig
+from steerlens.config.registry import parts_of
+from steerlens.config.schema import ChoiceConfig, StudyConfig
 from steerlens.report.answer import answer_section
 from steerlens.report.studies import write_answer
 from steerlens.results.folder import RunTables
@@ -86,7 +87,7 @@ def intervals(tables: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8])
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", parts_of("studies"))
 def test_a_study_of_few_claims_nothing_and_says_that_they_are_few(
     name: str, n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

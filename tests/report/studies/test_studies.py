@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from steerlens.analysis.series import Series
-from steerlens.config.schema import STUDIES, StudyConfig
+from steerlens.config.registry import load_part, parts_of
+from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.answer import answer_section, print_answer
-from steerlens.report.studies import Answer, load_study, write_answer
+from steerlens.report.studies import Answer, write_answer
 from steerlens.report.tracking.tables import answer_rows
 from steerlens.results.folder import RunTables
 from tests.support.frames import frame
@@ -38,19 +39,19 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
             table.insert(0, "release", ["[red]a[/]", "\x1b[31mb"])
             return Answer(["It is *so*."], {"made_up": table}, {"made_up": Figure})
 
-    monkeypatch.setattr("steerlens.report.studies.load_study", lambda name: MadeUp)
+    monkeypatch.setattr("steerlens.report.studies.load_part", lambda kind, name: MadeUp)
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", parts_of("studies"))
 def test_every_study_has_a_module_with_an_answer(name: str) -> None:
-    module = load_study(name)
+    module = load_part("studies", name)
     assert callable(module.answer)
     assert module.__doc__
 
 
 def test_an_unknown_study_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(SteerlensError, match="releases"):
-        load_study("release")
+        load_part("studies", "release")
 
 
 def test_nothing_is_written_where_nothing_was_asked(tmp_path: Path) -> None:

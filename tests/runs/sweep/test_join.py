@@ -103,7 +103,7 @@ def test_the_words_of_all_jobs_are_joined(tmp_path: Path) -> None:
     named = {"model": "m", "sae": "s", "hook_name": "h"}
     for job, shown in enumerate((1.0, 0.25)):
         rows = [
-            {"word": word, "layer": 1, "tokens": [word], "shown": shown, **named}
+            {"word": word, "layer": 1, "tokens": [word], "word_share": shown, **named}
             for word in ("date", "music")
         ]
         save_job(sweep / str(job), {"seed": str(job)}, coverage=COVERAGE.frame(rows))
@@ -112,7 +112,7 @@ def test_the_words_of_all_jobs_are_joined(tmp_path: Path) -> None:
     words = COVERAGE.read(sweep)
     assert words["word"].tolist() == ["date", "music", "date", "music"]
     assert words["job"].tolist() == words["seed"].tolist() == ["0", "0", "1", "1"]
-    assert words["shown"].tolist() == [1.0, 1.0, 0.25, 0.25]
+    assert words["word_share"].tolist() == [1.0, 1.0, 0.25, 0.25]
 
 
 def test_random_directions_that_shards_share_are_there_once(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ their one meaning.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from steerlens.config.schema.concepts import (
@@ -22,13 +22,10 @@ from steerlens.config.schema.missing import MISSING
 from steerlens.config.schema.steering import (
     CONTROLS,
     OBJECTIVES,
-    OPERATORS,
     POSITIONS,
     RANDOM_DIRECTION,
     RANDOM_FEATURE,
-    RULES,
     SUCCESS,
-    UNITS,
     ChoiceConfig,
     GenerationConfig,
     SelectionConfig,
@@ -36,6 +33,7 @@ from steerlens.config.schema.steering import (
 )
 from steerlens.config.schema.subject import FeaturesConfig, ModelConfig, SaeConfig
 from steerlens.config.schema.texts import (
+    CORPORA,
     CorpusConfig,
     CoverageConfig,
     PmiConfig,
@@ -46,20 +44,18 @@ from steerlens.config.schema.texts import (
 __all__ = [
     "CONCEPT_SOURCES",
     "CONTROLS",
+    "CORPORA",
     "INSTRUCTIONS",
     "JUDGES",
     "MISSING",
     "OBJECTIVES",
-    "OPERATORS",
     "POSITIONS",
     "RANDOM_DIRECTION",
     "RANDOM_FEATURE",
-    "RULES",
     "STEERED_BY",
-    "STUDIES",
     "SUCCESS",
-    "UNITS",
     "ChoiceConfig",
+    "Chosen",
     "ConceptsConfig",
     "CorpusConfig",
     "CoverageConfig",
@@ -78,10 +74,8 @@ __all__ = [
     "StudyConfig",
     "TowardConfig",
     "TrackingConfig",
+    "key_fields",
 ]
-
-
-STUDIES = ("releases", "sizes", "controls", "criteria", "table1")
 
 
 @dataclass
@@ -146,6 +140,16 @@ class PathsConfig:
     """Cache that runs share."""
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The options whose files a configuration was composed of, as far as they fill it."""
+
+    subject: str | None = None
+    experiment: str | None = None
+    searchpath: tuple[str, ...] = ()
+    """Folders beside ours in which options lie."""
+
+
 @dataclass
 class RunConfig:
     """The whole configuration of one run."""
@@ -204,3 +208,10 @@ class RunConfig:
     """Who rates the texts that are to show `concepts`; null = nobody."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    chosen: Chosen = field(default_factory=Chosen, metadata={"omegaconf_ignore": True})
+    """What the values were composed of; no key of the configuration."""
+
+
+def key_fields(kind: type) -> list[Field[Any]]:
+    """Return the fields of a dataclass of the schema that are keys of the configuration."""
+    return [field for field in fields(kind) if not field.metadata.get("omegaconf_ignore")]

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-OPERATORS = ("add", "clamp", "min_clamp", "ablate")
-UNITS = ("a_max", "max_activation", "norm", "one")
 POSITIONS = ("last", "all", "generated", "prompt")
 RANDOM_DIRECTION = "random_direction"
 RANDOM_FEATURE = "random_feature"
 CONTROLS = (RANDOM_DIRECTION, RANDOM_FEATURE)
-RULES = ("paper", "budget")
 SUCCESS = ("success_20", "success_5", "success_1", "concept_success")
 OBJECTIVES = {
     "mean_output_score": False,

@@ -7,6 +7,8 @@ from typing import Any
 
 from steerlens.config.schema.missing import MISSING
 
+CORPORA = ("embedded", "webtext", "text", "json", "parquet", "hub")
+
 
 @dataclass
 class CorpusConfig:

@@ -10,13 +10,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from steerlens.config.schema import INSTRUCTIONS
 from steerlens.data.concept_sets import ConceptSet
 from steerlens.errors import SteerlensError, unknown
 from steerlens.storage.files import parse_json, read_text
-
-SOURCES = ("alpaca_eval", "genre", "released")
-"""alpaca_eval: AlpacaEval for all (AxBench); genre: Dolly for text, GSM8K for math, AlpacaEval for
-code (the paper); released: a file of the paper's authors."""
 
 ENDINGS = (".parquet", ".jsonl", ".json")
 
@@ -43,7 +40,8 @@ def with_instructions(
 
     Args:
         concepts: a set whose prompts are instructions.
-        source: one of `SOURCES`.
+        source: alpaca_eval, AlpacaEval for all (AxBench); genre, Dolly for text, GSM8K for math,
+            AlpacaEval for code (the paper); or released, a file of the paper's authors.
         path: for alpaca_eval, a file instead of the hub's; for genre, a folder with a file for each
             genre (`text.jsonl`, ...), with a column `instruction` or `question`; for released, the
             authors' JSON file.
@@ -53,8 +51,8 @@ def with_instructions(
         SteerlensError: for an unknown source, files that can't be read or lack a column, too few
             instructions, or a concept that the released file doesn't have.
     """
-    if source not in SOURCES:
-        raise unknown("source of instructions", source, SOURCES)
+    if source not in INSTRUCTIONS:
+        raise unknown("source of instructions", source, INSTRUCTIONS)
     if n < 2:
         raise SteerlensError(f"{n} instructions can't be split; use 2 or more.")
     if source == "released":
@@ -63,7 +61,12 @@ def with_instructions(
     notes = list(concepts.notes)
     with_prompts = []
     for concept in concepts.concepts:
-        genre = "all" if source == "alpaca_eval" else concept.genre
+        if source == "alpaca_eval":
+            genre = "all"
+        elif source == "genre":
+            genre = concept.genre
+        else:
+            raise unknown("source of instructions", source, INSTRUCTIONS)
         if genre not in tables:
             every = _instructions(genre, path)
             tables[genre] = every.dropna()

@@ -6,11 +6,12 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from steerlens.config.schema import ConceptsConfig
+from steerlens.config.schema import CONCEPT_SOURCES, ConceptsConfig
 from steerlens.data.concept_sets import ConceptSet
 from steerlens.data.concept_sets.axbench import axbench_folder, axbench_hub
 from steerlens.data.concept_sets.embedded import as_answers, embedded_concepts
 from steerlens.data.concept_sets.instructions import with_instructions
+from steerlens.errors import unknown
 
 # Once for all layers: reading the installed documentation takes some seconds.
 _embedded = cache(embedded_concepts)
@@ -31,6 +32,8 @@ def load_concepts(
         path = str(config.path).replace("{layer}", str(layer))
         if config.source == "folder":
             concepts = axbench_folder(Path(path))
+        elif config.source != "hub":
+            raise unknown("concepts.source", config.source, CONCEPT_SOURCES)
         else:
             subset = str(config.subset).replace("{layer}", str(layer))
             concepts = axbench_hub(path, subset, config.revision)

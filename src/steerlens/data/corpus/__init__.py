@@ -14,7 +14,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypeVar
 
-from steerlens.config.schema import CorpusConfig
+from steerlens.config.schema import CORPORA, CorpusConfig
 from steerlens.data.corpus.installed import documents
 from steerlens.data.corpus.local import json_rows, lines, shuffled
 from steerlens.data.corpus.values import Render, contents, text_of
@@ -190,6 +190,8 @@ def _with_columns(
 def _from_datasets(config: CorpusConfig) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
 
+    if config.source not in ("hub", "parquet"):
+        raise unknown("corpus.source", config.source, CORPORA)
     if config.source == "hub":
         where: dict[str, Any] = {
             "path": config.path,

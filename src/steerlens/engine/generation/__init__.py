@@ -1,4 +1,4 @@
-"""Texts: rows of (feature, control, factor, prompt, sample) become continuations.
+"""Texts: rows of what is steered with, factor, prompt and sample become continuations.
 
 Every row has its own feature, factor, prompt and seed, so batches are filled with whatever is still
 to do, and what a row gives doesn't depend on its neighbours. Finished batches are kept at once.
@@ -22,7 +22,7 @@ from steerlens.engine.generation.sampling import Sampling, row_seed
 from steerlens.engine.generation.stopping import EOS, Stopping
 from steerlens.engine.generation.targets import max_activations, row_targets
 from steerlens.engine.intervention import Operation, check_affine
-from steerlens.engine.intervention.hooks import Edits, SteeringHooks
+from steerlens.engine.intervention.hooks import Edits, SteeringHooks, policy_named
 from steerlens.engine.memory import batches, rows_that_fit
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
@@ -30,8 +30,12 @@ from steerlens.errors import SteerlensError
 if TYPE_CHECKING:
     from steerlens.engine.run_context import ScoreRun
 
-ROW = ("feature", "control", "factor", "prompt", "sample")
-"""What identifies a text of one subject."""
+TEXT = ("factor", "prompt", "sample")
+"""What tells apart the texts that are steered with the same thing."""
+
+ROW = ("feature", "control", "together", *TEXT)
+"""What identifies a text of one subject that is steered with the SAE's features: `control` is ""
+for the features themselves, `together` the others that are steered at once ("" for none)."""
 
 ROWS_AT_ONCE = 512
 """More rows make nothing faster, and lose more when a run is killed."""
@@ -43,11 +47,20 @@ EditsOf = Callable[[pd.DataFrame, Sequence[int]], Edits]
 
 @dataclass(frozen=True)
 class Steering:
-    """What rows are steered with."""
+    """What rows are steered with that isn't a feature of the SAE."""
 
+    name: str
+    """A part of each row's seed."""
+    id: str
+    """The column, of int64, that says for a row which of its directions or edits is meant."""
     key: Mapping[str, Any]
     """All that it depends on besides model, SAE and row."""
     edits_of: EditsOf
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """What identifies a text."""
+        return (self.id, *TEXT)
 
 
 def generate(
@@ -58,12 +71,15 @@ def generate(
     run: ScoreRun,
     steering: Steering | None = None,
 ) -> pd.DataFrame:
-    """The rows, columns `ROW`, with `text`, `token_ids`, `stopped_by`, `near_ties`,
-    `first_step_kl` and `seed`; in the same order.
+    """Continue the prompt of every row.
+
+    Returns:
+        The rows in the same order, with `text`, `token_ids`, `stopped_by`, `near_ties`,
+        `first_step_kl` and `seed`.
 
     Args:
         subject: model and SAE.
-        rows: columns `ROW`.
+        rows: columns `ROW`, or those of `steering.row`.
         steer: how features are steered with.
         settings: how texts are continued.
         run: memory, seed, progress, and where finished texts are kept.
@@ -74,10 +90,11 @@ def generate(
             that the tokenizer doesn't have.
     """
     key = text_key(subject, steer, settings, run, steering)
+    by = list(steering.row if steering else ROW)
     stored, missing = rows, rows
-    stored_table = run.store.read(key, ROW) if run.store else None
+    stored_table = run.store.read(key, by) if run.store else None
     if stored_table is not None:
-        stored = rows.merge(stored_table.to_pandas(), on=list(ROW), how="left")
+        stored = rows.merge(stored_table.to_pandas(), on=by, how="left")
         missing = rows.loc[stored["stopped_by"].isna().to_numpy()]
     if len(missing) == 0:
         return stored
@@ -86,12 +103,13 @@ def generate(
     total = len(missing) * settings.max_new_tokens
     with run.task(total, f"layer {subject.layer}: {len(missing):,} texts", "tokens") as advance:
         edits_of = steering.edits_of if steering else _with_features(subject, steer, run)
-        for table in _batches(subject, missing, prompts, steer, settings, run, edits_of, advance):
+        seeded = missing.assign(seed=_seeds(subject, missing, run.seed, steering))
+        for table in _batches(subject, seeded, prompts, steer, settings, run, edits_of, advance):
             tables.append(table)
             if run.store:
-                run.store.add(key, _arrow(table), ROW)
-    decoded_rows = pd.concat(tables, ignore_index=True).drop_duplicates(list(ROW))
-    return rows.merge(decoded_rows, on=list(ROW), how="left")
+                run.store.add(key, _arrow(table), by)
+    decoded_rows = pd.concat(tables, ignore_index=True).drop_duplicates(by)
+    return rows.merge(decoded_rows, on=by, how="left")
 
 
 def text_key(
@@ -111,6 +129,24 @@ def text_key(
         edit["default_max_activation"] = steer.default_max_activation
         edit["corpus"] = run.examples_key() or run.corpus_key()
     return {**subject.key, "texts": how, "edit": edit, "seed": run.seed}
+
+
+def _seeds(subject: Subject, rows: pd.DataFrame, seed: int, steering: Steering | None) -> list[int]:
+    """Each row's own seed, from all that identifies its text."""
+    if steering is None:
+        ids = rows["feature"].tolist()
+        # Of features steered together the control was named after the others.
+        names = [
+            f"{control}+{others}" if others else control
+            for control, others in zip(rows["control"], rows["together"], strict=True)
+        ]
+    else:
+        ids, names = rows[steering.id].tolist(), [steering.name] * len(rows)
+    texts = rows[list(TEXT)].itertuples(index=False, name=None)
+    return [
+        row_seed(seed, subject.layer, id, name, *text)
+        for id, name, text in zip(ids, names, texts, strict=True)
+    ]
 
 
 def _with_features(subject: Subject, steer: SteerConfig, run: ScoreRun) -> EditsOf:
@@ -167,8 +203,7 @@ def _batches(
         batch = group.iloc[part]
         distinct = list(dict.fromkeys(batch["prompt"]))
         index_of = {prompt: index for index, prompt in enumerate(distinct)}
-        ids = batch[list(ROW)].itertuples(index=False, name=None)
-        seeds = [row_seed(run.seed, subject.layer, *row) for row in ids]
+        seeds = batch["seed"].tolist()
         hooks = edits_of(batch, [len(prompts[prompt]) for prompt in batch["prompt"]])
         prompt_B = torch.tensor(batch["prompt"].map(index_of).tolist())
         texts = decode(
@@ -177,7 +212,7 @@ def _batches(
         )  # fmt: skip
         unused = sum(settings.max_new_tokens - len(text.token_ids) for text in texts)
         advance(0, unused)
-        finished.append(_table(subject, batch, prompts, texts, seeds))
+        finished.append(_table(subject, batch, prompts, texts))
 
     length_of = np.array([lengths[prompt] for prompt in missing["prompt"]])
     for length in np.unique(length_of).tolist():
@@ -193,7 +228,6 @@ def _table(
     batch: pd.DataFrame,
     prompts: Mapping[str, list[int]],
     texts: Sequence[Continuation],
-    seeds: Sequence[int],
 ) -> pd.DataFrame:
     ids = [prompts[prompt] for prompt in batch["prompt"]]
     # Not every tokenizer knows of every EOS that it is a special token.
@@ -204,7 +238,6 @@ def _table(
         stopped_by=[text.stopped_by for text in texts],
         near_ties=[text.near_ties for text in texts],
         first_step_kl=[text.first_step_kl for text in texts],
-        seed=list(seeds),
     )
 
 
@@ -250,7 +283,7 @@ def _bytes_per_row(subject: Subject, length: int, positions: str) -> int:
     n_kv = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
     # Twice, because a longer copy is made at every step; thrice the logits.
     keys_values = 2 * 2 * n_kv * cfg.d_head * length * lm.n_layers
-    edited = 1 if positions in ("last", "generated") else length
+    edited = length if policy_named(positions).of_prompt is None else 1
     block = 4 * (cfg.d_mlp or 4 * cfg.d_model) + 16 * cfg.d_model
     return lm.dtype.itemsize * (
         keys_values + 3 * lm.head.d_vocab + edited * (3 * subject.d_sae + block)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from steerlens.config.schema import RANDOM_DIRECTION, RANDOM_FEATURE, SteerConfig
+from steerlens.config.schema import CONTROLS, RANDOM_DIRECTION, RANDOM_FEATURE, SteerConfig
 from steerlens.engine.generation.sampling import row_seed
 from steerlens.engine.intervention import Targets, decoder_rows, feature_targets
-from steerlens.errors import SteerlensError
+from steerlens.errors import SteerlensError, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,27 +20,16 @@ if TYPE_CHECKING:
     from steerlens.engine.subject import Subject
 
 
-def together(features: Sequence[int]) -> str:
-    """The `control` of the first feature steered together with the others: "+12+57"."""
-    return "".join(f"+{feature}" for feature in features[1:])
-
-
-def companions(control: str) -> list[int]:
-    """The other features of a `control`; [] if it names none."""
-    return [int(feature) for feature in control.split("+")[1:]] if control.startswith("+") else []
-
-
 def row_targets(
     subject: Subject, batch: pd.DataFrame, max_activation_F: torch.Tensor | None, seed: int
 ) -> Targets:
-    """The targets of rows with columns `feature`, `control` and `factor`.
+    """The targets of rows with columns `feature`, `control`, `together` and `factor`.
 
     Of n features together each has a share of 1/n in the row's factor.
     """
-    controls = batch["control"].tolist()
     groups = [
-        [int(feature), *companions(control)]
-        for feature, control in zip(batch["feature"], controls, strict=True)
+        [int(feature), *map(int, filter(None, others.split("+")))]
+        for feature, others in zip(batch["feature"], batch["together"], strict=True)
     ]
     widest = max(map(len, groups))
     features_BN = torch.tensor([group + group[:1] * (widest - len(group)) for group in groups])
@@ -53,7 +41,7 @@ def row_targets(
         weights_BN=(torch.arange(widest) < size_B1) / size_B1,  # 0 where the group has ended
         max_activation_BN=None if max_activation_F is None else max_activation_F[features_BN],
     )
-    for row, control in enumerate(controls):
+    for row, control in enumerate(batch["control"]):
         vector_D, seeds = targets.vectors_BND[row, 0], (seed, subject.layer, groups[row][0])
         if control == RANDOM_DIRECTION:
             targets.vectors_BND[row, 0] = _random_like(vector_D, *seeds)
@@ -61,6 +49,8 @@ def row_targets(
             other_D = decoder_rows(subject.sae, torch.tensor(_another(subject.d_sae, *seeds)))
             other_D = torch.nn.functional.normalize(other_D, dim=0)  # a row of zeros stays one
             targets.vectors_BND[row, 0] = other_D * vector_D.norm()
+        elif control:
+            raise unknown("steer.controls", control, CONTROLS)
     return targets
 
 

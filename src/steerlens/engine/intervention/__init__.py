@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from steerlens.config.schema import OPERATORS, UNITS
+from steerlens.config.registry import load_part
 from steerlens.engine.subject.site import is_transcoder
-from steerlens.errors import SteerlensError, unknown
+from steerlens.errors import SteerlensError
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -31,19 +31,15 @@ class Operation:
     """What is done to a feature's activation, the same in every row."""
 
     operator: str = "add"
-    """add: `a + s u`; clamp: `s u`; min_clamp: `max(a, s u)`; ablate: `(1 - s) a`, so that a factor
-    of 1 removes the feature."""
+    """Name of a function in `operators`, or of another package's."""
     unit: str = "a_max"
-    """u: a_max, the largest activation at the position (the paper); max_activation, the feature's
-    own maximum over a corpus (AxBench); norm, what changes the vector by its own length; one, 1."""
+    """Name of a function in `units`, or of another package's."""
     keep_error: bool = True
     """Keep what the SAE fails to reconstruct (the authors' code) or drop it (the paper's Eq. 6)."""
 
     def __post_init__(self) -> None:
-        if self.operator not in OPERATORS:
-            raise unknown("steer.operator", self.operator, OPERATORS)
-        if self.unit not in UNITS:
-            raise unknown("steer.unit", self.unit, UNITS)
+        load_part("operators", self.operator)
+        load_part("units", self.unit)
 
 
 @dataclass(frozen=True)
@@ -154,8 +150,12 @@ def _out_scale(sae: SAE[Any], x_BLD: torch.Tensor) -> torch.Tensor:
             return 1.0 / state.x_norm_coeff[..., 0]
         case "constant_scalar_rescale":  # of temporal SAEs
             return ones_BL / state.cfg.activation_normalization_factor
-        case _:
+        case "none" | "expected_average_only_in":
             return ones_BL
+        case other:
+            raise SteerlensError(
+                f"an SAE whose activations are normalised by {other!r} can't be steered yet."
+            )
 
 
 @torch.no_grad()
@@ -192,34 +192,20 @@ def _steps(
     operation: Operation, encoded: Encoded, out_BLD: torch.Tensor, targets: Targets
 ) -> torch.Tensor:
     """(B, L, N): by how much each feature's activation changes."""
-    acts_BLF = encoded.acts_BLF
-    if operation.unit == "a_max":
-        unit = acts_BLF.amax(dim=-1, keepdim=True)
-    elif operation.unit == "max_activation":
-        if targets.max_activation_BN is None:
-            raise SteerlensError("unit max_activation needs the features' maximum activations.")
-        unit = targets.max_activation_BN[:, None]
-    elif operation.unit == "norm":
-        length_BL = out_BLD.norm(dim=-1).to(acts_BLF) / encoded.out_scale_BL
-        unit = length_BL[..., None] / targets.vectors_BND.norm(dim=-1)[:, None]
-    else:
-        unit = acts_BLF.new_ones(())
-    goal_BLN = targets.factor_B[:, None, None] * targets.weights_BN[:, None] * unit
-    if operation.operator == "add":
-        return goal_BLN
-    if targets.features_BN is None:
-        raise SteerlensError(
-            f"steer.operator={operation.operator} needs features; a plain direction is only added."
-        )
-    index_BLN = targets.features_BN[:, None].expand(-1, acts_BLF.shape[1], -1)
-    acts_BLN = acts_BLF.expand(len(targets), -1, -1).gather(-1, index_BLN)
-    match operation.operator:
-        case "clamp":
-            return goal_BLN - acts_BLN
-        case "min_clamp":
-            return (goal_BLN - acts_BLN).clamp(min=0)
-        case _:
-            return -targets.factor_B[:, None, None] * targets.weights_BN[:, None] * acts_BLN
+    acts_BLF, features_BN = encoded.acts_BLF, targets.features_BN
+
+    def acts() -> torch.Tensor:
+        if features_BN is None:
+            raise SteerlensError(
+                f"steer.operator={operation.operator} needs features; a plain direction is only "
+                "added."
+            )
+        index_BLN = features_BN[:, None].expand(-1, acts_BLF.shape[1], -1)
+        return acts_BLF.expand(len(targets), -1, -1).gather(-1, index_BLN)
+
+    unit = load_part("units", operation.unit)(encoded, out_BLD, targets)
+    share_B1N = targets.factor_B[:, None, None] * targets.weights_BN[:, None]
+    return load_part("operators", operation.operator)(acts, share_B1N * unit, share_B1N)
 
 
 def looks_back(sae: SAE[Any]) -> bool:

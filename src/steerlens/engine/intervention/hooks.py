@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from steerlens.config.schema import POSITIONS
 from steerlens.engine.intervention import Operation, Targets, edited, encode, looks_back
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError, unknown
+
+
+class Policy(NamedTuple):
+    """Which positions `steer.positions` edits."""
+
+    of_prompt: int | None
+    """How many of the prompt's last ones; None = all."""
+    new_tokens: bool
+
+
+POLICIES = {
+    "last": Policy(1, True),
+    "all": Policy(None, True),
+    "generated": Policy(0, True),
+    "prompt": Policy(None, False),
+}
+
+
+def policy_named(positions: str) -> Policy:
+    """The policy of `steer.positions`; refuses an unknown one."""
+    if positions not in POLICIES:
+        raise unknown("steer.positions", positions, POLICIES)
+    return POLICIES[positions]
 
 
 class Edits(Protocol):
@@ -56,15 +78,13 @@ class SteeringHooks:
     def __init__(
         self, subject: Subject, operation: Operation, targets: Targets, positions: str = "last"
     ) -> None:
-        if positions not in POSITIONS:
-            raise unknown("steer.positions", positions, POSITIONS)
         self.targets = targets
         self.is_prompt = True
         self.fired = 0
         """How many forwards were edited."""
         self._subject = subject
         self._operation = operation
-        self._policy = positions
+        self._policy = policy_named(positions)
         self._seen: dict[str, torch.Tensor] = {}
         self._looks_back = looks_back(subject.sae)
         self._past_BLD: torch.Tensor | None = None
@@ -92,13 +112,11 @@ class SteeringHooks:
 
     def first_position(self, length: int) -> int:
         """Where a forward of a prompt must begin to see every edit, and to give logits."""
-        if self._looks_back or self._policy in ("all", "prompt"):
-            return 0
-        return length - 1
+        return 0 if self._looks_back or self._policy.of_prompt is None else length - 1
 
     @property
     def edits_new_tokens(self) -> bool:
-        return self._policy != "prompt"
+        return self._policy.new_tokens
 
     def select(self, rows: torch.Tensor) -> None:
         """Goes on with these rows of the batch only."""
@@ -146,10 +164,7 @@ class SteeringHooks:
 
     def _positions(self, length: int) -> slice | None:
         """The positions of this forward that are edited; they are its last ones."""
-        match self._policy, self.is_prompt:
-            case ("last", True):
-                return slice(length - 1, length)
-            case ("generated", True) | ("prompt", False):
-                return None
-            case _:
-                return slice(0, length)
+        n_edited = self._policy.of_prompt if self.is_prompt else int(self._policy.new_tokens)
+        if n_edited == 0:
+            return None
+        return slice(length - n_edited if self.is_prompt and n_edited else 0, length)

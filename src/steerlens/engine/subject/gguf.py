@@ -9,6 +9,8 @@ import os
 import shutil
 import sys
 import uuid
+from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,32 @@ def _convert_into(folder: Path, file: Path, header: GgufHeader, cache_dir: Path)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _read_once() -> Iterator[None]:
+    """Let Transformers' conversion parse a file once, and look up tensors' names in one table.
+
+    It reads the file's header for the tokenizer, for the config and for the weights, and makes the
+    table anew for every module of the model: most of the time of a small model.
+    """
+    import gguf
+    import numpy as np
+
+    class Reader(gguf.GGUFReader):
+        """The same file as plain memory: every slice of a `memmap` is another one, slowly."""
+
+        def _get(self, *args: Any, **kwargs: Any) -> Any:
+            self.data = self.data.view(np.ndarray)  # pyright: ignore
+            return super()._get(*args, **kwargs)
+
+    made_anew = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader = cache(Reader)  # pyright: ignore
+    gguf.get_tensor_name_map = cache(gguf.get_tensor_name_map)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = made_anew  # pyright: ignore
+
+
 def _convert(file: Path, folder: Path) -> None:
     """Write the model and tokenizer of `file` in the Hugging Face layout."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -89,7 +117,7 @@ def _convert(file: Path, folder: Path) -> None:
         # From the empty folder, because other files beside the GGUF would be read, too.
         # Transformers shows bars of its own.
         path = str(file.resolve())
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), _read_once():
             tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path)
             model, info = model_class.from_pretrained(
                 folder, gguf_file=path, dtype=torch.float32, output_loading_info=True

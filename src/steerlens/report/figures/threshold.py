@@ -14,6 +14,7 @@ from steerlens.analysis.payoff import DRAWS, Criterion, Point, criteria, thresho
 from steerlens.analysis.resampling import Draws, Estimate
 from steerlens.report.figures import style
 from steerlens.report.figures.output_score import S_OUT, subtitle
+from steerlens.results import features_alone
 from steerlens.results.text import visible
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _columns(rows: Sequence[Estimate | Draws | None]) -> np.ndarray:
 
 
 def _features(steering: pd.DataFrame) -> pd.DataFrame:
-    return steering.loc[steering["control"].isna()]
+    return features_alone(steering)
 
 
 def _subtitle(features: pd.DataFrame) -> str:

@@ -12,6 +12,7 @@ from steerlens.analysis.factors import by_factor
 from steerlens.analysis.toward import best_toward
 from steerlens.report.figures import style
 from steerlens.report.figures.output_score import subtitle
+from steerlens.results import features_alone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,7 @@ def by_steering_factor(steering: pd.DataFrame, generations: pd.DataFrame) -> Fig
 
 
 def _word(axes: np.ndarray, rows: pd.DataFrame, texts: pd.DataFrame) -> None:
-    means = by_factor(texts.loc[texts["control"].isna()])
+    means = by_factor(features_alone(texts))
     of_features = list(zip(rows.to_dict("records"), COLORS, strict=False))
     for row, color in reversed(of_features):  # the best above the others
         of_feature = means.loc[

@@ -1,12 +1,10 @@
 """Questions that a run or a sweep answers, from its tables alone: one module each.
 
-A study is a module with a docstring and `answer(series, config)`; `study.name` chooses it. To add
-one, write the module and enter its name in `config.schema.STUDIES`.
+A study is a module with a docstring and `answer(series, config)`; `study.name` chooses it.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from steerlens.analysis.resampling import Estimate
 from steerlens.analysis.series import Series
-from steerlens.config.schema import STUDIES, StudyConfig
-from steerlens.errors import SteerlensError, unknown
+from steerlens.config.registry import load_part
+from steerlens.config.schema import StudyConfig
+from steerlens.errors import SteerlensError
 from steerlens.results.text import csv_text
 from steerlens.storage.files import write_text
 
@@ -54,14 +53,6 @@ def interval_columns(name: str, estimate: Estimate | None) -> dict[str, float | 
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
-def load_study(name: str) -> Study:
-    """The module of the study `name`; refuses an unknown one."""
-    if name not in STUDIES:
-        raise unknown("study.name", name, STUDIES)
-    module: Any = importlib.import_module(f"steerlens.report.studies.{name}")
-    return module
-
-
 def write_answer(
     series: Sequence[Series], folder: Path
 ) -> tuple[dict[str, Any] | None, dict[str, list[Path]]]:
@@ -76,7 +67,8 @@ def write_answer(
     if config.name is None:
         return None, {}
     try:
-        result = load_study(config.name).answer(series, config)
+        study: Study = load_part("studies", config.name)
+        result = study.answer(series, config)
     except SteerlensError as error:
         result = Answer([f"The study {config.name} has no answer: {error}"])
     for name, table in result.tables.items():

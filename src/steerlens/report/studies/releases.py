@@ -30,6 +30,7 @@ from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.figures.releases import LAYER_PANELS, PANELS, draw_layers, draw_releases
 from steerlens.report.studies import Answer, interval_columns
+from steerlens.results import features_alone
 from steerlens.results.table import names
 
 RANKED_BY = ("success", "steerable_0.1")
@@ -125,7 +126,7 @@ def _row(member: Series) -> dict[str, Any]:
 def _correlations(member: Series) -> dict[str, Any]:
     """Return the rank correlations, over features, of both scores with layer and with success."""
     steering = member.tables.steering
-    steered = steering.loc[steering["control"].isna()].dropna(subset=["best_factor", "success_20"])
+    steered = features_alone(steering).dropna(subset=["best_factor", "success_20"])
     columns = {}
     for score in ("output_score", "input_score"):
         for rows, column, name in (
@@ -223,9 +224,7 @@ def _measures(member: Series) -> dict[str, Any]:
 
 def _steerable(steering: pd.DataFrame) -> pd.DataFrame:
     """The features that the filter keeps, and that have a best factor."""
-    of_features = steering.loc[steering["control"].isna()].dropna(
-        subset=["best_factor", "success_20"]
-    )
+    of_features = features_alone(steering).dropna(subset=["best_factor", "success_20"])
     return of_features.loc[(of_features["output_score"] >= STEERABLE).fillna(False)]
 
 

@@ -30,7 +30,7 @@ from steerlens.analysis.summary import THRESHOLDS
 from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.studies import Answer, interval_columns
-from steerlens.results import FEATURES
+from steerlens.results import FEATURES, features_alone
 from steerlens.results.folder import RunTables
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _output_scores(features: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 def _texts(tables: RunTables) -> Iterator[dict[str, Any]]:
     """The best factor and the payoff from the texts of some prompts beside those of all."""
-    texts = tables.generations.loc[tables.generations["control"].isna()]
+    texts = features_alone(tables.generations)
     prompts = sorted(texts["prompt"].unique())
     if len(prompts) < 2 or tables.choice is None:
         return

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from steerlens.analysis.factors import by_factor
-from steerlens.results import FEATURES
+from steerlens.results import FEATURES, features_alone
 from steerlens.results.folder import RunTables
 from steerlens.results.text import visible, visible_token, visible_tokens
 
@@ -48,7 +48,7 @@ TEXTS = (
 
 def factor_curves(generations: pd.DataFrame) -> list[dict[str, Any]]:
     """For every factor, means over the features (controls left out)."""
-    texts = by_factor(generations.loc[generations["control"].isna()])
+    texts = by_factor(features_alone(generations))
     return [
         {"factor": factor, **{f"by_factor/{name}": rows[name].mean() for name in CURVES}}
         for factor, rows in texts.groupby("factor")
@@ -58,9 +58,7 @@ def factor_curves(generations: pd.DataFrame) -> list[dict[str, Any]]:
 def text_rows(tables: RunTables, n: int) -> list[dict[str, Any]]:
     """At most `n` texts of the features with most success, at factor 0 and at the best one."""
     keys = list(FEATURES.keys)
-    steering, texts = (
-        table.loc[table["control"].isna()] for table in (tables.steering, tables.generations)
-    )
+    steering, texts = (features_alone(table) for table in (tables.steering, tables.generations))
     best = steering.loc[steering["success_20"].notna(), [*keys, "best_factor", "success_20"]]
     best = best.sort_values(["success_20", "layer", "feature"], ascending=[False, True, True])
     both = best.head(n).drop(columns="success_20").merge(texts, on=keys)

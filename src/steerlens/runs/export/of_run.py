@@ -11,7 +11,7 @@ from steerlens.config.compose import read_config
 from steerlens.config.settings import parse_subject
 from steerlens.config.steering import parse_prompts, with_template
 from steerlens.errors import SteerlensError, unknown
-from steerlens.results import STEERING
+from steerlens.results import STEERING, features_alone
 from steerlens.storage.files import make_folder
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _numbers(arguments: list[str]) -> dict[str, Any]:
 
 
 def _row(steering: pd.DataFrame, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    rows = steering.loc[steering["control"].isna()]
+    rows = features_alone(steering)
     for key in ("layer", "feature"):
         if key in arguments:
             rows = rows.loc[rows[key] == arguments[key]]

@@ -113,7 +113,7 @@ def join(folders: Sequence[Path], into: Path, again: bool = False, show: bool = 
         for table, field in JOINED:
             frames = [getattr(member.tables, field) for member in series]
             if frames := [frame for frame in frames if len(frame) or table is FEATURES]:
-                table.write(pd.concat(frames, ignore_index=True), into)
+                table.write(pd.concat(frames, ignore_index=True), into, also_by=["job"])
             else:
                 (into / table.file).unlink(missing_ok=True)
         rows = _rows(jobs, settings)

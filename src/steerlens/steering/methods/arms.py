@@ -88,14 +88,15 @@ class Arm:
         return of_concepts.auroc_C[index], of_concepts.max_activation_C[index]
 
     def steering(self, subject: Subject, steer: SteerConfig, ids: Sequence[int]) -> Steering:
-        """How rows are steered whose `feature` is one of `ids`, those of the set in its order."""
+        """How rows are steered whose `concept_id` is one of `ids`, those of the set in order."""
         key: dict[str, Any] = {"arm": self.name}
         if self.learnt is not None:
             key["tensors"] = _digest(kept.tensors_of(self.learnt))
         if isinstance(self.learnt, Fitted):
             key["max_activation"] = self.learnt.detection.max_activation_C
         index_of = {id: index for index, id in enumerate(ids)}
-        return Steering(key, partial(_edits, self.learnt, subject, steer, index_of))
+        edits_of = partial(_edits, self.learnt, subject, steer, index_of)
+        return Steering(self.name, "concept_id", key, edits_of)
 
 
 def _edits(
@@ -106,7 +107,7 @@ def _edits(
     batch: pd.DataFrame,
     n_prompt_B: Sequence[int],
 ) -> Edits:
-    concept_B = [index_of[id] for id in batch["feature"]]
+    concept_B = [index_of[id] for id in batch["concept_id"]]
     factor_B = batch["factor"].tolist()
     if isinstance(learnt, lora.Lora):
         return lora.LoraEdits(subject, learnt, concept_B, factor_B)

@@ -16,7 +16,6 @@ from steerlens.steering.methods.labelled import TokenVectors
 from steerlens.steering.methods.task import Task
 
 NAME = "Probe"
-SOLVERS = ("adamw", "exact")
 
 
 @dataclass
@@ -46,10 +45,7 @@ def fit(task: Task, config: Config, seed: int) -> Directions:
     vectors_CD = torch.empty(len(task), task.vectors.x_TD.shape[1], device=task.vectors.x_TD.device)
     for alike in task.labelled.alike():
         for group in _that_fit(task, alike, config):
-            if config.solver == "exact":
-                vectors_CD[group] = _exact(task, group, config.C)
-            else:
-                vectors_CD[group] = _descend(task, group, config, seed)
+            vectors_CD[group] = SOLVERS[config.solver](task, group, config, seed)
     return Directions(unit(vectors_CD))
 
 
@@ -121,14 +117,14 @@ def _batch(
 
 
 @torch.no_grad()
-def _exact(task: Task, concepts: Sequence[int], C: float) -> torch.Tensor:
+def _exact(task: Task, concepts: Sequence[int], config: Config, seed: int) -> torch.Tensor:
     """(C, D): the weights of the regularised logistic regression of the texts' means."""
     labelled, vectors = task.labelled, task.vectors
     mean_ND = vectors.sum_ND / vectors.length_N[:, None]
     x_CND = mean_ND[torch.tensor([labelled.of(concept) for concept in concepts])]
     sign_N = x_CND.new_full((x_CND.shape[1],), -1.0)
     sign_N[: len(labelled.positives[concepts[0]])] = 1.0
-    return logistic_regression(x_CND, sign_N, C)
+    return logistic_regression(x_CND, sign_N, config.C)
 
 
 NEWTON_STEPS = 100
@@ -186,3 +182,7 @@ def _newton_step(
     right = torch.cat([right_CN, -a_CN.sum(dim=-1, keepdim=True)], dim=1)
     solved = torch.linalg.solve(system, right)
     return solved[:, :n], solved[:, n]
+
+
+SOLVERS = {"adamw": _descend, "exact": _exact}
+"""By the name in the settings."""

@@ -7,6 +7,7 @@ depends on the text and its prompt alone, so that its number doesn't depend on t
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from steerlens.engine.memory import batches, rows_that_fit
-from steerlens.engine.padding import next_multiple, padded
+from steerlens.engine.padding import ROWS, next_multiple, padded
 from steerlens.engine.ranks import log_probability
 from steerlens.engine.subject import LoadedModel
 from steerlens.engine.subject.forward import copied, final_vectors
@@ -38,8 +39,9 @@ def mean_negative_log_likelihood(
     prompts: Sequence[Sequence[int]],
     memory_budget: int,
     progress: Callable[[int], None] = lambda done: None,
+    answers_only: bool = False,
 ) -> list[float]:
-    """Mean negative log-probability (nats) of every text's tokens but the first.
+    """Mean negative log-probability (nats) of every text's tokens but the first, or of its answer.
 
     Args:
         lm: the model.
@@ -48,6 +50,7 @@ def mean_negative_log_likelihood(
             is run once for all that have the same.
         memory_budget: bytes for what is run at once.
         progress: called with the number of texts just read.
+        answers_only: whether only the tokens after the prompt's count; each text has some.
 
     Raises:
         SteerlensError: logits overflow in the model's dtype.
@@ -56,7 +59,8 @@ def mean_negative_log_likelihood(
     shared = [0] * len(texts)
     if _can_share(lm):
         shared = [_shared_length(ids, prompt) for ids, prompt in zip(texts, prompts, strict=True)]
-    for begun, n_begun, going_on in _begun(lm, texts, shared, memory_budget):
+    first = [len(prompt) if answers_only else 1 for prompt in prompts]
+    for begun, n_begun, going_on in _begun(lm, texts, shared, memory_budget, not answers_only):
         for length, group in _of_same_length(lm, texts, n_begun, going_on).items():
 
             def run(
@@ -67,9 +71,13 @@ def mean_negative_log_likelihood(
                 length: int = length,
             ) -> None:
                 group_texts = [texts[index] for index in group[rows]]
+                group_first = [first[index] for index in group[rows]]
                 shape = (padded(len(group_texts), full, lm.device, length), length)
-                nll_B = _negative_log_likelihood(lm, group_texts, begun, shape)
-                means[group[rows]] = nll_B.cpu().numpy() / [len(ids) - 1 for ids in group_texts]
+                nll_B = _negative_log_likelihood(lm, group_texts, group_first, begun, shape)
+                n_counted = [
+                    len(ids) - at for ids, at in zip(group_texts, group_first, strict=True)
+                ]
+                means[group[rows]] = nll_B.cpu().numpy() / n_counted
 
             size = _rows_at_once(lm, n_begun, length, memory_budget)
             for n_done in batches(len(group), size, run):
@@ -116,7 +124,7 @@ class _Begun:
     h_PD: torch.Tensor
     """Final normed vectors of their last positions."""
     nll_P: torch.Tensor
-    """Negative log-probability of their tokens but the first, float64."""
+    """Negative log-probability of their tokens but the first, float64; 0 where they don't count."""
 
     def cache_of_rows(self, which_B: torch.Tensor) -> Any:
         """Keys and values in B rows: a copy, because a forward appends to what it is given."""
@@ -126,7 +134,11 @@ class _Begun:
 
 
 def _begun(
-    lm: LoadedModel, texts: Sequence[Sequence[int]], shared: Sequence[int], memory_budget: int
+    lm: LoadedModel,
+    texts: Sequence[Sequence[int]],
+    shared: Sequence[int],
+    memory_budget: int,
+    counts: bool,
 ) -> Iterator[tuple[_Begun | None, int, list[int]]]:
     """Beginnings of `shared` tokens that have been run, their length, and indices of the texts that
     go on from them; with None and 0, the texts that share nothing."""
@@ -142,24 +154,37 @@ def _begun(
         def run(
             rows: slice, full: int, beginnings: Any = beginnings, finished: Any = finished
         ) -> None:
-            finished.append(_begin(lm, beginnings[rows], full))
+            finished.append(_begin(lm, beginnings[rows], full, counts))
 
         for _ in batches(len(beginnings), _rows_at_once(lm, 0, length, memory_budget), run):
             begun = finished.pop()
             yield begun, length, [index for ids in begun.number for index in groups[ids]]
 
 
-def _begin(lm: LoadedModel, beginnings: Sequence[tuple[int, ...]], full: int) -> _Begun:
-    n_rows, length = len(beginnings), len(beginnings[0])
-    shape = (padded(n_rows, full, lm.device, length), length)
-    tokens_PL, real_PL = _filled(beginnings, shape, lm.device)
+def _begin(
+    lm: LoadedModel, beginnings: Sequence[tuple[int, ...]], full: int, counts: bool
+) -> _Begun:
+    """Run beginnings of one length; with `counts`, their own tokens are predicted, too."""
+    length = len(beginnings[0])
     cache = _new_cache(lm)
-    h_PLD = _normed(lm, tokens_PL, cache)
+    # Few rows: a longer one costs less than more of them (see `padding`).
+    longer = next_multiple(length, ROWS)
+    windows = [getattr(layer, "sliding_window", None) or math.inf for layer in cache.layers]
+    if longer > int(lm.bridge.cfg.n_ctx) or longer >= min(windows, default=math.inf):
+        longer = length  # what slides out of a window can't be cut off again
+    shape = (padded(len(beginnings), full, lm.device, longer), longer)
+    tokens_PL, real_PL = _filled(beginnings, shape, lm.device)
+    h_PLD = _normed(lm, tokens_PL, cache)[:, :length]
+    if longer > length:
+        cache.crop(length - longer)  # so many of the last
+    nll_P = torch.zeros(len(h_PLD), dtype=torch.float64, device=h_PLD.device)
+    if counts:
+        nll_P = _sum(lm.head, h_PLD[:, :-1], tokens_PL[:, 1:length], real_PL[:, 1:length])
     return _Begun(
         number={ids: row for row, ids in enumerate(beginnings)},
         cache=cache,
         h_PD=h_PLD[:, -1],
-        nll_P=_sum(lm.head, h_PLD[:, :-1], tokens_PL[:, 1:], real_PL[:, 1:]),
+        nll_P=nll_P,
     )
 
 
@@ -187,20 +212,25 @@ def _rows_at_once(lm: LoadedModel, n_begun: int, length: int, memory_budget: int
 def _negative_log_likelihood(
     lm: LoadedModel,
     texts: Sequence[Sequence[int]],
+    first: Sequence[int],
     begun: _Begun | None,
     shape: tuple[int, int],
 ) -> torch.Tensor:
-    """Negative log-probability of each text's tokens but the first: (B,) float64.
+    """Negative log-probability of each text's tokens from the one at `first` on: (B,) float64.
 
     `shape` is that of the tokens that are run, padding included.
     """
     n_rows, length = shape
     if begun is None:
         tokens_BL, real_BL = _filled(texts, (n_rows, length + 1), lm.device)
+        for row, at in enumerate(first):
+            real_BL[row, :at] = False
         h_BLD = _normed(lm, tokens_BL[:, :-1])
         return _sum(lm.head, h_BLD, tokens_BL[:, 1:], real_BL[:, 1:])[: len(texts)]
     n_begun = len(next(iter(begun.number)))
     rest_BL, real_BL = _filled([ids[n_begun:] for ids in texts], (n_rows, length + 1), lm.device)
+    for row, at in enumerate(first):
+        real_BL[row, : max(0, at - n_begun)] = False
     which_B = torch.zeros(n_rows, dtype=torch.int64)
     which_B[: len(texts)] = torch.tensor([begun.number[tuple(ids[:n_begun])] for ids in texts])
     which_B = which_B.to(begun.h_PD.device)

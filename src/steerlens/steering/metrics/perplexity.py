@@ -79,21 +79,14 @@ def measure(
     fit = [index for index, ids in enumerate(tokens) if least[index] <= len(ids) <= n_ctx]
     run.progress(len(texts) - len(fit))
 
-    def means_of(ids: list[list[int]], of_prompts: list[list[int]], advance: bool) -> list[float]:
-        progress = run.progress if advance else lambda done: None
-        return mean_negative_log_likelihood(lm, ids, of_prompts, run.memory_budget, progress)
-
-    shared = [prompts[texts.prompts[index]] for index in fit]
-    means = means_of([tokens[index] for index in fit], shared, True)
-    if run.chat_template:
-        ids = [*prompts.values()]
-        prompt_mean = dict(zip(distinct, means_of(ids, ids, False), strict=True))
-        means = [
-            _mean_of_answer(
-                mean, len(tokens[index]), prompt_mean[texts.prompts[index]], len(prompt)
-            )
-            for index, mean, prompt in zip(fit, means, shared, strict=True)
-        ]
+    means = mean_negative_log_likelihood(
+        lm,
+        [tokens[index] for index in fit],
+        [prompts[texts.prompts[index]] for index in fit],
+        run.memory_budget,
+        run.progress,
+        answers_only=run.chat_template,
+    )
     column: list[float | None] = [None] * len(texts)
     for index, mean in zip(fit, means, strict=True):
         column[index] = math.exp(mean)
@@ -102,12 +95,6 @@ def measure(
 
 def _request(lm: LoadedModel, prompt: str) -> str:
     return lm.chat(prompt) if lm.tokenizer.chat_template else f"{prompt}\n"
-
-
-def _mean_of_answer(mean: float, length: int, prompt_mean: float, prompt_length: int) -> float:
-    """The mean over the tokens after the prompt, from means over all tokens but the first."""
-    total = mean * (length - 1) - prompt_mean * (prompt_length - 1)
-    return total / (length - prompt_length)
 
 
 def _bos(lm: LoadedModel) -> int | None:

@@ -49,6 +49,7 @@ def measure(
     from steerlens.engine.logit_lens import logit_lens
     from steerlens.scores.concepts import concept_tokens
 
+    assert texts.features is not None
     features_F, feature_index = np.unique(texts.features, return_inverse=True)
     lens_FK = logit_lens(
         subject, torch.from_numpy(features_F), max(config.k), run.memory_budget

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Texts:
     """Generated texts, column by column."""
 
-    features: np.ndarray
-    """(n,) int64: the feature that each text was steered with."""
+    features: np.ndarray | None
+    """(n,) int64: the feature that each text was steered with; None where it wasn't one."""
     prompts: Sequence[str]
     texts: Sequence[str]
     """Continuations, without the prompt."""
@@ -28,7 +28,7 @@ class Texts:
 
     def __post_init__(self) -> None:
         columns = (self.features, self.prompts, self.texts, self.token_ids)
-        lengths = [len(column) for column in columns]
+        lengths = [len(column) for column in columns if column is not None]
         if len(set(lengths)) > 1:
             raise SteerlensError(f"columns of texts differ in length: {lengths}.")
 

@@ -1,0 +1,29 @@
+"""Rules that choose the steering factor: one function each, by its name in `choice.rule`.
+
+A rule is given, of one feature at one factor, the mean success and the mean perplexity of its texts
+(NaN where there is none; `blind` where no factor has any), the mean perplexity of its texts without
+steering, and the settings `choice`. It returns the factor's merit, of which the best has most, or
+None where the factor may not be chosen.
+"""
+
+from __future__ import annotations
+
+import math
+
+from steerlens.config.schema import ChoiceConfig
+
+
+def paper(
+    success: float, perplexity: float, blind: bool, unsteered: float, choice: ChoiceConfig
+) -> float | None:
+    """Most success per perplexity, below a cap of success (Section 4.1)."""
+    if not success <= choice.success_cap:
+        return None
+    return success if blind else 0.0 if math.isnan(perplexity) else success / perplexity
+
+
+def budget(
+    success: float, perplexity: float, blind: bool, unsteered: float, choice: ChoiceConfig
+) -> float | None:
+    """Most success within a budget of perplexity."""
+    return success if blind or perplexity <= choice.perplexity_budget * unsteered else None
