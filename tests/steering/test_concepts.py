@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -202,11 +203,26 @@ def test_a_killed_run_learns_only_the_concepts_that_are_left(
         return fit(*args, **kwargs)
 
     monkeypatch.setattr(module, learner.split(".")[-1], killed_at_the_second)
-    run = ScoreRun(store=Store(tmp_path))
+    bars: list[list[int]] = []
+
+    @contextmanager
+    def task(total: int, *_: Any, **__: Any) -> Iterator[Callable[..., None]]:
+        bars.append([total, 0])
+
+        def advance(n: int) -> None:
+            bars[-1][1] += n
+
+        yield advance
+
+    run = ScoreRun(store=Store(tmp_path), task=task)
     with pytest.raises(KeyboardInterrupt):
         learn(run)
     found = learn(run)
     assert len(begun) == 1 + 1 + (len(CONCEPTS) - 1)
+    n_left = len(CONCEPTS) - 1
+    assert bars == [[len(CONCEPTS), 1], [n_left, n_left]]  # what is in the store isn't waited for
+    learn(run)
+    assert len(bars) == 2
     for name, tensor in together.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
 

@@ -152,7 +152,7 @@ def test_arms_stand_beside_what_they_cost(found: Answer) -> None:
 def test_means_and_differences_are_those_of_loops(found: Answer) -> None:
     texts = result().tables.generations
     texts = texts.loc[texts["factor"] == 4].assign(control=texts["control"].fillna(""))
-    less = found.tables["controls_differences"].set_index(["arm", "factor", "less"])
+    less = found.tables["controls_differences"].set_index(["arm", "factor", "baseline"])
     row = less.loc[("amplify", "4", "random_feature")]
     for name in ("success_20", "degeneracy"):
         changes = []

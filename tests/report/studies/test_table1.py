@@ -113,7 +113,7 @@ def test_differences_are_paired_by_concept(tables: RunTables) -> None:
     table = found.tables["table1_differences"]
     (row,) = table.loc[
         (table["method"] == "SAE (output_score >= 0.01)")
-        & (table["less"] == "DiffMean")
+        & (table["baseline"] == "DiffMean")
         & (table["aggregation"] == "per_text")
     ].to_dict("records")
     other = dict(naive(tables, "DiffMean", None))
@@ -129,7 +129,7 @@ def test_differences_are_paired_by_concept(tables: RunTables) -> None:
     assert f"they share fewer than {FEWEST} concepts with them: SAE (output_score >= 0.01)" in text
     (unfiltered,) = table.loc[
         (table["method"] == UNFILTERED)
-        & (table["less"] == "DiffMean")
+        & (table["baseline"] == "DiffMean")
         & (table["aggregation"] == "per_text")
     ].to_dict("records")
     assert f"{UNFILTERED} less DiffMean is {unfiltered['difference']:+.3f} (" in text

@@ -143,7 +143,12 @@ def _differences(arm: Arm) -> list[dict[str, Any]]:
             of_control = measured(arm.texts[name])
             common = of_feature.index.intersection(of_control.index)
             less = of_feature.loc[common] - of_control.loc[common]
-            about = {"arm": arm.name, "factor": arm.label, "less": name, "features": len(common)}
+            about = {
+                "arm": arm.name,
+                "factor": arm.label,
+                "baseline": name,
+                "features": len(common),
+            }
             rows.append({**about, **_estimates(less)})
     return rows
 
@@ -234,7 +239,7 @@ def _separations(differences: pd.DataFrame, arms: Sequence[Arm]) -> list[str]:
             continue
         for measure, title in (("success_20", "success@20"), ("degeneracy", "degeneracy")):
             clear = [row for row in rows if _separated(row, measure)]
-            unclear = [row["less"] for row in rows if row not in clear]
+            unclear = [row["baseline"] for row in rows if row not in clear]
             parts = [f"differs from {_listed(_change(row, measure) for row in clear)}"]
             parts = parts * bool(clear)
             if unclear:
@@ -251,7 +256,7 @@ def _separated(row: dict[str, Any], measure: str) -> bool:
 
 def _change(row: dict[str, Any], measure: str) -> str:
     value, low, high = (row[f"{measure}{end}"] for end in ("", "_low", "_high"))
-    return f"{row['less']} by {value:.3g} ({low:.3g} to {high:.3g})"
+    return f"{row['baseline']} by {value:.3g} ({low:.3g} to {high:.3g})"
 
 
 def _left_out(arms: Sequence[Arm], texts: pd.DataFrame) -> list[str]:

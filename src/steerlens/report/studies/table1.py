@@ -250,7 +250,7 @@ def _differences(
                         "aggregation": aggregation,
                         "layer": layer,
                         "method": row.method,
-                        "less": baseline.method,
+                        "baseline": baseline.method,
                         "concepts": n,
                         **interval_columns("difference", less),
                     }
@@ -288,10 +288,10 @@ def _difference_sentences(differences: pd.DataFrame) -> list[str]:
     few = rows.loc[rows["concepts"] < FEWEST]
     rows = rows.loc[rows["concepts"] >= FEWEST]
     # A threshold that every feature passes says nothing new.
-    rows = rows.drop_duplicates(["judge", "layer", "less", "concepts", "difference"])
+    rows = rows.drop_duplicates(["judge", "layer", "baseline", "concepts", "difference"])
     compared = [
-        f"Layer {row['layer']}, {row['judge']}, {PER_TEXT}: {row['method']} less {row['less']} is "
-        f"{_interval(row)} on the {row['concepts']} concepts that both have."
+        f"Layer {row['layer']}, {row['judge']}, {PER_TEXT}: {row['method']} less "
+        f"{row['baseline']} is {_interval(row)} on the {row['concepts']} concepts that both have."
         for row in rows.to_dict("records")
     ]
     if few.empty:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -263,36 +264,48 @@ def _learn_directions(
         if name in TRAINED:
             fit = partial(_fit_alone, subject, name, settings[name], run, chat)
             key = partial(_key, subject, name=name, config=settings[name], run=run, chat=chat)
-            learnt[name] = join_fitted(_in_parts(subject, concepts, run, key, fit))
+            learnt[name] = join_fitted(_in_parts(subject, concepts, name, run, key, fit))
     return learnt
 
 
 def _fit_alone(
-    subject: Subject, name: str, config: Any, run: ScoreRun, chat: bool, concepts: ConceptSet
+    subject: Subject,
+    name: str,
+    config: Any,
+    run: ScoreRun,
+    chat: bool,
+    concepts: ConceptSet,
+    advance: Callable[..., None],
 ) -> Fitted:
-    return fit_concepts(subject, concepts, {name: config}, run, chat)[name]
+    """Learn one method from some of a run's concepts, whose bar `advance` moves."""
+    silent = dataclasses.replace(run, task=lambda *_, **__: nullcontext(advance))
+    return fit_concepts(subject, concepts, {name: config}, silent, chat)[name]
 
 
 def _in_parts(
     subject: Subject,
     concepts: ConceptSet,
+    name: str,
     run: ScoreRun,
     key: Callable[[ConceptSet], Mapping[str, Any]],
-    fit: Callable[[ConceptSet], Any],
+    fit: Callable[[ConceptSet, Callable[..., None]], Any],
 ) -> list[Any]:
     """What takes long is learnt and stored a few concepts at a time, so that a killed run goes on.
 
-    A concept's numbers are the same whatever concepts it is trained beside.
+    A concept's numbers are the same whatever concepts it is trained beside. The bar is of those
+    that aren't in the store.
     """
-    size = PART_ON_CPU if subject.lm.device.type == "cpu" else PART_ON_GPU
-    parts = []
-    for part in concepts.parts(size):
-        learnt = kept.find(run.store, key(part))
-        if learnt is None:
-            learnt = fit(part)
-            kept.keep(run.store, key(part), learnt)
-        parts.append(learnt)
-    return parts
+    parts = concepts.parts(PART_ON_CPU if subject.lm.device.type == "cpu" else PART_ON_GPU)
+    learnt = [kept.find(run.store, key(part)) for part in parts]
+    n_missing = sum(len(part) for part, fitted in zip(parts, learnt, strict=True) if fitted is None)
+    if not n_missing:
+        return learnt
+    with run.task(n_missing, f"layer {subject.layer}: {name}", "concepts") as advance:
+        for index, part in enumerate(parts):
+            if learnt[index] is None:
+                learnt[index] = fit(part, advance)
+                kept.keep(run.store, key(part), learnt[index])
+    return learnt
 
 
 def _edits_config(method: str, n_layers: int, settings: Any) -> Any:
@@ -316,17 +329,16 @@ def _learn_edits(
     """LoReFT or LoRA of all concepts."""
     concepts.check_texts()
     weights = cache(load_weights)
-    with run.task(len(concepts), f"layer {subject.layer}: {method}", "concepts") as advance:
 
-        def fit(part: ConceptSet) -> Learnt:
-            labelled = label(subject, part.concepts, chat)
-            task = Task(subject, part.concepts, labelled, run.memory_budget // 2, advance)
-            if method == loreft.NAME:
-                return loreft.fit(task, config, run.seed)
-            return lora.fit(task, config, run.seed, weights())
+    def fit(part: ConceptSet, advance: Callable[..., None]) -> Learnt:
+        labelled = label(subject, part.concepts, chat)
+        task = Task(subject, part.concepts, labelled, run.memory_budget // 2, advance)
+        if method == loreft.NAME:
+            return loreft.fit(task, config, run.seed)
+        return lora.fit(task, config, run.seed, weights())
 
-        key = partial(_key, subject, name=method, config=config, run=run, chat=chat)
-        parts = _in_parts(subject, concepts, run, key, fit)
+    key = partial(_key, subject, name=method, config=config, run=run, chat=chat)
+    parts = _in_parts(subject, concepts, method, run, key, fit)
     return loreft.join_loreft(parts) if method == loreft.NAME else lora.join_lora(parts)
 
 
