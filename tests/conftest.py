@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+ONE_PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNgAAAAAgAB5Sfe/AAAAABJRU5ErkJggg=="
+)
+"""A PNG."""
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
@@ -100,11 +106,11 @@ def quick_figures() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def undrawn_figures() -> Iterator[None]:
-    """Figures are made, but their files hold no picture: for runs of which other things matter."""
+    """Figures are made, but the picture in their files is a pixel: for runs of which other things matter."""
     from matplotlib.figure import Figure
 
     def savefig(figure: Any, file: Any, format: str, **settings: Any) -> None:
-        file.write(b"\x89PNG\r\n\x1a\n" if format == "png" else b"%PDF-1.4\n")
+        file.write(ONE_PIXEL if format == "png" else b"%PDF-1.4\n")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", savefig)

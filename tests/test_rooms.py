@@ -29,6 +29,8 @@ MAY_IMPORT = {
     "cli": "errors storage config results engine report runs",
 }
 """By room, from the lowest to the highest, the rooms that it may import from."""
+KNOW_RUNS = ("config", "runs", "cli")
+"""The rooms that know a run's whole configuration: what defines it, and what carries it out."""
 
 
 def imported_modules(file: Path) -> set[str]:
@@ -71,6 +73,13 @@ def test_a_room_imports_from_the_rooms_below_it_alone(room: str) -> None:
     assert not others
     used = {room_of(module) for file in files for module in imported_modules(file)}
     assert used - {None, room} == set(allowed), "the list says no more than what is there"
+
+
+@pytest.mark.parametrize("room", [room for room in MAY_IMPORT if room not in KNOW_RUNS])
+def test_below_runs_settings_are_parsed_ones(room: str) -> None:
+    files = [*(PACKAGE / room).rglob("*.py"), *PACKAGE.glob(f"{room}.py")]
+    naming = [file.name for file in files if "RunConfig" in file.read_text(encoding="utf-8")]
+    assert not naming, "it is given what `config.settings` parses"
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,7 @@ from steerlens.engine.subject import load_subjects
 from steerlens.errors import SteerlensError
 from steerlens.runs.preflight import check
 from steerlens.runs.run import run
-from steerlens.runs.stages import Stages
-from steerlens.storage.files import make_folder
+from tests.support.scoring import scored
 from tests.support.tiny import D_SAE, save_sae
 
 LAYERS = (1, 3)
@@ -65,7 +64,7 @@ def features_of(words: list[str]) -> dict[int, list[int]]:
     config = compose(words)
     check(config)
     folder = Path(config.paths.output_dir)
-    frame = Stages(config, make_folder(folder)).score()
+    frame = scored(config, folder)
     return {layer: frame.loc[frame["layer"] == layer, "feature"].tolist() for layer in LAYERS}
 
 

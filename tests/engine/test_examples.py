@@ -29,8 +29,7 @@ from steerlens.engine.subject import Subject, load_subjects
 from steerlens.runs.examples import write_examples
 from steerlens.runs.preflight import check
 from steerlens.runs.run import run
-from steerlens.runs.stages import Stages
-from steerlens.storage.files import make_folder
+from tests.support.scoring import scored
 from tests.support.tiny import D_SAE, save_sae
 
 LAYERS = (1, 3)
@@ -85,7 +84,7 @@ def scores_of(words: list[str], folder: Path) -> pd.DataFrame:
     config = compose([*words, "score=all", f"paths.output_dir={folder}"])
     config.score = {name: config.score[name] for name in ("input", "activation")}
     check(config)
-    return Stages(config, make_folder(folder)).score()
+    return scored(config, folder)
 
 
 def numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
@@ -329,7 +328,7 @@ def test_what_can_not_be_right_is_refused(
 
     def go() -> None:
         check(config)
-        Stages(config, make_folder(tmp_path / "out")).score()
+        scored(config, tmp_path / "out")
 
     with pytest.raises(SteerlensError, match=message):
         go()

@@ -10,7 +10,7 @@ import pytest
 from steerlens.config.prices import FREE, PRICES_FILE, price_of
 from steerlens.config.schema import JudgeConfig
 from steerlens.judges.chat import Message
-from steerlens.judges.cost import tokens_at_most, usual_tokens
+from steerlens.judges.cost import Cost, tokens_at_most, usual_tokens
 
 
 def test_a_dated_model_has_the_price_of_its_name() -> None:
@@ -45,3 +45,10 @@ def test_the_most_tokens_are_no_fewer_than_a_byte_level_tokenizer_makes() -> Non
     one = (Message("user", "naïve ☃ text"),)
     assert tokens_at_most(one) >= len("naïve ☃ text".encode())
     assert 0 < usual_tokens(one) < tokens_at_most(one)
+
+
+def test_the_sum_of_costs_is_unknown_where_one_of_them_is() -> None:
+    first, second = Cost(3, 1, 100, 10, 0.5, 0.25), Cost(2, 2, 50, 5, 0.125, 0.0)
+    assert first.plus(second) == Cost(5, 3, 150, 15, 0.625, 0.25)
+    unpriced = Cost(1, 0, 7, 3, None, None)
+    assert first.plus(unpriced) == unpriced.plus(first) == Cost(4, 1, 107, 13, None, None)

@@ -133,7 +133,7 @@ def test_a_threshold_that_nothing_passes_is_refused_with_the_largest() -> None:
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 10, 13])
 def test_parts_are_the_whole_one_after_the_other(n: int) -> None:
     whole = [5, 1, 9, 3, 2, 8, 4, 7, 6, 0]
-    parts = [part(whole, f"{i}/{n}") for i in range(n)]
+    parts = [part(whole, (i, n)) for i in range(n)]
     assert [feature for one in parts for feature in one] == whole
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     assert part(whole, None) == whole

@@ -24,15 +24,18 @@ from steerlens.config.schema import (
     RunConfig,
     SteerConfig,
 )
+from steerlens.config.settings import parse_settings, parse_steering
 from steerlens.engine import generation
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
+from steerlens.judges import load_judge
+from steerlens.judges.session import RatingSession
 from steerlens.results import CHOOSING, EVALUATING, RATINGS
+from steerlens.runs.concepts import refuse_lacking_texts
 from steerlens.runs.plan import concepts as plan_concepts
-from steerlens.runs.stages import Stages
 from steerlens.scores import ScoreRun, output, token_confidence
 from steerlens.steering import concepts as concept_steering
-from steerlens.steering.concepts import Judging, Steered, refuse_lacking_texts, steer_concepts
+from steerlens.steering.concepts import Steered, score_named_features, steer_concepts
 from steerlens.steering.methods import arms
 from steerlens.steering.methods import fitted_io as kept
 from steerlens.steering.methods.arms import UNSTEERED, Arm, learn_arms
@@ -44,6 +47,7 @@ from tests.support.concepts import tiny_concepts
 from tests.support.frames import assert_identical
 from tests.support.generating import count_decoded
 from tests.support.judge_server import JudgeServer
+from tests.support.scoring import scored
 
 MakeSubject = Callable[..., Subject]
 METHODS = ["SAE", "SAE together", "DiffMean", "LoReFT", "Prompt", "Random"]
@@ -59,7 +63,7 @@ CONCEPTS = tiny_concepts(n=3, n_texts=(12, 12))
 def config_of(folder: Path, methods: list[str] = METHODS, **settings: Any) -> RunConfig:
     concepts = {"features": 2, "together": 2, "settings": SMALL, **settings}
     return RunConfig(
-        score=None,
+        score=output.Config(),
         concepts=ConceptsConfig("tiny", "embedded", methods=methods, **concepts),
         judge=JudgeConfig("lexical"),
         steer=SteerConfig(factors=FACTORS, unit="max_activation", positions="all"),
@@ -75,10 +79,12 @@ def unnamed() -> Any:
 
 
 def steered(subject: Subject, config: RunConfig, concepts: Any = None, store: bool = True) -> Any:
+    assert config.concepts is not None
     run = ScoreRun(store=Store(Path(config.paths.cache_dir) / "scores") if store else None)
     weights = subject.lm.names[2]
     return steer_concepts(
-        subject, concepts or unnamed(), config, SCORES, run, Judging(config),
+        subject, concepts or unnamed(), config.concepts, parse_steering(config), run,
+        RatingSession(None),
         lambda: AutoModelForCausalLM.from_pretrained(weights, attn_implementation="eager"),
     )  # fmt: skip
 
@@ -136,10 +142,10 @@ def naive_number(rows: pd.DataFrame) -> float:
 
 
 def test_only_sae_arms_name_features_and_all_of_them_are_scored(
-    whole: tuple[Steered, Path],
+    whole: tuple[Steered, Path], subject: Subject
 ) -> None:
     about: Any = whole[0].concepts
-    features: Any = whole[0].features
+    features: Any = score_named_features(subject, about, SCORES, 20, ScoreRun())
     named = about.loc[about["feature"].notna()]
     assert set(named["method"]) == {"SAE"}
     assert sorted(set(named["feature"])) == features["feature"].tolist()
@@ -171,7 +177,7 @@ def test_a_rerun_makes_no_text_and_learns_nothing(
     monkeypatch.setattr("steerlens.steering.methods.loreft.fit", None)
     again = steered(subject, config_of(whole[1]))
     assert sizes == []
-    for name in ("features", "concepts", "ratings"):
+    for name in ("concepts", "ratings"):
         assert_identical(getattr(again, name), getattr(whole[0], name))
 
 
@@ -318,18 +324,19 @@ def test_the_budget_of_a_run_is_that_of_all_its_ratings(subject: Subject, tmp_pa
             max_tokens=20,
         )  # fmt: skip
         run = ScoreRun(store=Store(tmp_path / "scores"))
-        judging = Judging(config)
+        assert config.concepts is not None
+        session = RatingSession(load_judge(config))
         found = steer_concepts(
-            subject, unnamed(), config, SCORES, run, judging, lambda: None
+            subject, unnamed(), config.concepts, parse_steering(config), run, session, lambda: None
         ).ratings
     found = cast(Any, found)
-    assert judging.stopped is not None
-    assert "judge.budget_usd=4 is reached" in judging.stopped
-    assert judging.cost.usd is not None
-    assert 0 < judging.cost.usd <= 4
-    assert judging.sentence() == (
-        f"openai:judge-small: {judging.cost.requests} answers, 0 of them kept from before, "
-        f"{judging.cost.usd:.2f} USD, {judging.cost.usd:.2f} of it now."
+    assert session.stopped is not None
+    assert "judge.budget_usd=4 is reached" in session.stopped
+    assert session.cost.usd is not None
+    assert 0 < session.cost.usd <= 4
+    assert session.sentence() == (
+        f"openai:judge-small: {session.cost.requests} answers, 0 of them kept from before, "
+        f"{session.cost.usd:.2f} USD, {session.cost.usd:.2f} of it now."
     )
     missing = found["llm_concept"].isna()
     assert 0 < missing.sum() < len(found)
@@ -371,10 +378,10 @@ def test_concepts_that_lack_texts_are_told_without_a_model(
         model=ModelConfig("local", path=str(tmp_path)),
     )
     if told is None:
-        refuse_lacking_texts(asked, 2)
+        refuse_lacking_texts(parse_settings(asked), 2)
         return
     with pytest.raises(SteerlensError, match=told):
-        refuse_lacking_texts(asked, 2)
+        refuse_lacking_texts(parse_settings(asked), 2)
 
 
 def test_too_few_unsteered_texts_are_told_without_a_model(tmp_path: Path) -> None:
@@ -385,7 +392,7 @@ def test_too_few_unsteered_texts_are_told_without_a_model(tmp_path: Path) -> Non
     concepts = replace(config.concepts, **source, instructions_path=str(tmp_path), n_prompts=2)  # type: ignore[type-var]
     asked = replace(config, concepts=concepts, model=ModelConfig("local", path=str(tmp_path)))
     with pytest.raises(SteerlensError, match=r"needs 5 of them with a perplexity; there are 4\."):
-        refuse_lacking_texts(asked, 2)
+        refuse_lacking_texts(parse_settings(asked), 2)
 
 
 def test_a_concept_without_a_token_is_told_before_the_model_is_loaded(
@@ -399,7 +406,7 @@ def test_a_concept_without_a_token_is_told_before_the_model_is_loaded(
         paths=PathsConfig("unused", str(tmp_path)),
     )
     with pytest.raises(SteerlensError, match="no token of the vocabulary stands for 'xylophone'"):
-        Stages(config, tmp_path).score()
+        scored(config, tmp_path / "out")
 
 
 def test_a_plan_has_the_texts_and_ratings_that_are_made(
@@ -408,11 +415,11 @@ def test_a_plan_has_the_texts_and_ratings_that_are_made(
     monkeypatch.setattr("steerlens.data.concept_sets.load.load_concepts", lambda *_: unnamed())
     monkeypatch.setattr(plan_concepts, "seconds_each", lambda *_: 0.5)
     config = config_of(whole[1])
-    found = plan_concepts.planned_concepts(config, subject, 1)
+    found = plan_concepts.planned_concepts(parse_settings(config), subject, 1)
     n = len(whole[0].ratings)
     assert found == (3, len(METHODS) + 1, n, 0.5 * n, f"{2 * n} by judge=lexical, for nothing")
     config.judge = JudgeConfig("openai", model="gpt-4o-mini")
-    priced = plan_concepts.planned_concepts(config, subject, 2)
+    priced = plan_concepts.planned_concepts(parse_settings(config), subject, 2)
     assert priced.texts == 2 * n
     assert f"{4 * n} by gpt-4o-mini, about " in priced.rating
 

@@ -21,6 +21,7 @@ from steerlens.config.schema import (
     RunConfig,
     SteerConfig,
 )
+from steerlens.config.settings import parse_settings, parse_steering
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
 from steerlens.results import COVERAGE
@@ -29,7 +30,7 @@ from steerlens.runs.preflight import check
 from steerlens.runs.run import run
 from steerlens.scores import ScoreRun, concept, output
 from steerlens.steering import coverage
-from steerlens.steering.coverage import cover_layer, word_tokens
+from steerlens.steering.coverage import cover_layer, prompt_settings, word_tokens
 from steerlens.steering.features import steer_layer
 from steerlens.storage.store import Store
 from tests.support.generating import count_decoded
@@ -71,7 +72,12 @@ def covered(
     subject: Subject, words: list[str], config: RunConfig | None = None, run: ScoreRun | None = None
 ) -> pd.DataFrame:
     found = word_tokens(subject.lm.tokenizer, words)
-    return COVERAGE.frame(cover_layer(subject, found, config or config_of(), run or ScoreRun()))
+    settings = parse_settings(config or config_of())
+    score = prompt_settings(settings.scores.values())
+    rows = cover_layer(
+        subject, found, settings.coverage, score, settings.steering, run or ScoreRun()
+    )
+    return COVERAGE.frame(rows)
 
 
 def naive_best(subject: Subject, word: str) -> tuple[int, int, float] | None:
@@ -141,7 +147,7 @@ def test_equals_a_loop_over_the_words(subject: Subject, budget: float) -> None:
         assert row["concept_score"] == pytest.approx(score, abs=1e-6)
         expected = None
         if score >= THRESHOLD:
-            texts = steer_layer(subject, [feature], config, ScoreRun())
+            texts = steer_layer(subject, [feature], parse_steering(config), ScoreRun())
             expected = naive_shown(texts, word, budget)
         names = ("best_factor", "word_share", "word_share_unsteered", "perplexity", "texts")
         assert (reason is None) == (expected is not None)
@@ -173,7 +179,7 @@ def test_two_words_of_one_feature_share_its_texts(
     assert feature == again != other
     assert sum(decoded) == len(texts[0]) == 2 * 3 * len(PROMPTS) * 2
     # The same as of the feature alone.
-    alone = steer_layer(subject, [feature], config_of(), ScoreRun())
+    alone = steer_layer(subject, [feature], parse_steering(config_of()), ScoreRun())
     own = texts[0].loc[texts[0]["feature"] == feature, alone.columns].reset_index(drop=True)
     assert own["text"].tolist() == alone["text"].tolist()
 
@@ -210,7 +216,8 @@ def test_equally_good_features_give_the_lowest_id(
     found = coverage.best_features(
         subject,
         {word: word_tokens(subject.lm.tokenizer, [word])[word]},  # type: ignore[dict-item]
-        config_of(),
+        TOP_K,
+        output.Config(),
         ScoreRun(),
     )
     naive = [
@@ -257,15 +264,19 @@ def test_a_word_without_token_is_reported_and_a_list_without_any_refused(subject
 
 def test_a_plan_counts_the_texts_of_all_words_at_all_factors() -> None:
     config = config_of(words=["a", "b", "c"])
-    planned = planned_words(config, 5, PlannedTexts(features=2, texts=100, seconds=50.0))
+    planned = planned_words(
+        parse_settings(config), 5, PlannedTexts(features=2, texts=100, seconds=50.0)
+    )
     texts = 3 * 5 * (1 + len(FACTORS)) * len(PROMPTS) * 2
     assert planned == (3, texts, texts / 2)
     config.shard = "0/2"
-    part = planned_words(config, 5, PlannedTexts(features=2, texts=100, seconds=50.0))
+    part = planned_words(
+        parse_settings(config), 5, PlannedTexts(features=2, texts=100, seconds=50.0)
+    )
     assert part
     assert part.words == 1
     nothing = PlannedTexts(features=2, texts=100, seconds=50.0)
-    assert planned_words(config_of(), 5, nothing) is None
+    assert planned_words(parse_settings(config_of()), 5, nothing) is None
 
 
 def test_shards_of_a_run_share_the_words(folder: Path, quick_figures: None) -> None:

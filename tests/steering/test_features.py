@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from steerlens.analysis.factors import by_factor, next_factors
 from steerlens.config.schema import RANDOM_DIRECTION, GenerationConfig, RunConfig, SteerConfig
-from steerlens.config.settings import parse_subject
+from steerlens.config.settings import SteeringSettings, parse_steering, parse_subject
 from steerlens.engine.generation import ROW
 from steerlens.engine.subject import LoadedModel, Subject
 from steerlens.errors import SteerlensError
@@ -27,15 +28,16 @@ MakeSubject = Callable[..., Subject]
 PROMPTS = ["Note that", "In my experience,"]
 
 
-def config_of(**settings: Any) -> RunConfig:
+def settings_of(**settings: Any) -> SteeringSettings:
     """A small run; settings of `steer` and of `generation` in any order."""
     edit = {name: settings.pop(name) for name in list(settings) if name in vars(SteerConfig())}
-    return RunConfig(
+    config = RunConfig(
         steer=SteerConfig(**{"factors": [0.5, 3], "controls": [RANDOM_DIRECTION], **edit}),
         generation=GenerationConfig(
             **{"prompts": PROMPTS, "samples": 2, "max_new_tokens": 6, "stop": None, **settings}
         ),
     )
+    return parse_steering(config)
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def stored(tmp_path: Path) -> ScoreRun:
 
 
 def test_every_combination_is_one_row_with_all_columns(subject: Subject) -> None:
-    frame = steer_layer(subject, [9, 5], config_of(), ScoreRun())
+    frame = steer_layer(subject, [9, 5], settings_of(), ScoreRun())
     assert list(frame.columns) == list(GENERATIONS.columns)
     assert len(frame) == 2 * 2 * 3 * 2 * 2
     assert not frame.duplicated(list(GENERATIONS.keys)).any()
@@ -69,37 +71,35 @@ def test_every_combination_is_one_row_with_all_columns(subject: Subject) -> None
 
 
 def test_the_best_features_are_also_steered_together(subject: Subject) -> None:
-    config = config_of(together=[2, 3, 4], controls=[])
-    frame = steer_layer(subject, [9, 5, 30], config, ScoreRun())
+    settings = settings_of(together=[2, 3, 4], controls=[])
+    frame = steer_layer(subject, [9, 5, 30], settings, ScoreRun())
     steered = frame[["feature", "together"]].drop_duplicates().fillna("")
     expected = {(9, ""), (5, ""), (30, ""), (9, "5"), (9, "5+30")}  # there is no fourth
     assert {*steered.itertuples(index=False, name=None)} == expected
     assert frame["control"].isna().all()
     assert not frame.duplicated(list(GENERATIONS.keys)).any()
     assert len(frame) == len(expected) * 3 * 2 * 2
-    alone = steer_layer(subject, [9, 5, 30], config_of(controls=[]), ScoreRun())
+    alone = steer_layer(subject, [9, 5, 30], settings_of(controls=[]), ScoreRun())
     own = features_alone(frame).reset_index(drop=True)
     pd.testing.assert_frame_equal(own, alone)
 
 
 def test_every_column_but_those_of_other_runs_is_filled(subject: Subject) -> None:
-    frame = steer_layer(subject, [5], config_of(), ScoreRun())
+    frame = steer_layer(subject, [5], settings_of(), ScoreRun())
     empty = {str(name) for name in frame.columns if any(one is pd.NA for one in frame[name])}
     assert empty == {"control", "together", "concept", "concept_success"}
     for factor, kl in zip(frame["factor"], frame["first_step_kl"], strict=True):
         assert (kl > 0) == (factor != 0)
     assert min(frame["perplexity"].tolist()) > 1
     assert set(map(len, ids_of(frame))) <= set(range(1, 7))
-    with_concept = config_of()
-    with_concept.concept = "experience"
+    with_concept = replace(settings_of(), concept=("experience",))
     counted = steer_layer(subject, [5], with_concept, ScoreRun())["concept_success"]
     assert min(counted.tolist()) >= 0
 
 
 def test_0_comes_along_once_and_factors_rise() -> None:
-    config = config_of(factors=[8, 0, 0.5, 0.5, -1])
-    factors = [0.0, *steering.parse_factors(config.steer.factors)]
-    rows = text_rows({(5, "", ""): factors}, config)
+    settings = settings_of(factors=[8, 0, 0.5, 0.5, -1])
+    rows = text_rows({(5, "", ""): [0.0, *settings.factors]}, settings)
     assert rows["factor"].drop_duplicates().tolist() == [0.0, -1.0, 0.5, 8.0]
     assert not rows.duplicated(list(ROW)).any()
     assert list(rows.columns) == list(ROW)
@@ -107,9 +107,9 @@ def test_0_comes_along_once_and_factors_rise() -> None:
 
 def test_the_search_gives_the_same_texts_at_fewer_factors(subject: Subject) -> None:
     factors, features = [0.3, 0.6, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0], [2, 5, 9, 30]
-    every = steer_layer(subject, features, config_of(factors=factors, controls=[]), ScoreRun())
-    config = config_of(factors=factors, controls=[], search=True)
-    found = steer_layer(subject, features, config, ScoreRun())
+    every = steer_layer(subject, features, settings_of(factors=factors, controls=[]), ScoreRun())
+    settings = settings_of(factors=factors, controls=[], search=True)
+    found = steer_layer(subject, features, settings, ScoreRun())
     keys = ["feature", "control", "factor", "prompt", "sample"]
     assert len(found) < len(every)
     again = found[keys].merge(every, on=keys)
@@ -128,7 +128,7 @@ def test_the_search_gives_the_same_texts_at_fewer_factors(subject: Subject) -> N
 
 
 def test_the_table_survives_its_file(subject: Subject, tmp_path: Path) -> None:
-    frame = steer_layer(subject, [5], config_of(), ScoreRun())
+    frame = steer_layer(subject, [5], settings_of(), ScoreRun())
     GENERATIONS.write(frame, tmp_path)
     pd.testing.assert_frame_equal(GENERATIONS.read(tmp_path), frame)
 
@@ -136,7 +136,7 @@ def test_the_table_survives_its_file(subject: Subject, tmp_path: Path) -> None:
 def test_texts_and_metrics_are_kept(
     subject: Subject, stored: ScoreRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = steer_layer(subject, [5, 9], config_of(), ScoreRun())
+    whole = steer_layer(subject, [5, 9], settings_of(), ScoreRun())
     measured: list[int] = []
     real = steering._measured
 
@@ -146,10 +146,10 @@ def test_texts_and_metrics_are_kept(
 
     monkeypatch.setattr(steering, "_measured", counted)
     decoded = count_decoded(monkeypatch)
-    steer_layer(subject, [5], config_of(), stored)
+    steer_layer(subject, [5], settings_of(), stored)
     assert sum(decoded) == sum(measured) == 24
     for _ in range(2):
-        frame = steer_layer(subject, [5, 9], config_of(), stored)
+        frame = steer_layer(subject, [5, 9], settings_of(), stored)
         assert sum(decoded) == sum(measured) == 48
         pd.testing.assert_frame_equal(frame, whole, rtol=1e-4, atol=1e-6)
 
@@ -163,9 +163,9 @@ def test_a_kill_between_texts_and_metrics_loses_no_text(
     with monkeypatch.context() as patch:
         patch.setattr(steering, "_measured", killed)
         with pytest.raises(KeyboardInterrupt):
-            steer_layer(subject, [5], config_of(), stored)
+            steer_layer(subject, [5], settings_of(), stored)
     decoded = count_decoded(monkeypatch)
-    frame = steer_layer(subject, [5], config_of(), stored)
+    frame = steer_layer(subject, [5], settings_of(), stored)
     assert decoded == []
     assert min(frame["success_1"].tolist()) >= 0
 
@@ -176,15 +176,15 @@ def test_another_evaluator_measures_anew_and_generates_nothing(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    own = steer_layer(subject, [5], config_of(), stored)
+    own = steer_layer(subject, [5], settings_of(), stored)
     decoded = count_decoded(monkeypatch)
     other = load_other(subject, save_model(tmp_path / "judge", "llama", seed=3))
-    judged = steer_layer(subject, [5], config_of(), stored, other)
+    judged = steer_layer(subject, [5], settings_of(), stored, other)
     assert decoded == []
     assert judged["text"].tolist() == own["text"].tolist()
     assert not set(judged["perplexity"]) & set(own["perplexity"])
     assert judged["success_20"].tolist() == own["success_20"].tolist()
-    again = steer_layer(subject, [5], config_of(), stored)
+    again = steer_layer(subject, [5], settings_of(), stored)
     assert again["perplexity"].tolist() == own["perplexity"].tolist()
 
 
@@ -201,7 +201,7 @@ def load_other(subject: Subject, folder: Path) -> LoadedModel:
 def test_a_text_of_nothing_but_eos_has_all_its_metrics(subject: Subject) -> None:
     model: Any = subject.lm.bridge.original_model
     model.generation_config.eos_token_id = list(range(subject.lm.head.d_vocab))
-    frame = steer_layer(subject, [5], config_of(), ScoreRun())
+    frame = steer_layer(subject, [5], settings_of(), ScoreRun())
     assert set(frame["stopped_by"]) == {"eos"}
     assert set(map(len, ids_of(frame))) == {1}
     assert set(frame["text"]) == {""}
@@ -211,9 +211,9 @@ def test_a_text_of_nothing_but_eos_has_all_its_metrics(subject: Subject) -> None
 
 
 def test_a_prompt_without_room_is_one_sentence(subject: Subject) -> None:
-    config = config_of(prompts=["Note that", " ".join(["the"] * 60)])
+    settings = settings_of(prompts=["Note that", " ".join(["the"] * 60)])
     with pytest.raises(
         SteerlensError, match=r"^the prompt 'the the .*max_new_tokens=6 more"
     ) as one:
-        steer_layer(subject, [5], config, ScoreRun())
+        steer_layer(subject, [5], settings, ScoreRun())
     assert "\n" not in str(one.value)

@@ -162,7 +162,7 @@ def _missing_option(error: MissingConfigException, broken: Mapping[str, str]) ->
     if group in ("hydra/launcher", "hydra/sweeper") and name in PLUGINS:
         return SteerlensError(
             f"{group}={name} needs a plugin that isn't installed: "
-            f"pip install 'steerlens[{PLUGINS[name]}]'."
+            f"pip install -c constraints.txt -e '.[{PLUGINS[name]}]' in a checkout of steerlens."
         )
     options = [option for option in error.options or [] if not option.endswith("_schema")]
     root, _, path = (error.missing_cfg_file or "").partition("/")

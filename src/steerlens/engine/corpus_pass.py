@@ -72,7 +72,7 @@ def read_corpus(
     run: ScoreRun,
     details: bool = False,
 ) -> None:
-    """Fills `run.activations` with what `configs` need of `subjects` and isn't there yet.
+    """Fill `run.cache.activations` with what `configs` need of `subjects` and isn't there yet.
 
     With `details`, also windows around the peaks, and histograms.
     """
@@ -82,9 +82,8 @@ def read_corpus(
             length = context_length(subjects[0], request[0], run)
             n_of_length[length] = max(n_of_length.get(length, EXAMPLES), request[1])
     for length, n_examples in n_of_length.items():
-        missing = [
-            subject for subject in subjects if (subject.hook_name, length) not in run.activations
-        ]
+        finished = run.cache.activations
+        missing = [subject for subject in subjects if (subject.hook_name, length) not in finished]
         for together in alike(missing):
             _read(together, length, n_examples, run, details)
 
@@ -122,7 +121,7 @@ def context_length(subject: Subject, length_wanted: int | None, run: ScoreRun) -
 
 def activations_of(subject: Subject, length_wanted: int | None, run: ScoreRun) -> Activations:
     """What `read_corpus` has found for the subject."""
-    return run.activations[subject.hook_name, context_length(subject, length_wanted, run)]
+    return run.cache.activations[subject.hook_name, context_length(subject, length_wanted, run)]
 
 
 def pieces_fired(subject: Subject, run: ScoreRun) -> np.ndarray:
@@ -154,7 +153,7 @@ def _read(
     unread: list[Subject] = []
     for subject in subjects:
         if finished := kept(subject, FINISHED):
-            run.activations[subject.hook_name, length] = finished
+            run.cache.activations[subject.hook_name, length] = finished
         else:
             unread.append(subject)
     if not unread:
@@ -183,7 +182,7 @@ def _read(
         )
     keep(tallies, FINISHED)
     for subject, activations_of_one in zip(unread, tallies, strict=True):
-        run.activations[subject.hook_name, length] = activations_of_one
+        run.cache.activations[subject.hook_name, length] = activations_of_one
         if run.store:
             (run.store.folder(keys[subject.hook_name]) / BEGUN).unlink(missing_ok=True)
     _tell_if_short(run, tallies[0].n_tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,23 @@ def _no_bar(
     yield _nothing
 
 
+@dataclass
+class GroupCache:
+    """What is computed once for a group of SAEs, however many methods ask for it.
+
+    It is dropped with its group, so that only one group's activations are in memory.
+    """
+
+    activations: dict[tuple[str, int], Activations] = field(default_factory=dict)
+    """What passes over the corpus have found, by hook name and context length."""
+    prompts: dict[tuple[str, str, bool, bool], Any] = field(default_factory=dict)
+    """What `steered_prompt` has made, by hook name, prompt, `keep_error` and template."""
+    null_scores: dict[tuple[str, str], Any] = field(default_factory=dict)
+    """Output scores of random directions, by hook name and settings."""
+
+
 @dataclass(frozen=True)
-class ScoreRun:
+class RunContext:
     """What a method may know of the run around it; steering, too."""
 
     memory_budget: int = 2 * 1024**3
@@ -44,14 +59,14 @@ class ScoreRun:
     """The run's corpus."""
     examples: str | None = None
     """File of examples of the run's SAE that stands for the corpus."""
-    activations: dict[tuple[str, int], Activations] = field(default_factory=dict)
-    """What passes over the corpus have found, by hook name and context length."""
-    prompts: dict[tuple[str, str, bool, bool], Any] = field(default_factory=dict)
-    """What `steered_prompt` has made, by hook name, prompt, `keep_error` and template."""
-    null_scores: dict[tuple[str, str], Any] = field(default_factory=dict)
-    """Output scores of random directions, by hook name and settings."""
     store: Store | None = None
     """Where finished scores are kept."""
+    cache: GroupCache = field(default_factory=GroupCache)
+    """What has been computed for the group of SAEs that is worked on."""
+
+    def for_group(self) -> RunContext:
+        """Give the same context for another group of SAEs, of which nothing is computed yet."""
+        return replace(self, cache=GroupCache())
 
     def examples_key(self) -> dict[str, Any] | None:
         """Which examples stand for the corpus, for the store."""
@@ -65,3 +80,7 @@ class ScoreRun:
             return None
         facts = identity(self.corpus, self.store.root)
         return {**facts, "context_length": self.corpus.context_length}
+
+
+ScoreRun = RunContext
+"""What it was called before; plug-ins may name it."""

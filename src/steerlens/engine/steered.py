@@ -21,9 +21,9 @@ def steered_prompt(
 ) -> SteeredPrompt:
     """The prompt, run and encoded once in a run however many features and methods use it."""
     key = (subject.hook_name, prompt, keep_error, chat_template)
-    if key not in run.prompts:
-        run.prompts[key] = SteeredPrompt(subject, prompt, keep_error, chat_template)
-    return run.prompts[key]
+    if key not in run.cache.prompts:
+        run.cache.prompts[key] = SteeredPrompt(subject, prompt, keep_error, chat_template)
+    return run.cache.prompts[key]
 
 
 class SteeredPrompt:

@@ -32,6 +32,21 @@ class Cost:
     usd_now: float | None = 0.0
     """Of it, what wasn't kept."""
 
+    def plus(self, other: Cost) -> Cost:
+        """Add up two counts; of what isn't known in one of them, the sum isn't known."""
+
+        def sum_of(usd: float | None, more: float | None) -> float | None:
+            return None if usd is None or more is None else usd + more
+
+        return Cost(
+            self.requests + other.requests,
+            self.kept + other.kept,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            sum_of(self.usd, other.usd),
+            sum_of(self.usd_now, other.usd_now),
+        )
+
     def add(self, tokens: tuple[int, int], price: Price | None, kept: bool) -> None:
         """Counts an answer of `tokens` read and written."""
         self.requests += 1

@@ -70,12 +70,12 @@ class LanguageModelJudge:
 
     def estimate(self, items: Sequence[Item]) -> Estimate:
         """What rating `items` will take, without asking anything."""
-        session = _Asking(self, items)
-        session.look_up()
+        queue = _RatingQueue(self, items)
+        queue.look_up()
         return cost.estimate(
-            ratings=sum(len(rating) for rating in session.ratings),
-            kept=session.cost.kept,
-            to_ask=[task.conversation for task in session.queue],
+            ratings=sum(len(rating) for rating in queue.ratings),
+            kept=queue.cost.kept,
+            to_ask=[task.conversation for task in queue.to_ask],
             price=self.price,
             max_tokens=self.config.max_tokens,
         )
@@ -97,10 +97,10 @@ class LanguageModelJudge:
                 kept.
         """
         self.cache.check()
-        session = _Asking(self, items, progress, spent_usd)
-        session.look_up()
-        session.ask()
-        return Rated(self.name, "llm", session.ratings, session.cost, session.stopped)
+        queue = _RatingQueue(self, items, progress, spent_usd)
+        queue.look_up()
+        queue.ask()
+        return Rated(self.name, "llm", queue.ratings, queue.cost, queue.stopped)
 
 
 def tasks(items: Sequence[Item]) -> list[Task]:
@@ -113,15 +113,18 @@ def tasks(items: Sequence[Item]) -> list[Task]:
 
 
 @dataclass
-class _Asking:
-    """The state of one call of `rate`. Only worker threads ask; all else is the caller's thread."""
+class _RatingQueue:
+    """What one call of `rate` still has to ask, what is under way, and what came.
+
+    Only worker threads ask; all else is the caller's thread.
+    """
 
     judge: LanguageModelJudge
     items: Sequence[Item]
     progress: Callable[[int], None] = nothing
     spent_usd: float = 0.0
     tasks: list[Task] = field(init=False)
-    queue: deque[Task] = field(init=False)
+    to_ask: deque[Task] = field(init=False)
     ratings: list[dict[str, Rating]] = field(init=False)
     cost: Cost = field(default_factory=Cost)
     stopped: str | None = None
@@ -130,7 +133,7 @@ class _Asking:
 
     def __post_init__(self) -> None:
         self.tasks = tasks(self.items)
-        self.queue = deque(self.tasks)
+        self.to_ask = deque(self.tasks)
         unrated = Rating(None, BUDGET)
         self.ratings = [dict.fromkeys(aspects_of(item), unrated) for item in self.items]
         if self.judge.price is None:
@@ -138,18 +141,18 @@ class _Asking:
 
     def look_up(self) -> None:
         """Takes from the queue what is kept, with all further attempts that are kept."""
-        for _ in range(len(self.queue)):
-            task: Task | None = self.queue.popleft()
+        for _ in range(len(self.to_ask)):
+            task: Task | None = self.to_ask.popleft()
             while task and (answer := self.judge.cache.find(task.conversation)):
                 task = self._take(task, answer, kept=True)
             if task:
-                self.queue.append(task)
+                self.to_ask.append(task)
 
     def ask(self) -> None:
         """Asks for all that is in the queue, as far as the budget goes."""
         pool = ThreadPoolExecutor(self.judge.chat.workers, thread_name_prefix="judge")
         try:
-            while self.queue or self.under_way:
+            while self.to_ask or self.under_way:
                 self._submit(pool)
                 if not self.under_way:
                     self._stop()
@@ -171,7 +174,7 @@ class _Asking:
 
     def _submit(self, pool: ThreadPoolExecutor) -> None:
         """Fills the threads that are free, with what surely fits in the budget."""
-        while self.queue and len(self.under_way) < self.judge.chat.workers:
+        while self.to_ask and len(self.under_way) < self.judge.chat.workers:
             batch = list(self._affordable())
             if not batch:
                 return
@@ -182,11 +185,11 @@ class _Asking:
         promised = sum(self._at_most(item) for batch in self.under_way.values() for item in batch)
         promised += self.spent_usd
         limit = self.judge.config.budget_usd
-        for _ in range(min(self.judge.chat.batch, len(self.queue))):
-            promised += self._at_most(self.queue[0])
+        for _ in range(min(self.judge.chat.batch, len(self.to_ask))):
+            promised += self._at_most(self.to_ask[0])
             if limit is not None and (self.cost.usd or 0.0) + promised > limit:
                 return
-            yield self.queue.popleft()
+            yield self.to_ask.popleft()
 
     def _at_most(self, task: Task) -> float:
         price, max_tokens = self.judge.price, self.judge.config.max_tokens
@@ -204,7 +207,7 @@ class _Asking:
         if isinstance(answer, Answer):
             self.failed_in_a_row = 0
             if again := self._take(task, answer, kept=False):
-                self.queue.appendleft(again)
+                self.to_ask.appendleft(again)
             return
         self._record(task, Rating(None, UNANSWERED, str(answer)))
         if isinstance(answer, TooLong):
@@ -241,7 +244,7 @@ class _Asking:
 
     def _stop(self) -> None:
         """Says how far the budget went."""
-        n_missing = sum(len(task.places) for task in self.queue)
+        n_missing = sum(len(task.places) for task in self.to_ask)
         total = sum(len(rating) for rating in self.ratings)
         self.stopped = (
             f"judge.budget_usd={self.judge.config.budget_usd:g} is reached: the answers have cost "

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from steerlens.config.parse import parse_memory
 from steerlens.config.schema import RunConfig
 from steerlens.config.settings import parse_subject
 from steerlens.config.sources import N_TEXTS
@@ -58,11 +57,12 @@ def write_examples(config: RunConfig, file: Path) -> Path:
         raise SteerlensError(f"{file} must end with .parquet.")
     make_folder(file.parent)
     requests = [PiecesFired(at_most=N_TEXTS)]
-    budget = parse_memory(config.memory_budget)
-    store = Store(Path(config.paths.cache_dir) / "scores")
+    settings = parse_subject(config)
+    budget = settings.memory_budget
+    store = Store(settings.cache_dir / "scores")
     saes, tables = {}, []
     metadata: dict[str, Any] = {"format": FORMAT, "columns": COLUMNS, "release": config.sae.title}
-    for group in in_groups(load_subjects(parse_subject(config)), requests, budget):
+    for group in in_groups(load_subjects(settings), requests, budget):
         # Of its own for each group, so that only one group's activations are in memory.
         run = ScoreRun(budget, config.seed, task=progress, corpus=config.corpus, store=store)
         read_corpus(group, requests, run, details=True)

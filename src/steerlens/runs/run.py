@@ -1,4 +1,4 @@
-"""One run: its stages, and what is kept and shown of them."""
+"""One run, from the settings to the report: load, score, select, steer, measure, report."""
 
 from __future__ import annotations
 
@@ -10,33 +10,41 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from steerlens.config.schema import RunConfig
-from steerlens.config.settings import parse_subject
-from steerlens.config.steering import parse_factors
+from steerlens.config.settings import Settings, parse_settings
 from steerlens.data.reference import read_reference
+from steerlens.engine.run_context import RunContext
 from steerlens.report import tracking, write_report
-from steerlens.report.terminal import print_summary
+from steerlens.report.terminal import print_summary, progress
 from steerlens.report.tracking.tables import answer_rows, table_rows
+from steerlens.results import STEERING
 from steerlens.results.folder import changed_settings, read_settings, read_tables
 from steerlens.results.replace import replacing
 from steerlens.results.status import Status, refuse_foreign
 from steerlens.results.text import visible
+from steerlens.runs.concepts import steer_toward_concepts
 from steerlens.runs.downloads import refuse_unreachable
 from steerlens.runs.memory_check import refuse_absent_device, refuse_if_too_big
+from steerlens.runs.models import RunModels
 from steerlens.runs.plan import print_plan
 from steerlens.runs.preflight import loads_subject
-from steerlens.runs.stages import Stages
-from steerlens.scores.selection import chosen
+from steerlens.runs.published import write_published_ratings, write_published_scores
+from steerlens.runs.run_folder import RunFolder
+from steerlens.runs.score import score
+from steerlens.runs.steer import measure_pmi, select, steer, write_answer
+from steerlens.runs.toward import steer_toward_words
 from steerlens.storage.files import CONFIG_FILE, write_text
+from steerlens.storage.store import Store
 
 if TYPE_CHECKING:
     from steerlens.engine.subject import WeightCache
+    from steerlens.judges.session import RatingSession
     from steerlens.results.reference import Reference
 
 logger = logging.getLogger(__name__)
 
 
 def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | None:
-    """Scores what `config` asks for; everything it finds lies in `paths.output_dir` afterwards.
+    """Carry out what `config` asks for; all that it finds lies in `paths.output_dir` afterwards.
 
     Args:
         config: a checked configuration.
@@ -48,13 +56,14 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
     Raises:
         SteerlensError: bad input, in one sentence; `status.json` then says `failed` and why.
     """
+    settings = parse_settings(config)
     folder = Path(config.paths.output_dir)
     if config.plan:
         if loads_subject(config):
             refuse_absent_device(config)
             refuse_unreachable(config)
             refuse_if_too_big(config)
-            print_plan(config)
+            print_plan(config, settings)
         else:
             if config.reference.alone:
                 read_reference(config.reference)
@@ -69,15 +78,15 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
             refuse_unreachable(config)
             refuse_if_too_big(config, weight_cache.size() if weight_cache else 0)
         reference = read_reference(config.reference) if config.reference.model else None
-        settings = dataclasses.asdict(config)
-        _tell_other_settings(folder, settings)
-        tracker = tracking.start(config.tracking, folder, settings)
+        tree = dataclasses.asdict(config)
+        _tell_other_settings(folder, tree)
+        tracker = tracking.start(config.tracking, folder, tree)
         try:
             with replacing(status) as target:
-                write_text(target / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False))
+                write_text(target / CONFIG_FILE, yaml.safe_dump(tree, sort_keys=False))
                 if loads_subject(config):
-                    status.expect(layers=_count_layers(config))
-                _run_stages(Stages(config, target, weight_cache), config, reference, target)
+                    status.expect(layers=_count_layers(settings))
+                _carry_out(config, settings, reference, weight_cache, target)
                 # What is shown is what lies in the folder: `steerlens report` shows the same.
                 tables = read_tables(target)
                 summary, figures = write_report(tables, target)
@@ -95,45 +104,92 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
     return summary["objective"]["value"] if summary["objective"] else None
 
 
-def _count_layers(config: RunConfig) -> int:
+def _count_layers(settings: Settings) -> int:
     from steerlens.engine.subject.sae import sae_sources
 
-    return len(sae_sources(parse_subject(config)))
+    return len(sae_sources(settings.subject))
 
 
-def _run_stages(
-    stages: Stages, config: RunConfig, reference: Reference | None, target: Path
+def _carry_out(
+    config: RunConfig,
+    settings: Settings,
+    reference: Reference | None,
+    weight_cache: WeightCache | None,
+    target: Path,
 ) -> None:
-    """Write the tables of all that the run was asked for."""
+    """Write the tables of all that the run was asked for into `target`."""
+    folder = RunFolder(target, settings.seed)
+    for warning in (line for method in settings.scores.values() for line in method.warnings()):
+        logger.warning("%s", warning)
+        folder.note_line(warning)
     if reference:
         reference.write(target)
     if reference and reference.alone:
-        stages.published(reference)
-    elif config.reference.ratings:
-        stages.published_ratings()
-    elif config.concepts:
-        stages.concepts()
+        write_published_scores(reference, settings.reference, settings.cache_dir, folder)
+        return
+    if settings.reference.ratings:
+        write_published_ratings(Path(settings.reference.ratings), settings.cache_dir, folder)
+        return
+    ctx = context_of(settings)
+    models = RunModels(settings.subject, settings.evaluator, weight_cache)
+    if settings.concepts:
+        steer_toward_concepts(settings, _rating_session(config), ctx, models, folder)
     else:
-        _score_and_steer(stages, config)
+        score_and_steer(settings, ctx, models, folder)
 
 
-def _score_and_steer(stages: Stages, config: RunConfig) -> None:
-    """Score features, and steer with those that are chosen if the run has factors."""
-    frame = stages.score()
-    if not parse_factors(config.steer.factors):
+def context_of(settings: Settings) -> RunContext:
+    """Give what work on the run's subjects may know of it."""
+    return RunContext(
+        memory_budget=settings.subject.memory_budget,
+        seed=settings.seed,
+        task=progress,
+        corpus=settings.corpus,
+        examples=settings.shipped_examples,
+        store=Store(settings.cache_dir / "scores"),
+    )
+
+
+def score_and_steer(
+    settings: Settings, ctx: RunContext, models: RunModels, folder: RunFolder
+) -> None:
+    """Load, score, select, steer and measure, as far as the run is asked for.
+
+    Args:
+        settings: the run's.
+        ctx: memory, seed, corpus and store.
+        models: loads the model, the SAEs and the evaluator.
+        folder: where each table goes as soon as a layer is finished.
+    """
+    features = score(settings, ctx, models, folder)
+    lm = models.lm
+    assert lm is not None
+    if not settings.steering.factors:
         return
-    if config.toward.words is not None:
-        stages.steer_toward(frame)
+    if settings.toward_words:
+        steer_toward_words(features, settings, ctx, models, lm, folder)
         return
-    # Another shard may have features over the threshold where this one has none.
-    may_be_none = config.shard is not None or config.concept is not None
-    rows = chosen(frame, config.selection, may_be_none) if len(frame) else frame
-    if len(rows):
-        stages.steer(rows)
-    if config.features.concept is not None:
-        stages.answer(frame)
-    elif len(rows):
-        stages.pmi()
+    selected = select(features, settings)
+    steered = STEERING.frame([])
+    if len(selected):
+        steered = steer(selected, settings.steering, ctx, models, folder)
+    if settings.features_concept:
+        write_answer(features, steered, settings, lm, folder)
+    elif len(selected):
+        measure_pmi(settings, ctx, folder)
+
+
+def _rating_session(config: RunConfig) -> RatingSession:
+    """Load the run's judge, unless it is lexical, and refuse one that can't work."""
+    from steerlens.judges import load_judge
+    from steerlens.judges.session import RatingSession
+
+    assert config.judge is not None
+    if config.judge.name == "lexical":
+        return RatingSession(None)
+    judge = load_judge(config)
+    judge.check()
+    return RatingSession(judge)
 
 
 def _tell_other_settings(folder: Path, settings: dict[str, Any]) -> None:

@@ -154,8 +154,8 @@ def null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
 
     settings = dataclasses.asdict(config)
     at = (subject.hook_name, json.dumps(settings))
-    if at in run.null_scores:
-        return run.null_scores[at]
+    if at in run.cache.null_scores:
+        return run.cache.null_scores[at]
     key = {**subject.key, "null of": settings}
     stored = run.store.read(key, by=["direction"]) if run.store else None
     if stored is None:
@@ -163,8 +163,8 @@ def null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
         stored = pa.table({"direction": np.arange(len(scores_N)), "output_score": scores_N})
         if run.store:
             run.store.add(key, stored, by=["direction"])
-    run.null_scores[at] = stored["output_score"].to_numpy()
-    return run.null_scores[at]
+    run.cache.null_scores[at] = stored["output_score"].to_numpy()
+    return run.cache.null_scores[at]
 
 
 def _null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:

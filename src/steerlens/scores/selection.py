@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from steerlens.config.parse import parse_feature_file, parse_ids, parse_shard
+from steerlens.config.parse import parse_feature_file, parse_ids
 from steerlens.config.schema import FeaturesConfig, SelectionConfig
 from steerlens.errors import SteerlensError, unknown
 
@@ -61,10 +61,16 @@ def select_features(
     return list(range(d_sae))
 
 
-def part(sequence: Sequence[T], shard: str | None) -> list[T]:
-    """The part `i/n` of a layer's features, or of other things: parts differ by at most one in
-    size, and one after the other they are the whole, in its order."""
-    index, of = parse_shard(shard)
+def part(sequence: Sequence[T], shard: tuple[int, int] | None) -> list[T]:
+    """Give the part i of n, counted from 0, of a layer's features, or of other things.
+
+    Parts differ by at most one in size, and one after the other they are the whole, in its order.
+
+    Args:
+        sequence: the whole.
+        shard: i and n; None = the whole.
+    """
+    index, of = shard or (0, 1)
     return [*sequence[len(sequence) * index // of : len(sequence) * (index + 1) // of]]
 
 

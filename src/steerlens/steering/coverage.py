@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from steerlens.analysis.coverage import words_shown
-from steerlens.config.parse import parse_scores
-from steerlens.config.schema import RunConfig
+from steerlens.config.registry import ScoreConfig
+from steerlens.config.schema import CoverageConfig
+from steerlens.config.settings import SteeringSettings
 from steerlens.errors import SteerlensError
 from steerlens.scores import output
 from steerlens.scores.concepts import ConceptTokens, Vocabulary, candidates
@@ -64,7 +65,9 @@ def word_tokens(tokenizer: Any, words: Sequence[str]) -> dict[str, ConceptTokens
 def cover_layer(
     subject: Subject,
     words: Mapping[str, ConceptTokens | str],
-    config: RunConfig,
+    coverage: CoverageConfig,
+    score: output.PromptConfig,
+    settings: SteeringSettings,
     run: ScoreRun,
     evaluator: LoadedModel | None = None,
 ) -> list[dict[str, Any]]:
@@ -73,20 +76,21 @@ def cover_layer(
     Args:
         subject: model and SAE.
         words: from `word_tokens`.
-        config: its `coverage`, `steer` and `generation` say what is done; the prompt and the
-            factor of the output score are those of the run's scores, else the defaults.
+        coverage: which features are candidates, and which of them are steered with.
+        score: prompt and factor of the output score toward a word, from `prompt_settings`.
+        settings: factors, edit and prompts.
         run: memory, seed, progress, and where finished texts are kept.
         evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
     """
-    threshold = config.coverage.threshold
+    threshold = coverage.threshold
     formed = {word: tokens for word, tokens in words.items() if isinstance(tokens, ConceptTokens)}
-    best = best_features(subject, formed, config, run)
+    best = best_features(subject, formed, coverage.top_k, score, run)
     features = {
         word: best_of_word.feature
         for word, best_of_word in best.items()
         if best_of_word.feature is not None and (best_of_word.concept_score or 0) >= threshold
     }
-    steered = _steered(subject, features, config, run, evaluator)
+    steered = _steered(subject, features, settings, run, evaluator)
     rows = []
     for word, tokens in words.items():
         row = {
@@ -101,41 +105,51 @@ def cover_layer(
             continue
         row |= {"tokens": list(tokens.texts.values()), **best[word]._asdict()}
         row |= steered.get(word, {})
-        rows.append({**row, "reason": _reason(row, word in features, config)})
+        reason = _reason(row, word in features, coverage, settings.choice.perplexity_budget)
+        rows.append({**row, "reason": reason})
     return rows
 
 
-def _reason(row: Mapping[str, Any], is_steered: bool, config: RunConfig) -> str | None:
+def _reason(
+    row: Mapping[str, Any], is_steered: bool, coverage: CoverageConfig, budget: float
+) -> str | None:
     """Why a column of `row` is null, where one is."""
-    settings = config.coverage
     if row["feature"] is None:
-        return f"no feature has a token of it among its first {settings.top_k} logit-lens tokens"
+        return f"no feature has a token of it among its first {coverage.top_k} logit-lens tokens"
     if not is_steered:
-        return f"no feature has an output score of {settings.threshold:g} toward it"
+        return f"no feature has an output score of {coverage.threshold:g} toward it"
     if row["best_factor"] is None:
-        budget = config.choice.perplexity_budget
         return f"no factor keeps the perplexity within {budget:g} times that without steering"
     return None
 
 
 def best_features(
-    subject: Subject, words: Mapping[str, ConceptTokens], config: RunConfig, run: ScoreRun
+    subject: Subject,
+    words: Mapping[str, ConceptTokens],
+    top_k: int,
+    score: output.PromptConfig,
+    run: ScoreRun,
 ) -> dict[str, Best]:
-    """Of every word the candidate with the highest output score toward the word's tokens.
+    """Find for every word the candidate with the highest output score toward the word's tokens.
 
-    Of equal ones the lowest id; all words and candidates are scored together.
+    Of equal ones it is the lowest id; all words and candidates are scored together.
+
+    Args:
+        subject: model and SAE.
+        words: each with its tokens.
+        top_k: of a feature's logit-lens tokens, how many are compared with the word's.
+        score: prompt and factor of the output score.
+        run: memory and progress.
     """
     pairs = [
         (word, candidate.feature)
         for word, tokens in words.items()
-        for candidate in candidates(
-            subject, tokens, config.coverage.top_k, memory_budget=run.memory_budget
-        )
+        for candidate in candidates(subject, tokens, top_k, memory_budget=run.memory_budget)
     ]
     scored: dict[str, list[tuple[int, float]]] = {word: [] for word in words}
-    scores = scores_toward(subject, pairs, words, config, run)["output_score"]
-    for (word, feature), score in zip(pairs, scores, strict=True):
-        scored[word].append((feature, float(score)))
+    scores = scores_toward(subject, pairs, words, score, run)["output_score"]
+    for (word, feature), number in zip(pairs, scores, strict=True):
+        scored[word].append((feature, float(number)))
     return {
         word: Best(
             len(of_word),
@@ -150,45 +164,58 @@ def best_features(
     }
 
 
+def prompt_settings(scores: Iterable[ScoreConfig]) -> output.PromptConfig:
+    """Give the settings of the first of a run's scores that steers one prompt, else the defaults:
+    features are scored toward words with the same prompt and factor."""
+    of_prompts = (score for score in scores if isinstance(score, output.PromptConfig))
+    return next(of_prompts, output.Config())
+
+
 def scores_toward(
     subject: Subject,
     pairs: Sequence[tuple[str, int]],
     words: Mapping[str, ConceptTokens],
-    config: RunConfig,
+    score: output.PromptConfig,
     run: ScoreRun,
 ) -> Mapping[str, Any]:
-    """The output score of each pair's feature toward the tokens of its word, as
-    `output.score_toward` gives it, all pairs together."""
+    """Score each pair's feature toward the tokens of its word, all pairs together.
+
+    Args:
+        subject: model and SAE.
+        pairs: words and features.
+        words: each with its tokens.
+        score: prompt and factor of the output score.
+        run: memory and progress.
+
+    Returns:
+        The columns of `output.score_toward`, one entry per pair.
+    """
     if not pairs:
         return {"output_score": [], "output_token": []}
-    methods = parse_scores(config.score).values()
-    settings = next(
-        (method for method in methods if isinstance(method, output.PromptConfig)), output.Config()
-    )
     # Words with fewer tokens than others repeat them, which changes no score.
     widest = max(len(words[word].texts) for word, _ in pairs)
     tokens_BK = [list(islice(cycle(words[word].texts), widest)) for word, _ in pairs]
     ids_B = torch.tensor([feature for _, feature in pairs])
     with run.task(len(pairs), f"layer {subject.layer}: words", "pairs") as advance:
         return output.score_toward(
-            subject, ids_B, torch.tensor(tokens_BK), settings, replace(run, progress=advance)
+            subject, ids_B, torch.tensor(tokens_BK), score, replace(run, progress=advance)
         )
 
 
 def _steered(
     subject: Subject,
     features: Mapping[str, int],
-    config: RunConfig,
+    settings: SteeringSettings,
     run: ScoreRun,
     evaluator: LoadedModel | None,
 ) -> dict[str, dict[str, Any]]:
     """What the texts of each word's feature show, by word; words may share a feature."""
     if not features:
         return {}
-    steer = replace(config.steer, controls=[], together=[], search=False)
-    alone = replace(config, steer=steer, concept=None)
+    steer = replace(settings.steer, controls=[], together=[], search=False)
+    alone = replace(settings, steer=steer, concept=())
     texts = steer_layer(subject, sorted({*features.values()}), alone, run, evaluator)
-    glued = not config.generation.chat_template
-    at_best = words_shown(texts, features, config.choice.perplexity_budget, glued)
+    glued = not settings.generation.chat_template
+    at_best = words_shown(texts, features, settings.choice.perplexity_budget, glued)
     at_best = at_best.astype(object).where(at_best.notna(), None)
     return {row.pop("word"): row for row in at_best.to_dict("records")}

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from steerlens.analysis.factors import next_factors
-from steerlens.config.parse import parse_concept
-from steerlens.config.schema import ChoiceConfig, RunConfig
-from steerlens.config.steering import parse_factors, parse_prompts
+from steerlens.config.schema import ChoiceConfig
+from steerlens.config.settings import SteeringSettings
 from steerlens.engine.generation import ROW, generate, text_key
 from steerlens.results import GENERATIONS
 from steerlens.steering.metrics import METRICS, MetricRun, Texts
@@ -31,7 +30,7 @@ OF_CONCEPT = ("success",)
 def steer_layer(
     subject: Subject,
     features: Sequence[int],
-    config: RunConfig,
+    settings: SteeringSettings,
     run: ScoreRun,
     evaluator: LoadedModel | None = None,
 ) -> pd.DataFrame:
@@ -41,27 +40,29 @@ def steer_layer(
     Args:
         subject: model and SAE.
         features: ids; for `steer.together` the best first.
-        config: its `steer`, `generation` and `seed` say what is done.
+        settings: factors, edit, prompts, and what is steered toward.
         run: memory, seed, progress, and where finished texts are kept.
         evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
     """
-    factors = [0.0, *parse_factors(config.steer.factors)]
+    factors = [0.0, *settings.factors]
+    steer, generation = settings.steer, settings.generation
 
     def texts_of(factors_of: Mapping[Steered, Sequence[float]]) -> pd.DataFrame:
-        rows = text_rows(factors_of, config)
-        texts = generate(subject, rows, config.steer, config.generation, run)
-        key = text_key(subject, config.steer, config.generation, run)
-        concept = parse_concept(config.concept) if config.concept is not None else []
-        chat = bool(config.generation.chat_template)
-        return measure_texts(subject, texts, key, run, concept, evaluator, chat_template=chat)
+        rows = text_rows(factors_of, settings)
+        texts = generate(subject, rows, steer, generation, run)
+        key = text_key(subject, steer, generation, run)
+        chat = bool(generation.chat_template)
+        return measure_texts(
+            subject, texts, key, run, settings.concept, evaluator, chat_template=chat
+        )
 
     steered: list[Steered] = [
-        (feature, control, "") for feature in features for control in ["", *config.steer.controls]
+        (feature, control, "") for feature in features for control in ["", *steer.controls]
     ]
-    groups = (features[:n] for n in config.steer.together if n <= len(features))
+    groups = (features[:n] for n in steer.together if n <= len(features))
     steered += [(first, "", "+".join(map(str, others))) for first, *others in groups]
-    if config.steer.search:
-        measured = _search(steered, factors, config.choice, texts_of)
+    if steer.search:
+        measured = _search(steered, factors, settings.choice, texts_of)
     else:
         measured = texts_of(dict.fromkeys(steered, factors))
     return GENERATIONS.frame(
@@ -72,25 +73,21 @@ def steer_layer(
             layer=subject.layer,
             control=measured["control"].replace("", None),
             together=measured["together"].replace("", None),
-            concept=concept_label(config),
+            concept=settings.concept_label,
         )
     )
 
 
-def concept_label(config: RunConfig) -> str | None:
-    """What the run steers toward, as its tables name it; None if it is no concept."""
-    return None if config.concept is None else ", ".join(parse_concept(config.concept))
-
-
-def text_rows(factors_of: Mapping[Steered, Sequence[float]], config: RunConfig) -> pd.DataFrame:
+def text_rows(
+    factors_of: Mapping[Steered, Sequence[float]], settings: SteeringSettings
+) -> pd.DataFrame:
     """All texts, with columns `ROW`, of features and controls at their wanted factors."""
-    prompts = parse_prompts(config.generation)
     rows = [
         (*steered, factor, prompt, sample)
         for steered, factors in factors_of.items()
         for factor in factors
-        for prompt in prompts
-        for sample in range(config.generation.samples)
+        for prompt in settings.prompts
+        for sample in range(settings.generation.samples)
     ]
     return pd.DataFrame(rows, columns=list(ROW))
 

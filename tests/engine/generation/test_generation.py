@@ -77,7 +77,7 @@ def test_saes_that_look_back_or_across_equal_naive(
         for operator, unit in [
             *product(parts_of("operators"), ["a_max"]),
             ("add", "norm"),
-            ("add", "one"),
+            ("add", "raw"),
         ]
         for keep_error in (True, False)
     ),

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from steerlens.analysis.toward import best_toward
 from steerlens.config.compose import read_config
-from steerlens.config.settings import parse_subject
-from steerlens.config.steering import parse_prompts, with_template
+from steerlens.config.settings import parse_steering, parse_subject
 from steerlens.errors import SteerlensError, unknown
 from steerlens.results import STEERING, features_alone
+from steerlens.runs.models import steering_of
 from steerlens.storage.files import make_folder
 
 if TYPE_CHECKING:
@@ -52,9 +52,8 @@ def export_run(folder: Path, arguments: list[str]) -> list[Path]:
     from steerlens.runs.export.tensors import export_safetensors, export_snippet
 
     subject = next(load_subjects(parse_subject(config).of_layers([row["layer"]])))
-    has_template = bool(subject.lm.tokenizer.chat_template)
-    generation = with_template(config.generation, has_template, subject.lm.name)
-    prompts, chat = parse_prompts(generation), generation.chat_template
+    steering = steering_of(subject.lm, parse_steering(config))
+    prompts, chat = list(steering.prompts), steering.generation.chat_template
     a_max = measured_a_max(subject, prompts, chat)
     vector = steering_vector(subject, row["feature"], float(factor), a_max, prompts, chat)
     name = f"layer_{row['layer']}_feature_{row['feature']}"

@@ -13,14 +13,12 @@ import numpy as np
 
 from steerlens.config.catalog import read_release, releases
 from steerlens.config.gguf import gguf_file
-from steerlens.config.parse import parse_memory, parse_scores
 from steerlens.config.registry import ScoreConfig
 from steerlens.config.schema import CorpusConfig, ModelConfig, RunConfig
-from steerlens.config.settings import parse_subject
-from steerlens.config.sources import counts_need_a_pass
+from steerlens.config.settings import Settings
 from steerlens.data.corpus.webtext import webtext
 from steerlens.engine.examples import read_metadata
-from steerlens.engine.run_context import ScoreRun
+from steerlens.engine.run_context import RunContext
 from steerlens.report.terminal import duration
 from steerlens.runs.memory_check import device_type, dtype_name, estimate_weights, gigabytes
 from steerlens.runs.plan.concepts import planned_concepts
@@ -37,44 +35,44 @@ TEXT_BYTES = 200
 """Of one text in generations.parquet."""
 
 
-def print_plan(config: RunConfig) -> None:
-    """Prints what a run would do and need, timed on a few of its features."""
-    methods = parse_scores(config.score)
+def print_plan(config: RunConfig, settings: Settings) -> None:
+    """Print what a run would do and need, timed on a few of its features."""
+    methods = settings.scores
     weights = estimate_weights(config)
     rows = [
         ("model", f"{config.model.title} ({config.model.path})"),
         ("SAE", config.sae.title),
         ("scores", ", ".join(methods)),
-        *_texts_of(config, methods),
+        *_texts_of(settings),
         ("device", f"{device_type(config)}, {dtype_name(config)}"),
         (
             "memory",
             f"{gigabytes(weights) if weights else 'unknown'} of weights, and up to "
-            f"{gigabytes(parse_memory(config.memory_budget))} beyond (memory_budget)",
+            f"{gigabytes(settings.subject.memory_budget)} beyond (memory_budget)",
         ),
     ]
     if not weights_are_here(config):
         rows += _guessed(config, weights)
     elif config.concepts:
-        rows += _toward_concepts(config)
+        rows += _toward_concepts(settings)
     else:
-        rows += _measured(config, methods)
+        rows += _measured(settings)
     width = max(len(name) for name, _ in rows)
     print("This would run (plan=true stops here):")
     for name, text in rows:
         print(f"  {name:<{width}}  {text}")
 
 
-def _texts_of(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tuple[str, str]]:
+def _texts_of(settings: Settings) -> list[tuple[str, str]]:
     """Where the scores take from what features fire on, if any asks."""
-    rows = []
+    rows, methods, corpus = [], settings.scores, settings.corpus
     files = {file for method in methods.values() for file in method.examples()}
     for file in sorted(files):
         n_tokens = max(layer["n_tokens"] for layer in read_metadata(file)["saes"].values())
         rows.append(("examples", f"those of {file.name}, which ships, from {n_tokens:,} tokens"))
-    if counts_need_a_pass(config) or any(method.corpus_pass() for method in methods.values()):
-        text = config.corpus.path or config.corpus.name
-        rows.append(("corpus", f"a pass of our own over corpus={config.corpus.name} ({text})"))
+    if settings.counts_need_a_pass or any(method.corpus_pass() for method in methods.values()):
+        text = corpus.path or corpus.name
+        rows.append(("corpus", f"a pass of our own over corpus={corpus.name} ({text})"))
     return rows
 
 
@@ -114,16 +112,15 @@ def _guessed(config: RunConfig, weights: int | None) -> list[tuple[str, str]]:
     ]
 
 
-def _toward_concepts(config: RunConfig) -> list[tuple[str, str]]:
+def _toward_concepts(settings: Settings) -> list[tuple[str, str]]:
     """Times a few texts of the first layer."""
     from steerlens.engine.subject import load_subjects
     from steerlens.engine.subject.sae import sae_sources
 
-    settings = parse_subject(config)
-    layers = [source.layer for source in sae_sources(settings)]
-    first = settings if layers[0] is None else settings.of_layers([layers[0]])
+    layers = [source.layer for source in sae_sources(settings.subject)]
+    first = settings.subject if layers[0] is None else settings.subject.of_layers([layers[0]])
     subject = next(load_subjects(first))
-    planned = planned_concepts(config, subject, len(layers))
+    planned = planned_concepts(settings, subject, len(layers))
     return [
         ("layers", ", ".join(map(str, layers))),
         ("concepts", f"{planned.concepts:,}, each in {planned.arms} ways"),
@@ -134,19 +131,21 @@ def _toward_concepts(config: RunConfig) -> list[tuple[str, str]]:
     ]
 
 
-def _features(config: RunConfig, layer: int, d_sae: int) -> list[int]:
-    return part(select_features(config.features, layer, d_sae, config.seed), config.shard)
+def _features(settings: Settings, layer: int, d_sae: int) -> list[int]:
+    # Which features fire often enough, only the pass tells: at most all of them.
+    chosen = dataclasses.replace(settings.features, min_examples=None)
+    return part(select_features(chosen, layer, d_sae, settings.seed), settings.shard)
 
 
-def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tuple[str, str]]:
+def _measured(settings: Settings) -> list[tuple[str, str]]:
     """Times a few features of the first and the last layer; the cost is linear in between."""
     from steerlens.engine.subject import load_subjects
     from steerlens.engine.subject.sae import sae_sources
 
-    settings = parse_subject(config)
-    layers = [source.layer for source in sae_sources(settings)]
+    methods = settings.scores
+    layers = [source.layer for source in sae_sources(settings.subject)]
     ends = sorted({layer for layer in (layers[0], layers[-1]) if layer is not None})
-    probe = settings.of_layers(ends) if ends else settings
+    probe = settings.subject.of_layers(ends) if ends else settings.subject
     timed: dict[int, float] = {}
     timed_null: dict[int, float] = {}
     null = {
@@ -157,35 +156,31 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
     passes: dict[int, _Pass] = {}
     counts: dict[int, int] = {}
     subject = None
-    # Which features fire often enough, only the pass tells: at most all of them.
-    chosen = dataclasses.replace(
-        config, features=dataclasses.replace(config.features, min_examples=None)
-    )
     lengths = [request[0] for asked_for in methods.values() if (request := asked_for.corpus_pass())]
-    if counts_need_a_pass(config):
+    if settings.counts_need_a_pass:
         lengths.append(None)
     for subject in load_subjects(probe):
-        features = _features(chosen, subject.layer, subject.d_sae)
-        timed[subject.layer] = _seconds_each(subject, features, config, methods)
+        features = _features(settings, subject.layer, subject.d_sae)
+        timed[subject.layer] = _seconds_each(subject, features, settings, methods)
         timed_null[subject.layer] = sum(
-            score.null_directions * _seconds_each(subject, features, config, {name: score})
+            score.null_directions * _seconds_each(subject, features, settings, {name: score})
             for name, score in null.items()
         )
         if lengths:
-            passes[subject.layer] = _time_pass(subject, config, lengths)
+            passes[subject.layer] = _time_pass(subject, settings, lengths)
         counts = {
-            layer: len(_features(chosen, layer, subject.d_sae))
+            layer: len(_features(settings, layer, subject.d_sae))
             for layer in (layers if ends else [subject.layer])
             if layer is not None
         }
     n_features = sum(counts.values())
     n_directions = sum(score.null_directions for score in null.values()) * len(counts)
-    steering = planned_texts(config, subject, n_features) if subject else None
+    steering = planned_texts(settings, subject, n_features) if subject else None
     each = np.interp(list(counts), list(timed), list(timed.values()))
     seconds = float(np.dot(each, list(counts.values())))
     seconds += float(np.interp(list(counts), list(timed_null), list(timed_null.values())).sum())
     if passes:
-        seconds += _corpus_seconds(list(counts), passes, _corpus_tokens(config.corpus))
+        seconds += _corpus_seconds(list(counts), passes, _corpus_tokens(settings.corpus))
     text_rows = []
     n_bytes = n_features * TABLE_BYTES + 1e6
     if steering:
@@ -194,11 +189,11 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
             (
                 "steering",
                 f"up to {steering.texts:,} texts of {steering.features:,} "
-                f"{'candidates' if config.features.concept else 'features'}, about "
+                f"{'candidates' if settings.features_concept else 'features'}, about "
                 f"{duration(steering.seconds)}",
             )
         ]
-    words = planned_words(config, len(counts), steering) if steering else None
+    words = planned_words(settings, len(counts), steering) if steering else None
     if words:
         n_bytes += words.words * len(counts) * TABLE_BYTES
         text_rows.append(
@@ -223,7 +218,7 @@ def _measured(config: RunConfig, methods: Mapping[str, ScoreConfig]) -> list[tup
 
 
 def _seconds_each(
-    subject: Any, features: list[int], config: RunConfig, methods: Mapping[str, ScoreConfig]
+    subject: Any, features: list[int], settings: Settings, methods: Mapping[str, ScoreConfig]
 ) -> float:
     """Seconds a feature, timed the second time: the first pays for what happens once.
 
@@ -239,12 +234,12 @@ def _seconds_each(
         if not score.corpus_pass()
     }
     few = features[:CALIBRATION_FEATURES]
-    run = ScoreRun(parse_memory(config.memory_budget), config.seed)
+    ctx = RunContext(settings.subject.memory_budget, settings.seed)
     seconds = 0.0
     for _ in range(2):
         subject.logit_lens_memo = None
         start = time.perf_counter()
-        score_layer(subject, few, methods, config.logit_lens_k, run)
+        score_layer(subject, few, methods, settings.logit_lens_k, ctx)
         seconds = time.perf_counter() - start
     return seconds / len(few)
 
@@ -262,16 +257,16 @@ class _Pass(NamedTuple):
     """SAEs that share a pass."""
 
 
-def _time_pass(subject: Any, config: RunConfig, lengths: Sequence[int | None]) -> _Pass:
+def _time_pass(subject: Any, settings: Settings, lengths: Sequence[int | None]) -> _Pass:
     """Times a layer's pass on the corpus's first tokens, for the longest of the `lengths` asked."""
     from steerlens.engine.activations.stream import activations
     from steerlens.engine.corpus_pass import EXAMPLES, at_once, context_length, cut_corpus
 
-    budget = parse_memory(config.memory_budget)
-    run = ScoreRun(corpus=config.corpus)
-    length = max(context_length(subject, length, run) for length in lengths)
+    budget = settings.subject.memory_budget
+    ctx = RunContext(corpus=settings.corpus)
+    length = max(context_length(subject, length, ctx) for length in lengths)
     start = time.perf_counter()
-    cut = list(cut_corpus(subject, config.corpus, length, CALIBRATION_TOKENS))
+    cut = list(cut_corpus(subject, settings.corpus, length, CALIBRATION_TOKENS))
     reading = time.perf_counter() - start
 
     def seconds(*subjects: Any) -> float:

@@ -6,11 +6,9 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from steerlens.config.parse import parse_memory, parse_words
-from steerlens.config.schema import RunConfig
-from steerlens.config.sources import shipped_examples
-from steerlens.config.steering import parse_factors, parse_prompts, with_template
-from steerlens.engine.run_context import ScoreRun
+from steerlens.config.settings import Settings
+from steerlens.engine.run_context import RunContext
+from steerlens.runs.models import steering_of
 from steerlens.scores.selection import part
 
 if TYPE_CHECKING:
@@ -26,21 +24,22 @@ class PlannedTexts(NamedTuple):
     seconds: float
 
 
-def planned_texts(config: RunConfig, subject: Subject, n_features: int) -> PlannedTexts | None:
+def planned_texts(settings: Settings, subject: Subject, n_features: int) -> PlannedTexts | None:
     """What steering with `n_features` scored features would take, timed on a few texts.
 
     None if nothing would be steered.
     """
-    factors = parse_factors(config.steer.factors)
-    if not factors:
+    steering = settings.steering
+    if not steering.factors:
         return None
-    n_steered = min(n_features, config.selection.top_n or n_features)
-    if words := parse_words(config.toward.words, "toward.words"):
-        n_steered = min(n_features, len(words) * config.toward.top_n)
-    arms = n_steered * (1 + len(config.steer.controls)) + len(config.steer.together)
-    of_factor = len(parse_prompts(config.generation)) * config.generation.samples
-    n_texts = arms * (1 + len(factors)) * of_factor
-    return PlannedTexts(n_steered, n_texts, n_texts * seconds_each(config, subject, of_factor))
+    n_steered = min(n_features, settings.selection.top_n or n_features)
+    if settings.toward_words:
+        n_steered = min(n_features, len(settings.toward_words) * settings.toward.top_n)
+    steer = steering.steer
+    arms = n_steered * (1 + len(steer.controls)) + len(steer.together)
+    of_factor = len(steering.prompts) * steering.generation.samples
+    n_texts = arms * (1 + len(steering.factors)) * of_factor
+    return PlannedTexts(n_steered, n_texts, n_texts * seconds_each(settings, subject, of_factor))
 
 
 class PlannedWords(NamedTuple):
@@ -50,41 +49,37 @@ class PlannedWords(NamedTuple):
     seconds: float
 
 
-def planned_words(config: RunConfig, n_layers: int, steered: PlannedTexts) -> PlannedWords | None:
+def planned_words(settings: Settings, n_layers: int, steered: PlannedTexts) -> PlannedWords | None:
     """What the texts for `coverage.words` would take, at the rate of the other texts.
 
     None if there are no words.
     """
-    words = part(parse_words(config.coverage.words), config.shard)
+    words = part(settings.coverage_words, settings.shard)
     if not words:
         return None
-    of_factor = len(parse_prompts(config.generation)) * config.generation.samples
-    factors = parse_factors(config.steer.factors)
-    n_texts = len(words) * n_layers * (1 + len(factors)) * of_factor
+    steering = settings.steering
+    of_factor = len(steering.prompts) * steering.generation.samples
+    n_texts = len(words) * n_layers * (1 + len(steering.factors)) * of_factor
     return PlannedWords(len(words), n_texts, n_texts * steered.seconds / steered.texts)
 
 
-def seconds_each(config: RunConfig, subject: Subject, of_factor: int) -> float:
-    """Seconds a text, timed the second time: the first pays for what happens once."""
+def seconds_each(settings: Settings, subject: Subject, of_factor: int) -> float:
+    """Time a text, in seconds, the second time: the first pays for what happens once."""
     from steerlens.steering.features import steer_layer
 
-    has_template = bool(subject.lm.tokenizer.chat_template)
-    generation = with_template(config.generation, has_template, subject.lm.name)
-    factors = parse_factors(config.steer.factors)[-1:]
-    steer = dataclasses.replace(
-        config.steer, factors=factors, controls=[], together=[], search=False
-    )
-    few = dataclasses.replace(config, steer=steer, generation=generation, concept=None)
-    run = ScoreRun(
-        parse_memory(config.memory_budget),
-        config.seed,
-        corpus=config.corpus,
-        examples=shipped_examples(config),
+    steering = steering_of(subject.lm, settings.steering)
+    steer = dataclasses.replace(steering.steer, controls=[], together=[], search=False)
+    few = dataclasses.replace(steering, steer=steer, factors=steering.factors[-1:], concept=())
+    ctx = RunContext(
+        settings.subject.memory_budget,
+        settings.seed,
+        corpus=settings.corpus,
+        examples=settings.shipped_examples,
     )
     features = range(min(subject.d_sae, max(1, CALIBRATION_TEXTS // (2 * of_factor))))
     seconds = 0.0
     for _ in range(2):
         start = time.perf_counter()
-        texts = steer_layer(subject, features, few, run)
+        texts = steer_layer(subject, features, few, ctx)
         seconds = (time.perf_counter() - start) / len(texts)
     return seconds

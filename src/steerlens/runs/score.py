@@ -1,0 +1,204 @@
+"""Scoring: the tables of the SAEs, of their features, and of the words that they cover."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from steerlens.config.gguf import model_names
+from steerlens.config.settings import Settings
+from steerlens.data.neuronpedia import (
+    Labels,
+    label_columns,
+    labels_of_layer,
+    read_labels,
+    source_of_sae,
+)
+from steerlens.engine.run_context import RunContext
+from steerlens.errors import SteerlensError
+from steerlens.report.terminal import progress
+from steerlens.results import COVERAGE, FEATURES, NULL_SCORES, SAES
+from steerlens.runs.models import RunModels, steering_of
+from steerlens.runs.run_folder import RunFolder
+from steerlens.scores.selection import part, select_features
+from steerlens.storage.provenance import file_identity
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from steerlens.engine.subject import LoadedModel, Subject
+    from steerlens.scores.concepts import ConceptTokens
+
+WordTokens = Mapping[str, "ConceptTokens | str"]
+"""Words, each with its tokens or why it has none."""
+
+
+def score(
+    settings: Settings, ctx: RunContext, models: RunModels, folder: RunFolder
+) -> pd.DataFrame:
+    """Score the chosen features of all layers by all chosen methods.
+
+    What is finished is written layer by layer: the SAEs, the features, random directions beside
+    them, and the words that the SAEs cover.
+
+    Args:
+        settings: the run's.
+        ctx: memory, seed, corpus, and the store of finished scores.
+        models: model, SAEs and evaluator.
+        folder: where the tables go.
+
+    Returns:
+        The table of features.
+
+    Raises:
+        SteerlensError: there is nothing to score, or it can't be.
+    """
+    from steerlens.engine.corpus_pass import PiecesFired, in_groups, read_corpus
+    from steerlens.scores.quality import describe
+
+    refuse_absent_concept(settings)
+    requests = [*settings.scores.values()]
+    if settings.counts_need_a_pass:
+        requests.append(PiecesFired(at_most=settings.features.min_examples or 1))
+    words: WordTokens = {}
+    for group in in_groups(models.subjects(), requests, ctx.memory_budget):
+        lm = group[0].lm
+        folder.note(chat_template=steering_of(lm, settings.steering).generation.chat_template)
+        words = words or words_of_shard(lm, settings)
+        # Of its own for each group, so that only one group's activations are in memory.
+        group_ctx = ctx.for_group()
+        read_corpus(group, requests, group_ctx)
+        folder.add(SAES, SAES.frame(describe(group, settings.quality_tokens, group_ctx)))
+        _score_group(group, settings, group_ctx, folder)
+        if words:
+            _cover_group(group, words, settings, group_ctx, models, folder)
+    features = folder.rows(FEATURES)
+    if features.empty:
+        if settings.shard:
+            raise SteerlensError(
+                f"shard={settings.shard} is empty: no layer has so many features; split into "
+                "fewer parts."
+            )
+        folder.add(FEATURES, features)  # nothing stands for the concept, which is an answer, too
+    return features
+
+
+def refuse_absent_concept(settings: Settings) -> None:
+    """Refuse a concept that no token stands for, before the model is loaded."""
+    from steerlens.engine.subject.gguf import loadable
+    from steerlens.engine.subject.model import load_tokenizer
+    from steerlens.scores.concepts import concept_tokens
+
+    if settings.features_concept:
+        entry = loadable(settings.subject.model, settings.cache_dir)
+        concept_tokens(load_tokenizer(entry), settings.features_concept)
+
+
+def _score_group(
+    group: Sequence[Subject], settings: Settings, ctx: RunContext, folder: RunFolder
+) -> None:
+    """Write the rows of each subject of a group that has read the corpus together."""
+    from steerlens.scores.scoring import null_columns, score_layer
+
+    scores = settings.scores
+    names = model_names(settings.subject.model)
+    labels = read_labels(Path(settings.labels), names) if settings.labels else {}
+    for subject in group:
+        source = source_of_sae(subject.sae.cfg.metadata.neuronpedia_id, subject.layer, subject.name)
+        labels_here = labels_of_layer(labels, subject.layer, source, f"labels={settings.labels}")
+        features = features_of(subject, settings, labels_here, ctx)
+        if not features:
+            continue
+        start = time.perf_counter()
+        name = f"layer {subject.layer}"
+        with progress(len(features), name, each=len(scores)) as advance:
+            own_ctx = dataclasses.replace(ctx, progress=advance)
+            columns = score_layer(subject, features, scores, settings.logit_lens_k, own_ctx)
+            if null := null_columns(subject, scores, own_ctx):
+                folder.add(NULL_SCORES, NULL_SCORES.frame(null))
+        facts: dict[str, Any] = {"corpus": _corpus_facts(ctx)}
+        if files := {file for method in scores.values() for file in method.examples()}:
+            facts["examples"] = [file_identity(file, settings.cache_dir) for file in sorted(files)]
+        folder.finish_stage(subject, "scoring", start, **facts)
+        folder.add(FEATURES, FEATURES.frame(columns | label_columns(labels_here, features)))
+
+
+def features_of(subject: Subject, settings: Settings, labels: Labels, ctx: RunContext) -> list[int]:
+    """Choose the features of a layer that the run looks at, the candidates of its concept if any.
+
+    Args:
+        subject: the layer's model and SAE.
+        settings: the run's.
+        labels: Neuronpedia's explanations of the layer's features, in which concepts are looked up.
+        ctx: holds what the pass over the corpus has counted.
+    """
+    chosen = settings.features
+    if not settings.features_concept:
+        fired_F = _pieces_fired(subject, settings, ctx) if chosen.min_examples else None
+        ids = select_features(chosen, subject.layer, subject.d_sae, ctx.seed, fired_F)
+        return part(ids, settings.shard)
+    from steerlens.engine.logit_lens import kept_logit_lens
+    from steerlens.scores.concepts import candidates, concept_tokens
+
+    with kept_logit_lens(subject, chosen.top_k, ctx.store):
+        of_concept = candidates(
+            subject,
+            concept_tokens(subject.lm.tokenizer, settings.features_concept),
+            k=chosen.top_k,
+            labels={feature: text for feature, (text, _) in labels.items()},
+            examples=chosen.examples,
+            memory_budget=ctx.memory_budget,
+        )
+    return part(sorted(candidate.feature for candidate in of_concept), settings.shard)
+
+
+def _pieces_fired(subject: Subject, settings: Settings, ctx: RunContext) -> np.ndarray:
+    """In how many texts each feature fires, (F,): of the corpus, or of what ships instead."""
+    from steerlens.engine.corpus_pass import pieces_fired
+    from steerlens.engine.examples import read_examples
+
+    if settings.counts_need_a_pass:
+        return pieces_fired(subject, ctx)
+    return read_examples(Path(str(ctx.examples)), subject, ["peak_tokens"]).n_texts()
+
+
+def words_of_shard(lm: LoadedModel, settings: Settings) -> WordTokens:
+    """Find the tokens of this shard's part of `coverage.words`."""
+    words = settings.coverage_words
+    if not words:
+        return {}
+    from steerlens.steering.coverage import word_tokens
+
+    of_word = word_tokens(lm.tokenizer, words)
+    return {word: of_word[word] for word in part(words, settings.shard)}
+
+
+def _cover_group(
+    group: Sequence[Subject],
+    words: WordTokens,
+    settings: Settings,
+    ctx: RunContext,
+    models: RunModels,
+    folder: RunFolder,
+) -> None:
+    """Write what the SAEs of a group give for every word."""
+    from steerlens.steering.coverage import cover_layer, prompt_settings
+
+    evaluator, score = models.evaluator, prompt_settings(settings.scores.values())
+    for subject in group:
+        start = time.perf_counter()
+        steering = steering_of(subject.lm, settings.steering)
+        rows = cover_layer(subject, words, settings.coverage, score, steering, ctx, evaluator)
+        folder.add(COVERAGE, COVERAGE.frame(rows))
+        folder.finish_stage(subject, "coverage", start, evaluator=evaluator and evaluator.identity)
+
+
+def _corpus_facts(ctx: RunContext) -> dict[str, Any] | None:
+    """What provenance says of the corpus, if a method has read it."""
+    read = [activations.n_tokens for activations in ctx.cache.activations.values()]
+    return {**(ctx.corpus_key() or {}), "tokens_read": max(read)} if read else None

@@ -1,0 +1,162 @@
+"""Steering: with which of the scored features, their texts and best factors, and PMI of these."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from steerlens.analysis.roles import with_roles
+from steerlens.config.schema import CorpusConfig
+from steerlens.config.settings import Settings, SteeringSettings
+from steerlens.engine.run_context import RunContext
+from steerlens.report.terminal import progress
+from steerlens.results import FEATURES, GENERATIONS, STEERING, WORDS
+from steerlens.results.pmi import PMI_FILE
+from steerlens.runs.models import RunModels, steering_of
+from steerlens.runs.run_folder import RunFolder
+from steerlens.scores.selection import best_first, chosen
+from steerlens.storage.files import json_text, write_json
+from steerlens.storage.provenance import code_digest
+
+if TYPE_CHECKING:
+    from steerlens.engine.subject import LoadedModel
+
+
+def select(features: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """Choose the rows of the table of features to steer with, those steered together first.
+
+    Raises:
+        SteerlensError: no feature passes, or the score wasn't computed.
+    """
+    if features.empty:
+        return features
+    # Another shard may have features over the threshold where this one has none.
+    may_be_none = settings.shard is not None or bool(settings.steering.concept)
+    rows = chosen(features, settings.selection, may_be_none)
+    if settings.steering.steer.together and len(rows):
+        best = best_first(rows, settings.selection.score)
+        rows = pd.concat([best, rows.drop(index=best.index)])
+    return rows
+
+
+def steer(
+    features: pd.DataFrame,
+    settings: SteeringSettings,
+    ctx: RunContext,
+    models: RunModels,
+    folder: RunFolder,
+) -> pd.DataFrame:
+    """Steer with features, and choose the best factor of each; writes both tables by layers.
+
+    Args:
+        features: rows of the table of features; for `steer.together` the best first.
+        settings: factors, edit, prompts, and what is steered toward.
+        ctx: memory, seed, and the store of finished texts.
+        models: model, SAEs and evaluator.
+        folder: where the tables go.
+
+    Returns:
+        Their rows of `steering.parquet`.
+    """
+    from steerlens.analysis.factors import choose_factors
+    from steerlens.steering.features import steer_layer
+
+    evaluator = models.evaluator
+    tables: list[pd.DataFrame] = []
+    for subject in models.subjects(features["layer"].tolist()):
+        start = time.perf_counter()
+        ids = features.loc[features["layer"] == subject.layer, "feature"].tolist()
+        texts = steer_layer(
+            subject, ids, steering_of(subject.lm, settings), ctx.for_group(), evaluator
+        )
+        best = choose_factors(texts, settings.choice).dropna(axis=1, how="all")
+        scored = features.drop(columns=features.columns.intersection(best.columns[5:]))
+        best = best.merge(scored, on=list(FEATURES.keys), how="left")
+        tables.append(STEERING.frame(best.assign(concept=settings.concept_label)))
+        folder.add(GENERATIONS, texts)
+        folder.add(STEERING, tables[-1])
+        folder.finish_stage(subject, "steering", start, evaluator=evaluator and evaluator.identity)
+    return pd.concat(tables, ignore_index=True)
+
+
+def write_answer(
+    features: pd.DataFrame,
+    steering: pd.DataFrame,
+    settings: Settings,
+    lm: LoadedModel,
+    folder: RunFolder,
+) -> None:
+    """Write whether one of the candidates steers toward the run's concept.
+
+    Args:
+        features: the candidates, scored.
+        steering: best factors of those that were steered with.
+        settings: the run's.
+        lm: its tokenizer says what stands for the concept.
+        folder: where the table of words goes.
+    """
+    from steerlens.analysis.toward import word_row
+    from steerlens.scores.concepts import concept_tokens
+
+    concept, selection = settings.steering.concept, settings.selection
+    tokens = concept_tokens(lm.tokenizer, concept)
+    threshold = selection.threshold if selection.score == "concept_score" else None
+    row = word_row(
+        str(settings.steering.concept_label),
+        tokens.texts,
+        features,
+        steering,
+        threshold,
+        settings.features.top_k,
+    )
+    folder.add(WORDS, WORDS.frame([row]))
+
+
+def measure_pmi(settings: Settings, ctx: RunContext, folder: RunFolder) -> None:
+    """Write how success tokens go with the first logit-lens token in the corpus' texts.
+
+    Nothing if no steered feature has both scores, because the others have no role.
+    """
+    from steerlens.analysis.pmi import generated_pairs, pmi
+
+    steering, generations = STEERING.read(folder.path), GENERATIONS.read(folder.path)
+    if with_roles(steering).empty:
+        return
+    corpus = settings.corpus
+    generated = json_text(generated_pairs(steering, generations).to_dict("list"))
+    key = {
+        "pmi": dataclasses.asdict(settings.pmi),
+        "pairs": hashlib.sha256(generated.encode()).hexdigest(),
+        "corpus": ctx.corpus_key(),
+        "code": code_digest(("analysis", "data")),
+    }
+    content = ctx.store.load_json(key, PMI_FILE) if ctx.store else None
+    if content is None:
+        with progress(corpus.n_tokens, "PMI", "words") as advance:
+            texts = _some_texts(corpus, advance)
+            content = pmi(steering, generations, texts, settings.pmi).content()
+        if ctx.store:
+            ctx.store.keep_json(key, PMI_FILE, content)
+    write_json(folder.path / PMI_FILE, content)
+    folder.note_corpus(ctx.corpus_key())
+    folder.write_provenance()
+
+
+def _some_texts(corpus: CorpusConfig, advance: Callable[[int], None]) -> Iterator[str]:
+    """The corpus up to about `n_tokens` words, so that one without an end has one, too."""
+    from steerlens.data.corpus import texts
+    from steerlens.data.corpus.values import contents
+
+    read = 0
+    for text in texts(corpus, contents):
+        yield text
+        words = len(text.split())
+        advance(words)
+        read += words
+        if corpus.n_tokens is not None and read >= corpus.n_tokens:
+            return
