@@ -106,7 +106,7 @@ def quick_figures() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def undrawn_figures() -> Iterator[None]:
-    """Figures are made, but the picture in their files is a pixel: for runs of which other things matter."""
+    """Figures are made, but not drawn: their files hold a pixel. For what isn't about pictures."""
     from matplotlib.figure import Figure
 
     def savefig(figure: Any, file: Any, format: str, **settings: Any) -> None:
