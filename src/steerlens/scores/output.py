@@ -49,7 +49,7 @@ class PromptConfig(ScoreConfig):
 
 
 @dataclass
-class Config(PromptConfig):
+class OutputScoreConfig(PromptConfig):
     """Settings of the output score."""
 
     method: str = "output"
@@ -62,8 +62,11 @@ class Config(PromptConfig):
             raise self.refusal("null_directions", "must be at least 0")
 
 
+Config = OutputScoreConfig
+
+
 def score(
-    subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: OutputScoreConfig, run: ScoreRun
 ) -> Mapping[str, np.ndarray | list[str]]:
     """Scores `features`, shape (n,).
 
@@ -145,7 +148,7 @@ def rank_weighted(rank: torch.Tensor, probability: torch.Tensor, d_vocab: int) -
     return (1 - rank.double() / d_vocab) * probability.double()
 
 
-def null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
+def null_scores(subject: Subject, config: OutputScoreConfig, run: ScoreRun) -> np.ndarray:
     """(N,) float64: output scores of the layer's `config.null_directions` random directions.
 
     Computed once for a subject and settings: kept in the run, and in its store beside the scores.
@@ -167,7 +170,7 @@ def null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
     return run.cache.null_scores[at]
 
 
-def _null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
+def _null_scores(subject: Subject, config: OutputScoreConfig, run: ScoreRun) -> np.ndarray:
     from steerlens.engine.logit_lens import logit_lens_of_directions
 
     ids_N, directions_ND = draw_directions(subject, config.null_directions)

@@ -68,7 +68,8 @@ def null_columns(
 ) -> dict[str, Any] | None:
     """Columns of `NULL_SCORES` for one subject; None where no method has random directions."""
     config = next(
-        (config for config in configs.values() if isinstance(config, output.Config)), None
+        (config for config in configs.values() if isinstance(config, output.OutputScoreConfig)),
+        None,
     )
     if config is None or not config.null_directions:
         return None

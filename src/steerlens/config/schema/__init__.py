@@ -152,6 +152,10 @@ class Chosen:
     experiment: str | None = None
     searchpath: tuple[str, ...] = ()
     """Folders beside ours in which options lie."""
+    kind: str | None = None
+    """The kind of run that was asked for: see `config.kinds`."""
+    refusal: str | None = None
+    """Why such a run is refused: it would ignore a setting that somebody has asked for."""
 
 
 @dataclass

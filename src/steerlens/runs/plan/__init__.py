@@ -151,7 +151,7 @@ def _measured(settings: Settings) -> list[tuple[str, str]]:
     null = {
         name: score
         for name, score in methods.items()
-        if isinstance(score, output.Config) and score.null_directions
+        if isinstance(score, output.OutputScoreConfig) and score.null_directions
     }
     passes: dict[int, _Pass] = {}
     counts: dict[int, int] = {}
@@ -228,7 +228,7 @@ def _seconds_each(
 
     methods = {
         name: dataclasses.replace(score, null_directions=0)
-        if isinstance(score, output.Config)
+        if isinstance(score, output.OutputScoreConfig)
         else score
         for name, score in methods.items()
         if not score.corpus_pass()

@@ -18,8 +18,7 @@ from steerlens.engine.generation import Steering
 from steerlens.engine.intervention import Operation
 from steerlens.engine.intervention.hooks import SteeringHooks
 from steerlens.errors import SteerlensError, nearest
-from steerlens.steering.methods import fitted_io as kept
-from steerlens.steering.methods import lora, loreft
+from steerlens.steering.methods import fitted_io, lora, loreft
 from steerlens.steering.methods.directions import Detection, Directions, direction_targets
 from steerlens.steering.methods.fitted_io import Learnt
 from steerlens.steering.methods.fitting import (
@@ -51,7 +50,7 @@ PART_ON_CPU, PART_ON_GPU = 4, 64
 
 
 @dataclass(frozen=True)
-class Arm:
+class SteeringMethod:
     """One way of steering toward every concept of a set."""
 
     method: str
@@ -92,7 +91,7 @@ class Arm:
         """How rows are steered whose `concept_id` is one of `ids`, those of the set in order."""
         key: dict[str, Any] = {"arm": self.name}
         if self.learnt is not None:
-            key["tensors"] = _digest(kept.tensors_of(self.learnt))
+            key["tensors"] = _digest(fitted_io.tensors_of(self.learnt))
         if isinstance(self.learnt, Fitted):
             key["max_activation"] = self.learnt.detection.max_activation_C
         index_of = {id: index for index, id in enumerate(ids)}
@@ -140,7 +139,7 @@ def learn_arms(
     run: ScoreRun,
     load_weights: Callable[[], Any],
     chat_template: bool = False,
-) -> list[Arm]:
+) -> list[SteeringMethod]:
     """The arms of `config.methods`, in their order; what was learnt before is found in the store.
 
     Args:
@@ -162,11 +161,11 @@ def learn_arms(
     settings = {name: _settings(name, config.settings) for name in wanted_names}
     learnt = _learn_directions(subject, concepts, settings, run, chat_template)
 
-    def arm(method: str, name: str, rank: int = 0) -> Arm:
+    def arm(method: str, name: str, rank: int = 0) -> SteeringMethod:
         n_epochs = getattr(settings[name], "epochs", None)
-        return Arm(method, rank, learnt[name], n_epochs, name not in WITHOUT_TEXTS)
+        return SteeringMethod(method, rank, learnt[name], n_epochs, name not in WITHOUT_TEXTS)
 
-    arms: list[Arm] = []
+    arms: list[SteeringMethod] = []
     for method in config.methods:
         if method == SAE:
             names = _directions_of(method, ranks, config.together, named)
@@ -174,15 +173,15 @@ def learn_arms(
         elif method == TOGETHER:
             names = _directions_of(method, ranks, config.together, named)
             together = _together([learnt[name] for name in names])
-            arms.append(Arm(TOGETHER, learnt=together, reads_texts=True))
+            arms.append(SteeringMethod(TOGETHER, learnt=together, reads_texts=True))
         elif method in ONE_FACTOR:
             config_of = _edits_config(method, subject.lm.n_layers, config.settings)
             edits = _learn_edits(
                 method, subject, concepts, config_of, run, load_weights, chat_template
             )
-            arms.append(Arm(method, 0, edits, config_of.epochs, True))
+            arms.append(SteeringMethod(method, 0, edits, config_of.epochs, True))
         else:
-            arms.append(Arm(method) if method == PROMPT else arm(method, method))
+            arms.append(SteeringMethod(method) if method == PROMPT else arm(method, method))
     return arms
 
 
@@ -251,14 +250,14 @@ def _learn_directions(
     }
     learnt: dict[str, Fitted] = {}
     for name, key in keys.items():
-        stored = kept.find(run.store, key)
+        stored = fitted_io.find(run.store, key)
         if isinstance(stored, Fitted):
             learnt[name] = stored
     missing = [name for name in settings if name not in learnt]
     if quick := {name: settings[name] for name in missing if name not in TRAINED}:
         new = fit_concepts(subject, concepts, quick, run, chat)
         for name, fitted in new.items():
-            kept.keep(run.store, keys[name], fitted)
+            fitted_io.keep(run.store, keys[name], fitted)
         learnt |= new
     for name in missing:
         if name in TRAINED:
@@ -296,15 +295,15 @@ def _in_parts(
     that aren't in the store.
     """
     parts = concepts.parts(PART_ON_CPU if subject.lm.device.type == "cpu" else PART_ON_GPU)
-    learnt = [kept.find(run.store, key(part)) for part in parts]
+    learnt = [fitted_io.find(run.store, key(part)) for part in parts]
     n_missing = sum(len(part) for part, fitted in zip(parts, learnt, strict=True) if fitted is None)
     if not n_missing:
         return learnt
     with run.task(n_missing, f"layer {subject.layer}: {name}", "concepts") as advance:
         for index, part in enumerate(parts):
             if learnt[index] is None:
-                learnt[index] = fit(part, advance)
-                kept.keep(run.store, key(part), learnt[index])
+                learnt[index] = new = fit(part, advance)
+                fitted_io.keep(run.store, key(part), new)
     return learnt
 
 

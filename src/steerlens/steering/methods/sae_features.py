@@ -14,11 +14,14 @@ NAME = "SAE"
 
 
 @dataclass
-class Config:
+class SaeFeaturesConfig:
     """Nothing to set."""
 
 
-def fit(task: Task, config: Config, seed: int) -> Directions:
+Config = SaeFeaturesConfig
+
+
+def fit(task: Task, config: SaeFeaturesConfig, seed: int) -> Directions:
     """Decoder rows of the concepts' features (AxBench, Section 3).
 
     Raises:
