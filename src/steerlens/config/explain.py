@@ -14,7 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from steerlens.config.entries import options as known_options
 from steerlens.config.overrides import quoted
 from steerlens.config.registry import parts_of
-from steerlens.config.schema import JUDGES, RunConfig, key_fields
+from steerlens.config.schema import RunConfig, key_fields
 from steerlens.config.score_keys import chosen_scores, is_flat, method_keys
 from steerlens.errors import SteerlensError, nearest, unknown
 
@@ -75,7 +75,7 @@ def failure(
         if override.key_or_group.startswith("judge.") and "NoneType" in str(error):
             return SteerlensError(
                 f"{override.input_line!r}: there is no judge yet; choose one with "
-                f"judge={'|'.join(JUDGES)}."
+                f"judge={'|'.join(parts_of('judges'))}."
             )
         if override.key_or_group.startswith("concepts.") and "NoneType" in str(error):
             return SteerlensError(

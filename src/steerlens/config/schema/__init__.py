@@ -13,7 +13,6 @@ from typing import Any
 from steerlens.config.schema.concepts import (
     CONCEPT_SOURCES,
     INSTRUCTIONS,
-    JUDGES,
     STEERED_BY,
     ConceptsConfig,
     JudgeConfig,
@@ -49,7 +48,6 @@ __all__ = [
     "CORPORA",
     "EARLIER_UNITS",
     "INSTRUCTIONS",
-    "JUDGES",
     "MISSING",
     "OBJECTIVES",
     "POSITIONS",
