@@ -153,7 +153,7 @@ def refuse_changed_texts(tree: DictConfig, parsed: Sequence[Override]) -> None:
 
 
 def missing(key: str, tree: DictConfig) -> SteerlensError:
-    """The error for a mandatory value that nobody gave."""
+    """Return the error for a mandatory value that nobody gave."""
     if key in NEEDED:
         return SteerlensError(NEEDED[key])
     if key == "corpus.path":

@@ -198,7 +198,7 @@ def with_experiment(overrides: Sequence[str]) -> list[str]:
 
 
 def jobs(parsed: Sequence[Override]) -> list[list[str]]:
-    """Override of the jobs to check before a multirun, so that each value occurs in one.
+    """Return overrides of the jobs to check before a multirun, so that each value occurs in one.
 
     That is one job, and for every further value of a key the same job with that value: a sweep of
     thousands of combinations is checked in as many steps as there are values.

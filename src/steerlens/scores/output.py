@@ -153,7 +153,7 @@ def rank_weighted(rank: torch.Tensor, probability: torch.Tensor, d_vocab: int) -
 
 
 def null_scores(subject: Subject, config: OutputScoreConfig, run: ScoreRun) -> np.ndarray:
-    """Return, as (N,) float64, output scores of the layer's `config.null_directions` random
+    """Yield, as (N,) float64, output scores of the layer's `config.null_directions` random
     directions.
 
     Computed once for a subject and settings: kept in the run, and in its store beside the scores.
@@ -212,8 +212,8 @@ def draw_directions(subject: Subject, n: int) -> tuple[torch.Tensor, torch.Tenso
 
 
 def p_values(scores_F: np.ndarray, null_N: np.ndarray) -> np.ndarray:
-    """Return, as (F,), the share of null scores at least as high, each score itself counted among
-    them.
+    """Return, as (F,), the share of null scores at least as high, each score itself counted
+    among them.
 
     `(1 + number at least as high) / (1 + N)`, which is never 0 and holds its level exactly.
     """
