@@ -93,13 +93,11 @@ def _topic(words: list[str]) -> str | None:
 
 def _hydra(words: list[str]) -> int:
     """Check the overrides, then hand over to Hydra; 1 if a job failed."""
-    from steerlens.config.compose import for_hydra
+    from steerlens.config.compose import for_hydra, left_open
+    from steerlens.config.overrides import with_experiment
 
     args = _flags().parse_intermixed_args(words)
-    overrides: list[str] = args.overrides
-    keys = [word.partition("=")[0] for word in overrides]
-    if "concept" in keys and "experiment" not in keys:
-        overrides.insert(0, "experiment=concept")  # what a concept is asked for
+    args.overrides = overrides = with_experiment(args.overrides)
     if args.config_dir:
         if any(override.startswith("hydra.searchpath=") for override in overrides):
             raise SteerlensError("give either --config-dir or hydra.searchpath, not both.")
@@ -121,6 +119,8 @@ def _hydra(words: list[str]) -> int:
     if is_sweep and not (show_only or tree.plan):
         return _sweep(args, tree)
     args.overrides = for_hydra(overrides, is_sweep)
+    if show_only:
+        args.overrides += left_open(tree)
     return _run_hydra(args)
 
 

@@ -7,8 +7,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from steerlens.config.prices import Price
+from steerlens.config.prices import Price, price_of
 from steerlens.config.schema import JudgeConfig
 from steerlens.errors import SteerlensError, Terminated
 from steerlens.judges import cost, prompts
@@ -26,6 +28,9 @@ from steerlens.judges.items import (
     nothing,
 )
 from steerlens.judges.parse import parse
+
+if TYPE_CHECKING:
+    from steerlens.judges import JudgeSettings
 
 GIVE_UP = 10
 """Requests that fail in a row, after all of the client's own repeats."""
@@ -101,6 +106,14 @@ class LanguageModelJudge:
         queue.look_up()
         queue.ask()
         return Rated(self.name, "llm", queue.ratings, queue.cost, queue.stopped)
+
+
+def language_model_judge(chat: Chat, settings: JudgeSettings) -> LanguageModelJudge:
+    """Give the judge that asks `chat`, with the run's cache of answers and the price of one."""
+    config = settings.judge
+    assert config is not None
+    cache = AnswerCache(Path(settings.paths.cache_dir), chat.identity)
+    return LanguageModelJudge(chat, config, cache, price_of(config))
 
 
 def tasks(items: Sequence[Item]) -> list[Question]:

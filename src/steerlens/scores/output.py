@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from steerlens.engine.cached_rows import cached_rows
 from steerlens.errors import SteerlensError
 from steerlens.scores import ScoreConfig, ScoreRun
 
@@ -160,13 +162,14 @@ def null_scores(subject: Subject, config: OutputScoreConfig, run: ScoreRun) -> n
     if at in run.cache.null_scores:
         return run.cache.null_scores[at]
     key = {**subject.key, "null of": settings}
-    stored = run.store.read(key, by=["direction"]) if run.store else None
-    if stored is None:
-        scores_N = _null_scores(subject, config, run)
-        stored = pa.table({"direction": np.arange(len(scores_N)), "output_score": scores_N})
-        if run.store:
-            run.store.add(key, stored, by=["direction"])
-    run.cache.null_scores[at] = stored["output_score"].to_numpy()
+    directions = pd.DataFrame({"direction": np.arange(config.null_directions)})
+
+    def scores_of(_missing: pd.DataFrame) -> Iterator[pa.Table]:
+        scores_N = _null_scores(subject, config, run)  # of all: they are drawn together
+        yield pa.table({"direction": np.arange(len(scores_N)), "output_score": scores_N})
+
+    table = cached_rows(run.store, key, directions, ["direction"], scores_of)
+    run.cache.null_scores[at] = table["output_score"].to_numpy()
     return run.cache.null_scores[at]
 
 

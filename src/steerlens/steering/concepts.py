@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from steerlens.engine.subject import LoadedModel, Subject
     from steerlens.judges.session import RatingSession
 
-METRICS = ("perplexity", "degeneracy")
 ARM = ["method", "rank", "concept_id"]
 
 Factors = Mapping[int, Sequence[float]]
@@ -220,7 +219,7 @@ def arm_texts(
     texts["prompt"] = rows["prompt"]
     key = text_key(subject, steer, generation, ctx, steering)
     measured = measure_texts(
-        subject, texts, key, ctx, (), evaluator, METRICS, generation.chat_template,
+        subject, texts, key, ctx, (), evaluator, bool(generation.chat_template),
         by=steering.row,
     )  # fmt: skip
     return measured.assign(method=arm.method, rank=arm.rank, split=rows["split"])

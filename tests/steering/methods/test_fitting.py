@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from steerlens.config.registry import loadable_parts
 from steerlens.data.concept_sets import LabelledText
 from steerlens.engine.generation.decoding import decode
 from steerlens.engine.generation.sampling import Sampling
@@ -19,7 +20,6 @@ from steerlens.engine.intervention.hooks import SteeringHooks
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
 from steerlens.scores import ScoreRun
-from steerlens.steering.methods import METHODS
 from steerlens.steering.methods.directions import (
     Directions,
     detect,
@@ -31,6 +31,8 @@ from steerlens.steering.methods.fitting import fit_concepts
 from steerlens.steering.methods.labelled import label, token_vectors, tokenised
 from steerlens.steering.methods.prompt import prompted
 from tests.support.concepts import tiny_concepts, tiny_task
+
+METHODS = loadable_parts("methods")
 
 MakeSubject = Callable[..., Subject]
 

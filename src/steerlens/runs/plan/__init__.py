@@ -15,9 +15,10 @@ from rich.text import Text
 
 from steerlens.config.catalog import read_release, releases
 from steerlens.config.gguf import gguf_file
+from steerlens.config.kinds import CONCEPTS
 from steerlens.config.registry import ScoreConfig
-from steerlens.config.schema import CorpusConfig, ModelConfig, RunConfig
-from steerlens.config.settings import Settings
+from steerlens.config.schema import CorpusConfig, ModelConfig
+from steerlens.config.settings import Settings, SubjectSettings
 from steerlens.data.corpus.webtext import webtext
 from steerlens.engine.examples import read_metadata
 from steerlens.engine.run_context import RunContext
@@ -39,25 +40,25 @@ TEXT_BYTES = 200
 """Of one text in generations.parquet."""
 
 
-def print_plan(config: RunConfig, settings: Settings) -> None:
+def print_plan(settings: Settings) -> None:
     """Print what a run would do and need, timed on a few of its features."""
-    methods = settings.scores
-    weights = estimate_weights(config)
+    methods, subject = settings.scores, settings.subject
+    weights = estimate_weights(settings)
     rows = [
-        ("model", f"{config.model.title} ({config.model.path})"),
-        ("SAE", config.sae.title),
+        ("model", f"{subject.model.title} ({subject.model.path})"),
+        ("SAE", subject.sae.title),
         ("scores", ", ".join(methods)),
         *_texts_of(settings),
-        ("device", f"{device_type(config)}, {dtype_name(config)}"),
+        ("device", f"{device_type(subject)}, {dtype_name(subject)}"),
         (
             "memory",
             f"{gigabytes(weights) if weights else 'unknown'} of weights, and up to "
-            f"{gigabytes(settings.subject.memory_budget)} beyond (memory_budget)",
+            f"{gigabytes(subject.memory_budget)} beyond (memory_budget)",
         ),
     ]
-    if not weights_are_here(config):
-        rows += _guessed(config, weights)
-    elif config.concepts:
+    if not weights_are_here(subject):
+        rows += _guessed(subject, weights)
+    elif settings.kind is CONCEPTS:
         rows += _toward_concepts(settings)
     else:
         rows += _measured(settings)
@@ -80,10 +81,10 @@ def _texts_of(settings: Settings) -> list[tuple[str, str]]:
     return rows
 
 
-def weights_are_here(config: RunConfig) -> bool:
+def weights_are_here(subject: SubjectSettings) -> bool:
     """Whether model and SAE need no download."""
-    return _model_is_here(config.model) and (
-        config.sae.path is not None or _release_is_here(config.sae.release)
+    return _model_is_here(subject.model) and (
+        subject.sae.path is not None or _release_is_here(subject.sae.release)
     )
 
 
@@ -108,9 +109,10 @@ def _release_is_here(release: str | None) -> bool:
     return (Path(HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}" / "snapshots").is_dir()
 
 
-def _guessed(config: RunConfig, weights: int | None) -> list[tuple[str, str]]:
+def _guessed(subject: SubjectSettings, weights: int | None) -> list[tuple[str, str]]:
+    layers = subject.layers
     return [
-        ("layers", str(config.layer)),
+        ("layers", layers if isinstance(layers, str) else ", ".join(map(str, layers))),
         ("disk", f"a download of {gigabytes(weights) if weights else 'unknown size'} first"),
         ("time", "unknown until the weights are here, because it is measured on them"),
     ]

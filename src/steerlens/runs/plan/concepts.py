@@ -29,14 +29,14 @@ class PlannedConcepts(NamedTuple):
 def planned_concepts(settings: Settings, subject: Subject, n_layers: int) -> PlannedConcepts:
     """Plan what steering toward the concepts would take in `n_layers`, timed on a few texts."""
     from steerlens.data.concept_sets.load import load_concepts
-    from steerlens.steering.methods.arms import ONE_FACTOR, PROMPT, SAE
+    from steerlens.steering.methods.arms import EDITS, PROMPT, SAE
 
     methods, generation = settings.concepts, steering_of(subject.lm, settings.steering).generation
     assert methods is not None
     concepts = load_concepts(methods, subject.layer, settings.seed, generation.chat_template)
     named = all(concept.feature is not None for concept in concepts.concepts)
     n_factors = len(settings.steering.factors)
-    alone = (*ONE_FACTOR, PROMPT)
+    alone = (*EDITS, PROMPT)
     tried = [1 if method in alone else n_factors for method in methods.methods]
     if SAE in methods.methods and not named:
         tried += [n_factors] * (methods.features - 1)

@@ -76,7 +76,7 @@ def join_lora(parts: Sequence[Lora]) -> Lora:
     )
 
 
-def fit(task: Task, config: LoraConfig, seed: int, hf_model: Any) -> Lora:
+def learn(task: Task, config: LoraConfig, seed: int, hf_model: Any) -> Lora:
     """The changes of all concepts, trained one by one to make their positives' answers likely.
 
     Args:

@@ -110,7 +110,7 @@ def edited_positions(
     return at_first | at_last
 
 
-def fit(task: Task, config: LoreftConfig, seed: int) -> Loreft:
+def learn(task: Task, config: LoreftConfig, seed: int) -> Loreft:
     """The edits of all concepts, trained to make their positives' answers likely (AxBench).
 
     Raises:

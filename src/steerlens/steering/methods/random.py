@@ -10,6 +10,7 @@ from steerlens.steering.methods.directions import Directions, unit
 from steerlens.steering.methods.task import Task
 
 NAME = "Random"
+READS_TEXTS = False
 
 
 @dataclass

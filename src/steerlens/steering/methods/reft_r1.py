@@ -19,6 +19,7 @@ from steerlens.steering.methods.training import (
 )
 
 NAME = "ReFT-r1"
+TRAINS = True
 
 
 @dataclass

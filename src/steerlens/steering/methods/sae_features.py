@@ -11,6 +11,7 @@ from steerlens.steering.methods.directions import Directions
 from steerlens.steering.methods.task import Task
 
 NAME = "SAE"
+READS_TEXTS = False
 
 
 @dataclass

@@ -12,6 +12,7 @@ from steerlens.steering.methods.task import Task
 from steerlens.steering.methods.training import FromHook, epochs, groups_that_fit, n_steps
 
 NAME = "SSV"
+TRAINS = True
 
 
 @dataclass

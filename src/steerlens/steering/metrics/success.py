@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from steerlens.engine.subject import Subject
 
+NEEDS_FEATURE = True
+
 
 @dataclass
 class SuccessConfig:
