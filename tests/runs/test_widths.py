@@ -67,11 +67,11 @@ def assert_whole(where: Console, *sentences: str, apart: str = "") -> str:
 def test_a_plan(where: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "console_on", lambda stream: where)
     monkeypatch.setattr(plan, "weights_are_here", lambda config: False)
-    config = compose(["subject=gemma-2-2b", "score=all"])
-    settings = parse_settings(config)
     path = " ".join(f"part{n}" for n in range(30))
-    model = dataclasses.replace(config.model, path=path)
-    plan.print_plan(dataclasses.replace(config, model=model), settings)
+    settings = parse_settings(compose(["subject=gemma-2-2b", "score=all"]))
+    model = dataclasses.replace(settings.subject.model, path=path)
+    subject = dataclasses.replace(settings.subject, model=model)
+    plan.print_plan(dataclasses.replace(settings, subject=subject))
     text = assert_whole(where, path, "unknown until the weights are here")
     assert all(re.search(rf"\b{name}\b", text) for name in settings.scores)
 
