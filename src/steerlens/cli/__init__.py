@@ -103,7 +103,7 @@ def _hydra(words: list[str]) -> int:
             raise SteerlensError("give either --config-dir or hydra.searchpath, not both.")
         # As an override, so that the check and every job of a multirun see the folder too.
         overrides.insert(0, f'hydra.searchpath=["file://{Path(args.config_dir).absolute()}"]')
-    if args.shell_completion or args.hydra_help or args.experimental_rerun:
+    if args.shell_completion or args.hydra_help:
         return _run_hydra(args)
     show_only = bool(args.cfg or args.info)
     try:
@@ -164,7 +164,6 @@ def _flags() -> argparse.ArgumentParser:
     parser.add_argument("--config-dir", "-cd")
     parser.add_argument("--hydra-help", action="store_true")
     parser.add_argument("--shell-completion", "-sc", action="store_true")
-    parser.add_argument("--experimental-rerun")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Scoring methods: one module each, found through the entry-point group `steerlens.scores`.
+"""Scoring methods: one module each, in this room or in another package (`steerlens.scores`).
 
 A method is a module with
 

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class PerplexityConfig:
-    evaluator: ModelConfig | None = None
-    """Another model than the subject's; `load_evaluator` makes it the run's evaluator."""
+    """Nothing to set: the run has its evaluator (`load_evaluator`)."""
 
 
 Config = PerplexityConfig
