@@ -127,8 +127,8 @@ def sign_test(for_N: np.ndarray, against_N: np.ndarray) -> np.ndarray:
 
 
 def chance_of(alpha: float, differing_N: np.ndarray) -> np.ndarray:
-    """Return, as (N,), probability of p <= `alpha` under the null; less than `alpha`, as
-    counts are whole.
+    """Return, as (N,), probability of p <= `alpha` under the null; less than `alpha`, as counts are
+    whole.
 
     Args:
         alpha: the level.
@@ -139,7 +139,7 @@ def chance_of(alpha: float, differing_N: np.ndarray) -> np.ndarray:
 
 
 def adjusted(p_N: np.ndarray) -> np.ndarray:
-    """Return, as (N,), Benjamini and Hochberg's q-values: those at most q are
-    discoveries, of which a share of q is expected to be false.
+    """Return, as (N,), Benjamini and Hochberg's q-values: those at most q are discoveries, of
+    which a share of q is expected to be false.
     """
     return false_discovery_control(p_N) if len(p_N) else p_N

@@ -402,16 +402,14 @@ def _with_factor(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _layers(rows: pd.DataFrame) -> np.ndarray:
-    """Return, as (N,), the number of each feature's layer; two SAEs of a layer count as
-    two.
-    """
+    """Return, as (N,), the number of each feature's layer; two SAEs of a layer count as two."""
     keys = ["model", "sae", "hook_name", "layer"]
     return rows.groupby(keys, dropna=False).ngroup().to_numpy()
 
 
 def _undecided(rows: pd.DataFrame) -> np.ndarray:
-    """Return, as (N,), whether a feature has no success at any factor; no where that
-    isn't known.
+    """Return, as (N,), whether a feature has no success at any factor; no where that isn't
+    known.
     """
     return rows["undecided"].fillna(value=False).to_numpy(dtype=bool)
 

@@ -126,8 +126,8 @@ def resampled_means(
 def over_as_many_in_each_group(
     weights_CN: np.ndarray, success_N: np.ndarray, groups_N: np.ndarray, counts_RN: np.ndarray
 ) -> np.ndarray:
-    """Return, as (R, C), the mean success of every selection over that of as many features
-    of each group.
+    """Return, as (R, C), the mean success of every selection over that of as many features of each
+    group.
 
     The latter is the mean over all ways to draw them: each feature selected stands for the mean of
     its group. In sample R features are there `counts_RN` times. NaN where a selection is empty, or

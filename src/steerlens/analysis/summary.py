@@ -362,8 +362,8 @@ def _hybrid_shares(cells: np.ndarray) -> tuple[Any, Any]:
 
 
 def prompt_correlations(frame: pd.DataFrame) -> list[float] | None:
-    """Return, for every prompt, the correlation of its scores with the mean over prompts
-    (Appendix D).
+    """Return, for every prompt, the correlation of its scores with the mean over prompts (Appendix
+    D).
 
     None of fewer than `FEWEST` features.
     """

@@ -101,8 +101,8 @@ def _check_k(subject: Subject, k: int) -> None:
 def _top_tokens(
     subject: Subject, matrix_ND: torch.Tensor, ids_n: torch.Tensor, k: int, memory_budget: int
 ) -> torch.Tensor:
-    """Return, as (n, k), the tokens of the rows `ids_n` of a matrix, never with n x V
-    logits in memory.
+    """Return, as (n, k), the tokens of the rows `ids_n` of a matrix, never with n x V logits in
+    memory.
     """
     head = subject.lm.head
     tokens_nk = torch.empty((len(ids_n), k), dtype=torch.int64)

@@ -212,8 +212,8 @@ def draw_directions(subject: Subject, n: int) -> tuple[torch.Tensor, torch.Tenso
 
 
 def p_values(scores_F: np.ndarray, null_N: np.ndarray) -> np.ndarray:
-    """Return, as (F,), the share of null scores at least as high, each score itself counted
-    among them.
+    """Return, as (F,), the share of null scores at least as high, each score itself counted among
+    them.
 
     `(1 + number at least as high) / (1 + N)`, which is never 0 and holds its level exactly.
     """

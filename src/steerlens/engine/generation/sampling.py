@@ -160,9 +160,7 @@ def _filters(
         before_BK = p_BK.cumsum(-1) - p_BK
 
     def allowed(slack: torch.Tensor | float) -> torch.Tensor:
-        """Return, as (B, 1), how many tokens, if their probabilities are known but for
-        `slack`.
-        """
+        """Return, as (B, 1), how many tokens, if their probabilities are known but for `slack`."""
         if before_BK is None or sampling.top_p is None:
             return torch.full_like(largest_BK[:, :1], most, dtype=torch.int64)
         return (before_BK < sampling.top_p + slack).sum(-1, keepdim=True).clamp(min=1)

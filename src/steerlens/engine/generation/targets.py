@@ -73,8 +73,8 @@ def _another(d_sae: int, seed: int, layer: int, feature: int) -> int:
 
 
 def max_activations(subject: Subject, steer: SteerConfig, run: ScoreRun) -> torch.Tensor:
-    """Return, as (F,), each feature's own maximum over the corpus, or over what ships
-    instead; a default where it never fires.
+    """Return, as (F,), each feature's own maximum over the corpus, or over what ships instead; a
+    default where it never fires.
     """
     from steerlens.engine.corpus_pass import PiecesFired, activations_of, read_corpus
     from steerlens.engine.examples import read_examples

@@ -58,8 +58,8 @@ class Edits(Protocol):
         """Say whether tokens that are generated are edited, too."""
 
     def hooks(self) -> list[tuple[str, Any]]:
-        """Return, for `run_with_hooks` or `hooks` of a TransformerBridge; none if nothing
-        is steered.
+        """Return, for `run_with_hooks` or `hooks` of a TransformerBridge; none if nothing is
+        steered.
         """
         ...
 
@@ -104,8 +104,8 @@ class SteeringHooks:
         return self._steers
 
     def hooks(self) -> list[tuple[str, Any]]:
-        """Return, for `run_with_hooks` or `hooks` of a TransformerBridge; none if nothing
-        is steered.
+        """Return, for `run_with_hooks` or `hooks` of a TransformerBridge; none if nothing is
+        steered.
         """
         if not self._steers:
             return []

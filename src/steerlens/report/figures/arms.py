@@ -73,8 +73,8 @@ def _draw_line(axes: Axes, rows: pd.DataFrame, steered: str, cost: str) -> None:
 
 
 def _reach(rows: pd.DataFrame, name: str) -> np.ndarray:
-    """Return, as (2, n), how far the interval goes below and above the value; 0 where
-    there is none.
+    """Return, as (2, n), how far the interval goes below and above the value; 0 where there is
+    none.
     """
     value, low, high = (rows[f"{name}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
     return np.nan_to_num(np.maximum([value - low, high - value], 0))

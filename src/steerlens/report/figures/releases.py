@@ -85,9 +85,7 @@ def _step(place_N: np.ndarray) -> float:
 
 
 def _reach(rows: pd.DataFrame, name: str) -> np.ndarray:
-    """Return, as (2, n), how far the quartiles, or the interval, go below and above the
-    value.
-    """
+    """Return, as (2, n), how far the quartiles, or the interval, go below and above the value."""
     base = name.removesuffix("_median")
     ends = (f"{base}_q25", f"{base}_q75") if base != name else (f"{name}_low", f"{name}_high")
     value, low, high = (rows[key].to_numpy(dtype=float) for key in (name, *ends))

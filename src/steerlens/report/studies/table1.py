@@ -339,9 +339,7 @@ def _missing(ratings: Any, kinds: Sequence[str]) -> list[str]:
 
 
 def _by_threshold(numbers: Any, rows: Sequence[Row]) -> dict[int, list[Curve]]:
-    """Return, for each layer the SAE's score by threshold, and other methods' as one
-    number.
-    """
+    """Return, for each layer the SAE's score by threshold, and other methods' as one number."""
     curves_of = {}
     for layer, of_layer in numbers.groupby("layer"):
         estimates = [over_concepts(_filtered(threshold, of_layer)) for threshold in MORE_THRESHOLDS]

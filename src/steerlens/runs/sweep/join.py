@@ -198,8 +198,8 @@ def _series(
 
 
 def merge(parts: Sequence[RunTables]) -> RunTables:
-    """Return runs of different layers, or parts of each layer's features, as the one run
-    of all of them.
+    """Return runs of different layers, or parts of each layer's features, as the one run of all of
+    them.
 
     Every row is that of its own run: best factors and PMI depend on nothing but the feature.
     """

@@ -57,9 +57,7 @@ def unit(vectors_CD: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def text_scores(subject: Subject, directions: Directions, vectors: TokenVectors) -> torch.Tensor:
-    """Return, as (N, C), the score of each text for each concept, the largest of its
-    tokens'.
-    """
+    """Return, as (N, C), the score of each text for each concept, the largest of its tokens'."""
     texts = range(len(vectors))
     if directions.features_C is not None:
         return largest_activations(subject, vectors, texts, directions.features_C).float()

@@ -139,9 +139,7 @@ class TokenVectors:
         return len(self.n_prefix)
 
     def of(self, texts: Sequence[int]) -> torch.Tensor:
-        """Return, as (T, D), the vectors of all tokens of some texts, without their
-        prefixes.
-        """
+        """Return, as (T, D), the vectors of all tokens of some texts, without their prefixes."""
         return torch.cat([self.whole(text)[self.n_prefix[text] :] for text in texts])
 
     def whole(self, text: int) -> torch.Tensor:

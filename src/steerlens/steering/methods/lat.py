@@ -33,8 +33,8 @@ def fit(task: Task, config: LatConfig, seed: int) -> Directions:
 
 
 def paired(x_TD: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return, as (T // 2, D), unit differences of tokens in random pairs, each token in
-    one; zeros stay.
+    """Return, as (T // 2, D), unit differences of tokens in random pairs, each token in one;
+    zeros stay.
     """
     order_T = torch.randperm(len(x_TD), generator=generator).to(x_TD.device)
     half = len(x_TD) // 2

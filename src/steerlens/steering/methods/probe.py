@@ -70,8 +70,8 @@ def _that_fit(task: Task, concepts: Sequence[int], config: ProbeConfig) -> Itera
 
 @torch.no_grad()
 def _descend(task: Task, concepts: Sequence[int], config: ProbeConfig, seed: int) -> torch.Tensor:
-    """Return, as (C, D), weights after AxBench's epochs, every concept with its own order
-    of texts.
+    """Return, as (C, D), weights after AxBench's epochs, every concept with its own order of
+    texts.
     """
     vectors, labelled = task.vectors, task.labelled
     D = vectors.x_TD.shape[1]
@@ -124,9 +124,7 @@ def _batch(
 
 @torch.no_grad()
 def _exact(task: Task, concepts: Sequence[int], config: ProbeConfig, seed: int) -> torch.Tensor:
-    """Return, as (C, D), the weights of the regularised logistic regression of the texts'
-    means.
-    """
+    """Return, as (C, D), the weights of the regularised logistic regression of the texts' means."""
     labelled, vectors = task.labelled, task.vectors
     mean_ND = vectors.sum_ND / vectors.length_N[:, None]
     x_CND = mean_ND[torch.tensor([labelled.of(concept) for concept in concepts])]
@@ -140,8 +138,8 @@ NEWTON_STEPS = 100
 
 @torch.no_grad()
 def logistic_regression(x_CND: torch.Tensor, sign_N: torch.Tensor, C: float = 1.0) -> torch.Tensor:
-    """Return, as (C, D), for each of C data sets the w of the smallest `w @ w / 2 + C *
-    sum(log(1 + exp(-sign * (x @ w + b))))`, with b free.
+    """Return, as (C, D), for each of C data sets the w of the smallest `w @ w / 2 + C * sum(log(1 +
+    exp(-sign * (x @ w + b))))`, with b free.
 
     The optimum is a combination of the N examples, so Newton's method needs systems of N + 1
     unknowns only, whatever D is. In float64.
@@ -180,8 +178,8 @@ def logistic_regression(x_CND: torch.Tensor, sign_N: torch.Tensor, C: float = 1.
 def _newton_step(
     gram_CNN: torch.Tensor, curve_CN: torch.Tensor, pull_CN: torch.Tensor, a_CN: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the change of a and b: `(K + 1 / curve) da + db = (pull - a) / curve`, and
-    `sum(a + da) = 0`, which says that the loss no longer changes with b.
+    """Return the change of a and b: `(K + 1 / curve) da + db = (pull - a) / curve`, and `sum(a +
+    da) = 0`, which says that the loss no longer changes with b.
     """
     n = curve_CN.shape[1]
     system = gram_CNN.new_ones(len(gram_CNN), n + 1, n + 1)

@@ -79,8 +79,8 @@ def _train(task: Task, concepts: Sequence[int], config: ReftR1Config, seed: int)
 def losses(
     model: FromHook, batch: Batch, v_CD: torch.Tensor, config: ReftR1Config, ramp: float
 ) -> torch.Tensor:
-    """Return, as (C,), each concept's loss of a batch; `ramp` goes from 0 to 1 in the
-    course of training.
+    """Return, as (C,), each concept's loss of a batch; `ramp` goes from 0 to 1 in the course of
+    training.
     """
     penalties: list[torch.Tensor] = []
 

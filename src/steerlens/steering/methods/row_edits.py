@@ -48,8 +48,8 @@ class RowEdits:
         return self._steers
 
     def hooks(self) -> list[tuple[str, Any]]:
-        """Return, for `run_with_hooks` or `hooks` of a TransformerBridge; none if nothing
-        is steered.
+        """Return, for `run_with_hooks` or `hooks` of a TransformerBridge; none if nothing is
+        steered.
         """
         return self._hooks() if self._steers else []
 

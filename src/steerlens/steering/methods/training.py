@@ -113,8 +113,8 @@ class FromHook:
         self._begins_there = task.subject.site.write.endswith(residual)
 
     def losses(self, batch: Batch, edit: Edit, n_concepts: int) -> torch.Tensor:
-        """Return, as (C,), mean negative log-probability of the tokens that each
-        concept's rows aim at.
+        """Return, as (C,), mean negative log-probability of the tokens that each concept's rows
+        aim at.
         """
         tokens_RL, begin_RLD = batch.tokens_RL, None
         if self._begins_there:
@@ -139,9 +139,8 @@ def goal_losses(
     hooks: list[tuple[str, Any]],
     n_concepts: int,
 ) -> torch.Tensor:
-    """Return, as (C,), mean negative log-probability of the tokens that each concept's
-    rows aim at, when `tokens` run with `hooks` on; these give the batch its rows if `tokens`
-    don't.
+    """Return, as (C,), mean negative log-probability of the tokens that each concept's rows aim
+    at, when `tokens` run with `hooks` on; these give the batch its rows if `tokens` don't.
     """
     captured: list[torch.Tensor] = []
 
