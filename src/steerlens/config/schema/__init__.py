@@ -163,8 +163,8 @@ class RunConfig:
     name: str = "run"
     """Name of the folder under outputs/."""
     concept: Any = None
-    """What to steer toward: a word or a phrase, or several for the same. Chooses
-    `experiment=concept` on the command line."""
+    """What to steer toward: a word or a phrase, or several for the same. As an override without an
+    experiment, typed or in Python, it stands for `experiment=concept concept=WORD`."""
     layer: Any = "all"
     """An integer, a list of integers, `all` or `late`."""
     seed: int = 0
