@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from steerlens.config.kinds import CONCEPT, CONCEPTS, SCORES, WORDS
+from steerlens.config.kinds import CONCEPT, CONCEPTS, PUBLISHED, SCORES, WORDS
 from steerlens.config.schema import RunConfig
 from steerlens.config.settings import Settings, parse_settings
 from steerlens.config.sources import source_note
@@ -123,7 +123,7 @@ def _carry_out(
     for warning in (line for method in settings.scores.values() for line in method.warnings()):
         logger.warning("%s", warning)
         folder.note_line(warning)
-    if loads_subject(config) and (note := source_note(config)):
+    if settings.kind is not PUBLISHED and (note := source_note(config)):
         print(note)
     if reference:
         reference.write(target)
