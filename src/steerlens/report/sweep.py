@@ -14,7 +14,7 @@ from steerlens.analysis.series import Series
 from steerlens.analysis.summary import summarise
 from steerlens.report.answer import answer_section, print_answer
 from steerlens.report.studies import write_answer
-from steerlens.report.tables import print_table
+from steerlens.report.tables import print_sentences, print_table
 from steerlens.report.terminal import console_on
 from steerlens.results import REPORT_FILE, SUMMARY_FILE
 from steerlens.results.status import LEFT_OUT
@@ -125,9 +125,8 @@ def print_sweep(
     """Print, before any number, the jobs that aren't done; then all with their main numbers, what
     the study that they were made for has found, and where the files are."""
     console = console_on(sys.stdout)
-    for row in _explained(rows):
-        line = f"Job {row['job']} {row['state']}: {row['reason']}"
-        console.print(Text(visible(line)), soft_wrap=True)
+    lines = (f"Job {row['job']} {row['state']}: {row['reason']}" for row in _explained(rows))
+    print_sentences(console, map(visible, lines))
     columns = {
         heading: [visible(cells[0]) for cells in _cells(rows, {name: heading})]
         for name, heading in _columns(rows).items()

@@ -17,6 +17,7 @@ from steerlens.analysis.summary import summarise
 from steerlens.errors import SteerlensError
 from steerlens.report.agreement import agreement_lines, agreement_table, judges_lines
 from steerlens.report.figures.overlay import draw_overlay
+from steerlens.report.tables import print_sentences
 from steerlens.report.terminal import console_on
 from steerlens.results import REPORT_FILE, SUMMARY_FILE
 from steerlens.results.status import LEFT_OUT, refuse_foreign
@@ -190,5 +191,5 @@ def _print(
     for label, each in sentences_of.items():
         lines += [f"{label}:"] if len(sentences_of) > 1 else []
         lines += each or ["No feature has the same score on both sides."]
-    for line in [*lines, f"Results: {folder}"]:
-        console.print(Text(visible(line)), soft_wrap=True)
+    print_sentences(console, map(visible, lines))
+    console.print(Text(f"Results: {visible(str(folder))}"), soft_wrap=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.text import Text
 
 from steerlens.config.catalog import read_release, releases
 from steerlens.config.gguf import gguf_file
@@ -20,7 +22,9 @@ from steerlens.config.settings import Settings, SubjectSettings
 from steerlens.data.corpus.webtext import webtext
 from steerlens.engine.examples import read_metadata
 from steerlens.engine.run_context import RunContext
-from steerlens.report.terminal import duration
+from steerlens.report.concept_page import Line, print_hanging
+from steerlens.report.terminal import console_on, duration
+from steerlens.results.text import visible
 from steerlens.runs.memory_check import device_type, dtype_name, estimate_weights, gigabytes
 from steerlens.runs.plan.concepts import planned_concepts
 from steerlens.runs.plan.steering import planned_texts, planned_words
@@ -60,8 +64,8 @@ def print_plan(settings: Settings) -> None:
         rows += _measured(settings)
     width = max(len(name) for name, _ in rows)
     print("This would run (plan=true stops here):")
-    for name, text in rows:
-        print(f"  {name:<{width}}  {text}")
+    lines = (Line(f"  {name:<{width}}  ", Text(visible(text))) for name, text in rows)
+    print_hanging(console_on(sys.stdout), lines)
 
 
 def _texts_of(settings: Settings) -> list[tuple[str, str]]:
