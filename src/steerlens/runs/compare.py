@@ -31,7 +31,7 @@ Differences = list[tuple[str, str, str]]
 
 
 def compare(first_folder: Path, other_folder: Path, into: Path) -> None:
-    """Writes into the folder `into`, and prints, in what two results differ and how far they agree:
+    """Write into the folder `into`, and prints, in what two results differ and how far they agree:
     `report.md`, `summary.json` and `figures/` with both in each.
 
     Results of two sweeps are compared where their labels (the settings that their own jobs differ
@@ -88,7 +88,7 @@ def compare(first_folder: Path, other_folder: Path, into: Path) -> None:
 
 
 def _unfinished(folder: Path) -> list[str]:
-    """What of a run or a sweep isn't done, in words."""
+    """Return what of a run or a sweep isn't done, in words."""
     jobs = find_jobs(folder)
     unfinished_jobs = [job for job in jobs if job.state not in ("done", LEFT_OUT)]
     return [
@@ -98,7 +98,7 @@ def _unfinished(folder: Path) -> list[str]:
 
 
 def _differences(folder: Path, other_folder: Path) -> Differences:
-    """The settings of which the two sides don't have the same values."""
+    """Return the settings of which the two sides don't have the same values."""
     sides: list[dict[str, set[str]]] = []
     jobs = {side: find_jobs(side) for side in (folder, other_folder)}
     named = [
@@ -140,7 +140,9 @@ def _pairs(
 
 
 def _labelled(folders: Sequence[Path], sides: Sequence[Sequence[Series]]) -> list[Series]:
-    """All results, each under the shortest end of its folder's path that tells them apart."""
+    """Return all results, each under the shortest end of its folder's path that tells them
+    apart.
+    """
     parts = [folder.resolve().parts for folder in folders]
     length = next(n for n in range(1, 99) if parts[0][-n:] != parts[1][-n:] or n == 98)
     labelled = []

@@ -69,7 +69,7 @@ def print_plan(settings: Settings) -> None:
 
 
 def _texts_of(settings: Settings) -> list[tuple[str, str]]:
-    """Where the scores take from what features fire on, if any asks."""
+    """Return where the scores take from what features fire on, if any asks."""
     rows, methods, corpus = [], settings.scores, settings.corpus
     files = {file for method in methods.values() for file in method.examples()}
     for file in sorted(files):
@@ -82,7 +82,7 @@ def _texts_of(settings: Settings) -> list[tuple[str, str]]:
 
 
 def weights_are_here(subject: SubjectSettings) -> bool:
-    """Whether model and SAE need no download."""
+    """Return whether model and SAE need no download."""
     return _model_is_here(subject.model) and (
         subject.sae.path is not None or _release_is_here(subject.sae.release)
     )
@@ -119,7 +119,7 @@ def _guessed(subject: SubjectSettings, weights: int | None) -> list[tuple[str, s
 
 
 def _toward_concepts(settings: Settings) -> list[tuple[str, str]]:
-    """Times a few texts of the first layer."""
+    """Return times a few texts of the first layer."""
     from steerlens.engine.subject import load_subjects
     from steerlens.engine.subject.sae import sae_sources
 
@@ -144,7 +144,9 @@ def _features(settings: Settings, layer: int, d_sae: int) -> list[int]:
 
 
 def _measured(settings: Settings) -> list[tuple[str, str]]:
-    """Times a few features of the first and the last layer; the cost is linear in between."""
+    """Return times a few features of the first and the last layer; the cost is linear in
+    between.
+    """
     from steerlens.engine.subject import load_subjects
     from steerlens.engine.subject.sae import sae_sources
 
@@ -226,7 +228,7 @@ def _measured(settings: Settings) -> list[tuple[str, str]]:
 def _seconds_each(
     subject: Any, features: list[int], settings: Settings, methods: Mapping[str, ScoreConfig]
 ) -> float:
-    """Seconds a feature, timed the second time: the first pays for what happens once.
+    """Return seconds a feature, timed the second time: the first pays for what happens once.
 
     Without random directions, which are a layer's and not a feature's.
     """
@@ -264,7 +266,9 @@ class _Pass(NamedTuple):
 
 
 def _time_pass(subject: Any, settings: Settings, lengths: Sequence[int | None]) -> _Pass:
-    """Times a layer's pass on the corpus's first tokens, for the longest of the `lengths` asked."""
+    """Return times a layer's pass on the corpus's first tokens, for the longest of the `lengths`
+    asked.
+    """
     from steerlens.engine.activations.stream import activations
     from steerlens.engine.corpus_pass import EXAMPLES, at_once, context_length, cut_corpus
 
@@ -288,7 +292,7 @@ def _time_pass(subject: Any, settings: Settings, lengths: Sequence[int | None]) 
 
 
 def _corpus_seconds(layers: list[int], passes: Mapping[int, _Pass], n_tokens: float) -> float:
-    """Seconds of all passes: each runs the model as far as its last layer."""
+    """Return seconds of all passes: each runs the model as far as its last layer."""
     texts, alone, more, at_once = (
         np.interp(layers, list(passes), column) for column in zip(*passes.values(), strict=True)
     )
@@ -300,7 +304,7 @@ def _corpus_seconds(layers: list[int], passes: Mapping[int, _Pass], n_tokens: fl
 
 
 def _corpus_tokens(corpus: CorpusConfig) -> float:
-    """How many tokens a run will read: at most what it asks for, at about 4 bytes each."""
+    """Return how many tokens a run will read: at most what it asks for, at about 4 bytes each."""
     tokens_asked = math.inf if corpus.n_tokens is None else corpus.n_tokens
     if corpus.source in ("embedded", "hub"):
         return tokens_asked
