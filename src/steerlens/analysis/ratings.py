@@ -56,7 +56,7 @@ class JudgesAgreement(NamedTuple):
 
 
 def harmonic(ratings_NA: np.ndarray) -> np.ndarray:
-    """Harmonic mean of every row: 0 where one is 0, NaN where one is missing; (N,)."""
+    """Return the harmonic mean of every row: 0 where one is 0, NaN where one is missing; (N,)."""
     with np.errstate(divide="ignore"):
         return ratings_NA.shape[1] / (1.0 / ratings_NA).sum(axis=1)
 
@@ -64,8 +64,9 @@ def harmonic(ratings_NA: np.ndarray) -> np.ndarray:
 def agreement_of_judges(
     ratings_a: Sequence[float | None], ratings_b: Sequence[float | None], seed: int = 0
 ) -> JudgesAgreement:
-    """How far two judges agree in one aspect, rating the same texts in the same order. Texts are
-    resampled for the intervals.
+    """Return how far two judges agree in one aspect, rating the same texts in the same order.
+
+    Texts are resampled for the intervals.
 
     Raises:
         SteerlensError: different numbers of texts, or something else than 0, 1, 2 and null.
@@ -98,7 +99,9 @@ def agreement_of_judges(
 
 
 def weighted_kappa(counts: np.ndarray) -> float:
-    """Cohen's kappa with quadratic weights, of a table of counts; NaN where chance alone agrees."""
+    """Return Cohen's kappa with quadratic weights, of a table of counts; NaN where chance alone
+    agrees.
+    """
     value = np.arange(len(counts))
     weights = (value[:, None] - value[None, :]) ** 2
     total = counts.sum()
@@ -124,8 +127,9 @@ def _ratings(values: Sequence[float | None]) -> np.ndarray:
 def numbers(
     table: pd.DataFrame, aspects: Sequence[str], by: Sequence[str], aggregation: str
 ) -> pd.DataFrame:
-    """The overall rating of the texts of every combination of the columns `by`: these columns, and
-    `number`, NaN where a rating is missing that it takes."""
+    """Return the overall rating of the texts of every combination of the columns `by`: these
+    columns, and `number`, NaN where a rating is missing that it takes.
+    """
     import pandas as pd
 
     ratings_NA = table[list(aspects)].to_numpy(dtype=float, na_value=np.nan)
@@ -135,7 +139,7 @@ def numbers(
 
 
 def _numbers(ratings_NA: np.ndarray, which_N: np.ndarray, n: int, aggregation: str) -> np.ndarray:
-    """The overall rating of each of `n` groups of texts: (C,)."""
+    """Return the overall rating of each of `n` groups of texts: (C,)."""
     if aggregation == PER_TEXT:
         return _means(harmonic(ratings_NA)[:, None], which_N, n)[:, 0]
     if aggregation == OF_MEANS:
@@ -144,14 +148,16 @@ def _numbers(ratings_NA: np.ndarray, which_N: np.ndarray, n: int, aggregation: s
 
 
 def _numbered(names: Iterable[Hashable]) -> tuple[np.ndarray, list[Any]]:
-    """The number of each name, in the order in which they come, and the names."""
+    """Return the number of each name, in the order in which they come, and the names."""
     number: dict[Hashable, int] = {}
     index = [number.setdefault(name, len(number)) for name in names]
     return np.array(index, dtype=int), list(number)
 
 
 def _means(values_NA: np.ndarray, which_N: np.ndarray, concepts: int) -> np.ndarray:
-    """Mean of every concept's values that aren't NaN: (C, A), NaN where there are none."""
+    """Return the mean of every concept's values that aren't NaN: (C, A), NaN where there are
+    none.
+    """
     has_NA = ~np.isnan(values_NA)
     sums, counts = np.zeros((2, concepts, values_NA.shape[1]))
     np.add.at(sums, which_N, np.where(has_NA, values_NA, 0.0))

@@ -36,4 +36,5 @@ class Method(Protocol):
 
     def score(
         self, subject: Subject, features: np.ndarray, config: Any, run: ScoreRun
-    ) -> Mapping[str, Sequence[Any] | np.ndarray]: ...
+    ) -> Mapping[str, Sequence[Any] | np.ndarray]:
+        """Score `features`, shape (n,); see CONTRIBUTING.md, 'Add a scoring method'."""

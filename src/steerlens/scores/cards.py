@@ -69,7 +69,7 @@ def card_rows(
 
 
 def _lens(subject: Subject, ids: np.ndarray, k: int, memory_budget: int) -> dict[str, Any]:
-    """The logits of the promoted tokens, and the tokens with the lowest logits."""
+    """Give the logits of the promoted tokens, and the tokens with the lowest logits."""
     import torch
 
     head, tokenizer = subject.lm.head, subject.lm.tokenizer
@@ -113,7 +113,7 @@ def _activations(
 
 
 def _neighbours(subject: Subject, ids: np.ndarray, memory_budget: int) -> dict[str, Any]:
-    """The features whose decoder directions have the highest cosine with that of each."""
+    """Give the features whose decoder directions have the highest cosine with that of each."""
     import torch
 
     columns: dict[str, list[Any]] = {
@@ -136,7 +136,7 @@ def _neighbours(subject: Subject, ids: np.ndarray, memory_budget: int) -> dict[s
 
 
 def _parts(ids: np.ndarray, memory_budget: int, bytes_of_one: int) -> Iterator[torch.Tensor]:
-    """The ids in parts whose rows fit into the budget."""
+    """Give the ids in parts whose rows fit into the budget."""
     import torch
 
     size = max(1, min(1024, memory_budget // (4 * bytes_of_one)))

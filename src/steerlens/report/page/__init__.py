@@ -33,7 +33,7 @@ def write_run_page(tables: RunTables, summary: Mapping[str, Any], folder: Path) 
 
 
 def run_page(tables: RunTables, summary: Mapping[str, Any], folder: Path) -> Page:
-    """What the page of a run shows, but for the features' cards."""
+    """Say what the page of a run shows, but for the features' cards."""
     return Page(
         title=run_title(summary),
         overview=run_overview(tables, summary, folder),

@@ -51,7 +51,8 @@ def text_lines(text: str) -> str:
 
 def card_order(tables: RunTables) -> list[int]:
     """Rows of the table of features in the order in which their cards are wanted: the steered ones,
-    the best of each layer by S_out and by S_in, then the others."""
+    the best of each layer by S_out and by S_in, then the others.
+    """
     frame = tables.features.reset_index(drop=True)
     steered = tables.steering[["layer", "feature"]].drop_duplicates()
     first = frame.reset_index().merge(steered, on=["layer", "feature"])["index"].tolist()
@@ -67,7 +68,7 @@ def n_in_the_page(tables: RunTables, order: Sequence[int]) -> int:
 
 
 def cards(tables: RunTables, order: Sequence[int]) -> Iterator[tuple[str, Card]]:
-    """The cards of the features at `order`, under `layer/feature`."""
+    """Give the cards of the features at `order`, under `layer/feature`."""
     frame = tables.features
     keys = frame[["layer", "feature"]].to_numpy()
     steered_of = _steered_by_feature(tables)
@@ -119,7 +120,7 @@ def _numbers(value: Any) -> Numbers | None:
 
 
 def _windows_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Window]]:
-    """The texts of `examples.parquet`, the highest activation first."""
+    """Give the texts of `examples.parquet`, the highest activation first."""
     windows: dict[tuple[int, int], list[Window]] = {}
     for row in tables.examples.to_dict("records"):
         maximum = max(row["activations"], default=0.0) or 1.0
@@ -133,7 +134,7 @@ def _windows_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Window]
 
 
 def _neighbours_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Neighbour]]:
-    """The rows of `neighbours.parquet`, the nearest first."""
+    """Give the rows of `neighbours.parquet`, the nearest first."""
     neighbours: dict[tuple[int, int], list[Neighbour]] = {}
     for row in tables.neighbours.sort_values("rank", kind="stable").to_dict("records"):
         near = Neighbour(row["neighbour"], round(row["cosine"], 3))
@@ -142,7 +143,7 @@ def _neighbours_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Neig
 
 
 def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered]]:
-    """What steering with each feature did, toward every concept that it was steered toward."""
+    """Say what steering with each feature did, toward every concept that it was steered toward."""
     tokens_of = {
         word["word"]: dict(zip(word["token_ids"] or [], word["tokens"] or [], strict=True))
         for word in words_summary(tables.words)
@@ -239,7 +240,7 @@ def segments(
     lens_tokens: Mapping[int, str],
     concept_tokens: Mapping[int, str],
 ) -> list[Segment]:
-    """The parts of a text, with the feature's own tokens and those of the concept marked."""
+    """Give the parts of a text, with the feature's own tokens and those of the concept marked."""
     text = text[: LONGEST + 1]
     marks = [0] * len(text)
     for mark, tokens in ((1, lens_tokens), (2, concept_tokens)):
@@ -257,7 +258,7 @@ def segments(
 
 
 def _without_spaces(text: str, spans: Sequence[Span]) -> Iterator[Span]:
-    """The spans without the space that a token begins with."""
+    """Give the spans without the space that a token begins with."""
     for start, end in spans:
         token = text[start:end]
         yield start + len(token) - len(token.lstrip()), end

@@ -18,7 +18,7 @@ TOKENS = 20
 
 
 def concept_results(tables: RunTables, is_alone: bool) -> list[Concept]:
-    """The concepts that the run looked for.
+    """Give the concepts that the run looked for.
 
     Args:
         tables: of the run.

@@ -274,7 +274,7 @@ class Page:
 
 
 def plain(value: Any) -> float | int | None:
-    """A number as JSON has it, to 4 digits; None for null, NaN and infinity."""
+    """Give a number as JSON has it, to 4 digits; None for null, NaN and infinity."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if value != value or value in (float("inf"), float("-inf")):

@@ -117,7 +117,7 @@ def _series(series: Sequence[Series], summaries: Sequence[Mapping[str, Any]]) ->
 
 
 def _answer_tables(study: Mapping[str, Any] | None) -> list[PlainTable]:
-    """The tables of the study, as the report has them."""
+    """Give the tables of the study, as the report has them."""
     tables = (study or {}).get("tables") or {}
     return [
         PlainTable(visible(str(name)), *answer_cells(rows)) for name, rows in tables.items() if rows

@@ -25,12 +25,12 @@ VERSIONS = ("steerlens", "python", "torch", "transformers", "transformer-lens", 
 
 
 def run_title(summary: Mapping[str, Any]) -> str:
-    """The names of model and SAE."""
+    """Give the names of model and SAE."""
     return visible(f"{_names(summary.get('model'))} with {_names(summary.get('sae'))}")
 
 
 def run_overview(tables: RunTables, summary: Mapping[str, Any], folder: Path) -> Overview:
-    """The top of a run's page."""
+    """Give the top of a run's page."""
     provenance = read_json(folder / PROVENANCE_FILE)
     return Overview(
         kind="run",
@@ -44,7 +44,7 @@ def run_overview(tables: RunTables, summary: Mapping[str, Any], folder: Path) ->
 
 
 def _doubts(tables: RunTables, provenance: Any) -> Iterator[str]:
-    """What of the run isn't there, or may read differently today."""
+    """Say what of the run isn't there, or may read differently today."""
     if len(tables.steering) and not len(tables.generations):
         yield "generations.parquet is missing: what the steered features wrote can't be shown."
     if len(tables.generations) and not len(tables.steering):
@@ -56,7 +56,7 @@ def _doubts(tables: RunTables, provenance: Any) -> Iterator[str]:
 
 
 def run_sentences(tables: RunTables, summary: Mapping[str, Any]) -> list[str]:
-    """What came out, in the sentences that the terminal has."""
+    """Say what came out, in the sentences that the terminal has."""
     lines: list[str] = []
     if summary.get("ranked_by") and not is_of_a_concept(tables):
         lines += explanation(summary)
@@ -73,7 +73,7 @@ def run_sentences(tables: RunTables, summary: Mapping[str, Any]) -> list[str]:
 
 
 def _steered_toward(tables: RunTables, words: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What the best feature of each word that was found does."""
+    """Say what the best feature of each word that was found does."""
     for word in words:
         if not word["found"]:
             continue
@@ -88,7 +88,7 @@ def _steered_toward(tables: RunTables, words: Sequence[Mapping[str, Any]]) -> It
 
 
 def _question(tables: RunTables, summary: Mapping[str, Any]) -> str:
-    """What was run, in a sentence."""
+    """Say what was run, in a sentence."""
     layers = sorted(set(tables.features["layer"].tolist()))
     where = f"at layer {layers[0]}" if len(layers) == 1 else f"at {len(layers)} layers"
     if len(layers) > 1:

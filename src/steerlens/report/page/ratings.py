@@ -33,7 +33,7 @@ def ratings(tables: RunTables, study: Mapping[str, Any] | None) -> Ratings | Non
 
 
 def _tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[RatedArm]]:
-    """The table's numbers, by the judge and aggregation that they are of."""
+    """Give the table's numbers, by the judge and aggregation that they are of."""
     by_title: dict[str, list[RatedArm]] = {}
     for row in rows:
         for name, value in row.items():

@@ -83,7 +83,7 @@ def write_html(
 
 
 def _groups(cards: Iterable[tuple[str, Card]]) -> Iterator[dict[str, Card]]:
-    """The cards of one file after the other."""
+    """Give the cards of one file after the other."""
     group: dict[str, Card] = {}
     weight = 0
     for key, card in cards:
@@ -97,7 +97,7 @@ def _groups(cards: Iterable[tuple[str, Card]]) -> Iterator[dict[str, Card]]:
 
 
 def _file_numbers(page: Page, file_of: Mapping[str, int]) -> list[int]:
-    """The file of each feature's card, in the order of the table; -1 = the page itself."""
+    """Give the file of each feature's card, in the order of the table; -1 = the page itself."""
     if page.features is None or not file_of:
         return []
     keys = zip(page.features.layer, page.features.feature, strict=True)
@@ -121,7 +121,7 @@ def _write_data(files: Sequence[str], name: str, folder: Path) -> None:
 
 
 def html(title: str, data: str, has_files: bool) -> str:
-    """The page's text, of `data` that is JSON already."""
+    """Give the page's text, of `data` that is JSON already."""
     style = _asset("page.css")
     charts = CHARTS.read_text(encoding="utf-8")
     script = "\n".join(_asset(name) for name in SCRIPTS)

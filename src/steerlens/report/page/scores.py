@@ -92,7 +92,7 @@ def _number_column(frame: pd.DataFrame, name: str) -> NumberColumn:
 
 
 def _promoted(frame: pd.DataFrame) -> tuple[list[str], list[int]]:
-    """The different promoted tokens, and of every feature the first as indices into them."""
+    """Give the different promoted tokens, and of every feature the first as indices into them."""
     index_of: dict[str, int] = {}
     promoted: list[int] = []
     for tokens in frame["logit_lens_tokens"].tolist():

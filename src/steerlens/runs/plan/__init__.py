@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.text import Text
 
 from steerlens.config.catalog import read_release, releases
 from steerlens.config.gguf import gguf_file
@@ -20,7 +22,9 @@ from steerlens.config.settings import Settings, SubjectSettings
 from steerlens.data.corpus.webtext import webtext
 from steerlens.engine.examples import read_metadata
 from steerlens.engine.run_context import RunContext
-from steerlens.report.terminal import duration
+from steerlens.report.concept_page import Line, print_hanging
+from steerlens.report.terminal import console_on, duration
+from steerlens.results.text import visible
 from steerlens.runs.memory_check import device_type, dtype_name, estimate_weights, gigabytes
 from steerlens.runs.plan.concepts import planned_concepts
 from steerlens.runs.plan.steering import planned_texts, planned_words
@@ -60,12 +64,12 @@ def print_plan(settings: Settings) -> None:
         rows += _measured(settings)
     width = max(len(name) for name, _ in rows)
     print("This would run (plan=true stops here):")
-    for name, text in rows:
-        print(f"  {name:<{width}}  {text}")
+    lines = (Line(f"  {name:<{width}}  ", Text(visible(text))) for name, text in rows)
+    print_hanging(console_on(sys.stdout), lines)
 
 
 def _texts_of(settings: Settings) -> list[tuple[str, str]]:
-    """Where the scores take from what features fire on, if any asks."""
+    """Return where the scores take from what features fire on, if any asks."""
     rows, methods, corpus = [], settings.scores, settings.corpus
     files = {file for method in methods.values() for file in method.examples()}
     for file in sorted(files):
@@ -78,7 +82,7 @@ def _texts_of(settings: Settings) -> list[tuple[str, str]]:
 
 
 def weights_are_here(subject: SubjectSettings) -> bool:
-    """Whether model and SAE need no download."""
+    """Return whether model and SAE need no download."""
     return _model_is_here(subject.model) and (
         subject.sae.path is not None or _release_is_here(subject.sae.release)
     )
@@ -115,7 +119,7 @@ def _guessed(subject: SubjectSettings, weights: int | None) -> list[tuple[str, s
 
 
 def _toward_concepts(settings: Settings) -> list[tuple[str, str]]:
-    """Times a few texts of the first layer."""
+    """Return times a few texts of the first layer."""
     from steerlens.engine.subject import load_subjects
     from steerlens.engine.subject.sae import sae_sources
 
@@ -140,7 +144,9 @@ def _features(settings: Settings, layer: int, d_sae: int) -> list[int]:
 
 
 def _measured(settings: Settings) -> list[tuple[str, str]]:
-    """Times a few features of the first and the last layer; the cost is linear in between."""
+    """Return times a few features of the first and the last layer; the cost is linear in
+    between.
+    """
     from steerlens.engine.subject import load_subjects
     from steerlens.engine.subject.sae import sae_sources
 
@@ -222,7 +228,7 @@ def _measured(settings: Settings) -> list[tuple[str, str]]:
 def _seconds_each(
     subject: Any, features: list[int], settings: Settings, methods: Mapping[str, ScoreConfig]
 ) -> float:
-    """Seconds a feature, timed the second time: the first pays for what happens once.
+    """Return seconds a feature, timed the second time: the first pays for what happens once.
 
     Without random directions, which are a layer's and not a feature's.
     """
@@ -260,7 +266,9 @@ class _Pass(NamedTuple):
 
 
 def _time_pass(subject: Any, settings: Settings, lengths: Sequence[int | None]) -> _Pass:
-    """Times a layer's pass on the corpus's first tokens, for the longest of the `lengths` asked."""
+    """Return times a layer's pass on the corpus's first tokens, for the longest of the `lengths`
+    asked.
+    """
     from steerlens.engine.activations.stream import activations
     from steerlens.engine.corpus_pass import EXAMPLES, at_once, context_length, cut_corpus
 
@@ -284,7 +292,7 @@ def _time_pass(subject: Any, settings: Settings, lengths: Sequence[int | None]) 
 
 
 def _corpus_seconds(layers: list[int], passes: Mapping[int, _Pass], n_tokens: float) -> float:
-    """Seconds of all passes: each runs the model as far as its last layer."""
+    """Return seconds of all passes: each runs the model as far as its last layer."""
     texts, alone, more, at_once = (
         np.interp(layers, list(passes), column) for column in zip(*passes.values(), strict=True)
     )
@@ -296,7 +304,7 @@ def _corpus_seconds(layers: list[int], passes: Mapping[int, _Pass], n_tokens: fl
 
 
 def _corpus_tokens(corpus: CorpusConfig) -> float:
-    """How many tokens a run will read: at most what it asks for, at about 4 bytes each."""
+    """Return how many tokens a run will read: at most what it asks for, at about 4 bytes each."""
     tokens_asked = math.inf if corpus.n_tokens is None else corpus.n_tokens
     if corpus.source in ("embedded", "hub"):
         return tokens_asked

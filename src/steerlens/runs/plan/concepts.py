@@ -17,6 +17,8 @@ CHARACTERS_PER_TOKEN = 4
 
 
 class PlannedConcepts(NamedTuple):
+    """What steering toward concepts would take."""
+
     concepts: int
     arms: int
     texts: int
@@ -52,7 +54,7 @@ def planned_concepts(settings: Settings, subject: Subject, n_layers: int) -> Pla
 
 
 def _rating(settings: Settings, concepts: ConceptSet, n_texts: int) -> str:
-    """What the judge takes for as many texts as long as they may be."""
+    """Return what the judge takes for as many texts as long as they may be."""
     from steerlens.config.prices import price_of
     from steerlens.judges.cost import estimate
     from steerlens.judges.items import Item, aspects_of

@@ -55,7 +55,7 @@ def load_evaluator(
 def measure(
     texts: Texts, subject: Subject, config: PerplexityConfig, run: MetricRun
 ) -> Mapping[str, Sequence[float | None]]:
-    """Column `perplexity`.
+    """Return the column `perplexity`.
 
     Null for a text of fewer than 2 tokens (inside a template: an answer of none) and for one that
     is longer than the evaluator's context.
