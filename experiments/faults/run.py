@@ -143,8 +143,11 @@ def start_fork(
         os._exit(code)
 
 
-def wait_for(pid: int, kill: tuple[signal.Signals, float] | None = None) -> int | str:
-    """Wait for a process; give its exit code, negative for a signal, or that it hangs."""
+def wait_for(
+    pid: int, kill: tuple[signal.Signals, float] | None = None, patience: float = PATIENCE
+) -> int | str:
+    """Wait for a process; give its exit code, negative for a signal, or that it hangs, which is
+    to take more than `patience` seconds."""
     start = time.monotonic()
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -154,7 +157,7 @@ def wait_for(pid: int, kill: tuple[signal.Signals, float] | None = None) -> int 
         if kill and passed >= kill[1]:
             os.kill(pid, kill[0])
             kill = None
-        if passed > PATIENCE:
+        if passed > patience:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             return HANGS
@@ -217,7 +220,9 @@ def attempt(one: Try, bench: Bench, folder: Path) -> str | None:
         answer = one.judge
         bench.server.answer = lambda _prompt, number: answer(number)
     start = start_real if one.is_real else partial(start_fork, disturbed=one.disturb)
-    codes = [wait_for(pid, one.kill) for pid in [start(words, each) for each in folders]]
+    # Processes that share the cores are slow, not hung.
+    patience = PATIENCE * max(1, one.processes / (os.cpu_count() or 1))
+    codes = [wait_for(pid, one.kill, patience) for pid in [start(words, each) for each in folders]]
     bench.server.answer = lambda _prompt, _number: Reply()
     if HANGS in codes:
         return "it hangs"
