@@ -35,7 +35,7 @@ def select_features(
         layer: their layer.
         d_sae: number of features of the SAE.
         seed: the run's.
-        pieces_F: in how many pieces of the corpus each feature fires, (F,); for `min_examples`.
+        pieces_F: in how many sequences of the corpus each feature fires, (F,); for `min_examples`.
 
     Raises:
         SteerlensError: if there are no such features, or fewer than `n` qualify.
@@ -75,7 +75,7 @@ def part(sequence: Sequence[T], shard: tuple[int, int] | None) -> list[T]:
 
 
 def _firing(config: FeaturesConfig, layer: int, seed: int, pieces_F: np.ndarray) -> list[int]:
-    """Return all features that fire in `min_examples` pieces, or the first `n` of them in random
+    """Return all features that fire in `min_examples` sequences, or the first `n` of them in random
     order.
 
     The order is a permutation of all features, so that another corpus or another `min_examples`
@@ -86,8 +86,8 @@ def _firing(config: FeaturesConfig, layer: int, seed: int, pieces_F: np.ndarray)
     if count < (config.n or 1):
         than = f", fewer than features.n={config.n}" if config.n else ""
         raise SteerlensError(
-            f"{count:,} features of layer {layer} fire in at least {config.min_examples} pieces of "
-            f"the corpus (features.min_examples){than}; lower that, or read more text."
+            f"{count:,} features of layer {layer} fire in at least {config.min_examples} sequences "
+            f"of the corpus (features.min_examples){than}; lower that, or read more text."
         )
     if config.n is None:
         return np.flatnonzero(qualify_F).tolist()

@@ -114,4 +114,5 @@ class FeaturesConfig:
     examples: list[str] = field(default_factory=list)
     """Sentences about the concept: features that fire on them are candidates, too."""
     min_examples: int | None = None
-    """Of all or random features, only those that fire in at least so many pieces of the corpus."""
+    """Of all or random features, only those that fire in at least so many sequences of the
+    corpus."""
