@@ -22,6 +22,9 @@ from steerlens.results.status import Status
 from tests.support.frames import frame
 
 GPT2 = ["model=gpt2-small", "sae=gpt2-small-res-jb"]
+
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
+
 HEAVY = ("torch", "transformer_lens", "sae_lens", "transformers", "wandb", "pandas", "matplotlib")
 
 

@@ -26,12 +26,17 @@ TINY: list[tuple[str, str, dict[str, Any]]] = [
     *(("neox", "gated", {"site": "mlp_out"}), ("qwen3", "standard", {"site": "attn.hook_z"})),
     ("llama", "temporal", {}),
 ]
-OFTEN = [(TINY[0], 1), (TINY[1], 2)]
+OFTEN = [(TINY[0], 1), (TINY[1], 1)]
 SUBJECTS = [
     *OFTEN,
     *(
         pytest.param((given, n_threads), marks=pytest.mark.slow)
-        for given, n_threads in [*((tiny, 1) for tiny in TINY[1:]), ("trained", 1), ("trained", 2)]
+        for given, n_threads in [
+            (TINY[1], 2),
+            *((tiny, 1) for tiny in TINY[2:]),
+            ("trained", 1),
+            ("trained", 2),
+        ]
     ),
 ]
 """Models with SAEs and numbers of threads."""
@@ -107,7 +112,10 @@ def test_likelihoods(subject: Subject, dtype: str) -> None:
     assert_same_bits(compute, len(texts))
 
 
-@pytest.mark.parametrize("positions", ["last", "all", "generated"])
+@pytest.mark.parametrize(
+    "positions",
+    ["all", *(pytest.param(name, marks=pytest.mark.slow) for name in ("last", "generated"))],
+)
 def test_texts(subject: Subject, positions: str) -> None:
     rows = rows_of([5, 9, 30], [0.0, 0.5, 2.0], PROMPTS, ["", "random_direction", together([1, 7])])
     extra = rows_of([5, 9], [1.0], PROMPTS, [together([1, 2, 3, 4, 6])])

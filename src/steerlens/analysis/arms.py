@@ -30,7 +30,7 @@ FEATURE, UNSTEERED, AGAIN = "feature", "unsteered", "unsteered again"
 
 
 @dataclass(frozen=True)
-class Arm:
+class Condition:
     """Texts that are compared with each other."""
 
     name: str
@@ -41,6 +41,7 @@ class Arm:
 
     @property
     def label(self) -> str:
+        """Give what tables and figures call it."""
         return "chosen" if self.factor is None else f"{self.factor:g}"
 
     @property
@@ -50,46 +51,52 @@ class Arm:
 
 
 def texts_of(generations: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The texts of features and controls (not of features steered together), in one table."""
+    """Return the texts of features and controls (not of features steered together), in one
+    table.
+    """
     import pandas as pd
 
     columns = list(dict.fromkeys([*GENERATIONS.keys, *MEANS, *MEASURES]))
     frames = [table[columns] for table in generations]
     texts = pd.concat(frames or [GENERATIONS.frame([])[columns]], ignore_index=True)
-    texts = texts.loc[texts["together"].isna()].reset_index(drop=True)
+    together: Any = texts["together"]
+    texts = texts.loc[together.isna()].reset_index(drop=True)
     texts = texts.astype(dict.fromkeys(("factor", *MEANS, *MEASURES), float))
     control: Any = texts["control"]
     return texts.assign(steered=control.fillna(FEATURE).astype(str), hit=texts["success_20"] > 0)
 
 
-def signed_arms(texts: pd.DataFrame, choice: ChoiceConfig) -> Iterator[Arm]:
+def signed_arms(texts: pd.DataFrame, choice: ChoiceConfig) -> Iterator[Condition]:
     """Amplify and suppress at every factor and, with two prompts or more, at the chosen one."""
     prompts: Any = texts.groupby(KEYS)["prompt"].nunique()
     can_split = min(prompts.tolist(), default=0) > 1
     for name, sign in ((AMPLIFY, 1), (SUPPRESS, -1)):
         factors = {factor for factor in texts["factor"].tolist() if sign * factor > 0}
         for factor in sorted(factors, key=abs):
-            yield Arm(name, factor, _beside(texts.assign(wanted=factor)))
+            yield Condition(name, factor, _beside(texts.assign(wanted=factor)))
         if factors and can_split:
             chosen = _chosen(texts, sign, choice)
             if len(chosen):
-                yield Arm(name, None, _beside(halves(texts)[1].merge(chosen, on=KEYS)))
+                yield Condition(name, None, _beside(halves(texts)[1].merge(chosen, on=KEYS)))
 
 
-def ablation_arms(texts: pd.DataFrame) -> Iterator[Arm]:
+def ablation_arms(texts: pd.DataFrame) -> Iterator[Condition]:
     """Zero ablation, from the texts with the operator ablate."""
     if 1.0 in texts["factor"].tolist():
-        yield Arm(ABLATION, 1.0, _beside(texts.assign(wanted=1.0)))
+        yield Condition(ABLATION, 1.0, _beside(texts.assign(wanted=1.0)))
 
 
 def measured(texts: pd.DataFrame) -> pd.DataFrame:
-    """The means of every feature, by `KEYS`; `hit` is the share of its texts with its tokens."""
+    """Return the means of every feature, by `KEYS`; `hit` is the share of its texts with its
+    tokens.
+    """
     means: Any = texts.groupby(KEYS)[[*MEASURES, "hit"]].mean()
     return means
 
 
 def _chosen(texts: pd.DataFrame, sign: int, choice: ChoiceConfig) -> pd.DataFrame:
-    """Each feature's factor `wanted` of one sign, where it has any, chosen on half of the prompts.
+    """Return each feature's factor `wanted` of one sign, where it has any, chosen on half of the
+    prompts.
 
     To suppress, the best factor is the one with the least success; only a budget of perplexity says
     then what is too strong.
@@ -106,7 +113,7 @@ def _chosen(texts: pd.DataFrame, sign: int, choice: ChoiceConfig) -> pd.DataFram
 
 
 def _beside(texts: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """By what is steered, the texts at their `wanted` factor, and those without steering."""
+    """Return the texts at their `wanted` factor by what is steered, and those without steering."""
     at_it, at_0 = texts.loc[texts["factor"] == texts["wanted"]], texts.loc[texts["factor"] == 0]
     by_arm = {str(name): rows for name, rows in at_it.groupby("steered")}
     plain = {str(name): rows for name, rows in at_0.groupby("steered")}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from steerlens.config.registry import load_part
 from steerlens.config.schema import ChoiceConfig
 from steerlens.errors import SteerlensError
-from steerlens.results import STEERING
+from steerlens.results import GENERATIONS, STEERING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,23 +50,25 @@ class ChoiceCounts(NamedTuple):
 
 
 def by_factor(generations: pd.DataFrame) -> pd.DataFrame:
-    """Means over the texts of every feature (and control) at every factor, and how many `texts`.
+    """Return means over the texts of every feature (and control) at every factor, and how many
+    `texts`.
 
     A number that a text lacks, like the perplexity of an empty one, is left out of its mean; a
     mean of nothing is NaN.
     """
     keys = [*FEATURE, "factor"]
-    rows = generations.loc[:, [*keys, *MEANS]].astype(dict.fromkeys(MEANS, float))
+    numbers = [*MEANS, *_numbers_of_other_metrics(generations)]
+    rows = generations.loc[:, [*keys, *numbers]].astype(dict.fromkeys(numbers, float))
     # Sums of floats depend on their order, and a choice may hang on the last digit.
     rows = rows.sort_values(by=["perplexity", "degeneracy"])
     groups = rows.groupby(keys, dropna=False)
-    means = groups.agg(dict.fromkeys(MEANS, "mean")).assign(texts=groups["feature"].size())
+    means = groups.agg(dict.fromkeys(numbers, "mean")).assign(texts=groups["feature"].size())
     means = means.reset_index().astype({"factor": float})
     return means.sort_values(by=keys, na_position="first", ignore_index=True)
 
 
 def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFrame:
-    """The steering table without scores: every feature and control at its best factor.
+    """Return the steering table without scores: every feature and control at its best factor.
 
     Where no factor may be chosen, `best_factor`, the means and `texts` are null; where none of them
     has any success the smallest is taken, and the row is `undecided`. With
@@ -93,13 +95,19 @@ def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFr
     chosen = features.merge(
         reported, how="left", left_on=[*FEATURE, "best_factor"], right_on=[*FEATURE, "factor"]
     ).merge(unsteered, how="left", on=[*FEATURE], suffixes=("", "_unsteered"))
-    return STEERING.frame(
-        {name: chosen[name] for name in chosen.columns if name in STEERING.columns}
-    )
+    names = {*STEERING.columns, *_numbers_of_other_metrics(generations)}
+    return STEERING.frame({name: chosen[name] for name in chosen.columns if name in names})
+
+
+def _numbers_of_other_metrics(generations: pd.DataFrame) -> list[str]:
+    """Return the columns of numbers that metrics of other packages have added to the texts."""
+    others = [name for name in generations.columns if name not in GENERATIONS.columns]
+    return generations[others].select_dtypes("number").columns.tolist()
 
 
 def choice_counts(generations: pd.DataFrame, choice: ChoiceConfig) -> ChoiceCounts:
-    """How many features and controls have no factor, no success, or more than one best factor.
+    """Return how many features and controls have no factor, no success, or more than one best
+    factor.
 
     Counted where the factor is chosen: with `choice.split` on that half of the prompts.
     """
@@ -117,8 +125,8 @@ def choice_counts(generations: pd.DataFrame, choice: ChoiceConfig) -> ChoiceCoun
 
 
 def best_factors(measured: Measured, choice: ChoiceConfig) -> list[float]:
-    """The best factors of one feature, all equally good, the preferred one first; [] if none may
-    be chosen.
+    """Return the best factors of one feature, all equally good, the preferred one first; [] if none
+    may be chosen.
 
     rule=paper divides success and perplexity by their maxima over the whole data before it divides
     the one by the other. These are the same numbers for all factors, so they are left out: without
@@ -135,12 +143,12 @@ def best_factors(measured: Measured, choice: ChoiceConfig) -> list[float]:
 
 
 def is_undecided(measured: Measured, best: Sequence[float]) -> bool:
-    """Whether the best factors have no success, so that the smallest says nothing."""
+    """Return whether the best factors have no success, so that the smallest says nothing."""
     return measured[best[0]][0] == 0
 
 
 def merits(measured: Measured, choice: ChoiceConfig) -> dict[float, float]:
-    """What the best factor has most of, at each factor that may be chosen."""
+    """Return what the best factor has most of, at each factor that may be chosen."""
     merit_by_rule = load_part("rules", choice.rule)
     steered = {factor: means for factor, means in measured.items() if factor != 0}
     blind = all(math.isnan(perplexity) for _, perplexity in steered.values())
@@ -156,7 +164,8 @@ def merits(measured: Measured, choice: ChoiceConfig) -> dict[float, float]:
 def next_factors(
     factors: Iterable[float], measured_factors: Measured, choice: ChoiceConfig | None = None
 ) -> list[float]:
-    """The factors to generate texts at next, from coarse to fine; [] when the search is done.
+    """Return the factors to generate texts at next, from coarse to fine; [] when the search is
+    done.
 
     First every third factor, the strongest of each sign included: features that only a strong
     factor moves are common. Then all factors in the gaps on both sides of the best one so far, or
@@ -193,7 +202,9 @@ def next_factors(
 
 
 def halves(generations: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The texts of every second prompt of each feature, and the others, all samples together."""
+    """Return the texts of every second prompt of each feature, and the others, all samples
+    together.
+    """
     keys = [*FEATURE, "prompt"]
     prompts = generations.loc[:, keys].drop_duplicates().sort_values(by="prompt")
     features = prompts.groupby(list(FEATURE), dropna=False)
@@ -208,7 +219,7 @@ def halves(generations: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def measured_by_factor(means: pd.DataFrame, choice: ChoiceConfig) -> list[Measured]:
-    """What was measured of every feature, in the order of `means`."""
+    """Return what was measured of every feature, in the order of `means`."""
     if len(means) and not any(means[choice.success].notna().tolist()):
         raise SteerlensError(
             f"the texts have no {choice.success}, by which the best factor is chosen."

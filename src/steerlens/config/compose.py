@@ -25,12 +25,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from steerlens.config import explain
-from steerlens.config.entries import conf_dir
+from steerlens.config.entries import conf_dir, needed_keys, open_keys
 from steerlens.config.kinds import kind_of, refuse_ignored
-from steerlens.config.overrides import jobs, n_jobs, override, parse
+from steerlens.config.overrides import jobs, n_jobs, override, parse, with_experiment
 from steerlens.config.parse import parse_scores
 from steerlens.config.registry import load_part, parts_of
-from steerlens.config.schema import Chosen, ReferenceConfig, RunConfig
+from steerlens.config.schema import MISSING, Chosen, ReferenceConfig, RunConfig
 from steerlens.config.score_keys import fold, in_full, is_flat
 from steerlens.config.shipped import shipped_path
 from steerlens.config.sources import resolve_sources
@@ -59,7 +59,7 @@ def register() -> dict[str, str]:
 
 @cache
 def _register(path: tuple[str, ...]) -> dict[str, str]:
-    """Once on a path of imports: making a schema of a dataclass takes its time."""
+    """Register once on a path of imports: making a schema of a dataclass takes its time."""
     store = ConfigStore.instance()
     store.store(name="base_config", node=RunConfig)
     broken = {}
@@ -74,7 +74,7 @@ def _register(path: tuple[str, ...]) -> dict[str, str]:
 
 
 def _reference_features(reference: DictConfig) -> str:
-    """The file of the features that the authors have listed."""
+    """Return the file of the features that the authors have listed."""
     from steerlens.config.reference import cache_file, check_reference
 
     config = ReferenceConfig(**{str(key): value for key, value in reference.items()})
@@ -104,12 +104,12 @@ def _gemma_scope_2_id(site: str, width: str, l0: str) -> str:
 
 
 def compose(overrides: Sequence[str] = ()) -> RunConfig:
-    """The configuration for `overrides`, as on the command line, without a Hydra run."""
+    """Return the configuration for `overrides`, as on the command line, without a Hydra run."""
     return to_config(compose_tree(overrides))
 
 
 def read_config(folder: Path) -> RunConfig:
-    """The configuration of a run, from the `config.yaml` in its folder."""
+    """Return the configuration of a run, from the `config.yaml` in its folder."""
     try:
         # Another's file may ask for variables of this environment (`${oc.env:...}`): it is text.
         settings = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -130,7 +130,7 @@ def read_config(folder: Path) -> RunConfig:
 
 
 def _literal(value: Any) -> Any:
-    """Settings with every interpolation escaped, so that OmegaConf takes it for text."""
+    """Return settings with every interpolation escaped, so that OmegaConf takes it for text."""
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", lambda match: f"{match[1] * 2}\\${{", value)
     if isinstance(value, dict):
@@ -139,15 +139,16 @@ def _literal(value: Any) -> Any:
 
 
 def compose_tree(overrides: Sequence[str] = ()) -> DictConfig:
-    """What Hydra composes from `overrides`, its own `hydra` node included."""
+    """Return what Hydra composes from `overrides`, its own `hydra` node included."""
     broken = register()
     with _hydra():
-        return _compose(overrides, broken)
+        return _compose(with_experiment(overrides), broken)
 
 
 def compose_jobs(overrides: Sequence[str], multirun: bool = False) -> list[DictConfig]:
-    """The tree of a run; for a multirun, one tree for every value that is swept over."""
+    """Return the tree of a run; for a multirun, one tree for every value that is swept over."""
     broken = register()
+    overrides = with_experiment(overrides)
     with _hydra():
         loader = GlobalHydra.instance().config_loader()
         parsed = parse(overrides, multirun=True, loader=loader)
@@ -167,19 +168,23 @@ def compose_jobs(overrides: Sequence[str], multirun: bool = False) -> list[DictC
 
 
 def swept_by_files(tree: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """What `hydra.sweeper.params` of an experiment sweeps over and the command line leaves open."""
+    """Return what `hydra.sweeper.params` of an experiment sweeps over and the command line
+    leaves open.
+    """
     params = OmegaConf.select(tree, "hydra.sweeper.params") or {}
     typed = {word.lstrip("+~").partition("=")[0] for word in overrides}
     return [f"{key}={value}" for key, value in params.items() if key not in typed]
 
 
 def is_basic(tree: DictConfig) -> bool:
-    """Whether Hydra's own sweeper runs all combinations, rather than one that chooses."""
+    """Return whether Hydra's own sweeper runs all combinations, rather than one that chooses."""
     return str(tree.hydra.sweeper._target_).endswith("BasicSweeper")
 
 
 def count_jobs(overrides: Sequence[str]) -> int | None:
-    """How many jobs the basic sweeper makes of `overrides`; None if an interval leaves it open."""
+    """Return how many jobs the basic sweeper makes of `overrides`; None if an interval leaves it
+    open.
+    """
     register()
     with _hydra():
         loader = GlobalHydra.instance().config_loader()
@@ -197,6 +202,7 @@ def _compose(overrides: Sequence[str], broken: dict[str, str]) -> DictConfig:
     if unknown_key is not None:
         raise explain.unknown_score_key(unknown_key, tree, parsed)
     explain.refuse_extra_keys(tree)
+    _leave_open(tree, tree.hydra)
     explain.refuse_changed_texts(tree, parsed)
     return tree
 
@@ -204,7 +210,9 @@ def _compose(overrides: Sequence[str], broken: dict[str, str]) -> DictConfig:
 def _composed_by_hydra(
     overrides: Sequence[str], parsed: Sequence[Override], broken: dict[str, str]
 ) -> DictConfig:
-    """What Hydra makes of `overrides`; whatever fails is told of the `parsed` ones, as typed."""
+    """Return what Hydra makes of `overrides`; whatever fails is told of the `parsed` ones, as
+    typed.
+    """
     try:
         return hydra_compose("config", list(overrides), return_hydra_config=True)
     except Exception as error:
@@ -259,7 +267,32 @@ def to_config(tree: DictConfig, hydra: Any = None) -> RunConfig:
     return config
 
 
+def _leave_open(tree: DictConfig, hydra: Any) -> None:
+    """Set what the chosen options leave to the user, and nobody has given, to `???`."""
+    folders = tuple(str(entry).removeprefix("file://") for entry in hydra.searchpath)
+    for group, option in hydra.runtime.choices.items():
+        options = [option] if isinstance(option, str) else option or []
+        for key in (key for name in options for key in needed_keys(group, name, folders)):
+            if OmegaConf.select(tree, key) is None:
+                OmegaConf.update(tree, key, MISSING)
+
+
+def left_open(tree: DictConfig) -> list[str]:
+    """Return the overrides by which Hydra, too, shows as `???` what nobody has given."""
+    tree = tree.copy()
+    with open_dict(tree):
+        tree.pop("hydra", None)
+    return [f"{key}={MISSING}" for key in _open_keys(tree)]
+
+
+def _open_keys(tree: DictConfig) -> list[str]:
+    return open_keys(OmegaConf.to_container(tree, resolve=False))
+
+
 def _with_choices(tree: DictConfig, hydra: Any) -> RunConfig:
+    if hydra is not None:
+        tree = tree.copy()
+        _leave_open(tree, hydra)
     config = _as_dataclasses(tree)
     resolve_sources(config)
     if hydra is not None:
@@ -289,7 +322,7 @@ def _filled(searchpath: Sequence[str], overrides: Sequence[str], config: RunConf
     tree = _composed(tuple(sys.path), tuple(searchpath), tuple(overrides)).copy()
     with open_dict(tree):
         hydra = tree.pop("hydra")
-    for key in OmegaConf.missing_keys(tree):
+    for key in _open_keys(tree):
         OmegaConf.update(tree, key, attrgetter(key)(config))
     return _with_choices(tree, hydra)
 
@@ -298,7 +331,7 @@ def _filled(searchpath: Sequence[str], overrides: Sequence[str], config: RunConf
 def _composed(
     path: tuple[str, ...], searchpath: tuple[str, ...], overrides: tuple[str, ...]
 ) -> DictConfig:
-    """Once for all jobs of a sweep."""
+    """Compose once for all jobs of a sweep."""
     folders = [override("hydra.searchpath", searchpath)] if searchpath else []
     return compose_tree([*folders, *overrides])
 
@@ -312,9 +345,8 @@ def _as_dataclasses(tree: DictConfig) -> RunConfig:
         unknown_key = fold(tree)
         if unknown_key is not None:
             raise explain.unknown_score_key(unknown_key, tree)
-        missing = sorted(OmegaConf.missing_keys(tree))
-        if missing:
-            raise explain.missing(missing[0], tree)
+        if missing := _open_keys(tree):
+            raise explain.missing(min(missing), tree)
         config = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
         raise explain.unresolved(error) from error
@@ -329,7 +361,7 @@ def _hydra() -> Iterator[None]:
 
 
 def _check_searchpath(parsed: Sequence[Override]) -> None:
-    """Hydra only warns of a folder that isn't there, and then finds nothing."""
+    """Refuse a folder that isn't there, of which Hydra only warns."""
     for folders in parsed:
         value = folders.value()
         if folders.key_or_group != "hydra.searchpath" or not isinstance(value, list):

@@ -14,7 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from steerlens.config.entries import options as known_options
 from steerlens.config.overrides import quoted
 from steerlens.config.registry import parts_of
-from steerlens.config.schema import JUDGES, RunConfig, key_fields
+from steerlens.config.schema import RunConfig, key_fields
 from steerlens.config.score_keys import chosen_scores, is_flat, method_keys
 from steerlens.errors import SteerlensError, nearest, unknown
 
@@ -52,10 +52,22 @@ RENAMED = {
 """Options of earlier versions, and what has taken their place."""
 
 
+NEEDED = {
+    "concept": "concept names nothing; write concept=WORD, a word or a phrase.",
+    "features.ids": "features.ids is empty; name features: 'features.ids=[1,2,3]'.",
+    "features.file": "features=file needs features.file=FILE, JSON of the form "
+    '{"layer": [ids]}, for example {"3": [0, 17]}.',
+    "judge.model": "judge=local needs judge.model=NAME, a Hugging Face model or a folder.",
+    "reference.ratings": "experiment=paper/table1_published needs reference.ratings=DIR, the "
+    "folder with the ratings that the authors have published.",
+}
+"""What to say of a value that has to be given, where there is more to say than its key."""
+
+
 def failure(
     error: Exception, parsed: Sequence[Override], broken: Mapping[str, str]
 ) -> SteerlensError:
-    """What Hydra's `error` means for the user who typed the `parsed` overrides.
+    """Return what Hydra's `error` means for the user who typed the `parsed` overrides.
 
     `broken` says which scoring methods can't be imported, and why.
     """
@@ -75,7 +87,7 @@ def failure(
         if override.key_or_group.startswith("judge.") and "NoneType" in str(error):
             return SteerlensError(
                 f"{override.input_line!r}: there is no judge yet; choose one with "
-                f"judge={'|'.join(JUDGES)}."
+                f"judge={'|'.join(parts_of('judges'))}."
             )
         if override.key_or_group.startswith("concepts.") and "NoneType" in str(error):
             return SteerlensError(
@@ -141,7 +153,14 @@ def refuse_changed_texts(tree: DictConfig, parsed: Sequence[Override]) -> None:
 
 
 def missing(key: str, tree: DictConfig) -> SteerlensError:
-    """The error for a mandatory value that nobody gave."""
+    """Return the error for a mandatory value that nobody gave."""
+    if key in NEEDED:
+        return SteerlensError(NEEDED[key])
+    if key == "corpus.path":
+        is_hub = OmegaConf.select(tree, "corpus.source") == "hub"
+        value = "ORGANISATION/NAME" if is_hub else "FILE"
+        name = OmegaConf.select(tree, "corpus.name")
+        return SteerlensError(f"corpus={name} needs corpus.path={value}.")
     group, _, last = key.partition(".")
     option = OmegaConf.select(tree, f"{group}.name", throw_on_missing=False)
     of = f"{group}={option} " if last and isinstance(option, str) else ""
@@ -149,7 +168,9 @@ def missing(key: str, tree: DictConfig) -> SteerlensError:
 
 
 def unresolved(error: OmegaConfBaseException) -> SteerlensError:
-    """The error for an interpolation that leads nowhere, or a value that a schema refuses."""
+    """Return the error for an interpolation that leads nowhere, or a value that a schema
+    refuses.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, SteerlensError):  # by one of our resolvers
@@ -189,7 +210,7 @@ def _missing_option(error: MissingConfigException, broken: Mapping[str, str]) ->
 
 
 def _group_misuse(override: Override) -> SteerlensError | None:
-    """A group that doesn't exist, or one used in a way that Hydra has no sentence for."""
+    """Return a group that doesn't exist, or one used in a way that Hydra has no sentence for."""
     line, name = override.input_line, override.key_or_group
     root = name.split("/")[0]
     if "/" in name or override.package is not None:
@@ -257,7 +278,7 @@ def _unknown_key(full_key: str, siblings: Iterable[str], where: str) -> Steerlen
 def unknown_score_key(
     key: str, tree: DictConfig, parsed: Sequence[Override] = ()
 ) -> SteerlensError:
-    """The error for `score.KEY` that no chosen score has, or that several could mean."""
+    """Return the error for `score.KEY` that no chosen score has, or that several could mean."""
     typed = {override.key_or_group for override in parsed}
     experiment = OmegaConf.select(tree, "hydra.runtime.choices.experiment")
     in_file = experiment and f"score.{key}" not in typed
@@ -279,14 +300,16 @@ def _unknown_score_key(full_key: str, names: Sequence[str], where: str) -> Steer
 
 
 def _as_typed(key: str, parsed: Sequence[Override]) -> str:
-    """`score.NAME.KEY` as `score.KEY`, if that is what was typed."""
+    """Return `score.NAME.KEY` as `score.KEY`, if that is what was typed."""
     flat = f"score.{key.rpartition('.')[2]}"
     typed = {override.key_or_group for override in parsed}
     return flat if key.startswith("score.") and key not in typed and flat in typed else key
 
 
 def _elsewhere(full_key: str) -> list[str]:
-    """Where a key belongs that was given without its group, such as `score.prompt` for `prompt`."""
+    """Return where a key belongs that was given without its group, such as `score.prompt` for
+    `prompt`.
+    """
     if "." in full_key:
         return []
     groups = {
@@ -300,7 +323,7 @@ def _elsewhere(full_key: str) -> list[str]:
 
 
 def _typed_nodes(path: str, node: DictConfig) -> Iterable[tuple[str, DictConfig]]:
-    """The nodes with a schema, each with the prefix of its keys."""
+    """Yield the nodes with a schema, each with the prefix of its keys."""
     if dataclasses.is_dataclass(OmegaConf.get_type(node)):
         yield path, node
     for key, child in node.items_ex(resolve=False):

@@ -30,13 +30,28 @@ def resolve_sources(config: RunConfig) -> None:
 
 
 def shipped_examples(config: RunConfig) -> str | None:
-    """The file of examples that stands for the corpus; None where a corpus is given by hand, or
-    the SAE has none."""
+    """Return the file of examples that stands for the corpus; None where a corpus is given by
+    hand, or the SAE has none.
+    """
     return config.sae.examples if config.corpus.name == AUTO else None
 
 
+def source_note(config: RunConfig) -> str | None:
+    """Say that a corpus is read in the place of the examples that ship with the SAE, if it is."""
+    scores = parse_scores(config.score)
+    by_corpus = [name for name, score in scores.items() if score.corpus_pass() is not None]
+    if not by_corpus or config.sae.examples is None or shipped_examples(config) is not None:
+        return None
+    return (
+        f"corpus={config.corpus.name} is read for {', '.join(by_corpus)}, in the place of the "
+        f"examples that ship with sae={config.sae.name}; corpus=auto takes those."
+    )
+
+
 def counts_need_a_pass(config: RunConfig) -> bool:
-    """Whether `features.min_examples` has to read the corpus, because no file of examples tells."""
+    """Return whether `features.min_examples` has to read the corpus, because no file of examples
+    tells.
+    """
     least = config.features.min_examples
     return least is not None and (shipped_examples(config) is None or least > N_TEXTS)
 

@@ -16,13 +16,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from steerlens.config.judge import refuse_settings_of_others
 from steerlens.config.prices import FREE
 from steerlens.errors import SteerlensError
 from steerlens.judges.cost import Estimate, estimate
 from steerlens.judges.items import CONCEPT, FLUENCY, UNMEASURED, Item, Rated, Rating, nothing
 from steerlens.judges.vocabulary import Vocabulary, share
+
+if TYPE_CHECKING:
+    from steerlens.config.schema import JudgeConfig
+    from steerlens.judges import JudgeSettings
 
 AS_UNSTEERED = 0.95
 """Quantile of the unsteered texts up to which a text reads like one of them."""
@@ -39,6 +44,7 @@ class Limits(NamedTuple):
     readable: float
 
     def rating(self, value: float) -> int:
+        """Return the rating of a text with this value: 2, 1 or 0."""
         return 2 if value <= self.fluent else 1 if value <= self.readable else 0
 
 
@@ -60,7 +66,7 @@ class Lexicon:
 
 
 def fit_reading(perplexity: Sequence[float | None], degeneracy: Sequence[float | None]) -> Reading:
-    """The limits of fluency from the unsteered texts' numbers; null ones are left out.
+    """Return the limits of fluency from the unsteered texts' numbers; null ones are left out.
 
     With m the median and q the 95 % quantile of the logarithm of perplexity, a text is fluent up to
     q and readable up to 2q - m, twice as far above the median. Of degeneracy it is fluent up to the
@@ -96,10 +102,10 @@ class LexicalJudge:
     name: str = "lexical"
 
     def check(self) -> None:
-        """There is nothing that could be missing."""
+        """Do nothing: there is nothing that could be missing."""
 
     def estimate(self, items: Sequence[Item]) -> Estimate:
-        """Two ratings a text, for nothing."""
+        """Return two ratings a text, for nothing."""
         return estimate(2 * len(items), 0, [], FREE, 0)
 
     def rate(
@@ -108,7 +114,7 @@ class LexicalJudge:
         progress: Callable[[int], None] = nothing,
         spent_usd: float = 0.0,
     ) -> Rated:
-        """Rates concept and fluency.
+        """Rate concept and fluency.
 
         Raises:
             SteerlensError: a concept has no vocabulary.
@@ -140,3 +146,19 @@ class LexicalJudge:
         by_repeats = reading.degeneracy.rating(item.degeneracy)
         detail = f"perplexity {item.perplexity:.1f}, degeneracy {item.degeneracy:.2f}"
         return Rating(min(by_model, by_repeats), detail=detail)
+
+
+def check(config: JudgeConfig) -> None:
+    """Refuse settings that mean nothing to rules."""
+    refuse_settings_of_others(config, ("model", "base_url", "key_variable"))
+
+
+def load(settings: JudgeSettings, lexicon: Lexicon | None = None) -> LexicalJudge:
+    """Give the judge of a run.
+
+    Raises:
+        SteerlensError: there is no lexicon.
+    """
+    if lexicon is None:
+        raise SteerlensError("judge=lexical needs a concept set: it rates by training texts.")
+    return LexicalJudge(lexicon)

@@ -8,14 +8,18 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerlens.config.schema import ModelConfig
+from steerlens.config.judge import check_model, refuse_settings_of_others
+from steerlens.config.schema import JudgeConfig, ModelConfig
 from steerlens.errors import SteerlensError
 from steerlens.judges.chat import Answer, Conversation, TooLong, Unanswered
+from steerlens.judges.rate import language_model_judge
 
 if TYPE_CHECKING:
     import torch
 
     from steerlens.judges import JudgeSettings
+    from steerlens.judges.items import Judge
+    from steerlens.judges.lexical import Lexicon
 
 
 class LocalChat:
@@ -48,13 +52,15 @@ class LocalChat:
         }
 
     def check(self) -> None:
-        """Loading has checked it all."""
+        """Check nothing: loading has checked it all."""
 
     def abandon(self) -> None:
+        """Give up what is under way."""
         self._abandoned.set()
 
     def answers(self, conversations: Sequence[Conversation]) -> list[Answer | Unanswered]:
-        """One greedy answer for each conversation; none for one that is too long for the model.
+        """Return one greedy answer for each conversation; none for one that is too long for the
+        model.
 
         When memory runs out, fewer are answered at a time.
         """
@@ -122,7 +128,7 @@ class LocalChat:
         ]
 
     def _answer(self, prompt_ids: Sequence[int], new: list[int]) -> Answer:
-        """The answer in new tokens, which end with an end token if there was room for it."""
+        """Return the answer in new tokens, which end with an end token if there was room for it."""
         ends = self._model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         written = next((n + 1 for n, token in enumerate(new) if token in ends), len(new))
@@ -132,7 +138,7 @@ class LocalChat:
 
 
 def _load(path: str, cache_dir: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
-    """Model and tokenizer.
+    """Return the model and tokenizer.
 
     Raises:
         SteerlensError: they can't be loaded, or have no chat template.
@@ -161,3 +167,19 @@ def _load(path: str, cache_dir: Path, dtype: torch.dtype, device: torch.device) 
     except Exception as error:
         raise load_error(entry, error) from error
     return model.to(device).eval(), tokenizer
+
+
+def check(config: JudgeConfig) -> None:
+    """Refuse settings that can't work."""
+    check_model(config)
+    refuse_settings_of_others(config, ("base_url", "key_variable"))
+    if config.temperature:
+        raise SteerlensError(
+            f"judge.temperature={config.temperature}: judge=local always takes the most probable "
+            "token; leave it out."
+        )
+
+
+def load(settings: JudgeSettings, lexicon: Lexicon | None = None) -> Judge:
+    """Give the judge of a run."""
+    return language_model_judge(LocalChat(settings), settings)

@@ -1,5 +1,6 @@
 """Rating with a language model: what to ask, what is kept, what may still be paid for, and when to
-give up."""
+give up.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from steerlens.config.prices import Price
+from steerlens.config.prices import Price, price_of
 from steerlens.config.schema import JudgeConfig
 from steerlens.errors import SteerlensError, Terminated
 from steerlens.judges import cost, prompts
@@ -27,6 +30,9 @@ from steerlens.judges.items import (
 )
 from steerlens.judges.parse import parse
 
+if TYPE_CHECKING:
+    from steerlens.judges import JudgeSettings
+
 GIVE_UP = 10
 """Requests that fail in a row, after all of the client's own repeats."""
 
@@ -36,7 +42,7 @@ GRACE = 20.0
 
 
 @dataclass(frozen=True)
-class Task:
+class Question:
     """One thing to ask, for every place that wants to know it."""
 
     conversation: Conversation
@@ -56,6 +62,7 @@ class LanguageModelJudge:
 
     @property
     def name(self) -> str:
+        """Give what tables call the judge."""
         return f"{self.config.name}:{self.config.model}"
 
     def check(self) -> None:
@@ -69,7 +76,7 @@ class LanguageModelJudge:
         self.chat.check()
 
     def estimate(self, items: Sequence[Item]) -> Estimate:
-        """What rating `items` will take, without asking anything."""
+        """Return what rating `items` will take, without asking anything."""
         queue = _RatingQueue(self, items)
         queue.look_up()
         return cost.estimate(
@@ -86,7 +93,7 @@ class LanguageModelJudge:
         progress: Callable[[int], None] = nothing,
         spent_usd: float = 0.0,
     ) -> Rated:
-        """Rates `items` in every aspect that they have.
+        """Rate `items` in every aspect that they have.
 
         What is kept is looked up first. Each new answer is kept before it counts, so that a run
         that is killed goes on where it was. At SIGTERM what is under way is waited for and kept;
@@ -103,13 +110,21 @@ class LanguageModelJudge:
         return Rated(self.name, "llm", queue.ratings, queue.cost, queue.stopped)
 
 
-def tasks(items: Sequence[Item]) -> list[Task]:
-    """What to ask about `items`, each thing once."""
+def language_model_judge(chat: Chat, settings: JudgeSettings) -> LanguageModelJudge:
+    """Give the judge that asks `chat`, with the run's cache of answers and the price of one."""
+    config = settings.judge
+    assert config is not None
+    cache = AnswerCache(Path(settings.paths.cache_dir), chat.identity)
+    return LanguageModelJudge(chat, config, cache, price_of(config))
+
+
+def tasks(items: Sequence[Item]) -> list[Question]:
+    """Return what to ask about `items`, each thing once."""
     places: dict[Conversation, list[tuple[int, str]]] = {}
     for number, item in enumerate(items):
         for aspect in aspects_of(item):
             places.setdefault(prompts.conversation(item, aspect), []).append((number, aspect))
-    return [Task(conversation, where) for conversation, where in places.items()]
+    return [Question(conversation, where) for conversation, where in places.items()]
 
 
 @dataclass
@@ -123,12 +138,12 @@ class _RatingQueue:
     items: Sequence[Item]
     progress: Callable[[int], None] = nothing
     spent_usd: float = 0.0
-    tasks: list[Task] = field(init=False)
-    to_ask: deque[Task] = field(init=False)
+    tasks: list[Question] = field(init=False)
+    to_ask: deque[Question] = field(init=False)
     ratings: list[dict[str, Rating]] = field(init=False)
     cost: Cost = field(default_factory=Cost)
     stopped: str | None = None
-    under_way: dict[Future[list[Answer | Unanswered]], list[Task]] = field(default_factory=dict)
+    under_way: dict[Future[list[Answer | Unanswered]], list[Question]] = field(default_factory=dict)
     failed_in_a_row: int = 0
 
     def __post_init__(self) -> None:
@@ -140,16 +155,16 @@ class _RatingQueue:
             self.cost.usd = self.cost.usd_now = None
 
     def look_up(self) -> None:
-        """Takes from the queue what is kept, with all further attempts that are kept."""
+        """Take from the queue what is kept, with all further attempts that are kept."""
         for _ in range(len(self.to_ask)):
-            task: Task | None = self.to_ask.popleft()
+            task: Question | None = self.to_ask.popleft()
             while task and (answer := self.judge.cache.find(task.conversation)):
                 task = self._take(task, answer, kept=True)
             if task:
                 self.to_ask.append(task)
 
     def ask(self) -> None:
-        """Asks for all that is in the queue, as far as the budget goes."""
+        """Ask for all that is in the queue, as far as the budget goes."""
         pool = ThreadPoolExecutor(self.judge.chat.workers, thread_name_prefix="judge")
         try:
             while self.to_ask or self.under_way:
@@ -173,15 +188,15 @@ class _RatingQueue:
             pool.shutdown()
 
     def _submit(self, pool: ThreadPoolExecutor) -> None:
-        """Fills the threads that are free, with what surely fits in the budget."""
+        """Fill the threads that are free, with what surely fits in the budget."""
         while self.to_ask and len(self.under_way) < self.judge.chat.workers:
             batch = list(self._affordable())
             if not batch:
                 return
             self.under_way[pool.submit(self._ask, batch)] = batch
 
-    def _affordable(self) -> Iterator[Task]:
-        """The next tasks, as many as are asked together."""
+    def _affordable(self) -> Iterator[Question]:
+        """Yield the next tasks, as many as are asked together."""
         promised = sum(self._at_most(item) for batch in self.under_way.values() for item in batch)
         promised += self.spent_usd
         limit = self.judge.config.budget_usd
@@ -191,19 +206,19 @@ class _RatingQueue:
                 return
             yield self.to_ask.popleft()
 
-    def _at_most(self, task: Task) -> float:
+    def _at_most(self, task: Question) -> float:
         price, max_tokens = self.judge.price, self.judge.config.max_tokens
         return price.usd(cost.tokens_at_most(task.conversation), max_tokens) if price else 0.0
 
-    def _ask(self, batch: Sequence[Task]) -> list[Answer | Unanswered]:
-        """In a thread: asks, and keeps what comes."""
+    def _ask(self, batch: Sequence[Question]) -> list[Answer | Unanswered]:
+        """Return in a thread: asks, and keeps what comes."""
         answers = self.judge.chat.answers([task.conversation for task in batch])
         for task, answer in zip(batch, answers, strict=True):
             if isinstance(answer, Answer):
                 self.judge.cache.keep(task.conversation, answer)
         return answers
 
-    def _finish(self, task: Task, answer: Answer | Unanswered) -> None:
+    def _finish(self, task: Question, answer: Answer | Unanswered) -> None:
         if isinstance(answer, Answer):
             self.failed_in_a_row = 0
             if again := self._take(task, answer, kept=False):
@@ -220,8 +235,8 @@ class _RatingQueue:
                 "and the same command goes on from there."
             )
 
-    def _take(self, task: Task, answer: Answer, kept: bool) -> Task | None:
-        """Records the rating in an answer, or gives what to ask next."""
+    def _take(self, task: Question, answer: Answer, kept: bool) -> Question | None:
+        """Record the rating in an answer, or gives what to ask next."""
         config = self.judge.config
         tokens = cost.tokens_of(answer, task.conversation, config.max_tokens)
         self.cost.add(tokens, self.judge.price, kept)
@@ -237,13 +252,13 @@ class _RatingQueue:
             self._record(task, Rating(zero, UNPARSABLE, f"{why}{ended}: {answer.text}"))
         return None
 
-    def _record(self, task: Task, rating: Rating) -> None:
+    def _record(self, task: Question, rating: Rating) -> None:
         for number, aspect in task.places:
             self.ratings[number][aspect] = rating
         self.progress(len(task.places))
 
     def _stop(self) -> None:
-        """Says how far the budget went."""
+        """Say how far the budget went."""
         n_missing = sum(len(task.places) for task in self.to_ask)
         total = sum(len(rating) for rating in self.ratings)
         self.stopped = (

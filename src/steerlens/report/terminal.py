@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 from steerlens.analysis.coverage import coverage_explanation
-from steerlens.analysis.roles import Example, best_steered, factor_cell
+from steerlens.analysis.roles import SteeredExample, best_steered, factor_cell
 from steerlens.analysis.steering_summary import steering_explanation
 from steerlens.analysis.summary import SCORES, best_features, explanation, ranking, title_of
 from steerlens.report.answer import print_answer
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 def console_on(stream: TextIO) -> Console:
-    """A console that shows any text on `stream`."""
+    """Return a console that shows any text on `stream`."""
     # A terminal that isn't UTF-8 shows other characters as escapes instead of stopping the run.
     if isinstance(stream, TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
@@ -72,8 +72,8 @@ def progress(
     console: Console | None = None,
     each: int = 1,
 ) -> Iterator[Callable[..., None]]:
-    """A progress bar; call what it gives with the number of units that have just been finished,
-    and the number of those that turned out not to be needed.
+    """Show a progress bar; call what it gives with the number of units that have just been
+    finished, and the number of those that turned out not to be needed.
 
     With `each`, units are gone through so often, and come to `total` when all are.
 
@@ -117,7 +117,7 @@ def _rate(rate: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`seconds` for people: `4.2 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Return `seconds` for people: `4.2 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, seconds = divmod(round(seconds), 60)
@@ -178,8 +178,8 @@ def _print_best(console: Console, frame: pd.DataFrame, rows: int) -> None:
     print_table(console, title_of(by), columns, left=["token"], last=("logit lens", lens))
 
 
-def _print_steered(console: Console, best: Sequence[Example]) -> None:
-    """The first prompt's unsteered text, and below it the one at the best factor."""
+def _print_steered(console: Console, best: Sequence[SteeredExample]) -> None:
+    """Print the first prompt's unsteered text, and below it the one at the best factor."""
     numbers = {
         "S_out": [number(feature.output_score, ".4f") for feature in best],
         "S_in": [number(feature.input_score, ".2f") for feature in best],

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from steerlens.config.kinds import CONCEPT, CONCEPTS, PUBLISHED, SCORES, WORDS
 from steerlens.config.schema import RunConfig
 from steerlens.config.settings import Settings, parse_settings
+from steerlens.config.sources import source_note
 from steerlens.data.reference import read_reference
 from steerlens.engine.run_context import RunContext
 from steerlens.report import tracking, write_report
@@ -26,7 +28,6 @@ from steerlens.runs.downloads import refuse_unreachable
 from steerlens.runs.memory_check import refuse_absent_device, refuse_if_too_big
 from steerlens.runs.models import RunModels
 from steerlens.runs.plan import print_plan
-from steerlens.runs.preflight import loads_subject
 from steerlens.runs.published import write_published_ratings, write_published_scores
 from steerlens.runs.run_folder import RunFolder
 from steerlens.runs.score import score
@@ -59,11 +60,11 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
     settings = parse_settings(config)
     folder = Path(config.paths.output_dir)
     if config.plan:
-        if loads_subject(config):
-            refuse_absent_device(config)
-            refuse_unreachable(config)
-            refuse_if_too_big(config)
-            print_plan(config, settings)
+        if settings.loads_subject:
+            refuse_absent_device(settings.subject)
+            refuse_unreachable(settings)
+            refuse_if_too_big(settings)
+            print_plan(settings)
         else:
             if config.reference.alone:
                 read_reference(config.reference)
@@ -73,10 +74,10 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
         return None
     refuse_foreign(folder)
     with Status(folder) as status:
-        if loads_subject(config):
-            refuse_absent_device(config)
-            refuse_unreachable(config)
-            refuse_if_too_big(config, weight_cache.size() if weight_cache else 0)
+        if settings.loads_subject:
+            refuse_absent_device(settings.subject)
+            refuse_unreachable(settings)
+            refuse_if_too_big(settings, weight_cache.size() if weight_cache else 0)
         reference = read_reference(config.reference) if config.reference.model else None
         tree = dataclasses.asdict(config)
         _tell_other_settings(folder, tree)
@@ -84,7 +85,7 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
         try:
             with replacing(status) as target:
                 write_text(target / CONFIG_FILE, yaml.safe_dump(tree, sort_keys=False))
-                if loads_subject(config):
+                if settings.loads_subject:
                     status.expect(layers=_count_layers(settings))
                 _carry_out(config, settings, reference, weight_cache, target)
                 # What is shown is what lies in the folder: `steerlens report` shows the same.
@@ -122,6 +123,8 @@ def _carry_out(
     for warning in (line for method in settings.scores.values() for line in method.warnings()):
         logger.warning("%s", warning)
         folder.note_line(warning)
+    if settings.kind is not PUBLISHED and (note := source_note(config)):
+        print(note)
     if reference:
         reference.write(target)
     if reference and reference.alone:
@@ -132,7 +135,7 @@ def _carry_out(
         return
     ctx = context_of(settings)
     models = RunModels(settings.subject, settings.evaluator, weight_cache)
-    if settings.concepts:
+    if settings.kind is CONCEPTS:
         steer_toward_concepts(settings, _rating_session(config), ctx, models, folder)
     else:
         score_and_steer(settings, ctx, models, folder)
@@ -164,16 +167,16 @@ def score_and_steer(
     features = score(settings, ctx, models, folder)
     lm = models.lm
     assert lm is not None
-    if not settings.steering.factors:
+    if settings.kind is SCORES:
         return
-    if settings.toward_words:
+    if settings.kind is WORDS:
         steer_toward_words(features, settings, ctx, models, lm, folder)
         return
     selected = select(features, settings)
     steered = STEERING.frame([])
     if len(selected):
         steered = steer(selected, settings.steering, ctx, models, folder)
-    if settings.features_concept:
+    if settings.kind is CONCEPT:
         write_answer(features, steered, settings, lm, folder)
     elif len(selected):
         measure_pmi(settings, ctx, folder)

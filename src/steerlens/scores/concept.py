@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config(output.PromptConfig):
+class ConceptScoreConfig(output.PromptConfig):
     """Settings of the concept score; `top_k` has no part in it."""
 
     method: str = "concept"
@@ -28,16 +28,20 @@ class Config(output.PromptConfig):
     """A word or a phrase, or several for the same."""
 
     def check(self) -> None:
+        """Refuse settings that can't work; see `ScoreConfig.check`."""
         super().check()
         if self.concept is None:
             raise self.refusal("concept", "names nothing; give a word or a phrase")
         parse_concept(self.concept)
 
 
+Config = ConceptScoreConfig
+
+
 def score(
-    subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: ConceptScoreConfig, run: ScoreRun
 ) -> Mapping[str, np.ndarray | Sequence[str]]:
-    """Scores `features`, shape (n,).
+    """Score `features`, shape (n,).
 
     Returns:
         `concept_score`, and the `concept_token` that is likeliest when the feature is amplified.

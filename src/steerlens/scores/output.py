@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from steerlens.engine.cached_rows import cached_rows
 from steerlens.errors import SteerlensError
 from steerlens.scores import ScoreConfig, ScoreRun
 
@@ -45,11 +47,12 @@ class PromptConfig(ScoreConfig):
     """Put the prompt into the model's chat template, as the user's turn."""
 
     def uses(self) -> Sequence[str]:
+        """Return which of the run's seed and corpus the numbers depend on."""
         return ()
 
 
 @dataclass
-class Config(PromptConfig):
+class OutputScoreConfig(PromptConfig):
     """Settings of the output score."""
 
     method: str = "output"
@@ -57,15 +60,19 @@ class Config(PromptConfig):
     """Random directions of each layer whose scores are the null distribution; 0 = none."""
 
     def check(self) -> None:
+        """Refuse settings that can't work; see `ScoreConfig.check`."""
         super().check()
         if self.null_directions < 0:
             raise self.refusal("null_directions", "must be at least 0")
 
 
+Config = OutputScoreConfig
+
+
 def score(
-    subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: OutputScoreConfig, run: ScoreRun
 ) -> Mapping[str, np.ndarray | list[str]]:
-    """Scores `features`, shape (n,).
+    """Score `features`, shape (n,).
 
     Returns:
         `output_score` (the published number), `output_score_delta` (minus the unsteered term, as
@@ -97,7 +104,7 @@ def score_toward(
     run: ScoreRun,
     directions_FD: torch.Tensor | None = None,
 ) -> dict[str, np.ndarray | list[str]]:
-    """`score`, for any K tokens that each feature is to make likely.
+    """Return `score`, for any K tokens that each feature is to make likely.
 
     Args:
         subject: model and SAE.
@@ -141,12 +148,13 @@ def score_toward(
 
 
 def rank_weighted(rank: torch.Tensor, probability: torch.Tensor, d_vocab: int) -> torch.Tensor:
-    """`P = (1 - r / |V|) * p` (Eq. 9), in float64."""
+    """Return `P = (1 - r / |V|) * p` (Eq. 9), in float64."""
     return (1 - rank.double() / d_vocab) * probability.double()
 
 
-def null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
-    """(N,) float64: output scores of the layer's `config.null_directions` random directions.
+def null_scores(subject: Subject, config: OutputScoreConfig, run: ScoreRun) -> np.ndarray:
+    """Yield, as (N,) float64, output scores of the layer's `config.null_directions` random
+    directions.
 
     Computed once for a subject and settings: kept in the run, and in its store beside the scores.
     """
@@ -157,17 +165,18 @@ def null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
     if at in run.cache.null_scores:
         return run.cache.null_scores[at]
     key = {**subject.key, "null of": settings}
-    stored = run.store.read(key, by=["direction"]) if run.store else None
-    if stored is None:
-        scores_N = _null_scores(subject, config, run)
-        stored = pa.table({"direction": np.arange(len(scores_N)), "output_score": scores_N})
-        if run.store:
-            run.store.add(key, stored, by=["direction"])
-    run.cache.null_scores[at] = stored["output_score"].to_numpy()
+    directions = pd.DataFrame({"direction": np.arange(config.null_directions)})
+
+    def scores_of(_missing: pd.DataFrame) -> Iterator[pa.Table]:
+        scores_N = _null_scores(subject, config, run)  # of all: they are drawn together
+        yield pa.table({"direction": np.arange(len(scores_N)), "output_score": scores_N})
+
+    table = cached_rows(run.store, key, directions, ["direction"], scores_of)
+    run.cache.null_scores[at] = table["output_score"].to_numpy()
     return run.cache.null_scores[at]
 
 
-def _null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
+def _null_scores(subject: Subject, config: OutputScoreConfig, run: ScoreRun) -> np.ndarray:
     from steerlens.engine.logit_lens import logit_lens_of_directions
 
     ids_N, directions_ND = draw_directions(subject, config.null_directions)
@@ -180,7 +189,7 @@ def _null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
 
 
 def draw_directions(subject: Subject, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random directions with norms of decoder rows: (n,) feature ids, (n, D) directions.
+    """Return the random directions with norms of decoder rows: (n,) feature ids, (n, D) directions.
 
     Each stands in the place of a feature, drawn with replacement, and has the norm of its row: a
     Gaussian direction, uniform on the sphere. Every one is drawn by itself, from its number and the
@@ -203,7 +212,8 @@ def draw_directions(subject: Subject, n: int) -> tuple[torch.Tensor, torch.Tenso
 
 
 def p_values(scores_F: np.ndarray, null_N: np.ndarray) -> np.ndarray:
-    """(F,): the share of null scores at least as high, each score itself counted among them.
+    """Return, as (F,), the share of null scores at least as high, each score itself counted among
+    them.
 
     `(1 + number at least as high) / (1 + N)`, which is never 0 and holds its level exactly.
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config(ScoreConfig):
+class PromptRobustnessConfig(ScoreConfig):
     """Settings of the prompt robustness."""
 
     method: str = "prompt_robustness"
@@ -36,6 +36,7 @@ class Config(ScoreConfig):
     """Keep the SAE's reconstruction error."""
 
     def check(self) -> None:
+        """Refuse settings that can't work; see `ScoreConfig.check`."""
         super().check()
         if len(self.prompts) < 2 or not all(prompt.strip() for prompt in self.prompts):
             raise SteerlensError(
@@ -43,13 +44,17 @@ class Config(ScoreConfig):
             )
 
     def uses(self) -> Sequence[str]:
+        """Return which of the run's seed and corpus the numbers depend on."""
         return ()
 
 
+Config = PromptRobustnessConfig
+
+
 def score(
-    subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: PromptRobustnessConfig, run: ScoreRun
 ) -> Mapping[str, np.ndarray]:
-    """Scores `features`, shape (n,).
+    """Score `features`, shape (n,).
 
     Returns:
         `output_score_mean` and `output_score_std` (of the population) over the prompts, and
@@ -60,7 +65,7 @@ def score(
         SteerlensError: as `output` does.
     """
     silent = dataclasses.replace(run, progress=lambda done: None)
-    settings = output.Config(
+    settings = output.OutputScoreConfig(
         factor=config.factor,
         top_k=config.top_k,
         keep_error=config.keep_error,

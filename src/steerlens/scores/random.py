@@ -15,19 +15,23 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config(ScoreConfig):
+class RandomScoreConfig(ScoreConfig):
     """Settings of the random score."""
 
     method: str = "random"
 
     def uses(self) -> Sequence[str]:
+        """Return which of the run's seed and corpus the numbers depend on."""
         return ("seed",)
 
 
+Config = RandomScoreConfig
+
+
 def score(
-    subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: RandomScoreConfig, run: ScoreRun
 ) -> Mapping[str, np.ndarray]:
-    """`random_score` of `features`, shape (n,): uniform in [0, 1).
+    """Return `random_score` of `features`, shape (n,): uniform in [0, 1).
 
     A feature's number depends on the run's seed, its layer and its id alone.
     """

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from steerlens.config.registry import ScoreConfig, load_part
+from steerlens.engine.cached_rows import cached_rows
 from steerlens.engine.corpus_pass import read_corpus
 from steerlens.engine.logit_lens import kept_logit_lens, logit_lens
 from steerlens.engine.run_context import ScoreRun
@@ -19,7 +21,6 @@ from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
 from steerlens.results import FEATURES
 from steerlens.scores import output
-from steerlens.storage.store import merged
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,7 +36,7 @@ def score_layer(
     logit_lens_k: int,
     run: ScoreRun,
 ) -> dict[str, Any]:
-    """Columns for `features` of one subject, one entry per feature, in their order."""
+    """Return columns for `features` of one subject, one entry per feature, in their order."""
     read_corpus([subject], configs.values(), run)
     ids = np.asarray(features, dtype=np.int64)
     # As many tokens as any method wants, so that the logit lens runs once.
@@ -66,9 +67,12 @@ def score_layer(
 def null_columns(
     subject: Subject, configs: Mapping[str, ScoreConfig], run: ScoreRun
 ) -> dict[str, Any] | None:
-    """Columns of `NULL_SCORES` for one subject; None where no method has random directions."""
+    """Return columns of `NULL_SCORES` for one subject; None where no method has random
+    directions.
+    """
     config = next(
-        (config for config in configs.values() if isinstance(config, output.Config)), None
+        (config for config in configs.values() if isinstance(config, output.OutputScoreConfig)),
+        None,
     )
     if config is None or not config.null_directions:
         return None
@@ -84,19 +88,16 @@ def null_columns(
 
 
 def _score(subject: Subject, ids: np.ndarray, config: ScoreConfig, run: ScoreRun) -> pa.Table:
-    """The method's columns for `ids`: what the store has, and what is missing there."""
+    """Yield the method's columns for `ids`: what the store has, and what is missing there."""
     key = score_key(subject, config, run) if run.store else {}
-    stored = run.store.read(key) if run.store else None
-    tables = [] if stored is None else [stored]
-    missing = ids if stored is None else ids[~np.isin(ids, stored["feature"].to_numpy())]
-    run.progress(len(ids) - len(missing))
-    for start in range(0, len(missing), BLOCK):
-        block = missing[start : start + BLOCK]
-        tables.append(_score_block(subject, block, config, run))
-        if run.store:
-            run.store.add(key, tables[-1])
-    table = merged(tables)
-    return table.take(np.searchsorted(table["feature"].to_numpy(), ids))
+
+    def scores_of(missing: pd.DataFrame) -> Iterator[pa.Table]:
+        for start in range(0, len(missing), BLOCK):
+            block = missing["feature"].to_numpy()[start : start + BLOCK]
+            yield _score_block(subject, block, config, run)
+
+    rows = pd.DataFrame({"feature": ids})
+    return cached_rows(run.store, key, rows, ["feature"], scores_of, run.progress)
 
 
 def _score_block(
@@ -116,7 +117,7 @@ def _score_block(
 
 
 def score_key(subject: Subject, config: ScoreConfig, run: ScoreRun) -> dict[str, Any]:
-    """Everything that a method's numbers depend on."""
+    """Return everything that a method's numbers depend on."""
     source = inspect.getsource(load_part("scores", config.method))
     of_run = {"seed": lambda: run.seed, "corpus": run.corpus_key}
     files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in config.files()]
@@ -130,7 +131,7 @@ def score_key(subject: Subject, config: ScoreConfig, run: ScoreRun) -> dict[str,
 
 
 def decode_tokens(subject: Subject, token_ids_FK: torch.Tensor) -> list[list[str]]:
-    """The text of each token, one list of K strings per feature."""
+    """Return the text of each token, one list of K strings per feature."""
     unique = token_ids_FK.unique().tolist()
     text = dict(zip(unique, subject.lm.tokenizer.batch_decode([[t] for t in unique]), strict=True))
     return [[text[token] for token in row] for row in token_ids_FK.tolist()]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config(ScoreConfig):
+class TokenConfidenceConfig(ScoreConfig):
     """Settings of Delta Token Confidence."""
 
     method: str = "token_confidence"
@@ -36,13 +36,17 @@ class Config(ScoreConfig):
     """Keep the SAE's reconstruction error."""
 
     def uses(self) -> Sequence[str]:
+        """Return which of the run's seed and corpus the numbers depend on."""
         return ()
 
 
+Config = TokenConfidenceConfig
+
+
 def score(
-    subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: TokenConfidenceConfig, run: ScoreRun
 ) -> Mapping[str, np.ndarray]:
-    """Scores `features`, shape (n,): `token_confidence_delta`, in nats.
+    """Score `features`, shape (n,): `token_confidence_delta`, in nats.
 
     Raises:
         SteerlensError: for an empty prompt, a `k` beyond the vocabulary, or NaN scores.

@@ -21,19 +21,18 @@ from steerlens.judges.vocabulary import fit_vocabularies
 from steerlens.results import CHOOSING, CONCEPTS, EVALUATING, FEATURES, RATINGS
 from steerlens.scores.scoring import score_layer
 from steerlens.steering.features import measure_texts
-from steerlens.steering.methods.arms import PROMPT, UNSTEERED, Arm, learn_arms
+from steerlens.steering.methods.arms import PROMPT, UNSTEERED, SteeringMethod, learn_arms
 from steerlens.steering.methods.prompt import prompted
 
 if TYPE_CHECKING:
     from steerlens.config.registry import ScoreConfig
     from steerlens.config.schema import ConceptsConfig
     from steerlens.config.settings import SteeringSettings
-    from steerlens.data.concept_sets import ConceptSet, Example
+    from steerlens.data.concept_sets import ConceptSet, LabelledText
     from steerlens.engine.run_context import RunContext
     from steerlens.engine.subject import LoadedModel, Subject
     from steerlens.judges.session import RatingSession
 
-METRICS = ("perplexity", "degeneracy")
 ARM = ["method", "rank", "concept_id"]
 
 Factors = Mapping[int, Sequence[float]]
@@ -77,7 +76,9 @@ def steer_concepts(
     arms = learn_arms(subject, concepts, methods, ctx, load_weights, chat)
     texts_of = partial(arm_texts, subject, concepts, settings, ctx, evaluator)
     ids = [concept.id for concept in concepts.concepts]
-    unsteered = texts_of(Arm(UNSTEERED), dict.fromkeys(ids, (0.0,)), (CHOOSING, EVALUATING))
+    unsteered = texts_of(
+        SteeringMethod(UNSTEERED), dict.fromkeys(ids, (0.0,)), (CHOOSING, EVALUATING)
+    )
     judge = session.judge or LexicalJudge(_lexicon(concepts, unsteered))
 
     def rated(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -111,8 +112,8 @@ def steer_concepts(
     )
 
 
-def _about(arms: Sequence[Arm], concepts: ConceptSet) -> pd.DataFrame:
-    """What each arm is for each concept, and how well it detects it."""
+def _about(arms: Sequence[SteeringMethod], concepts: ConceptSet) -> pd.DataFrame:
+    """Return what each arm is for each concept, and how well it detects it."""
     rows = []
     for arm in arms:
         for index, concept in enumerate(concepts.concepts):
@@ -158,9 +159,9 @@ def score_named_features(
 
 
 def _lexicon(concepts: ConceptSet, unsteered: pd.DataFrame) -> Lexicon:
-    """What judge=lexical knows: the concepts' words, and how unsteered texts read."""
+    """Return what judge=lexical knows: the concepts' words, and how unsteered texts read."""
 
-    def texts_of(examples: Sequence[Example]) -> list[str]:
+    def texts_of(examples: Sequence[LabelledText]) -> list[str]:
         return [example.prompt + example.text for example in examples]
 
     training = {
@@ -177,7 +178,7 @@ def arm_texts(
     settings: SteeringSettings,
     ctx: RunContext,
     evaluator: LoadedModel | None,
-    arm: Arm,
+    arm: SteeringMethod,
     factors: Factors,
     splits: Sequence[str],
 ) -> pd.DataFrame:
@@ -218,14 +219,16 @@ def arm_texts(
     texts["prompt"] = rows["prompt"]
     key = text_key(subject, steer, generation, ctx, steering)
     measured = measure_texts(
-        subject, texts, key, ctx, (), evaluator, METRICS, generation.chat_template,
+        subject, texts, key, ctx, (), evaluator, bool(generation.chat_template),
         by=steering.row,
     )  # fmt: skip
     return measured.assign(method=arm.method, rank=arm.rank, split=rows["split"])
 
 
 def items_of(texts: pd.DataFrame, concepts: ConceptSet) -> list[Item]:
-    """What a judge is asked about texts: with the prompt in front, unless they are answers."""
+    """Return what a judge is asked about texts: with the prompt in front, unless they are
+    answers.
+    """
     named = {concept.id: concept.name for concept in concepts.concepts}
     answers = concepts.are_instructions
     return [
@@ -241,7 +244,7 @@ def items_of(texts: pd.DataFrame, concepts: ConceptSet) -> list[Item]:
 
 
 def with_ratings(texts: pd.DataFrame, rated: Rated, concepts: ConceptSet) -> pd.DataFrame:
-    """The texts with the judge's columns, and the names of their concepts."""
+    """Return the texts with the judge's columns, and the names of their concepts."""
     named = {concept.id: concept.name for concept in concepts.concepts}
     columns = {name: pd.array(values) for name, values in rated.columns().items()}
     concept = [named[id] for id in texts["concept_id"]]

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from steerlens.errors import SteerlensError, unknown
 
-__all__ = ["Concept", "ConceptSet", "Example", "FeatureRef"]
+__all__ = ["Concept", "ConceptSet", "FeatureRef", "LabelledText"]
 
 
-class Example(NamedTuple):
+class LabelledText(NamedTuple):
     """A labelled text: what comes first, and what goes on from it."""
 
     prompt: str
@@ -44,10 +44,10 @@ class Concept:
     name: str
     genre: str = "text"
     """text, math or code (AxBench)."""
-    positives: tuple[Example, ...] = ()
-    negatives: tuple[Example, ...] = ()
-    test_positives: tuple[Example, ...] = ()
-    test_negatives: tuple[Example, ...] = ()
+    positives: tuple[LabelledText, ...] = ()
+    negatives: tuple[LabelledText, ...] = ()
+    test_positives: tuple[LabelledText, ...] = ()
+    test_negatives: tuple[LabelledText, ...] = ()
     choosing: tuple[str, ...] = ()
     """Prompts that choose the steering factor."""
     evaluating: tuple[str, ...] = ()
@@ -55,7 +55,9 @@ class Concept:
     feature: FeatureRef | None = None
 
     def with_prompts(self, prompts: Sequence[str]) -> Concept:
-        """The first half of `prompts` chooses the factor, the second half evaluates (AxBench)."""
+        """Return the first half of `prompts` chooses the factor, the second half evaluates
+        (AxBench).
+        """
         half = len(prompts) // 2
         return replace(self, choosing=tuple(prompts[:half]), evaluating=tuple(prompts[half:]))
 
@@ -94,7 +96,7 @@ class ConceptSet:
         return len(self.concepts)
 
     def only(self, names: Iterable[str]) -> ConceptSet:
-        """The concepts of these names, in the set's order."""
+        """Return the concepts of these names, in the set's order."""
         names_here, wanted_names = {concept.name for concept in self.concepts}, set(names)
         for name in sorted(wanted_names - names_here):
             raise unknown(f"concept of {self.name}", name, names_here)

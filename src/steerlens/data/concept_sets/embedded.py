@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from steerlens.config.prompts import REQUESTS
-from steerlens.data.concept_sets import Concept, ConceptSet, Example
+from steerlens.data.concept_sets import Concept, ConceptSet, LabelledText
 from steerlens.data.corpus.installed import Document, documents
 from steerlens.errors import SteerlensError
 
@@ -102,7 +102,7 @@ def embedded_concepts(
     roots: Iterable[Path] | None = None,
     topics: Mapping[str, Sequence[str]] = TOPICS,
 ) -> ConceptSet:
-    """The concepts that the installed documentation has enough texts of.
+    """Return the concepts that the installed documentation has enough texts of.
 
     Args:
         n_train: positives to train on, and as many negatives (AxBench's 72).
@@ -117,7 +117,7 @@ def embedded_concepts(
     """
     roots = None if roots is None else list(roots)
     topic_of = _Topics(topics)
-    texts_of_topic: dict[str, tuple[list[Example], list[Example]]] = {}
+    texts_of_topic: dict[str, tuple[list[LabelledText], list[LabelledText]]] = {}
     notes: list[str] = []
     prompts_used: set[str] = set()
     for name in topics:
@@ -174,10 +174,10 @@ def as_answers(concepts: ConceptSet, n_prompts: int, seed: int) -> ConceptSet:
     drawn = sorted(REQUESTS, key=lambda request: _draw(seed, "request", request))
     prompts, answered = drawn[:n_prompts], drawn[n_prompts:]
 
-    def answers(examples: Iterable[Example]) -> tuple[Example, ...]:
+    def answers(examples: Iterable[LabelledText]) -> tuple[LabelledText, ...]:
         texts = [example.prompt + example.text for example in examples]
         return tuple(
-            Example(
+            LabelledText(
                 min(answered, key=lambda text_before: _draw(seed, "answer", text, text_before)),
                 text,
             )
@@ -222,8 +222,8 @@ def _texts_of(
     seed: int,
     roots: Sequence[Path] | None,
     prompts_used: set[str],
-) -> tuple[list[Example], list[Example]]:
-    """Texts to train and to test on: of every three modules, one is for testing."""
+) -> tuple[list[LabelledText], list[LabelledText]]:
+    """Return texts to train and to test on: of every three modules, one is for testing."""
     n_of_part, parts = (n_train, n_test), ([], [])
     count: dict[str, int] = defaultdict(int)
     part_of_module: dict[str, int] = {}
@@ -249,8 +249,8 @@ def _texts_of(
     return parts
 
 
-def _example(document: Document) -> Example | None:
-    """The document's beginning, in whole sentences as far as they fit."""
+def _example(document: Document) -> LabelledText | None:
+    """Return the document's beginning, in whole sentences as far as they fit."""
     words: list[str] = []
     least, most = WORDS
     for sentence in _sentences(document.text):
@@ -261,7 +261,7 @@ def _example(document: Document) -> Example | None:
             break
     if len(words) < least:
         return None
-    return Example(" ".join(words[:OPENING]), " " + " ".join(words[OPENING:most]))
+    return LabelledText(" ".join(words[:OPENING]), " " + " ".join(words[OPENING:most]))
 
 
 def _sentences(text: str) -> Iterator[list[str]]:
@@ -270,13 +270,13 @@ def _sentences(text: str) -> Iterator[list[str]]:
 
 
 def _others(
-    texts_of_topic: Mapping[str, tuple[list[Example], list[Example]]],
+    texts_of_topic: Mapping[str, tuple[list[LabelledText], list[LabelledText]]],
     part: int,
     name: str,
     n: int,
     seed: int,
-) -> list[Example]:
-    """`n` positives of the other concepts, of all as equally many as possible."""
+) -> list[LabelledText]:
+    """Return `n` positives of the other concepts, of all as equally many as possible."""
     shuffled = [
         sorted(
             texts[part],
@@ -294,7 +294,9 @@ def _others(
 def _openings(
     topics: _Topics, seed: int, roots: Sequence[Path] | None
 ) -> list[tuple[str, str | None]]:
-    """Openings of sentences of held-out modules, and their topic, in an order of the seed's."""
+    """Return openings of sentences of held-out modules, and their topic, in an order of the
+    seed's.
+    """
     packages = sorted({package for all_of in topics.packages.values() for package in all_of})
     held_out = documents(
         roots, packages=packages, split="validation", modules=_is_held_out,
@@ -317,7 +319,7 @@ def _is_held_out(module: str) -> bool:
 def _prompts_of(
     name: str, openings: Sequence[tuple[str, str | None]], n: int, seed: int
 ) -> list[str]:
-    """Openings that are of another topic than the concept's, or of none."""
+    """Return openings that are of another topic than the concept's, or of none."""
     possible = [opening for opening, topic in openings if topic != name]
     if len(possible) < n:
         raise SteerlensError(
@@ -328,5 +330,5 @@ def _prompts_of(
 
 
 def _draw(*parts: object) -> bytes:
-    """A number as good as random, the same for the same parts."""
+    """Return a number as good as random, the same for the same parts."""
     return hashlib.sha256(repr(parts).encode()).digest()

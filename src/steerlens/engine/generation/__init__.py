@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 
+from steerlens.config.registry import source_digest
 from steerlens.config.schema import GenerationConfig, SteerConfig
 from steerlens.config.steering import parse_stop
+from steerlens.engine.cached_rows import cached_rows
 from steerlens.engine.generation.decoding import Continuation, decode, padded_length
 from steerlens.engine.generation.sampling import Sampling, row_seed
 from steerlens.engine.generation.stopping import EOS, Stopping
@@ -91,25 +94,22 @@ def generate(
     """
     key = text_key(subject, steer, settings, run, steering)
     by = list(steering.row if steering else ROW)
-    stored, missing = rows, rows
-    stored_table = run.store.read(key, by) if run.store else None
-    if stored_table is not None:
-        stored = rows.merge(stored_table.to_pandas(), on=by, how="left")
-        missing = rows.loc[stored["stopped_by"].isna().to_numpy()]
-    if len(missing) == 0:
-        return stored
-    prompts = _tokenised(subject, dict.fromkeys(missing["prompt"].tolist()), settings)
-    tables = [] if stored_table is None else [stored_table.to_pandas()]
-    total = len(missing) * settings.max_new_tokens
-    with run.task(total, f"layer {subject.layer}: {len(missing):,} texts", "tokens") as advance:
-        edits_of = steering.edits_of if steering else _with_features(subject, steer, run)
-        seeded = missing.assign(seed=_seeds(subject, missing, run.seed, steering))
-        for table in _batches(subject, seeded, prompts, steer, settings, run, edits_of, advance):
-            tables.append(table)
-            if run.store:
-                run.store.add(key, _arrow(table), by)
-    decoded_rows = pd.concat(tables, ignore_index=True).drop_duplicates(by)
-    return rows.merge(decoded_rows, on=by, how="left")
+    if rows.empty:
+        return rows
+
+    def texts_of(missing: pd.DataFrame) -> Iterator[pa.Table]:
+        prompts = _tokenised(subject, dict.fromkeys(missing["prompt"].tolist()), settings)
+        total = len(missing) * settings.max_new_tokens
+        with run.task(total, f"layer {subject.layer}: {len(missing):,} texts", "tokens") as advance:
+            edits_of = steering.edits_of if steering else _with_features(subject, steer, run)
+            seeded = missing.assign(seed=_seeds(subject, missing, run.seed, steering))
+            for table in _batches(
+                subject, seeded, prompts, steer, settings, run, edits_of, advance
+            ):
+                yield pa.Table.from_pandas(table, preserve_index=False)
+
+    columns = cached_rows(run.store, key, rows, by, texts_of).drop_columns(by).to_pandas()
+    return pd.concat([rows.reset_index(drop=True), columns], axis=1)
 
 
 def text_key(
@@ -119,10 +119,14 @@ def text_key(
     run: ScoreRun,
     steering: Steering | None = None,
 ) -> dict[str, Any]:
-    """Everything that a row's text depends on besides the row."""
+    """Return everything that a row's text depends on besides the row."""
     of_rows = ("prompts", "n_prompts", "samples", "batch_size")
     how = {k: v for k, v in dataclasses.asdict(settings).items() if k not in of_rows}
     edit = {name: getattr(steer, name) for name in ("operator", "unit", "keep_error", "positions")}
+    edit["source"] = [
+        source_digest("operators", steer.operator),
+        source_digest("units", steer.unit),
+    ]
     if steering is not None:
         edit["with"] = steering.key
     elif steer.unit == "max_activation":
@@ -132,7 +136,7 @@ def text_key(
 
 
 def _seeds(subject: Subject, rows: pd.DataFrame, seed: int, steering: Steering | None) -> list[int]:
-    """Each row's own seed, from all that identifies its text."""
+    """Return each row's own seed, from all that identifies its text."""
     if steering is None:
         ids = rows["feature"].tolist()
         # Of features steered together the control was named after the others.
@@ -150,7 +154,7 @@ def _seeds(subject: Subject, rows: pd.DataFrame, seed: int, steering: Steering |
 
 
 def _with_features(subject: Subject, steer: SteerConfig, run: ScoreRun) -> EditsOf:
-    """Rows are steered with the SAE's features and what stands in for them."""
+    """Return rows are steered with the SAE's features and what stands in for them."""
     operation = Operation(steer.operator, steer.unit, steer.keep_error)
     largest_F = max_activations(subject, steer, run) if steer.unit == "max_activation" else None
 
@@ -187,7 +191,7 @@ def _batches(
     edits_of: EditsOf,
     advance: Any,
 ) -> Iterator[pd.DataFrame]:
-    """The missing rows with their texts, a batch at a time."""
+    """Yield the missing rows with their texts, a batch at a time."""
     check_affine(subject.sae, torch.randn(1, 4, subject.sae.cfg.d_in).to(subject.sae.W_dec))
     sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
     stopping = Stopping(
@@ -244,8 +248,9 @@ def _table(
 def _decoded(
     subject: Subject, prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]]
 ) -> list[str]:
-    """The continuations: what the whole text has beyond the prompt's, so that a leading space
-    stays where the tokenizer drops it at the beginning of a text."""
+    """Return the continuations: what the whole text has beyond the prompt's, so that a leading
+    space stays where the tokenizer drops it at the beginning of a text.
+    """
 
     def decoded(ids: Sequence[Sequence[int]]) -> list[str]:
         return subject.lm.tokenizer.batch_decode(
@@ -262,14 +267,10 @@ def _decoded(
     ]
 
 
-def _arrow(table: pd.DataFrame) -> Any:
-    import pyarrow as pa
-
-    return pa.Table.from_pandas(table, preserve_index=False)
-
-
 def _eos_ids(subject: Subject) -> set[int]:
-    """Of the tokenizer and of the model's settings, where chat models have their end of turn."""
+    """Return of the tokenizer and of the model's settings, where chat models have their end of
+    turn.
+    """
     hf_model: Any = subject.lm.bridge.original_model
     of_generation: Any = getattr(getattr(hf_model, "generation_config", None), "eos_token_id", None)
     of_tokenizer: Any = subject.lm.tokenizer.eos_token_id
@@ -278,7 +279,7 @@ def _eos_ids(subject: Subject) -> set[int]:
 
 
 def _bytes_per_row(subject: Subject, length: int, positions: str) -> int:
-    """Memory that one more row takes at its peak, a generous estimate."""
+    """Return the memory that one more row takes at its peak, a generous estimate."""
     cfg, lm = subject.lm.bridge.cfg, subject.lm
     n_kv = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
     # Twice, because a longer copy is made at every step; thrice the logits.

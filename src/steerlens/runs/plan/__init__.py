@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.text import Text
 
 from steerlens.config.catalog import read_release, releases
 from steerlens.config.gguf import gguf_file
+from steerlens.config.kinds import CONCEPTS
 from steerlens.config.registry import ScoreConfig
-from steerlens.config.schema import CorpusConfig, ModelConfig, RunConfig
-from steerlens.config.settings import Settings
+from steerlens.config.schema import CorpusConfig, ModelConfig
+from steerlens.config.settings import Settings, SubjectSettings
 from steerlens.data.corpus.webtext import webtext
 from steerlens.engine.examples import read_metadata
 from steerlens.engine.run_context import RunContext
-from steerlens.report.terminal import duration
+from steerlens.report.concept_page import Line, print_hanging
+from steerlens.report.terminal import console_on, duration
+from steerlens.results.text import visible
 from steerlens.runs.memory_check import device_type, dtype_name, estimate_weights, gigabytes
 from steerlens.runs.plan.concepts import planned_concepts
 from steerlens.runs.plan.steering import planned_texts, planned_words
@@ -35,36 +40,36 @@ TEXT_BYTES = 200
 """Of one text in generations.parquet."""
 
 
-def print_plan(config: RunConfig, settings: Settings) -> None:
+def print_plan(settings: Settings) -> None:
     """Print what a run would do and need, timed on a few of its features."""
-    methods = settings.scores
-    weights = estimate_weights(config)
+    methods, subject = settings.scores, settings.subject
+    weights = estimate_weights(settings)
     rows = [
-        ("model", f"{config.model.title} ({config.model.path})"),
-        ("SAE", config.sae.title),
+        ("model", f"{subject.model.title} ({subject.model.path})"),
+        ("SAE", subject.sae.title),
         ("scores", ", ".join(methods)),
         *_texts_of(settings),
-        ("device", f"{device_type(config)}, {dtype_name(config)}"),
+        ("device", f"{device_type(subject)}, {dtype_name(subject)}"),
         (
             "memory",
             f"{gigabytes(weights) if weights else 'unknown'} of weights, and up to "
-            f"{gigabytes(settings.subject.memory_budget)} beyond (memory_budget)",
+            f"{gigabytes(subject.memory_budget)} beyond (memory_budget)",
         ),
     ]
-    if not weights_are_here(config):
-        rows += _guessed(config, weights)
-    elif config.concepts:
+    if not weights_are_here(subject):
+        rows += _guessed(subject, weights)
+    elif settings.kind is CONCEPTS:
         rows += _toward_concepts(settings)
     else:
         rows += _measured(settings)
     width = max(len(name) for name, _ in rows)
     print("This would run (plan=true stops here):")
-    for name, text in rows:
-        print(f"  {name:<{width}}  {text}")
+    lines = (Line(f"  {name:<{width}}  ", Text(visible(text))) for name, text in rows)
+    print_hanging(console_on(sys.stdout), lines)
 
 
 def _texts_of(settings: Settings) -> list[tuple[str, str]]:
-    """Where the scores take from what features fire on, if any asks."""
+    """Return where the scores take from what features fire on, if any asks."""
     rows, methods, corpus = [], settings.scores, settings.corpus
     files = {file for method in methods.values() for file in method.examples()}
     for file in sorted(files):
@@ -76,10 +81,10 @@ def _texts_of(settings: Settings) -> list[tuple[str, str]]:
     return rows
 
 
-def weights_are_here(config: RunConfig) -> bool:
-    """Whether model and SAE need no download."""
-    return _model_is_here(config.model) and (
-        config.sae.path is not None or _release_is_here(config.sae.release)
+def weights_are_here(subject: SubjectSettings) -> bool:
+    """Return whether model and SAE need no download."""
+    return _model_is_here(subject.model) and (
+        subject.sae.path is not None or _release_is_here(subject.sae.release)
     )
 
 
@@ -104,16 +109,17 @@ def _release_is_here(release: str | None) -> bool:
     return (Path(HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}" / "snapshots").is_dir()
 
 
-def _guessed(config: RunConfig, weights: int | None) -> list[tuple[str, str]]:
+def _guessed(subject: SubjectSettings, weights: int | None) -> list[tuple[str, str]]:
+    layers = subject.layers
     return [
-        ("layers", str(config.layer)),
+        ("layers", layers if isinstance(layers, str) else ", ".join(map(str, layers))),
         ("disk", f"a download of {gigabytes(weights) if weights else 'unknown size'} first"),
         ("time", "unknown until the weights are here, because it is measured on them"),
     ]
 
 
 def _toward_concepts(settings: Settings) -> list[tuple[str, str]]:
-    """Times a few texts of the first layer."""
+    """Return times a few texts of the first layer."""
     from steerlens.engine.subject import load_subjects
     from steerlens.engine.subject.sae import sae_sources
 
@@ -138,7 +144,9 @@ def _features(settings: Settings, layer: int, d_sae: int) -> list[int]:
 
 
 def _measured(settings: Settings) -> list[tuple[str, str]]:
-    """Times a few features of the first and the last layer; the cost is linear in between."""
+    """Return times a few features of the first and the last layer; the cost is linear in
+    between.
+    """
     from steerlens.engine.subject import load_subjects
     from steerlens.engine.subject.sae import sae_sources
 
@@ -151,7 +159,7 @@ def _measured(settings: Settings) -> list[tuple[str, str]]:
     null = {
         name: score
         for name, score in methods.items()
-        if isinstance(score, output.Config) and score.null_directions
+        if isinstance(score, output.OutputScoreConfig) and score.null_directions
     }
     passes: dict[int, _Pass] = {}
     counts: dict[int, int] = {}
@@ -220,7 +228,7 @@ def _measured(settings: Settings) -> list[tuple[str, str]]:
 def _seconds_each(
     subject: Any, features: list[int], settings: Settings, methods: Mapping[str, ScoreConfig]
 ) -> float:
-    """Seconds a feature, timed the second time: the first pays for what happens once.
+    """Return seconds a feature, timed the second time: the first pays for what happens once.
 
     Without random directions, which are a layer's and not a feature's.
     """
@@ -228,7 +236,7 @@ def _seconds_each(
 
     methods = {
         name: dataclasses.replace(score, null_directions=0)
-        if isinstance(score, output.Config)
+        if isinstance(score, output.OutputScoreConfig)
         else score
         for name, score in methods.items()
         if not score.corpus_pass()
@@ -258,7 +266,9 @@ class _Pass(NamedTuple):
 
 
 def _time_pass(subject: Any, settings: Settings, lengths: Sequence[int | None]) -> _Pass:
-    """Times a layer's pass on the corpus's first tokens, for the longest of the `lengths` asked."""
+    """Return times a layer's pass on the corpus's first tokens, for the longest of the `lengths`
+    asked.
+    """
     from steerlens.engine.activations.stream import activations
     from steerlens.engine.corpus_pass import EXAMPLES, at_once, context_length, cut_corpus
 
@@ -282,7 +292,7 @@ def _time_pass(subject: Any, settings: Settings, lengths: Sequence[int | None]) 
 
 
 def _corpus_seconds(layers: list[int], passes: Mapping[int, _Pass], n_tokens: float) -> float:
-    """Seconds of all passes: each runs the model as far as its last layer."""
+    """Return seconds of all passes: each runs the model as far as its last layer."""
     texts, alone, more, at_once = (
         np.interp(layers, list(passes), column) for column in zip(*passes.values(), strict=True)
     )
@@ -294,7 +304,7 @@ def _corpus_seconds(layers: list[int], passes: Mapping[int, _Pass], n_tokens: fl
 
 
 def _corpus_tokens(corpus: CorpusConfig) -> float:
-    """How many tokens a run will read: at most what it asks for, at about 4 bytes each."""
+    """Return how many tokens a run will read: at most what it asks for, at about 4 bytes each."""
     tokens_asked = math.inf if corpus.n_tokens is None else corpus.n_tokens
     if corpus.source in ("embedded", "hub"):
         return tokens_asked

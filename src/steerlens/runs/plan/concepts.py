@@ -17,6 +17,8 @@ CHARACTERS_PER_TOKEN = 4
 
 
 class PlannedConcepts(NamedTuple):
+    """What steering toward concepts would take."""
+
     concepts: int
     arms: int
     texts: int
@@ -29,14 +31,14 @@ class PlannedConcepts(NamedTuple):
 def planned_concepts(settings: Settings, subject: Subject, n_layers: int) -> PlannedConcepts:
     """Plan what steering toward the concepts would take in `n_layers`, timed on a few texts."""
     from steerlens.data.concept_sets.load import load_concepts
-    from steerlens.steering.methods.arms import ONE_FACTOR, PROMPT, SAE
+    from steerlens.steering.methods.arms import EDITS, PROMPT, SAE
 
     methods, generation = settings.concepts, steering_of(subject.lm, settings.steering).generation
     assert methods is not None
     concepts = load_concepts(methods, subject.layer, settings.seed, generation.chat_template)
     named = all(concept.feature is not None for concept in concepts.concepts)
     n_factors = len(settings.steering.factors)
-    alone = (*ONE_FACTOR, PROMPT)
+    alone = (*EDITS, PROMPT)
     tried = [1 if method in alone else n_factors for method in methods.methods]
     if SAE in methods.methods and not named:
         tried += [n_factors] * (methods.features - 1)
@@ -52,7 +54,7 @@ def planned_concepts(settings: Settings, subject: Subject, n_layers: int) -> Pla
 
 
 def _rating(settings: Settings, concepts: ConceptSet, n_texts: int) -> str:
-    """What the judge takes for as many texts as long as they may be."""
+    """Return what the judge takes for as many texts as long as they may be."""
     from steerlens.config.prices import price_of
     from steerlens.judges.cost import estimate
     from steerlens.judges.items import Item, aspects_of

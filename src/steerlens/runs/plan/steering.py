@@ -18,6 +18,8 @@ CALIBRATION_TEXTS = 128
 
 
 class PlannedTexts(NamedTuple):
+    """What steering with features would take."""
+
     features: int
     """At most: a threshold may leave fewer."""
     texts: int
@@ -25,7 +27,7 @@ class PlannedTexts(NamedTuple):
 
 
 def planned_texts(settings: Settings, subject: Subject, n_features: int) -> PlannedTexts | None:
-    """What steering with `n_features` scored features would take, timed on a few texts.
+    """Return what steering with `n_features` scored features would take, timed on a few texts.
 
     None if nothing would be steered.
     """
@@ -43,6 +45,8 @@ def planned_texts(settings: Settings, subject: Subject, n_features: int) -> Plan
 
 
 class PlannedWords(NamedTuple):
+    """What looking for words would take."""
+
     words: int
     """At most: not every word has a feature to steer with."""
     texts: int
@@ -50,7 +54,7 @@ class PlannedWords(NamedTuple):
 
 
 def planned_words(settings: Settings, n_layers: int, steered: PlannedTexts) -> PlannedWords | None:
-    """What the texts for `coverage.words` would take, at the rate of the other texts.
+    """Return what the texts for `coverage.words` would take, at the rate of the other texts.
 
     None if there are no words.
     """

@@ -1,5 +1,6 @@
 """Directions of many concepts by many methods: every text is read once for all methods, and no more
-concepts at a time than fit in memory."""
+concepts at a time than fit in memory.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from steerlens.errors import unknown
-from steerlens.steering.methods import METHODS, Method
+from steerlens.config.registry import load_part
+from steerlens.steering.methods import Method
 from steerlens.steering.methods.directions import Detection, Directions, detect, joined, text_scores
 from steerlens.steering.methods.labelled import label, token_vectors
 from steerlens.steering.methods.task import Task
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from steerlens.data.concept_sets import Concept, ConceptSet
     from steerlens.engine.run_context import ScoreRun
     from steerlens.engine.subject import Subject
-
-WITHOUT_TEXTS = ("Random", "SAE")
-"""Methods that learn from no text."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +51,12 @@ def fit_concepts(
     run: ScoreRun,
     chat_template: bool = False,
 ) -> dict[str, Fitted]:
-    """Directions of all `concepts` by every method of `configs`, and how well they detect.
+    """Return directions of all `concepts` by every method of `configs`, and how well they detect.
 
     Args:
         subject: model and SAE.
         concepts: with texts, unless every method can do without.
-        configs: settings of the methods, by the names in `METHODS`; of one with several settings
+        configs: settings of the methods, by name; of one with several settings
             also by its name and a number ("SAE-A 2").
         run: memory, seed and progress.
         chat_template: whether texts are a user's and the model's turns.
@@ -68,7 +66,7 @@ def fit_concepts(
             model has read anything; for a tokenizer without a chat template.
     """
     methods = {name: method_named(name) for name in configs}
-    if any(name not in WITHOUT_TEXTS for name in configs):
+    if any(map(reads_texts, methods.values())):
         concepts.check_texts()
     if "SAE" in configs:
         concepts.check_features(subject.layer, subject.d_sae, subject.name)
@@ -102,11 +100,13 @@ def fit_concepts(
 
 
 def method_named(name: str) -> Method:
-    """The method of a key of `fit_concepts`; refuses an unknown one."""
-    method = re.sub(r" \d+$", "", name)
-    if method not in METHODS:
-        raise unknown("supervised method", method, METHODS)
-    return METHODS[method]
+    """Return the method of a key of `fit_concepts`; refuses an unknown one."""
+    return load_part("methods", re.sub(r" \d+$", "", name))
+
+
+def reads_texts(method: Method) -> bool:
+    """Return whether a method learns from the concepts' texts."""
+    return getattr(method, "READS_TEXTS", True)
 
 
 def _detect(
@@ -117,7 +117,7 @@ def _detect(
     run: ScoreRun,
     chat_template: bool,
 ) -> None:
-    """Adds the detection of the last directions of every method."""
+    """Add the detection of the last directions of every method."""
     test = label(subject, group, chat_template, test=True)
     vectors = None
     if test.texts:
@@ -130,7 +130,7 @@ def _detect(
 
 
 def _groups(subject: Subject, concepts: Sequence[Concept], memory: int) -> Iterator[list[Concept]]:
-    """Concepts whose texts' vectors fit in memory together, one at least."""
+    """Yield concepts whose texts' vectors fit in memory together, one at least."""
     budget = memory // (4 * int(subject.sae.cfg.d_in))
     group: list[Concept] = []
     texts_seen: set[Any] = set()

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config:
-    evaluator: ModelConfig | None = None
-    """Another model than the subject's; `load_evaluator` makes it the run's evaluator."""
+class PerplexityConfig:
+    """Nothing to set: the run has its evaluator (`load_evaluator`)."""
+
+
+Config = PerplexityConfig
 
 
 def load_evaluator(
@@ -51,9 +53,9 @@ def load_evaluator(
 
 
 def measure(
-    texts: Texts, subject: Subject, config: Config, run: MetricRun
+    texts: Texts, subject: Subject, config: PerplexityConfig, run: MetricRun
 ) -> Mapping[str, Sequence[float | None]]:
-    """Column `perplexity`.
+    """Return the column `perplexity`.
 
     Null for a text of fewer than 2 tokens (inside a template: an answer of none) and for one that
     is longer than the evaluator's context.
