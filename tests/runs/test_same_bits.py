@@ -26,12 +26,17 @@ TINY: list[tuple[str, str, dict[str, Any]]] = [
     *(("neox", "gated", {"site": "mlp_out"}), ("qwen3", "standard", {"site": "attn.hook_z"})),
     ("llama", "temporal", {}),
 ]
-OFTEN = [(TINY[0], 1), (TINY[1], 2)]
+OFTEN = [(TINY[0], 1), (TINY[1], 1)]
 SUBJECTS = [
     *OFTEN,
     *(
         pytest.param((given, n_threads), marks=pytest.mark.slow)
-        for given, n_threads in [*((tiny, 1) for tiny in TINY[1:]), ("trained", 1), ("trained", 2)]
+        for given, n_threads in [
+            (TINY[1], 2),
+            *((tiny, 1) for tiny in TINY[2:]),
+            ("trained", 1),
+            ("trained", 2),
+        ]
     ),
 ]
 """Models with SAEs and numbers of threads."""
