@@ -33,7 +33,7 @@ from steerlens.engine.generation.targets import row_targets
 from steerlens.engine.intervention import Operation, Targets, encode
 from steerlens.engine.intervention.hooks import POLICIES, SteeringHooks
 from steerlens.engine.subject import Subject
-from steerlens.scores import ScoreRun, activation
+from steerlens.scores import RunContext, activation
 from steerlens.scores import input as input_score
 
 OTHER = "added_to_its_list_alone"
@@ -61,10 +61,10 @@ CHOICES: dict[str, Callable[[Any], object]] = {
     "objective": lambda subject: objective(OTHER, pd.DataFrame(), {"steering": None}),
     "aggregation": lambda subject: numbers(pd.DataFrame({"a": [1], "b": [1]}), ["a"], ["b"], OTHER),
     "source of the input score": lambda subject: input_score.score(
-        subject, np.array([1]), input_score.Config(source=OTHER), ScoreRun()
+        subject, np.array([1]), input_score.Config(source=OTHER), RunContext()
     ),
     "source of the activation score": lambda subject: activation.score(
-        subject, np.array([1]), activation.Config(source=OTHER), ScoreRun()
+        subject, np.array([1]), activation.Config(source=OTHER), RunContext()
     ),
     "concepts": lambda subject: load_concepts(
         ConceptsConfig(name="mine", source=OTHER, path="x"), 0, 0

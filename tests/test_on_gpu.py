@@ -16,7 +16,7 @@ from experiments.smollm2.train import RELEASES
 from steerlens import load_subject
 from steerlens.engine.activations.stream import activations
 from steerlens.engine.subject import Subject
-from steerlens.scores import ScoreRun, output
+from steerlens.scores import RunContext, output
 from tests.support.generating import GREEDY, SAMPLED, ids_of, mixed_rows, texts_of
 from tests.support.tiny import save_sae
 
@@ -44,7 +44,7 @@ def both(
 
 def test_output_scores(both: tuple[Subject, Subject]) -> None:
     features, config = np.arange(both[0].d_sae), output.Config()
-    cpu, gpu = (output.score(subject, features, config, ScoreRun()) for subject in both)
+    cpu, gpu = (output.score(subject, features, config, RunContext()) for subject in both)
     for name in ("output_score", "output_score_delta", "output_probability"):
         np.testing.assert_allclose(np.array(gpu[name]), np.array(cpu[name]), 1e-3, 1e-5)
     assert list(gpu["output_token"]) == list(cpu["output_token"])

@@ -30,7 +30,7 @@ from steerlens.engine.subject import Subject
 from steerlens.judges import load_judge
 from steerlens.judges.session import RatingSession
 from steerlens.report.studies import write_answer
-from steerlens.scores import ScoreRun
+from steerlens.scores import RunContext
 from steerlens.scores.scoring import score_layer
 from steerlens.steering.concepts import steer_concepts
 from steerlens.steering.features import steer_layer
@@ -163,7 +163,7 @@ def test_a_score_stands_in_the_table_of_features(
     installed: Path, tiny_subject: Callable[..., Subject]
 ) -> None:
     config = load_part("scores", "mine_scores").Config()
-    columns = score_layer(tiny_subject(), [3, 1], {"mine": config}, 5, ScoreRun())
+    columns = score_layer(tiny_subject(), [3, 1], {"mine": config}, 5, RunContext())
     assert columns["mine"].to_pylist() == [6.0, 2.0]
 
 
@@ -172,13 +172,13 @@ def test_a_metric_an_operator_a_unit_and_a_rule_stand_in_the_tables_of_steering(
 ) -> None:
     subject = tiny_subject()
     config = settings_of(operator="mine_operators", unit="mine_units")
-    run = ScoreRun(store=Store(installed / "store"))
+    run = RunContext(store=Store(installed / "store"))
     texts = steer_layer(subject, [5], parse_steering(config), run)
     assert texts["letters"].tolist() == [len(text) for text in texts["text"]]
     again = steer_layer(subject, [5], parse_steering(config), run)
     pd.testing.assert_frame_equal(again, texts)
     # Twice the goal at half the unit is the goal at unit 1.
-    plain = steer_layer(subject, [5], parse_steering(settings_of(unit="raw")), ScoreRun())
+    plain = steer_layer(subject, [5], parse_steering(settings_of(unit="raw")), RunContext())
     assert plain["text"].tolist() == texts["text"].tolist()
     best = choose_factors(texts, ChoiceConfig(rule="mine_rules"))
     assert best["best_factor"].tolist() == [1.0]
@@ -196,7 +196,7 @@ def test_a_method_and_a_judge_stand_in_the_tables_of_concepts(
     )
     judge = load_judge(config)
     tables = steer_concepts(
-        tiny_subject(), concepts, config.concepts, parse_steering(config), ScoreRun(),
+        tiny_subject(), concepts, config.concepts, parse_steering(config), RunContext(),
         RatingSession(judge), lambda: None,
     )  # fmt: skip
     ratings = tables.ratings.loc[tables.ratings["method"] == "mine_methods"]

@@ -18,7 +18,7 @@ from steerlens.config.compose import compose
 from steerlens.config.settings import parse_subject
 from steerlens.config.steering import with_template
 from steerlens.engine.generation import generate
-from steerlens.engine.run_context import ScoreRun
+from steerlens.engine.run_context import RunContext
 from steerlens.engine.subject import load_subjects
 from steerlens.steering.features import text_rows
 from steerlens.steering.metrics import MetricRun, Texts, metrics
@@ -40,7 +40,7 @@ def main() -> None:
     factors = [float(factor) for factor in args.factors.split(",")]
     arms = {(feature, ""): factors for feature in range(args.features)}
     rows = text_rows(arms, config)
-    run, metric_run = ScoreRun(), MetricRun(chat_template=bool(generation.chat_template))
+    run, metric_run = RunContext(), MetricRun(chat_template=bool(generation.chat_template))
 
     def seconds_of_texts() -> float:
         nonlocal texts

@@ -28,7 +28,7 @@ from experiments.benchmarks.random_subject import (
     shapes_above,
 )
 from steerlens.engine.subject import LoadedModel
-from steerlens.scores import ScoreRun
+from steerlens.scores import RunContext
 from steerlens.scores.output import Config, score
 from tests.support.naive import naive_output_score
 
@@ -41,7 +41,7 @@ def measure(lm: LoadedModel, sae: Any, layer: int, n: int, loops: int) -> tuple[
     features, config, run = (
         torch.arange(n).numpy(),
         Config(prompt=PROMPT, null_directions=0),
-        ScoreRun(),
+        RunContext(),
     )
     hf_model: Any = lm.bridge.original_model
     shapes = shapes_above(hf_model.config, layer)

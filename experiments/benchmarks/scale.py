@@ -21,7 +21,7 @@ from transformers import Gemma2Config
 
 from experiments.benchmarks.random_subject import random_model, random_sae, random_subject, seconds
 from steerlens.engine.activations.stream import activations
-from steerlens.scores import ScoreRun
+from steerlens.scores import RunContext
 from steerlens.scores.output import Config, score
 
 SIZES = ((1_024, 8_192), (16_384, 8_192), (16_384, 65_536), (131_072, 65_536), (131_072, 256_000))
@@ -50,12 +50,12 @@ def one(d_sae: int, d_vocab: int, d_model: int, n: int, budget: int) -> None:
     subject = random_subject(lm, random_sae(lm, d_sae), 0)
     n = min(n, d_sae // 4)
     settings = Config(null_directions=0)
-    score(subject, np.arange(8), settings, ScoreRun(budget))
+    score(subject, np.arange(8), settings, RunContext(budget))
     before = forget_peak()
     took: list[float] = []
     for features in (np.arange(n), np.arange(2 * n), np.arange(4 * n)):
         subject.logit_lens_memo = None
-        took.append(seconds(lambda: score(subject, features, settings, ScoreRun(budget))))  # noqa: B023
+        took.append(seconds(lambda: score(subject, features, settings, RunContext(budget))))  # noqa: B023
     output = status("VmHWM") - before
     draw = np.random.default_rng(0)
     pieces = [draw.integers(0, 200, 64).astype(np.int32) for _ in range(64)]

@@ -24,7 +24,7 @@ from steerlens.config.compose import compose
 from steerlens.engine.activations.stream import residuals
 from steerlens.engine.corpus_pass import context_length, cut_corpus
 from steerlens.engine.logit_lens import logit_lens_of_directions
-from steerlens.engine.run_context import ScoreRun
+from steerlens.engine.run_context import RunContext
 from steerlens.engine.subject import Subject
 from steerlens.scores.output import Config, draw_directions, p_values, score_toward
 
@@ -33,7 +33,7 @@ PIECES_AT_ONCE = 8
 LAYERS = (4, 9, 14, 19, 24, 28)
 
 
-def covariance(subject: Subject, n_tokens: int, run: ScoreRun) -> torch.Tensor:
+def covariance(subject: Subject, n_tokens: int, run: RunContext) -> torch.Tensor:
     """Return the (D, D) covariance of the residual stream over `n_tokens` of the run's corpus."""
     assert run.corpus is not None
     length = context_length(subject, None, run)
@@ -59,7 +59,7 @@ def coloured_directions(
 
 
 def null_scores(
-    subject: Subject, directions: tuple[torch.Tensor, torch.Tensor], config: Config, run: ScoreRun
+    subject: Subject, directions: tuple[torch.Tensor, torch.Tensor], config: Config, run: RunContext
 ) -> np.ndarray:
     """Return the (n,) output scores of directions, each toward its own logit-lens tokens."""
     ids_n, directions_nD = directions
@@ -89,7 +89,7 @@ def main() -> None:
     arguments = parser.parse_args()
     features = pd.read_parquet(arguments.features)
     config = Config(null_directions=arguments.directions)
-    run = ScoreRun(corpus=compose([]).corpus)
+    run = RunContext(corpus=compose([]).corpus)
     rows = []
     for layer in LAYERS:
         subject = load_subject(layer=layer)

@@ -24,7 +24,7 @@ from steerlens.data.corpus.sequences import numbered_pieces
 from steerlens.engine.examples import COLUMNS, N_WINDOWS, read_metadata
 from steerlens.engine.examples.neuronpedia import export_neuronpedia
 from steerlens.engine.generation.targets import max_activations
-from steerlens.engine.run_context import ScoreRun
+from steerlens.engine.run_context import RunContext
 from steerlens.engine.subject import Subject, load_subjects
 from steerlens.runs.examples import write_examples
 from steerlens.runs.preflight import check
@@ -293,7 +293,9 @@ def test_the_largest_activation_to_steer_by_is_the_files(words: list[str], file:
     config = compose(words)
     rows = pq.read_table(file, filters=[("layer", "==", 1)])["max_activation"].to_numpy()
     found = max_activations(
-        next(iter(load_subjects(parse_subject(config)))), config.steer, ScoreRun(examples=str(file))
+        next(iter(load_subjects(parse_subject(config)))),
+        config.steer,
+        RunContext(examples=str(file)),
     ).numpy()
     np.testing.assert_array_equal(found[rows > 0], rows[rows > 0])
 

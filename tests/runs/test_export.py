@@ -22,7 +22,7 @@ from steerlens.engine.subject import Subject
 from steerlens.runs.export import SteeringVector, measured_a_max, steering_vector
 from steerlens.runs.export.lm_eval import export_lm_eval
 from steerlens.runs.export.tensors import export_safetensors, export_snippet, load_safetensors
-from steerlens.scores import ScoreRun
+from steerlens.scores import RunContext
 
 pytestmark = pytest.mark.slow
 
@@ -184,7 +184,7 @@ def test_at_the_last_position_of_the_measured_prompt_it_is_the_papers_edit(
         steered = model(subject.to_tokens(PROMPT)).logits[0, -1]
     seen: list[torch.Tensor] = []
     SteeredPrompt(subject, PROMPT).run(
-        torch.tensor([3]), FACTOR, ScoreRun(), 1, lambda rows, h_BD: seen.append(h_BD)
+        torch.tensor([3]), FACTOR, RunContext(), 1, lambda rows, h_BD: seen.append(h_BD)
     )
     head = subject.lm.head
     expected = head.finish(head.logits(seen[0]))[0]

@@ -14,7 +14,7 @@ import torch
 from steerlens.engine.generation.targets import together
 from steerlens.engine.logit_lens import logit_lens
 from steerlens.engine.subject import Subject
-from steerlens.scores import ScoreRun, output, prompt_robustness, token_confidence
+from steerlens.scores import RunContext, output, prompt_robustness, token_confidence
 from steerlens.steering.metrics.likelihood import mean_negative_log_likelihood
 from tests.support.generating import rows_of, texts_of
 from tests.support.trained import trained_subject
@@ -75,7 +75,7 @@ def assert_same_bits(compute: Callable[[slice], Sequence[np.ndarray]], n: int) -
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_scores(subject: Subject, dtype: str) -> None:
     cast(subject, dtype)
-    features, run = np.random.default_rng(0).permutation(subject.d_sae)[:40], ScoreRun()
+    features, run = np.random.default_rng(0).permutation(subject.d_sae)[:40], RunContext()
     methods: list[tuple[Any, Any]] = [
         (output, output.Config()),
         (token_confidence, token_confidence.Config()),

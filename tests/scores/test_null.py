@@ -12,7 +12,7 @@ import torch
 
 from steerlens import SteerlensError, score_features
 from steerlens.engine.intervention import decoder_rows
-from steerlens.engine.run_context import ScoreRun
+from steerlens.engine.run_context import RunContext
 from steerlens.engine.steered import SteeredPrompt
 from steerlens.engine.subject import Subject
 from steerlens.scores import output
@@ -49,7 +49,7 @@ def naive_null_score(subject: Subject, number: int, n: int, config: Config) -> f
 
 def assert_equals_naive(subject: Subject, **settings: Any) -> None:
     config = Config(null_directions=9, **settings)
-    found = null_scores(subject, config, ScoreRun())
+    found = null_scores(subject, config, RunContext())
     expected = [naive_null_score(subject, number, 9, config) for number in range(9)]
     assert found == pytest.approx(expected, rel=1e-4)
     assert len(set(expected)) == 9
@@ -114,7 +114,7 @@ def test_p_values_are_counted() -> None:
 def test_every_feature_has_its_p_value(tiny_subject: MakeSubject) -> None:
     subject = tiny_subject()
     frame = score_features(subject)
-    null_N = null_scores(subject, Config(), ScoreRun())
+    null_N = null_scores(subject, Config(), RunContext())
     assert len(null_N) == 499
     for row in frame.to_dict("records"):
         count = int((null_N >= row["output_score"]).sum())
@@ -128,7 +128,7 @@ def test_neither_memory_nor_order_nor_shard_changes_a_bit(tiny_subject: MakeSubj
     some = score_features(subject, features=[40, 3, 11], memory_budget=60_000)
     assert some["output_score_p"].tolist() == whole.loc[[40, 3, 11]].tolist()
     many, few = (
-        null_scores(subject, Config(null_directions=100), ScoreRun(memory_budget=budget))
+        null_scores(subject, Config(null_directions=100), RunContext(memory_budget=budget))
         for budget in (2**31, 60_000)
     )
     assert many.tobytes() == few.tobytes()
@@ -144,7 +144,7 @@ def test_zero_directions_switch_the_null_off(tiny_subject: MakeSubject) -> None:
     subject = tiny_subject()
     frame = score_features(subject, features=[1, 2], null_directions=0)
     assert all(frame["output_score_p"].isna())
-    assert null_columns(subject, {"output": Config(null_directions=0)}, ScoreRun()) is None
+    assert null_columns(subject, {"output": Config(null_directions=0)}, RunContext()) is None
     with pytest.raises(SteerlensError, match="null_directions=-1 of score output"):
         Config(null_directions=-1).check()
 
@@ -175,7 +175,7 @@ def test_what_is_kept_is_not_computed_again(
     configs = {"output": Config()}
 
     def run() -> tuple[Any, Any]:
-        context = ScoreRun(store=Store(tmp_path))
+        context = RunContext(store=Store(tmp_path))
         columns = score_layer(subject, [1, 5], configs, 20, context)
         return columns["output_score_p"].to_pylist(), null_columns(subject, configs, context)
 

@@ -14,7 +14,7 @@ from steerlens.config.schema import CorpusConfig
 from steerlens.data.corpus import texts
 from steerlens.data.corpus.sequences import pieces
 from steerlens.engine.activations.stream import residuals
-from steerlens.engine.run_context import ScoreRun
+from steerlens.engine.run_context import RunContext
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
 from steerlens.scores.quality import describe, quality
@@ -23,11 +23,11 @@ from steerlens.storage.store import Store
 MakeSubject = Callable[..., Subject]
 
 
-def run_on(folder: Path, text: str, **settings: Any) -> ScoreRun:
+def run_on(folder: Path, text: str, **settings: Any) -> RunContext:
     file = folder / "text.txt"
     file.write_text(text)
     corpus = CorpusConfig(name="text", source="text", path=str(file), context_length=9)
-    return ScoreRun(corpus=corpus, **settings)
+    return RunContext(corpus=corpus, **settings)
 
 
 @pytest.mark.parametrize("kind", [("llama", "standard"), ("gpt2", "topk")])
@@ -67,7 +67,7 @@ def test_what_is_measured_is_found_again(tiny_subject: MakeSubject, tmp_path: Pa
 
 
 def test_without_tokens_nothing_is_read(tiny_subject: MakeSubject) -> None:
-    (row,) = describe([tiny_subject("llama", "topk")], None, ScoreRun())
+    (row,) = describe([tiny_subject("llama", "topk")], None, RunContext())
     assert row["d_sae"] == 48
     assert "l0" not in row
 

@@ -33,7 +33,7 @@ from steerlens.judges.session import RatingSession
 from steerlens.results import CHOOSING, EVALUATING, RATINGS
 from steerlens.runs.concepts import refuse_lacking_texts
 from steerlens.runs.plan import concepts as plan_concepts
-from steerlens.scores import ScoreRun, output, token_confidence
+from steerlens.scores import RunContext, output, token_confidence
 from steerlens.steering import concepts as concept_steering
 from steerlens.steering.concepts import Steered, score_named_features, steer_concepts
 from steerlens.steering.methods import arms
@@ -80,7 +80,7 @@ def unnamed() -> Any:
 
 def steered(subject: Subject, config: RunConfig, concepts: Any = None, store: bool = True) -> Any:
     assert config.concepts is not None
-    run = ScoreRun(store=Store(Path(config.paths.cache_dir) / "scores") if store else None)
+    run = RunContext(store=Store(Path(config.paths.cache_dir) / "scores") if store else None)
     weights = subject.lm.names[2]
     return steer_concepts(
         subject, concepts or unnamed(), config.concepts, parse_steering(config), run,
@@ -145,7 +145,7 @@ def test_only_sae_arms_name_features_and_all_of_them_are_scored(
     whole: tuple[Steered, Path], subject: Subject
 ) -> None:
     about: Any = whole[0].concepts
-    features: Any = score_named_features(subject, about, SCORES, 20, ScoreRun())
+    features: Any = score_named_features(subject, about, SCORES, 20, RunContext())
     named = about.loc[about["feature"].notna()]
     assert set(named["method"]) == {"SAE"}
     assert sorted(set(named["feature"])) == features["feature"].tolist()
@@ -190,13 +190,13 @@ def test_a_killed_run_learns_only_the_concepts_that_are_left(
 ) -> None:
     config = ConceptsConfig("tiny", "embedded", methods=[method], settings=SMALL)
 
-    def learn(run: ScoreRun) -> dict[str, torch.Tensor]:
+    def learn(run: RunContext) -> dict[str, torch.Tensor]:
         weights = AutoModelForCausalLM.from_pretrained(subject.lm.names[2])
         (arm,) = learn_arms(subject, unnamed(), config, run, lambda: weights)
         assert arm.learnt is not None
         return kept.tensors_of(arm.learnt)
 
-    together = learn(ScoreRun())
+    together = learn(RunContext())
     monkeypatch.setattr(arms, "PART_ON_CPU", 1)
     begun: list[int] = []
     module: Any = arms if learner == "fit_concepts" else getattr(arms, learner.split(".")[0])
@@ -220,7 +220,7 @@ def test_a_killed_run_learns_only_the_concepts_that_are_left(
 
         yield advance
 
-    run = ScoreRun(store=Store(tmp_path), task=task)
+    run = RunContext(store=Store(tmp_path), task=task)
     with pytest.raises(KeyboardInterrupt):
         learn(run)
     found = learn(run)
@@ -264,7 +264,7 @@ def test_what_an_arm_adds_is_factor_times_largest_activation_times_direction(
 ) -> None:
     config = ConceptsConfig("tiny", "embedded", methods=["SAE", method], features=3, together=3)
     config.methods = list(dict.fromkeys(config.methods))
-    learnt = learn_arms(subject, unnamed(), config, ScoreRun(), lambda: None)
+    learnt = learn_arms(subject, unnamed(), config, RunContext(), lambda: None)
     arm = next(one for one in learnt if one.method == method)
     assert isinstance(arm.learnt, Fitted)
     steer = SteerConfig(unit="max_activation", positions="all")
@@ -275,7 +275,7 @@ def test_what_an_arm_adds_is_factor_times_largest_activation_times_direction(
         columns=["concept_id", *generation.TEXT],
     )
     texts = generation.generate(
-        subject, rows, steer, settings, ScoreRun(), arm.steering(subject, steer, ids)
+        subject, rows, steer, settings, RunContext(), arm.steering(subject, steer, ids)
     )
     prompt = subject.to_tokens("Note that my")[0].tolist()
     for row in texts.to_dict("records"):
@@ -323,7 +323,7 @@ def test_the_budget_of_a_run_is_that_of_all_its_ratings(subject: Subject, tmp_pa
             usd_per_million_input=1e3, usd_per_million_output=1e3, budget_usd=4.0,
             max_tokens=20,
         )  # fmt: skip
-        run = ScoreRun(store=Store(tmp_path / "scores"))
+        run = RunContext(store=Store(tmp_path / "scores"))
         assert config.concepts is not None
         session = RatingSession(load_judge(config))
         found = steer_concepts(

@@ -28,7 +28,7 @@ from steerlens.results import COVERAGE
 from steerlens.runs.plan.steering import PlannedTexts, planned_words
 from steerlens.runs.preflight import check
 from steerlens.runs.run import run
-from steerlens.scores import ScoreRun, concept, output
+from steerlens.scores import RunContext, concept, output
 from steerlens.steering import coverage
 from steerlens.steering.coverage import cover_layer, prompt_settings, word_tokens
 from steerlens.steering.features import steer_layer
@@ -69,13 +69,16 @@ def config_of(budget: float = 1e4, **settings: Any) -> RunConfig:
 
 
 def covered(
-    subject: Subject, words: list[str], config: RunConfig | None = None, run: ScoreRun | None = None
+    subject: Subject,
+    words: list[str],
+    config: RunConfig | None = None,
+    run: RunContext | None = None,
 ) -> pd.DataFrame:
     found = word_tokens(subject.lm.tokenizer, words)
     settings = parse_settings(config or config_of())
     score = prompt_settings(settings.scores.values())
     rows = cover_layer(
-        subject, found, settings.coverage, score, settings.steering, run or ScoreRun()
+        subject, found, settings.coverage, score, settings.steering, run or RunContext()
     )
     return COVERAGE.frame(rows)
 
@@ -147,7 +150,7 @@ def test_equals_a_loop_over_the_words(subject: Subject, budget: float) -> None:
         assert row["concept_score"] == pytest.approx(score, abs=1e-6)
         expected = None
         if score >= THRESHOLD:
-            texts = steer_layer(subject, [feature], parse_steering(config), ScoreRun())
+            texts = steer_layer(subject, [feature], parse_steering(config), RunContext())
             expected = naive_shown(texts, word, budget)
         names = ("best_factor", "word_share", "word_share_unsteered", "perplexity", "texts")
         assert (reason is None) == (expected is not None)
@@ -179,7 +182,7 @@ def test_two_words_of_one_feature_share_its_texts(
     assert feature == again != other
     assert sum(decoded) == len(texts[0]) == 2 * 3 * len(PROMPTS) * 2
     # The same as of the feature alone.
-    alone = steer_layer(subject, [feature], parse_steering(config_of()), ScoreRun())
+    alone = steer_layer(subject, [feature], parse_steering(config_of()), RunContext())
     own = texts[0].loc[texts[0]["feature"] == feature, alone.columns].reset_index(drop=True)
     assert own["text"].tolist() == alone["text"].tolist()
 
@@ -188,7 +191,7 @@ def test_rows_depend_on_no_other_word_and_are_found_again(
     subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["w145", "w60 w70 w80", "w135"]
-    run = ScoreRun(store=Store(tmp_path))
+    run = RunContext(store=Store(tmp_path))
     every = covered(subject, words, run=run)
     decoded = count_decoded(monkeypatch)
     small = replace(run, memory_budget=2**20)
@@ -218,7 +221,7 @@ def test_equally_good_features_give_the_lowest_id(
         {word: word_tokens(subject.lm.tokenizer, [word])[word]},  # type: ignore[dict-item]
         TOP_K,
         output.Config(),
-        ScoreRun(),
+        RunContext(),
     )
     naive = [
         feature

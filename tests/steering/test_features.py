@@ -17,7 +17,7 @@ from steerlens.engine.generation import ROW
 from steerlens.engine.subject import LoadedModel, Subject
 from steerlens.errors import SteerlensError
 from steerlens.results import GENERATIONS, features_alone
-from steerlens.scores import ScoreRun
+from steerlens.scores import RunContext
 from steerlens.steering.features import steer_layer, text_rows
 from steerlens.steering.metrics import Texts, perplexity
 from steerlens.storage.store import Store
@@ -46,12 +46,12 @@ def subject(tiny_subject: MakeSubject) -> Subject:
 
 
 @pytest.fixture
-def stored(tmp_path: Path) -> ScoreRun:
-    return ScoreRun(store=Store(tmp_path / "kept"))
+def stored(tmp_path: Path) -> RunContext:
+    return RunContext(store=Store(tmp_path / "kept"))
 
 
 def test_every_combination_is_one_row_with_all_columns(subject: Subject) -> None:
-    frame = steer_layer(subject, [9, 5], settings_of(), ScoreRun())
+    frame = steer_layer(subject, [9, 5], settings_of(), RunContext())
     assert list(frame.columns) == list(GENERATIONS.columns)
     assert len(frame) == 2 * 2 * 3 * 2 * 2
     assert not frame.duplicated(list(GENERATIONS.keys)).any()
@@ -72,20 +72,20 @@ def test_every_combination_is_one_row_with_all_columns(subject: Subject) -> None
 
 def test_the_best_features_are_also_steered_together(subject: Subject) -> None:
     settings = settings_of(together=[2, 3, 4], controls=[])
-    frame = steer_layer(subject, [9, 5, 30], settings, ScoreRun())
+    frame = steer_layer(subject, [9, 5, 30], settings, RunContext())
     steered = frame[["feature", "together"]].drop_duplicates().fillna("")
     expected = {(9, ""), (5, ""), (30, ""), (9, "5"), (9, "5+30")}  # there is no fourth
     assert {*steered.itertuples(index=False, name=None)} == expected
     assert frame["control"].isna().all()
     assert not frame.duplicated(list(GENERATIONS.keys)).any()
     assert len(frame) == len(expected) * 3 * 2 * 2
-    alone = steer_layer(subject, [9, 5, 30], settings_of(controls=[]), ScoreRun())
+    alone = steer_layer(subject, [9, 5, 30], settings_of(controls=[]), RunContext())
     own = features_alone(frame).reset_index(drop=True)
     pd.testing.assert_frame_equal(own, alone)
 
 
 def test_every_column_but_those_of_other_runs_is_filled(subject: Subject) -> None:
-    frame = steer_layer(subject, [5], settings_of(), ScoreRun())
+    frame = steer_layer(subject, [5], settings_of(), RunContext())
     empty = {str(name) for name in frame.columns if any(one is pd.NA for one in frame[name])}
     assert empty == {"control", "together", "concept", "concept_success"}
     for factor, kl in zip(frame["factor"], frame["first_step_kl"], strict=True):
@@ -93,7 +93,7 @@ def test_every_column_but_those_of_other_runs_is_filled(subject: Subject) -> Non
     assert min(frame["perplexity"].tolist()) > 1
     assert set(map(len, ids_of(frame))) <= set(range(1, 7))
     with_concept = replace(settings_of(), concept=("experience",))
-    counted = steer_layer(subject, [5], with_concept, ScoreRun())["concept_success"]
+    counted = steer_layer(subject, [5], with_concept, RunContext())["concept_success"]
     assert min(counted.tolist()) >= 0
 
 
@@ -107,9 +107,9 @@ def test_0_comes_along_once_and_factors_rise() -> None:
 
 def test_the_search_gives_the_same_texts_at_fewer_factors(subject: Subject) -> None:
     factors, features = [0.3, 0.6, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0], [2, 5, 9, 30]
-    every = steer_layer(subject, features, settings_of(factors=factors, controls=[]), ScoreRun())
+    every = steer_layer(subject, features, settings_of(factors=factors, controls=[]), RunContext())
     settings = settings_of(factors=factors, controls=[], search=True)
-    found = steer_layer(subject, features, settings, ScoreRun())
+    found = steer_layer(subject, features, settings, RunContext())
     keys = ["feature", "control", "factor", "prompt", "sample"]
     assert len(found) < len(every)
     again = found[keys].merge(every, on=keys)
@@ -128,15 +128,15 @@ def test_the_search_gives_the_same_texts_at_fewer_factors(subject: Subject) -> N
 
 
 def test_the_table_survives_its_file(subject: Subject, tmp_path: Path) -> None:
-    frame = steer_layer(subject, [5], settings_of(), ScoreRun())
+    frame = steer_layer(subject, [5], settings_of(), RunContext())
     GENERATIONS.write(frame, tmp_path)
     pd.testing.assert_frame_equal(GENERATIONS.read(tmp_path), frame)
 
 
 def test_texts_and_metrics_are_kept(
-    subject: Subject, stored: ScoreRun, monkeypatch: pytest.MonkeyPatch
+    subject: Subject, stored: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = steer_layer(subject, [5, 9], settings_of(), ScoreRun())
+    whole = steer_layer(subject, [5, 9], settings_of(), RunContext())
     measured: list[int] = []
     real = perplexity.measure
 
@@ -155,7 +155,7 @@ def test_texts_and_metrics_are_kept(
 
 
 def test_a_kill_between_texts_and_metrics_loses_no_text(
-    subject: Subject, stored: ScoreRun, monkeypatch: pytest.MonkeyPatch
+    subject: Subject, stored: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -172,7 +172,7 @@ def test_a_kill_between_texts_and_metrics_loses_no_text(
 
 def test_another_evaluator_measures_anew_and_generates_nothing(
     subject: Subject,
-    stored: ScoreRun,
+    stored: RunContext,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -201,7 +201,7 @@ def load_other(subject: Subject, folder: Path) -> LoadedModel:
 def test_a_text_of_nothing_but_eos_has_all_its_metrics(subject: Subject) -> None:
     model: Any = subject.lm.bridge.original_model
     model.generation_config.eos_token_id = list(range(subject.lm.head.d_vocab))
-    frame = steer_layer(subject, [5], settings_of(), ScoreRun())
+    frame = steer_layer(subject, [5], settings_of(), RunContext())
     assert set(frame["stopped_by"]) == {"eos"}
     assert set(map(len, ids_of(frame))) == {1}
     assert set(frame["text"]) == {""}
@@ -215,5 +215,5 @@ def test_a_prompt_without_room_is_one_sentence(subject: Subject) -> None:
     with pytest.raises(
         SteerlensError, match=r"^the prompt 'the the .*max_new_tokens=6 more"
     ) as one:
-        steer_layer(subject, [5], settings, ScoreRun())
+        steer_layer(subject, [5], settings, RunContext())
     assert "\n" not in str(one.value)

@@ -13,7 +13,7 @@ from steerlens.config.schema import GenerationConfig, SteerConfig
 from steerlens.engine import generation
 from steerlens.engine.generation import ROW, generate
 from steerlens.engine.subject import Subject
-from steerlens.scores import ScoreRun
+from steerlens.scores import RunContext
 from tests.support.naive_steering import naive_text
 
 EOS = 1
@@ -45,12 +45,12 @@ def mixed_rows(strength: float = 1.0) -> pd.DataFrame:
 
 
 def texts_of(
-    subject: Subject, rows: pd.DataFrame, run: ScoreRun | None = None, **settings: Any
+    subject: Subject, rows: pd.DataFrame, run: RunContext | None = None, **settings: Any
 ) -> pd.DataFrame:
     """`generate` with settings of steering and of generation in any order."""
     edit = {name: settings.pop(name) for name in EDIT if name in settings}
     config = GenerationConfig(**settings)
-    return generate(subject, rows, SteerConfig(**edit), config, run or ScoreRun())
+    return generate(subject, rows, SteerConfig(**edit), config, run or RunContext())
 
 
 def ids_of(texts: pd.DataFrame) -> list[list[int]]:

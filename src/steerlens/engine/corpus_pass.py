@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from steerlens.config.schema import CorpusConfig
     from steerlens.engine.activations import Activations
-    from steerlens.engine.run_context import ScoreRun
+    from steerlens.engine.run_context import RunContext
     from steerlens.engine.subject import Subject
 
 EXAMPLES = 100
@@ -70,23 +70,23 @@ def at_once(subject: Subject, memory_budget: int) -> int:
 def read_corpus(
     subjects: Sequence[Subject],
     configs: Iterable[ScoreConfig],
-    run: ScoreRun,
+    ctx: RunContext,
     details: bool = False,
 ) -> None:
-    """Fill `run.cache.activations` with what `configs` need of `subjects` and isn't there yet.
+    """Fill `ctx.cache.activations` with what `configs` need of `subjects` and isn't there yet.
 
     With `details`, also windows around the peaks, and histograms.
     """
     n_of_length: dict[int, int] = {}
     for config in configs:
         if request := config.corpus_pass():
-            length = context_length(subjects[0], request[0], run)
+            length = context_length(subjects[0], request[0], ctx)
             n_of_length[length] = max(n_of_length.get(length, EXAMPLES), request[1])
     for length, n_examples in n_of_length.items():
-        finished = run.cache.activations
+        finished = ctx.cache.activations
         missing = [subject for subject in subjects if (subject.hook_name, length) not in finished]
         for together in alike(missing):
-            _read(together, length, n_examples, run, details)
+            _read(together, length, n_examples, ctx, details)
 
 
 def alike(subjects: Sequence[Subject]) -> list[list[Subject]]:
@@ -109,14 +109,14 @@ def cut_corpus(
     )
 
 
-def context_length(subject: Subject, length_wanted: int | None, run: ScoreRun) -> int:
+def context_length(subject: Subject, length_wanted: int | None, ctx: RunContext) -> int:
     """Return tokens in a piece: as asked, else the corpus's default, cut to what the model can
     take.
     """
-    if run.corpus is None:
+    if ctx.corpus is None:
         raise SteerlensError("this score needs a corpus: corpus=embedded, say.")
     n_ctx = int(subject.lm.bridge.cfg.n_ctx)
-    length = length_wanted or min(run.corpus.context_length, n_ctx)
+    length = length_wanted or min(ctx.corpus.context_length, n_ctx)
     if not 2 <= length <= n_ctx:
         raise SteerlensError(
             f"context_length={length} is out of range: {subject.lm.name} takes 2 to {n_ctx} tokens."
@@ -124,34 +124,34 @@ def context_length(subject: Subject, length_wanted: int | None, run: ScoreRun) -
     return length
 
 
-def activations_of(subject: Subject, length_wanted: int | None, run: ScoreRun) -> Activations:
+def activations_of(subject: Subject, length_wanted: int | None, ctx: RunContext) -> Activations:
     """Return what `read_corpus` has found for the subject."""
-    return run.cache.activations[subject.hook_name, context_length(subject, length_wanted, run)]
+    return ctx.cache.activations[subject.hook_name, context_length(subject, length_wanted, ctx)]
 
 
-def pieces_fired(subject: Subject, run: ScoreRun) -> np.ndarray:
+def pieces_fired(subject: Subject, ctx: RunContext) -> np.ndarray:
     """Return, as (F,), in how many pieces of the run's corpus each feature fires, as far as
     examples are kept.
 
     The pieces are those of `corpus.context_length`, whatever a method of the run asks for, so that
     the same features are chosen for every method.
     """
-    return (activations_of(subject, None, run).value_FN > 0).sum(axis=1)
+    return (activations_of(subject, None, ctx).value_FN > 0).sum(axis=1)
 
 
 def _read(
-    subjects: Sequence[Subject], length: int, n_examples: int, run: ScoreRun, details: bool
+    subjects: Sequence[Subject], length: int, n_examples: int, ctx: RunContext, details: bool
 ) -> None:
     from steerlens.engine.activations import activations_bytes, read_activations
     from steerlens.engine.activations.stream import activations
 
-    assert run.corpus is not None
+    assert ctx.corpus is not None
     keys = {
-        subject.hook_name: _key(subject, length, n_examples, run, details) for subject in subjects
+        subject.hook_name: _key(subject, length, n_examples, ctx, details) for subject in subjects
     }
 
     def kept(subject: Subject, name: str) -> Activations | None:
-        store, key = run.store, keys[subject.hook_name]
+        store, key = ctx.store, keys[subject.hook_name]
         if store is None or store.load(key, name) is None:  # not there, or damaged
             return None
         return read_activations(store.folder(key) / name)
@@ -159,7 +159,7 @@ def _read(
     unread: list[Subject] = []
     for subject in subjects:
         if finished := kept(subject, FINISHED):
-            run.cache.activations[subject.hook_name, length] = finished
+            ctx.cache.activations[subject.hook_name, length] = finished
         else:
             unread.append(subject)
     if not unread:
@@ -167,20 +167,20 @@ def _read(
 
     def keep(parts: Sequence[Activations], name: str = BEGUN) -> None:
         for subject, part in zip(unread, parts, strict=True):
-            if run.store:
-                run.store.keep(keys[subject.hook_name], name, activations_bytes(part))
+            if ctx.store:
+                ctx.store.keep(keys[subject.hook_name], name, activations_bytes(part))
 
     begun = [part for subject in unread if (part := kept(subject, BEGUN))]
     # They were written together; a kill between two of them leaves different ones.
     together = len(begun) == len(unread) and len({part.n_tokens for part in begun}) == 1
-    cut = cut_corpus(unread[0], run.corpus, length, run.corpus.n_tokens)
+    cut = cut_corpus(unread[0], ctx.corpus, length, ctx.corpus.n_tokens)
     layers = ", ".join(str(subject.layer) for subject in unread)
-    with run.task(run.corpus.n_tokens, f"corpus, layer {layers}", "tokens") as advance:
+    with ctx.task(ctx.corpus.n_tokens, f"corpus, layer {layers}", "tokens") as advance:
         tallies = activations(
             unread,
             cut,
             n_examples,
-            run.memory_budget,
+            ctx.memory_budget,
             advance,
             begun=begun if together else (),
             keep=keep,
@@ -188,30 +188,30 @@ def _read(
         )
     keep(tallies, FINISHED)
     for subject, activations_of_one in zip(unread, tallies, strict=True):
-        run.cache.activations[subject.hook_name, length] = activations_of_one
-        if run.store:
-            (run.store.folder(keys[subject.hook_name]) / BEGUN).unlink(missing_ok=True)
-    _tell_if_short(run, tallies[0].n_tokens)
+        ctx.cache.activations[subject.hook_name, length] = activations_of_one
+        if ctx.store:
+            (ctx.store.folder(keys[subject.hook_name]) / BEGUN).unlink(missing_ok=True)
+    _tell_if_short(ctx, tallies[0].n_tokens)
 
 
 FINISHED, BEGUN = "activations.safetensors", "begun.safetensors"
 
 
 def _key(
-    subject: Subject, length: int, n_examples: int, run: ScoreRun, details: bool
+    subject: Subject, length: int, n_examples: int, ctx: RunContext, details: bool
 ) -> dict[str, Any]:
-    facts = {"corpus": run.corpus_key(), "context_length": length, "n_examples": n_examples}
+    facts = {"corpus": ctx.corpus_key(), "context_length": length, "n_examples": n_examples}
     if details:
         facts["details"] = True
     return {**subject.key, **facts}
 
 
-def _tell_if_short(run: ScoreRun, n_tokens: int) -> None:
-    assert run.corpus is not None
-    if run.corpus.n_tokens is not None and n_tokens < run.corpus.n_tokens:
+def _tell_if_short(ctx: RunContext, n_tokens: int) -> None:
+    assert ctx.corpus is not None
+    if ctx.corpus.n_tokens is not None and n_tokens < ctx.corpus.n_tokens:
         logger.warning(
             "the corpus %s has %s tokens, fewer than corpus.n_tokens=%s: all of it was read.",
-            run.corpus.path or run.corpus.name,
+            ctx.corpus.path or ctx.corpus.name,
             f"{n_tokens:,}",
-            f"{run.corpus.n_tokens:,}",
+            f"{ctx.corpus.n_tokens:,}",
         )

@@ -10,20 +10,20 @@ import torch
 from steerlens.engine.intervention import Operation, check_affine, edited, encode, feature_targets
 from steerlens.engine.memory import batches, rows_that_fit
 from steerlens.engine.rows import LastPosition
-from steerlens.engine.run_context import ScoreRun
+from steerlens.engine.run_context import RunContext
 from steerlens.engine.subject import Subject
 
 ROWS_AT_ONCE = 1024
 
 
 def steered_prompt(
-    subject: Subject, prompt: str, keep_error: bool, run: ScoreRun, chat_template: bool = False
+    subject: Subject, prompt: str, keep_error: bool, ctx: RunContext, chat_template: bool = False
 ) -> SteeredPrompt:
     """Return the prompt, run and encoded once in a run however many features and methods use it."""
     key = (subject.hook_name, prompt, keep_error, chat_template)
-    if key not in run.cache.prompts:
-        run.cache.prompts[key] = SteeredPrompt(subject, prompt, keep_error, chat_template)
-    return run.cache.prompts[key]
+    if key not in ctx.cache.prompts:
+        ctx.cache.prompts[key] = SteeredPrompt(subject, prompt, keep_error, chat_template)
+    return ctx.cache.prompts[key]
 
 
 class SteeredPrompt:
@@ -48,7 +48,7 @@ class SteeredPrompt:
         self,
         features_F: torch.Tensor,
         factor: float,
-        run: ScoreRun,
+        ctx: RunContext,
         bytes_per_row: int,
         use: Callable[[slice, torch.Tensor], None],
         directions_FD: torch.Tensor | None = None,
@@ -58,7 +58,7 @@ class SteeredPrompt:
         Args:
             features_F: feature ids; each is raised alone, in a row of its own.
             factor: steering factor s.
-            run: memory budget and progress.
+            ctx: memory budget and progress.
             bytes_per_row: memory that `use` takes for each row.
             use: must not depend on how rows are grouped, as the vectors don't.
             directions_FD: what stands in the place of each feature's decoder row; None = the row.
@@ -75,6 +75,6 @@ class SteeredPrompt:
             use(rows, self._position.run(out_B1D[:, 0], full))
 
         per_row = self._position.bytes_per_row() + bytes_per_row
-        size = rows_that_fit(run.memory_budget, per_row, ROWS_AT_ONCE)
+        size = rows_that_fit(ctx.memory_budget, per_row, ROWS_AT_ONCE)
         for n_done in batches(len(features_F), size, run_batch):
-            run.progress(n_done)
+            ctx.progress(n_done)

@@ -74,7 +74,7 @@ def score_features(
     """
     from steerlens.config.parse import parse_ids
     from steerlens.config.registry import load_part
-    from steerlens.engine.run_context import ScoreRun
+    from steerlens.engine.run_context import RunContext
     from steerlens.errors import unknown
     from steerlens.results import FEATURES
     from steerlens.scores.scoring import score_layer
@@ -91,7 +91,7 @@ def score_features(
     config.resolve_source(shipped, subject.examples)
     config.check()
     texts = _corpus(corpus or "embedded") if config.corpus_pass() else None
-    run = ScoreRun(memory_budget=memory_budget, seed=seed, corpus=texts, examples=shipped)
+    run = RunContext(memory_budget=memory_budget, seed=seed, corpus=texts, examples=shipped)
     return FEATURES.frame(score_layer(subject, ids, {method: config}, logit_lens_k, run))
 
 

@@ -33,7 +33,7 @@ from steerlens.engine.examples import (
     N_WINDOWS,
     sae_identity,
 )
-from steerlens.engine.run_context import ScoreRun
+from steerlens.engine.run_context import RunContext
 from steerlens.engine.subject import Subject, load_subjects
 from steerlens.errors import SteerlensError
 from steerlens.report.terminal import progress
@@ -64,7 +64,7 @@ def write_examples(config: RunConfig, file: Path) -> Path:
     metadata: dict[str, Any] = {"format": FORMAT, "columns": COLUMNS, "release": config.sae.title}
     for group in in_groups(load_subjects(settings), requests, budget):
         # Of its own for each group, so that only one group's activations are in memory.
-        run = ScoreRun(budget, config.seed, task=progress, corpus=config.corpus, store=store)
+        run = RunContext(budget, config.seed, task=progress, corpus=config.corpus, store=store)
         read_corpus(group, requests, run, details=True)
         for subject in group:
             activations = activations_of(subject, None, run)
@@ -97,11 +97,11 @@ def write_examples(config: RunConfig, file: Path) -> Path:
     return file
 
 
-def pieces_that_may_show(subject: Subject, run: ScoreRun) -> np.ndarray | None:
+def pieces_that_may_show(subject: Subject, ctx: RunContext) -> np.ndarray | None:
     """Yield which pieces of the corpus may be shown around their peaks, bool; None = all of
     them.
     """
-    corpus = run.corpus
+    corpus = ctx.corpus
     assert corpus is not None
     if corpus.shippable is None:
         return None
@@ -112,7 +112,7 @@ def pieces_that_may_show(subject: Subject, run: ScoreRun) -> np.ndarray | None:
             marks.append(mark)
             yield text
 
-    length = context_length(subject, None, run)
+    length = context_length(subject, None, ctx)
     numbered = numbered_pieces(
         documents(), subject.lm.tokenizer, length, subject.bos, corpus.n_tokens, subject.n_uncounted
     )

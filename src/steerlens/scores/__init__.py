@@ -4,7 +4,7 @@ A method is a module with
 
 - a first docstring line that says what it measures (shown by `steerlens list scores`);
 - `Config`, a dataclass that extends `ScoreConfig`: the method's settings;
-- `score(subject, features, config, run)`, which returns columns of `features.parquet`, each
+- `score(subject, features, config, ctx)`, which returns columns of `features.parquet`, each
   with one entry per feature, in the order of `features`. It is called with some of the features
   at a time, and what it returns is kept: a feature's numbers must not depend on the others.
 
@@ -17,14 +17,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from steerlens.config.registry import ScoreConfig
-from steerlens.engine.run_context import ScoreRun
+from steerlens.engine.run_context import RunContext, ScoreRun
 
 if TYPE_CHECKING:
     import numpy as np
 
     from steerlens.engine.subject import Subject
 
-__all__ = ["Method", "ScoreConfig", "ScoreRun"]
+__all__ = ["Method", "RunContext", "ScoreConfig", "ScoreRun"]
 
 
 class Method(Protocol):
@@ -35,6 +35,6 @@ class Method(Protocol):
     Config: type[ScoreConfig]
 
     def score(
-        self, subject: Subject, features: np.ndarray, config: Any, run: ScoreRun
+        self, subject: Subject, features: np.ndarray, config: Any, ctx: RunContext
     ) -> Mapping[str, Sequence[Any] | np.ndarray]:
         """Score `features`, shape (n,); see CONTRIBUTING.md, 'Add a scoring method'."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steerlens.scores import ScoreRun
+from steerlens.scores import RunContext
 from steerlens.scores.sources import ReadsTexts
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ COLUMNS = ("activation_frequency", "mean_activation", "max_activation")
 
 
 def score(
-    subject: Subject, features: np.ndarray, config: ActivationConfig, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: ActivationConfig, ctx: RunContext
 ) -> Mapping[str, np.ndarray]:
     """Return statistics of `features`, shape (n,), over the tokens of the corpus that count.
 
@@ -49,13 +49,13 @@ def score(
         from steerlens.engine.examples import read_examples
 
         examples = read_examples(Path(str(config.path)), subject, COLUMNS)
-        run.progress(len(features))
+        ctx.progress(len(features))
         return {name: examples.numbers(name, features) for name in COLUMNS}
     if not config.reads_corpus():
         raise config.unknown_source()
-    activations = activations_of(subject, config.context_length, run)
+    activations = activations_of(subject, config.context_length, ctx)
     fired, total = activations.fired_F[features], activations.sum_F[features]
-    run.progress(len(features))
+    ctx.progress(len(features))
     return {
         "activation_frequency": fired / max(activations.n_tokens, 1),
         "mean_activation": np.divide(

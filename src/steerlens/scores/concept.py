@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steerlens.config.parse import parse_concept
-from steerlens.scores import ScoreRun, output
+from steerlens.scores import RunContext, output
 
 if TYPE_CHECKING:
     from steerlens.engine.subject import Subject
@@ -39,7 +39,7 @@ Config = ConceptScoreConfig
 
 
 def score(
-    subject: Subject, features: np.ndarray, config: ConceptScoreConfig, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: ConceptScoreConfig, ctx: RunContext
 ) -> Mapping[str, np.ndarray | Sequence[str]]:
     """Score `features`, shape (n,).
 
@@ -56,5 +56,5 @@ def score(
     ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
     tokens = concept_tokens(subject.lm.tokenizer, parse_concept(config.concept))
     tokens_FK = torch.tensor(list(tokens.texts)).expand(len(ids_F), -1)
-    columns = output.score_toward(subject, ids_F, tokens_FK, config, run)
+    columns = output.score_toward(subject, ids_F, tokens_FK, config, ctx)
     return {"concept_score": columns["output_score"], "concept_token": columns["output_token"]}

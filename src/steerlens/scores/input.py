@@ -15,7 +15,7 @@ import numpy as np
 
 from steerlens.config.sources import N_TEXTS
 from steerlens.errors import SteerlensError
-from steerlens.scores import ScoreRun
+from steerlens.scores import RunContext
 from steerlens.scores.sources import ReadsTexts
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ Config = InputScoreConfig
 
 
 def score(
-    subject: Subject, features: np.ndarray, config: InputScoreConfig, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: InputScoreConfig, ctx: RunContext
 ) -> Mapping[str, Any]:
     """Score `features`, shape (n,).
 
@@ -99,17 +99,17 @@ def score(
 
     features = np.asarray(features, dtype=np.int64)
     ids_F = torch.from_numpy(features)
-    lens_FK = logit_lens(subject, ids_F, config.top_k, run.memory_budget).numpy()
+    lens_FK = logit_lens(subject, ids_F, config.top_k, ctx.memory_budget).numpy()
     if config.source == "shipped":
         peaks = _shipped_peaks(subject, features, lens_FK, config)
     elif config.source == "neuronpedia":
         peaks = _neuronpedia_peaks(subject, features, lens_FK, config)
     elif config.reads_corpus():
-        peaks = _corpus_peaks(subject, features, lens_FK, config, run)
+        peaks = _corpus_peaks(subject, features, lens_FK, config, ctx)
     else:
         raise config.unknown_source()
     rows = [input_scores(top, lens_K, config.min_examples) for top, lens_K, _ in peaks]
-    run.progress(len(features))
+    ctx.progress(len(features))
     return {
         "input_score": [row[0] for row in rows],
         "input_score_unique": [row[1] for row in rows],
@@ -128,11 +128,11 @@ def _corpus_peaks(
     features: np.ndarray,
     lens_FK: np.ndarray,
     config: InputScoreConfig,
-    run: ScoreRun,
+    ctx: RunContext,
 ) -> list[Peaks]:
     from steerlens.engine.corpus_pass import activations_of
 
-    activations = activations_of(subject, config.context_length, run)
+    activations = activations_of(subject, config.context_length, ctx)
     token_FN = activations.token_FN(features)[:, : config.max_examples]
     return [
         (top[top >= 0], lens_K, _texts(subject, activations, feature, config.show_examples))

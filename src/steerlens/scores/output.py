@@ -23,7 +23,7 @@ import pandas as pd
 
 from steerlens.engine.cached_rows import cached_rows
 from steerlens.errors import SteerlensError
-from steerlens.scores import ScoreConfig, ScoreRun
+from steerlens.scores import RunContext, ScoreConfig
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +70,7 @@ Config = OutputScoreConfig
 
 
 def score(
-    subject: Subject, features: np.ndarray, config: OutputScoreConfig, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: OutputScoreConfig, ctx: RunContext
 ) -> Mapping[str, np.ndarray | list[str]]:
     """Score `features`, shape (n,).
 
@@ -88,10 +88,10 @@ def score(
     from steerlens.engine.logit_lens import logit_lens
 
     ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
-    tokens_FK = logit_lens(subject, ids_F, config.top_k, run.memory_budget)
-    columns = score_toward(subject, ids_F, tokens_FK, config, run)
+    tokens_FK = logit_lens(subject, ids_F, config.top_k, ctx.memory_budget)
+    columns = score_toward(subject, ids_F, tokens_FK, config, ctx)
     if config.null_directions:
-        null_N = null_scores(subject, config, run)
+        null_N = null_scores(subject, config, ctx)
         columns["output_score_p"] = p_values(np.asarray(columns["output_score"]), null_N)
     return columns
 
@@ -101,7 +101,7 @@ def score_toward(
     ids_F: torch.Tensor,
     tokens_FK: torch.Tensor,
     config: PromptConfig,
-    run: ScoreRun,
+    ctx: RunContext,
     directions_FD: torch.Tensor | None = None,
 ) -> dict[str, np.ndarray | list[str]]:
     """Return `score`, for any K tokens that each feature is to make likely.
@@ -111,7 +111,7 @@ def score_toward(
         ids_F: (F,) feature ids.
         tokens_FK: (F, K) token ids.
         config: prompt, factor, and what becomes of the SAE's error.
-        run: memory budget and progress.
+        ctx: memory budget and progress.
         directions_FD: what stands in the place of each feature's decoder row; None = the row.
     """
     import torch
@@ -120,7 +120,7 @@ def score_toward(
     from steerlens.engine.steered import steered_prompt
 
     head = subject.lm.head
-    prompt = steered_prompt(subject, config.prompt, config.keep_error, run, config.chat_template)
+    prompt = steered_prompt(subject, config.prompt, config.keep_error, ctx, config.chat_template)
     rank_F = torch.empty(len(ids_F), dtype=torch.int64)
     probability_F = torch.empty(len(ids_F), dtype=torch.float32)
     token_F = torch.empty(len(ids_F), dtype=torch.int64)
@@ -130,7 +130,7 @@ def score_toward(
         token_F[rows], rank_F[rows], probability_F[rows] = (column.cpu() for column in best)
 
     per_row = bytes_per_row(tokens_FK.shape[1])
-    prompt.run(ids_F, config.factor, run, per_row, best_token, directions_FD)
+    prompt.run(ids_F, config.factor, ctx, per_row, best_token, directions_FD)
     before = best_token_of_one(head, prompt.h_D, tokens_FK)
     score_F = rank_weighted(rank_F, probability_F, head.d_vocab)
     unsteered_F = rank_weighted(before.rank.cpu(), before.probability.cpu(), head.d_vocab)
@@ -152,7 +152,7 @@ def rank_weighted(rank: torch.Tensor, probability: torch.Tensor, d_vocab: int) -
     return (1 - rank.double() / d_vocab) * probability.double()
 
 
-def null_scores(subject: Subject, config: OutputScoreConfig, run: ScoreRun) -> np.ndarray:
+def null_scores(subject: Subject, config: OutputScoreConfig, ctx: RunContext) -> np.ndarray:
     """Yield, as (N,) float64, output scores of the layer's `config.null_directions` random
     directions.
 
@@ -162,28 +162,28 @@ def null_scores(subject: Subject, config: OutputScoreConfig, run: ScoreRun) -> n
 
     settings = dataclasses.asdict(config)
     at = (subject.hook_name, json.dumps(settings))
-    if at in run.cache.null_scores:
-        return run.cache.null_scores[at]
+    if at in ctx.cache.null_scores:
+        return ctx.cache.null_scores[at]
     key = {**subject.key, "null of": settings}
     directions = pd.DataFrame({"direction": np.arange(config.null_directions)})
 
     def scores_of(_missing: pd.DataFrame) -> Iterator[pa.Table]:
-        scores_N = _null_scores(subject, config, run)  # of all: they are drawn together
+        scores_N = _null_scores(subject, config, ctx)  # of all: they are drawn together
         yield pa.table({"direction": np.arange(len(scores_N)), "output_score": scores_N})
 
-    table = cached_rows(run.store, key, directions, ["direction"], scores_of)
-    run.cache.null_scores[at] = table["output_score"].to_numpy()
-    return run.cache.null_scores[at]
+    table = cached_rows(ctx.store, key, directions, ["direction"], scores_of)
+    ctx.cache.null_scores[at] = table["output_score"].to_numpy()
+    return ctx.cache.null_scores[at]
 
 
-def _null_scores(subject: Subject, config: OutputScoreConfig, run: ScoreRun) -> np.ndarray:
+def _null_scores(subject: Subject, config: OutputScoreConfig, ctx: RunContext) -> np.ndarray:
     from steerlens.engine.logit_lens import logit_lens_of_directions
 
     ids_N, directions_ND = draw_directions(subject, config.null_directions)
-    tokens_NK = logit_lens_of_directions(subject, directions_ND, config.top_k, run.memory_budget)
+    tokens_NK = logit_lens_of_directions(subject, directions_ND, config.top_k, ctx.memory_budget)
     name = f"layer {subject.layer}: null"
-    with run.task(config.null_directions, name, "directions") as advance:
-        silent = dataclasses.replace(run, progress=advance)
+    with ctx.task(config.null_directions, name, "directions") as advance:
+        silent = dataclasses.replace(ctx, progress=advance)
         columns = score_toward(subject, ids_N, tokens_NK, config, silent, directions_ND)
     return np.asarray(columns["output_score"])
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from steerlens.config.prompts import PROMPTS
 from steerlens.errors import SteerlensError
-from steerlens.scores import ScoreConfig, ScoreRun, output
+from steerlens.scores import RunContext, ScoreConfig, output
 
 if TYPE_CHECKING:
     from steerlens.engine.subject import Subject
@@ -52,7 +52,7 @@ Config = PromptRobustnessConfig
 
 
 def score(
-    subject: Subject, features: np.ndarray, config: PromptRobustnessConfig, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: PromptRobustnessConfig, ctx: RunContext
 ) -> Mapping[str, np.ndarray]:
     """Score `features`, shape (n,).
 
@@ -64,7 +64,7 @@ def score(
     Raises:
         SteerlensError: as `output` does.
     """
-    silent = dataclasses.replace(run, progress=lambda done: None)
+    silent = dataclasses.replace(ctx, progress=lambda done: None)
     settings = output.OutputScoreConfig(
         factor=config.factor,
         top_k=config.top_k,
@@ -83,7 +83,7 @@ def score(
         ],
         axis=1,
     )
-    run.progress(len(features))
+    ctx.progress(len(features))
     return {
         "output_score_mean": scores_FP.mean(axis=1),
         "output_score_std": scores_FP.std(axis=1),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from steerlens.engine.run_context import ScoreRun
+    from steerlens.engine.run_context import RunContext
     from steerlens.engine.subject import Subject
 
 FILE = "quality.json"
@@ -22,19 +22,19 @@ TOKENS_AT_ONCE = 2048
 
 
 def describe(
-    subjects: Sequence[Subject], n_tokens: int | None, run: ScoreRun
+    subjects: Sequence[Subject], n_tokens: int | None, ctx: RunContext
 ) -> list[Mapping[str, Any]]:
     """Return rows of `saes.parquet`; without `n_tokens` only what needs no text.
 
     Args:
         subjects: SAEs of one model, in the order of their layers.
         n_tokens: tokens of the run's corpus to reconstruct.
-        run: corpus, store and progress.
+        ctx: corpus, store and progress.
 
     Raises:
         SteerlensError: the corpus has no text.
     """
-    measured = _measured(subjects, n_tokens, run) if n_tokens else [{}] * len(subjects)
+    measured = _measured(subjects, n_tokens, ctx) if n_tokens else [{}] * len(subjects)
     return [
         {
             "model": subject.lm.name,
@@ -52,28 +52,28 @@ def describe(
     ]
 
 
-def _measured(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list[dict[str, Any]]:
+def _measured(subjects: Sequence[Subject], n_tokens: int, ctx: RunContext) -> list[dict[str, Any]]:
     """Yield `quality` of each, from the store where it is there."""
-    corpus = run.corpus_key()
+    corpus = ctx.corpus_key()
     keys = [{**subject.key, "quality": n_tokens, "corpus": corpus} for subject in subjects]
     index_of = {subject.hook_name: index for index, subject in enumerate(subjects)}
 
     def find(index: int) -> dict[str, Any] | None:
-        return run.store.load_json(keys[index], FILE) if run.store else None
+        return ctx.store.load_json(keys[index], FILE) if ctx.store else None
 
     def measure(missing: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
         for together in alike([subjects[index] for index in missing]):
             indices = [index_of[subject.hook_name] for subject in together]
-            yield from zip(indices, quality(together, n_tokens, run), strict=True)
+            yield from zip(indices, quality(together, n_tokens, ctx), strict=True)
 
     def keep(index: int, row: dict[str, Any]) -> None:
-        if run.store:
-            run.store.keep_json(keys[index], FILE, row)
+        if ctx.store:
+            ctx.store.keep_json(keys[index], FILE, row)
 
     return [*cached_values(range(len(subjects)), find, measure, keep).values()]
 
 
-def quality(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list[dict[str, Any]]:
+def quality(subjects: Sequence[Subject], n_tokens: int, ctx: RunContext) -> list[dict[str, Any]]:
     """Reconstruct the first `n_tokens` tokens of the corpus with SAELens' own encode and
     decode.
 
@@ -90,13 +90,13 @@ def quality(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list[d
 
     from steerlens.engine.activations.stream import residuals
 
-    assert run.corpus is not None
+    assert ctx.corpus is not None
     first = subjects[0]
-    length = context_length(first, None, run)
-    cut = cut_corpus(first, run.corpus, length, n_tokens)
+    length = context_length(first, None, ctx)
+    cut = cut_corpus(first, ctx.corpus, length, n_tokens)
     sums = [_Sums(subject) for subject in subjects]
     layers = ", ".join(str(subject.layer) for subject in subjects)
-    with torch.no_grad(), run.task(n_tokens, f"quality, layer {layers}", "tokens") as advance:
+    with torch.no_grad(), ctx.task(n_tokens, f"quality, layer {layers}", "tokens") as advance:
         for group in _groups(cut, max(1, TOKENS_AT_ONCE // length)):
             vectors, mask_BL = residuals(subjects, group)
             mask_BL[:, : first.n_uncounted] = False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steerlens.scores import ScoreConfig, ScoreRun
+from steerlens.scores import RunContext, ScoreConfig
 
 if TYPE_CHECKING:
     from steerlens.engine.subject import Subject
@@ -29,12 +29,12 @@ Config = RandomScoreConfig
 
 
 def score(
-    subject: Subject, features: np.ndarray, config: RandomScoreConfig, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: RandomScoreConfig, ctx: RunContext
 ) -> Mapping[str, np.ndarray]:
     """Return `random_score` of `features`, shape (n,): uniform in [0, 1).
 
     A feature's number depends on the run's seed, its layer and its id alone.
     """
-    numbers_F = np.random.default_rng([run.seed, subject.layer]).random(subject.d_sae)
-    run.progress(len(features))
+    numbers_F = np.random.default_rng([ctx.seed, subject.layer]).random(subject.d_sae)
+    ctx.progress(len(features))
     return {"random_score": numbers_F[np.asarray(features, dtype=np.int64)]}

@@ -16,7 +16,7 @@ from steerlens.config.registry import ScoreConfig, load_part
 from steerlens.engine.cached_rows import cached_rows
 from steerlens.engine.corpus_pass import read_corpus
 from steerlens.engine.logit_lens import kept_logit_lens, logit_lens
-from steerlens.engine.run_context import ScoreRun
+from steerlens.engine.run_context import RunContext
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
 from steerlens.results import FEATURES
@@ -34,17 +34,17 @@ def score_layer(
     features: Sequence[int],
     configs: Mapping[str, ScoreConfig],
     logit_lens_k: int,
-    run: ScoreRun,
+    ctx: RunContext,
 ) -> dict[str, Any]:
     """Return columns for `features` of one subject, one entry per feature, in their order."""
-    read_corpus([subject], configs.values(), run)
+    read_corpus([subject], configs.values(), ctx)
     ids = np.asarray(features, dtype=np.int64)
     # As many tokens as any method wants, so that the logit lens runs once.
     k = max([logit_lens_k, *(getattr(config, "top_k", 0) for config in configs.values())])
-    with kept_logit_lens(subject, k, run.store):
+    with kept_logit_lens(subject, k, ctx.store):
         # First the scores, a block of features at a time, so that the first is there soon.
-        tables = [_score(subject, ids, config, run) for config in configs.values()]
-        lens = logit_lens(subject, torch.from_numpy(ids), k, run.memory_budget)[:, :logit_lens_k]
+        tables = [_score(subject, ids, config, ctx) for config in configs.values()]
+        lens = logit_lens(subject, torch.from_numpy(ids), k, ctx.memory_budget)[:, :logit_lens_k]
     columns: dict[str, Any] = {
         "model": [subject.lm.name] * len(ids),
         "sae": [subject.name] * len(ids),
@@ -65,7 +65,7 @@ def score_layer(
 
 
 def null_columns(
-    subject: Subject, configs: Mapping[str, ScoreConfig], run: ScoreRun
+    subject: Subject, configs: Mapping[str, ScoreConfig], ctx: RunContext
 ) -> dict[str, Any] | None:
     """Return columns of `NULL_SCORES` for one subject; None where no method has random
     directions.
@@ -76,7 +76,7 @@ def null_columns(
     )
     if config is None or not config.null_directions:
         return None
-    scores_N = output.null_scores(subject, config, run)
+    scores_N = output.null_scores(subject, config, ctx)
     return {
         "model": [subject.lm.name] * len(scores_N),
         "sae": [subject.name] * len(scores_N),
@@ -87,25 +87,25 @@ def null_columns(
     }
 
 
-def _score(subject: Subject, ids: np.ndarray, config: ScoreConfig, run: ScoreRun) -> pa.Table:
+def _score(subject: Subject, ids: np.ndarray, config: ScoreConfig, ctx: RunContext) -> pa.Table:
     """Yield the method's columns for `ids`: what the store has, and what is missing there."""
-    key = score_key(subject, config, run) if run.store else {}
+    key = score_key(subject, config, ctx) if ctx.store else {}
 
     def scores_of(missing: pd.DataFrame) -> Iterator[pa.Table]:
         for start in range(0, len(missing), BLOCK):
             block = missing["feature"].to_numpy()[start : start + BLOCK]
-            yield _score_block(subject, block, config, run)
+            yield _score_block(subject, block, config, ctx)
 
     rows = pd.DataFrame({"feature": ids})
-    return cached_rows(run.store, key, rows, ["feature"], scores_of, run.progress)
+    return cached_rows(ctx.store, key, rows, ["feature"], scores_of, ctx.progress)
 
 
 def _score_block(
-    subject: Subject, block: np.ndarray, config: ScoreConfig, run: ScoreRun
+    subject: Subject, block: np.ndarray, config: ScoreConfig, ctx: RunContext
 ) -> pa.Table:
     import pyarrow as pa
 
-    columns = load_part("scores", config.method).score(subject, block, config, run)
+    columns = load_part("scores", config.method).score(subject, block, config, ctx)
     for name, values in columns.items():
         if len(values) != len(block):
             raise SteerlensError(
@@ -116,10 +116,10 @@ def _score_block(
     return pa.table({"feature": block, **arrays})
 
 
-def score_key(subject: Subject, config: ScoreConfig, run: ScoreRun) -> dict[str, Any]:
+def score_key(subject: Subject, config: ScoreConfig, ctx: RunContext) -> dict[str, Any]:
     """Return everything that a method's numbers depend on."""
     source = inspect.getsource(load_part("scores", config.method))
-    of_run = {"seed": lambda: run.seed, "corpus": run.corpus_key}
+    of_run = {"seed": lambda: ctx.seed, "corpus": ctx.corpus_key}
     files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in config.files()]
     return {
         **subject.key,

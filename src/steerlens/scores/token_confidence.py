@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steerlens.errors import SteerlensError
-from steerlens.scores import ScoreConfig, ScoreRun
+from steerlens.scores import RunContext, ScoreConfig
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ Config = TokenConfidenceConfig
 
 
 def score(
-    subject: Subject, features: np.ndarray, config: TokenConfidenceConfig, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: TokenConfidenceConfig, ctx: RunContext
 ) -> Mapping[str, np.ndarray]:
     """Score `features`, shape (n,): `token_confidence_delta`, in nats.
 
@@ -62,13 +62,13 @@ def score(
             f"k={config.k} is out of range: {subject.lm.name} has {head.d_vocab} tokens."
         )
     ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
-    prompt = steered_prompt(subject, config.prompt, config.keep_error, run)
+    prompt = steered_prompt(subject, config.prompt, config.keep_error, ctx)
     confidence_F = torch.empty(len(ids_F), dtype=torch.float64)
 
     def confidence(rows: slice, h_BD: torch.Tensor) -> None:
         confidence_F[rows] = token_confidence(head, h_BD, config.k).double().cpu()
 
-    prompt.run(ids_F, config.factor, run, bytes_per_row(config.k), confidence)
+    prompt.run(ids_F, config.factor, ctx, bytes_per_row(config.k), confidence)
     if not torch.isfinite(confidence_F).all():
         raise SteerlensError(
             f"layer {subject.layer} gives NaN scores in {subject.lm.dtype}; use dtype=float32."

@@ -19,7 +19,7 @@ from steerlens.scores.concepts import ConceptTokens, Vocabulary, candidates
 from steerlens.steering.features import steer_layer
 
 if TYPE_CHECKING:
-    from steerlens.engine.run_context import ScoreRun
+    from steerlens.engine.run_context import RunContext
     from steerlens.engine.subject import LoadedModel, Subject
 
 DECIMALS = 6
@@ -68,7 +68,7 @@ def cover_layer(
     coverage: CoverageConfig,
     score: output.PromptConfig,
     settings: SteeringSettings,
-    run: ScoreRun,
+    ctx: RunContext,
     evaluator: LoadedModel | None = None,
 ) -> list[dict[str, Any]]:
     """Return rows of `coverage.parquet`, one for every word.
@@ -79,18 +79,18 @@ def cover_layer(
         coverage: which features are candidates, and which of them are steered with.
         score: prompt and factor of the output score toward a word, from `prompt_settings`.
         settings: factors, edit and prompts.
-        run: memory, seed, progress, and where finished texts are kept.
+        ctx: memory, seed, progress, and where finished texts are kept.
         evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
     """
     threshold = coverage.threshold
     formed = {word: tokens for word, tokens in words.items() if isinstance(tokens, ConceptTokens)}
-    best = best_features(subject, formed, coverage.top_k, score, run)
+    best = best_features(subject, formed, coverage.top_k, score, ctx)
     features = {
         word: best_of_word.feature
         for word, best_of_word in best.items()
         if best_of_word.feature is not None and (best_of_word.concept_score or 0) >= threshold
     }
-    steered = _steered(subject, features, settings, run, evaluator)
+    steered = _steered(subject, features, settings, ctx, evaluator)
     rows = []
     for word, tokens in words.items():
         row = {
@@ -128,7 +128,7 @@ def best_features(
     words: Mapping[str, ConceptTokens],
     top_k: int,
     score: output.PromptConfig,
-    run: ScoreRun,
+    ctx: RunContext,
 ) -> dict[str, Best]:
     """Find for every word the candidate with the highest output score toward the word's tokens.
 
@@ -139,15 +139,15 @@ def best_features(
         words: each with its tokens.
         top_k: of a feature's logit-lens tokens, how many are compared with the word's.
         score: prompt and factor of the output score.
-        run: memory and progress.
+        ctx: memory and progress.
     """
     pairs = [
         (word, candidate.feature)
         for word, tokens in words.items()
-        for candidate in candidates(subject, tokens, top_k, memory_budget=run.memory_budget)
+        for candidate in candidates(subject, tokens, top_k, memory_budget=ctx.memory_budget)
     ]
     scored: dict[str, list[tuple[int, float]]] = {word: [] for word in words}
-    scores = scores_toward(subject, pairs, words, score, run)["output_score"]
+    scores = scores_toward(subject, pairs, words, score, ctx)["output_score"]
     for (word, feature), number in zip(pairs, scores, strict=True):
         scored[word].append((feature, float(number)))
     return {
@@ -177,7 +177,7 @@ def scores_toward(
     pairs: Sequence[tuple[str, int]],
     words: Mapping[str, ConceptTokens],
     score: output.PromptConfig,
-    run: ScoreRun,
+    ctx: RunContext,
 ) -> Mapping[str, Any]:
     """Score each pair's feature toward the tokens of its word, all pairs together.
 
@@ -186,7 +186,7 @@ def scores_toward(
         pairs: words and features.
         words: each with its tokens.
         score: prompt and factor of the output score.
-        run: memory and progress.
+        ctx: memory and progress.
 
     Returns:
         The columns of `output.score_toward`, one entry per pair.
@@ -197,9 +197,9 @@ def scores_toward(
     widest = max(len(words[word].texts) for word, _ in pairs)
     tokens_BK = [list(islice(cycle(words[word].texts), widest)) for word, _ in pairs]
     ids_B = torch.tensor([feature for _, feature in pairs])
-    with run.task(len(pairs), f"layer {subject.layer}: words", "pairs") as advance:
+    with ctx.task(len(pairs), f"layer {subject.layer}: words", "pairs") as advance:
         return output.score_toward(
-            subject, ids_B, torch.tensor(tokens_BK), score, replace(run, progress=advance)
+            subject, ids_B, torch.tensor(tokens_BK), score, replace(ctx, progress=advance)
         )
 
 
@@ -207,7 +207,7 @@ def _steered(
     subject: Subject,
     features: Mapping[str, int],
     settings: SteeringSettings,
-    run: ScoreRun,
+    ctx: RunContext,
     evaluator: LoadedModel | None,
 ) -> dict[str, dict[str, Any]]:
     """Return what the texts of each word's feature show, by word; words may share a feature."""
@@ -215,7 +215,7 @@ def _steered(
         return {}
     steer = replace(settings.steer, controls=[], together=[], search=False)
     alone = replace(settings, steer=steer, concept=())
-    texts = steer_layer(subject, sorted({*features.values()}), alone, run, evaluator)
+    texts = steer_layer(subject, sorted({*features.values()}), alone, ctx, evaluator)
     glued = not settings.generation.chat_template
     at_best = words_shown(texts, features, settings.choice.perplexity_budget, glued)
     at_best = at_best.astype(object).where(at_best.notna(), None)

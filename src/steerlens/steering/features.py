@@ -19,7 +19,7 @@ from steerlens.results import GENERATIONS
 from steerlens.steering.metrics import Metric, MetricRun, Texts, metrics, needs_feature
 
 if TYPE_CHECKING:
-    from steerlens.engine.run_context import ScoreRun
+    from steerlens.engine.run_context import RunContext
     from steerlens.engine.subject import LoadedModel, Subject
 
 Steered = tuple[int, str, str]
@@ -31,7 +31,7 @@ def steer_layer(
     subject: Subject,
     features: Sequence[int],
     settings: SteeringSettings,
-    run: ScoreRun,
+    ctx: RunContext,
     evaluator: LoadedModel | None = None,
 ) -> pd.DataFrame:
     """Return rows of `generations.parquet`: every feature and control at every factor, 0 included,
@@ -41,7 +41,7 @@ def steer_layer(
         subject: model and SAE.
         features: ids; for `steer.together` the best first.
         settings: factors, edit, prompts, and what is steered toward.
-        run: memory, seed, progress, and where finished texts are kept.
+        ctx: memory, seed, progress, and where finished texts are kept.
         evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
     """
     factors = [0.0, *settings.factors]
@@ -49,11 +49,11 @@ def steer_layer(
 
     def texts_of(factors_of: Mapping[Steered, Sequence[float]]) -> pd.DataFrame:
         rows = text_rows(factors_of, settings)
-        texts = generate(subject, rows, steer, generation, run)
-        key = text_key(subject, steer, generation, run)
+        texts = generate(subject, rows, steer, generation, ctx)
+        key = text_key(subject, steer, generation, ctx)
         chat = bool(generation.chat_template)
         return measure_texts(
-            subject, texts, key, run, settings.concept, evaluator, chat_template=chat
+            subject, texts, key, ctx, settings.concept, evaluator, chat_template=chat
         )
 
     steered: list[Steered] = [
@@ -123,7 +123,7 @@ def measure_texts(
     subject: Subject,
     texts: pd.DataFrame,
     key: Mapping[str, Any],
-    run: ScoreRun,
+    ctx: RunContext,
     concept: Sequence[str] = (),
     evaluator: LoadedModel | None = None,
     chat_template: bool = False,
@@ -137,7 +137,7 @@ def measure_texts(
     """
     if texts.empty:
         return texts
-    metric_run = MetricRun(run.memory_budget, evaluator=evaluator, chat_template=chat_template)
+    metric_run = MetricRun(ctx.memory_budget, evaluator=evaluator, chat_template=chat_template)
     for name, metric in metrics(of_features="feature" in texts).items():
         words = concept if needs_feature(metric) else ()
         metric_key = {
@@ -152,7 +152,7 @@ def measure_texts(
             missing: pd.DataFrame, name: str = name, metric: Metric = metric, words: Any = words
         ) -> Iterator[pa.Table]:
             label = f"layer {subject.layer}: {name}"
-            with run.task(len(missing), label, "texts") as advance:
+            with ctx.task(len(missing), label, "texts") as advance:
                 columns = metric.measure(
                     _columns(missing),
                     subject,
@@ -162,7 +162,7 @@ def measure_texts(
             table = missing.loc[:, list(by)].assign(**columns)
             yield pa.Table.from_pandas(table, preserve_index=False)
 
-        new = cached_rows(run.store, metric_key, texts, by, measured).drop_columns(list(by))
+        new = cached_rows(ctx.store, metric_key, texts, by, measured).drop_columns(list(by))
         texts = pd.concat([texts.reset_index(drop=True), new.to_pandas()], axis=1)
     return texts
 

@@ -10,7 +10,7 @@ import pytest
 from steerlens import load_subject
 from steerlens.config.compose import compose
 from steerlens.engine.subject import Subject
-from steerlens.scores import ScoreRun
+from steerlens.scores import RunContext
 from steerlens.storage.store import Store
 from tests.support.tiny import save_sae
 
@@ -26,8 +26,8 @@ def subject(
 
 
 @pytest.fixture
-def corpus_run(tmp_path: Path) -> ScoreRun:
+def corpus_run(tmp_path: Path) -> RunContext:
     text = tmp_path / "text.txt"
     text.write_text("\n".join(f"the w{20 + i} of w{60 + i % 7} my experience" for i in range(12)))
     corpus = compose(["corpus=text", f"corpus.path={text}"]).corpus
-    return ScoreRun(corpus=corpus, store=Store(tmp_path / "cache"))
+    return RunContext(corpus=corpus, store=Store(tmp_path / "cache"))

@@ -15,7 +15,7 @@ from steerlens.config.registry import parts_of
 from steerlens.config.schema import CONTROLS, POSITIONS
 from steerlens.engine.generation import ROW
 from steerlens.engine.subject import Subject
-from steerlens.scores import ScoreRun
+from steerlens.scores import RunContext
 from tests.support.generating import (
     GREEDY,
     PROMPTS,
@@ -145,11 +145,11 @@ def test_the_rows_come_back_in_their_order(subject: Subject) -> None:
 
 def test_seeds_samples_and_rows_draw_differently(subject: Subject) -> None:
     rows = rows_of(factors=[0.0], features=[5], samples=4)
-    one, two = (texts_of(subject, rows, ScoreRun(seed=seed), **SAMPLED) for seed in (0, 1))
+    one, two = (texts_of(subject, rows, RunContext(seed=seed), **SAMPLED) for seed in (0, 1))
     assert all(a != b for a, b in zip(ids_of(one), ids_of(two), strict=True))
     assert len({tuple(ids) for ids in ids_of(one)}) == len(rows)
     assert len(set(one["seed"]) | set(two["seed"])) == 2 * len(rows)
-    assert ids_of(texts_of(subject, rows, ScoreRun(seed=0), **SAMPLED)) == ids_of(one)
+    assert ids_of(texts_of(subject, rows, RunContext(seed=0), **SAMPLED)) == ids_of(one)
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(subject: Subject) -> None:

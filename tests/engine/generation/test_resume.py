@@ -12,7 +12,7 @@ from steerlens.config.compose import compose
 from steerlens.config.schema import RANDOM_DIRECTION
 from steerlens.engine.generation import ROW
 from steerlens.engine.subject import Subject
-from steerlens.scores import ScoreRun
+from steerlens.scores import RunContext
 from steerlens.storage.store import Store
 from tests.support.generating import (
     GREEDY,
@@ -30,12 +30,12 @@ SITES = ("resid_pre", "resid_mid", "attn_out", "attn.hook_z", "mlp_out")
 
 
 @pytest.fixture
-def stored(tmp_path: Path) -> ScoreRun:
-    return ScoreRun(store=Store(tmp_path / "texts"))
+def stored(tmp_path: Path) -> RunContext:
+    return RunContext(store=Store(tmp_path / "texts"))
 
 
 def test_a_killed_run_goes_on_where_it_was(
-    subject: Subject, stored: ScoreRun, monkeypatch: pytest.MonkeyPatch
+    subject: Subject, stored: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = rows_of(prompts=PROMPTS)
     whole = texts_of(subject, rows, **SAMPLED)
@@ -53,7 +53,7 @@ def test_a_killed_run_goes_on_where_it_was(
 
 
 def test_a_wider_run_generates_only_what_is_missing(
-    subject: Subject, stored: ScoreRun, monkeypatch: pytest.MonkeyPatch
+    subject: Subject, stored: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = count_decoded(monkeypatch)
     some = rows_of([5], [0.0, 2.0], PROMPTS[:2])
@@ -94,7 +94,7 @@ def test_a_wider_run_generates_only_what_is_missing(
 )
 def test_what_changes_texts_generates_anew_and_nothing_else(
     subject: Subject,
-    stored: ScoreRun,
+    stored: RunContext,
     monkeypatch: pytest.MonkeyPatch,
     change: dict[str, Any],
     anew: bool,
@@ -107,23 +107,23 @@ def test_what_changes_texts_generates_anew_and_nothing_else(
 
 
 def test_another_seed_or_sae_generates_anew(
-    tiny_subject: MakeSubject, stored: ScoreRun, monkeypatch: pytest.MonkeyPatch
+    tiny_subject: MakeSubject, stored: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = rows_of([5], [2.0], PROMPTS[:2])
     texts_of(tiny_subject(), rows, stored, **SAMPLED)
     sizes = count_decoded(monkeypatch)
-    texts_of(tiny_subject(), rows, ScoreRun(seed=1, store=stored.store), **SAMPLED)
+    texts_of(tiny_subject(), rows, RunContext(seed=1, store=stored.store), **SAMPLED)
     assert sizes == [2]
     texts_of(tiny_subject(seed=2), rows, stored, **SAMPLED)
     assert sizes == [2, 2]
 
 
 def test_another_corpus_generates_anew_where_its_maxima_count(
-    subject: Subject, corpus_run: ScoreRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: Subject, corpus_run: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "other.txt").write_text("Note that w30 w31 w32\n" * 5)
     corpus = compose(["corpus=text", f"corpus.path={tmp_path / 'other.txt'}"]).corpus
-    other_run = ScoreRun(corpus=corpus, store=corpus_run.store)
+    other_run = RunContext(corpus=corpus, store=corpus_run.store)
     sizes = count_decoded(monkeypatch)
     for unit, expected in (("max_activation", [2, 2]), ("a_max", [2])):
         sizes.clear()

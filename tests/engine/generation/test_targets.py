@@ -20,7 +20,7 @@ from steerlens.engine.generation.targets import (
 )
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
-from steerlens.scores import ScoreRun, activation
+from steerlens.scores import RunContext, activation
 from tests.support.generating import (
     GREEDY,
     PROMPTS,
@@ -166,13 +166,13 @@ def test_a_control_gives_another_text_and_its_factor_0_the_same(
     assert mine[1] != random[1]
 
 
-def maxima(subject: Subject, run: ScoreRun) -> np.ndarray:
+def maxima(subject: Subject, run: RunContext) -> np.ndarray:
     read_corpus([subject], [activation.Config()], run)
     return activations_of(subject, None, run).max_F.astype(float)
 
 
 def test_max_activation_is_each_features_own(
-    tiny_subject: MakeSubject, corpus_run: ScoreRun
+    tiny_subject: MakeSubject, corpus_run: RunContext
 ) -> None:
     subject = tiny_subject("llama", "topk")
     max_F = maxima(subject, corpus_run)
@@ -194,7 +194,7 @@ def test_max_activation_is_each_features_own(
 
 @pytest.mark.parametrize("default", [None, 50.0])
 def test_a_feature_that_never_fires_has_the_default_maximum(
-    tiny_subject: MakeSubject, corpus_run: ScoreRun, default: float | None
+    tiny_subject: MakeSubject, corpus_run: RunContext, default: float | None
 ) -> None:
     subject = tiny_subject("llama", "topk")
     subject.sae.b_enc.data[7] = -1000.0  # type: ignore[operator]

@@ -19,7 +19,7 @@ from steerlens.engine.intervention import Operation
 from steerlens.engine.intervention.hooks import SteeringHooks
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
-from steerlens.scores import ScoreRun
+from steerlens.scores import RunContext
 from steerlens.steering.methods.directions import (
     Directions,
     detect,
@@ -114,7 +114,7 @@ def test_all_methods_end_with_directions_and_their_detection(tiny_subject: MakeS
     subject = tiny_subject("llama", "topk")
     concepts = tiny_concepts(n_texts=(20, 20), n_test=12)
     configs = {name: method.Config() for name, method in METHODS.items()}
-    found = fit_concepts(subject, concepts, configs, ScoreRun())
+    found = fit_concepts(subject, concepts, configs, RunContext())
     assert list(found) == list(METHODS)
     for fitted in found.values():
         assert fitted.directions.vectors_CD.shape == (3, 32)
@@ -127,8 +127,8 @@ def test_all_methods_end_with_directions_and_their_detection(tiny_subject: MakeS
 def test_few_concepts_at_a_time_give_the_same(tiny_subject: MakeSubject) -> None:
     subject, concepts = tiny_subject("llama", "topk"), tiny_concepts(shared=True)
     configs = {name: METHODS[name].Config() for name in ("DiffMean", "Probe", "PCA", "SAE-A")}
-    whole = fit_concepts(subject, concepts, configs, ScoreRun())
-    few = fit_concepts(subject, concepts, configs, ScoreRun(memory_budget=1))
+    whole = fit_concepts(subject, concepts, configs, RunContext())
+    few = fit_concepts(subject, concepts, configs, RunContext(memory_budget=1))
     for name in configs:
         torch.testing.assert_close(
             few[name].directions.vectors_CD, whole[name].directions.vectors_CD, rtol=0, atol=1e-4
@@ -139,7 +139,7 @@ def test_few_concepts_at_a_time_give_the_same(tiny_subject: MakeSubject) -> None
 def test_what_is_missing_is_said_before_the_model_reads(tiny_subject: MakeSubject) -> None:
     subject, concepts = tiny_subject(), tiny_concepts()
     subject.lm.bridge.run_with_hooks = None  # type: ignore[assignment]
-    run = ScoreRun()
+    run = RunContext()
     with pytest.raises(SteerlensError, match="did you mean 'DiffMean'"):
         fit_concepts(subject, concepts, {"DifMean": None}, run)
     empty = replace(concepts.concepts[1], positives=())
@@ -165,7 +165,7 @@ def test_concepts_without_texts_have_their_features(tiny_subject: MakeSubject) -
         tiny_subject(),
         bare,
         {name: METHODS[name].Config() for name in ("SAE", "Random")},
-        ScoreRun(),
+        RunContext(),
     )
     assert found["SAE"].detection.auroc_C == [None, None, None]
 

@@ -31,7 +31,7 @@ from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
 
 if TYPE_CHECKING:
-    from steerlens.engine.run_context import ScoreRun
+    from steerlens.engine.run_context import RunContext
 
 TEXT = ("factor", "prompt", "sample")
 """What tells apart the texts that are steered with the same thing."""
@@ -71,7 +71,7 @@ def generate(
     rows: pd.DataFrame,
     steer: SteerConfig,
     settings: GenerationConfig,
-    run: ScoreRun,
+    ctx: RunContext,
     steering: Steering | None = None,
 ) -> pd.DataFrame:
     """Continue the prompt of every row.
@@ -85,14 +85,14 @@ def generate(
         rows: columns `ROW`, or those of `steering.row`.
         steer: how features are steered with.
         settings: how texts are continued.
-        run: memory, seed, progress, and where finished texts are kept.
+        ctx: memory, seed, progress, and where finished texts are kept.
         steering: what takes the place of the SAE's features.
 
     Raises:
         SteerlensError: for a prompt that doesn't fit in the model's context, or a chat template
             that the tokenizer doesn't have.
     """
-    key = text_key(subject, steer, settings, run, steering)
+    key = text_key(subject, steer, settings, ctx, steering)
     by = list(steering.row if steering else ROW)
     if rows.empty:
         return rows
@@ -100,15 +100,15 @@ def generate(
     def texts_of(missing: pd.DataFrame) -> Iterator[pa.Table]:
         prompts = _tokenised(subject, dict.fromkeys(missing["prompt"].tolist()), settings)
         total = len(missing) * settings.max_new_tokens
-        with run.task(total, f"layer {subject.layer}: {len(missing):,} texts", "tokens") as advance:
-            edits_of = steering.edits_of if steering else _with_features(subject, steer, run)
-            seeded = missing.assign(seed=_seeds(subject, missing, run.seed, steering))
+        with ctx.task(total, f"layer {subject.layer}: {len(missing):,} texts", "tokens") as advance:
+            edits_of = steering.edits_of if steering else _with_features(subject, steer, ctx)
+            seeded = missing.assign(seed=_seeds(subject, missing, ctx.seed, steering))
             for table in _batches(
-                subject, seeded, prompts, steer, settings, run, edits_of, advance
+                subject, seeded, prompts, steer, settings, ctx, edits_of, advance
             ):
                 yield pa.Table.from_pandas(table, preserve_index=False)
 
-    columns = cached_rows(run.store, key, rows, by, texts_of).drop_columns(by).to_pandas()
+    columns = cached_rows(ctx.store, key, rows, by, texts_of).drop_columns(by).to_pandas()
     return pd.concat([rows.reset_index(drop=True), columns], axis=1)
 
 
@@ -116,7 +116,7 @@ def text_key(
     subject: Subject,
     steer: SteerConfig,
     settings: GenerationConfig,
-    run: ScoreRun,
+    ctx: RunContext,
     steering: Steering | None = None,
 ) -> dict[str, Any]:
     """Return everything that a row's text depends on besides the row."""
@@ -131,8 +131,8 @@ def text_key(
         edit["with"] = steering.key
     elif steer.unit == "max_activation":
         edit["default_max_activation"] = steer.default_max_activation
-        edit["corpus"] = run.examples_key() or run.corpus_key()
-    return {**subject.key, "texts": how, "edit": edit, "seed": run.seed}
+        edit["corpus"] = ctx.examples_key() or ctx.corpus_key()
+    return {**subject.key, "texts": how, "edit": edit, "seed": ctx.seed}
 
 
 def _seeds(subject: Subject, rows: pd.DataFrame, seed: int, steering: Steering | None) -> list[int]:
@@ -153,13 +153,13 @@ def _seeds(subject: Subject, rows: pd.DataFrame, seed: int, steering: Steering |
     ]
 
 
-def _with_features(subject: Subject, steer: SteerConfig, run: ScoreRun) -> EditsOf:
+def _with_features(subject: Subject, steer: SteerConfig, ctx: RunContext) -> EditsOf:
     """Return rows are steered with the SAE's features and what stands in for them."""
     operation = Operation(steer.operator, steer.unit, steer.keep_error)
-    largest_F = max_activations(subject, steer, run) if steer.unit == "max_activation" else None
+    largest_F = max_activations(subject, steer, ctx) if steer.unit == "max_activation" else None
 
     def edits_of(batch: pd.DataFrame, _: Sequence[int]) -> Edits:
-        targets = row_targets(subject, batch, largest_F, run.seed)
+        targets = row_targets(subject, batch, largest_F, ctx.seed)
         return SteeringHooks(subject, operation, targets, steer.positions)
 
     return edits_of
@@ -187,7 +187,7 @@ def _batches(
     prompts: Mapping[str, list[int]],
     steer: SteerConfig,
     settings: GenerationConfig,
-    run: ScoreRun,
+    ctx: RunContext,
     edits_of: EditsOf,
     advance: Any,
 ) -> Iterator[pd.DataFrame]:
@@ -222,7 +222,7 @@ def _batches(
     for length in np.unique(length_of).tolist():
         group = missing.loc[length_of == length]
         per_row = _bytes_per_row(subject, length + settings.max_new_tokens, steer.positions)
-        size = rows_that_fit(run.memory_budget, per_row, ROWS_AT_ONCE)
+        size = rows_that_fit(ctx.memory_budget, per_row, ROWS_AT_ONCE)
         for _ in batches(len(group), settings.batch_size or size, run_batch):
             yield finished.pop()
 

@@ -16,7 +16,7 @@ from steerlens.errors import SteerlensError, unknown
 if TYPE_CHECKING:
     import pandas as pd
 
-    from steerlens.engine.run_context import ScoreRun
+    from steerlens.engine.run_context import RunContext
     from steerlens.engine.subject import Subject
 
 
@@ -72,19 +72,19 @@ def _another(d_sae: int, seed: int, layer: int, feature: int) -> int:
     return drawn + (drawn >= feature)
 
 
-def max_activations(subject: Subject, steer: SteerConfig, run: ScoreRun) -> torch.Tensor:
+def max_activations(subject: Subject, steer: SteerConfig, ctx: RunContext) -> torch.Tensor:
     """Return, as (F,), each feature's own maximum over the corpus, or over what ships instead; a
     default where it never fires.
     """
     from steerlens.engine.corpus_pass import PiecesFired, activations_of, read_corpus
     from steerlens.engine.examples import read_examples
 
-    if run.examples:
-        examples = read_examples(Path(run.examples), subject, ["max_activation"])
+    if ctx.examples:
+        examples = read_examples(Path(ctx.examples), subject, ["max_activation"])
         max_F = examples.numbers("max_activation", np.arange(subject.d_sae))
     else:
-        read_corpus([subject], [PiecesFired(at_most=0)], run)
-        max_F = activations_of(subject, None, run).max_F.astype(float)
+        read_corpus([subject], [PiecesFired(at_most=0)], ctx)
+        max_F = activations_of(subject, None, ctx).max_F.astype(float)
     fires_F = max_F > 0
     default = steer.default_max_activation
     if default is None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from steerlens.data.concept_sets import ConceptSet
     from steerlens.engine.intervention.hooks import Edits
-    from steerlens.engine.run_context import ScoreRun
+    from steerlens.engine.run_context import RunContext
     from steerlens.engine.subject import Subject
 
 SAE, TOGETHER, SAE_A, PROMPT = "SAE", "SAE together", "SAE-A", "Prompt"
@@ -143,7 +143,7 @@ def learn_arms(
     subject: Subject,
     concepts: ConceptSet,
     config: ConceptsConfig,
-    run: ScoreRun,
+    ctx: RunContext,
     load_weights: Callable[[], Any],
     chat_template: bool = False,
 ) -> list[SteeringMethod]:
@@ -154,7 +154,7 @@ def learn_arms(
         subject: model and SAE.
         concepts: what is steered toward.
         config: the methods and their settings.
-        run: memory, seed, progress and store.
+        ctx: memory, seed, progress and store.
         load_weights: loads the plain model, on which LoRA trains.
         chat_template: whether texts are a user's and the model's turns.
 
@@ -167,7 +167,7 @@ def learn_arms(
     for method in config.methods:
         wanted_names |= dict.fromkeys(_directions_of(method, ranks, config.together, named))
     settings = {name: _settings(name, config.settings) for name in wanted_names}
-    learnt = _learn_directions(subject, concepts, settings, run, chat_template)
+    learnt = _learn_directions(subject, concepts, settings, ctx, chat_template)
 
     def arm(method: str, name: str, rank: int = 0) -> SteeringMethod:
         n_epochs = getattr(settings[name], "epochs", None)
@@ -185,7 +185,7 @@ def learn_arms(
         elif method in EDITS:
             config_of = _edits_config(method, subject.lm.n_layers, config.settings)
             edits = _learn_edits(
-                method, subject, concepts, config_of, run, load_weights, chat_template
+                method, subject, concepts, config_of, ctx, load_weights, chat_template
             )
             arms.append(SteeringMethod(method, 0, edits, config_of.epochs, True))
         else:
@@ -227,7 +227,7 @@ def _config(config: Any, method: str, typed: Mapping[str, Any]) -> Any:
 
 
 def _key(
-    subject: Subject, concepts: ConceptSet, name: str, config: Any, run: ScoreRun, chat: bool
+    subject: Subject, concepts: ConceptSet, name: str, config: Any, ctx: RunContext, chat: bool
 ) -> dict[str, Any]:
     """Return all that what a method learns depends on."""
     texts = hashlib.sha256(repr(concepts.concepts).encode()).hexdigest()
@@ -242,7 +242,7 @@ def _key(
         "source": source_digest("methods", name),
         "settings": dataclasses.asdict(config),
         "chat_template": chat,
-        "seed": run.seed,
+        "seed": ctx.seed,
     }
 
 
@@ -250,7 +250,7 @@ def _learn_directions(
     subject: Subject,
     concepts: ConceptSet,
     settings: Mapping[str, Any],
-    run: ScoreRun,
+    ctx: RunContext,
     chat: bool,
 ) -> dict[str, Fitted]:
     """Return by key of `fit_concepts`.
@@ -258,25 +258,25 @@ def _learn_directions(
     Quick methods are learnt together, so that texts are read once.
     """
     keys = {
-        name: _key(subject, concepts, name, method_config, run, chat)
+        name: _key(subject, concepts, name, method_config, ctx, chat)
         for name, method_config in settings.items()
     }
 
     def fit_quick(missing: Sequence[str]) -> Iterable[tuple[str, Learnt]]:
         quick = {name: settings[name] for name in missing}
-        return fit_concepts(subject, concepts, quick, run, chat).items()
+        return fit_concepts(subject, concepts, quick, ctx, chat).items()
 
     learnt = cached_values(
         [name for name in settings if not _trains(name)],
-        lambda name: fitted_io.find(run.store, keys[name]),
+        lambda name: fitted_io.find(ctx.store, keys[name]),
         fit_quick,
-        lambda name, fitted: fitted_io.keep(run.store, keys[name], fitted),
+        lambda name, fitted: fitted_io.keep(ctx.store, keys[name], fitted),
     )
     for name in settings:
         if _trains(name):
-            fit = partial(_fit_alone, subject, name, settings[name], run, chat)
-            key = partial(_key, subject, name=name, config=settings[name], run=run, chat=chat)
-            learnt[name] = join_fitted(_in_parts(subject, concepts, name, run, key, fit))
+            fit = partial(_fit_alone, subject, name, settings[name], ctx, chat)
+            key = partial(_key, subject, name=name, config=settings[name], ctx=ctx, chat=chat)
+            learnt[name] = join_fitted(_in_parts(subject, concepts, name, ctx, key, fit))
     return learnt
 
 
@@ -289,13 +289,13 @@ def _fit_alone(
     subject: Subject,
     name: str,
     config: Any,
-    run: ScoreRun,
+    ctx: RunContext,
     chat: bool,
     concepts: ConceptSet,
     advance: Callable[..., None],
 ) -> Fitted:
     """Learn one method from some of a run's concepts, whose bar `advance` moves."""
-    silent = dataclasses.replace(run, task=lambda *_, **__: nullcontext(advance))
+    silent = dataclasses.replace(ctx, task=lambda *_, **__: nullcontext(advance))
     return fit_concepts(subject, concepts, {name: config}, silent, chat)[name]
 
 
@@ -303,7 +303,7 @@ def _in_parts(
     subject: Subject,
     concepts: ConceptSet,
     name: str,
-    run: ScoreRun,
+    ctx: RunContext,
     key: Callable[[ConceptSet], Mapping[str, Any]],
     fit: Callable[[ConceptSet, Callable[..., None]], Any],
 ) -> list[Any]:
@@ -316,15 +316,15 @@ def _in_parts(
 
     def fit_all(missing: Sequence[ConceptSet]) -> Iterator[tuple[ConceptSet, Learnt]]:
         n_missing = sum(map(len, missing))
-        with run.task(n_missing, f"layer {subject.layer}: {name}", "concepts") as advance:
+        with ctx.task(n_missing, f"layer {subject.layer}: {name}", "concepts") as advance:
             for part in missing:
                 yield part, fit(part, advance)
 
     learnt = cached_values(
         concepts.parts(PART_ON_CPU if subject.lm.device.type == "cpu" else PART_ON_GPU),
-        lambda part: fitted_io.find(run.store, key(part)),
+        lambda part: fitted_io.find(ctx.store, key(part)),
         fit_all,
-        lambda part, learnt_part: fitted_io.keep(run.store, key(part), learnt_part),
+        lambda part, learnt_part: fitted_io.keep(ctx.store, key(part), learnt_part),
     )
     return [*learnt.values()]
 
@@ -345,7 +345,7 @@ def _learn_edits(
     subject: Subject,
     concepts: ConceptSet,
     config: Any,
-    run: ScoreRun,
+    ctx: RunContext,
     load_weights: Callable[[], Any],
     chat: bool,
 ) -> Learnt:
@@ -355,13 +355,13 @@ def _learn_edits(
 
     def fit(part: ConceptSet, advance: Callable[..., None]) -> Learnt:
         labelled = label(subject, part.concepts, chat)
-        task = Task(subject, part.concepts, labelled, run.memory_budget // 2, advance)
+        task = Task(subject, part.concepts, labelled, ctx.memory_budget // 2, advance)
         if method == loreft.NAME:
-            return loreft.learn(task, config, run.seed)
-        return lora.learn(task, config, run.seed, weights())
+            return loreft.learn(task, config, ctx.seed)
+        return lora.learn(task, config, ctx.seed, weights())
 
-    key = partial(_key, subject, name=method, config=config, run=run, chat=chat)
-    parts = _in_parts(subject, concepts, method, run, key, fit)
+    key = partial(_key, subject, name=method, config=config, ctx=ctx, chat=chat)
+    parts = _in_parts(subject, concepts, method, ctx, key, fit)
     return loreft.join_loreft(parts) if method == loreft.NAME else lora.join_lora(parts)
 
 

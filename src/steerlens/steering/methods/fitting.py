@@ -17,7 +17,7 @@ from steerlens.steering.methods.task import Task
 
 if TYPE_CHECKING:
     from steerlens.data.concept_sets import Concept, ConceptSet
-    from steerlens.engine.run_context import ScoreRun
+    from steerlens.engine.run_context import RunContext
     from steerlens.engine.subject import Subject
 
 
@@ -48,7 +48,7 @@ def fit_concepts(
     subject: Subject,
     concepts: ConceptSet,
     configs: Mapping[str, Any],
-    run: ScoreRun,
+    ctx: RunContext,
     chat_template: bool = False,
 ) -> dict[str, Fitted]:
     """Return directions of all `concepts` by every method of `configs`, and how well they detect.
@@ -58,7 +58,7 @@ def fit_concepts(
         concepts: with texts, unless every method can do without.
         configs: settings of the methods, by name; of one with several settings
             also by its name and a number ("SAE-A 2").
-        run: memory, seed and progress.
+        ctx: memory, seed and progress.
         chat_template: whether texts are a user's and the model's turns.
 
     Raises:
@@ -73,8 +73,8 @@ def fit_concepts(
     directions: dict[str, list[Directions]] = {name: [] for name in configs}
     detections: dict[str, list[Detection]] = {name: [] for name in configs}
     name, each = f"layer {subject.layer}: directions", len(configs)
-    with run.task(len(concepts), name, "concepts", each=each) as advance:
-        for group in _groups(subject, concepts.concepts, run.memory_budget // 2):
+    with ctx.task(len(concepts), name, "concepts", each=each) as advance:
+        for group in _groups(subject, concepts.concepts, ctx.memory_budget // 2):
             train = label(subject, group, chat_template)
             steps: list[int] = []
 
@@ -82,12 +82,12 @@ def fit_concepts(
                 step_sizes.append(n_done)
                 advance(n_done)
 
-            task = Task(subject, tuple(group), train, run.memory_budget // 2, progress)
+            task = Task(subject, tuple(group), train, ctx.memory_budget // 2, progress)
             for n, (name, config) in enumerate(configs.items(), start=1):
-                directions[name].append(methods[name].fit(task, config, run.seed))
+                directions[name].append(methods[name].fit(task, config, ctx.seed))
                 progress(n * len(group) - sum(steps))
             del task  # or its vectors would stay while the texts to test on are read
-            _detect(subject, group, directions, detections, run, chat_template)
+            _detect(subject, group, directions, detections, ctx, chat_template)
     return {
         name: join_fitted(
             [
@@ -114,14 +114,14 @@ def _detect(
     group: Sequence[Concept],
     directions: Mapping[str, list[Directions]],
     detections: Mapping[str, list[Detection]],
-    run: ScoreRun,
+    ctx: RunContext,
     chat_template: bool,
 ) -> None:
     """Add the detection of the last directions of every method."""
     test = label(subject, group, chat_template, test=True)
     vectors = None
     if test.texts:
-        vectors = token_vectors(subject, test.texts, run.memory_budget // 2)
+        vectors = token_vectors(subject, test.texts, ctx.memory_budget // 2)
     for name, parts in directions.items():
         scores_NC = parts[-1].vectors_CD.new_empty(0, len(group))
         if vectors is not None:
