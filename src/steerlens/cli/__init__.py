@@ -20,6 +20,7 @@ from steerlens.errors import SteerlensError, Terminated
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from steerlens.config.schema import RunConfig
     from steerlens.engine.subject import WeightCache
 
 HELP = ("--help", "-h")
@@ -185,6 +186,7 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     if named := _output_dir(overrides):
         refuse_foreign(named)
     configs = [to_config(tree) for tree in trees]
+    _tell_begin(configs)
     refused = []
     for config in configs:
         try:
@@ -197,6 +199,16 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     # The default folder carries the time at which Hydra composes, which is still to come.
     make_folder(named or Path(configs[0].paths.output_dir).parent)
     return trees[0]
+
+
+def _tell_begin(configs: Sequence[RunConfig]) -> None:
+    """Say at once what was asked for: importing and loading take longer than people wait."""
+    from steerlens.results.text import visible
+
+    first = configs[0]
+    jobs = f"{len(configs)} jobs, the first: " if len(configs) > 1 else ""
+    subject = f"{first.model.title} with {first.sae.title}, layer {first.layer}"
+    print(visible(f"{jobs}{first.name}, {subject} ..."), flush=True)
 
 
 def _output_dir(overrides: list[str]) -> Path | None:

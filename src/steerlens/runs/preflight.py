@@ -62,6 +62,7 @@ from steerlens.errors import SteerlensError, unknown
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+PLANS = (True, False, "measure")
 TRACKING = ("offline", "online", "disabled")
 
 
@@ -173,6 +174,8 @@ def _check_scalars(config: RunConfig) -> None:
         raise unknown("tracking.mode", config.tracking.mode, TRACKING)
     if not config.paths.output_dir.strip():
         raise SteerlensError("paths.output_dir is empty; name a folder, or leave it out.")
+    if config.plan not in PLANS:
+        raise unknown("plan", str(config.plan), ["true", "false", "measure"])
     parse_memory(config.memory_budget)
 
 

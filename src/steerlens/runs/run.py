@@ -14,10 +14,10 @@ from steerlens.config.settings import Settings, parse_settings
 from steerlens.data.reference import read_reference
 from steerlens.engine.run_context import RunContext
 from steerlens.report import tracking, write_report
-from steerlens.report.terminal import print_summary, progress
+from steerlens.report.terminal import phase, print_summary, progress
 from steerlens.report.tracking.tables import answer_rows, table_rows
 from steerlens.results import STEERING
-from steerlens.results.folder import changed_settings, read_settings, read_tables
+from steerlens.results.folder import RunTables, changed_settings, read_settings, read_tables
 from steerlens.results.replace import replacing
 from steerlens.results.status import Status, refuse_foreign
 from steerlens.results.text import visible
@@ -80,28 +80,43 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
         reference = read_reference(config.reference) if config.reference.model else None
         tree = dataclasses.asdict(config)
         _tell_other_settings(folder, tree)
-        tracker = tracking.start(config.tracking, folder, tree)
+        with phase("starting W&B"):
+            tracker = tracking.start(config.tracking, folder, tree)
         try:
             with replacing(status) as target:
                 write_text(target / CONFIG_FILE, yaml.safe_dump(tree, sort_keys=False))
                 if loads_subject(config):
+                    with phase("importing torch and SAELens"):
+                        import sae_lens  # noqa: F401
                     status.expect(layers=_count_layers(settings))
                 _carry_out(config, settings, reference, weight_cache, target)
                 # What is shown is what lies in the folder: `steerlens report` shows the same.
                 tables = read_tables(target)
-                summary, figures = write_report(tables, target)
-                tracker.log_tables(tables, summary)
-                if len(tables.words):
-                    tracker.log_rows("words", table_rows(tables.words))
-                for name, rows in answer_rows(summary).items():
-                    tracker.log_rows(name, rows)
-                tracker.log_figures(figures)
+                with phase("drawing the figures and writing the report"):
+                    summary, figures = write_report(tables, target)
+                with phase("logging to W&B"):
+                    _log(tracker, tables, summary, figures)
         except BaseException:
             tracker.finish({}, failed=True)
             raise
-        tracker.finish(summary)
+        with phase("finishing W&B"):
+            tracker.finish(summary)
         print_summary(tables, summary, folder)
     return summary["objective"]["value"] if summary["objective"] else None
+
+
+def _log(
+    tracker: tracking.Tracker,
+    tables: RunTables,
+    summary: dict[str, Any],
+    figures: dict[str, list[Path]],
+) -> None:
+    tracker.log_tables(tables, summary)
+    if len(tables.words):
+        tracker.log_rows("words", table_rows(tables.words))
+    for name, rows in answer_rows(summary).items():
+        tracker.log_rows(name, rows)
+    tracker.log_figures(figures)
 
 
 def _count_layers(settings: Settings) -> int:
