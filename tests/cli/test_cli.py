@@ -95,7 +95,7 @@ def test_the_run_gets_a_plain_configuration(steerlens: Steerlens, ran: list[RunC
     assert (code, err) == (0, "")
     (config,) = ran
     assert type(config) is RunConfig
-    assert config.score.prompt == "From my experience,"
+    assert config.score["output"].prompt == "From my experience,"
     assert (config.layer, config.features.ids) == (3, [1, 2, 3])
 
 

@@ -10,6 +10,7 @@ from steerlens.config.docstrings import all_settings, group_classes
 from steerlens.config.entries import conf_dir, header, options
 from steerlens.config.registry import parts_of
 from steerlens.errors import SteerlensError
+from steerlens.results import TABLES
 
 
 def test_the_short_help_names_what_people_come_for() -> None:
@@ -60,6 +61,16 @@ def test_a_scoring_method_shows_its_settings_by_their_whole_keys_and_by_the_flat
         assert f"score={method}: " in help_text(f"score.{method}")
     assert "score.output.null_directions=499" in help_text("score.output")
     assert "score.output.factor=10" in help_text("score.factor")
+
+
+def test_a_table_shows_its_columns_and_a_column_every_table_that_has_it() -> None:
+    for table in TABLES:
+        shown = help_text(table.file)
+        assert all(
+            f"\n  {name} ({column.kind})\n" in shown for name, column in table.columns.items()
+        )
+    shown = help_text("perplexity")
+    assert all(file in shown for file in ("generations.parquet", "steering.parquet"))
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -10,14 +11,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from steerlens.config import explain
 from steerlens.config.compose import (
+    HYDRA_VERSION,
     compose,
     compose_jobs,
     compose_tree,
+    for_hydra,
+    read_config,
     register,
     to_config,
     usual_values,
@@ -27,6 +34,7 @@ from steerlens.config.kinds import refuse_ignored
 from steerlens.config.registry import load_part
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError
+from steerlens.results.folder import read_settings
 
 
 def refusal(*overrides: str) -> str:
@@ -58,13 +66,57 @@ def test_the_default_is_smollm2_in_plain_dataclasses() -> None:
         "smollm2-topk",
         "all",
     )
-    assert isinstance(config.score, load_part("scores", "output").Config)
+    assert list(config.score) == ["output"]
+    assert isinstance(config.score["output"], load_part("scores", "output").Config)
     assert Path(str(config.sae.path)).parts[-2:] == ("steerlens_smollm2", "smollm2-topk")
 
 
-def test_scores_are_flat_alone_and_nested_together() -> None:
-    assert compose(["score=output", "score.factor=3"]).score.factor == 3
-    assert compose(["score=all", "score.output.factor=3"]).score["output"].factor == 3
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["score=output", "score.factor=3"],
+        ["score.output.factor=3"],
+        ["score=all", "score.output.factor=3"],
+        ["score=[input,output]", "score.output.factor=3"],
+    ],
+)
+def test_scores_have_one_shape_however_they_are_written(overrides: list[str]) -> None:
+    assert compose(overrides).score["output"].factor == 3
+
+
+def test_of_several_scores_each_is_a_file_of_the_group() -> None:
+    assert list(compose(["score=[output,input]"]).score) == ["output", "input"]
+    assert list(compose(["score=both"]).score) == ["input", "output"]
+    assert "score=[output,inptu]" not in refusal("score=[output,inptu]")
+    assert "did you mean 'input'" in refusal("score=[output,inptu]")
+
+
+def test_a_setting_that_is_called_like_its_score_is_found() -> None:
+    config = compose(["score=concept", "score.concept=rain"])
+    assert config.score["concept"].concept == "rain"
+
+
+def test_hydra_is_given_the_whole_key_and_in_a_sweep_over_scores_each_job_finds_it() -> None:
+    assert for_hydra(["score.factor=5"], multirun=False) == ["score.output.factor=5"]
+    words = ["score=output,token_confidence", "score.factor=5,6"]
+    assert for_hydra(words, multirun=True) == [words[0], "++score.factor=5,6"]
+    factors = [
+        {name: score.factor for name, score in to_config(tree).score.items()}
+        for tree in compose_jobs(words, multirun=True)
+    ]
+    assert factors == [{"output": 5}, {"token_confidence": 5}, {"output": 6}]
+    with initialize_config_dir(str(conf_dir()), version_base=HYDRA_VERSION):
+        job = hydra_compose("config", ["score=token_confidence", "++score.factor=6"])
+    assert to_config(job).score["token_confidence"].factor == 6
+
+
+def test_settings_of_earlier_versions_are_read_in_the_present_shape(tmp_path: Path) -> None:
+    saved = dataclasses.asdict(compose(["score.factor=7"]))
+    nested = saved["score"]
+    for score in (nested["output"], nested):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({**saved, "score": score}))
+        assert read_config(tmp_path).score["output"].factor == 7
+        assert read_settings(tmp_path)["score"]["factor"] == 7
 
 
 def test_ids_are_given_without_choosing_another_group() -> None:
@@ -133,7 +185,9 @@ def test_every_experiment_names_its_command_and_changes_only_what_its_run_reads(
         (["score.promt=x"], "unknown key 'score.promt'; did you mean 'score.prompt'?"),
         (["prompt=x"], "unknown key 'prompt'; did you mean 'score.prompt'?"),
         (["layer.x=3"], "'layer' is a plain value"),
-        (["score.output.factor=3"], "score.output.KEY is for score=all"),
+        (["score.input.top_k=3"], "score=input isn't chosen: add 'score=[output,input]'"),
+        (["score.output.promt=x"], "did you mean 'score.output.prompt'?"),
+        (["score.factor=abc"], "score.factor: Value 'abc'"),
         (
             ["score=all", "score.factor=3"],
             "'score.output.factor' or 'score.token_confidence.factor'?",
@@ -202,7 +256,9 @@ def test_an_experiment_in_a_folder_of_ones_own_is_found_and_wins_over_the_defaul
 ) -> None:
     text = "defaults:\n  - override /model: gpt2-small\nseed: 7\nscore:\n  factor: 2"
     config = compose([*write_experiment(my_conf, text), "score.factor=3"])
-    assert (config.model.name, config.seed, config.score.factor) == ("gpt2-small", 7, 3)
+    assert (config.model.name, config.seed) == ("gpt2-small", 7)
+    assert config.score["output"].factor == 3
+    assert compose(write_experiment(my_conf, text)).score["output"].factor == 2
 
 
 def test_a_subject_may_come_before_or_after_an_experiment() -> None:
@@ -368,7 +424,7 @@ def test_the_command_line_replaces_what_an_experiment_sweeps_over(my_conf: Path)
 
     def found(*overrides: str) -> list[tuple[int, float]]:
         configs = [to_config(tree) for tree in compose_jobs([*words, *overrides])]
-        return sorted((config.seed, config.score.factor) for config in configs)
+        return sorted((config.seed, config.score["output"].factor) for config in configs)
 
     # One job for every value, not for every combination: see `overrides.jobs`.
     assert found() == [(1, 5), (1, 10), (2, 5)]

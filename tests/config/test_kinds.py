@@ -142,7 +142,7 @@ def test_what_concepts_have_ignored_without_a_word_is_refused(
     group, _, setting = key.rpartition(".")
     setattr(getattr(config, group) if group else config, setting, value)
     with pytest.raises(SteerlensError, match="this run compares methods on the concepts of a set"):
-        check(config)
+        refuse_ignored(config, lambda _: (table1, table1))
 
 
 def test_a_judge_without_concepts_is_refused() -> None:

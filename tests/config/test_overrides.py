@@ -43,7 +43,7 @@ def test_every_text_without_a_dollar_reaches_the_configuration_unchanged() -> No
     for _ in range(30):
         text = "".join(draw.choices(ALPHABET.replace("$", ""), k=draw.randint(1, 12)))
         (typed,) = shlex.split(quoted("score.prompt", text))
-        assert compose([typed]).score.prompt == text, text
+        assert compose([typed]).score["output"].prompt == text, text
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,12 @@ def test_what_is_no_factor_is_refused(value: Any) -> None:
         parse_factors([])
 
 
+def test_the_earlier_name_of_a_unit_is_that_of_today() -> None:
+    config = compose(["steer=grid", "steer.unit=one"])
+    assert config.steer.unit == "raw"
+    check(config)
+
+
 def test_prompts_are_a_text_or_a_list_of_texts_each_once() -> None:
     def parse(prompts: Any, n_prompts: int | None = None) -> list[str]:
         return parse_prompts(GenerationConfig(prompts=prompts, n_prompts=n_prompts))

@@ -217,7 +217,7 @@ def test_neuronpedias_reader_finds_the_same_scores_in_an_export(
 
 def test_a_corpus_by_hand_is_read_instead(words: list[str], file: Path) -> None:
     def source(*more: str) -> str:
-        return compose([*words, f"sae.examples={file}", "score=input", *more]).score.source
+        return compose([*words, f"sae.examples={file}", "score=input", *more]).score["input"].source
 
     assert source() == "shipped"
     assert source("corpus.n_tokens=200000") == "corpus"

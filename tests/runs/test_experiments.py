@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -283,10 +283,15 @@ def _tiny_model(entry: ModelConfig, folder: Path) -> ModelConfig:
     return dataclasses.replace(entry, path=str(folder), aliases=["tiny"], **unknown)
 
 
-def _few_prompts(score: Any) -> Any:
-    if isinstance(score, ScoreConfig) and hasattr(score, "prompts"):
-        return dataclasses.replace(score, prompts=["the", "Note that", "In my experience,"])
-    return score
+def _few_prompts(scores: Mapping[str, ScoreConfig]) -> dict[str, ScoreConfig]:
+    """Give a single score of several prompts three of them."""
+    few: Any = {"prompts": ["the", "Note that", "In my experience,"]}
+    if len(scores) > 1:
+        return {**scores}
+    return {
+        name: dataclasses.replace(score, **few) if hasattr(score, "prompts") else score
+        for name, score in scores.items()
+    }
 
 
 def check_published(config: RunConfig, text: Path) -> None:

@@ -100,7 +100,7 @@ def test_a_run_leaves_everything_in_its_folder(steerlens: Run, folders: dict[str
         counts = [(scores >= score).sum() for score in rows["output_score"]]
         assert rows["output_score_p"].tolist() == [(1 + count) / 500 for count in counts]
     config = yaml.safe_load((out / "config.yaml").read_text())
-    assert config["score"]["factor"] == 10.0
+    assert config["score"]["output"]["factor"] == 10.0
     assert config["paths"]["output_dir"] == str(out)
     provenance = json.loads((out / "provenance.json").read_text())
     assert provenance["versions"]["torch"].startswith("2.")

@@ -34,7 +34,7 @@ def naive_change(
                 goal = factor * largest
             elif unit == "max_activation":
                 goal = factor * max_activation
-            elif unit == "one":
+            elif unit == "raw":
                 goal = torch.tensor(float(factor))
             else:  # norm: so many activations that the change is as long as the vector
                 one = torch.zeros_like(feature_acts)

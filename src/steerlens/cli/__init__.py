@@ -94,6 +94,8 @@ def _topic(words: list[str]) -> str | None:
 
 def _hydra(words: list[str]) -> int:
     """Check the overrides, then hand over to Hydra; 1 if a job failed."""
+    from steerlens.config.compose import for_hydra
+
     args = _flags().parse_intermixed_args(words)
     overrides: list[str] = args.overrides
     keys = [word.partition("=")[0] for word in overrides]
@@ -116,8 +118,10 @@ def _hydra(words: list[str]) -> int:
 
             note_failure(folder, error)
         raise
-    if not (show_only or tree.plan) and (args.multirun or _is_multirun(tree)):
+    is_sweep = args.multirun or _is_multirun(tree)
+    if is_sweep and not (show_only or tree.plan):
         return _sweep(args, tree)
+    args.overrides = for_hydra(overrides, is_sweep)
     return _run_hydra(args)
 
 
@@ -130,7 +134,7 @@ def _is_multirun(tree: DictConfig) -> bool:
 
 def _sweep(args: argparse.Namespace, tree: DictConfig) -> int:
     """A multirun, joined however it ends; 1 if a job isn't done."""
-    from steerlens.config.compose import is_basic, swept_by_files
+    from steerlens.config.compose import for_hydra, is_basic, swept_by_files
     from steerlens.config.overrides import override
     from steerlens.runs.sweep import begin, join_sweep
 
@@ -141,6 +145,7 @@ def _sweep(args: argparse.Namespace, tree: DictConfig) -> int:
         # Hydra would sweep over what an experiment's file says and the command line says otherwise.
         args.overrides += [*swept_by_files(tree, args.overrides), "hydra.sweeper.params=null"]
     args.overrides.append(override("hydra.sweep.dir", str(sweep.folder)))
+    args.overrides = for_hydra(args.overrides, multirun=True)
     try:
         _run_hydra(args)
     finally:

@@ -18,6 +18,7 @@ from steerlens.config.docstrings import (
 from steerlens.config.entries import conf_dir, entries, header, options
 from steerlens.config.registry import load_part, parts_of
 from steerlens.errors import SteerlensError, nearest
+from steerlens.results import TABLES, Table
 
 WIDTH = 96
 
@@ -27,8 +28,8 @@ def help_text(topic: str | None = None) -> str:
 
     Args:
         topic: a verb, a group, `GROUP=OPTION`, an option's name, a setting such as
-            `steer.operator`, or a scoring method such as `score.output`; None for everything in
-            short.
+            `steer.operator`, a scoring method such as `score.output`, or a table's file or column;
+            None for everything in short.
 
     Raises:
         SteerlensError: there is no such thing; says what is called nearly so.
@@ -42,6 +43,7 @@ def help_text(topic: str | None = None) -> str:
         (_groups(), _group),
         ([setting.key for setting in all_settings()], _setting),
         ([f"score.{method}" for method in parts_of("scores")], _method),
+        ([table.file for table in TABLES], _table),
     ]
     if equals and option in options().get(group, []):
         return _option(group, option)
@@ -56,6 +58,7 @@ def help_text(topic: str | None = None) -> str:
         for setting in all_settings()
         if topic in (setting.key.rpartition(".")[2], _flat(setting.key))
     ]
+    pages_of += [_column(table, topic) for table in TABLES if topic in table.columns]
     if pages_of:
         return "\n\n".join(pages_of)
     words = [*(name for names, _ in pages for name in names), *chain(*options().values())]
@@ -120,6 +123,18 @@ def _method(name: str) -> str:
     return "\n".join(lines)
 
 
+def _table(file: str) -> str:
+    """Return what the rows of a table are, and its columns."""
+    (table,) = [table for table in TABLES if table.file == file]
+    rows = [_row((f"{name} ({c.kind})", c.about)) for name, c in table.columns.items()]
+    return "\n".join([_filled(f"{file}: {table.about}"), "", "Columns", *rows])
+
+
+def _column(table: Table, column: str) -> str:
+    kind, about = table.columns[column]
+    return f"{table.file}\n{_row((f'{column} ({kind})', about))}"
+
+
 def _flat(key: str) -> str:
     """Return how the setting of a scoring method is written where there is one method alone."""
     return f"score.{key.rpartition('.')[2]}" if key.startswith("score.") else key
@@ -160,8 +175,8 @@ Run                  steerlens [KEY=VALUE ...]        score features; without ar
 Look                 steerlens list KIND [filter]     experiments, models, saes, subjects, releases,
                                                      scores, corpora, concepts, judges, launchers,
                                                      settings
-                     steerlens --help TOPIC           a verb, a group, an option or a setting:
-                                                     --help steer.operator
+                     steerlens --help TOPIC           a verb, a group, an option, a setting, a table
+                                                     or a column: --help steer.operator
 Redraw               steerlens report DIR             figures and tables of a finished run
 Sweep                steerlens -m KEY=A,B ...         one run for each value, joined at the end
                      steerlens join DIR [DIR ...]     the same of finished runs and sweeps

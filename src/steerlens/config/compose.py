@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
@@ -25,9 +26,12 @@ from yaml import YAMLError
 
 from steerlens.config import explain
 from steerlens.config.entries import conf_dir
+from steerlens.config.kinds import kind_of, refuse_ignored
 from steerlens.config.overrides import jobs, n_jobs, override, parse
+from steerlens.config.parse import parse_scores
 from steerlens.config.registry import load_part, parts_of
 from steerlens.config.schema import Chosen, ReferenceConfig, RunConfig
+from steerlens.config.score_keys import fold, in_full, is_flat
 from steerlens.config.shipped import shipped_path
 from steerlens.config.sources import resolve_sources
 from steerlens.errors import SteerlensError
@@ -120,7 +124,9 @@ def read_config(folder: Path) -> RunConfig:
             f"{folder / CONFIG_FILE} isn't the configuration of a run by this version."
         ) from error
     assert isinstance(tree, DictConfig)
-    return _as_dataclasses(tree)  # its sources are decided
+    config = _as_dataclasses(tree)  # its sources are decided
+    config.score = parse_scores(config.score)
+    return config
 
 
 def _literal(value: Any) -> Any:
@@ -183,13 +189,54 @@ def count_jobs(overrides: Sequence[str]) -> int | None:
 def _compose(overrides: Sequence[str], broken: dict[str, str]) -> DictConfig:
     parsed = parse(overrides)
     _check_searchpath(parsed)
+    tree = _composed_by_hydra(_in_full(parsed, broken), parsed, broken)
     try:
-        tree = hydra_compose("config", list(overrides), return_hydra_config=True)
-    except Exception as error:
+        unknown_key = fold(tree)
+    except OmegaConfBaseException as error:
         raise explain.failure(error, parsed, broken) from error
+    if unknown_key is not None:
+        raise explain.unknown_score_key(unknown_key, tree, parsed)
     explain.refuse_extra_keys(tree)
     explain.refuse_changed_texts(tree, parsed)
     return tree
+
+
+def _composed_by_hydra(
+    overrides: Sequence[str], parsed: Sequence[Override], broken: dict[str, str]
+) -> DictConfig:
+    """What Hydra makes of `overrides`; whatever fails is told of the `parsed` ones, as typed."""
+    try:
+        return hydra_compose("config", list(overrides), return_hydra_config=True)
+    except Exception as error:
+        raise explain.failure(error, parsed, broken) from error
+
+
+def _in_full(parsed: Sequence[Override], broken: dict[str, str]) -> list[str]:
+    others = [override for override in parsed if not is_flat(override)]
+    if len(others) == len(parsed):
+        return [override.input_line or "" for override in parsed]
+    lines = [override.input_line or "" for override in others]
+    return in_full(parsed, _composed_by_hydra(lines, others, broken))
+
+
+def for_hydra(overrides: Sequence[str], multirun: bool) -> list[str]:
+    """Return `overrides` as Hydra itself takes them: see `score_keys.in_full`."""
+    broken = register()
+    with _hydra():
+        loader = GlobalHydra.instance().config_loader()
+        parsed = parse(overrides, multirun=True, loader=loader)
+        others = [override for override in parsed if not is_flat(override)]
+        if len(others) == len(parsed):
+            return list(overrides)
+        choosing = ("score", "experiment", "subject")
+        vary = multirun and any(
+            override.is_sweep_override() and override.key_or_group in choosing
+            for override in others
+        )
+        if vary:
+            return in_full(parsed, None)
+        first = jobs(others)[0]
+        return in_full(parsed, _composed_by_hydra(first, parse(first), broken))
 
 
 def to_config(tree: DictConfig, hydra: Any = None) -> RunConfig:
@@ -202,9 +249,19 @@ def to_config(tree: DictConfig, hydra: Any = None) -> RunConfig:
     Raises:
         SteerlensError: a value is missing or can't be resolved.
     """
+    config = _with_choices(tree, tree.get("hydra") if hydra is None else hydra)
+    kind, refusal = kind_of(config).name, None
+    try:
+        refuse_ignored(config, usual_values)
+    except SteerlensError as error:  # for whoever wants to run it: see `preflight.check`
+        refusal = str(error)
+    config.chosen = replace(config.chosen, kind=kind, refusal=refusal)
+    return config
+
+
+def _with_choices(tree: DictConfig, hydra: Any) -> RunConfig:
     config = _as_dataclasses(tree)
     resolve_sources(config)
-    hydra = tree.get("hydra") if hydra is None else hydra
     if hydra is not None:
         choices = hydra.runtime.choices
         config.chosen = Chosen(
@@ -234,7 +291,7 @@ def _filled(searchpath: Sequence[str], overrides: Sequence[str], config: RunConf
         hydra = tree.pop("hydra")
     for key in OmegaConf.missing_keys(tree):
         OmegaConf.update(tree, key, attrgetter(key)(config))
-    return to_config(tree, hydra)
+    return _with_choices(tree, hydra)
 
 
 @cache
@@ -252,6 +309,9 @@ def _as_dataclasses(tree: DictConfig) -> RunConfig:
     with open_dict(tree):
         tree.pop("hydra", None)
     try:
+        unknown_key = fold(tree)
+        if unknown_key is not None:
+            raise explain.unknown_score_key(unknown_key, tree)
         missing = sorted(OmegaConf.missing_keys(tree))
         if missing:
             raise explain.missing(missing[0], tree)

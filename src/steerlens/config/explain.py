@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException
@@ -14,8 +13,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from steerlens.config.entries import options as known_options
 from steerlens.config.overrides import quoted
-from steerlens.config.registry import load_part, parts_of
+from steerlens.config.registry import parts_of
 from steerlens.config.schema import JUDGES, RunConfig, key_fields
+from steerlens.config.score_keys import chosen_scores, is_flat, method_keys
 from steerlens.errors import SteerlensError, nearest, unknown
 
 GROUPS = (
@@ -87,8 +87,12 @@ def failure(
     if cause is None:
         return SteerlensError(_one_line(str(error)) or type(error).__name__)
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        return _unknown_key(str(cause.full_key), _siblings(cause.parent_node), where)
-    key = str(cause.full_key or "")
+        siblings = _siblings(cause.parent_node)
+        key = str(cause.full_key)
+        if key.startswith("score.") and key.count(".") == 1:
+            return _unknown_score_key(key, siblings, where)
+        return _unknown_key(key, siblings, where)
+    key = _as_typed(str(cause.full_key or ""), parsed)
     option = re.search(r"str is not a subclass of (\w+)Config\. value: (.+)", _first_line(cause))
     if option:
         group, name = option[1].lower(), option[2]
@@ -122,7 +126,14 @@ def refuse_changed_texts(tree: DictConfig, parsed: Sequence[Override]) -> None:
             continue
         text = override.get_value_string()
         changed = value == text.strip() if isinstance(value, str) else True
-        target = OmegaConf.select(tree, key, throw_on_resolution_failure=False)
+        names = chosen_scores(tree)
+        if is_flat(override) and len(names) == 1:
+            key_of_score = key.partition(".")[2]
+            target = OmegaConf.select(
+                tree, f"score.{names[0]}.{key_of_score}", throw_on_resolution_failure=False
+            )
+        else:
+            target = OmegaConf.select(tree, key, throw_on_resolution_failure=False)
         if str(value) != text and changed and isinstance(target, str):
             raise SteerlensError(
                 f"{key} would become {str(value)!r}; to keep {text!r}, write {quoted(key, text)}"
@@ -162,7 +173,7 @@ def _missing_option(error: MissingConfigException, broken: Mapping[str, str]) ->
     if group in ("hydra/launcher", "hydra/sweeper") and name in PLUGINS:
         return SteerlensError(
             f"{group}={name} needs a plugin that isn't installed: "
-            f"pip install 'steerlens[{PLUGINS[name]}]'."
+            f"pip install -c constraints.txt -e '.[{PLUGINS[name]}]' in a checkout of steerlens."
         )
     options = [option for option in error.options or [] if not option.endswith("_schema")]
     root, _, path = (error.missing_cfg_file or "").partition("/")
@@ -173,6 +184,7 @@ def _missing_option(error: MissingConfigException, broken: Mapping[str, str]) ->
     where = "" if file is None or by_itself else f" (chosen in {file[1]}.yaml)"
     if new := RENAMED.get((group, name)):
         return SteerlensError(f"{group}={name} is gone{where}; its successor is {group}={new}.")
+    options = options or known_options().get(group, [])
     return unknown(group or "file", name + where if where else name, options)
 
 
@@ -195,7 +207,12 @@ def _group_misuse(override: Override) -> SteerlensError | None:
         )
     if override.is_delete() and name.split(".")[0] not in _field_names(RunConfig):
         return _unknown_key(name, _field_names(RunConfig), "")
-    if name in GROUPS and not override.is_delete() and not isinstance(override.value(), str | dict):
+    is_list_of_scores = name == "score" and isinstance(override.value(), list)
+    if (
+        name in GROUPS
+        and not (override.is_delete() or is_list_of_scores)
+        and not isinstance(override.value(), str | dict)
+    ):
         return SteerlensError(
             f"{line!r}: {name} is a group, so its value is the name of one option; "
             f"`steerlens --help` lists them."
@@ -212,11 +229,6 @@ def _unknown_key(full_key: str, siblings: Iterable[str], where: str) -> Steerlen
             f"{full_key} isn't known to Hydra (valid: {', '.join(siblings)}); if a plugin takes "
             f"it, add it with +{full_key}=VALUE."
         )
-    if parent == "score" and last in parts_of("scores"):
-        return SteerlensError(
-            f"unknown key {full_key!r}{where}; with one method its settings are score.KEY, "
-            f"score.{last}.KEY is for score=all."
-        )
     if not parent and last in GROUPS:
         return SteerlensError(
             f"{last!r}{where} is a group without keys; choose an option with {last}=NAME, or in a "
@@ -226,7 +238,11 @@ def _unknown_key(full_key: str, siblings: Iterable[str], where: str) -> Steerlen
         siblings += [name for name in GROUPS if name not in siblings]
     near = (
         _elsewhere(full_key)
-        or [f"{prefix}{name}.{last}" for name in siblings if last in _settings(parent, name)]
+        or [
+            f"{prefix}{name}.{last}"
+            for name in siblings
+            if parent == "score" and last in method_keys(name)
+        ]
         or [prefix + name for name in nearest(last, siblings)]
     )
     if near:
@@ -236,6 +252,37 @@ def _unknown_key(full_key: str, siblings: Iterable[str], where: str) -> Steerlen
     else:
         hint = f"{parent!r} is a plain value, without keys of its own."
     return SteerlensError(f"unknown key {full_key!r}{where}; {hint}")
+
+
+def unknown_score_key(
+    key: str, tree: DictConfig, parsed: Sequence[Override] = ()
+) -> SteerlensError:
+    """The error for `score.KEY` that no chosen score has, or that several could mean."""
+    typed = {override.key_or_group for override in parsed}
+    experiment = OmegaConf.select(tree, "hydra.runtime.choices.experiment")
+    in_file = experiment and f"score.{key}" not in typed
+    where = f" in experiment/{experiment}.yaml" if in_file else ""
+    return _unknown_score_key(f"score.{key}", chosen_scores(tree), where)
+
+
+def _unknown_score_key(full_key: str, names: Sequence[str], where: str) -> SteerlensError:
+    last = full_key.rpartition(".")[2]
+    if last in parts_of("scores"):
+        both = ",".join([*names, last])
+        return SteerlensError(
+            f"unknown key {full_key!r}{where}; score={last} isn't chosen: add 'score=[{both}]'."
+        )
+    if len(names) == 1 and last not in method_keys(names[0]):
+        keys = [key for key in method_keys(names[0]) if key != "method"]
+        return _unknown_key(full_key, [*keys, *names], where)
+    return _unknown_key(full_key, names, where)
+
+
+def _as_typed(key: str, parsed: Sequence[Override]) -> str:
+    """`score.NAME.KEY` as `score.KEY`, if that is what was typed."""
+    flat = f"score.{key.rpartition('.')[2]}"
+    typed = {override.key_or_group for override in parsed}
+    return flat if key.startswith("score.") and key not in typed and flat in typed else key
 
 
 def _elsewhere(full_key: str) -> list[str]:
@@ -248,16 +295,8 @@ def _elsewhere(full_key: str) -> list[str]:
         if dataclasses.is_dataclass(field.default_factory)
     }
     for method in parts_of("scores"):
-        groups["score"] = groups.get("score", []) + _settings("score", method)
+        groups["score"] = groups.get("score", []) + method_keys(method)
     return [f"{group}.{full_key}" for group, keys in groups.items() if full_key in keys]
-
-
-def _settings(parent: str, method: str) -> list[str]:
-    """The settings of `method` if it is one, by its place under `score`."""
-    if parent == "score" and method in parts_of("scores"):
-        with suppress(Exception):  # somebody else's module: not what is being explained
-            return _field_names(load_part("scores", method).Config)
-    return []
 
 
 def _typed_nodes(path: str, node: DictConfig) -> Iterable[tuple[str, DictConfig]]:

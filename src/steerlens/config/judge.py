@@ -36,7 +36,8 @@ def check_judge(judge: JudgeConfig) -> None:
     _check_url(judge)
     if importlib.util.find_spec(judge.name) is None:
         raise SteerlensError(
-            f"judge={judge.name} needs its client: pip install 'steerlens[judges]'."
+            f"judge={judge.name} needs its client: pip install -c constraints.txt -e '.[judges]' "
+            "in a checkout of steerlens."
         )
     judge_key(judge)
     if judge.budget_usd is not None and price_of(judge) is None:

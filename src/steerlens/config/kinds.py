@@ -128,7 +128,9 @@ def refuse_ignored(
     with it, or the one of the chosen experiment, whose own kind reads it: `experiment=filter
     steer=none` leaves that experiment's controls behind. So it makes no difference whether a value
     comes from the command line, a sweep, a file of one's own, or a list of overrides in Python;
-    and an experiment's file that sets what its own kind ignores is refused, too.
+    and an experiment's file that sets what its own kind ignores is refused, too. `to_config`
+    decides it of everything that is composed, so that it stands in `RunConfig.chosen`, where
+    `preflight.check` finds it; whoever then replaces fields in Python is not asked again.
 
     Args:
         config: what is asked for.

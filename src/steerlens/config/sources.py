@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from steerlens.config.entries import entries
 from steerlens.config.parse import parse_scores
-from steerlens.config.registry import ScoreConfig
 from steerlens.config.schema import CorpusConfig, RunConfig
 
 AUTO, FALLBACK = "auto", "embedded"
@@ -27,8 +26,7 @@ def resolve_sources(config: RunConfig) -> None:
     scores = parse_scores(config.score)
     for score in scores.values():
         score.resolve_source(shipped_examples(config), config.sae.examples)
-    if not isinstance(config.score, ScoreConfig):
-        config.score = next(iter(scores.values())) if "method" in config.score else scores
+    config.score = scores
 
 
 def shipped_examples(config: RunConfig) -> str | None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from steerlens.config.schema import EARLIER_UNITS
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = {"shown": "word_share", "shown_unsteered": "word_share_unsteered"}
 """Names of columns today, by their earlier ones."""
-
-UNITS = {"one": "raw"}
-"""Names of `steer.unit` today, by their earlier ones."""
 
 
 def in_present_columns(table: pa.Table) -> pa.Table:
@@ -43,6 +42,6 @@ def in_present_columns(table: pa.Table) -> pa.Table:
 def in_present_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Give the settings of a run, by group, the values that they have today."""
     steer = settings.get("steer")
-    if isinstance(steer, dict) and steer.get("unit") in UNITS:
-        settings = {**settings, "steer": {**steer, "unit": UNITS[steer["unit"]]}}
+    if isinstance(steer, dict) and steer.get("unit") in EARLIER_UNITS:
+        settings = {**settings, "steer": {**steer, "unit": EARLIER_UNITS[steer["unit"]]}}
     return settings

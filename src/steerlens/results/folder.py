@@ -185,7 +185,19 @@ def _settings(folder: Path) -> dict[str, Any]:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise SteerlensError(f"{path} can't be read: it is no YAML file.") from error
-    return in_present_settings(settings) if isinstance(settings, dict) else {}
+    return told_in_short(in_present_settings(settings)) if isinstance(settings, dict) else {}
+
+
+def told_in_short(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's settings with those of a single score directly under `score`.
+
+    Earlier versions have saved them like that, and labels and messages have them so.
+    """
+    score = settings.get("score")
+    of_scores = list(score.values()) if isinstance(score, Mapping) else []
+    if len(of_scores) == 1 and isinstance(of_scores[0], Mapping):
+        return {**settings, "score": of_scores[0]}
+    return dict(settings)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -199,6 +211,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """List in words the settings of which a run's results depend on and both know two values."""
     changes: list[str] = []
+    if not prefix:
+        old, new = told_in_short(old), told_in_short(new)
     for key in new.keys() & old.keys():
         before, after = old[key], new[key]
         if before == after or (not prefix and key in ASIDE):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from steerlens.config.belonging import refuse_other_gguf, refuse_other_model
 from steerlens.config.catalog import SAE_SETTINGS, read_release, releases
-from steerlens.config.compose import usual_values
 from steerlens.config.concepts import check_concepts
 from steerlens.config.entries import entries
 from steerlens.config.folders import (
@@ -21,7 +20,7 @@ from steerlens.config.folders import (
 )
 from steerlens.config.gguf import check_gguf, gguf_file
 from steerlens.config.judge import check_judge
-from steerlens.config.kinds import PUBLISHED, kind_of, refuse_ignored
+from steerlens.config.kinds import PUBLISHED, kind_of
 from steerlens.config.parse import (
     layer_numbers,
     layers_told,
@@ -103,7 +102,8 @@ def check(config: RunConfig) -> None:
         for name, model in (("model", config.model), ("evaluator", config.evaluator)):
             if model:
                 _check_local_model(model, f"{name}.path", Path(config.paths.cache_dir))
-    refuse_ignored(config, usual_values)
+    if config.chosen.refusal and config.chosen.kind == kind_of(config).name:
+        raise SteerlensError(config.chosen.refusal)
     if config.labels:
         explanation_files(Path(config.labels))
     if not loads_subject(config):

@@ -69,7 +69,7 @@ def test_saes_that_look_back_or_across_equal_naive(
 @pytest.mark.parametrize(
     ("operator", "unit"),
     [(operator, "a_max") for operator in parts_of("operators")]
-    + [("add", unit) for unit in ("norm", "one")],
+    + [("add", unit) for unit in ("norm", "raw")],
 )
 def test_every_operator_and_unit_equals_naive(
     subject: Subject, operator: str, unit: str, keep_error: bool

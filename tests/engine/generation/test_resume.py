@@ -84,7 +84,7 @@ def test_a_wider_run_generates_only_what_is_missing(
         ({"max_new_tokens": 7}, True),
         ({"stop": "."}, True),
         ({"operator": "clamp"}, True),
-        ({"unit": "one"}, True),
+        ({"unit": "raw"}, True),
         ({"positions": "all"}, True),
         ({"keep_error": False}, True),
         ({"batch_size": 3}, False),

@@ -10,7 +10,7 @@ import torch
 
 from steerlens import SteerlensError, steer
 from steerlens.config.registry import parts_of
-from steerlens.config.schema import POSITIONS
+from steerlens.config.schema import POSITIONS, unit_of_today
 from steerlens.engine.subject import Subject
 from tests.support.naive_steering import naive_logits
 from tests.support.pairs import pairs
@@ -136,11 +136,11 @@ def test_steering_adds_up_when_nested(tiny_subject: MakeSubject) -> None:
     direction = torch.randn(D_MODEL)
     tokens = torch.tensor([IDS])
     with (
-        steer(subject, direction=direction, unit="one"),
-        steer(subject, direction=direction, factor=2.0, unit="one"),
+        steer(subject, direction=direction, unit="raw"),
+        steer(subject, direction=direction, factor=2.0, unit="raw"),
     ):
         nested = subject.lm.bridge(tokens)
-    with steer(subject, direction=direction, factor=3.0, unit="one"):
+    with steer(subject, direction=direction, factor=3.0, unit="raw"):
         torch.testing.assert_close(subject.lm.bridge(tokens), nested, rtol=1e-4, atol=1e-4)
 
 
@@ -152,8 +152,21 @@ def test_a_plain_direction_is_added_as_it_is(tiny_subject: MakeSubject) -> None:
         return out + 2.0 * direction
 
     expected = subject.lm.bridge.run_with_hooks(tokens, fwd_hooks=[(subject.site.write, add)])
-    with steer(subject, direction=direction, factor=2.0, unit="one", positions="all"):
+    with steer(subject, direction=direction, factor=2.0, unit="raw", positions="all"):
         torch.testing.assert_close(subject.lm.bridge(tokens), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_earlier_name_of_a_unit_is_told_and_understood(
+    tiny_subject: MakeSubject, caplog: pytest.LogCaptureFixture
+) -> None:
+    subject = tiny_subject("llama", "topk", normalize_activations="none")
+    tokens, outputs = torch.tensor([IDS]), []
+    unit_of_today.cache_clear()
+    for unit in ("one", "raw"):
+        with steer(subject, direction=torch.ones(D_MODEL), unit=unit):
+            outputs.append(subject.lm.bridge(tokens))
+    assert torch.equal(*outputs)
+    assert caplog.messages == ["steer.unit=one is called raw now: write steer.unit=raw."]
 
 
 @pytest.mark.parametrize("generate", ["bridge", "transformers"])

@@ -21,6 +21,7 @@ from steerlens.config.schema.concepts import (
 from steerlens.config.schema.missing import MISSING
 from steerlens.config.schema.steering import (
     CONTROLS,
+    EARLIER_UNITS,
     OBJECTIVES,
     POSITIONS,
     RANDOM_DIRECTION,
@@ -30,6 +31,7 @@ from steerlens.config.schema.steering import (
     GenerationConfig,
     SelectionConfig,
     SteerConfig,
+    unit_of_today,
 )
 from steerlens.config.schema.subject import FeaturesConfig, ModelConfig, SaeConfig
 from steerlens.config.schema.texts import (
@@ -45,6 +47,7 @@ __all__ = [
     "CONCEPT_SOURCES",
     "CONTROLS",
     "CORPORA",
+    "EARLIER_UNITS",
     "INSTRUCTIONS",
     "JUDGES",
     "MISSING",
@@ -75,6 +78,7 @@ __all__ = [
     "TowardConfig",
     "TrackingConfig",
     "key_fields",
+    "unit_of_today",
 ]
 
 
@@ -148,6 +152,10 @@ class Chosen:
     experiment: str | None = None
     searchpath: tuple[str, ...] = ()
     """Folders beside ours in which options lie."""
+    kind: str | None = None
+    """The kind of run that was asked for: see `config.kinds`."""
+    refusal: str | None = None
+    """Why such a run is refused: it would ignore a setting that somebody has asked for."""
 
 
 @dataclass

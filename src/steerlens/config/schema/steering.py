@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
+EARLIER_UNITS = {"one": "raw"}
+"""Names of `steer.unit` today, by their earlier ones, which are understood for one release."""
 POSITIONS = ("last", "all", "generated", "prompt")
 RANDOM_DIRECTION = "random_direction"
 RANDOM_FEATURE = "random_feature"
@@ -23,6 +27,18 @@ OBJECTIVES = {
 }
 """What `objective` can be (see `analysis.objectives`), and whether it needs steered texts."""
 
+logger = logging.getLogger(__name__)
+
+
+@cache
+def unit_of_today(unit: str) -> str:
+    """Give the present name of a unit; an earlier one is told, once."""
+    if unit not in EARLIER_UNITS:
+        return unit
+    today = EARLIER_UNITS[unit]
+    logger.warning("steer.unit=%s is called %s now: write steer.unit=%s.", unit, today, today)
+    return today
+
 
 @dataclass
 class SteerConfig:
@@ -34,7 +50,7 @@ class SteerConfig:
     """add: `a + s u`; clamp: `s u`; min_clamp: `max(a, s u)`; ablate: `(1 - s) a`."""
     unit: str = "a_max"
     """u: a_max (the largest activation at the position, as in the paper), max_activation (the
-    feature's own maximum over the corpus, as in AxBench), norm (the residual's), or one."""
+    feature's own maximum over the corpus, as in AxBench), norm (the residual's), or raw (1)."""
     keep_error: bool = True
     """Keep the SAE's reconstruction error (the authors' code) or drop it (the paper's Eq. 6)."""
     positions: str = "last"
@@ -51,6 +67,9 @@ class SteerConfig:
     together: list[int] = field(default_factory=list)
     """Also steer with the n best features of a layer at once, by selection.score, each with an
     equal share of the factor: `[2,5]`."""
+
+    def __post_init__(self) -> None:
+        self.unit = unit_of_today(self.unit)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from steerlens.config.registry import load_part
+from steerlens.config.schema import unit_of_today
 from steerlens.engine.subject.site import is_transcoder
 from steerlens.errors import SteerlensError
 
@@ -38,6 +39,7 @@ class Operation:
     """Keep what the SAE fails to reconstruct (the authors' code) or drop it (the paper's Eq. 6)."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "unit", unit_of_today(self.unit))
         load_part("operators", self.operator)
         load_part("units", self.unit)
 

@@ -41,7 +41,7 @@ def steer(
         direction: (D,) a plain vector to add instead of features: `s * unit * direction`.
         weights: share of each feature in the factor; 1 by default.
         operator: add, clamp, min_clamp or ablate.
-        unit: a_max, max_activation, norm or one.
+        unit: a_max, max_activation, norm or raw.
         keep_error: keep what the SAE fails to reconstruct.
         positions: last (the prompt's last and every new one), all, generated or prompt.
         max_activation: of each feature, for unit=max_activation.

@@ -34,6 +34,6 @@ def norm(encoded: Encoded, out_BLD: Tensor, targets: Targets) -> Tensor:
     return length_BL[..., None] / targets.vectors_BND.norm(dim=-1)[:, None]
 
 
-def one(encoded: Encoded, out_BLD: Tensor, targets: Targets) -> Tensor:
-    """1."""
+def raw(encoded: Encoded, out_BLD: Tensor, targets: Targets) -> Tensor:
+    """1, so that a factor is in the SAE's own numbers."""
     return encoded.acts_BLF.new_ones(())

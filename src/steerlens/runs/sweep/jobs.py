@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from steerlens.config.schema import RunConfig
+from steerlens.config.score_keys import in_short
 from steerlens.errors import SteerlensError
 from steerlens.results import FEATURES, SUMMARY_FILE
 from steerlens.results.folder import ASIDE, read_settings, unfinished
@@ -75,7 +76,8 @@ def start_job(
         and (folder / FEATURES.file).is_file()
     )
     id = sweep.get("id") if isinstance(sweep, dict) else None
-    settings = {name: value for name, _, value in (word.partition("=") for word in overrides)}
+    words = [word.lstrip("+").partition("=") for word in overrides]
+    settings = {in_short(name, [*config.score]): value for name, _, value in words}
     if not finished:
         # First, so that what another job has finished never stands under this one's settings.
         begin(folder, key)
