@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from steerlens.analysis.summary import summarise
+from steerlens.report import terminal
 from steerlens.report.concept_page import Line, print_hanging
 from steerlens.report.terminal import print_summary, progress
 from steerlens.results import FEATURES
