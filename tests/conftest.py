@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import base64
 import os
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+ONE_PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNgAAAAAgAB5Sfe/AAAAABJRU5ErkJggg=="
+)
+"""A PNG."""
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 
 if TYPE_CHECKING:
     from steerlens.engine.subject import Subject
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _composed_once() -> Iterator[None]:
+    from tests.support.composing import composed_once
+
+    with composed_once():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +52,24 @@ def agreements(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("agreements")
 
 
+@contextmanager
+def _compared_once(agreements: Path) -> Iterator[None]:
+    """While it lasts, no cache has a comparison of its own."""
+    from steerlens.engine.subject import agreement
+
+    file = agreement._file
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agreement, "_file", lambda key, cache_dir: file(key, agreements))
+        yield
+
+
+@pytest.fixture(scope="module")
+def compared_once(agreements: Path) -> Iterator[None]:
+    """Runs of a module don't compare a model that was compared before."""
+    with _compared_once(agreements):
+        yield
+
+
 @pytest.fixture
 def tiny_subject(
     tiny_folder: Callable[[str], Path], agreements: Path, tmp_path: Path
@@ -49,10 +81,8 @@ def tiny_subject(
     def make(kind: str = "llama", architecture: str = "standard", **settings: object) -> Subject:
         sae = save_sae(tmp_path / "sae", architecture, **settings)  # type: ignore[arg-type]
         paths = {"model.path": tiny_folder(kind), "sae.path": sae, "paths.cache_dir": tmp_path}
-        shutil.copytree(agreements, tmp_path / "agreement", dirs_exist_ok=True)
-        subject = load_subject("local", "local", "all", **paths)
-        shutil.copytree(tmp_path / "agreement", agreements, dirs_exist_ok=True)
-        return subject
+        with _compared_once(agreements):
+            return load_subject("local", "local", "all", **paths)
 
     return make
 
@@ -66,7 +96,21 @@ def quick_figures() -> Iterator[None]:
 
     def savefig(figure: Any, file: Any, format: str, **settings: Any) -> None:
         if format == "png":
+            figure.set_layout_engine("none")
             whole(figure, file, format=format, dpi=20, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        yield
+
+
+@pytest.fixture(scope="module")
+def undrawn_figures() -> Iterator[None]:
+    """Figures are made, but not drawn: their files hold a pixel. For what isn't about pictures."""
+    from matplotlib.figure import Figure
+
+    def savefig(figure: Any, file: Any, format: str, **settings: Any) -> None:
+        file.write(ONE_PIXEL if format == "png" else b"%PDF-1.4\n")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", savefig)

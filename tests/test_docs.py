@@ -137,9 +137,7 @@ def filled(words: tuple[str, ...], files: dict[str, str]) -> list[str]:
 def parsed(typed: list[str]) -> tuple[list[str], bool]:
     """The overrides of a command, and whether it is a sweep."""
     args = cli._flags().parse_intermixed_args(typed)
-    keys = {word.partition("=")[0] for word in args.overrides}
-    by_concept = ["experiment=concept"] if "concept" in keys and "experiment" not in keys else []
-    return [*by_concept, *args.overrides], args.multirun
+    return args.overrides, args.multirun
 
 
 def trees(words: tuple[str, ...], files: dict[str, str]) -> list[DictConfig]:

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "results": "errors storage config",
     "data": "errors storage config results",
     "engine": "errors storage config data",
-    "scores": "errors storage config results data engine",
+    "scores": "errors config results data engine",
     "judges": "errors storage config results engine",
     "analysis": "errors config results scores",
     "steering": "errors storage config results data engine scores judges analysis",

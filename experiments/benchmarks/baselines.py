@@ -24,11 +24,13 @@ import numpy as np
 import torch
 
 from experiments.benchmarks.random_subject import seconds
+from steerlens.config.registry import loadable_parts
 from steerlens.data.concept_sets import Concept, ConceptSet
 from steerlens.data.concept_sets.embedded import embedded_concepts
-from steerlens.steering.methods import METHODS
 from steerlens.steering.methods.labelled import Labelled, Tokens, TokenVectors, label
 from steerlens.steering.methods.task import Task
+
+METHODS = loadable_parts("methods")
 
 N_POSITIVE = 72
 """As many negatives, which all concepts share (AxBench)."""

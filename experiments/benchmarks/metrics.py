@@ -21,7 +21,7 @@ from steerlens.engine.generation import generate
 from steerlens.engine.run_context import ScoreRun
 from steerlens.engine.subject import load_subjects
 from steerlens.steering.features import text_rows
-from steerlens.steering.metrics import METRICS, MetricRun, Texts
+from steerlens.steering.metrics import MetricRun, Texts, metrics
 
 SETTINGS = ["layer=19", "steer=grid", "generation.n_prompts=10", "generation.chat_template=auto"]
 
@@ -59,7 +59,7 @@ def main() -> None:
     n_tokens = sum(map(len, columns.token_ids))
     print(f"{len(texts)} texts of {n_tokens:,} tokens: {of_texts:.2f} s", flush=True)
     total = 0.0
-    for name, metric in METRICS.items():
+    for name, metric in metrics().items():
         times = []
         for _ in range(args.rounds):
             start = time.process_time()

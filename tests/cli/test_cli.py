@@ -22,6 +22,9 @@ from steerlens.results.status import Status
 from tests.support.frames import frame
 
 GPT2 = ["model=gpt2-small", "sae=gpt2-small-res-jb"]
+
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
+
 HEAVY = ("torch", "transformer_lens", "sae_lens", "transformers", "wandb", "pandas", "matplotlib")
 
 
@@ -432,30 +435,14 @@ def test_the_module_is_the_same_command() -> None:
     assert done.stdout.startswith("model=gpt2-small ")
 
 
-def test_what_was_asked_for_is_told_before_anything_is_checked(steerlens: Steerlens) -> None:
-    _, out, _ = steerlens(*GPT2, "layer=3", "name=mine")
-    assert out.splitlines()[0] == "mine, gpt2-small with gpt2-small-res-jb, layer 3 ..."
-    code, out, err = steerlens(*GPT2, "layer=99")
-    assert code == 1
-    assert out.splitlines() == ["score, gpt2-small with gpt2-small-res-jb, layer 99 ..."]
-    assert err.count("\n") == 1
-    _, out, _ = steerlens(*GPT2, "layer=3,4", "-m")
-    assert out.startswith("2 jobs, the first: score, gpt2-small with gpt2-small-res-jb, layer 3")
-    assert "..." not in steerlens(*GPT2, "--cfg", "job")[1].splitlines()[0]
-
-
-def test_the_first_line_is_there_before_torch() -> None:
-    program = """
-import sys
-import steerlens.runs.preflight as preflight
-def stop(config):
-    print([name for name in ("torch", "transformers", "sae_lens") if name in sys.modules])
-    sys.exit()
-preflight.check = stop
-from steerlens.cli import main
-main(["layer=4"])
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    first, loaded = done.stdout.splitlines()
-    assert first.endswith("layer 4 ...")
-    assert loaded == "[]"
+def test_a_terminal_is_told_at_once_what_was_asked_for(
+    steerlens: Steerlens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert steerlens(*GPT2, "layer=3")[1:] == ("", "")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    _, _, err = steerlens(*GPT2, "layer=99")
+    first, refused = err.splitlines()
+    assert first.endswith("gpt2-small with gpt2-small-res-jb, layer 99 ...")
+    assert refused.startswith("steerlens: layer 99")
+    _, _, err = steerlens(*GPT2, "layer=3,4", "-m")
+    assert err.startswith("2 jobs, the first: ")

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,13 +25,15 @@ from steerlens.config.compose import (
     compose_jobs,
     compose_tree,
     for_hydra,
+    left_open,
     read_config,
     register,
     to_config,
     usual_values,
 )
-from steerlens.config.entries import PACKAGE, conf_dir
+from steerlens.config.entries import PACKAGE, conf_dir, needed_keys
 from steerlens.config.kinds import refuse_ignored
+from steerlens.config.overrides import with_experiment
 from steerlens.config.registry import load_part
 from steerlens.config.schema import RunConfig
 from steerlens.errors import SteerlensError
@@ -119,6 +122,29 @@ def test_settings_of_earlier_versions_are_read_in_the_present_shape(tmp_path: Pa
         assert read_settings(tmp_path)["score"]["factor"] == 7
 
 
+def test_a_concept_means_the_same_on_the_command_line_in_python_and_for_hydra() -> None:
+    assert with_experiment(["layer=3", "concept=a"]) == [
+        "experiment=concept",
+        "layer=3",
+        "concept=a",
+    ]
+    assert with_experiment(["experiment=demo", "concept=a"]) == ["experiment=demo", "concept=a"]
+    config = compose(["concept=water"])
+    assert config == replace(compose(["experiment=concept", "concept=water"]), paths=config.paths)
+    assert left_open(compose_tree(["experiment=concept"])) == ["concept=???"]
+
+
+def test_a_file_that_inherits_an_experiment_is_asked_for_what_that_needs(my_conf: Path) -> None:
+    words = write_experiment(my_conf, "defaults:\n  - /experiment/concept\nseed: 3")
+    assert "concept names nothing" in refusal(*words)
+    assert compose([*words, "concept=water"]).features.concept == "water"
+
+
+def test_a_file_with_a_word_that_its_run_would_ignore_is_refused(my_conf: Path) -> None:
+    config = compose(write_experiment(my_conf, "concept: water"))
+    assert "add experiment=concept" in str(config.chosen.refusal)
+
+
 def test_ids_are_given_without_choosing_another_group() -> None:
     assert compose(["features.ids=[1,2,3]"]).features.ids == [1, 2, 3]
 
@@ -157,13 +183,17 @@ def test_every_option_of_a_group_composes(group: str) -> None:
         compose_tree([f"{group}={file.stem}"])
 
 
+GIVEN = {"concept": "concept=water", "reference.ratings": "reference.ratings=nowhere"}
+
+
 def test_every_experiment_names_its_command_and_changes_only_what_its_run_reads() -> None:
     for file in (conf_dir() / "experiment").rglob("*.yaml"):
         name = file.relative_to(conf_dir() / "experiment").with_suffix("").as_posix()
         text = file.read_text()
         assert text.startswith("# @package _global_\n")
         assert re.search(rf"#   steerlens (experiment={name}|{name}=)", text)
-        config = compose([f"experiment={name}"])
+        given = [word for key, word in GIVEN.items() if key in needed_keys("experiment", name)]
+        config = compose([f"experiment={name}", *given])
         assert config.name == name.replace("/", "_")
         refuse_ignored(config, usual_values)
 
@@ -214,6 +244,12 @@ def test_every_experiment_names_its_command_and_changes_only_what_its_run_reads(
             ["experiment=paper/figre_4"],
             "unknown experiment 'paper/figre_4'; did you mean 'paper/figure_4'",
         ),
+        (["experiment=concept"], "concept names nothing; write concept=WORD"),
+        (["experiment=together"], "concept names nothing; write concept=WORD"),
+        (["experiment=paper/table1_published"], "needs reference.ratings=DIR"),
+        (["features=ids"], "features.ids is empty; name features: 'features.ids=[1,2,3]'"),
+        (["features=file"], "features=file needs features.file=FILE"),
+        (["corpus=hub"], "corpus=hub needs corpus.path=ORGANISATION/NAME"),
         (["experiment=paper"], "unknown experiment 'paper'; did you mean 'paper/"),
         (["model=embedded"], "its successor is model=smollm2-135m-instruct."),
         (["model@evaluator=embedded"], "its successor is model=smollm2-135m-instruct."),

@@ -20,6 +20,7 @@ from steerlens.config.entries import entries
 from steerlens.config.folders import count_layers, model_fact
 from steerlens.config.gguf import gguf_file, model_names, read_header
 from steerlens.config.schema import ModelConfig, RunConfig
+from steerlens.config.settings import parse_settings
 from steerlens.errors import SteerlensError
 from steerlens.runs.memory_check import estimate_weights
 from steerlens.runs.plan import weights_are_here
@@ -74,8 +75,8 @@ def test_a_gguf_passes_as_file_and_as_the_only_one_in_a_folder(file: Path, sae: 
         assert gguf_file(config.model) == alone
         assert count_layers(config.model) == N_LAYERS
         assert model_fact(config.model, "d_model", "hidden_size") == D_MODEL
-        assert weights_are_here(config)
-        assert estimate_weights(config) == 4 * (D_VOCAB * D_MODEL + 16 * D_MODEL)
+        assert weights_are_here(parse_settings(config).subject)
+        assert estimate_weights(parse_settings(config)) == 4 * (D_VOCAB * D_MODEL + 16 * D_MODEL)
 
 
 def test_a_folder_in_the_hugging_face_layout_stays_one_with_a_gguf_in_it(tmp_path: Path) -> None:

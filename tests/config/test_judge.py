@@ -11,7 +11,8 @@ import pytest
 from steerlens.config.compose import compose
 from steerlens.config.entries import options
 from steerlens.config.judge import check_judge, judge_key
-from steerlens.config.schema import JUDGES, JudgeConfig
+from steerlens.config.registry import parts_of
+from steerlens.config.schema import JudgeConfig
 from steerlens.errors import SteerlensError
 from steerlens.runs.preflight import check
 
@@ -38,7 +39,7 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         (LOCAL | {"model": " "}, ["judge=local needs judge.model=NAME"]),
         ({"name": "lexical", "model": "x"}, ["judge.model means nothing to judge=lexical"]),
         ({"name": "lexical", "base_url": "http://x"}, ["judge.base_url means nothing"]),
-        (LOCAL | {"base_url": "http://x"}, ["it is for judge=openai|anthropic."]),
+        (LOCAL | {"base_url": "http://x"}, ["it is for judge=anthropic|openai."]),
         (LOCAL | {"temperature": 1.0}, ["judge.temperature=1.0"]),
         (OURS | {"base_url": "127.0.0.1:8000"}, ["no address of a server"]),
         (OURS | {"base_url": "http://h:99999/v1"}, ["no address of a server"]),
@@ -87,7 +88,7 @@ def test_a_client_that_is_not_installed_is_told_with_how_it_can_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SteerlensError, match=r"pip install 'steerlens\[judges\]'"):
+    with pytest.raises(SteerlensError, match=r"pip install .* -e '\.\[judges\]'"):
         check_judge(JudgeConfig(**OURS))
 
 
@@ -105,14 +106,14 @@ def test_a_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_nobody_rates_unless_a_judge_is_chosen() -> None:
     assert compose([]).judge is None
-    assert set(options()["judge"]) == set(JUDGES)
+    assert set(options()["judge"]) == set(parts_of("judges"))
 
 
 @pytest.mark.parametrize(
     ("words", "part"),
     [
         (["judge=opena"], "unknown judge 'opena'; did you mean 'openai'"),
-        (["judge.model=x"], "there is no judge yet; choose one with judge=lexical|openai|"),
+        (["judge.model=x"], "there is no judge yet; choose one with judge=anthropic|lexical|"),
         (["judge=openai", "judge.budget=1"], "did you mean 'judge.budget_usd'"),
         (["judge=local"], "judge.model"),
         (["judge=openai"], "export OPENAI_API_KEY="),
@@ -127,6 +128,7 @@ def test_the_command_line_is_answered_likewise(words: list[str], part: str) -> N
 def test_checking_and_loading_a_servers_judge_need_no_torch() -> None:
     script = """
 import sys
+from steerlens.config.registry import parts_of
 from steerlens.config.schema import JudgeConfig, PathsConfig, RunConfig
 from steerlens.judges import load_judge
 run = RunConfig(paths=PathsConfig("x", "y"))

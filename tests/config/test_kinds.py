@@ -174,7 +174,7 @@ def test_a_refusal_says_what_to_do(overrides: list[str], expected: str) -> None:
         ["subject=gemma-2-2b"],  # whose evaluator is for runs that steer
         ["experiment=filter", "steer=none"],  # whose controls nobody has asked for by this
         ["steer.search=false", "pmi.window=20"],  # as the schema has them
-        ["score=concept", "concept=water"],  # `score.concept` refers to it
+        ["experiment=paper/scores", "score=concept", "concept=water"],  # `score.concept` is it
     ],
 )
 def test_what_nobody_has_asked_for_is_not_refused(overrides: list[str]) -> None:

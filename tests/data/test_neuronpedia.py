@@ -15,8 +15,8 @@ import pytest
 from steerlens import SteerlensError, score_features
 from steerlens.data.neuronpedia import (
     UNNAMED,
-    Example,
     OwnSource,
+    TokenActivations,
     label_columns,
     labels_of_layer,
     peak,
@@ -87,7 +87,10 @@ def test_fewer_than_the_minimum_give_no_score(subject: Subject, tmp_path: Path) 
 
 
 def test_marks_of_tokenizers_are_spaces_and_underscores_where_asked() -> None:
-    examples = [Example(["\u2581a", "b"], np.array([2.0, 1.0])), Example(["_c"], np.array([1.0]))]
+    examples = [
+        TokenActivations(["\u2581a", "b"], np.array([2.0, 1.0])),
+        TokenActivations(["_c"], np.array([1.0])),
+    ]
     assert [peak(one) for one in examples] == [" a", "_c"]
     assert [peak(one, underscore_is_space=True) for one in examples] == [" a", " c"]
 

@@ -18,7 +18,7 @@ from steerlens.storage.files import read_json, write_json
 from tests.support.frames import frame
 from tests.support.sweeps import save_failed_job, save_job, save_run, save_sweep
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
 
 
 def with_settings(folder: Path, *words: str) -> Path:

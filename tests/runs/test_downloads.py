@@ -14,6 +14,7 @@ from huggingface_hub import constants
 from steerlens.cli import main
 from steerlens.config.compose import compose
 from steerlens.config.schema import RunConfig
+from steerlens.config.settings import parse_settings
 from steerlens.errors import SteerlensError
 from steerlens.results import SAES
 from steerlens.runs import downloads as cached
@@ -89,16 +90,16 @@ def test_what_is_not_here_is_refused_with_the_way_to_get_it(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(SteerlensError, match="the SAE of layer 12 of gemma-scope-2-270m") as told:
-        refuse_unreachable(gemma)
+        refuse_unreachable(parse_settings(gemma))
     assert "and HF_HUB_OFFLINE=1 forbids to download it" in str(told.value)
     path = "resid_post/layer_12_width_16k_l0_medium"
     assert f"`hf download google/gemma-scope-2-270m-pt --include '{path}*'`" in str(told.value)
     with pytest.raises(SteerlensError, match="`hf download openai-community/gpt2`, copy its cache"):
-        refuse_unreachable(compose(["model=gpt2-small", "sae=gpt2-small-res-jb"]))
+        refuse_unreachable(parse_settings(compose(["model=gpt2-small", "sae=gpt2-small-res-jb"])))
     of_hub = compose([*GEMMA, "layer=[5,9]", "score=input", "corpus=hub", "corpus.path=a/b"])
     with pytest.raises(SteerlensError, match="the corpus a/b isn't on this machine"):
-        refuse_unreachable(of_hub)
-    refuse_unreachable(dataclasses.replace(gemma, layer=[5, 9]))
+        refuse_unreachable(parse_settings(of_hub))
+    refuse_unreachable(parse_settings(dataclasses.replace(gemma, layer=[5, 9])))
 
 
 def test_without_a_network_the_hub_is_not_asked_for_what_is_here(
@@ -106,13 +107,13 @@ def test_without_a_network_the_hub_is_not_asked_for_what_is_here(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(cached, "_reaches", lambda address: True)
-    refuse_unreachable(gemma)
+    refuse_unreachable(parse_settings(gemma))
     assert not constants.HF_HUB_OFFLINE
     monkeypatch.setattr(cached, "_reaches", lambda address: False)
     with pytest.raises(SteerlensError, match=r"and huggingface.co can't be reached; where"):
-        refuse_unreachable(gemma)
+        refuse_unreachable(parse_settings(gemma))
     assert not constants.HF_HUB_OFFLINE
-    refuse_unreachable(dataclasses.replace(gemma, layer=[5, 9]))
+    refuse_unreachable(parse_settings(dataclasses.replace(gemma, layer=[5, 9])))
     assert constants.HF_HUB_OFFLINE
 
 

@@ -71,11 +71,7 @@ TYPES = {
 SUBJECTS = {"smollm2-135m-instruct": "smollm2", **{name: name for name in TYPES}}
 """The subjects by the names of their models, as far as experiments choose them."""
 
-ONE_OF_EACH = [
-    subject
-    for types, subject in {types: subject for subject, types in TYPES.items()}.items()
-    if types[0] != "qwen2"  # its tiny tokenizer makes one token of a whole text
-]
+ONE_OF_EACH = list({types: subject for subject, types in TYPES.items()}.values())
 """A subject for every pair of types."""
 
 OF_THE_PAPER = ["smollm2", "gemma-2-2b", "gemma-2-9b", "llama-3.1-8b", "pythia-70m"]
@@ -206,7 +202,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 
 @pytest.fixture(scope="module")
 def finished(
-    quick_figures: None, folders: Folders, text: Path, tmp_path_factory: pytest.TempPathFactory
+    quick_figures: None,
+    compared_once: None,
+    folders: Folders,
+    text: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[RunConfig, str], Path]:
     """The folder of an experiment's first steps on a tiny subject, made when first asked for."""
     from steerlens.runs.run import run

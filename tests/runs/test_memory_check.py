@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 
 from steerlens.config.compose import compose
+from steerlens.config.settings import Settings, parse_settings
 from steerlens.errors import SteerlensError
 from steerlens.runs import memory_check as fit
 from tests.config.folders import model_folder, sae_folder
 
 GEMMA = ["model=gemma-2-9b", "sae=gemma-scope-9b-res"]
+
+
+def settings_of(words: list[str]) -> Settings:
+    return parse_settings(compose(words))
 
 
 @pytest.fixture
@@ -24,7 +29,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_weights_are_those_of_the_model_and_one_sae_in_the_runs_dtype() -> None:
     sae = 2 * 16384 * 3584
     for dtype, size in [("float32", 4), ("bfloat16", 2)]:
-        needed = fit.estimate_weights(compose([*GEMMA, f"dtype={dtype}"]))
+        needed = fit.estimate_weights(settings_of([*GEMMA, f"dtype={dtype}"]))
         assert needed == int((9.242e9 + sae) * size)
 
 
@@ -32,29 +37,29 @@ def test_a_local_folder_tells_its_size_by_its_headers(tmp_path: Path) -> None:
     model, sae = model_folder(tmp_path / "model"), sae_folder(tmp_path / "saes" / "0")
     sae_folder(tmp_path / "saes" / "1")
     local = ["model=local", f"model.path={model}", "sae=local", f"sae.path={sae.parent}"]
-    needed = fit.estimate_weights(compose([*local, "dtype=float32"]))
+    needed = fit.estimate_weights(settings_of([*local, "dtype=float32"]))
     assert needed == 4 * (10 * 8 + 16 * 8)
 
 
 def test_nothing_is_refused_where_nothing_tells_the_size() -> None:
-    config = compose(["model=hub", "model.path=a/b", "sae=gpt2-small-res-jb"])
-    assert fit.estimate_weights(config) is None
-    fit.refuse_if_too_big(config)
+    settings = settings_of(["model=hub", "model.path=a/b", "sae=gpt2-small-res-jb"])
+    assert fit.estimate_weights(settings) is None
+    fit.refuse_if_too_big(settings)
 
 
 @pytest.mark.usefixtures("machine")
 def test_what_fits_passes() -> None:
-    fit.refuse_if_too_big(compose(GEMMA))  # 18.7 GB in bfloat16 on the larger GPU
-    fit.refuse_if_too_big(compose([*GEMMA, "device_map=auto", "dtype=float32"]))  # all together
+    fit.refuse_if_too_big(settings_of(GEMMA))  # 18.7 GB in bfloat16 on the larger GPU
+    fit.refuse_if_too_big(settings_of([*GEMMA, "device_map=auto", "dtype=float32"]))  # all together
 
 
 @pytest.mark.usefixtures("machine")
 def test_an_evaluator_counts_where_texts_are_steered() -> None:
     pythia = ["subject=pythia-70m", "features=random", "device=cpu"]
-    fit.refuse_if_too_big(compose(pythia))
-    fit.refuse_if_too_big(compose([*pythia, "steer=grid", "evaluator=null"]))
+    fit.refuse_if_too_big(settings_of(pythia))
+    fit.refuse_if_too_big(settings_of([*pythia, "steer=grid", "evaluator=null"]))
     with pytest.raises(SteerlensError) as caught:
-        fit.refuse_if_too_big(compose([*pythia, "steer=grid"]))
+        fit.refuse_if_too_big(settings_of([*pythia, "steer=grid"]))
     assert "and the evaluator gemma-2-9b take 18.7 GB" in str(caught.value)
     assert "try evaluator=null or a smaller model" in str(caught.value)
 
@@ -78,15 +83,16 @@ def test_a_local_judge_and_the_copy_that_lora_trains_are_held_at_the_same_time(
         # What no entry of conf/model says the size of can't be counted before it is downloaded.
         (["judge=local", "judge.model=some/judge", "concepts.methods=[SAE]"], own),
     ]:
-        assert fit.estimate_weights(compose([*local, *overrides])) == 4 * size
+        assert fit.estimate_weights(settings_of([*local, *overrides])) == 4 * size
 
 
 @pytest.mark.usefixtures("machine")
 def test_what_a_judge_and_lora_take_is_told_with_how_to_do_without() -> None:
     pythia = ["subject=pythia-70m", "features=random", "device=cpu", *CONCEPTS, "dtype=bfloat16"]
-    fit.refuse_if_too_big(compose([*pythia, "judge=lexical"]))
+    fit.refuse_if_too_big(settings_of([*pythia, "judge=lexical"]))
+    judge = ["judge=local", "judge.model=google/gemma-2-9b-it"]
     with pytest.raises(SteerlensError) as caught:
-        fit.refuse_if_too_big(compose([*pythia, "judge=local", "judge.model=google/gemma-2-9b-it"]))
+        fit.refuse_if_too_big(settings_of([*pythia, *judge]))
     assert (
         ", the judge google/gemma-2-9b-it and the copy of pythia-70m-deduped that LoRA trains take "
         in str(caught.value)
@@ -112,7 +118,7 @@ def test_what_cannot_fit_is_told_with_both_numbers_and_ways_out(
     overrides: list[str], expected: str
 ) -> None:
     with pytest.raises(SteerlensError) as caught:
-        fit.refuse_if_too_big(compose([*GEMMA, *overrides]))
+        fit.refuse_if_too_big(settings_of([*GEMMA, *overrides]))
     assert expected in str(caught.value)
 
 
@@ -150,12 +156,12 @@ def test_a_device_that_is_not_there_is_told_without_torch(
     monkeypatch.setattr(fit.platform, "system", lambda: system)
     monkeypatch.setattr(fit, "GPU_DRIVERS", [])
     monkeypatch.setattr(fit, "gpu_memory", list)
-    config = compose([*GEMMA, f"device={device}"])
+    settings = settings_of([*GEMMA, f"device={device}"])
     if is_told:
         with pytest.raises(SteerlensError, match=f"device={device} is not available here"):
-            fit.refuse_absent_device(config)
+            fit.refuse_absent_device(settings.subject)
     else:
-        fit.refuse_absent_device(config)
+        fit.refuse_absent_device(settings.subject)
 
 
 def test_a_device_that_may_be_there_is_left_to_torch(
@@ -164,4 +170,4 @@ def test_a_device_that_may_be_there_is_left_to_torch(
     monkeypatch.setattr(fit.platform, "system", lambda: "Linux")
     monkeypatch.setattr(fit, "gpu_memory", list)
     monkeypatch.setattr(fit, "GPU_DRIVERS", [tmp_path])
-    fit.refuse_absent_device(compose([*GEMMA, "device=cuda"]))
+    fit.refuse_absent_device(settings_of([*GEMMA, "device=cuda"]).subject)

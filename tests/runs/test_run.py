@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import resource
@@ -11,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from steerlens.cli import main
 from steerlens.results import FEATURES, NULL_SCORES
+from tests.support import command
 from tests.support.tiny import D_SAE, save_model, save_sae
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
+pytestmark = pytest.mark.usefixtures("undrawn_figures", "compared_once")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -40,10 +38,9 @@ def folders(tmp_path: Path) -> dict[str, Path]:
 
 
 @pytest.fixture
-def steerlens(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def steerlens(folders: dict[str, Path], tmp_path: Path) -> Run:
     """Runs the command, in this process but where it has an environment or a limit of its own;
     later words overwrite earlier ones."""
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # set by `main`, so that it is undone here
 
     def run(*words: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
         typed = [
@@ -55,15 +52,9 @@ def steerlens(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monk
         last = {word.partition("=")[0]: word for word in typed}
         typed = [word for word in typed if last[word.partition("=")[0]] == word]
         if kwargs:
-            command = [sys.executable, "-m", "steerlens", *typed]
-            return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, **kwargs)
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["steerlens", *typed])
-        out, err = io.StringIO(), io.StringIO()
-        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
-            main(typed)
-        code = int(ended.value.code or 0)
-        return subprocess.CompletedProcess(typed, code, out.getvalue(), err.getvalue())
+            words = (sys.executable, "-m", "steerlens", *typed)
+            return subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, **kwargs)
+        return command.steerlens(*typed, folder=tmp_path)
 
     return run
 
@@ -114,6 +105,7 @@ def test_a_run_leaves_everything_in_its_folder(steerlens: Run, folders: dict[str
     assert not list(out.parent.glob("outputs*"))
 
 
+@pytest.mark.slow
 def test_a_run_that_steers_shows_it_and_report_shows_the_same(
     steerlens: Run, folders: dict[str, Path]
 ) -> None:
@@ -138,6 +130,7 @@ def test_a_run_that_steers_shows_it_and_report_shows_the_same(
     assert again.stdout == done.stdout
 
 
+@pytest.mark.slow
 def test_a_missing_webtext_is_refused_before_anything_is_made(
     steerlens: Run, folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -202,8 +195,7 @@ def test_a_finished_run_is_redrawn_without_its_model(
     assert steerlens("layer=1").returncode == 0
     shutil.rmtree(folders["model"])
     shutil.rmtree(folders["out"] / "figures")
-    command = [sys.executable, "-m", "steerlens", "report", str(folders["out"])]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = command.steerlens("report", str(folders["out"]), folder=folders["out"])
     assert done.returncode == 0, done.stderr
     assert list((folders["out"] / "figures").glob("*.png"))
 
@@ -263,6 +255,7 @@ def test_an_unwritable_folder_is_one_sentence(
     assert_refused(steerlens(f"paths.output_dir={tmp_path / 'file' / 'out'}"), str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(
     steerlens: Run, folders: dict[str, Path]
 ) -> None:
@@ -302,8 +295,7 @@ def test_a_failing_rerun_leaves_the_earlier_results_and_says_so(
     after = {path.name: path.read_bytes() for path in out.glob("*.*")}
     assert {**after, "status.json": b""} == {**before, "status.json": b""}
     assert state(out)["state"] == "failed"
-    command = [sys.executable, "-m", "steerlens", "report", str(out)]
-    report = subprocess.run(command, capture_output=True, text=True, check=True)
+    report = command.steerlens("report", str(out), folder=out)
     assert report.stdout.startswith("the last run failed (the SAE")
 
 
@@ -322,7 +314,7 @@ def test_a_multirun_gives_each_job_a_folder_and_goes_on_after_a_failure(
     steerlens: Run, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
-    done = steerlens("-m", "layer=1,3", sweep, "paths.output_dir=unused", env={**os.environ})
+    done = steerlens("-m", "layer=1,3", sweep, "paths.output_dir=unused")
     assert done.returncode == 0, done.stderr
     layers = [set(FEATURES.read(tmp_path / "sweep" / job)["layer"]) for job in ("0", "1")]
     assert layers == [{1}, {3}]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from steerlens.analysis.toward import best_toward
 from steerlens.engine.subject import Subject
 from steerlens.results import FEATURES, GENERATIONS, STEERING
 from steerlens.runs.export.tensors import load_safetensors
+from tests.support import command
 from tests.support.naive import naive_steered_logits
 from tests.support.tiny import make_decided, save_model, save_sae
 
@@ -32,12 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def steerlens(folder: Path) -> Steerlens:
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "steerlens", *words]
-        return subprocess.run(command, capture_output=True, text=True, cwd=folder)
-
-    return run
+def steerlens(folder: Path, undrawn_figures: None, compared_once: None) -> Steerlens:
+    return partial(command.steerlens, folder=folder)
 
 
 SUBJECT = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +13,12 @@ import pytest
 
 from steerlens.results import FEATURES, GENERATIONS, STEERING
 from steerlens.results.pmi import PMI_FILE, Pmi
+from tests.support.command import steerlens
 from tests.support.frames import assert_identical
 from tests.support.generating import ids_of
 from tests.support.tiny import save_model, save_sae
+
+pytestmark = pytest.mark.usefixtures("undrawn_figures", "compared_once")
 
 Run = Callable[[str], subprocess.CompletedProcess[str]]
 
@@ -36,7 +38,10 @@ SCRIPTS_READ = {
 
 @pytest.fixture(scope="module")
 def typed(
-    tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+    tiny_folder: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    undrawn_figures: None,
+    compared_once: None,
 ) -> tuple[Run, Path]:
     """What runs a command line of a shell, and the folder where it does."""
     folder = tmp_path_factory.mktemp("typed")
@@ -48,8 +53,7 @@ def typed(
     )
 
     def run(words: str) -> subprocess.CompletedProcess[str]:
-        command = f"{shlex.quote(sys.executable)} -m steerlens {common} {words}".replace("\n", " ")
-        return subprocess.run(command, shell=True, capture_output=True, text=True, cwd=folder)
+        return steerlens(*shlex.split(f"{common} {words}"), folder=folder)
 
     return run, folder
 
@@ -152,8 +156,7 @@ def test_pmi_is_counted_in_the_corpus_and_reported_without_it(
     report = (out / "report.md").read_bytes()
     assert b"in 50 windows of the corpus" in report
     text.unlink()
-    again = [sys.executable, "-m", "steerlens", "report", str(out)]
-    subprocess.run(again, capture_output=True, check=True)
+    assert steerlens("report", str(out), folder=folder).returncode == 0
     assert (out / "report.md").read_bytes() == report
 
 

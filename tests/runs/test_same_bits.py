@@ -107,7 +107,10 @@ def test_likelihoods(subject: Subject, dtype: str) -> None:
     assert_same_bits(compute, len(texts))
 
 
-@pytest.mark.parametrize("positions", ["last", "all", "generated"])
+@pytest.mark.parametrize(
+    "positions",
+    ["all", *(pytest.param(name, marks=pytest.mark.slow) for name in ("last", "generated"))],
+)
 def test_texts(subject: Subject, positions: str) -> None:
     rows = rows_of([5, 9, 30], [0.0, 0.5, 2.0], PROMPTS, ["", "random_direction", together([1, 7])])
     extra = rows_of([5, 9], [1.0], PROMPTS, [together([1, 2, 3, 4, 6])])

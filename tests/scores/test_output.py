@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
 from steerlens import SteerlensError, score_features
 from steerlens.engine.subject import Subject
-from tests.support.naive import naive_output_score
-from tests.support.pairs import pairs
+from tests.support.naive import naive_output_score, unsteered
+from tests.support.pairs import pairs, some_slow
 from tests.support.templates import TEMPLATE
 from tests.support.tiny import ARCHITECTURES, D_SAE, D_VOCAB, MODELS, OTHERS, TRANSCODERS
 
@@ -31,9 +32,10 @@ def assert_equals_naive(subject: Subject, factor: float, **settings: Any) -> Non
         null_directions=0,
         **settings,
     )
+    cache = unsteered(subject, PROMPT)
     for row in frame.to_dict("records"):
         score, rank, probability = naive_output_score(
-            subject, row["feature"], PROMPT, factor, **settings
+            subject, row["feature"], PROMPT, factor, **settings, cache=cache
         )
         assert row["output_rank"] == rank
         assert row["output_score"] == pytest.approx(score, rel=1e-4)
@@ -42,7 +44,7 @@ def assert_equals_naive(subject: Subject, factor: float, **settings: Any) -> Non
 
 @pytest.mark.parametrize(
     ("kind", "architecture", "site", "factor"),
-    pairs(MODELS, ARCHITECTURES, ["resid_pre", "resid_post"], [0.3, 10.0]),
+    some_slow(pairs(MODELS, ARCHITECTURES, ["resid_pre", "resid_post"], [0.3, 10.0])),
 )
 def test_equals_one_forward_per_feature(
     tiny_subject: MakeSubject, kind: str, architecture: str, site: str, factor: float
@@ -50,8 +52,10 @@ def test_equals_one_forward_per_feature(
     assert_equals_naive(tiny_subject(kind, architecture, site=site), factor)
 
 
-@pytest.mark.parametrize("site", ["resid_mid", "attn_out", "attn.hook_z", "mlp_out"])
-@pytest.mark.parametrize("kind", list(MODELS))
+@pytest.mark.parametrize(
+    ("kind", "site"),
+    some_slow(product(MODELS, ["attn.hook_z", "resid_mid", "attn_out", "mlp_out"])),
+)
 def test_equals_naive_inside_the_block(tiny_subject: MakeSubject, kind: str, site: str) -> None:
     if (kind, site) == ("neox", "resid_mid"):
         pytest.skip("its attention and MLP run side by side: there is no such place")
@@ -60,8 +64,10 @@ def test_equals_naive_inside_the_block(tiny_subject: MakeSubject, kind: str, sit
     assert_equals_naive(subject, 0.3, keep_error=False)
 
 
-@pytest.mark.parametrize("site", ["ln2.hook_normalized", "mlp.hook_in", "mlp_in", "resid_mid"])
-@pytest.mark.parametrize("architecture", TRANSCODERS)
+@pytest.mark.parametrize(
+    ("architecture", "site"),
+    some_slow(product(TRANSCODERS, ["ln2.hook_normalized", "mlp.hook_in", "mlp_in", "resid_mid"])),
+)
 def test_equals_naive_with_transcoders(
     tiny_subject: MakeSubject, architecture: str, site: str
 ) -> None:
@@ -104,8 +110,10 @@ def test_every_architecture_that_saelens_loads_or_trains_is_compared() -> None:
         assert saved["architecture"] in compared
 
 
-@pytest.mark.parametrize("norm", ["layer_norm", "constant_norm_rescale"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("architecture", "norm"),
+    some_slow(product(ARCHITECTURES, ["layer_norm", "constant_norm_rescale"])),
+)
 def test_equals_naive_with_run_time_normalisation(
     tiny_subject: MakeSubject, architecture: str, norm: str
 ) -> None:
@@ -119,7 +127,7 @@ def test_equals_naive_where_topk_is_rescaled_by_decoder_norms(tiny_subject: Make
     assert_equals_naive(subject, 10.0)
 
 
-@pytest.mark.parametrize("kind", list(MODELS))
+@pytest.mark.parametrize("kind", MODELS)
 def test_equals_naive_on_a_processed_model(tiny_subject: MakeSubject, kind: str) -> None:
     kwargs = {"center_writing_weights": True, "fold_ln": True}
     subject = tiny_subject(kind, metadata={"model_from_pretrained_kwargs": kwargs})
@@ -127,8 +135,7 @@ def test_equals_naive_on_a_processed_model(tiny_subject: MakeSubject, kind: str)
     assert_equals_naive(subject, 10.0)
 
 
-@pytest.mark.parametrize("layer", [0, 3])
-@pytest.mark.parametrize("site", ["resid_pre", "resid_post"])
+@pytest.mark.parametrize(("layer", "site"), some_slow(product([0, 3], ["resid_pre", "resid_post"])))
 def test_equals_naive_at_the_first_and_last_block(
     tiny_subject: MakeSubject, layer: int, site: str
 ) -> None:

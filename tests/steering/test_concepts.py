@@ -38,7 +38,7 @@ from steerlens.steering import concepts as concept_steering
 from steerlens.steering.concepts import Steered, score_named_features, steer_concepts
 from steerlens.steering.methods import arms
 from steerlens.steering.methods import fitted_io as kept
-from steerlens.steering.methods.arms import UNSTEERED, Arm, learn_arms
+from steerlens.steering.methods.arms import UNSTEERED, SteeringMethod, learn_arms
 from steerlens.steering.methods.fitting import Fitted
 from steerlens.steering.methods.prompt import prompted
 from steerlens.storage.store import Store
@@ -433,4 +433,4 @@ def test_nothing_of_the_model_is_changed(subject: Subject, whole: tuple[Steered,
 
 
 def test_arms_are_kept_under_their_names() -> None:
-    assert [Arm("SAE", rank).name for rank in range(2)] == ["SAE", "SAE 2"]
+    assert [SteeringMethod("SAE", rank).name for rank in range(2)] == ["SAE", "SAE 2"]

@@ -18,8 +18,8 @@ from steerlens.engine.subject import LoadedModel, Subject
 from steerlens.errors import SteerlensError
 from steerlens.results import GENERATIONS, features_alone
 from steerlens.scores import ScoreRun
-from steerlens.steering import features as steering
 from steerlens.steering.features import steer_layer, text_rows
+from steerlens.steering.metrics import Texts, perplexity
 from steerlens.storage.store import Store
 from tests.support.generating import count_decoded, ids_of
 from tests.support.tiny import save_model
@@ -138,13 +138,13 @@ def test_texts_and_metrics_are_kept(
 ) -> None:
     whole = steer_layer(subject, [5, 9], settings_of(), ScoreRun())
     measured: list[int] = []
-    real = steering._measured
+    real = perplexity.measure
 
-    def counted(subject: Subject, texts: pd.DataFrame, names: Any, *rest: Any) -> pd.DataFrame:
-        measured.extend([len(texts)] if "perplexity" in names else [])
-        return real(subject, texts, names, *rest)
+    def counted(texts: Texts, *rest: Any) -> Any:
+        measured.append(len(texts))
+        return real(texts, *rest)
 
-    monkeypatch.setattr(steering, "_measured", counted)
+    monkeypatch.setattr(perplexity, "measure", counted)
     decoded = count_decoded(monkeypatch)
     steer_layer(subject, [5], settings_of(), stored)
     assert sum(decoded) == sum(measured) == 24
@@ -161,7 +161,7 @@ def test_a_kill_between_texts_and_metrics_loses_no_text(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(steering, "_measured", killed)
+        patch.setattr(perplexity, "measure", killed)
         with pytest.raises(KeyboardInterrupt):
             steer_layer(subject, [5], settings_of(), stored)
     decoded = count_decoded(monkeypatch)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from steerlens.data.concept_sets import Concept, ConceptSet, Example, FeatureRef
+from steerlens.data.concept_sets import Concept, ConceptSet, FeatureRef, LabelledText
 from steerlens.engine.subject import Subject
 from steerlens.steering.methods.labelled import Labelled, Tokens, TokenVectors, label
 from steerlens.steering.methods.task import Task
@@ -18,7 +18,7 @@ def tiny_concepts(
 ) -> ConceptSet:
     """Concepts whose positives have words that others don't have; texts of different lengths."""
 
-    def texts(concept: int, size: int, salt: int) -> tuple[Example, ...]:
+    def texts(concept: int, size: int, salt: int) -> tuple[LabelledText, ...]:
         draw = np.random.default_rng([concept, salt])
         own = [f"w{20 + 10 * concept + k}" for k in range(3)]
         common = [f"w{100 + k}" for k in range(40)]
@@ -27,7 +27,7 @@ def tiny_concepts(
             words = draw.choice(common, int(draw.integers(4, 9))).tolist()
             for place in draw.choice(len(words), 3, replace=False):
                 words[place] = str(draw.choice(own))
-            found.append(Example("the experience", " " + " ".join(words)))
+            found.append(LabelledText("the experience", " " + " ".join(words)))
         return tuple(found)
 
     others = 9 if shared else None

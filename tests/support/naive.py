@@ -19,6 +19,12 @@ def naive_logit_lens(subject: Subject, feature: int, top_k: int) -> torch.Tensor
 
 
 @torch.no_grad()
+def unsteered(subject: Subject, prompt: str) -> Any:
+    """All activations of the prompt."""
+    return subject.lm.bridge.run_with_cache(subject.to_tokens(prompt))[1]
+
+
+@torch.no_grad()
 def naive_steered_logits(
     subject: Subject,
     feature: int,
@@ -26,11 +32,15 @@ def naive_steered_logits(
     factor: float,
     top_k: int = 20,
     keep_error: bool = True,
+    cache: Any = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits after the edit, (V,) float64, and the feature's own logit-lens tokens."""
+    """Logits after the edit, (V,) float64, and the feature's own logit-lens tokens.
+
+    `cache` is `unsteered(subject, prompt)`, where several features need it.
+    """
     bridge, sae = subject.lm.bridge, subject.sae
     tokens = subject.to_tokens(prompt)
-    _, cache = bridge.run_with_cache(tokens)
+    cache = unsteered(subject, prompt) if cache is None else cache
     block = f"blocks.{subject.layer}."
     own = naive_logit_lens(subject, feature, top_k)
     read, write = subject.hook_name, sae.cfg.metadata.hook_name_out or subject.hook_name
@@ -69,9 +79,10 @@ def naive_output_score(
     factor: float,
     top_k: int = 20,
     keep_error: bool = True,
+    cache: Any = None,
 ) -> tuple[float, int, float]:
     """(score, rank, probability) of one feature, by the definitions (paper Eq. 6, 9, 10)."""
-    logits, own = naive_steered_logits(subject, feature, prompt, factor, top_k, keep_error)
+    logits, own = naive_steered_logits(subject, feature, prompt, factor, top_k, keep_error, cache)
     best = own[logits[own].argmax()]
     rank = int((logits > logits[best]).sum())
     probability = float(logits.softmax(-1)[best])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import string
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     BloomConfig,
     CohereConfig,
     FalconConfig,
@@ -24,6 +27,7 @@ from transformers import (
     PhiConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen2Tokenizer,
     Qwen3Config,
     Qwen3MoeConfig,
     XGLMConfig,
@@ -32,6 +36,10 @@ from transformers.models.gemma3 import Gemma3TextConfig
 
 D_MODEL, N_LAYERS, D_VOCAB, D_SAE = 32, 4, 211, 48
 WORDS = ("From", "In", "my", "experience", ",", ".", "the", "Note", "that")
+PROMPT = "From my experience, the w20"
+N_TOKENS = {"qwen2": 8}
+"""Of `PROMPT`, without BOS; a Qwen2 tokenizer splits numbers. All others: `N_WORDS`."""
+N_WORDS = 6
 
 UNEMBEDDINGS = (
     *("lm_head.weight", "embed_out.weight", "model.embed_tokens.weight", "transformer.wte.weight"),
@@ -173,10 +181,34 @@ def save_tokenizer(folder: Path, prepends_bos: bool = True) -> None:
     ).save_pretrained(folder)
 
 
+def save_byte_tokenizer(folder: Path) -> None:
+    """A byte-level BPE tokenizer of Qwen2's class: AutoTokenizer takes any tokenizer of such a
+    model for one. The words of `WORDS`, with and without a space, are one token each."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
+    often = [" ".join((*WORDS, "w")), *WORDS] * 99
+    trainer = trainers.BpeTrainer(
+        vocab_size=D_VOCAB,
+        special_tokens=["<bos>", "<eos>", "<unk>"],
+        initial_alphabet=[*string.ascii_letters, *string.digits, *string.punctuation],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*often, __doc__ or "", *MODELS, *MENDED, *SMALL], trainer)
+    bpe = json.loads(tokenizer.to_str())["model"]
+    Qwen2Tokenizer(
+        vocab=bpe["vocab"],
+        merges=[tuple(pair) for pair in bpe["merges"]],
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        pad_token="<eos>",
+    ).save_pretrained(folder)
+
+
 def save_model(folder: Path, kind: str = "llama", seed: int = 0, **settings: Any) -> Path:
     """A random model of `kind` with its tokenizer, in the Hugging Face layout.
 
-    `settings` go into its config.
+    `settings` go into its config. What AutoTokenizer makes of it splits `PROMPT` as it should.
     """
     torch.manual_seed(seed)
     whole = {**MODELS, **MENDED}[kind]
@@ -186,7 +218,14 @@ def save_model(folder: Path, kind: str = "llama", seed: int = 0, **settings: Any
     for parameter in model.parameters():
         parameter.data += noise * torch.randn_like(parameter)
     model.save_pretrained(folder)
-    save_tokenizer(folder)
+    if kind == "qwen2":
+        save_byte_tokenizer(folder)
+    else:
+        save_tokenizer(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokens = tokenizer.tokenize(PROMPT)
+    assert len(tokens) == N_TOKENS.get(kind, N_WORDS), tokens
+    assert len(tokenizer) == D_VOCAB
     return folder
 
 

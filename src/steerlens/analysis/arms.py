@@ -30,7 +30,7 @@ FEATURE, UNSTEERED, AGAIN = "feature", "unsteered", "unsteered again"
 
 
 @dataclass(frozen=True)
-class Arm:
+class Condition:
     """Texts that are compared with each other."""
 
     name: str
@@ -56,30 +56,31 @@ def texts_of(generations: Sequence[pd.DataFrame]) -> pd.DataFrame:
     columns = list(dict.fromkeys([*GENERATIONS.keys, *MEANS, *MEASURES]))
     frames = [table[columns] for table in generations]
     texts = pd.concat(frames or [GENERATIONS.frame([])[columns]], ignore_index=True)
-    texts = texts.loc[texts["together"].isna()].reset_index(drop=True)
+    together: Any = texts["together"]
+    texts = texts.loc[together.isna()].reset_index(drop=True)
     texts = texts.astype(dict.fromkeys(("factor", *MEANS, *MEASURES), float))
     control: Any = texts["control"]
     return texts.assign(steered=control.fillna(FEATURE).astype(str), hit=texts["success_20"] > 0)
 
 
-def signed_arms(texts: pd.DataFrame, choice: ChoiceConfig) -> Iterator[Arm]:
+def signed_arms(texts: pd.DataFrame, choice: ChoiceConfig) -> Iterator[Condition]:
     """Amplify and suppress at every factor and, with two prompts or more, at the chosen one."""
     prompts: Any = texts.groupby(KEYS)["prompt"].nunique()
     can_split = min(prompts.tolist(), default=0) > 1
     for name, sign in ((AMPLIFY, 1), (SUPPRESS, -1)):
         factors = {factor for factor in texts["factor"].tolist() if sign * factor > 0}
         for factor in sorted(factors, key=abs):
-            yield Arm(name, factor, _beside(texts.assign(wanted=factor)))
+            yield Condition(name, factor, _beside(texts.assign(wanted=factor)))
         if factors and can_split:
             chosen = _chosen(texts, sign, choice)
             if len(chosen):
-                yield Arm(name, None, _beside(halves(texts)[1].merge(chosen, on=KEYS)))
+                yield Condition(name, None, _beside(halves(texts)[1].merge(chosen, on=KEYS)))
 
 
-def ablation_arms(texts: pd.DataFrame) -> Iterator[Arm]:
+def ablation_arms(texts: pd.DataFrame) -> Iterator[Condition]:
     """Zero ablation, from the texts with the operator ablate."""
     if 1.0 in texts["factor"].tolist():
-        yield Arm(ABLATION, 1.0, _beside(texts.assign(wanted=1.0)))
+        yield Condition(ABLATION, 1.0, _beside(texts.assign(wanted=1.0)))
 
 
 def measured(texts: pd.DataFrame) -> pd.DataFrame:

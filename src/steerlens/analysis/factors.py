@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from steerlens.config.registry import load_part
 from steerlens.config.schema import ChoiceConfig
 from steerlens.errors import SteerlensError
-from steerlens.results import STEERING
+from steerlens.results import GENERATIONS, STEERING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,11 +56,12 @@ def by_factor(generations: pd.DataFrame) -> pd.DataFrame:
     mean of nothing is NaN.
     """
     keys = [*FEATURE, "factor"]
-    rows = generations.loc[:, [*keys, *MEANS]].astype(dict.fromkeys(MEANS, float))
+    numbers = [*MEANS, *_numbers_of_other_metrics(generations)]
+    rows = generations.loc[:, [*keys, *numbers]].astype(dict.fromkeys(numbers, float))
     # Sums of floats depend on their order, and a choice may hang on the last digit.
     rows = rows.sort_values(by=["perplexity", "degeneracy"])
     groups = rows.groupby(keys, dropna=False)
-    means = groups.agg(dict.fromkeys(MEANS, "mean")).assign(texts=groups["feature"].size())
+    means = groups.agg(dict.fromkeys(numbers, "mean")).assign(texts=groups["feature"].size())
     means = means.reset_index().astype({"factor": float})
     return means.sort_values(by=keys, na_position="first", ignore_index=True)
 
@@ -93,9 +94,14 @@ def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFr
     chosen = features.merge(
         reported, how="left", left_on=[*FEATURE, "best_factor"], right_on=[*FEATURE, "factor"]
     ).merge(unsteered, how="left", on=[*FEATURE], suffixes=("", "_unsteered"))
-    return STEERING.frame(
-        {name: chosen[name] for name in chosen.columns if name in STEERING.columns}
-    )
+    names = {*STEERING.columns, *_numbers_of_other_metrics(generations)}
+    return STEERING.frame({name: chosen[name] for name in chosen.columns if name in names})
+
+
+def _numbers_of_other_metrics(generations: pd.DataFrame) -> list[str]:
+    """The columns of numbers that metrics of other packages have added to the texts."""
+    others = [name for name in generations.columns if name not in GENERATIONS.columns]
+    return generations[others].select_dtypes("number").columns.tolist()
 
 
 def choice_counts(generations: pd.DataFrame, choice: ChoiceConfig) -> ChoiceCounts:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom, false_discovery_control
 
-from steerlens.analysis.arms import AGAIN, AMPLIFY, FEATURE, KEYS, PAIR, UNSTEERED, Arm
+from steerlens.analysis.arms import AGAIN, AMPLIFY, FEATURE, KEYS, PAIR, UNSTEERED, Condition
 from steerlens.config.schema import CONTROLS, RANDOM_DIRECTION, RANDOM_FEATURE
 
 ALPHA = 0.05
@@ -63,7 +63,7 @@ class Tested:
         return int(sum(self.by_feature["room"] >= ENOUGH))
 
 
-def tests_of(arm: Arm) -> list[Tested]:
+def tests_of(arm: Condition) -> list[Tested]:
     """The feature against all that stands beside it; of amplify also what ought to be equal."""
     contrasts = [(arm.name, FEATURE, control) for control in (UNSTEERED, *CONTROLS)]
     if arm.name == AMPLIFY:

@@ -49,7 +49,7 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Example:
+class SteeredExample:
     """A feature with texts that it steered; what wasn't measured is None."""
 
     layer: int
@@ -90,7 +90,7 @@ def with_roles(steering: pd.DataFrame) -> pd.DataFrame:
 
 def examples(
     steering: pd.DataFrame, generations: pd.DataFrame, role: str, n: int = 3, prompts: int = 1
-) -> list[Example]:
+) -> list[SteeredExample]:
     """The `n` clearest features of `role` that have texts, each with its first `prompts` prompts.
 
     Every prompt has the unsteered text, one of weak and one of strong steering: weak is the best
@@ -104,7 +104,7 @@ def examples(
 
 def best_steered(
     steering: pd.DataFrame, generations: pd.DataFrame, n: int = 10, prompts: int = 3
-) -> list[Example]:
+) -> list[SteeredExample]:
     """The `n` features with the highest success@20, with texts at their best factor."""
     steered = features_alone(steering).dropna(subset="success_20")
     best = steered.sort_values(["success_20", "layer", "feature"], ascending=[False, True, True])
@@ -179,7 +179,7 @@ def _with_texts(
     n: int,
     prompts: int,
     choose: Callable[[Iterable[float], float | None], list[float]],
-) -> list[Example]:
+) -> list[SteeredExample]:
     keys = list(FEATURES.keys)
     of_features = features_alone(generations).dropna(subset="text")
     chosen = rows.merge(of_features[keys].drop_duplicates(), on=keys).head(n)
@@ -195,7 +195,7 @@ def _example(
     texts: pd.DataFrame,
     prompts: int,
     choose: Callable[[Iterable[float], float | None], list[float]],
-) -> Example:
+) -> SteeredExample:
     tokens, ids = row["logit_lens_tokens"], row["logit_lens_token_ids"]
     best_factor = _number(row["best_factor"])
     factors = [0.0, *choose(texts["factor"].unique().tolist(), best_factor)]
@@ -217,7 +217,7 @@ def _example(
         )
         for prompt in texts["prompt"].drop_duplicates().tolist()[:prompts]
     ]
-    return Example(
+    return SteeredExample(
         layer=row["layer"],
         feature=row["feature"],
         input_score=_number(row["input_score"]),
@@ -231,7 +231,7 @@ def _example(
     )
 
 
-def factor_cell(example: Example) -> str:
+def factor_cell(example: SteeredExample) -> str:
     """The best factor as tables and figures show it, with a word where it is undecided."""
     if example.best_factor is None:
         return "-"

@@ -20,7 +20,6 @@ from steerlens.errors import SteerlensError, Terminated
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from steerlens.config.schema import RunConfig
     from steerlens.engine.subject import WeightCache
 
 HELP = ("--help", "-h")
@@ -94,13 +93,11 @@ def _topic(words: list[str]) -> str | None:
 
 def _hydra(words: list[str]) -> int:
     """Check the overrides, then hand over to Hydra; 1 if a job failed."""
-    from steerlens.config.compose import for_hydra
+    from steerlens.config.compose import for_hydra, left_open
+    from steerlens.config.overrides import with_experiment
 
     args = _flags().parse_intermixed_args(words)
-    overrides: list[str] = args.overrides
-    keys = [word.partition("=")[0] for word in overrides]
-    if "concept" in keys and "experiment" not in keys:
-        overrides.insert(0, "experiment=concept")  # what a concept is asked for
+    args.overrides = overrides = with_experiment(args.overrides)
     if args.config_dir:
         if any(override.startswith("hydra.searchpath=") for override in overrides):
             raise SteerlensError("give either --config-dir or hydra.searchpath, not both.")
@@ -122,6 +119,8 @@ def _hydra(words: list[str]) -> int:
     if is_sweep and not (show_only or tree.plan):
         return _sweep(args, tree)
     args.overrides = for_hydra(overrides, is_sweep)
+    if show_only:
+        args.overrides += left_open(tree)
     return _run_hydra(args)
 
 
@@ -182,7 +181,7 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     """
     from steerlens.config.compose import compose_jobs, to_config
     from steerlens.results.status import refuse_foreign
-    from steerlens.runs.preflight import check, check_one_model
+    from steerlens.runs.preflight import check, check_one_model, tell_begin
     from steerlens.storage.files import make_folder
 
     trees = compose_jobs(overrides, multirun)
@@ -191,7 +190,8 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     if named := _output_dir(overrides):
         refuse_foreign(named)
     configs = [to_config(tree) for tree in trees]
-    _tell_begin(configs)
+    if sys.stderr.isatty():  # somebody is waiting; what was refused stays one sentence elsewhere
+        tell_begin(configs[0], len(configs))
     refused = []
     for config in configs:
         try:
@@ -204,16 +204,6 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     # The default folder carries the time at which Hydra composes, which is still to come.
     make_folder(named or Path(configs[0].paths.output_dir).parent)
     return trees[0]
-
-
-def _tell_begin(configs: Sequence[RunConfig]) -> None:
-    """Say at once what was asked for: importing and loading take longer than people wait."""
-    from steerlens.results.text import visible
-
-    first = configs[0]
-    jobs = f"{len(configs)} jobs, the first: " if len(configs) > 1 else ""
-    subject = f"{first.model.title} with {first.sae.title}, layer {first.layer}"
-    print(visible(f"{jobs}{first.name}, {subject} ..."), flush=True)
 
 
 def _output_dir(overrides: list[str]) -> Path | None:

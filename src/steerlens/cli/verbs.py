@@ -86,15 +86,17 @@ def run_verb(verb: str, arguments: list[str]) -> None:
 def _write_examples(file: Path, overrides: list[str]) -> None:
     """One corpus pass of the SAEs that `overrides` choose, for all runs to come."""
     from steerlens.config.compose import compose
+    from steerlens.config.settings import parse_settings
     from steerlens.runs.downloads import refuse_unreachable
     from steerlens.runs.memory_check import refuse_absent_device, refuse_if_too_big
     from steerlens.runs.preflight import check
 
     config = compose(overrides)
     check(config)
-    refuse_absent_device(config)
-    refuse_unreachable(config)
-    refuse_if_too_big(config)
+    settings = parse_settings(config)
+    refuse_absent_device(settings.subject)
+    refuse_unreachable(settings)
+    refuse_if_too_big(settings)
     from steerlens.runs.examples import write_examples
 
     print(write_examples(config, file))

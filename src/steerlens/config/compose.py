@@ -25,12 +25,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from steerlens.config import explain
-from steerlens.config.entries import conf_dir
+from steerlens.config.entries import conf_dir, needed_keys, open_keys
 from steerlens.config.kinds import kind_of, refuse_ignored
-from steerlens.config.overrides import jobs, n_jobs, override, parse
+from steerlens.config.overrides import jobs, n_jobs, override, parse, with_experiment
 from steerlens.config.parse import parse_scores
 from steerlens.config.registry import load_part, parts_of
-from steerlens.config.schema import Chosen, ReferenceConfig, RunConfig
+from steerlens.config.schema import MISSING, Chosen, ReferenceConfig, RunConfig
 from steerlens.config.score_keys import fold, in_full, is_flat
 from steerlens.config.shipped import shipped_path
 from steerlens.config.sources import resolve_sources
@@ -142,12 +142,13 @@ def compose_tree(overrides: Sequence[str] = ()) -> DictConfig:
     """What Hydra composes from `overrides`, its own `hydra` node included."""
     broken = register()
     with _hydra():
-        return _compose(overrides, broken)
+        return _compose(with_experiment(overrides), broken)
 
 
 def compose_jobs(overrides: Sequence[str], multirun: bool = False) -> list[DictConfig]:
     """The tree of a run; for a multirun, one tree for every value that is swept over."""
     broken = register()
+    overrides = with_experiment(overrides)
     with _hydra():
         loader = GlobalHydra.instance().config_loader()
         parsed = parse(overrides, multirun=True, loader=loader)
@@ -197,6 +198,7 @@ def _compose(overrides: Sequence[str], broken: dict[str, str]) -> DictConfig:
     if unknown_key is not None:
         raise explain.unknown_score_key(unknown_key, tree, parsed)
     explain.refuse_extra_keys(tree)
+    _leave_open(tree, tree.hydra)
     explain.refuse_changed_texts(tree, parsed)
     return tree
 
@@ -259,7 +261,32 @@ def to_config(tree: DictConfig, hydra: Any = None) -> RunConfig:
     return config
 
 
+def _leave_open(tree: DictConfig, hydra: Any) -> None:
+    """Set what the chosen options leave to the user, and nobody has given, to `???`."""
+    folders = tuple(str(entry).removeprefix("file://") for entry in hydra.searchpath)
+    for group, option in hydra.runtime.choices.items():
+        options = [option] if isinstance(option, str) else option or []
+        for key in (key for name in options for key in needed_keys(group, name, folders)):
+            if OmegaConf.select(tree, key) is None:
+                OmegaConf.update(tree, key, MISSING)
+
+
+def left_open(tree: DictConfig) -> list[str]:
+    """Return the overrides by which Hydra, too, shows as `???` what nobody has given."""
+    tree = tree.copy()
+    with open_dict(tree):
+        tree.pop("hydra", None)
+    return [f"{key}={MISSING}" for key in _open_keys(tree)]
+
+
+def _open_keys(tree: DictConfig) -> list[str]:
+    return open_keys(OmegaConf.to_container(tree, resolve=False))
+
+
 def _with_choices(tree: DictConfig, hydra: Any) -> RunConfig:
+    if hydra is not None:
+        tree = tree.copy()
+        _leave_open(tree, hydra)
     config = _as_dataclasses(tree)
     resolve_sources(config)
     if hydra is not None:
@@ -289,7 +316,7 @@ def _filled(searchpath: Sequence[str], overrides: Sequence[str], config: RunConf
     tree = _composed(tuple(sys.path), tuple(searchpath), tuple(overrides)).copy()
     with open_dict(tree):
         hydra = tree.pop("hydra")
-    for key in OmegaConf.missing_keys(tree):
+    for key in _open_keys(tree):
         OmegaConf.update(tree, key, attrgetter(key)(config))
     return _with_choices(tree, hydra)
 
@@ -312,9 +339,8 @@ def _as_dataclasses(tree: DictConfig) -> RunConfig:
         unknown_key = fold(tree)
         if unknown_key is not None:
             raise explain.unknown_score_key(unknown_key, tree)
-        missing = sorted(OmegaConf.missing_keys(tree))
-        if missing:
-            raise explain.missing(missing[0], tree)
+        if missing := _open_keys(tree):
+            raise explain.missing(min(missing), tree)
         config = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
         raise explain.unresolved(error) from error

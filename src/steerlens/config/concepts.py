@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from steerlens.config.registry import parts_of
 from steerlens.config.schema import (
     CONCEPT_SOURCES,
     INSTRUCTIONS,
@@ -11,12 +13,16 @@ from steerlens.config.schema import (
     ConceptsConfig,
     RunConfig,
 )
-from steerlens.config.steering import parse_factors
 from steerlens.errors import SteerlensError, unknown
 
 
-def check_concepts(run: RunConfig) -> None:
-    """Refuse, in one sentence, what can't work."""
+def check_concepts(run: RunConfig, factors: Sequence[float]) -> None:
+    """Refuse, in one sentence, what can't work.
+
+    Args:
+        run: its concepts, judge and edit.
+        factors: the parsed `steer.factors`.
+    """
     config = run.concepts
     if config is None:
         return
@@ -31,7 +37,6 @@ def check_concepts(run: RunConfig) -> None:
             f"judge=lexical compares with the texts of all concepts, of which shard={run.shard} "
             "sees a part; leave the shard out."
         )
-    factors = parse_factors(run.steer.factors)
     if not factors or min(factors) <= 0:
         raise SteerlensError(
             "concepts are steered toward with positive factors: add steer=axbench, or "
@@ -79,16 +84,17 @@ def _check_source(config: ConceptsConfig) -> None:
 def _check_methods(config: ConceptsConfig) -> None:
     if not config.methods:
         raise SteerlensError("concepts.methods=[] is empty; name what is to steer.")
+    valid = {*STEERED_BY, *parts_of("methods")}
     for name in config.methods:
-        if name not in STEERED_BY:
-            raise unknown("concepts.methods", name, STEERED_BY)
+        if name not in valid:
+            raise unknown("concepts.methods", name, valid)
     if len(set(config.methods)) < len(config.methods):
         raise SteerlensError("concepts.methods names a method twice.")
     settings = config.settings if config.settings is not None else {}
     if not isinstance(settings, dict):
         raise SteerlensError("concepts.settings must be {METHOD: {SETTING: VALUE}}.")
     for name, method_settings in settings.items():
-        if name not in STEERED_BY:
-            raise unknown("concepts.settings: method", str(name), STEERED_BY)
+        if name not in valid:
+            raise unknown("concepts.settings: method", str(name), valid)
         if not isinstance(method_settings, dict):
             raise SteerlensError(f"concepts.settings: {name} must be {{SETTING: VALUE}}.")

@@ -10,6 +10,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from steerlens.config.schema.missing import MISSING
+
 PACKAGE = Path(__file__).resolve().parents[1]
 
 Entry = dict[str, Any]
@@ -43,6 +45,44 @@ def entries(group: str) -> dict[str, Entry]:
         assert isinstance(values, dict)
         tree[name] = {**values, "about": header(text).about}
     return tree
+
+
+def needed_keys(group: str, option: str, folders: tuple[str, ...] = ()) -> list[str]:
+    """Return the keys that an option's file, or one that it takes in, leaves to the user: `???`.
+
+    OmegaConf can't tell them: to a key that has a value already, be it null, it takes `???` for no
+    news.
+
+    Args:
+        group: as in `conf/`.
+        option: the file's name; of a file that is nowhere nothing is known.
+        folders: those of the user's own beside `conf/`.
+    """
+    files = [Path(folder) / group / f"{option}.yaml" for folder in (conf_dir(), *folders)]
+    file = next((file for file in files if file.is_file()), None)
+    return [] if file is None else _needed_keys(group, file.read_text(encoding="utf-8"), folders)
+
+
+@cache
+def _needed_keys(group: str, text: str, folders: tuple[str, ...]) -> list[str]:
+    values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    if not isinstance(values, dict):
+        return []
+    package = re.search(r"^# @package (\S+)", text, re.MULTILINE)
+    prefix = group if package is None else package[1]
+    keys = []
+    for entry in values.pop("defaults", None) or []:
+        if isinstance(entry, str) and entry.startswith("/"):
+            other, _, name = entry[1:].partition("/")
+            keys += needed_keys(other, name, folders)
+    return [*keys, *open_keys(values, "" if prefix == "_global_" else f"{prefix}.")]
+
+
+def open_keys(values: Any, prefix: str = "") -> list[str]:
+    """Return the whole keys of a container whose value is `???`; nothing is resolved."""
+    if not isinstance(values, dict):
+        return [prefix.removesuffix(".")] if values == MISSING else []
+    return [key for name, item in values.items() for key in open_keys(item, f"{prefix}{name}.")]
 
 
 @dataclass(frozen=True)

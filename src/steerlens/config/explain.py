@@ -14,7 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from steerlens.config.entries import options as known_options
 from steerlens.config.overrides import quoted
 from steerlens.config.registry import parts_of
-from steerlens.config.schema import JUDGES, RunConfig, key_fields
+from steerlens.config.schema import RunConfig, key_fields
 from steerlens.config.score_keys import chosen_scores, is_flat, method_keys
 from steerlens.errors import SteerlensError, nearest, unknown
 
@@ -52,6 +52,18 @@ RENAMED = {
 """Options of earlier versions, and what has taken their place."""
 
 
+NEEDED = {
+    "concept": "concept names nothing; write concept=WORD, a word or a phrase.",
+    "features.ids": "features.ids is empty; name features: 'features.ids=[1,2,3]'.",
+    "features.file": "features=file needs features.file=FILE, JSON of the form "
+    '{"layer": [ids]}, for example {"3": [0, 17]}.',
+    "judge.model": "judge=local needs judge.model=NAME, a Hugging Face model or a folder.",
+    "reference.ratings": "experiment=paper/table1_published needs reference.ratings=DIR, the "
+    "folder with the ratings that the authors have published.",
+}
+"""What to say of a value that has to be given, where there is more to say than its key."""
+
+
 def failure(
     error: Exception, parsed: Sequence[Override], broken: Mapping[str, str]
 ) -> SteerlensError:
@@ -75,7 +87,7 @@ def failure(
         if override.key_or_group.startswith("judge.") and "NoneType" in str(error):
             return SteerlensError(
                 f"{override.input_line!r}: there is no judge yet; choose one with "
-                f"judge={'|'.join(JUDGES)}."
+                f"judge={'|'.join(parts_of('judges'))}."
             )
         if override.key_or_group.startswith("concepts.") and "NoneType" in str(error):
             return SteerlensError(
@@ -142,6 +154,13 @@ def refuse_changed_texts(tree: DictConfig, parsed: Sequence[Override]) -> None:
 
 def missing(key: str, tree: DictConfig) -> SteerlensError:
     """The error for a mandatory value that nobody gave."""
+    if key in NEEDED:
+        return SteerlensError(NEEDED[key])
+    if key == "corpus.path":
+        is_hub = OmegaConf.select(tree, "corpus.source") == "hub"
+        value = "ORGANISATION/NAME" if is_hub else "FILE"
+        name = OmegaConf.select(tree, "corpus.name")
+        return SteerlensError(f"corpus={name} needs corpus.path={value}.")
     group, _, last = key.partition(".")
     option = OmegaConf.select(tree, f"{group}.name", throw_on_missing=False)
     of = f"{group}={option} " if last and isinstance(option, str) else ""

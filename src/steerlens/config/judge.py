@@ -9,32 +9,31 @@ import re
 from urllib.parse import urlsplit
 
 from steerlens.config.prices import base_url, price_of
-from steerlens.config.schema import JUDGES, JudgeConfig
-from steerlens.errors import SteerlensError, unknown
+from steerlens.config.registry import load_part, parts_of
+from steerlens.config.schema import JudgeConfig
+from steerlens.errors import SteerlensError
 
 KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 
 
 def check_judge(judge: JudgeConfig) -> None:
     """Refuse, in one sentence, what can't work: also a missing client, key or price."""
-    if judge.name not in JUDGES:
-        raise unknown("judge", judge.name, JUDGES)
+    module = load_part("judges", judge.name)
     _check_numbers(judge)
-    if judge.name == "lexical":
-        _refuse_settings_of_others(judge, ("model", "base_url", "key_variable"))
-        return
+    module.check(judge)
+
+
+def check_model(judge: JudgeConfig) -> None:
+    """Refuse a judge without a model, for one that is a language model."""
     if not (judge.model or "").strip():
         raise SteerlensError(f"judge={judge.name} needs judge.model=NAME.")
-    if judge.name == "local":
-        _refuse_settings_of_others(judge, ("base_url", "key_variable"))
-        if judge.temperature:
-            raise SteerlensError(
-                f"judge.temperature={judge.temperature}: judge=local always takes the most "
-                "probable token; leave it out."
-            )
-        return
+
+
+def check_server(judge: JudgeConfig, client: str) -> None:
+    """Refuse a server's judge without its `client` (a package), address, key or price."""
+    check_model(judge)
     _check_url(judge)
-    if importlib.util.find_spec(judge.name) is None:
+    if importlib.util.find_spec(client) is None:
         raise SteerlensError(
             f"judge={judge.name} needs its client: pip install -c constraints.txt -e '.[judges]' "
             "in a checkout of steerlens."
@@ -104,10 +103,11 @@ def _check_numbers(judge: JudgeConfig) -> None:
         )
 
 
-def _refuse_settings_of_others(judge: JudgeConfig, names: tuple[str, ...]) -> None:
+def refuse_settings_of_others(judge: JudgeConfig, names: tuple[str, ...]) -> None:
+    """Refuse the settings `names`, which mean nothing to this judge, where they are given."""
     for name in names:
         if getattr(judge, name) is not None:
-            judges = [judge for judge in JUDGES if judge not in ("lexical", "local")]
+            judges = [judge for judge in parts_of("judges") if judge not in ("lexical", "local")]
             judges += ["local"] if name == "model" else []
             raise SteerlensError(
                 f"judge.{name} means nothing to judge={judge.name}; it is for "

@@ -182,6 +182,19 @@ def _several_values(override: Override) -> SteerlensError:
     return SteerlensError(f"{message}, or {quoted(key, text)} for one text.")
 
 
+def with_experiment(overrides: Sequence[str]) -> list[str]:
+    """Return `overrides`, before them `experiment=concept` where a concept is all that is asked.
+
+    `concept` itself is the word alone: what is done about it is said by an experiment, or by an
+    option that refers to it (`features=concept`, `score=concept`). As an override without an
+    experiment `concept=WORD` stands for `experiment=concept concept=WORD`, on the command line and
+    in Python; a file says which experiment it is about under its `defaults`.
+    """
+    keys = {word.lstrip("+").partition("=")[0] for word in overrides}
+    is_all = "concept" in keys and "experiment" not in keys
+    return ["experiment=concept", *overrides] if is_all else [*overrides]
+
+
 def jobs(parsed: Sequence[Override]) -> list[list[str]]:
     """Overrides of the jobs to check before a multirun, so that each value occurs in one.
 

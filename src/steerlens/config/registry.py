@@ -159,9 +159,9 @@ def _warn_once(message: str) -> None:
 
 
 def source_digest(kind: str, name: str) -> str | None:
-    """Digest of the source of another package's part, for keys of the cache; None for ours, whose
-    code every key covers."""
-    if name in _ours(kind):
+    """Digest of the source of another package's part, for keys of the cache; None for what is ours,
+    whose code every key covers."""
+    if name in _ours(kind) or name not in parts_of(kind):
         return None
     source = inspect.getsource(load_part(kind, name))
     return hashlib.sha256(source.encode()).hexdigest()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from steerlens.config.kinds import PUBLISHED, Kind, kind_of
 from steerlens.config.parse import (
     layer_numbers,
     parse_concept,
@@ -109,6 +110,8 @@ class SteeringSettings:
 class Settings:
     """All that one run is asked for."""
 
+    kind: Kind
+    """Which stages it has."""
     subject: SubjectSettings
     seed: int
     corpus: CorpusConfig
@@ -137,6 +140,11 @@ class Settings:
     concepts: ConceptsConfig | None
     judge: JudgeConfig | None
     reference: ReferenceConfig
+
+    @property
+    def loads_subject(self) -> bool:
+        """Whether the run loads its model and SAEs: not for published numbers alone."""
+        return self.kind is not PUBLISHED
 
     @property
     def cache_dir(self) -> Path:
@@ -188,6 +196,7 @@ def parse_settings(config: RunConfig) -> Settings:
     """
     concept = config.features.concept
     return Settings(
+        kind=kind_of(config),
         subject=parse_subject(config),
         seed=config.seed,
         corpus=config.corpus,

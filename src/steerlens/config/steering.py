@@ -7,7 +7,6 @@ from dataclasses import replace
 from numbers import Real
 from typing import Any
 
-from steerlens.config.parse import parse_words
 from steerlens.config.prompts import PROMPTS, REQUESTS
 from steerlens.config.registry import parts_of
 from steerlens.config.schema import (
@@ -45,7 +44,6 @@ def with_template(generation: GenerationConfig, has_template: bool, model: str) 
 
 def check_steer(steer: SteerConfig) -> None:
     """Refuse what can't work, in one sentence."""
-    parse_factors(steer.factors)
     for name, value, valid in (
         ("operator", steer.operator, parts_of("operators")),
         ("unit", steer.unit, parts_of("units")),
@@ -95,34 +93,41 @@ def check_study(study: StudyConfig) -> None:
         raise unknown("study.name", study.name, parts_of("studies"))
 
 
-def check_coverage(coverage: CoverageConfig, steer: SteerConfig, texts: GenerationConfig) -> None:
-    """Refuse what can't work, in one sentence."""
+def check_coverage(coverage: CoverageConfig, n_words: int, steers: bool, n_prompts: int) -> None:
+    """Refuse what can't work, in one sentence.
+
+    Args:
+        coverage: the group.
+        n_words: how many words it names.
+        steers: whether the run has factors.
+        n_prompts: how many prompts its texts begin with.
+    """
     if not 0 <= coverage.threshold <= 1:
         raise SteerlensError(f"coverage.threshold={coverage.threshold} must be 0 to 1.")
     if coverage.top_k < 1:
         raise SteerlensError(f"coverage.top_k={coverage.top_k} must be at least 1.")
-    if not parse_words(coverage.words):
+    if not n_words:
         return
-    if not parse_factors(steer.factors):
+    if not steers:
         raise SteerlensError(
             "coverage.words is measured on steered texts: add steer=grid, or other factors."
         )
-    if len(parse_prompts(texts)) < 2:
+    if n_prompts < 2:
         raise SteerlensError(
             "coverage.words needs at least two prompts, of which one half chooses the factor and "
             "the other is reported; add some to generation.prompts or generation.n_prompts."
         )
 
 
-def check_toward(toward: TowardConfig, steer: SteerConfig) -> None:
-    """Refuse what can't work, in one sentence."""
+def check_toward(toward: TowardConfig, steers: bool) -> None:
+    """Refuse what can't work, in one sentence; `steers` says whether the run has factors."""
     if not 0 <= toward.threshold <= 1:
         raise SteerlensError(f"toward.threshold={toward.threshold} must be 0 to 1.")
     for name in ("n", "top_n"):
         number = getattr(toward, name)
         if number is not None and number < 1:
             raise SteerlensError(f"toward.{name}={number} must be at least 1.")
-    if parse_words(toward.words, "toward.words") and not parse_factors(steer.factors):
+    if toward.words is not None and not steers:
         raise SteerlensError("toward.words are steered toward: add steer=grid, or other factors.")
 
 
@@ -140,7 +145,6 @@ def check_objective(objective: str | None, steers: bool) -> None:
 
 def check_generation(generation: GenerationConfig) -> None:
     """Refuse what can't work, in one sentence."""
-    parse_prompts(generation)
     parse_stop(generation.stop)
     if not isinstance(generation.chat_template, bool) and generation.chat_template != AUTO:
         raise SteerlensError(

@@ -21,7 +21,7 @@ from steerlens.storage.files import json_values
 
 
 @dataclass(frozen=True)
-class Example:
+class TokenActivations:
     """One text on which a feature fires."""
 
     tokens: list[str]
@@ -97,7 +97,7 @@ def read_activations(
     model_names: Iterable[str],
     bos: str | None = None,
     sae_source: OwnSource = UNNAMED,
-) -> dict[int, list[Example]]:
+) -> dict[int, list[TokenActivations]]:
     """The examples of `features`; a feature that has no file or no row isn't in the answer.
 
     What a feature does on the token `bos` counts as 0; `sae_source` is what the SAE's source may be
@@ -107,7 +107,7 @@ def read_activations(
     SAE's own, and rows that can't be what they say.
     """
     feature_ids = set(features)
-    by_source: dict[str, dict[int, list[Example]]] = {}
+    by_source: dict[str, dict[int, list[TokenActivations]]] = {}
     read: set[str] = set()
     for file in activation_files(folder, layer, sae_source):
         match = re.fullmatch(r"\d+_(\d+)", file.stem)
@@ -256,18 +256,18 @@ def refuse_other(
         raise SteerlensError(f"{file} is of {source}, not of layer {layer}.")
 
 
-def firing(examples: Iterable[Example]) -> list[Example]:
+def firing(examples: Iterable[TokenActivations]) -> list[TokenActivations]:
     """Those on which the feature fires at all, the largest activation first."""
     fires = [example for example in examples if max(example.values, default=0) > 0]
     return sorted(fires, key=lambda example: -example.values.max())
 
 
-def peak(example: Example, underscore_is_space: bool = False) -> str:
+def peak(example: TokenActivations, underscore_is_space: bool = False) -> str:
     """The maximally activated token."""
     return plain_token(example.tokens[int(example.values.argmax())], underscore_is_space)
 
 
-def marked(example: Example, around: int = 12) -> str:
+def marked(example: TokenActivations, around: int = 12) -> str:
     """A few tokens around the maximally activated one, which stands in «marks»."""
     at = int(example.values.argmax())
     tokens = [plain_token(token) for token in example.tokens]
@@ -281,7 +281,7 @@ def plain_token(token: str, underscore_is_space: bool = False) -> str:
     return token.replace("_", " ") if underscore_is_space else token
 
 
-def _example(row: Any, file: Path, bos: str | None) -> Example:
+def _example(row: Any, file: Path, bos: str | None) -> TokenActivations:
     tokens, values = _object(row, file).get("tokens"), row.get("values")
     if not isinstance(tokens, list) or not isinstance(values, list):
         raise SteerlensError(f"{file} has an activation without tokens and values.")
@@ -296,7 +296,7 @@ def _example(row: Any, file: Path, bos: str | None) -> Example:
     if not np.isfinite(numbers).all():
         raise SteerlensError(f"{file} has an activation whose values are not all numbers.")
     numbers[[token == bos for token in tokens]] = 0
-    return Example([str(token) for token in tokens], numbers)
+    return TokenActivations([str(token) for token in tokens], numbers)
 
 
 def _object(value: Any, file: Path) -> dict[str, Any]:

@@ -7,21 +7,23 @@
 | `anthropic` | Anthropic's models | by token |
 | `local` | a Hugging Face model in this process | nothing |
 
-All have one interface, `items.Judge`. A rating that can't be had is missing, counted, with why; it
-is never silently 0.
+A judge is a module here, or in another package, with a first docstring line that says who rates,
+`check(config)`, which refuses settings that can't work before anything is loaded, and
+`load(settings, lexicon)`, which gives the judge. All have one interface, `items.Judge`. A rating
+that can't be had is missing, counted, with why; it is never silently 0.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from steerlens.config.judge import check_judge
+from steerlens.config.registry import load_part, parts_of
 from steerlens.config.schema import JudgeConfig, PathsConfig
 from steerlens.errors import SteerlensError
 from steerlens.judges.items import ASPECTS, Item, Judge, Rated, Rating
 
 if TYPE_CHECKING:
-    from steerlens.judges.chat import Chat
     from steerlens.judges.lexical import Lexicon
 
 __all__ = ["ASPECTS", "Item", "Judge", "Rated", "Rating", "load_judge"]
@@ -50,38 +52,8 @@ def load_judge(settings: JudgeSettings, lexicon: Lexicon | None = None) -> Judge
         SteerlensError: no judge is chosen, it can't work (see `config.judge`), or lexical has no
             lexicon.
     """
-    from steerlens.config.judge import check_judge
-
     config = settings.judge
     if config is None:
-        raise SteerlensError("no judge is chosen; add judge=lexical|openai|anthropic|local.")
+        raise SteerlensError(f"no judge is chosen; add judge={'|'.join(parts_of('judges'))}.")
     check_judge(config)
-    if config.name == "lexical":
-        from steerlens.judges.lexical import LexicalJudge
-
-        if lexicon is None:
-            raise SteerlensError("judge=lexical needs a concept set: it rates by training texts.")
-        return LexicalJudge(lexicon)
-    from steerlens.config.prices import price_of
-    from steerlens.judges.cache import AnswerCache
-    from steerlens.judges.rate import LanguageModelJudge
-
-    chat = _chat(settings)
-    cache = AnswerCache(Path(settings.paths.cache_dir), chat.identity)
-    return LanguageModelJudge(chat, config, cache, price_of(config))
-
-
-def _chat(settings: JudgeSettings) -> Chat:
-    """The one that is asked; its library is imported only here."""
-    assert settings.judge is not None
-    if settings.judge.name == "openai":
-        from steerlens.judges.openai import OpenAIChat
-
-        return OpenAIChat(settings.judge)
-    if settings.judge.name == "anthropic":
-        from steerlens.judges.anthropic import AnthropicChat
-
-        return AnthropicChat(settings.judge)
-    from steerlens.judges.local import LocalChat
-
-    return LocalChat(settings)
+    return load_part("judges", config.name).load(settings, lexicon)

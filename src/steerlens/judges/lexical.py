@@ -16,13 +16,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from steerlens.config.judge import refuse_settings_of_others
 from steerlens.config.prices import FREE
 from steerlens.errors import SteerlensError
 from steerlens.judges.cost import Estimate, estimate
 from steerlens.judges.items import CONCEPT, FLUENCY, UNMEASURED, Item, Rated, Rating, nothing
 from steerlens.judges.vocabulary import Vocabulary, share
+
+if TYPE_CHECKING:
+    from steerlens.config.schema import JudgeConfig
+    from steerlens.judges import JudgeSettings
 
 AS_UNSTEERED = 0.95
 """Quantile of the unsteered texts up to which a text reads like one of them."""
@@ -140,3 +145,19 @@ class LexicalJudge:
         by_repeats = reading.degeneracy.rating(item.degeneracy)
         detail = f"perplexity {item.perplexity:.1f}, degeneracy {item.degeneracy:.2f}"
         return Rating(min(by_model, by_repeats), detail=detail)
+
+
+def check(config: JudgeConfig) -> None:
+    """Refuse settings that mean nothing to rules."""
+    refuse_settings_of_others(config, ("model", "base_url", "key_variable"))
+
+
+def load(settings: JudgeSettings, lexicon: Lexicon | None = None) -> LexicalJudge:
+    """Give the judge of a run.
+
+    Raises:
+        SteerlensError: there is no lexicon.
+    """
+    if lexicon is None:
+        raise SteerlensError("judge=lexical needs a concept set: it rates by training texts.")
+    return LexicalJudge(lexicon)

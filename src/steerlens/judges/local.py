@@ -8,14 +8,18 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerlens.config.schema import ModelConfig
+from steerlens.config.judge import check_model, refuse_settings_of_others
+from steerlens.config.schema import JudgeConfig, ModelConfig
 from steerlens.errors import SteerlensError
 from steerlens.judges.chat import Answer, Conversation, TooLong, Unanswered
+from steerlens.judges.rate import language_model_judge
 
 if TYPE_CHECKING:
     import torch
 
     from steerlens.judges import JudgeSettings
+    from steerlens.judges.items import Judge
+    from steerlens.judges.lexical import Lexicon
 
 
 class LocalChat:
@@ -161,3 +165,19 @@ def _load(path: str, cache_dir: Path, dtype: torch.dtype, device: torch.device) 
     except Exception as error:
         raise load_error(entry, error) from error
     return model.to(device).eval(), tokenizer
+
+
+def check(config: JudgeConfig) -> None:
+    """Refuse settings that can't work."""
+    check_model(config)
+    refuse_settings_of_others(config, ("base_url", "key_variable"))
+    if config.temperature:
+        raise SteerlensError(
+            f"judge.temperature={config.temperature}: judge=local always takes the most probable "
+            "token; leave it out."
+        )
+
+
+def load(settings: JudgeSettings, lexicon: Lexicon | None = None) -> Judge:
+    """Give the judge of a run."""
+    return language_model_judge(LocalChat(settings), settings)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from steerlens.config.judge import judge_key, key_variable
+from steerlens.config.judge import check_server, judge_key, key_variable
 from steerlens.config.prices import base_url
 from steerlens.config.schema import JudgeConfig
 from steerlens.judges.chat import Answer, Conversation, Server, Unanswered, count
 from steerlens.judges.deadline import EventLoop, limited_client
+from steerlens.judges.rate import language_model_judge
+
+if TYPE_CHECKING:
+    from steerlens.judges import JudgeSettings
+    from steerlens.judges.items import Judge
+    from steerlens.judges.lexical import Lexicon
 
 
 class OpenAIChat:
@@ -71,3 +77,14 @@ class OpenAIChat:
                 )
         except Unanswered as error:
             return error
+
+
+def check(config: JudgeConfig) -> None:
+    """Refuse settings that can't work: also a missing client, key or price."""
+    check_server(config, "openai")
+
+
+def load(settings: JudgeSettings, lexicon: Lexicon | None = None) -> Judge:
+    """Give the judge of a run."""
+    assert settings.judge is not None
+    return language_model_judge(OpenAIChat(settings.judge), settings)

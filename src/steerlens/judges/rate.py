@@ -7,8 +7,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from steerlens.config.prices import Price
+from steerlens.config.prices import Price, price_of
 from steerlens.config.schema import JudgeConfig
 from steerlens.errors import SteerlensError, Terminated
 from steerlens.judges import cost, prompts
@@ -27,6 +29,9 @@ from steerlens.judges.items import (
 )
 from steerlens.judges.parse import parse
 
+if TYPE_CHECKING:
+    from steerlens.judges import JudgeSettings
+
 GIVE_UP = 10
 """Requests that fail in a row, after all of the client's own repeats."""
 
@@ -36,7 +41,7 @@ GRACE = 20.0
 
 
 @dataclass(frozen=True)
-class Task:
+class Question:
     """One thing to ask, for every place that wants to know it."""
 
     conversation: Conversation
@@ -103,13 +108,21 @@ class LanguageModelJudge:
         return Rated(self.name, "llm", queue.ratings, queue.cost, queue.stopped)
 
 
-def tasks(items: Sequence[Item]) -> list[Task]:
+def language_model_judge(chat: Chat, settings: JudgeSettings) -> LanguageModelJudge:
+    """Give the judge that asks `chat`, with the run's cache of answers and the price of one."""
+    config = settings.judge
+    assert config is not None
+    cache = AnswerCache(Path(settings.paths.cache_dir), chat.identity)
+    return LanguageModelJudge(chat, config, cache, price_of(config))
+
+
+def tasks(items: Sequence[Item]) -> list[Question]:
     """What to ask about `items`, each thing once."""
     places: dict[Conversation, list[tuple[int, str]]] = {}
     for number, item in enumerate(items):
         for aspect in aspects_of(item):
             places.setdefault(prompts.conversation(item, aspect), []).append((number, aspect))
-    return [Task(conversation, where) for conversation, where in places.items()]
+    return [Question(conversation, where) for conversation, where in places.items()]
 
 
 @dataclass
@@ -123,12 +136,12 @@ class _RatingQueue:
     items: Sequence[Item]
     progress: Callable[[int], None] = nothing
     spent_usd: float = 0.0
-    tasks: list[Task] = field(init=False)
-    to_ask: deque[Task] = field(init=False)
+    tasks: list[Question] = field(init=False)
+    to_ask: deque[Question] = field(init=False)
     ratings: list[dict[str, Rating]] = field(init=False)
     cost: Cost = field(default_factory=Cost)
     stopped: str | None = None
-    under_way: dict[Future[list[Answer | Unanswered]], list[Task]] = field(default_factory=dict)
+    under_way: dict[Future[list[Answer | Unanswered]], list[Question]] = field(default_factory=dict)
     failed_in_a_row: int = 0
 
     def __post_init__(self) -> None:
@@ -142,7 +155,7 @@ class _RatingQueue:
     def look_up(self) -> None:
         """Takes from the queue what is kept, with all further attempts that are kept."""
         for _ in range(len(self.to_ask)):
-            task: Task | None = self.to_ask.popleft()
+            task: Question | None = self.to_ask.popleft()
             while task and (answer := self.judge.cache.find(task.conversation)):
                 task = self._take(task, answer, kept=True)
             if task:
@@ -180,7 +193,7 @@ class _RatingQueue:
                 return
             self.under_way[pool.submit(self._ask, batch)] = batch
 
-    def _affordable(self) -> Iterator[Task]:
+    def _affordable(self) -> Iterator[Question]:
         """The next tasks, as many as are asked together."""
         promised = sum(self._at_most(item) for batch in self.under_way.values() for item in batch)
         promised += self.spent_usd
@@ -191,11 +204,11 @@ class _RatingQueue:
                 return
             yield self.to_ask.popleft()
 
-    def _at_most(self, task: Task) -> float:
+    def _at_most(self, task: Question) -> float:
         price, max_tokens = self.judge.price, self.judge.config.max_tokens
         return price.usd(cost.tokens_at_most(task.conversation), max_tokens) if price else 0.0
 
-    def _ask(self, batch: Sequence[Task]) -> list[Answer | Unanswered]:
+    def _ask(self, batch: Sequence[Question]) -> list[Answer | Unanswered]:
         """In a thread: asks, and keeps what comes."""
         answers = self.judge.chat.answers([task.conversation for task in batch])
         for task, answer in zip(batch, answers, strict=True):
@@ -203,7 +216,7 @@ class _RatingQueue:
                 self.judge.cache.keep(task.conversation, answer)
         return answers
 
-    def _finish(self, task: Task, answer: Answer | Unanswered) -> None:
+    def _finish(self, task: Question, answer: Answer | Unanswered) -> None:
         if isinstance(answer, Answer):
             self.failed_in_a_row = 0
             if again := self._take(task, answer, kept=False):
@@ -220,7 +233,7 @@ class _RatingQueue:
                 "and the same command goes on from there."
             )
 
-    def _take(self, task: Task, answer: Answer, kept: bool) -> Task | None:
+    def _take(self, task: Question, answer: Answer, kept: bool) -> Question | None:
         """Records the rating in an answer, or gives what to ask next."""
         config = self.judge.config
         tokens = cost.tokens_of(answer, task.conversation, config.max_tokens)
@@ -237,7 +250,7 @@ class _RatingQueue:
             self._record(task, Rating(zero, UNPARSABLE, f"{why}{ended}: {answer.text}"))
         return None
 
-    def _record(self, task: Task, rating: Rating) -> None:
+    def _record(self, task: Question, rating: Rating) -> None:
         for number, aspect in task.places:
             self.ratings[number][aspect] = rating
         self.progress(len(task.places))

@@ -10,7 +10,13 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from steerlens.analysis.pmi import by_role
-from steerlens.analysis.roles import Continuation, Example, best_steered, examples, factor_cell
+from steerlens.analysis.roles import (
+    Continuation,
+    SteeredExample,
+    best_steered,
+    examples,
+    factor_cell,
+)
 from steerlens.analysis.steering_summary import (
     COMPARED,
     curve_rows,
@@ -221,16 +227,16 @@ def _plain(text: str) -> str:
     return markdown(visible(text))
 
 
-def _feature(example: Example) -> list[str]:
+def _feature(example: SteeredExample) -> list[str]:
     scores = [number(example.input_score, ".2f"), number(example.output_score, ".4f")]
     return [str(example.layer), str(example.feature), *scores]
 
 
-def _tokens(example: Example) -> str:
+def _tokens(example: SteeredExample) -> str:
     return markdown(visible_tokens(example.tokens, 8))
 
 
-def _beside(example: Example, steered: bool) -> str:
+def _beside(example: SteeredExample, steered: bool) -> str:
     """The prompts with their continuations, one below the other in one cell."""
     texts: Iterable[str] = (
         f"{_plain(passage.prompt)} … {marked(text)}"

@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 from steerlens.analysis.coverage import coverage_explanation
-from steerlens.analysis.roles import Example, best_steered, factor_cell
+from steerlens.analysis.roles import SteeredExample, best_steered, factor_cell
 from steerlens.analysis.steering_summary import steering_explanation
 from steerlens.analysis.summary import SCORES, best_features, explanation, ranking, title_of
 from steerlens.report.answer import print_answer
@@ -195,7 +195,7 @@ def _print_best(console: Console, frame: pd.DataFrame, rows: int) -> None:
     print_table(console, title_of(by), columns, left=["token"], last=("logit lens", lens))
 
 
-def _print_steered(console: Console, best: Sequence[Example]) -> None:
+def _print_steered(console: Console, best: Sequence[SteeredExample]) -> None:
     """The first prompt's unsteered text, and below it the one at the best factor."""
     numbers = {
         "S_out": [number(feature.output_score, ".4f") for feature in best],

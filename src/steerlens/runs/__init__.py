@@ -1,1 +1,1 @@
-"""Carrying out: plan, checks before a run, the run and its stages, sweeps, comparison, export."""
+"""Carrying out: checks before a run, plan, the trip of a run, sweeps, comparison, export."""

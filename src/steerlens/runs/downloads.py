@@ -17,6 +17,7 @@ from steerlens.config.folders import count_layers
 from steerlens.config.gguf import gguf_file
 from steerlens.config.parse import parse_layers
 from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
+from steerlens.config.settings import Settings, parse_subject
 from steerlens.errors import SteerlensError
 from steerlens.runs.preflight import layers_with_sae, local_folder, reads_corpus
 
@@ -44,8 +45,9 @@ def cached_part(config: RunConfig) -> CachedPart:
     if config.sae.path or n_layers is None:
         return CachedPart(config, None)
     try:
-        layers = parse_layers(config.layer, n_layers, config.model.late_from)
-        layers = layers_with_sae(config, layers) or layers
+        subject = parse_subject(config)
+        layers = parse_layers(subject.layers, n_layers, config.model.late_from)
+        layers = layers_with_sae(subject, layers) or layers
     except SteerlensError:  # the run itself will say what is wrong
         return CachedPart(config, None)
     cached_layers = [layer for layer in layers if _has_sae(config.sae, layer)]
@@ -68,7 +70,7 @@ class Absent(NamedTuple):
     """What to do where there is a network, so that it is here afterwards."""
 
 
-def refuse_unreachable(config: RunConfig) -> None:
+def refuse_unreachable(settings: Settings) -> None:
     """Refuse what a run would download where there is no way to the hub, without torch.
 
     Where all is here and the hub can't be reached, this process doesn't ask it for anything.
@@ -78,7 +80,7 @@ def refuse_unreachable(config: RunConfig) -> None:
     """
     from huggingface_hub import constants
 
-    if not _uses_hub(config):
+    if not _uses_hub(settings):
         return
     host = urlsplit(constants.ENDPOINT).hostname
     why = f"{host} can't be reached"
@@ -86,7 +88,7 @@ def refuse_unreachable(config: RunConfig) -> None:
         why = "HF_HUB_OFFLINE=1 forbids to download it"
     elif _reaches(constants.ENDPOINT):
         return
-    absent = next(_absent(config), None)
+    absent = next(_absent(settings), None)
     if absent is None:
         ask_hub_for_nothing()
         return
@@ -95,12 +97,12 @@ def refuse_unreachable(config: RunConfig) -> None:
     )
 
 
-def _uses_hub(config: RunConfig) -> bool:
-    concepts = config.concepts
+def _uses_hub(settings: Settings) -> bool:
+    subject, concepts = settings.subject, settings.concepts
     return (
-        any(_is_of_hub(model) for model in (config.model, config.evaluator) if model)
-        or config.sae.path is None
-        or config.corpus.source == "hub"
+        any(_is_of_hub(model) for model in (subject.model, settings.evaluator) if model)
+        or subject.sae.path is None
+        or settings.corpus.source == "hub"
         or (concepts is not None and concepts.source == "hub")
     )
 
@@ -127,35 +129,36 @@ def _reaches(address: str) -> bool:
     return answered.is_set()
 
 
-def _absent(config: RunConfig) -> Iterator[Absent]:
+def _absent(settings: Settings) -> Iterator[Absent]:
     """What the run needs from the hub and isn't here."""
     from huggingface_hub import constants
 
     copy = "copy its cache (here {}) and set HF_HUB_OFFLINE=1"
     copy_hub = copy.format(constants.HF_HUB_CACHE)
-    for model in (config.model, config.evaluator):
+    subject = settings.subject
+    for model in (subject.model, settings.evaluator):
         if model and not _has_model(model):
             way = f"run `hf download {model.path}`, {copy_hub}"
             yield Absent(f"the model {model.path}", way)
-    n_layers = count_layers(config.model)
-    if config.sae.path is None and n_layers is not None:
-        layers = parse_layers(config.layer, n_layers, config.model.late_from)
-        for layer in layers_with_sae(config, layers) or layers:
-            if not _has_sae(config.sae, layer):
-                repo_id, path = _place_of_sae(config.sae, layer)
-                description = f"the SAE of layer {layer} of {config.sae.name}"
+    n_layers = count_layers(subject.model)
+    if subject.sae.path is None and n_layers is not None:
+        layers = parse_layers(subject.layers, n_layers, subject.model.late_from)
+        for layer in layers_with_sae(subject, layers) or layers:
+            if not _has_sae(subject.sae, layer):
+                repo_id, path = _place_of_sae(subject.sae, layer)
+                description = f"the SAE of layer {layer} of {subject.sae.name}"
                 yield Absent(
                     description, f"run `hf download {repo_id} --include '{path}*'`, {copy_hub}"
                 )
     datasets = Path(os.environ.get("HF_DATASETS_CACHE") or f"{constants.HF_HOME}/datasets")
-    if config.corpus.source == "hub" and reads_corpus(config):
-        repo_id = str(config.corpus.path)
+    if settings.corpus.source == "hub" and reads_corpus(settings):
+        repo_id = str(settings.corpus.path)
         if not _has_data(repo_id, datasets):
             download = f"`hf download {repo_id} --repo-type dataset --local-dir DIR`"
             read = "read a file of DIR with corpus=parquet|json|text corpus.path=FILE"
             yield Absent(f"the corpus {repo_id}", f"run {download}, and {read}")
-    if config.concepts is not None and config.concepts.source == "hub":
-        repo_id = str(config.concepts.path)
+    if settings.concepts is not None and settings.concepts.source == "hub":
+        repo_id = str(settings.concepts.path)
         if not _has_data(repo_id, datasets):
             way = f"begin the same run, {copy.format(datasets)}"
             yield Absent(f"the concept set {repo_id}", way)

@@ -17,8 +17,8 @@ import psutil
 from steerlens.config.entries import entries
 from steerlens.config.folders import sae_folders, safetensors_header
 from steerlens.config.gguf import gguf_file, read_header
-from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
-from steerlens.config.steering import parse_factors
+from steerlens.config.schema import ModelConfig, SaeConfig
+from steerlens.config.settings import Settings, SubjectSettings
 from steerlens.errors import SteerlensError
 from steerlens.runs.preflight import local_folder
 
@@ -33,32 +33,32 @@ LORA = "LoRA"
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
-def device_type(config: RunConfig) -> str:
+def device_type(subject: SubjectSettings) -> str:
     """cpu, cuda or mps: what `device=auto` will most likely be, guessed without torch."""
-    if config.device != "auto":
-        return config.device.split(":")[0]
+    if subject.device != "auto":
+        return subject.device.split(":")[0]
     if gpu_memory():
         return "cuda"
     apple = platform.system() == "Darwin" and platform.machine() == "arm64"
     return "mps" if apple else "cpu"
 
 
-def refuse_absent_device(config: RunConfig) -> None:
+def refuse_absent_device(subject: SubjectSettings) -> None:
     """Refuse a device that this machine surely hasn't, without torch; torch knows the others."""
-    kind, system = config.device.partition(":")[0], platform.system()
+    kind, system = subject.device.partition(":")[0], platform.system()
     absent = {
         "cuda": system == "Linux" and not (any(map(Path.exists, GPU_DRIVERS)) or gpu_memory()),
         "mps": system != "Darwin",
     }
     if absent.get(kind, False):
-        raise SteerlensError(f"device={config.device} is not available here; use device=cpu.")
+        raise SteerlensError(f"device={subject.device} is not available here; use device=cpu.")
 
 
-def dtype_name(config: RunConfig) -> str:
+def dtype_name(subject: SubjectSettings) -> str:
     """The dtype that `dtype=auto` means on the run's device."""
-    if config.dtype != "auto":
-        return config.dtype
-    on_cpu = device_type(config) == "cpu" and config.device_map is None
+    if subject.dtype != "auto":
+        return subject.dtype
+    on_cpu = device_type(subject) == "cpu" and subject.device_map is None
     return "float32" if on_cpu else "bfloat16"
 
 
@@ -72,32 +72,33 @@ class Weights(NamedTuple):
     """The setting that does without them."""
 
 
-def estimate_weights(config: RunConfig) -> int | None:
+def estimate_weights(settings: Settings) -> int | None:
     """Add up the bytes of all weights that a run holds at once: of the model, one SAE, and others;
     None where nothing tells the model's size."""
-    n_params = _model_size(config.model)
+    subject = settings.subject
+    n_params = _model_size(subject.model)
     if n_params is None:
         return None
-    size = n_params + _sae_size(config.sae, config.model)
-    size += sum(weights.n_numbers for weights in _others(config, n_params))
-    return int(size * BYTES[dtype_name(config)])
+    size = n_params + _sae_size(subject.sae, subject.model)
+    size += sum(weights.n_numbers for weights in _others(settings, n_params))
+    return int(size * BYTES[dtype_name(subject)])
 
 
-def _others(config: RunConfig, n_params: float) -> list[Weights]:
+def _others(settings: Settings, n_params: float) -> list[Weights]:
     """The evaluator of steered texts, a judge in this process, and the model that LoRA trains, if
     the run loads them; all of the same dtype, where the model is."""
     beside_model = []
-    if config.evaluator and parse_factors(config.steer.factors):
-        name = f"the evaluator {config.evaluator.title}"
-        beside_model.append(Weights(name, _model_size(config.evaluator) or 0, "evaluator=null"))
-    if config.concepts is None:
+    if settings.evaluator and settings.steering.factors:
+        name = f"the evaluator {settings.evaluator.title}"
+        beside_model.append(Weights(name, _model_size(settings.evaluator) or 0, "evaluator=null"))
+    if settings.concepts is None:
         return beside_model
-    if config.judge is not None and config.judge.name == "local":
-        judge = _judge(str(config.judge.model))
+    if settings.judge is not None and settings.judge.name == "local":
+        judge = _judge(str(settings.judge.model))
         name = f"the judge {judge.title}"
         beside_model.append(Weights(name, _model_size(judge) or 0, "judge=lexical"))
-    if LORA in config.concepts.methods:
-        name = f"the copy of {config.model.title} that LoRA trains"
+    if LORA in settings.concepts.methods:
+        name = f"the copy of {settings.subject.model.title} that LoRA trains"
         beside_model.append(Weights(name, n_params, "concepts.methods without LoRA"))
     return beside_model
 
@@ -109,32 +110,32 @@ def _judge(path: str) -> ModelConfig:
     return ModelConfig(name=path, path=path, n_params=None if size is None else float(size))
 
 
-def refuse_if_too_big(config: RunConfig, spare: int = 0) -> None:
+def refuse_if_too_big(settings: Settings, spare: int = 0) -> None:
     """Refuse weights that can't fit in memory, before they are downloaded.
 
     `spare` is the bytes that this process holds and could give back.
     """
-    needed = estimate_weights(config)
+    subject = settings.subject
+    needed = estimate_weights(settings)
     if needed is None:
         return
-    device = device_type(config)
-    available = available_memory(config)
+    device = device_type(subject)
+    available = available_memory(subject)
     if available is None or needed <= available + spare:
         return
-    beside_model = [
-        weights for weights in _others(config, _model_size(config.model) or 0) if weights.n_numbers
-    ]
+    others = _others(settings, _model_size(subject.model) or 0)
+    beside_model = [weights for weights in others if weights.n_numbers]
     ways = [weights.without for weights in beside_model]
-    if device == "cuda" and config.device_map is None:
+    if device == "cuda" and subject.device_map is None:
         ways.append("device_map=auto")
-    if dtype_name(config) == "float32":
+    if dtype_name(subject) == "float32":
         ways.append("dtype=bfloat16")
     ways.append("a smaller model")
-    names = [config.model.title, config.sae.title, *(weights.what for weights in beside_model)]
-    where = "all devices together have" if config.device_map else f"{device} has"
+    names = [subject.model.title, subject.sae.title, *(weights.what for weights in beside_model)]
+    where = "all devices together have" if subject.device_map else f"{device} has"
     raise SteerlensError(
         f"the weights of {_listed(names)} take {gigabytes(needed)} in "
-        f"{dtype_name(config)}, but {where} {gigabytes(available)}; try {' or '.join(ways)}."
+        f"{dtype_name(subject)}, but {where} {gigabytes(available)}; try {' or '.join(ways)}."
     )
 
 
@@ -143,14 +144,14 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def available_memory(config: RunConfig) -> int | None:
+def available_memory(subject: SubjectSettings) -> int | None:
     """Bytes that weights can take where the run puts them; None if nothing tells."""
     gpus = gpu_memory()
-    if config.device_map is not None:
+    if subject.device_map is not None:
         return sum(gpus) + main_memory()
-    if device_type(config) != "cuda":
+    if device_type(subject) != "cuda":
         return main_memory()
-    match = re.search(r":(\d+)$", config.device)
+    match = re.search(r":(\d+)$", subject.device)
     if match and int(match[1]) < len(gpus):
         return gpus[int(match[1])]
     return max(gpus, default=None)

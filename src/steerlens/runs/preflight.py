@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,19 +21,7 @@ from steerlens.config.folders import (
 )
 from steerlens.config.gguf import check_gguf, gguf_file
 from steerlens.config.judge import check_judge
-from steerlens.config.kinds import PUBLISHED, kind_of
-from steerlens.config.parse import (
-    layer_numbers,
-    layers_told,
-    parse_concept,
-    parse_feature_file,
-    parse_ids,
-    parse_layers,
-    parse_memory,
-    parse_scores,
-    parse_shard,
-    parse_words,
-)
+from steerlens.config.parse import layers_told, parse_feature_file, parse_ids, parse_layers
 from steerlens.config.schema import (
     CORPORA,
     CorpusConfig,
@@ -41,6 +30,7 @@ from steerlens.config.schema import (
     RunConfig,
     SaeConfig,
 )
+from steerlens.config.settings import Settings, SubjectSettings, parse_settings
 from steerlens.config.steering import (
     check_choice,
     check_coverage,
@@ -51,12 +41,11 @@ from steerlens.config.steering import (
     check_steer,
     check_study,
     check_toward,
-    parse_factors,
-    with_template,
 )
 from steerlens.data.neuronpedia import explanation_files
 from steerlens.engine.examples import read_metadata, refuse_missing_layers
 from steerlens.errors import SteerlensError, unknown
+from steerlens.results.text import visible
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
@@ -68,17 +57,18 @@ TRACKING = ("offline", "online", "disabled")
 def check(config: RunConfig) -> None:
     """Refuse, in one sentence, what can't work; reads local folders, but loads nothing."""
     _check_scalars(config)
-    scores = parse_scores(config.score).values()
+    settings = parse_settings(config)
+    scores, toward = settings.scores.values(), settings.toward_words
+    steers = bool(settings.steering.factors)
     for score in scores:
         score.check()
     check_steer(config.steer)
     check_generation(config.generation)
     check_selection(config.selection)
     check_choice(config.choice)
-    toward = parse_words(config.toward.words, "toward.words")
     if config.choice.success == "concept_success" and config.concept is None and not toward:
         raise SteerlensError("choice.success=concept_success needs concept=WORD.")
-    check_toward(config.toward, config.steer)
+    check_toward(config.toward, steers)
     for key, value in (("concept", config.concept), ("shard", config.shard)):
         if toward and value is not None:
             raise SteerlensError(
@@ -86,39 +76,45 @@ def check(config: RunConfig) -> None:
             )
     check_pmi(config.pmi)
     check_study(config.study)
-    check_coverage(config.coverage, config.steer, config.generation)
+    n_words, n_prompts = len(settings.coverage_words), len(settings.steering.prompts)
+    check_coverage(config.coverage, n_words, steers, n_prompts)
     if config.quality.n_tokens is not None and config.quality.n_tokens < 1:
         raise SteerlensError(f"quality.n_tokens={config.quality.n_tokens} must be at least 1.")
     if config.judge is not None:
         check_judge(config.judge)
-    check_concepts(config)
-    check_objective(config.objective, steers=bool(parse_factors(config.steer.factors)))
+    check_concepts(config, settings.steering.factors)
+    check_objective(config.objective, steers)
     _check_features(config.features)
-    _check_shard(config)
-    _check_corpus(config.corpus, reads_corpus(config))
+    _check_shard(settings)
+    _check_corpus(config.corpus, reads_corpus(settings))
     _check_reference(config)
-    if loads_subject(config):
-        layer_numbers(config.layer)
+    if settings.loads_subject:
         for name, model in (("model", config.model), ("evaluator", config.evaluator)):
             if model:
                 _check_local_model(model, f"{name}.path", Path(config.paths.cache_dir))
-    if config.chosen.refusal and config.chosen.kind == kind_of(config).name:
+    if config.chosen.refusal and config.chosen.kind == settings.kind.name:
         raise SteerlensError(config.chosen.refusal)
     if config.labels:
         explanation_files(Path(config.labels))
-    if not loads_subject(config):
+    if not settings.loads_subject:
         return
-    _check_template(config)
+    _check_template(settings)
     _check_sae_source(config)
     n_layers = count_layers(config.model)
     layers = None
     if n_layers is not None:
-        layers = layers_with_sae(
-            config, parse_layers(config.layer, n_layers, config.model.late_from)
-        )
+        layers = parse_layers(settings.subject.layers, n_layers, config.model.late_from)
+        layers = layers_with_sae(settings.subject, layers)
     _check_ids(config, layers)
     for file in {file for score in scores for file in score.examples()}:
         refuse_missing_layers(file, read_metadata(file), layers or [])
+
+
+def tell_begin(config: RunConfig, n_jobs: int = 1) -> None:
+    """Say what was asked for: importing and loading take longer than people wait for a sign."""
+    jobs = f"{n_jobs} jobs, the first: " if n_jobs > 1 else ""
+    subject = f"{config.model.title} with {config.sae.title}, layer {config.layer}"
+    print(visible(f"{jobs}{config.name}, {subject} ..."), file=sys.stderr, flush=True)
 
 
 def _check_local_model(model: ModelConfig, key: str, cache_dir: Path) -> None:
@@ -149,11 +145,6 @@ def check_one_model(configs: Sequence[RunConfig]) -> None:
         )
 
 
-def loads_subject(config: RunConfig) -> bool:
-    """Return whether the run loads its model and SAEs: not for published numbers alone."""
-    return kind_of(config) is not PUBLISHED
-
-
 def _check_scalars(config: RunConfig) -> None:
     if not re.fullmatch(r"\w[\w .-]*", config.name):
         raise SteerlensError(f"name={config.name} is no folder name; use letters, digits, - and _.")
@@ -176,30 +167,31 @@ def _check_scalars(config: RunConfig) -> None:
         raise SteerlensError("paths.output_dir is empty; name a folder, or leave it out.")
     if config.plan not in PLANS:
         raise unknown("plan", str(config.plan), ["true", "false", "measure"])
-    parse_memory(config.memory_budget)
 
 
-def _check_template(config: RunConfig) -> None:
+def _check_template(settings: Settings) -> None:
     """Refuse a chat template that a local model doesn't have."""
-    has_template = has_chat_template(config.model)
+    model = settings.subject.model
+    has_template = has_chat_template(model)
     if has_template is None:
         return
-    with_template(config.generation, has_template, config.model.title)
-    for score in parse_scores(config.score).values():
+    settings.steering.for_model(has_template, model.title)
+    for score in settings.scores.values():
         if getattr(score, "chat_template", False) and not has_template:
-            raise score.refusal("chat_template", f"needs one, which {config.model.title} hasn't")
+            raise score.refusal("chat_template", f"needs one, which {model.title} hasn't")
 
 
-def reads_corpus(config: RunConfig) -> bool:
-    """Whether the run may read its corpus: for a score, to choose features or steer
+def reads_corpus(settings: Settings) -> bool:
+    """Tell whether the run may read its corpus: for a score, to choose features or steer
     in their units, or for PMI of texts that no word was asked for."""
-    scores = any("corpus" in score.uses() for score in parse_scores(config.score).values())
-    if config.concepts:
+    scores = any("corpus" in score.uses() for score in settings.scores.values())
+    if settings.concepts:
         return scores
-    toward = config.toward.words is not None or config.features.concept is not None
-    steers = bool(parse_factors(config.steer.factors))
-    of_texts = steers and (not toward or config.steer.unit == "max_activation")
-    return of_texts or scores or bool(config.features.min_examples or config.quality.n_tokens)
+    toward = bool(settings.toward_words or settings.features_concept)
+    steering = settings.steering
+    of_texts = bool(steering.factors) and (not toward or steering.steer.unit == "max_activation")
+    of_features = bool(settings.features.min_examples or settings.quality_tokens)
+    return of_texts or scores or of_features
 
 
 def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:
@@ -249,8 +241,6 @@ def _check_features(features: FeaturesConfig) -> None:
                 f"{least} is for all or random features, not for features.{ways_given[0]}; add "
                 "features.min_examples=null."
             )
-    if features.concept is not None:
-        parse_concept(features.concept)
     if features.ids is not None:
         parse_ids(features.ids)
     if features.file is not None:
@@ -268,20 +258,18 @@ def _check_reference(config: RunConfig) -> None:
         refuse_other_model(f"reference.model={config.reference.model}", model_name, config.model)
 
 
-def _check_shard(config: RunConfig) -> None:
-    """Refuse a part that doesn't exist, and choices that only the whole can make."""
-    if config.shard is None:
+def _check_shard(settings: Settings) -> None:
+    """Refuse choices that only the whole can make, of a part."""
+    if settings.shard is None or not settings.steering.factors:
         return
-    parse_shard(config.shard)
-    steers = bool(parse_factors(config.steer.factors))
     for name, of_all in (
-        ("selection.top_n", config.selection.top_n),
-        ("steer.together", config.steer.together),
+        ("selection.top_n", settings.selection.top_n),
+        ("steer.together", settings.steering.steer.together),
     ):
-        if steers and of_all:
+        if of_all:
             raise SteerlensError(
-                f"{name} compares all features, of which shard={config.shard} sees a part; select "
-                "by selection.threshold, or leave the shard out."
+                f"{name} compares all features, of which shard={settings.shard} sees a part; "
+                "select by selection.threshold, or leave the shard out."
             )
 
 
@@ -369,26 +357,25 @@ def _check_release(sae: SaeConfig, config: RunConfig) -> None:
         raise unknown(f"id in SAELens release {sae.release}", sae.sae_id, ids)
 
 
-def layers_with_sae(config: RunConfig, layers: list[int]) -> list[int] | None:
+def layers_with_sae(subject: SubjectSettings, layers: list[int]) -> list[int] | None:
     """Those of `layers` that have an SAE; None if only the weights tell.
 
     Refuses a layer that is named but has none; of `all` and `late`, some may have none.
     """
-    available = _sae_layers(config, layers)
+    available = _sae_layers(subject.sae, layers)
     if available is None:
         return None
     absent = [layer for layer in layers if layer not in available]
-    if absent and (layer_numbers(config.layer) is not None or len(absent) == len(layers)):
+    if absent and (not isinstance(subject.layers, str) or len(absent) == len(layers)):
         numbers = layers_told(available, absent[0]) or "none of this model"
         raise SteerlensError(
-            f"sae={config.sae.name} has no SAE at layer {absent[0]}; it has: {numbers}."
+            f"sae={subject.sae.name} has no SAE at layer {absent[0]}; it has: {numbers}."
         )
     return [layer for layer in layers if layer in available]
 
 
-def _sae_layers(config: RunConfig, layers: list[int]) -> set[int] | None:
+def _sae_layers(sae: SaeConfig, layers: list[int]) -> set[int] | None:
     """The layers for which there are SAEs; None if only the weights tell."""
-    sae = config.sae
     if sae.path:
         layers_of_folders = [sae_facts(folder).layer for folder in sae_folders(Path(sae.path))]
         return (

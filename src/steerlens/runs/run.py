@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from steerlens.config.kinds import CONCEPT, CONCEPTS, SCORES, WORDS
 from steerlens.config.schema import RunConfig
 from steerlens.config.settings import Settings, parse_settings
 from steerlens.data.reference import read_reference
@@ -26,7 +28,7 @@ from steerlens.runs.downloads import refuse_unreachable
 from steerlens.runs.memory_check import refuse_absent_device, refuse_if_too_big
 from steerlens.runs.models import RunModels
 from steerlens.runs.plan import print_plan
-from steerlens.runs.preflight import loads_subject
+from steerlens.runs.preflight import tell_begin
 from steerlens.runs.published import write_published_ratings, write_published_scores
 from steerlens.runs.run_folder import RunFolder
 from steerlens.runs.score import score
@@ -59,11 +61,11 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
     settings = parse_settings(config)
     folder = Path(config.paths.output_dir)
     if config.plan:
-        if loads_subject(config):
-            refuse_absent_device(config)
-            refuse_unreachable(config)
-            refuse_if_too_big(config)
-            print_plan(config, settings)
+        if settings.loads_subject:
+            refuse_absent_device(settings.subject)
+            refuse_unreachable(settings)
+            refuse_if_too_big(settings)
+            print_plan(settings, measures=config.plan == "measure")
         else:
             if config.reference.alone:
                 read_reference(config.reference)
@@ -72,11 +74,13 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
             folder.rmdir()  # Hydra has made it; a plan leaves nothing behind
         return None
     refuse_foreign(folder)
+    if not sys.stderr.isatty():  # else the command has told it
+        tell_begin(config)
     with Status(folder) as status:
-        if loads_subject(config):
-            refuse_absent_device(config)
-            refuse_unreachable(config)
-            refuse_if_too_big(config, weight_cache.size() if weight_cache else 0)
+        if settings.loads_subject:
+            refuse_absent_device(settings.subject)
+            refuse_unreachable(settings)
+            refuse_if_too_big(settings, weight_cache.size() if weight_cache else 0)
         reference = read_reference(config.reference) if config.reference.model else None
         tree = dataclasses.asdict(config)
         _tell_other_settings(folder, tree)
@@ -85,7 +89,7 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
         try:
             with replacing(status) as target:
                 write_text(target / CONFIG_FILE, yaml.safe_dump(tree, sort_keys=False))
-                if loads_subject(config):
+                if settings.loads_subject:
                     with phase("importing torch and SAELens"):
                         import sae_lens  # noqa: F401
                     status.expect(layers=_count_layers(settings))
@@ -147,7 +151,7 @@ def _carry_out(
         return
     ctx = context_of(settings)
     models = RunModels(settings.subject, settings.evaluator, weight_cache)
-    if settings.concepts:
+    if settings.kind is CONCEPTS:
         steer_toward_concepts(settings, _rating_session(config), ctx, models, folder)
     else:
         score_and_steer(settings, ctx, models, folder)
@@ -179,16 +183,16 @@ def score_and_steer(
     features = score(settings, ctx, models, folder)
     lm = models.lm
     assert lm is not None
-    if not settings.steering.factors:
+    if settings.kind is SCORES:
         return
-    if settings.toward_words:
+    if settings.kind is WORDS:
         steer_toward_words(features, settings, ctx, models, lm, folder)
         return
     selected = select(features, settings)
     steered = STEERING.frame([])
     if len(selected):
         steered = steer(selected, settings.steering, ctx, models, folder)
-    if settings.features_concept:
+    if settings.kind is CONCEPT:
         write_answer(features, steered, settings, lm, folder)
     elif len(selected):
         measure_pmi(settings, ctx, folder)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config(ReadsTexts):
+class ActivationConfig(ReadsTexts):
     """Settings of the activation statistics."""
 
     method: str = "activation"
@@ -26,11 +26,14 @@ class Config(ReadsTexts):
         return (self.context_length, 0) if self.reads_corpus() else None
 
 
+Config = ActivationConfig
+
+
 COLUMNS = ("activation_frequency", "mean_activation", "max_activation")
 
 
 def score(
-    subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: ActivationConfig, run: ScoreRun
 ) -> Mapping[str, np.ndarray]:
     """Statistics of `features`, shape (n,), over the tokens of the corpus that count.
 

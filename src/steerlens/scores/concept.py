@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config(output.PromptConfig):
+class ConceptScoreConfig(output.PromptConfig):
     """Settings of the concept score; `top_k` has no part in it."""
 
     method: str = "concept"
@@ -34,8 +34,11 @@ class Config(output.PromptConfig):
         parse_concept(self.concept)
 
 
+Config = ConceptScoreConfig
+
+
 def score(
-    subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: ConceptScoreConfig, run: ScoreRun
 ) -> Mapping[str, np.ndarray | Sequence[str]]:
     """Scores `features`, shape (n,).
 

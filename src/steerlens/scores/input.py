@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config(ReadsTexts):
+class InputScoreConfig(ReadsTexts):
     """Settings of the input score."""
 
     method: str = "input"
@@ -73,8 +73,11 @@ class Config(ReadsTexts):
         return super().files()
 
 
+Config = InputScoreConfig
+
+
 def score(
-    subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: InputScoreConfig, run: ScoreRun
 ) -> Mapping[str, Any]:
     """Scores `features`, shape (n,).
 
@@ -117,7 +120,11 @@ as ids or both as texts), and a few examples to show."""
 
 
 def _corpus_peaks(
-    subject: Subject, features: np.ndarray, lens_FK: np.ndarray, config: Config, run: ScoreRun
+    subject: Subject,
+    features: np.ndarray,
+    lens_FK: np.ndarray,
+    config: InputScoreConfig,
+    run: ScoreRun,
 ) -> list[Peaks]:
     from steerlens.engine.corpus_pass import activations_of
 
@@ -130,7 +137,7 @@ def _corpus_peaks(
 
 
 def _shipped_peaks(
-    subject: Subject, features: np.ndarray, lens_FK: np.ndarray, config: Config
+    subject: Subject, features: np.ndarray, lens_FK: np.ndarray, config: InputScoreConfig
 ) -> list[Peaks]:
     from steerlens.engine.examples import read_examples
 
@@ -150,7 +157,7 @@ def _shipped_peaks(
 
 
 def _neuronpedia_peaks(
-    subject: Subject, features: np.ndarray, lens_FK: np.ndarray, config: Config
+    subject: Subject, features: np.ndarray, lens_FK: np.ndarray, config: InputScoreConfig
 ) -> list[Peaks]:
     from steerlens.data import neuronpedia
 

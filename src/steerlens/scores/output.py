@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from steerlens.engine.cached_rows import cached_rows
 from steerlens.errors import SteerlensError
 from steerlens.scores import ScoreConfig, ScoreRun
 
@@ -49,7 +51,7 @@ class PromptConfig(ScoreConfig):
 
 
 @dataclass
-class Config(PromptConfig):
+class OutputScoreConfig(PromptConfig):
     """Settings of the output score."""
 
     method: str = "output"
@@ -62,8 +64,11 @@ class Config(PromptConfig):
             raise self.refusal("null_directions", "must be at least 0")
 
 
+Config = OutputScoreConfig
+
+
 def score(
-    subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: OutputScoreConfig, run: ScoreRun
 ) -> Mapping[str, np.ndarray | list[str]]:
     """Scores `features`, shape (n,).
 
@@ -145,7 +150,7 @@ def rank_weighted(rank: torch.Tensor, probability: torch.Tensor, d_vocab: int) -
     return (1 - rank.double() / d_vocab) * probability.double()
 
 
-def null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
+def null_scores(subject: Subject, config: OutputScoreConfig, run: ScoreRun) -> np.ndarray:
     """(N,) float64: output scores of the layer's `config.null_directions` random directions.
 
     Computed once for a subject and settings: kept in the run, and in its store beside the scores.
@@ -157,17 +162,18 @@ def null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
     if at in run.cache.null_scores:
         return run.cache.null_scores[at]
     key = {**subject.key, "null of": settings}
-    stored = run.store.read(key, by=["direction"]) if run.store else None
-    if stored is None:
-        scores_N = _null_scores(subject, config, run)
-        stored = pa.table({"direction": np.arange(len(scores_N)), "output_score": scores_N})
-        if run.store:
-            run.store.add(key, stored, by=["direction"])
-    run.cache.null_scores[at] = stored["output_score"].to_numpy()
+    directions = pd.DataFrame({"direction": np.arange(config.null_directions)})
+
+    def scores_of(_missing: pd.DataFrame) -> Iterator[pa.Table]:
+        scores_N = _null_scores(subject, config, run)  # of all: they are drawn together
+        yield pa.table({"direction": np.arange(len(scores_N)), "output_score": scores_N})
+
+    table = cached_rows(run.store, key, directions, ["direction"], scores_of)
+    run.cache.null_scores[at] = table["output_score"].to_numpy()
     return run.cache.null_scores[at]
 
 
-def _null_scores(subject: Subject, config: Config, run: ScoreRun) -> np.ndarray:
+def _null_scores(subject: Subject, config: OutputScoreConfig, run: ScoreRun) -> np.ndarray:
     from steerlens.engine.logit_lens import logit_lens_of_directions
 
     ids_N, directions_ND = draw_directions(subject, config.null_directions)

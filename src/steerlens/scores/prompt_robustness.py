@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config(ScoreConfig):
+class PromptRobustnessConfig(ScoreConfig):
     """Settings of the prompt robustness."""
 
     method: str = "prompt_robustness"
@@ -46,8 +46,11 @@ class Config(ScoreConfig):
         return ()
 
 
+Config = PromptRobustnessConfig
+
+
 def score(
-    subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: PromptRobustnessConfig, run: ScoreRun
 ) -> Mapping[str, np.ndarray]:
     """Scores `features`, shape (n,).
 
@@ -60,7 +63,7 @@ def score(
         SteerlensError: as `output` does.
     """
     silent = dataclasses.replace(run, progress=lambda done: None)
-    settings = output.Config(
+    settings = output.OutputScoreConfig(
         factor=config.factor,
         top_k=config.top_k,
         keep_error=config.keep_error,

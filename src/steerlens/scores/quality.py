@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from steerlens.engine.cached_rows import cached_values
 from steerlens.engine.corpus_pass import alike, context_length, cut_corpus
 
 if TYPE_CHECKING:
@@ -55,17 +56,21 @@ def _measured(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list
     """`quality` of each, from the store where it is there."""
     corpus = run.corpus_key()
     keys = [{**subject.key, "quality": n_tokens, "corpus": corpus} for subject in subjects]
-    measured: list[dict[str, Any] | None] = []
-    for key in keys:
-        measured.append(run.store.load_json(key, FILE) if run.store else None)
     index_of = {subject.hook_name: index for index, subject in enumerate(subjects)}
-    for together in alike([subjects[index] for index, row in enumerate(measured) if row is None]):
-        for subject, row in zip(together, quality(together, n_tokens, run), strict=True):
-            index = index_of[subject.hook_name]
-            measured[index] = row
-            if run.store:
-                run.store.keep_json(keys[index], FILE, row)
-    return [row for row in measured if row is not None]
+
+    def find(index: int) -> dict[str, Any] | None:
+        return run.store.load_json(keys[index], FILE) if run.store else None
+
+    def measure(missing: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for together in alike([subjects[index] for index in missing]):
+            indices = [index_of[subject.hook_name] for subject in together]
+            yield from zip(indices, quality(together, n_tokens, run), strict=True)
+
+    def keep(index: int, row: dict[str, Any]) -> None:
+        if run.store:
+            run.store.keep_json(keys[index], FILE, row)
+
+    return [*cached_values(range(len(subjects)), find, measure, keep).values()]
 
 
 def quality(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config(ScoreConfig):
+class RandomScoreConfig(ScoreConfig):
     """Settings of the random score."""
 
     method: str = "random"
@@ -24,8 +24,11 @@ class Config(ScoreConfig):
         return ("seed",)
 
 
+Config = RandomScoreConfig
+
+
 def score(
-    subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: RandomScoreConfig, run: ScoreRun
 ) -> Mapping[str, np.ndarray]:
     """`random_score` of `features`, shape (n,): uniform in [0, 1).
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from steerlens.config.registry import ScoreConfig, load_part
+from steerlens.engine.cached_rows import cached_rows
 from steerlens.engine.corpus_pass import read_corpus
 from steerlens.engine.logit_lens import kept_logit_lens, logit_lens
 from steerlens.engine.run_context import ScoreRun
@@ -19,7 +21,6 @@ from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
 from steerlens.results import FEATURES
 from steerlens.scores import output
-from steerlens.storage.store import merged
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,7 +69,8 @@ def null_columns(
 ) -> dict[str, Any] | None:
     """Columns of `NULL_SCORES` for one subject; None where no method has random directions."""
     config = next(
-        (config for config in configs.values() if isinstance(config, output.Config)), None
+        (config for config in configs.values() if isinstance(config, output.OutputScoreConfig)),
+        None,
     )
     if config is None or not config.null_directions:
         return None
@@ -86,17 +88,14 @@ def null_columns(
 def _score(subject: Subject, ids: np.ndarray, config: ScoreConfig, run: ScoreRun) -> pa.Table:
     """The method's columns for `ids`: what the store has, and what is missing there."""
     key = score_key(subject, config, run) if run.store else {}
-    stored = run.store.read(key) if run.store else None
-    tables = [] if stored is None else [stored]
-    missing = ids if stored is None else ids[~np.isin(ids, stored["feature"].to_numpy())]
-    run.progress(len(ids) - len(missing))
-    for start in range(0, len(missing), BLOCK):
-        block = missing[start : start + BLOCK]
-        tables.append(_score_block(subject, block, config, run))
-        if run.store:
-            run.store.add(key, tables[-1])
-    table = merged(tables)
-    return table.take(np.searchsorted(table["feature"].to_numpy(), ids))
+
+    def scores_of(missing: pd.DataFrame) -> Iterator[pa.Table]:
+        for start in range(0, len(missing), BLOCK):
+            block = missing["feature"].to_numpy()[start : start + BLOCK]
+            yield _score_block(subject, block, config, run)
+
+    rows = pd.DataFrame({"feature": ids})
+    return cached_rows(run.store, key, rows, ["feature"], scores_of, run.progress)
 
 
 def _score_block(

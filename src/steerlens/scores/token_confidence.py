@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config(ScoreConfig):
+class TokenConfidenceConfig(ScoreConfig):
     """Settings of Delta Token Confidence."""
 
     method: str = "token_confidence"
@@ -39,8 +39,11 @@ class Config(ScoreConfig):
         return ()
 
 
+Config = TokenConfidenceConfig
+
+
 def score(
-    subject: Subject, features: np.ndarray, config: Config, run: ScoreRun
+    subject: Subject, features: np.ndarray, config: TokenConfidenceConfig, run: ScoreRun
 ) -> Mapping[str, np.ndarray]:
     """Scores `features`, shape (n,): `token_confidence_delta`, in nats.
 

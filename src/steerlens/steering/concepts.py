@@ -21,19 +21,18 @@ from steerlens.judges.vocabulary import fit_vocabularies
 from steerlens.results import CHOOSING, CONCEPTS, EVALUATING, FEATURES, RATINGS
 from steerlens.scores.scoring import score_layer
 from steerlens.steering.features import measure_texts
-from steerlens.steering.methods.arms import PROMPT, UNSTEERED, Arm, learn_arms
+from steerlens.steering.methods.arms import PROMPT, UNSTEERED, SteeringMethod, learn_arms
 from steerlens.steering.methods.prompt import prompted
 
 if TYPE_CHECKING:
     from steerlens.config.registry import ScoreConfig
     from steerlens.config.schema import ConceptsConfig
     from steerlens.config.settings import SteeringSettings
-    from steerlens.data.concept_sets import ConceptSet, Example
+    from steerlens.data.concept_sets import ConceptSet, LabelledText
     from steerlens.engine.run_context import RunContext
     from steerlens.engine.subject import LoadedModel, Subject
     from steerlens.judges.session import RatingSession
 
-METRICS = ("perplexity", "degeneracy")
 ARM = ["method", "rank", "concept_id"]
 
 Factors = Mapping[int, Sequence[float]]
@@ -77,7 +76,9 @@ def steer_concepts(
     arms = learn_arms(subject, concepts, methods, ctx, load_weights, chat)
     texts_of = partial(arm_texts, subject, concepts, settings, ctx, evaluator)
     ids = [concept.id for concept in concepts.concepts]
-    unsteered = texts_of(Arm(UNSTEERED), dict.fromkeys(ids, (0.0,)), (CHOOSING, EVALUATING))
+    unsteered = texts_of(
+        SteeringMethod(UNSTEERED), dict.fromkeys(ids, (0.0,)), (CHOOSING, EVALUATING)
+    )
     judge = session.judge or LexicalJudge(_lexicon(concepts, unsteered))
 
     def rated(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -111,7 +112,7 @@ def steer_concepts(
     )
 
 
-def _about(arms: Sequence[Arm], concepts: ConceptSet) -> pd.DataFrame:
+def _about(arms: Sequence[SteeringMethod], concepts: ConceptSet) -> pd.DataFrame:
     """What each arm is for each concept, and how well it detects it."""
     rows = []
     for arm in arms:
@@ -160,7 +161,7 @@ def score_named_features(
 def _lexicon(concepts: ConceptSet, unsteered: pd.DataFrame) -> Lexicon:
     """What judge=lexical knows: the concepts' words, and how unsteered texts read."""
 
-    def texts_of(examples: Sequence[Example]) -> list[str]:
+    def texts_of(examples: Sequence[LabelledText]) -> list[str]:
         return [example.prompt + example.text for example in examples]
 
     training = {
@@ -177,7 +178,7 @@ def arm_texts(
     settings: SteeringSettings,
     ctx: RunContext,
     evaluator: LoadedModel | None,
-    arm: Arm,
+    arm: SteeringMethod,
     factors: Factors,
     splits: Sequence[str],
 ) -> pd.DataFrame:
@@ -218,7 +219,7 @@ def arm_texts(
     texts["prompt"] = rows["prompt"]
     key = text_key(subject, steer, generation, ctx, steering)
     measured = measure_texts(
-        subject, texts, key, ctx, (), evaluator, METRICS, generation.chat_template,
+        subject, texts, key, ctx, (), evaluator, bool(generation.chat_template),
         by=steering.row,
     )  # fmt: skip
     return measured.assign(method=arm.method, rank=arm.rank, split=rows["split"])

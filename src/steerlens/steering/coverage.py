@@ -168,7 +168,7 @@ def prompt_settings(scores: Iterable[ScoreConfig]) -> output.PromptConfig:
     """Give the settings of the first of a run's scores that steers one prompt, else the defaults:
     features are scored toward words with the same prompt and factor."""
     of_prompts = (score for score in scores if isinstance(score, output.PromptConfig))
-    return next(of_prompts, output.Config())
+    return next(of_prompts, output.OutputScoreConfig())
 
 
 def scores_toward(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
 
 from steerlens.analysis.factors import next_factors
+from steerlens.config.registry import source_digest
 from steerlens.config.schema import ChoiceConfig
 from steerlens.config.settings import SteeringSettings
+from steerlens.engine.cached_rows import cached_rows
 from steerlens.engine.generation import ROW, generate, text_key
 from steerlens.results import GENERATIONS
-from steerlens.steering.metrics import METRICS, MetricRun, Texts
+from steerlens.steering.metrics import Metric, MetricRun, Texts, metrics, needs_feature
 
 if TYPE_CHECKING:
     from steerlens.engine.run_context import ScoreRun
@@ -22,9 +25,6 @@ if TYPE_CHECKING:
 Steered = tuple[int, str, str]
 """What a text is steered with: feature, control ("" for the feature itself), and the other features
 that are steered together with it, "5+30" ("" for none)."""
-
-OF_CONCEPT = ("success",)
-"""Metrics that depend on what is steered toward."""
 
 
 def steer_layer(
@@ -126,69 +126,51 @@ def measure_texts(
     run: ScoreRun,
     concept: Sequence[str] = (),
     evaluator: LoadedModel | None = None,
-    metrics: Collection[str] = tuple(METRICS),
     chat_template: bool = False,
     by: Sequence[str] = ROW,
 ) -> pd.DataFrame:
-    """`texts`, which the columns `by` tell apart, with the columns of `metrics`; kept under `key`,
-    that of the texts.
+    """`texts`, which the columns `by` tell apart, with the columns of every metric; kept under
+    `key`, that of the texts.
 
-    Those that count the tokens of `concept` are kept apart from the others, so that texts which are
-    looked at for several concepts are measured once.
+    Metrics that need a steered feature are left out where `texts` has none. Only their key has the
+    `concept`, so that texts which are looked at for several concepts are measured once.
     """
-    of_concept = [name for name in metrics if name in OF_CONCEPT]
-    names_of_texts = [name for name in metrics if name not in OF_CONCEPT]
-    for names, words in ((of_concept, concept), (names_of_texts, ())):
-        if names:
-            kept_by = {**key, "metrics": sorted(names), "concept": words}
-            metric_run = MetricRun(
-                run.memory_budget, concept=words, evaluator=evaluator, chat_template=chat_template
-            )
-            texts = _with_metrics(subject, texts, kept_by, run, metric_run, names, list(by))
+    if texts.empty:
+        return texts
+    metric_run = MetricRun(run.memory_budget, evaluator=evaluator, chat_template=chat_template)
+    for name, metric in metrics(of_features="feature" in texts).items():
+        words = concept if needs_feature(metric) else ()
+        metric_key = {
+            **key,
+            "metric": name,
+            "source": source_digest("metrics", name),
+            "concept": words,
+            "evaluator": None if evaluator is None else evaluator.identity,
+        }
+
+        def measured(
+            missing: pd.DataFrame, name: str = name, metric: Metric = metric, words: Any = words
+        ) -> Iterator[pa.Table]:
+            label = f"layer {subject.layer}: {name}"
+            with run.task(len(missing), label, "texts") as advance:
+                columns = metric.measure(
+                    _columns(missing),
+                    subject,
+                    metric.Config(),
+                    replace(metric_run, concept=words, progress=advance),
+                )
+            table = missing.loc[:, list(by)].assign(**columns)
+            yield pa.Table.from_pandas(table, preserve_index=False)
+
+        new = cached_rows(run.store, metric_key, texts, by, measured).drop_columns(list(by))
+        texts = pd.concat([texts.reset_index(drop=True), new.to_pandas()], axis=1)
     return texts
 
 
-def _with_metrics(
-    subject: Subject,
-    texts: pd.DataFrame,
-    key: Mapping[str, Any],
-    run: ScoreRun,
-    metric_run: MetricRun,
-    metrics: Collection[str],
-    by: list[str],
-) -> pd.DataFrame:
-    evaluator = metric_run.evaluator
-    key = {**key, "evaluator": None if evaluator is None else evaluator.identity}
-    stored = run.store.read(key, by) if run.store else None
-    measured, missing = texts, texts
-    if stored is not None:
-        measured = texts.merge(stored.to_pandas(), on=by, how="left", indicator="kept")
-        missing = texts.loc[(measured.pop("kept") == "left_only").to_numpy()]
-    if len(missing) == 0:
-        return measured
-    label = f"layer {subject.layer}: {' and '.join(metrics)}"
-    with run.task(len(missing), label, "texts", each=len(metrics)) as advance:
-        new = _measured(subject, missing, metrics, replace(metric_run, progress=advance), by)
-    if run.store:
-        import pyarrow as pa
-
-        run.store.add(key, pa.Table.from_pandas(new, preserve_index=False), by)
-    tables = [new] if stored is None else [stored.to_pandas(), new]
-    return texts.merge(pd.concat(tables, ignore_index=True), on=by, how="left")
-
-
-def _measured(
-    subject: Subject, texts: pd.DataFrame, metrics: Collection[str], run: MetricRun, by: list[str]
-) -> pd.DataFrame:
-    columns = Texts(
+def _columns(texts: pd.DataFrame) -> Texts:
+    return Texts(
         features=texts["feature"].to_numpy(dtype="int64") if "feature" in texts else None,
         prompts=texts["prompt"].tolist(),
         texts=texts["text"].tolist(),
         token_ids=[list(ids) for ids in texts["token_ids"]],
     )
-    columns_measured = texts.loc[:, by]
-    for metric in (METRICS[name] for name in metrics):
-        columns_measured = columns_measured.assign(
-            **metric.measure(columns, subject, metric.Config(), run)
-        )
-    return columns_measured

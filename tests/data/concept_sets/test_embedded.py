@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from steerlens.config.prompts import REQUESTS
-from steerlens.data.concept_sets import Concept, ConceptSet, Example
+from steerlens.data.concept_sets import Concept, ConceptSet, LabelledText
 from steerlens.data.concept_sets.embedded import (
     LEAST,
     OPENING,
@@ -72,7 +72,7 @@ def made(root: Path, **settings: object) -> ConceptSet:
     return embedded_concepts(roots=[root], **values)  # type: ignore[arg-type]
 
 
-def whole(example: Example) -> str:
+def whole(example: LabelledText) -> str:
     return example.prompt + example.text
 
 

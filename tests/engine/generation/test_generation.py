@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -28,26 +29,30 @@ from tests.support.generating import (
     texts_of,
 )
 from tests.support.naive_steering import naive_text
+from tests.support.pairs import some_slow
 from tests.support.tiny import MODELS
 
 MakeSubject = Callable[..., Subject]
 SITES = ("resid_pre", "resid_mid", "attn_out", "attn.hook_z", "mlp_out")
 
 
-@pytest.mark.parametrize("kind", list(MODELS))
-def test_every_model_and_policy_equals_naive(tiny_subject: MakeSubject, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "positions"), some_slow(product(MODELS, POSITIONS)))
+def test_every_model_and_policy_equals_naive(
+    tiny_subject: MakeSubject, kind: str, positions: str
+) -> None:
     subject = tiny_subject(kind, "jumprelu")
-    found = [
-        assert_greedy_texts_equal_naive(subject, mixed_rows(), positions) for positions in POSITIONS
-    ]
-    assert len({str(ids_of(texts)) for texts in found}) >= 3  # last and all are much alike
+    assert_greedy_texts_equal_naive(subject, mixed_rows(), positions)
 
 
-@pytest.mark.parametrize("site", SITES)
-def test_every_site_equals_naive(tiny_subject: MakeSubject, site: str) -> None:
+def test_policies_give_different_texts(subject: Subject) -> None:
+    texts = [texts_of(subject, mixed_rows(), positions=name, **GREEDY) for name in POSITIONS]
+    assert len({str(ids_of(of_policy)) for of_policy in texts}) >= 3  # last and all are much alike
+
+
+@pytest.mark.parametrize(("site", "positions"), some_slow(product(SITES, ["last", "all"])))
+def test_every_site_equals_naive(tiny_subject: MakeSubject, site: str, positions: str) -> None:
     subject = tiny_subject("gemma2", "topk", site=site)
-    for positions in ("last", "all"):
-        assert_greedy_texts_equal_naive(subject, mixed_rows(), positions)
+    assert_greedy_texts_equal_naive(subject, mixed_rows(), positions)
 
 
 @pytest.mark.parametrize(
@@ -65,11 +70,17 @@ def test_saes_that_look_back_or_across_equal_naive(
     assert len({str(ids_of(texts)) for texts in found}) >= 3  # last and all are much alike
 
 
-@pytest.mark.parametrize("keep_error", [True, False])
 @pytest.mark.parametrize(
-    ("operator", "unit"),
-    [(operator, "a_max") for operator in parts_of("operators")]
-    + [("add", unit) for unit in ("norm", "raw")],
+    ("operator", "unit", "keep_error"),
+    some_slow(
+        (operator, unit, keep_error)
+        for operator, unit in [
+            *product(parts_of("operators"), ["a_max"]),
+            ("add", "norm"),
+            ("add", "raw"),
+        ]
+        for keep_error in (True, False)
+    ),
 )
 def test_every_operator_and_unit_equals_naive(
     subject: Subject, operator: str, unit: str, keep_error: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from steerlens.config.registry import parts_of
 from steerlens.config.schema import POSITIONS, unit_of_today
 from steerlens.engine.subject import Subject
 from tests.support.naive_steering import naive_logits
-from tests.support.pairs import pairs
+from tests.support.pairs import pairs, some_slow
 from tests.support.tiny import ARCHITECTURES, D_MODEL, MODELS, OTHERS, TRANSCODERS
 
 MakeSubject = Callable[..., Subject]
@@ -33,7 +34,9 @@ def assert_equals_naive(subject: Subject, factor: float = 3.0, **settings: Any) 
     torch.testing.assert_close(logits, expected.expand(2, -1), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("operator", "unit", "keep_error"), pairs(OPERATORS, UNITS, [True, False]))
+@pytest.mark.parametrize(
+    ("operator", "unit", "keep_error"), some_slow(pairs(OPERATORS, UNITS, [True, False]))
+)
 def test_every_operator_and_unit_equals_naive(
     tiny_subject: MakeSubject, operator: str, unit: str, keep_error: bool
 ) -> None:
@@ -43,8 +46,9 @@ def test_every_operator_and_unit_equals_naive(
         assert_equals_naive(subject, factor, max_activation=2.5, **settings)
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *OTHERS])
+@pytest.mark.parametrize(
+    ("architecture", "operator"), some_slow(product([*ARCHITECTURES, *OTHERS], OPERATORS))
+)
 def test_every_architecture_equals_naive(
     tiny_subject: MakeSubject, architecture: str, operator: str
 ) -> None:
@@ -63,8 +67,9 @@ def test_transcoders_equal_naive(tiny_subject: MakeSubject, architecture: str) -
         assert_equals_naive(subject, operator=operator, keep_error=False, positions="all")
 
 
-@pytest.mark.parametrize("norm", ["layer_norm", "constant_norm_rescale"])
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize(
+    ("norm", "unit"), some_slow(product(["layer_norm", "constant_norm_rescale"], UNITS))
+)
 def test_run_time_normalisation_equals_naive(
     tiny_subject: MakeSubject, norm: str, unit: str
 ) -> None:
@@ -72,8 +77,7 @@ def test_run_time_normalisation_equals_naive(
     assert_equals_naive(subject, unit=unit, positions="all", max_activation=0.5)
 
 
-@pytest.mark.parametrize("site", SITES)
-@pytest.mark.parametrize("kind", list(MODELS))
+@pytest.mark.parametrize(("kind", "site"), some_slow(product(MODELS, SITES)))
 def test_every_model_and_site_equals_naive(tiny_subject: MakeSubject, kind: str, site: str) -> None:
     if (kind, site) == ("neox", "resid_mid"):
         pytest.skip("its attention and MLP run side by side: there is no such place")
@@ -99,8 +103,7 @@ def test_several_features_at_once(tiny_subject: MakeSubject) -> None:
     torch.testing.assert_close(weighted, alone)
 
 
-@pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize(("operator", "positions"), some_slow(product(OPERATORS, POSITIONS)))
 def test_factor_0_changes_nothing(tiny_subject: MakeSubject, operator: str, positions: str) -> None:
     subject = tiny_subject()
     bridge, tokens = subject.lm.bridge, torch.tensor([IDS])

@@ -10,7 +10,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from steerlens.analysis.roles import Continuation, Example, Passage
+from steerlens.analysis.roles import Continuation, Passage, SteeredExample
 from steerlens.report.figures.roles import (
     CHAR,
     COLUMNS,
@@ -81,7 +81,7 @@ def test_lines_hold_the_text_and_break_at_spaces(width: int) -> None:
 
 def texts_figure(text: str, successes: tuple[tuple[int, int], ...]) -> Figure:
     passage = Passage("Note $that", (Continuation(0.0, text, successes),))
-    example = Example(1, 2, 0.5, None, None, None, None, ("\n", " a"), (passage,))
+    example = SteeredExample(1, 2, 0.5, None, None, None, None, ("\n", " a"), (passage,))
     with look():
         figure = steered_texts({"a feature": example}, "title", "a $b_c$ model")
     assert figure is not None

@@ -16,7 +16,7 @@ from steerlens.storage.files import read_json, write_json
 from tests.support.frames import frame
 from tests.support.sweeps import DONE, save_run, save_sweep
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
 
 
 def job(name: str, **overrides: str) -> Job:

@@ -19,7 +19,7 @@ from tests.support.frames import assert_identical, frame, null_scores, tables
 from tests.support.steering import steering
 from tests.support.sweeps import save_failed_job, save_job, save_run, save_sweep
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
 
 
 def csv(folder: Path) -> pd.DataFrame:

@@ -10,11 +10,14 @@ import torch
 from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.linear_model import LogisticRegression
 
+from steerlens.config.registry import loadable_parts
 from steerlens.errors import SteerlensError
-from steerlens.steering.methods import METHODS, components, probe
+from steerlens.steering.methods import components, probe
 from steerlens.steering.methods.components import first_component
 from steerlens.steering.methods.lat import paired
 from tests.support.concepts import FakeTask, planted
+
+METHODS = loadable_parts("methods")
 
 
 def fit(name: str, task: FakeTask, seed: int = 0, **settings: Any) -> torch.Tensor:

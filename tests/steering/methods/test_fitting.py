@@ -10,7 +10,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from steerlens.data.concept_sets import Example
+from steerlens.config.registry import loadable_parts
+from steerlens.data.concept_sets import LabelledText
 from steerlens.engine.generation.decoding import decode
 from steerlens.engine.generation.sampling import Sampling
 from steerlens.engine.generation.stopping import Stopping
@@ -19,7 +20,6 @@ from steerlens.engine.intervention.hooks import SteeringHooks
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
 from steerlens.scores import ScoreRun
-from steerlens.steering.methods import METHODS
 from steerlens.steering.methods.directions import (
     Directions,
     detect,
@@ -32,16 +32,18 @@ from steerlens.steering.methods.labelled import label, token_vectors, tokenised
 from steerlens.steering.methods.prompt import prompted
 from tests.support.concepts import tiny_concepts, tiny_task
 
+METHODS = loadable_parts("methods")
+
 MakeSubject = Callable[..., Subject]
 
 
 def test_a_text_has_a_prefix_a_prompt_and_a_goal(tiny_subject: MakeSubject) -> None:
     subject = tiny_subject()
-    text = tokenised(subject, Example("the experience", " w20 w21"))
+    text = tokenised(subject, LabelledText("the experience", " w20 w21"))
     assert text.ids == subject.to_tokens("the experience w20 w21")[0].tolist()
     assert (text.n_prefix, text.n_prompt) == (1, 3)
     with pytest.raises(SteerlensError, match="no token"):
-        tokenised(subject, Example("", ""))
+        tokenised(subject, LabelledText("", ""))
 
 
 def test_with_a_chat_template_the_prefix_is_what_all_prompts_share(
@@ -49,12 +51,12 @@ def test_with_a_chat_template_the_prefix_is_what_all_prompts_share(
 ) -> None:
     subject = tiny_subject()
     with pytest.raises(SteerlensError, match="no chat template"):
-        tokenised(subject, Example("the", "w20"), chat_template=True)
+        tokenised(subject, LabelledText("the", "w20"), chat_template=True)
     subject.lm.tokenizer.chat_template = (
         "<bos> w60 w61 {% for m in messages %}{{ m['content'] }} w62 {% endfor %}"
         "{% if add_generation_prompt %}w63{% endif %}"
     )
-    text = tokenised(subject, Example("the experience", "w20 w21"), chat_template=True)
+    text = tokenised(subject, LabelledText("the experience", "w20 w21"), chat_template=True)
     words = subject.lm.tokenizer.convert_ids_to_tokens(text.ids)
     assert words[-6:] == ["the", "experience", "w62", "w63", "w20", "w21"]
     assert words[text.n_prefix] == "the"

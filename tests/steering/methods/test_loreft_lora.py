@@ -243,7 +243,7 @@ def naive_loreft(task: Task, concept: int, config: loreft.Config, seed: int) -> 
 
 def test_loreft_trained_together_equals_a_plain_loop(tiny_subject: MakeSubject) -> None:
     task = tiny_task(tiny_subject(), tiny_concepts(2))
-    found = loreft.fit(task, QUICK_LOREFT, seed=1)
+    found = loreft.learn(task, QUICK_LOREFT, seed=1)
     for concept in range(2):
         expected = naive_loreft(task, concept, QUICK_LOREFT, seed=1)
         for layer, (rotate, weight, bias) in zip(QUICK_LOREFT.layers, expected, strict=True):
@@ -275,7 +275,7 @@ def test_lora_makes_positives_more_likely_and_gives_the_model_back(
     task = tiny_task(tiny_subject(), tiny_concepts(2, n_texts=(12, 4)))
     before = {name: one.clone() for name, one in hf_model.state_dict().items()}
     config = lora.Config(layers=(1, 3), epochs=15, batch_size=4, lr=0.02)
-    found = lora.fit(task, config, 0, hf_model)
+    found = lora.learn(task, config, 0, hf_model)
     after = hf_model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], one) for name, one in after.items())
@@ -283,7 +283,7 @@ def test_lora_makes_positives_more_likely_and_gives_the_model_back(
         loss_of(task, lambda n, s=s: LoraEdits(task.subject, found, [0], [s])) for s in (0.0, 1.0)
     ]
     assert losses[1] < losses[0] - 0.2
-    again = lora.fit(task, config, 0, hf_model)
+    again = lora.learn(task, config, 0, hf_model)
     for layer in config.layers:
         assert torch.equal(again.up[layer], found.up[layer])
 
@@ -291,8 +291,8 @@ def test_lora_makes_positives_more_likely_and_gives_the_model_back(
 def test_a_lora_of_a_concept_alone_is_the_same(tiny_subject: MakeSubject, hf_model: Any) -> None:
     subject, concepts = tiny_subject(), tiny_concepts(2)
     config = lora.Config(layers=(2,), epochs=2, batch_size=4)
-    whole = lora.fit(tiny_task(subject, concepts), config, 0, hf_model)
-    alone = lora.fit(tiny_task(subject, concepts.only(["concept 1"])), config, 0, hf_model)
+    whole = lora.learn(tiny_task(subject, concepts), config, 0, hf_model)
+    alone = lora.learn(tiny_task(subject, concepts.only(["concept 1"])), config, 0, hf_model)
     torch.testing.assert_close(alone.up[2][0], whole.up[2][1], rtol=0, atol=1e-6)
 
 
@@ -310,7 +310,7 @@ def test_what_lora_adds_is_what_peft_adds(tiny_subject: MakeSubject, hf_model: A
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lora, "_changes", caught)
-        found = lora.fit(task, QUICK_LORA, 0, hf_model)
+        found = lora.learn(task, QUICK_LORA, 0, hf_model)
     with hooked(task.subject, LoraEdits(task.subject, found, [0], [1.0])), torch.no_grad():
         logits = task.subject.lm.bridge(tokens)
     torch.testing.assert_close(logits, outputs[0], rtol=0, atol=1e-4)
@@ -322,11 +322,11 @@ def test_layers_and_matrices_that_arent_there_are_refused(
 ) -> None:
     task = tiny_task(tiny_subject(), tiny_concepts(1))
     with pytest.raises(SteerlensError, match=r"LoReFT's layer 5 .* 0 to 3"):
-        loreft.fit(task, loreft.Config(), 0)
+        loreft.learn(task, loreft.Config(), 0)
     with pytest.raises(SteerlensError, match=r"LoRA's layer 5 .* 0 to 3"):
-        lora.fit(task, lora.Config(), 0, hf_model)
+        lora.learn(task, lora.Config(), 0, hf_model)
     with pytest.raises(SteerlensError, match="can't change 'c_proj'"):
-        lora.fit(task, lora.Config(layers=(1,), target="c_proj"), 0, hf_model)
+        lora.learn(task, lora.Config(layers=(1,), target="c_proj"), 0, hf_model)
     with pytest.raises(SteerlensError, match="there is no concept 3"):
         LoraEdits(task.subject, random_lora(), [3], [1.0])
     with pytest.raises(SteerlensError, match="2 concepts for 1 factors"):

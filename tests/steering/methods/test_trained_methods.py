@@ -9,11 +9,14 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from steerlens.config.registry import loadable_parts
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
-from steerlens.steering.methods import METHODS, reft_r1, sae_a, ssv
+from steerlens.steering.methods import reft_r1, sae_a, ssv
 from tests.support.concepts import tiny_concepts, tiny_task
 from tests.support.naive_training import naive_loss, naive_training
+
+METHODS = loadable_parts("methods")
 
 MakeSubject = Callable[..., Subject]
 

@@ -10,16 +10,16 @@ import pytest
 from steerlens import SteerlensError
 from steerlens.engine.subject import Subject
 from steerlens.results import GENERATIONS
-from steerlens.steering.metrics import METRICS, MetricRun, Texts
+from steerlens.steering.metrics import MetricRun, Texts, metrics
 from tests.steering.metrics.texts import chosen, random_texts
 
 MakeSubject = Callable[..., Subject]
 LENGTH = 40
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", metrics())
 def test_columns_are_those_of_the_table(tiny_subject: MakeSubject, name: str) -> None:
-    subject, metric = tiny_subject(), METRICS[name]
+    subject, metric = tiny_subject(), metrics()[name]
     columns = metric.measure(random_texts(subject), subject, metric.Config(), MetricRun())
     assert set(columns) <= set(GENERATIONS.columns)
     assert {len(column) for column in columns.values()} == {LENGTH}
@@ -28,9 +28,9 @@ def test_columns_are_those_of_the_table(tiny_subject: MakeSubject, name: str) ->
     assert not any(frame[column].isna().all() for column in columns)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", metrics())
 def test_no_texts_give_empty_columns(tiny_subject: MakeSubject, name: str) -> None:
-    metric = METRICS[name]
+    metric = metrics()[name]
     columns = metric.measure(
         Texts(np.zeros(0, np.int64), [], [], []), tiny_subject(), metric.Config(), MetricRun()
     )
@@ -38,9 +38,9 @@ def test_no_texts_give_empty_columns(tiny_subject: MakeSubject, name: str) -> No
     assert not any(columns.values())
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", metrics())
 def test_a_text_is_measured_as_if_it_were_alone(tiny_subject: MakeSubject, name: str) -> None:
-    subject, metric = tiny_subject("gemma2"), METRICS[name]
+    subject, metric = tiny_subject("gemma2"), metrics()[name]
     texts = random_texts(subject)
     together = metric.measure(texts, subject, metric.Config(), MetricRun())
     shuffled = np.random.default_rng(1).permutation(LENGTH).tolist()
@@ -54,9 +54,9 @@ def test_a_text_is_measured_as_if_it_were_alone(tiny_subject: MakeSubject, name:
         assert values == pytest.approx([one[column][0] for one in alone], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", metrics())
 def test_progress_counts_every_text(tiny_subject: MakeSubject, name: str) -> None:
-    subject, metric = tiny_subject(), METRICS[name]
+    subject, metric = tiny_subject(), metrics()[name]
     done: list[int] = []
     run = MetricRun(progress=done.append)
     metric.measure(random_texts(subject), subject, metric.Config(), run)

@@ -13,7 +13,6 @@ from typing import Any
 from steerlens.config.schema.concepts import (
     CONCEPT_SOURCES,
     INSTRUCTIONS,
-    JUDGES,
     STEERED_BY,
     ConceptsConfig,
     JudgeConfig,
@@ -49,7 +48,6 @@ __all__ = [
     "CORPORA",
     "EARLIER_UNITS",
     "INSTRUCTIONS",
-    "JUDGES",
     "MISSING",
     "OBJECTIVES",
     "POSITIONS",
@@ -165,8 +163,8 @@ class RunConfig:
     name: str = "run"
     """Name of the folder under outputs/."""
     concept: Any = None
-    """What to steer toward: a word or a phrase, or several for the same. Chooses
-    `experiment=concept` on the command line."""
+    """What to steer toward: a word or a phrase, or several for the same. As an override without an
+    experiment, typed or in Python, it stands for `experiment=concept concept=WORD`."""
     layer: Any = "all"
     """An integer, a list of integers, `all` or `late`."""
     seed: int = 0

@@ -7,8 +7,6 @@ from typing import Any
 
 from steerlens.config.schema.missing import MISSING
 
-JUDGES = ("lexical", "openai", "anthropic", "local")
-
 
 @dataclass
 class JudgeConfig:
@@ -54,7 +52,7 @@ STEERED_BY = (
     *("SAE", "SAE together", "SAE-A", "DiffMean", "Probe", "PCA", "LAT", "SSV", "ReFT-r1"),
     *("LoReFT", "LoRA", "Prompt", "Random"),
 )
-"""The methods that a concept can be steered by (see `baselines/`)."""
+"""The methods that a concept is steered by unless others are chosen, in the order of Table 1."""
 
 
 @dataclass
@@ -86,7 +84,7 @@ class ConceptsConfig:
     instructions_path: str | None = None
     """Files of instructions instead of the hub's; needed for released."""
     methods: list[str] = field(default_factory=lambda: list(STEERED_BY))
-    """What steers: names in `STEERED_BY`."""
+    """What steers: any of these, or of another package's (`steerlens.methods`)."""
     settings: Any = None
     """Settings of methods other than AxBench's for Gemma-2-2B: `{ReFT-r1: {lr: 5e-3}}`."""
     features: int = 1

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from steerlens.errors import SteerlensError, unknown
 
-__all__ = ["Concept", "ConceptSet", "Example", "FeatureRef"]
+__all__ = ["Concept", "ConceptSet", "FeatureRef", "LabelledText"]
 
 
-class Example(NamedTuple):
+class LabelledText(NamedTuple):
     """A labelled text: what comes first, and what goes on from it."""
 
     prompt: str
@@ -44,10 +44,10 @@ class Concept:
     name: str
     genre: str = "text"
     """text, math or code (AxBench)."""
-    positives: tuple[Example, ...] = ()
-    negatives: tuple[Example, ...] = ()
-    test_positives: tuple[Example, ...] = ()
-    test_negatives: tuple[Example, ...] = ()
+    positives: tuple[LabelledText, ...] = ()
+    negatives: tuple[LabelledText, ...] = ()
+    test_positives: tuple[LabelledText, ...] = ()
+    test_negatives: tuple[LabelledText, ...] = ()
     choosing: tuple[str, ...] = ()
     """Prompts that choose the steering factor."""
     evaluating: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from steerlens.data.concept_sets import Concept, ConceptSet, Example, FeatureRef
+from steerlens.data.concept_sets import Concept, ConceptSet, FeatureRef, LabelledText
 from steerlens.data.neuronpedia import layer_of
 from steerlens.errors import SteerlensError, nearest
 from steerlens.storage.files import parse_json, read_text
@@ -252,7 +252,7 @@ def _assembled(
     return ConceptSet(name, tuple(concepts), are_instructions=True, notes=tuple(notes))
 
 
-def _negatives(train: pd.DataFrame | None) -> dict[str, tuple[Example, ...]]:
+def _negatives(train: pd.DataFrame | None) -> dict[str, tuple[LabelledText, ...]]:
     """The negatives that all concepts of a genre share: AxBench gives them the concept -1."""
     if train is None:
         return {}
@@ -260,17 +260,17 @@ def _negatives(train: pd.DataFrame | None) -> dict[str, tuple[Example, ...]]:
     return {str(genre): _examples(group) for genre, group in rows.groupby("concept_genre")}
 
 
-def _by_concept(table: pd.DataFrame | None) -> dict[int, dict[str, tuple[Example, ...]]]:
+def _by_concept(table: pd.DataFrame | None) -> dict[int, dict[str, tuple[LabelledText, ...]]]:
     if table is None:
         return {}
-    by_concept: dict[int, dict[str, tuple[Example, ...]]] = {}
+    by_concept: dict[int, dict[str, tuple[LabelledText, ...]]] = {}
     groups: Any = table.groupby(["concept_id", "category"])
     for (key, category), group in groups:
         by_concept.setdefault(int(key), {})[str(category)] = _examples(group)
     return by_concept
 
 
-def _examples(rows: pd.DataFrame) -> tuple[Example, ...]:
+def _examples(rows: pd.DataFrame) -> tuple[LabelledText, ...]:
     """A missing output is an empty one."""
     outputs = rows["output"].where(rows["output"].notna(), "")
-    return tuple(map(Example, rows["input"].astype(str), outputs.astype(str)))
+    return tuple(map(LabelledText, rows["input"].astype(str), outputs.astype(str)))

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from steerlens.config.prompts import REQUESTS
-from steerlens.data.concept_sets import Concept, ConceptSet, Example
+from steerlens.data.concept_sets import Concept, ConceptSet, LabelledText
 from steerlens.data.corpus.installed import Document, documents
 from steerlens.errors import SteerlensError
 
@@ -117,7 +117,7 @@ def embedded_concepts(
     """
     roots = None if roots is None else list(roots)
     topic_of = _Topics(topics)
-    texts_of_topic: dict[str, tuple[list[Example], list[Example]]] = {}
+    texts_of_topic: dict[str, tuple[list[LabelledText], list[LabelledText]]] = {}
     notes: list[str] = []
     prompts_used: set[str] = set()
     for name in topics:
@@ -174,10 +174,10 @@ def as_answers(concepts: ConceptSet, n_prompts: int, seed: int) -> ConceptSet:
     drawn = sorted(REQUESTS, key=lambda request: _draw(seed, "request", request))
     prompts, answered = drawn[:n_prompts], drawn[n_prompts:]
 
-    def answers(examples: Iterable[Example]) -> tuple[Example, ...]:
+    def answers(examples: Iterable[LabelledText]) -> tuple[LabelledText, ...]:
         texts = [example.prompt + example.text for example in examples]
         return tuple(
-            Example(
+            LabelledText(
                 min(answered, key=lambda text_before: _draw(seed, "answer", text, text_before)),
                 text,
             )
@@ -222,7 +222,7 @@ def _texts_of(
     seed: int,
     roots: Sequence[Path] | None,
     prompts_used: set[str],
-) -> tuple[list[Example], list[Example]]:
+) -> tuple[list[LabelledText], list[LabelledText]]:
     """Texts to train and to test on: of every three modules, one is for testing."""
     n_of_part, parts = (n_train, n_test), ([], [])
     count: dict[str, int] = defaultdict(int)
@@ -249,7 +249,7 @@ def _texts_of(
     return parts
 
 
-def _example(document: Document) -> Example | None:
+def _example(document: Document) -> LabelledText | None:
     """The document's beginning, in whole sentences as far as they fit."""
     words: list[str] = []
     least, most = WORDS
@@ -261,7 +261,7 @@ def _example(document: Document) -> Example | None:
             break
     if len(words) < least:
         return None
-    return Example(" ".join(words[:OPENING]), " " + " ".join(words[OPENING:most]))
+    return LabelledText(" ".join(words[:OPENING]), " " + " ".join(words[OPENING:most]))
 
 
 def _sentences(text: str) -> Iterator[list[str]]:
@@ -270,12 +270,12 @@ def _sentences(text: str) -> Iterator[list[str]]:
 
 
 def _others(
-    texts_of_topic: Mapping[str, tuple[list[Example], list[Example]]],
+    texts_of_topic: Mapping[str, tuple[list[LabelledText], list[LabelledText]]],
     part: int,
     name: str,
     n: int,
     seed: int,
-) -> list[Example]:
+) -> list[LabelledText]:
     """`n` positives of the other concepts, of all as equally many as possible."""
     shuffled = [
         sorted(

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 
+from steerlens.config.registry import source_digest
 from steerlens.config.schema import GenerationConfig, SteerConfig
 from steerlens.config.steering import parse_stop
+from steerlens.engine.cached_rows import cached_rows
 from steerlens.engine.generation.decoding import Continuation, decode, padded_length
 from steerlens.engine.generation.sampling import Sampling, row_seed
 from steerlens.engine.generation.stopping import EOS, Stopping
@@ -91,25 +94,22 @@ def generate(
     """
     key = text_key(subject, steer, settings, run, steering)
     by = list(steering.row if steering else ROW)
-    stored, missing = rows, rows
-    stored_table = run.store.read(key, by) if run.store else None
-    if stored_table is not None:
-        stored = rows.merge(stored_table.to_pandas(), on=by, how="left")
-        missing = rows.loc[stored["stopped_by"].isna().to_numpy()]
-    if len(missing) == 0:
-        return stored
-    prompts = _tokenised(subject, dict.fromkeys(missing["prompt"].tolist()), settings)
-    tables = [] if stored_table is None else [stored_table.to_pandas()]
-    total = len(missing) * settings.max_new_tokens
-    with run.task(total, f"layer {subject.layer}: {len(missing):,} texts", "tokens") as advance:
-        edits_of = steering.edits_of if steering else _with_features(subject, steer, run)
-        seeded = missing.assign(seed=_seeds(subject, missing, run.seed, steering))
-        for table in _batches(subject, seeded, prompts, steer, settings, run, edits_of, advance):
-            tables.append(table)
-            if run.store:
-                run.store.add(key, _arrow(table), by)
-    decoded_rows = pd.concat(tables, ignore_index=True).drop_duplicates(by)
-    return rows.merge(decoded_rows, on=by, how="left")
+    if rows.empty:
+        return rows
+
+    def texts_of(missing: pd.DataFrame) -> Iterator[pa.Table]:
+        prompts = _tokenised(subject, dict.fromkeys(missing["prompt"].tolist()), settings)
+        total = len(missing) * settings.max_new_tokens
+        with run.task(total, f"layer {subject.layer}: {len(missing):,} texts", "tokens") as advance:
+            edits_of = steering.edits_of if steering else _with_features(subject, steer, run)
+            seeded = missing.assign(seed=_seeds(subject, missing, run.seed, steering))
+            for table in _batches(
+                subject, seeded, prompts, steer, settings, run, edits_of, advance
+            ):
+                yield pa.Table.from_pandas(table, preserve_index=False)
+
+    columns = cached_rows(run.store, key, rows, by, texts_of).drop_columns(by).to_pandas()
+    return pd.concat([rows.reset_index(drop=True), columns], axis=1)
 
 
 def text_key(
@@ -123,6 +123,10 @@ def text_key(
     of_rows = ("prompts", "n_prompts", "samples", "batch_size")
     how = {k: v for k, v in dataclasses.asdict(settings).items() if k not in of_rows}
     edit = {name: getattr(steer, name) for name in ("operator", "unit", "keep_error", "positions")}
+    edit["source"] = [
+        source_digest("operators", steer.operator),
+        source_digest("units", steer.unit),
+    ]
     if steering is not None:
         edit["with"] = steering.key
     elif steer.unit == "max_activation":
@@ -260,12 +264,6 @@ def _decoded(
         text[len(prompt) :] if text.startswith(prompt) else text_alone
         for text, prompt, text_alone in zip(texts_whole, before, alone, strict=True)
     ]
-
-
-def _arrow(table: pd.DataFrame) -> Any:
-    import pyarrow as pa
-
-    return pa.Table.from_pandas(table, preserve_index=False)
 
 
 def _eos_ids(subject: Subject) -> set[int]:

@@ -17,7 +17,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 
 from steerlens.analysis.pmi import by_role
-from steerlens.analysis.roles import ROLES, Example, Span, examples, factor_cell, with_roles
+from steerlens.analysis.roles import ROLES, Span, SteeredExample, examples, factor_cell, with_roles
 from steerlens.report.figures import style
 from steerlens.report.figures.output_score import subtitle
 from steerlens.results import FEATURES
@@ -85,7 +85,11 @@ def draw_pmi(pmi: Pmi, folder: Path) -> list[Path]:
 
 
 def _draw_texts(
-    example_of: Mapping[str, Example], steering: pd.DataFrame, folder: Path, name: str, title: str
+    example_of: Mapping[str, SteeredExample],
+    steering: pd.DataFrame,
+    folder: Path,
+    name: str,
+    title: str,
 ) -> list[Path]:
     # Hinting rounds a character's width to pixels: marks would drift away from their tokens.
     with style.look(), matplotlib.rc_context({"text.hinting": "no_hinting"}):
@@ -93,7 +97,9 @@ def _draw_texts(
         return style.save(figure, folder, name) if figure else []
 
 
-def steered_texts(example_of: Mapping[str, Example], title: str, under: str) -> Figure | None:
+def steered_texts(
+    example_of: Mapping[str, SteeredExample], title: str, under: str
+) -> Figure | None:
     """Every feature under its name with its scores, tokens and texts, success tokens marked."""
     lines = [line for name, example in example_of.items() for line in _lines(name, example)]
     if not lines:
@@ -115,7 +121,7 @@ def steered_texts(example_of: Mapping[str, Example], title: str, under: str) -> 
     return figure
 
 
-def _lines(name: str, example: Example) -> Iterator[Line]:
+def _lines(name: str, example: SteeredExample) -> Iterator[Line]:
     scores = (
         f"layer {example.layer}, feature {example.feature}"
         f"   S_in {number(example.input_score, '.2f')}"

@@ -29,7 +29,7 @@ from steerlens.analysis.arms import (
     PAIR,
     SUPPRESS,
     UNSTEERED,
-    Arm,
+    Condition,
     ablation_arms,
     measured,
     signed_arms,
@@ -107,7 +107,7 @@ def _test_row(test: Tested) -> dict[str, Any]:
     }
 
 
-def _arm_rows(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+def _arm_rows(arms: Sequence[Condition]) -> list[dict[str, Any]]:
     """The measures of every arm; unsteered once over all texts, and beside each chosen factor."""
     first = arms[0].texts[UNSTEERED]
     rows = [_measures(UNSTEERED, "0", UNSTEERED, first)] if len(first) else []
@@ -132,7 +132,7 @@ def _measures(arm: str, factor: str, steered: str, texts: pd.DataFrame) -> dict[
     }
 
 
-def _differences(arm: Arm) -> list[dict[str, Any]]:
+def _differences(arm: Condition) -> list[dict[str, Any]]:
     """The feature less what stands beside it, feature by feature."""
     if FEATURE not in arm.texts:
         return []
@@ -161,7 +161,7 @@ def _estimates(means: pd.DataFrame) -> dict[str, float | None]:
 
 
 def _features(
-    arms: Sequence[Arm], tests: Sequence[Tested], series: Sequence[Series]
+    arms: Sequence[Condition], tests: Sequence[Tested], series: Sequence[Series]
 ) -> pd.DataFrame:
     """Of every feature, by arm: factor, share of the texts with its tokens, and q-values."""
     columns: dict[str, Any] = {}
@@ -180,7 +180,7 @@ def _features(
     return table.drop(columns=[name for name in ("model", "sae") if len(set(table[name])) == 1])
 
 
-def _test_sentences(tests: Sequence[Tested], arms: Sequence[Arm]) -> list[str]:
+def _test_sentences(tests: Sequence[Tested], arms: Sequence[Condition]) -> list[str]:
     sentences = []
     for arm in arms:
         tests_of_arm = [test for test in tests if test.arm == arm.name]
@@ -212,7 +212,7 @@ def _counts(test: Tested) -> str:
     return f"{test.remain} of {n} ({test.uncorrected}; {test.by_chance:.2g})"
 
 
-def _floor(arm: Arm) -> str:
+def _floor(arm: Condition) -> str:
     """How many features could have fewer of their tokens at all."""
     counts: Any = arm.texts[UNSTEERED].groupby(KEYS)["hit"].sum()
     hits = counts.to_numpy(dtype=int)
@@ -223,7 +223,7 @@ def _floor(arm: Arm) -> str:
     )
 
 
-def _separations(differences: pd.DataFrame, arms: Sequence[Arm]) -> list[str]:
+def _separations(differences: pd.DataFrame, arms: Sequence[Condition]) -> list[str]:
     """What the features' means separate from, at the factors that were tested."""
     sentences = []
     for arm in arms:
@@ -259,7 +259,7 @@ def _change(row: dict[str, Any], measure: str) -> str:
     return f"{row['baseline']} by {value:.3g} ({low:.3g} to {high:.3g})"
 
 
-def _left_out(arms: Sequence[Arm], texts: pd.DataFrame) -> list[str]:
+def _left_out(arms: Sequence[Condition], texts: pd.DataFrame) -> list[str]:
     sentences = []
     names = {arm.name for arm in arms}
     for name, lacking in (

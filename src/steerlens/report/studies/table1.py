@@ -154,7 +154,9 @@ def _rows(numbers: Any) -> Iterator[Row]:
                 yield Row(threshold_name(threshold), partial(_filtered, threshold))
         if sae["token_confidence_delta"].notna().any():
             yield Row(BY_CONFIDENCE, _by_confidence)
-    methods = [name for name in (*STEERED_BY, UNSTEERED) if name in present and name != SAE]
+    others = sorted(present - {*STEERED_BY, UNSTEERED})
+    order = (*STEERED_BY, *others, UNSTEERED)
+    methods = [name for name in order if name in present and name != SAE]
     yield from (Row(name, partial(of, name)) for name in methods)
 
 

@@ -15,9 +15,10 @@ import numpy as np
 from steerlens.config.catalog import read_release, releases
 from steerlens.config.folders import count_layers, has_chat_template, sae_facts, sae_folders
 from steerlens.config.gguf import gguf_file
+from steerlens.config.kinds import CONCEPTS
 from steerlens.config.parse import parse_layers
-from steerlens.config.schema import CorpusConfig, ModelConfig, RunConfig
-from steerlens.config.settings import Settings
+from steerlens.config.schema import CorpusConfig, ModelConfig
+from steerlens.config.settings import Settings, SubjectSettings
 from steerlens.data.corpus.webtext import webtext
 from steerlens.engine.examples import read_metadata
 from steerlens.report.terminal import duration
@@ -39,33 +40,33 @@ TEXT_BYTES = 200
 """Of one text in generations.parquet."""
 
 
-def print_plan(config: RunConfig, settings: Settings) -> None:
-    """Print what a run would do and need; with `plan=measure`, timed on a few of its features."""
-    methods = settings.scores
-    weights = estimate_weights(config)
+def print_plan(settings: Settings, measures: bool = False) -> None:
+    """Print what a run would do and need; with `measures`, timed on a few of its features."""
+    methods, subject = settings.scores, settings.subject
+    weights = estimate_weights(settings)
     rows = [
-        ("model", f"{config.model.title} ({config.model.path})"),
-        ("SAE", config.sae.title),
+        ("model", f"{subject.model.title} ({subject.model.path})"),
+        ("SAE", subject.sae.title),
         ("scores", ", ".join(methods)),
         *_texts_of(settings),
-        ("device", f"{device_type(config)}, {dtype_name(config)}"),
+        ("device", f"{device_type(subject)}, {dtype_name(subject)}"),
         (
             "memory",
             f"{gigabytes(weights) if weights else 'unknown'} of weights, and up to "
-            f"{gigabytes(settings.subject.memory_budget)} beyond (memory_budget)",
+            f"{gigabytes(subject.memory_budget)} beyond (memory_budget)",
         ),
     ]
-    if not weights_are_here(config):
-        rows += _guessed(config, weights)
+    if not weights_are_here(subject):
+        rows += _guessed(subject, weights)
     else:
         measured = None
-        if config.plan == "measure":
+        if measures:
             measured = measure(settings)
             keep_rates(settings, measured.rates)
-        plan = _toward_concepts if config.concepts else _scores_and_texts
-        rows += plan(config, settings, measured)
+        plan = _toward_concepts if settings.kind is CONCEPTS else _scores_and_texts
+        rows += plan(settings, measured)
     width = max(len(name) for name, _ in rows)
-    print(f"This would run (plan={str(config.plan).lower()} stops here):")
+    print(f"This would run (plan={'measure' if measures else 'true'} stops here):")
     for name, text in rows:
         print(f"  {name:<{width}}  {text}")
 
@@ -83,10 +84,10 @@ def _texts_of(settings: Settings) -> list[tuple[str, str]]:
     return rows
 
 
-def weights_are_here(config: RunConfig) -> bool:
+def weights_are_here(subject: SubjectSettings) -> bool:
     """Whether model and SAE need no download."""
-    return _model_is_here(config.model) and (
-        config.sae.path is not None or _release_is_here(config.sae.release)
+    return _model_is_here(subject.model) and (
+        subject.sae.path is not None or _release_is_here(subject.sae.release)
     )
 
 
@@ -111,27 +112,32 @@ def _release_is_here(release: str | None) -> bool:
     return (Path(HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}" / "snapshots").is_dir()
 
 
-def _guessed(config: RunConfig, weights: int | None) -> list[tuple[str, str]]:
+def _guessed(subject: SubjectSettings, weights: int | None) -> list[tuple[str, str]]:
     return [
-        ("layers", str(config.layer)),
+        ("layers", _told(subject)),
         ("disk", f"a download of {gigabytes(weights) if weights else 'unknown size'} first"),
         ("time", "unknown until the weights are here, because it is measured on them"),
     ]
 
 
-def _layers(config: RunConfig) -> list[int]:
+def _told(subject: SubjectSettings) -> str:
+    """Tell the layers as they were asked for."""
+    layers = subject.layers
+    return layers if isinstance(layers, str) else ", ".join(map(str, layers))
+
+
+def _layers(subject: SubjectSettings) -> list[int]:
     """Give the layers of the run, as far as they are told without its weights; else []."""
-    n_layers = count_layers(config.model)
+    n_layers = count_layers(subject.model)
     if n_layers is None:
         return []
-    return (
-        layers_with_sae(config, parse_layers(config.layer, n_layers, config.model.late_from)) or []
-    )
+    layers = parse_layers(subject.layers, n_layers, subject.model.late_from)
+    return layers_with_sae(subject, layers) or []
 
 
-def _sizes(config: RunConfig) -> dict[int, int]:
+def _sizes(subject: SubjectSettings) -> dict[int, int]:
     """Give the number of features of each layer's SAE; {} where only the weights tell."""
-    layers, sae = _layers(config), config.sae
+    layers, sae = _layers(subject), subject.sae
     sizes: dict[int | None, int | None] = dict.fromkeys(layers, sae.d_sae)
     if sae.path:
         facts = [sae_facts(folder) for folder in sae_folders(Path(sae.path))]
@@ -140,23 +146,21 @@ def _sizes(config: RunConfig) -> dict[int, int]:
     return {} if None in told.values() else {layer: int(size or 0) for layer, size in told.items()}
 
 
-def _chat_template(config: RunConfig, settings: Settings) -> bool | None:
+def _chat_template(settings: Settings) -> bool | None:
     """Whether texts are answers inside a chat template; None where only the tokenizer tells."""
     generation = settings.steering.generation
-    has_template = has_chat_template(config.model)
+    has_template = has_chat_template(settings.subject.model)
     if generation.chat_template == "auto":
         return has_template
     return bool(generation.chat_template)
 
 
-def _toward_concepts(
-    config: RunConfig, settings: Settings, measured: Measured | None
-) -> list[tuple[str, str]]:
+def _toward_concepts(settings: Settings, measured: Measured | None) -> list[tuple[str, str]]:
     """Count the texts of concepts and what rating them takes."""
-    layers = list(measured.sizes) if measured else _layers(config)
+    layers = list(measured.sizes) if measured else _layers(settings.subject)
     if not layers:
-        return [("layers", f"{config.layer}; how many, {MEASURE} tells")]
-    in_template = bool(_chat_template(config, settings))
+        return [("layers", f"{_told(settings.subject)}; how many, {MEASURE} tells")]
+    in_template = bool(_chat_template(settings))
     planned = planned_concepts(settings, layers[0], len(layers), in_template)
     rates = measured.rates if measured else read_rates(settings)
     return [
@@ -182,18 +186,16 @@ def _features(settings: Settings, layer: int, d_sae: int) -> list[int]:
     return part(select_features(chosen, layer, d_sae, settings.seed), settings.shard)
 
 
-def _scores_and_texts(
-    config: RunConfig, settings: Settings, measured: Measured | None
-) -> list[tuple[str, str]]:
+def _scores_and_texts(settings: Settings, measured: Measured | None) -> list[tuple[str, str]]:
     """Count features, forwards and texts, those in the cache apart, and say how long they take."""
-    sizes = measured.sizes if measured else _sizes(config)
+    sizes = measured.sizes if measured else _sizes(settings.subject)
     if not sizes:
         return [
-            ("layers", str(config.layer)),
+            ("layers", _told(settings.subject)),
             ("features", f"as many as the SAE's weights have, which {MEASURE} loads"),
             ("time", NOT_MEASURED),
         ]
-    finished = Finished(settings, dtype_name(config))
+    finished = Finished(settings, dtype_name(settings.subject))
     ids = {layer: _features(settings, layer, d_sae) for layer, d_sae in sizes.items()}
     counts = {layer: len(of_layer) for layer, of_layer in ids.items()}
     features_row = f"{sum(counts.values()):,}"
@@ -210,7 +212,7 @@ def _scores_and_texts(
     null = [
         score.null_directions
         for score in settings.scores.values()
-        if isinstance(score, output.Config)
+        if isinstance(score, output.OutputScoreConfig)
     ]
     n_directions = sum(null) * len(counts)
     kept = {layer: finished.scores(layer, of_layer) for layer, of_layer in ids.items()}
@@ -236,7 +238,7 @@ def _scores_and_texts(
     n_bytes = n_features * TABLE_BYTES + 1e6
     if steering := planned_texts(settings, n_features):
         n_bytes += steering.texts * TEXT_BYTES
-        n_kept = _texts_kept(config, settings, finished, list(counts))
+        n_kept = _texts_kept(settings, finished, list(counts))
         rows.append(
             (
                 "steering",
@@ -258,10 +260,8 @@ def _scores_and_texts(
     return [*rows, ("disk", f"about {gigabytes(n_bytes)} in the run's folder")]
 
 
-def _texts_kept(
-    config: RunConfig, settings: Settings, finished: Finished, layers: list[int]
-) -> int:
-    in_template = _chat_template(config, settings)
+def _texts_kept(settings: Settings, finished: Finished, layers: list[int]) -> int:
+    in_template = _chat_template(settings)
     if in_template is None:
         return 0
     generation = settings.steering.generation

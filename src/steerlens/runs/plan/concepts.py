@@ -33,14 +33,14 @@ def planned_concepts(
         chat_template: whether texts are answers inside one.
     """
     from steerlens.data.concept_sets.load import load_concepts
-    from steerlens.steering.methods.arms import ONE_FACTOR, PROMPT, SAE
+    from steerlens.steering.methods.arms import EDITS, PROMPT, SAE
 
     methods = settings.concepts
     assert methods is not None
     concepts = load_concepts(methods, layer, settings.seed, chat_template)
     named = all(concept.feature is not None for concept in concepts.concepts)
     n_factors = len(settings.steering.factors)
-    alone = (*ONE_FACTOR, PROMPT)
+    alone = (*EDITS, PROMPT)
     tried = [1 if method in alone else n_factors for method in methods.methods]
     if SAE in methods.methods and not named:
         tried += [n_factors] * (methods.features - 1)

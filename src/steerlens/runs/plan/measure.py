@@ -85,7 +85,7 @@ def _time_scores(
     null[subject.layer] = sum(
         score.null_directions * _seconds_a_feature(subject, ids, settings, {name: score})
         for name, score in settings.scores.items()
-        if isinstance(score, output.Config) and score.null_directions
+        if isinstance(score, output.OutputScoreConfig) and score.null_directions
     )
 
 
@@ -97,7 +97,7 @@ def _seconds_a_feature(
 
     methods = {
         name: dataclasses.replace(score, null_directions=0)
-        if isinstance(score, output.Config)
+        if isinstance(score, output.OutputScoreConfig)
         else score
         for name, score in methods.items()
         if not score.corpus_pass()

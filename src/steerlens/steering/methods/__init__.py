@@ -1,11 +1,14 @@
-"""Supervised methods: one module each, by the name that a table gives it in `METHODS`.
+"""Supervised methods: one module each, in this folder or in another package.
 
 A method is a module with
 
-- a first docstring line that says what it does, and `NAME`;
+- a first docstring line that says what it does;
+- `NAME`, what tables call it; of another package's that is the name of its entry point;
 - `Config`, a dataclass: the method's settings, AxBench's by default;
 - `fit(task, config, seed)`, which returns a direction for each concept of the task. A concept's
-  direction must not depend on the others, but for rounding.
+  direction must not depend on the others, but for rounding;
+- `TRAINS = True`, if that takes long: a few concepts at a time are learnt and kept;
+- `READS_TEXTS = False`, if it learns from no text.
 
 LoReFT and LoRA aren't directions: they change several layers (`loreft`, `lora`). Steering by an
 instruction is `prompt`.
@@ -13,26 +16,13 @@ instruction is `prompt`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
-
-from steerlens.steering.methods import (
-    diffmean,
-    lat,
-    pca,
-    probe,
-    random,
-    reft_r1,
-    sae_a,
-    sae_features,
-    ssv,
-)
 
 if TYPE_CHECKING:
     from steerlens.steering.methods.directions import Directions
     from steerlens.steering.methods.task import Task
 
-__all__ = ["METHODS", "Method"]
+__all__ = ["Method"]
 
 
 class Method(Protocol):
@@ -40,12 +30,6 @@ class Method(Protocol):
 
     __name__: str
     __doc__: str | None
-    NAME: str
     Config: type[Any]
 
     def fit(self, task: Task, config: Any, seed: int) -> Directions: ...
-
-
-_MODULES: tuple[Any, ...] = (diffmean, probe, pca, lat, ssv, reft_r1, random, sae_features, sae_a)
-
-METHODS: Mapping[str, Method] = {module.NAME: module for module in _MODULES}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from steerlens.config.registry import parts_of, source_digest
 from steerlens.config.schema import ConceptsConfig, SteerConfig
+from steerlens.engine.cached_rows import cached_values
 from steerlens.engine.generation import Steering
 from steerlens.engine.intervention import Operation
 from steerlens.engine.intervention.hooks import SteeringHooks
 from steerlens.errors import SteerlensError, nearest
-from steerlens.steering.methods import fitted_io as kept
-from steerlens.steering.methods import lora, loreft
+from steerlens.steering.methods import fitted_io, lora, loreft
 from steerlens.steering.methods.directions import Detection, Directions, direction_targets
 from steerlens.steering.methods.fitted_io import Learnt
 from steerlens.steering.methods.fitting import (
-    WITHOUT_TEXTS,
     Fitted,
     fit_concepts,
     join_fitted,
     method_named,
+    reads_texts,
 )
 from steerlens.steering.methods.labelled import label
 from steerlens.steering.methods.task import Task
@@ -42,16 +43,14 @@ if TYPE_CHECKING:
 
 SAE, TOGETHER, SAE_A, PROMPT = "SAE", "SAE together", "SAE-A", "Prompt"
 UNSTEERED = "No steering"
-ONE_FACTOR = (loreft.NAME, lora.NAME)
+EDITS: Mapping[str, Any] = {loreft.NAME: loreft, lora.NAME: lora}
 """Methods that AxBench uses as they were trained: with the factor 1 alone."""
-TRAINED = ("SSV", "ReFT-r1")
-"""Directions that take long."""
 PART_ON_CPU, PART_ON_GPU = 4, 64
 """Concepts that what takes long learns and stores together; a killed run loses one part at most."""
 
 
 @dataclass(frozen=True)
-class Arm:
+class SteeringMethod:
     """One way of steering toward every concept of a set."""
 
     method: str
@@ -73,7 +72,7 @@ class Arm:
         """The factors that it is tried with."""
         if self.learnt is None:
             return (0.0,)
-        return (1.0,) if self.method in ONE_FACTOR else tuple(grid)
+        return (1.0,) if self.method in EDITS else tuple(grid)
 
     def feature(self, index: int) -> int | None:
         """The SAE feature of the concept at `index` in its set, if it steers with one alone."""
@@ -92,7 +91,7 @@ class Arm:
         """How rows are steered whose `concept_id` is one of `ids`, those of the set in order."""
         key: dict[str, Any] = {"arm": self.name}
         if self.learnt is not None:
-            key["tensors"] = _digest(kept.tensors_of(self.learnt))
+            key["tensors"] = _digest(fitted_io.tensors_of(self.learnt))
         if isinstance(self.learnt, Fitted):
             key["max_activation"] = self.learnt.detection.max_activation_C
         index_of = {id: index for index, id in enumerate(ids)}
@@ -140,7 +139,7 @@ def learn_arms(
     run: ScoreRun,
     load_weights: Callable[[], Any],
     chat_template: bool = False,
-) -> list[Arm]:
+) -> list[SteeringMethod]:
     """The arms of `config.methods`, in their order; what was learnt before is found in the store.
 
     Args:
@@ -162,11 +161,11 @@ def learn_arms(
     settings = {name: _settings(name, config.settings) for name in wanted_names}
     learnt = _learn_directions(subject, concepts, settings, run, chat_template)
 
-    def arm(method: str, name: str, rank: int = 0) -> Arm:
+    def arm(method: str, name: str, rank: int = 0) -> SteeringMethod:
         n_epochs = getattr(settings[name], "epochs", None)
-        return Arm(method, rank, learnt[name], n_epochs, name not in WITHOUT_TEXTS)
+        return SteeringMethod(method, rank, learnt[name], n_epochs, reads_texts(method_named(name)))
 
-    arms: list[Arm] = []
+    arms: list[SteeringMethod] = []
     for method in config.methods:
         if method == SAE:
             names = _directions_of(method, ranks, config.together, named)
@@ -174,15 +173,15 @@ def learn_arms(
         elif method == TOGETHER:
             names = _directions_of(method, ranks, config.together, named)
             together = _together([learnt[name] for name in names])
-            arms.append(Arm(TOGETHER, learnt=together, reads_texts=True))
-        elif method in ONE_FACTOR:
+            arms.append(SteeringMethod(TOGETHER, learnt=together, reads_texts=True))
+        elif method in EDITS:
             config_of = _edits_config(method, subject.lm.n_layers, config.settings)
             edits = _learn_edits(
                 method, subject, concepts, config_of, run, load_weights, chat_template
             )
-            arms.append(Arm(method, 0, edits, config_of.epochs, True))
+            arms.append(SteeringMethod(method, 0, edits, config_of.epochs, True))
         else:
-            arms.append(Arm(method) if method == PROMPT else arm(method, method))
+            arms.append(SteeringMethod(method) if method == PROMPT else arm(method, method))
     return arms
 
 
@@ -193,16 +192,17 @@ def _directions_of(method: str, ranks: int, together: int, named: bool) -> list[
     if method in (SAE, TOGETHER):
         n = ranks if method == SAE else together
         return [SAE_A, *(f"{SAE_A} {rank + 1}" for rank in range(1, n))]
-    return [] if method in (*ONE_FACTOR, PROMPT) else [method]
+    return [] if method in (*EDITS, PROMPT) else [method]
 
 
 def _settings(name: str, settings: Any) -> Any:
     """The settings of a key of `fit_concepts`."""
     method = method_named(name)
-    typed = dict((settings or {}).get(method.NAME, {}))
-    if method.NAME == SAE_A and name != SAE_A:
+    method_name = name if name in parts_of("methods") else SAE_A
+    typed = dict((settings or {}).get(method_name, {}))
+    if method_name != name:
         typed["rank"] = int(name.removeprefix(f"{SAE_A} ")) - 1
-    return _config(method.Config(), method.NAME, typed)
+    return _config(method.Config(), method_name, typed)
 
 
 def _config(config: Any, method: str, typed: Mapping[str, Any]) -> Any:
@@ -224,13 +224,14 @@ def _key(
     """All that what a method learns depends on."""
     texts = hashlib.sha256(repr(concepts.concepts).encode()).hexdigest()
     of_subject = subject.key
-    if name in ONE_FACTOR:  # of the whole model: the same whatever SAE and layer
+    if name in EDITS:  # of the whole model: the same whatever SAE and layer
         del of_subject["sae"]
     return {
         **of_subject,
         "bos": subject.bos,
         "concepts": texts,
         "learnt": name,
+        "source": source_digest("methods", name),
         "settings": dataclasses.asdict(config),
         "chat_template": chat,
         "seed": run.seed,
@@ -249,23 +250,28 @@ def _learn_directions(
         name: _key(subject, concepts, name, method_config, run, chat)
         for name, method_config in settings.items()
     }
-    learnt: dict[str, Fitted] = {}
-    for name, key in keys.items():
-        stored = kept.find(run.store, key)
-        if isinstance(stored, Fitted):
-            learnt[name] = stored
-    missing = [name for name in settings if name not in learnt]
-    if quick := {name: settings[name] for name in missing if name not in TRAINED}:
-        new = fit_concepts(subject, concepts, quick, run, chat)
-        for name, fitted in new.items():
-            kept.keep(run.store, keys[name], fitted)
-        learnt |= new
-    for name in missing:
-        if name in TRAINED:
+
+    def fit_quick(missing: Sequence[str]) -> Iterable[tuple[str, Learnt]]:
+        quick = {name: settings[name] for name in missing}
+        return fit_concepts(subject, concepts, quick, run, chat).items()
+
+    learnt = cached_values(
+        [name for name in settings if not _trains(name)],
+        lambda name: fitted_io.find(run.store, keys[name]),
+        fit_quick,
+        lambda name, fitted: fitted_io.keep(run.store, keys[name], fitted),
+    )
+    for name in settings:
+        if _trains(name):
             fit = partial(_fit_alone, subject, name, settings[name], run, chat)
             key = partial(_key, subject, name=name, config=settings[name], run=run, chat=chat)
             learnt[name] = join_fitted(_in_parts(subject, concepts, name, run, key, fit))
     return learnt
+
+
+def _trains(name: str) -> bool:
+    """Return whether the method of a key of `fit_concepts` takes long."""
+    return getattr(method_named(name), "TRAINS", False)
 
 
 def _fit_alone(
@@ -295,22 +301,25 @@ def _in_parts(
     A concept's numbers are the same whatever concepts it is trained beside. The bar is of those
     that aren't in the store.
     """
-    parts = concepts.parts(PART_ON_CPU if subject.lm.device.type == "cpu" else PART_ON_GPU)
-    learnt = [kept.find(run.store, key(part)) for part in parts]
-    n_missing = sum(len(part) for part, fitted in zip(parts, learnt, strict=True) if fitted is None)
-    if not n_missing:
-        return learnt
-    with run.task(n_missing, f"layer {subject.layer}: {name}", "concepts") as advance:
-        for index, part in enumerate(parts):
-            if learnt[index] is None:
-                learnt[index] = fit(part, advance)
-                kept.keep(run.store, key(part), learnt[index])
-    return learnt
+
+    def fit_all(missing: Sequence[ConceptSet]) -> Iterator[tuple[ConceptSet, Learnt]]:
+        n_missing = sum(map(len, missing))
+        with run.task(n_missing, f"layer {subject.layer}: {name}", "concepts") as advance:
+            for part in missing:
+                yield part, fit(part, advance)
+
+    learnt = cached_values(
+        concepts.parts(PART_ON_CPU if subject.lm.device.type == "cpu" else PART_ON_GPU),
+        lambda part: fitted_io.find(run.store, key(part)),
+        fit_all,
+        lambda part, learnt_part: fitted_io.keep(run.store, key(part), learnt_part),
+    )
+    return [*learnt.values()]
 
 
 def _edits_config(method: str, n_layers: int, settings: Any) -> Any:
     """The settings of LoReFT or LoRA: AxBench's, or smaller ones for a model without its layers."""
-    module: Any = loreft if method == loreft.NAME else lora
+    module = EDITS[method]
     default = module.Config()
     if max(default.layers) >= n_layers:
         default = module.smaller(n_layers)
@@ -334,8 +343,8 @@ def _learn_edits(
         labelled = label(subject, part.concepts, chat)
         task = Task(subject, part.concepts, labelled, run.memory_budget // 2, advance)
         if method == loreft.NAME:
-            return loreft.fit(task, config, run.seed)
-        return lora.fit(task, config, run.seed, weights())
+            return loreft.learn(task, config, run.seed)
+        return lora.learn(task, config, run.seed, weights())
 
     key = partial(_key, subject, name=method, config=config, run=run, chat=chat)
     parts = _in_parts(subject, concepts, method, run, key, fit)

@@ -15,11 +15,14 @@ NAME = "DiffMean"
 
 
 @dataclass
-class Config:
+class DiffMeanConfig:
     """AxBench's has nothing to set: one look at every token, and a vector of length 1."""
 
 
-def fit(task: Task, config: Config, seed: int) -> Directions:
+Config = DiffMeanConfig
+
+
+def fit(task: Task, config: DiffMeanConfig, seed: int) -> Directions:
     """Difference of means (AxBench, Section 3), for all concepts from each text's sum."""
     labelled = task.labelled
     return Directions(diff_means(task.vectors, labelled.positives, labelled.negatives))

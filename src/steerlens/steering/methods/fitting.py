@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from steerlens.errors import unknown
-from steerlens.steering.methods import METHODS, Method
+from steerlens.config.registry import load_part
+from steerlens.steering.methods import Method
 from steerlens.steering.methods.directions import Detection, Directions, detect, joined, text_scores
 from steerlens.steering.methods.labelled import label, token_vectors
 from steerlens.steering.methods.task import Task
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from steerlens.data.concept_sets import Concept, ConceptSet
     from steerlens.engine.run_context import ScoreRun
     from steerlens.engine.subject import Subject
-
-WITHOUT_TEXTS = ("Random", "SAE")
-"""Methods that learn from no text."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def fit_concepts(
     Args:
         subject: model and SAE.
         concepts: with texts, unless every method can do without.
-        configs: settings of the methods, by the names in `METHODS`; of one with several settings
+        configs: settings of the methods, by name; of one with several settings
             also by its name and a number ("SAE-A 2").
         run: memory, seed and progress.
         chat_template: whether texts are a user's and the model's turns.
@@ -68,7 +65,7 @@ def fit_concepts(
             model has read anything; for a tokenizer without a chat template.
     """
     methods = {name: method_named(name) for name in configs}
-    if any(name not in WITHOUT_TEXTS for name in configs):
+    if any(map(reads_texts, methods.values())):
         concepts.check_texts()
     if "SAE" in configs:
         concepts.check_features(subject.layer, subject.d_sae, subject.name)
@@ -103,10 +100,12 @@ def fit_concepts(
 
 def method_named(name: str) -> Method:
     """The method of a key of `fit_concepts`; refuses an unknown one."""
-    method = re.sub(r" \d+$", "", name)
-    if method not in METHODS:
-        raise unknown("supervised method", method, METHODS)
-    return METHODS[method]
+    return load_part("methods", re.sub(r" \d+$", "", name))
+
+
+def reads_texts(method: Method) -> bool:
+    """Return whether a method learns from the concepts' texts."""
+    return getattr(method, "READS_TEXTS", True)
 
 
 def _detect(

@@ -24,7 +24,7 @@ from steerlens.engine.subject.site import is_transcoder
 from steerlens.errors import SteerlensError
 
 if TYPE_CHECKING:
-    from steerlens.data.concept_sets import Concept, Example
+    from steerlens.data.concept_sets import Concept, LabelledText
     from steerlens.engine.subject import Subject
 
 MAX_TOKENS = 1024
@@ -42,7 +42,7 @@ class Tokens(NamedTuple):
     """Tokens of prefix and prompt, whose probability is nobody's goal."""
 
 
-def tokenised(subject: Subject, example: Example, chat_template: bool = False) -> Tokens:
+def tokenised(subject: Subject, example: LabelledText, chat_template: bool = False) -> Tokens:
     """Tokens of an example; with a chat template the answer is the model's turn, without its end.
 
     Raises:
@@ -108,7 +108,7 @@ def label(
     test: bool = False,
 ) -> Labelled:
     """The texts of `concepts` to train on, or to test on."""
-    index_of: dict[Example, int] = {}
+    index_of: dict[LabelledText, int] = {}
     sides: tuple[list[list[int]], list[list[int]]] = ([], [])
     for concept in concepts:
         examples_of = (

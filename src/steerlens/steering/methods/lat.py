@@ -14,14 +14,17 @@ NAME = "LAT"
 
 
 @dataclass
-class Config:
+class LatConfig:
     """AxBench's settings by default."""
 
     orient: bool = False
     """Turn the component so that positives have the larger mean; not in AxBench."""
 
 
-def fit(task: Task, config: Config, seed: int) -> Directions:
+Config = LatConfig
+
+
+def fit(task: Task, config: LatConfig, seed: int) -> Directions:
     """First principal component of unit differences of pairs (AxBench, after Zou et al. 2023)."""
     return components_of(task, config.orient, seed, NAME, paired)
 

@@ -23,7 +23,7 @@ NAME = "LoRA"
 
 
 @dataclass
-class Config:
+class LoraConfig:
     """AxBench's settings for Gemma-2-2B by default; for 9B layers are 12, 20, 31, 39, batch_size 9,
     accumulate 4 and lr 5e-3."""
 
@@ -44,10 +44,13 @@ class Config:
     weight_decay: float = 0.0
 
 
-def smaller(n_layers: int) -> Config:
+Config = LoraConfig
+
+
+def smaller(n_layers: int) -> LoraConfig:
     """Smaller settings, for a model of `n_layers` that trains on a CPU: every other layer, a
     quarter of the epochs at four times the rate."""
-    return Config(layers=tuple(range(1, n_layers, 2)), epochs=6, accumulate=1, lr=4e-3)
+    return LoraConfig(layers=tuple(range(1, n_layers, 2)), epochs=6, accumulate=1, lr=4e-3)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def join_lora(parts: Sequence[Lora]) -> Lora:
     )
 
 
-def fit(task: Task, config: Config, seed: int, hf_model: Any) -> Lora:
+def learn(task: Task, config: LoraConfig, seed: int, hf_model: Any) -> Lora:
     """The changes of all concepts, trained one by one to make their positives' answers likely.
 
     Args:
@@ -101,7 +104,7 @@ def fit(task: Task, config: Config, seed: int, hf_model: Any) -> Lora:
 
 
 def _train(
-    task: Task, concept: int, config: Config, seed: int, hf_model: Any
+    task: Task, concept: int, config: LoraConfig, seed: int, hf_model: Any
 ) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
     rng = task.rng(concept, NAME, seed)
     texts = task.labelled.positives[concept]
@@ -120,7 +123,7 @@ def _train(
     return changes
 
 
-def _with_lora(hf_model: Any, config: Config) -> Any:
+def _with_lora(hf_model: Any, config: LoraConfig) -> Any:
     from peft import LoraConfig, get_peft_model
 
     n_layers = hf_model.config.get_text_config().num_hidden_layers
@@ -148,7 +151,7 @@ def _with_lora(hf_model: Any, config: Config) -> Any:
         ) from error
 
 
-def _descend(task: Task, model: Any, texts: Sequence[int], config: Config, rng: Any) -> None:
+def _descend(task: Task, model: Any, texts: Sequence[int], config: LoraConfig, rng: Any) -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
     n_batches = n_steps(len(texts), 1, config.batch_size)
@@ -173,7 +176,7 @@ def _loss(model: Any, batch: Batch) -> torch.Tensor:
     return model(input_ids=tokens_RL, labels=labels_RL, use_cache=False).loss
 
 
-def _changes(model: Any, config: Config) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+def _changes(model: Any, config: LoraConfig) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
     """By layer, what PEFT has learnt."""
     by_layer: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     for name, module in model.named_modules():

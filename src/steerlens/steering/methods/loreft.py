@@ -29,7 +29,7 @@ NAME = "LoReFT"
 
 
 @dataclass
-class Config:
+class LoreftConfig:
     """AxBench's settings for Gemma-2-2B by default; for 9B layers are 12, 20, 31, 39, batch_size 9,
     accumulate 4 and lr 4e-4."""
 
@@ -50,10 +50,13 @@ class Config:
     """Largest length of a step's gradient."""
 
 
-def smaller(n_layers: int) -> Config:
+Config = LoreftConfig
+
+
+def smaller(n_layers: int) -> LoreftConfig:
     """Smaller settings, for a model of `n_layers` that trains on a CPU: every other layer, a
     quarter of the epochs at four times the rate."""
-    return Config(layers=tuple(range(1, n_layers, 2)), epochs=6, accumulate=1, lr=4e-3)
+    return LoreftConfig(layers=tuple(range(1, n_layers, 2)), epochs=6, accumulate=1, lr=4e-3)
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def edited_positions(
     return at_first | at_last
 
 
-def fit(task: Task, config: Config, seed: int) -> Loreft:
+def learn(task: Task, config: LoreftConfig, seed: int) -> Loreft:
     """The edits of all concepts, trained to make their positives' answers likely (AxBench).
 
     Raises:
@@ -133,7 +136,7 @@ def fit(task: Task, config: Config, seed: int) -> Loreft:
     return _made(stacked, config)
 
 
-def _made(tensors: Sequence[torch.Tensor], config: Config) -> Loreft:
+def _made(tensors: Sequence[torch.Tensor], config: LoreftConfig) -> Loreft:
     """From R.T, W.T and b of every layer in turn."""
     by_layer = [dict(zip(config.layers, tensors[kind::3], strict=True)) for kind in range(3)]
     return Loreft(*by_layer, first=config.first, last=config.last)
@@ -147,7 +150,9 @@ class _Rotation(torch.nn.Module):
         self.weight = torch.nn.Parameter(start_CDr)
 
 
-def _train(task: Task, concepts: Sequence[int], config: Config, seed: int) -> list[torch.Tensor]:
+def _train(
+    task: Task, concepts: Sequence[int], config: LoreftConfig, seed: int
+) -> list[torch.Tensor]:
     device, D, r = task.subject.lm.device, task.subject.lm.d_model, config.rank
     rngs = [task.rng(concept, NAME, seed) for concept in concepts]
     rotations, weights, biases = [], [], []

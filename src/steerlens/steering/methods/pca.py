@@ -16,7 +16,7 @@ NAME = "PCA"
 
 
 @dataclass
-class Config:
+class PcaConfig:
     """AxBench's settings by default."""
 
     orient: bool = False
@@ -24,7 +24,10 @@ class Config:
     scikit-learn, which knows nothing of the concept."""
 
 
-def fit(task: Task, config: Config, seed: int) -> Directions:
+Config = PcaConfig
+
+
+def fit(task: Task, config: PcaConfig, seed: int) -> Directions:
     """First principal component of the centred tokens of positives (AxBench, Section 3)."""
     return components_of(task, config.orient, seed, NAME, lambda x_TD, generator: x_TD)
 

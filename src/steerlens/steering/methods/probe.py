@@ -19,7 +19,7 @@ NAME = "Probe"
 
 
 @dataclass
-class Config:
+class ProbeConfig:
     """AxBench's settings for Gemma-2-2B by default; for 9B lr is 1e-3 and weight_decay 1e-4."""
 
     solver: str = "adamw"
@@ -40,7 +40,10 @@ class Config:
             raise unknown("solver of Probe", self.solver, SOLVERS)
 
 
-def fit(task: Task, config: Config, seed: int) -> Directions:
+Config = ProbeConfig
+
+
+def fit(task: Task, config: ProbeConfig, seed: int) -> Directions:
     """The classifier's unit weights, of many concepts at once."""
     vectors_CD = torch.empty(len(task), task.vectors.x_TD.shape[1], device=task.vectors.x_TD.device)
     for alike in task.labelled.alike():
@@ -53,7 +56,7 @@ CONCEPTS_AT_ONCE = 16
 """More make nothing faster, and on a CPU new memory is slower than memory used again."""
 
 
-def _that_fit(task: Task, concepts: Sequence[int], config: Config) -> Iterator[list[int]]:
+def _that_fit(task: Task, concepts: Sequence[int], config: ProbeConfig) -> Iterator[list[int]]:
     """Concepts whose batches fit in memory together."""
     D = task.vectors.x_TD.shape[1]
     if config.solver == "exact":
@@ -66,7 +69,7 @@ def _that_fit(task: Task, concepts: Sequence[int], config: Config) -> Iterator[l
 
 
 @torch.no_grad()
-def _descend(task: Task, concepts: Sequence[int], config: Config, seed: int) -> torch.Tensor:
+def _descend(task: Task, concepts: Sequence[int], config: ProbeConfig, seed: int) -> torch.Tensor:
     """(C, D): weights after AxBench's epochs, every concept with its own order of texts."""
     vectors, labelled = task.vectors, task.labelled
     D = vectors.x_TD.shape[1]
@@ -117,7 +120,7 @@ def _batch(
 
 
 @torch.no_grad()
-def _exact(task: Task, concepts: Sequence[int], config: Config, seed: int) -> torch.Tensor:
+def _exact(task: Task, concepts: Sequence[int], config: ProbeConfig, seed: int) -> torch.Tensor:
     """(C, D): the weights of the regularised logistic regression of the texts' means."""
     labelled, vectors = task.labelled, task.vectors
     mean_ND = vectors.sum_ND / vectors.length_N[:, None]

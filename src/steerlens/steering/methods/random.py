@@ -10,14 +10,18 @@ from steerlens.steering.methods.directions import Directions, unit
 from steerlens.steering.methods.task import Task
 
 NAME = "Random"
+READS_TEXTS = False
 
 
 @dataclass
-class Config:
+class RandomDirectionConfig:
     """Nothing to set."""
 
 
-def fit(task: Task, config: Config, seed: int) -> Directions:
+Config = RandomDirectionConfig
+
+
+def fit(task: Task, config: RandomDirectionConfig, seed: int) -> Directions:
     """A unit direction, uniform on the sphere, for each concept."""
     d_in = int(task.subject.sae.cfg.d_in)
     rows = [

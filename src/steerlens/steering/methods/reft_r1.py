@@ -19,10 +19,11 @@ from steerlens.steering.methods.training import (
 )
 
 NAME = "ReFT-r1"
+TRAINS = True
 
 
 @dataclass
-class Config:
+class ReftR1Config:
     """AxBench's settings for Gemma-2-2B by default; for 9B lr is 5e-3."""
 
     epochs: int = 3
@@ -39,7 +40,10 @@ class Config:
     """Largest length of the gradient."""
 
 
-def fit(task: Task, config: Config, seed: int) -> Directions:
+Config = ReftR1Config
+
+
+def fit(task: Task, config: ReftR1Config, seed: int) -> Directions:
     """Unit directions trained with `h + mean(top_k(relu(h @ v))) v` at every position of the text
     (AxBench, Section 3.1). The score of a token is `relu(h @ v)`."""
     rows: dict[int, torch.Tensor] = {}
@@ -50,7 +54,7 @@ def fit(task: Task, config: Config, seed: int) -> Directions:
     return Directions(torch.stack([rows[c] for c in range(len(task))]), rectified=True)
 
 
-def _train(task: Task, concepts: Sequence[int], config: Config, seed: int) -> torch.Tensor:
+def _train(task: Task, concepts: Sequence[int], config: ReftR1Config, seed: int) -> torch.Tensor:
     model = FromHook(task)
     device = task.subject.lm.device_of_block(task.subject.layer)
     d_in = int(task.subject.sae.cfg.d_in)
@@ -72,7 +76,7 @@ def _train(task: Task, concepts: Sequence[int], config: Config, seed: int) -> to
 
 
 def losses(
-    model: FromHook, batch: Batch, v_CD: torch.Tensor, config: Config, ramp: float
+    model: FromHook, batch: Batch, v_CD: torch.Tensor, config: ReftR1Config, ramp: float
 ) -> torch.Tensor:
     """(C,): each concept's loss of a batch; `ramp` goes from 0 to 1 in the course of training."""
     penalties: list[torch.Tensor] = []

@@ -17,15 +17,18 @@ FEATURES_AT_ONCE = 4096
 
 
 @dataclass
-class Config:
+class SaeAConfig:
     """AxBench takes the best."""
 
     rank: int = 0
     """Which one: 0 is the best, 1 the next."""
 
 
+Config = SaeAConfig
+
+
 @torch.no_grad()
-def fit(task: Task, config: Config, seed: int) -> Directions:
+def fit(task: Task, config: SaeAConfig, seed: int) -> Directions:
     """For each concept the feature with the largest area under the ROC curve of the texts' largest
     activations (AxBench, Section 3), or the one of a later rank; of equal ones the first.
 

@@ -11,14 +11,18 @@ from steerlens.steering.methods.directions import Directions
 from steerlens.steering.methods.task import Task
 
 NAME = "SAE"
+READS_TEXTS = False
 
 
 @dataclass
-class Config:
+class SaeFeaturesConfig:
     """Nothing to set."""
 
 
-def fit(task: Task, config: Config, seed: int) -> Directions:
+Config = SaeFeaturesConfig
+
+
+def fit(task: Task, config: SaeFeaturesConfig, seed: int) -> Directions:
     """Decoder rows of the concepts' features (AxBench, Section 3).
 
     Raises:

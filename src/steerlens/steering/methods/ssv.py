@@ -12,10 +12,11 @@ from steerlens.steering.methods.task import Task
 from steerlens.steering.methods.training import FromHook, epochs, groups_that_fit, n_steps
 
 NAME = "SSV"
+TRAINS = True
 
 
 @dataclass
-class Config:
+class SsvConfig:
     """AxBench's settings by default."""
 
     epochs: int = 3
@@ -26,7 +27,10 @@ class Config:
     weight_decay: float = 0.0
 
 
-def fit(task: Task, config: Config, seed: int) -> Directions:
+Config = SsvConfig
+
+
+def fit(task: Task, config: SsvConfig, seed: int) -> Directions:
     """Vectors trained with `h + v` at every position of the positives (AxBench, Section 3), as long
     as training made them. The score of a token is `relu(h @ v)`."""
     rows: dict[int, torch.Tensor] = {}
@@ -37,7 +41,7 @@ def fit(task: Task, config: Config, seed: int) -> Directions:
     return Directions(torch.stack([rows[c] for c in range(len(task))]), rectified=True)
 
 
-def _train(task: Task, concepts: Sequence[int], config: Config, seed: int) -> torch.Tensor:
+def _train(task: Task, concepts: Sequence[int], config: SsvConfig, seed: int) -> torch.Tensor:
     model = FromHook(task)
     device = task.subject.lm.device_of_block(task.subject.layer)
     d_in = int(task.subject.sae.cfg.d_in)

@@ -1,11 +1,15 @@
-"""Metrics of generated texts: one module each, by name in `METRICS`.
+"""Metrics of generated texts: one module each, in this folder or in another package.
 
 A metric is a module with
 
 - a first docstring line that says what it measures;
 - `Config`, a dataclass: the metric's settings;
 - `measure(texts, subject, config, run)`, which returns columns of `generations.parquet`, each with
-  one entry per text, in the order of `texts`. A text's numbers must not depend on the others.
+  one entry per text, in the order of `texts`. A text's numbers must not depend on the others;
+- `NEEDS_FEATURE = True`, if it can't be measured on texts that no feature was steered with.
+
+Every metric is measured on every text that it can be. Its numbers become columns of the table of
+texts, and their means columns of the table of steering.
 """
 
 from __future__ import annotations
@@ -13,13 +17,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from steerlens.steering.metrics import degeneracy, perplexity, success
+from steerlens.config.registry import loadable_parts
 from steerlens.steering.metrics.texts import MetricRun, Texts
 
 if TYPE_CHECKING:
     from steerlens.engine.subject import Subject
 
-__all__ = ["METRICS", "Metric", "MetricRun", "Texts"]
+__all__ = ["Metric", "MetricRun", "Texts", "metrics", "needs_feature"]
 
 
 class Metric(Protocol):
@@ -34,8 +38,15 @@ class Metric(Protocol):
     ) -> Mapping[str, Sequence[Any]]: ...
 
 
-METRICS: Mapping[str, Metric] = {
-    "success": success,
-    "perplexity": perplexity,
-    "degeneracy": degeneracy,
-}
+def metrics(of_features: bool = True) -> dict[str, Metric]:
+    """Give every metric by name; of texts without a steered feature those that need none."""
+    return {
+        name: metric
+        for name, metric in loadable_parts("metrics").items()
+        if of_features or not needs_feature(metric)
+    }
+
+
+def needs_feature(metric: Metric) -> bool:
+    """Return whether a metric looks at what its texts were steered toward."""
+    return bool(getattr(metric, "NEEDS_FEATURE", False))

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config:
+class DegeneracyConfig:
     max_period: int = 4
     """Longest period, in tokens, that counts as repetition."""
 
 
+Config = DegeneracyConfig
+
+
 def measure(
-    texts: Texts, subject: Subject, config: Config, run: MetricRun
+    texts: Texts, subject: Subject, config: DegeneracyConfig, run: MetricRun
 ) -> Mapping[str, Sequence[float]]:
     """Columns `distinct_1`, `distinct_2`, `repetition` and `degeneracy`."""
     special = set(subject.lm.tokenizer.all_special_ids)

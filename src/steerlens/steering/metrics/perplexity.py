@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Config:
+class PerplexityConfig:
     evaluator: ModelConfig | None = None
     """Another model than the subject's; `load_evaluator` makes it the run's evaluator."""
+
+
+Config = PerplexityConfig
 
 
 def load_evaluator(
@@ -51,7 +54,7 @@ def load_evaluator(
 
 
 def measure(
-    texts: Texts, subject: Subject, config: Config, run: MetricRun
+    texts: Texts, subject: Subject, config: PerplexityConfig, run: MetricRun
 ) -> Mapping[str, Sequence[float | None]]:
     """Column `perplexity`.
 

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
     from steerlens.engine.subject import Subject
 
+NEEDS_FEATURE = True
+
 
 @dataclass
-class Config:
+class SuccessConfig:
     k: list[int] = field(default_factory=lambda: [1, 5, 20])
     """Numbers of logit-lens tokens, two columns each."""
 
@@ -35,8 +37,11 @@ class Config:
             raise SteerlensError(f"k={self.k} of success must be numbers of at least 1.")
 
 
+Config = SuccessConfig
+
+
 def measure(
-    texts: Texts, subject: Subject, config: Config, run: MetricRun
+    texts: Texts, subject: Subject, config: SuccessConfig, run: MetricRun
 ) -> Mapping[str, Sequence[int]]:
     """Columns `success_k` and `success_k_ids`, for every k of the settings.
 
