@@ -20,7 +20,7 @@ from steerlens.cli.verbs import ABOUT, USAGE
 from steerlens.config.catalog import listing
 from steerlens.config.docstrings import Setting, group_classes, method_settings, settings_of
 from steerlens.config.entries import conf_dir, header, options
-from steerlens.config.registry import load_part, parts_of
+from steerlens.config.registry import KINDS, load_part, parts_of
 from steerlens.config.schema import RunConfig
 from steerlens.results import TABLES
 from steerlens.storage.files import make_folder, write_text
@@ -36,6 +36,7 @@ def pages() -> dict[str, str]:
         "index.md": INDEX,
         "settings.md": settings_page(),
         "options.md": options_page(),
+        "parts.md": parts_page(),
         "tables.md": tables_page(),
         "verbs.md": verbs_page(),
     }
@@ -62,6 +63,23 @@ def options_page() -> str:
             takes = f" Takes {top.takes}." if top.takes else ""
             rows.append([f"`{group}={name}`", f"{top.text}{takes}"])
         parts += [f"## {group}", _table(["option", "what it is"], rows)]
+    return _page(parts)
+
+
+def parts_page() -> str:
+    """Return every part but the scores: what it does, and its settings where it has some."""
+    parts = ["# Parts", PARTS]
+    for kind, about in KINDS.items():
+        if kind == "scores":
+            continue
+        parts.append(f"## {kind}")
+        for name in sorted(parts_of(kind)):
+            part = load_part(kind, name)
+            text = (part.__doc__ or "").strip().split("\n\n")[0]
+            parts += [f"### {name}", _sentence(text)]
+            if not about.is_functions and hasattr(part, "Config"):
+                settings = settings_of(part.Config)
+                parts.append(_settings(settings) if settings else "")
     return _page(parts)
 
 
@@ -159,6 +177,7 @@ Made from the code; the same in a terminal is `steerlens --help TOPIC`.
 
 - [Settings](settings.md): every key of the configuration.
 - [Options](options.md): every file that a group can choose, experiments among them.
+- [Parts](parts.md): operators, units, rules, metrics, methods, judges, studies.
 - [Tables](tables.md): every column of every table that a run writes.
 - [Verbs and lists](verbs.md): what the command does beside running.
 """
@@ -168,6 +187,12 @@ SETTINGS = """\
 
 `KEY=VALUE` on the command line; `???` has to be given, or is given by the option that is chosen.
 What `steerlens` runs with is shown by `steerlens --cfg job`.
+"""
+
+
+PARTS = """\
+What the settings choose from beside scores, and what another package can add to. The settings of a
+method of Table 1 are `concepts.settings.NAME.KEY`.
 """
 
 

@@ -23,7 +23,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def nearest(name: str, choices: Iterable[str], n: int = 3) -> list[str]:
-    """The up to `n` members of `choices` that look most like `name`, best first."""
+    """Return the up to `n` members of `choices` that look most like `name`, best first."""
     by_lower: dict[str, str] = {}
     for choice in choices:
         by_lower.setdefault(choice.lower(), choice)
@@ -32,7 +32,9 @@ def nearest(name: str, choices: Iterable[str], n: int = 3) -> list[str]:
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> SteerlensError:
-    """The error for a `name` that is no known `kind`, with what is meant, or the nearest names."""
+    """Return the error for a `name` that is no known `kind`, with what is meant, or the nearest
+    names.
+    """
     choices = sorted(choices)
     meant = [choice for choice in MEANT.get(name.lower(), ()) if choice in choices]
     near = meant[:1] or nearest(name, choices)

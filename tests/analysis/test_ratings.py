@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import harmonic_mean
 
 import numpy as np
@@ -14,9 +15,9 @@ from steerlens.analysis.ratings import (
     AGGREGATIONS,
     OF_MEANS,
     PER_TEXT,
-    aggregate,
     agreement_of_judges,
     harmonic,
+    numbers,
     weighted_kappa,
 )
 from steerlens.errors import SteerlensError
@@ -35,6 +36,11 @@ def ratings(
         values[rng.random(n) < missing] = None
         table[aspect] = pd.array(values.tolist(), dtype="Int8")
     return table
+
+
+def overall(table: pd.DataFrame, aspects: Sequence[str], aggregation: str) -> float:
+    """The mean over concepts."""
+    return float(numbers(table, aspects, ["of"], aggregation)["number"].mean())
 
 
 def naive(table: pd.DataFrame, aggregation: str) -> float:
@@ -59,26 +65,13 @@ def test_both_aggregations_are_those_of_one_text_at_a_time(
     aggregation: str, missing: float
 ) -> None:
     table = ratings(missing=missing)
-    found = aggregate(table, ASPECTS, "of", aggregation)
-    assert found.overall is not None
-    assert found.overall.value == pytest.approx(naive(table, aggregation))
-    assert found.aggregation == aggregation
-    assert found.missing == {a: int(np.sum(table[a].isna())) for a in ASPECTS}
-    incomplete = int(np.sum(table[list(ASPECTS)].isna().to_numpy().any(axis=1)))
-    assert found.texts_left_out == (incomplete if aggregation == PER_TEXT else 0)
-    of_concepts = [rows["fluency"].mean() for _, rows in table.groupby("of")]
-    assert found.means["fluency"] == pytest.approx(np.mean(of_concepts))
+    assert overall(table, ASPECTS, aggregation) == pytest.approx(naive(table, aggregation))
 
 
 def test_the_harmonic_mean_of_means_is_never_smaller() -> None:
     for seed in range(5):
         table = ratings(missing=0.0, seed=seed)
-        means, texts = (
-            aggregate(table, ASPECTS, "of", one).overall for one in (OF_MEANS, PER_TEXT)
-        )
-        assert means is not None
-        assert texts is not None
-        assert means.value >= texts.value
+        assert overall(table, ASPECTS, OF_MEANS) >= overall(table, ASPECTS, PER_TEXT)
 
 
 def test_a_zero_makes_zero_and_a_missing_one_nothing() -> None:
@@ -87,49 +80,24 @@ def test_a_zero_makes_zero_and_a_missing_one_nothing() -> None:
     assert math.isnan(harmonic(rows)[4])
 
 
-def test_concepts_without_a_number_are_left_out_and_counted() -> None:
+def test_a_concept_without_a_rating_that_it_takes_has_no_number() -> None:
     table = pd.DataFrame({"of": ["a", "a", "b"], "fluency": [1, 2, None], "concept": [2, 1, 1]})
     for aggregation in AGGREGATIONS:
-        found = aggregate(table, ["fluency", "concept"], "of", aggregation)
-        assert (found.concepts, found.concepts_left_out, found.texts) == (1, 1, 3)
-        assert found.overall is not None
-        assert (found.overall.low, found.overall.high) == (None, None)  # of one concept
-    nothing = aggregate(table.tail(1), ["fluency"], "of", OF_MEANS)
-    assert (nothing.overall, nothing.means) == (None, {"fluency": None})
-    empty = aggregate(table.head(0), ["fluency"], "of", PER_TEXT)
-    assert (empty.overall, empty.concepts, empty.texts) == (None, 0, 0)
-
-
-def test_the_interval_resamples_concepts_not_texts() -> None:
-    """Texts of one concept that all say the same are one observation, however many they are."""
-    few = pd.DataFrame({"of": range(8), "fluency": [0, 0, 0, 1, 1, 2, 2, 2]})
-    many = pd.concat([few] * 50)
-    narrow, wide = (aggregate(t, ["fluency"], "of", PER_TEXT).overall for t in (many, few))
-    assert narrow == wide
-    assert wide is not None
-    assert wide.low is not None
-    assert wide.high is not None
-    spread = np.std([0, 0, 0, 1, 1, 2, 2, 2]) / math.sqrt(8)
-    assert wide.high - wide.low == pytest.approx(2 * 1.96 * spread, rel=0.15)
+        of_concept = numbers(table, ["fluency", "concept"], ["of"], aggregation)
+        assert of_concept["of"].tolist() == ["a", "b"]
+        assert of_concept["number"].isna().tolist() == [False, True]
 
 
 def test_concepts_can_be_layer_and_feature() -> None:
     table = ratings().assign(layer=1)
-    pair = aggregate(table, ASPECTS, ["layer", "of"], PER_TEXT)
-    assert pair == aggregate(table, ASPECTS, "of", PER_TEXT)
+    pairs = numbers(table, ASPECTS, ["layer", "of"], PER_TEXT)
+    alone = numbers(table, ASPECTS, ["of"], PER_TEXT)
+    assert pairs["number"].tolist() == alone["number"].tolist()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        ((ASPECTS, "of", "per_txt"), "unknown aggregation 'per_txt'; did you mean 'per_text'"),
-        ((["fluncy"], "of", PER_TEXT), "unknown column 'fluncy'; did you mean 'fluency'"),
-        (([], "of", PER_TEXT), "no aspect to aggregate"),
-    ],
-)
-def test_what_cannot_be_aggregated_is_refused(arguments: tuple, told: str) -> None:
-    with pytest.raises(SteerlensError, match=told):
-        aggregate(ratings(), *arguments)
+def test_an_unknown_aggregation_is_refused() -> None:
+    with pytest.raises(SteerlensError, match="did you mean 'per_text'"):
+        numbers(ratings(), ASPECTS, ["of"], "per_txt")
 
 
 def pair(seed: int = 0, n: int = 200) -> tuple[list[int], list[int]]:

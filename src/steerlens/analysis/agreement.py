@@ -44,7 +44,7 @@ class Agreement(NamedTuple):
 
 
 def common_scores(table: pd.DataFrame, other_table: pd.DataFrame) -> list[str]:
-    """The columns of numbers that both tables have filled, in the order of the first."""
+    """Return the columns of numbers that both tables have filled, in the order of the first."""
     return [
         str(name)
         for name in table
@@ -58,12 +58,13 @@ def common_scores(table: pd.DataFrame, other_table: pd.DataFrame) -> list[str]:
 def agreement(
     first_table: pd.DataFrame, other_table: pd.DataFrame, scores: Sequence[str] | None = None
 ) -> list[Agreement]:
-    """How far two tables of features agree, score by score.
+    """Return how far two tables of features agree, score by score.
 
     Features are the same where layer and id are; what only one of the tables has is left out.
 
     Args:
-        one, other: tables with `layer`, `feature` and scores.
+        first_table: a table with `layer`, `feature` and scores.
+        other_table: another one.
         scores: names of columns; None = all that are filled in both.
 
     Raises:
@@ -138,7 +139,9 @@ FEWEST = 10
 
 
 def reproduced(agreement: Agreement) -> bool | None:
-    """Whether a published score is reproduced; None without a criterion, or of too few features."""
+    """Return whether a published score is reproduced; None without a criterion, or of too few
+    features.
+    """
     criterion = REPRODUCED.get(agreement.score)
     if criterion is None or agreement.features < FEWEST:
         return None

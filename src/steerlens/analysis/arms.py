@@ -41,6 +41,7 @@ class Condition:
 
     @property
     def label(self) -> str:
+        """Give what tables and figures call it."""
         return "chosen" if self.factor is None else f"{self.factor:g}"
 
     @property
@@ -50,7 +51,9 @@ class Condition:
 
 
 def texts_of(generations: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The texts of features and controls (not of features steered together), in one table."""
+    """Return the texts of features and controls (not of features steered together), in one
+    table.
+    """
     import pandas as pd
 
     columns = list(dict.fromkeys([*GENERATIONS.keys, *MEANS, *MEASURES]))
@@ -84,13 +87,16 @@ def ablation_arms(texts: pd.DataFrame) -> Iterator[Condition]:
 
 
 def measured(texts: pd.DataFrame) -> pd.DataFrame:
-    """The means of every feature, by `KEYS`; `hit` is the share of its texts with its tokens."""
+    """Return the means of every feature, by `KEYS`; `hit` is the share of its texts with its
+    tokens.
+    """
     means: Any = texts.groupby(KEYS)[[*MEASURES, "hit"]].mean()
     return means
 
 
 def _chosen(texts: pd.DataFrame, sign: int, choice: ChoiceConfig) -> pd.DataFrame:
-    """Each feature's factor `wanted` of one sign, where it has any, chosen on half of the prompts.
+    """Return each feature's factor `wanted` of one sign, where it has any, chosen on half of the
+    prompts.
 
     To suppress, the best factor is the one with the least success; only a budget of perplexity says
     then what is too strong.
@@ -107,7 +113,7 @@ def _chosen(texts: pd.DataFrame, sign: int, choice: ChoiceConfig) -> pd.DataFram
 
 
 def _beside(texts: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """By what is steered, the texts at their `wanted` factor, and those without steering."""
+    """Return the texts at their `wanted` factor by what is steered, and those without steering."""
     at_it, at_0 = texts.loc[texts["factor"] == texts["wanted"]], texts.loc[texts["factor"] == 0]
     by_arm = {str(name): rows for name, rows in at_it.groupby("steered")}
     plain = {str(name): rows for name, rows in at_0.groupby("steered")}

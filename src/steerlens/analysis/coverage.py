@@ -21,8 +21,8 @@ COVERED = 0.5
 
 
 def shows(text: str, word: str, glued_to: str = "") -> bool:
-    """Whether `word` stands in `text` as a whole word, in any of its forms; a phrase, if all its
-    words but stop words do.
+    """Return whether `word` stands in `text` as a whole word, in any of its forms; a phrase, if all
+    its words but stop words do.
 
     Letters at the beginning of the text that go on with the last word of `glued_to`, what stands
     right before, are no word of their own.
@@ -35,7 +35,7 @@ def shows(text: str, word: str, glued_to: str = "") -> bool:
 def words_shown(
     texts: pd.DataFrame, features: Mapping[str, int], perplexity_budget: float, glued: bool = True
 ) -> pd.DataFrame:
-    """How often the texts of a word's feature show the word, at the factor where most do.
+    """Return how often the texts of a word's feature show the word, at the factor where most do.
 
     The factor is chosen on every second prompt, among those whose mean perplexity is within the
     budget; the shares and means are those of the other prompts.
@@ -86,7 +86,7 @@ def _shown(texts: pd.DataFrame, word: str, glued: bool) -> Sequence[float]:
 
 
 def by_word(coverage: pd.DataFrame) -> pd.DataFrame:
-    """Of every word, in their order, the row of the layer that shows it most often.
+    """Return of every word, in their order, the row of the layer that shows it most often.
 
     Of equal ones that with the highest score, then the lowest layer.
     """
@@ -97,12 +97,12 @@ def by_word(coverage: pd.DataFrame) -> pd.DataFrame:
 
 
 def covered(coverage: pd.DataFrame) -> np.ndarray:
-    """For every word, whether a feature of any layer covers it."""
+    """Return, for every word, whether a feature of any layer covers it."""
     return by_word(coverage)["word_share"].fillna(0).to_numpy(dtype=float) >= COVERED
 
 
 def coverage_summary(coverage: pd.DataFrame) -> dict[str, Any] | None:
-    """How many words there are, have a token and are covered, over all layers and by layer.
+    """Return how many words there are, have a token and are covered, over all layers and by layer.
 
     None where no words were asked for.
     """
@@ -125,7 +125,7 @@ def coverage_summary(coverage: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def coverage_explanation(coverage: Mapping[str, Any] | None) -> list[str]:
-    """What the section says, in a sentence."""
+    """Return what the section says, in a sentence."""
     if coverage is None:
         return []
     n = coverage["words"]

@@ -50,7 +50,8 @@ class ChoiceCounts(NamedTuple):
 
 
 def by_factor(generations: pd.DataFrame) -> pd.DataFrame:
-    """Means over the texts of every feature (and control) at every factor, and how many `texts`.
+    """Return means over the texts of every feature (and control) at every factor, and how many
+    `texts`.
 
     A number that a text lacks, like the perplexity of an empty one, is left out of its mean; a
     mean of nothing is NaN.
@@ -67,7 +68,7 @@ def by_factor(generations: pd.DataFrame) -> pd.DataFrame:
 
 
 def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFrame:
-    """The steering table without scores: every feature and control at its best factor.
+    """Return the steering table without scores: every feature and control at its best factor.
 
     Where no factor may be chosen, `best_factor`, the means and `texts` are null; where none of them
     has any success the smallest is taken, and the row is `undecided`. With
@@ -99,13 +100,14 @@ def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFr
 
 
 def _numbers_of_other_metrics(generations: pd.DataFrame) -> list[str]:
-    """The columns of numbers that metrics of other packages have added to the texts."""
+    """Return the columns of numbers that metrics of other packages have added to the texts."""
     others = [name for name in generations.columns if name not in GENERATIONS.columns]
     return generations[others].select_dtypes("number").columns.tolist()
 
 
 def choice_counts(generations: pd.DataFrame, choice: ChoiceConfig) -> ChoiceCounts:
-    """How many features and controls have no factor, no success, or more than one best factor.
+    """Return how many features and controls have no factor, no success, or more than one best
+    factor.
 
     Counted where the factor is chosen: with `choice.split` on that half of the prompts.
     """
@@ -123,8 +125,8 @@ def choice_counts(generations: pd.DataFrame, choice: ChoiceConfig) -> ChoiceCoun
 
 
 def best_factors(measured: Measured, choice: ChoiceConfig) -> list[float]:
-    """The best factors of one feature, all equally good, the preferred one first; [] if none may
-    be chosen.
+    """Return the best factors of one feature, all equally good, the preferred one first; [] if none
+    may be chosen.
 
     rule=paper divides success and perplexity by their maxima over the whole data before it divides
     the one by the other. These are the same numbers for all factors, so they are left out: without
@@ -141,12 +143,12 @@ def best_factors(measured: Measured, choice: ChoiceConfig) -> list[float]:
 
 
 def is_undecided(measured: Measured, best: Sequence[float]) -> bool:
-    """Whether the best factors have no success, so that the smallest says nothing."""
+    """Return whether the best factors have no success, so that the smallest says nothing."""
     return measured[best[0]][0] == 0
 
 
 def merits(measured: Measured, choice: ChoiceConfig) -> dict[float, float]:
-    """What the best factor has most of, at each factor that may be chosen."""
+    """Return what the best factor has most of, at each factor that may be chosen."""
     merit_by_rule = load_part("rules", choice.rule)
     steered = {factor: means for factor, means in measured.items() if factor != 0}
     blind = all(math.isnan(perplexity) for _, perplexity in steered.values())
@@ -162,7 +164,8 @@ def merits(measured: Measured, choice: ChoiceConfig) -> dict[float, float]:
 def next_factors(
     factors: Iterable[float], measured_factors: Measured, choice: ChoiceConfig | None = None
 ) -> list[float]:
-    """The factors to generate texts at next, from coarse to fine; [] when the search is done.
+    """Return the factors to generate texts at next, from coarse to fine; [] when the search is
+    done.
 
     First every third factor, the strongest of each sign included: features that only a strong
     factor moves are common. Then all factors in the gaps on both sides of the best one so far, or
@@ -199,7 +202,9 @@ def next_factors(
 
 
 def halves(generations: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The texts of every second prompt of each feature, and the others, all samples together."""
+    """Return the texts of every second prompt of each feature, and the others, all samples
+    together.
+    """
     keys = [*FEATURE, "prompt"]
     prompts = generations.loc[:, keys].drop_duplicates().sort_values(by="prompt")
     features = prompts.groupby(list(FEATURE), dropna=False)
@@ -214,7 +219,7 @@ def halves(generations: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def measured_by_factor(means: pd.DataFrame, choice: ChoiceConfig) -> list[Measured]:
-    """What was measured of every feature, in the order of `means`."""
+    """Return what was measured of every feature, in the order of `means`."""
     if len(means) and not any(means[choice.success].notna().tolist()):
         raise SteerlensError(
             f"the texts have no {choice.success}, by which the best factor is chosen."

@@ -24,7 +24,7 @@ PAYOFFS = {
 
 
 def objective(name: str, features: pd.DataFrame, summary: Mapping[str, Any]) -> float:
-    """The objective `name` of a run, from its table of features and its summary.
+    """Return the objective `name` of a run, from its table of features and its summary.
 
     - `mean_output_score`, `mean_input_score`: over the features that have it
     - `output_features`: the share of features with S_out >= 0.1

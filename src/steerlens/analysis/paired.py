@@ -40,6 +40,7 @@ class Tested:
 
     @property
     def label(self) -> str:
+        """Give what tables and figures call it."""
         return f"{self.one} {'>' if self.more else '<'} {self.other}"
 
     @property
@@ -64,7 +65,9 @@ class Tested:
 
 
 def tests_of(arm: Condition) -> list[Tested]:
-    """The feature against all that stands beside it; of amplify also what ought to be equal."""
+    """Return the feature against all that stands beside it; of amplify also what ought to be
+    equal.
+    """
     contrasts = [(arm.name, FEATURE, control) for control in (UNSTEERED, *CONTROLS)]
     if arm.name == AMPLIFY:
         equal = (RANDOM_DIRECTION, RANDOM_FEATURE)
@@ -80,7 +83,7 @@ def tests_of(arm: Condition) -> list[Tested]:
 
 
 def compared(pairs: pd.DataFrame, more: bool) -> pd.DataFrame:
-    """Of every feature, by its keys, how two arms compare over its pairs of texts.
+    """Return of every feature, by its keys, how two arms compare over its pairs of texts.
 
     Columns: `pairs`, how many `differ`, in how many there is `room` for what is tested, the `share`
     of texts with a hit, `share_other`, and `p` and `q` of there being more hits, or fewer.
@@ -111,7 +114,7 @@ def compared(pairs: pd.DataFrame, more: bool) -> pd.DataFrame:
 
 
 def sign_test(for_N: np.ndarray, against_N: np.ndarray) -> np.ndarray:
-    """(N,): one-sided p-values of the exact sign-flip test of paired yes and no.
+    """Return, as (N,), one-sided p-values of the exact sign-flip test of paired yes and no.
 
     Under the null a pair in which only one side has a hit is as likely to have it on the other, so
     the pairs for it are binomial (McNemar's exact test). 1 where no pair differs.
@@ -124,7 +127,8 @@ def sign_test(for_N: np.ndarray, against_N: np.ndarray) -> np.ndarray:
 
 
 def chance_of(alpha: float, differing_N: np.ndarray) -> np.ndarray:
-    """(N,): probability of p <= `alpha` under the null; less than `alpha`, as counts are whole.
+    """Return, as (N,), probability of p <= `alpha` under the null; less than `alpha`, as counts are
+    whole.
 
     Args:
         alpha: the level.
@@ -135,6 +139,7 @@ def chance_of(alpha: float, differing_N: np.ndarray) -> np.ndarray:
 
 
 def adjusted(p_N: np.ndarray) -> np.ndarray:
-    """(N,): Benjamini and Hochberg's q-values: those at most q are discoveries, of which a share of
-    q is expected to be false."""
+    """Return, as (N,), Benjamini and Hochberg's q-values: those at most q are discoveries, of
+    which a share of q is expected to be false.
+    """
     return false_discovery_control(p_N) if len(p_N) else p_N

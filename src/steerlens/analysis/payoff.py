@@ -163,7 +163,7 @@ def threshold_curve(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Point]:
-    """Success of the features with at least each threshold's score (Figures 4, 5, 10).
+    """Return the success of the features with at least each threshold's score (Figures 4, 5, 10).
 
     Features without the score aren't part of it. For late layers give only their rows.
     """
@@ -216,7 +216,7 @@ def payoff(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Payoff | None:
-    """What selecting by score >= threshold buys; None where that selects no feature.
+    """Return what selecting by score >= threshold buys; None where that selects no feature.
 
     Unfiltered are all features with this score and a best factor.
     """
@@ -233,7 +233,7 @@ def payoff(
 def payoff_by_layer(
     steering: pd.DataFrame, score: str = "output_score", threshold: float = 0.01
 ) -> list[LayerPayoff]:
-    """`payoff` in every layer that has a feature with this score and a best factor."""
+    """Return `payoff` in every layer that has a feature with this score and a best factor."""
     _check(steering, score)
     rows = _with_factor(_features(steering).dropna(subset=score))
     return [
@@ -249,7 +249,8 @@ def criteria(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Criterion]:
-    """Every score that is filled as a guide to steering: the same number of features by each.
+    """Return every score that is filled as a guide to steering: the same number of features by
+    each.
 
     Unfiltered are all features with a best factor, and shares are of these; one without a score
     isn't selected by it. Features that tie for the last places count in part, so that no order of
@@ -290,7 +291,7 @@ def control_arm(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> ControlArm | None:
-    """Success of features beside that of their control, each at its own best factor.
+    """Return the success of features beside that of their control, each at its own best factor.
 
     None where no feature has a pair of best factors.
     """
@@ -315,7 +316,9 @@ def control_arm(
 
 
 def scores_of(steering: pd.DataFrame) -> list[str]:
-    """The columns that features can be selected by: ours, then the numbers of other methods."""
+    """Return the columns that features can be selected by: ours, then the numbers of other
+    methods.
+    """
     extra = [str(name) for name in steering.columns if name not in STEERING.columns]
     return [
         name
@@ -332,7 +335,9 @@ def _payoffs(
     resamples: int,
     rng: np.random.Generator,
 ) -> list[Payoff]:
-    """The payoff of every row of weights, each of which selects `size` of the features `rows`."""
+    """Return the payoff of every row of weights, each of which selects `size` of the features
+    `rows`.
+    """
     success_N, layers_N = _array(rows, "success_20"), _layers(rows)
     random_DN = rng.permuted(np.tile(np.arange(len(success_N)) < size, (draws, 1)), axis=1)
     random_D = weighted_means(random_DN, success_N)
@@ -397,13 +402,15 @@ def _with_factor(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _layers(rows: pd.DataFrame) -> np.ndarray:
-    """(N,): the number of each feature's layer; two SAEs of a layer count as two."""
+    """Return, as (N,), the number of each feature's layer; two SAEs of a layer count as two."""
     keys = ["model", "sae", "hook_name", "layer"]
     return rows.groupby(keys, dropna=False).ngroup().to_numpy()
 
 
 def _undecided(rows: pd.DataFrame) -> np.ndarray:
-    """(N,): whether a feature has no success at any factor; no where that isn't known."""
+    """Return, as (N,), whether a feature has no success at any factor; no where that isn't
+    known.
+    """
     return rows["undecided"].fillna(value=False).to_numpy(dtype=bool)
 
 

@@ -50,7 +50,8 @@ def pmi(
     texts: Iterable[str],
     config: PmiConfig | None = None,
 ) -> Pmi:
-    """PMI of every success token that a feature generated at its best factor, from `texts`.
+    """Return the PMI of every success token that a feature generated at its best factor, from
+    `texts`.
 
     Words are lower-cased and without spaces; a token that isn't one word (punctuation, part of a
     character) has no pair, and neither has a word with itself: that only tells how rare it is.
@@ -85,7 +86,8 @@ def pmi(
 
 
 def generated_pairs(steering: pd.DataFrame, generations: pd.DataFrame) -> pd.DataFrame:
-    """One row per (feature, success token) at the feature's best factor, and `times` generated.
+    """Return one row per (feature, success token) at the feature's best factor, and `times`
+    generated.
 
     `token` and `top_token` are words, null where a token isn't one; tokens of the same word are
     one row.
@@ -109,7 +111,7 @@ def generated_pairs(steering: pd.DataFrame, generations: pd.DataFrame) -> pd.Dat
 
 
 def count(texts: Iterable[str], pairs: Collection[Pair], window: int) -> Counts:
-    """In how many windows of `texts` the words of `pairs` are, in one pass.
+    """Return in how many windows of `texts` the words of `pairs` are, in one pass.
 
     A text is cut into windows of `window` words, of which the last may be shorter. Without pairs
     nothing is read.
@@ -135,7 +137,7 @@ def count(texts: Iterable[str], pairs: Collection[Pair], window: int) -> Counts:
 
 
 def by_role(pairs: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """For every role: how many pairs and features, quartiles and mean of PMI.
+    """Return, for every role: how many pairs and features, quartiles and mean of PMI.
 
     `mean_interval` is the mean's 95 % interval: bootstrap over features, because the pairs of one
     feature share its first token. It is None for fewer than `FEWEST` features.

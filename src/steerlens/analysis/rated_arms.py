@@ -28,19 +28,20 @@ ARM = ["method", "rank", "concept_id"]
 
 
 def kinds_of(ratings: pd.DataFrame) -> list[str]:
-    """Who has rated: `llm`, `lexical`."""
+    """Return who has rated: `llm`, `lexical`."""
     return [kind for kind in KINDS if aspects_of(ratings, kind)]
 
 
 def aspects_of(ratings: Any, kind: str) -> list[str]:
-    """The columns that this kind of judge has filled."""
+    """Return the columns that this kind of judge has filled."""
     names = [f"{kind}_{aspect}" for aspect in ASPECTS]
     return [name for name in names if name in ratings and ratings[name].notna().any()]
 
 
 def judges_agreement(ratings_a: Any, ratings_b: Any) -> dict[str, JudgesAgreement]:
-    """How far the judges of two runs agree on the texts that are the same in both, by aspect;
-    only aspects that both have rated."""
+    """Return how far the judges of two runs agree on the texts that are the same in both, by
+    aspect; only aspects that both have rated.
+    """
     same = ["layer", *ARM, "factor", "prompt", "sample", "text"]
     sides = []
     for ratings in (ratings_a, ratings_b):
@@ -57,8 +58,8 @@ def judges_agreement(ratings_a: Any, ratings_b: Any) -> dict[str, JudgesAgreemen
 
 
 def best_factors(ratings: pd.DataFrame) -> pd.DataFrame:
-    """The factor of each arm and concept whose texts have the highest mean rating, text by text
-    (AxBench); of equal ones the smallest, and `undecided` where that rating is 0 at several
+    """Return the factor of each arm and concept whose texts have the highest mean rating, text by
+    text (AxBench); of equal ones the smallest, and `undecided` where that rating is 0 at several
     factors. None for those without a rated text.
 
     Raises:
@@ -78,15 +79,18 @@ def best_factors(ratings: pd.DataFrame) -> pd.DataFrame:
 def arm_numbers(
     ratings: pd.DataFrame, kind: str, aggregation: str, split: str = EVALUATING
 ) -> pd.DataFrame:
-    """The number of each arm, concept and factor in every layer, on the texts of `split`."""
+    """Return the number of each arm, concept and factor in every layer, on the texts of `split`."""
     rows = ratings.loc[ratings["split"] == split]
     by = ["layer", *ARM, "concept", "factor"]
     return numbers(rows, aspects_of(ratings, kind), by, aggregation).dropna(subset="number")
 
 
 def over_concepts(rated: Any, seed: int = 0) -> Estimate | None:
-    """The mean number of some arms' rows. For the interval concepts are drawn again, with all of
-    their features: texts of one concept are not independent."""
+    """Return the mean number of some arms' rows.
+
+    For the interval concepts are drawn again, with all of their features: texts of one concept are
+    not independent.
+    """
     if not len(rated):
         return None
     by_concept = rated.groupby("concept_id")["number"].agg(["size", "mean"])
@@ -97,8 +101,9 @@ def over_concepts(rated: Any, seed: int = 0) -> Estimate | None:
 
 
 def paired_difference(rows_of_method: Any, baseline: Any) -> tuple[Estimate | None, int]:
-    """Give the mean of what `rows_of_method` have more than `baseline`, concept by concept, and the
-    number of concepts that both have."""
+    """Give the mean of what `rows_of_method` have more than `baseline`, concept by concept, and
+    the number of concepts that both have.
+    """
     means = [rows.groupby("concept_id")["number"].mean() for rows in (rows_of_method, baseline)]
     less = (means[0] - means[1]).dropna()
     rows = pd.DataFrame({"concept_id": less.index, "number": less.to_numpy()})

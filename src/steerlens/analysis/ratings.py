@@ -25,7 +25,6 @@ from steerlens.analysis.resampling import (
     Estimate,
     counts_of_resamples,
     estimate,
-    resampled_means,
     spearman,
 )
 from steerlens.errors import SteerlensError, unknown
@@ -37,27 +36,6 @@ PER_TEXT, OF_MEANS = "per_text", "of_means"
 AGGREGATIONS = (PER_TEXT, OF_MEANS)
 RESAMPLES = 1_000
 VALUES = (0, 1, 2)
-
-
-class Overall(NamedTuple):
-    """Some texts' ratings in one number, and what it is made of."""
-
-    aggregation: str
-    """per_text (AxBench) or of_means (the paper)."""
-    aspects: tuple[str, ...]
-    overall: Estimate | None
-    """None where no concept has a number."""
-    means: dict[str, float | None]
-    """Of every aspect: over its texts in each concept, then over concepts."""
-    concepts: int
-    """That have a number."""
-    concepts_left_out: int
-    """Without one: no text, or no rating of an aspect, is left of them."""
-    texts: int
-    missing: dict[str, int]
-    """Ratings of each aspect that are missing."""
-    texts_left_out: int
-    """per_text: those with a missing rating."""
 
 
 class JudgesAgreement(NamedTuple):
@@ -78,54 +56,17 @@ class JudgesAgreement(NamedTuple):
 
 
 def harmonic(ratings_NA: np.ndarray) -> np.ndarray:
-    """Harmonic mean of every row: 0 where one is 0, NaN where one is missing; (N,)."""
+    """Return the harmonic mean of every row: 0 where one is 0, NaN where one is missing; (N,)."""
     with np.errstate(divide="ignore"):
         return ratings_NA.shape[1] / (1.0 / ratings_NA).sum(axis=1)
-
-
-def aggregate(
-    table: pd.DataFrame,
-    aspects: Sequence[str],
-    concept: str | Sequence[str],
-    aggregation: str,
-    seed: int = 0,
-) -> Overall:
-    """The overall rating of the texts in `table`, over the concepts in the column(s) `concept`.
-
-    Raises:
-        SteerlensError: no aspect, an unknown aggregation, or a column that isn't there.
-    """
-    if aggregation not in AGGREGATIONS:
-        raise unknown("aggregation", aggregation, AGGREGATIONS)
-    by = [concept] if isinstance(concept, str) else list(concept)
-    for name in (*aspects, *by):
-        if name not in table:
-            raise unknown("column", name, map(str, table.columns))
-    if not aspects:
-        raise SteerlensError("there is no aspect to aggregate.")
-    ratings_NA = table[list(aspects)].to_numpy(dtype=float, na_value=np.nan)
-    which_N, names = _numbered(table[by].itertuples(index=False, name=None))
-    means_CA = _means(ratings_NA, which_N, len(names))
-    complete_N = ~np.isnan(ratings_NA).any(axis=1)
-    number_C = _numbers(ratings_NA, which_N, len(names), aggregation)
-    return Overall(
-        aggregation=aggregation,
-        aspects=tuple(aspects),
-        overall=_mean(number_C, seed),
-        means={name: _plain_mean(means_CA[:, a]) for a, name in enumerate(aspects)},
-        concepts=int((~np.isnan(number_C)).sum()),
-        concepts_left_out=int(np.isnan(number_C).sum()),
-        texts=len(table),
-        missing={name: int(np.isnan(ratings_NA[:, a]).sum()) for a, name in enumerate(aspects)},
-        texts_left_out=int((~complete_N).sum()) if aggregation == PER_TEXT else 0,
-    )
 
 
 def agreement_of_judges(
     ratings_a: Sequence[float | None], ratings_b: Sequence[float | None], seed: int = 0
 ) -> JudgesAgreement:
-    """How far two judges agree in one aspect, rating the same texts in the same order. Texts are
-    resampled for the intervals.
+    """Return how far two judges agree in one aspect, rating the same texts in the same order.
+
+    Texts are resampled for the intervals.
 
     Raises:
         SteerlensError: different numbers of texts, or something else than 0, 1, 2 and null.
@@ -158,7 +99,9 @@ def agreement_of_judges(
 
 
 def weighted_kappa(counts: np.ndarray) -> float:
-    """Cohen's kappa with quadratic weights, of a table of counts; NaN where chance alone agrees."""
+    """Return Cohen's kappa with quadratic weights, of a table of counts; NaN where chance alone
+    agrees.
+    """
     value = np.arange(len(counts))
     weights = (value[:, None] - value[None, :]) ** 2
     total = counts.sum()
@@ -184,8 +127,9 @@ def _ratings(values: Sequence[float | None]) -> np.ndarray:
 def numbers(
     table: pd.DataFrame, aspects: Sequence[str], by: Sequence[str], aggregation: str
 ) -> pd.DataFrame:
-    """The overall rating of the texts of every combination of the columns `by`: these columns, and
-    `number`, NaN where a rating is missing that it takes."""
+    """Return the overall rating of the texts of every combination of the columns `by`: these
+    columns, and `number`, NaN where a rating is missing that it takes.
+    """
     import pandas as pd
 
     ratings_NA = table[list(aspects)].to_numpy(dtype=float, na_value=np.nan)
@@ -195,7 +139,7 @@ def numbers(
 
 
 def _numbers(ratings_NA: np.ndarray, which_N: np.ndarray, n: int, aggregation: str) -> np.ndarray:
-    """The overall rating of each of `n` groups of texts: (C,)."""
+    """Return the overall rating of each of `n` groups of texts: (C,)."""
     if aggregation == PER_TEXT:
         return _means(harmonic(ratings_NA)[:, None], which_N, n)[:, 0]
     if aggregation == OF_MEANS:
@@ -204,31 +148,19 @@ def _numbers(ratings_NA: np.ndarray, which_N: np.ndarray, n: int, aggregation: s
 
 
 def _numbered(names: Iterable[Hashable]) -> tuple[np.ndarray, list[Any]]:
-    """The number of each name, in the order in which they come, and the names."""
+    """Return the number of each name, in the order in which they come, and the names."""
     number: dict[Hashable, int] = {}
     index = [number.setdefault(name, len(number)) for name in names]
     return np.array(index, dtype=int), list(number)
 
 
 def _means(values_NA: np.ndarray, which_N: np.ndarray, concepts: int) -> np.ndarray:
-    """Mean of every concept's values that aren't NaN: (C, A), NaN where there are none."""
+    """Return the mean of every concept's values that aren't NaN: (C, A), NaN where there are
+    none.
+    """
     has_NA = ~np.isnan(values_NA)
     sums, counts = np.zeros((2, concepts, values_NA.shape[1]))
     np.add.at(sums, which_N, np.where(has_NA, values_NA, 0.0))
     np.add.at(counts, which_N, has_NA)
     with np.errstate(invalid="ignore"):
         return sums / counts
-
-
-def _plain_mean(values: np.ndarray) -> float | None:
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else None
-
-
-def _mean(number_C: np.ndarray, seed: int) -> Estimate | None:
-    number_C = number_C[~np.isnan(number_C)]
-    if not len(number_C):
-        return None
-    rng = np.random.default_rng(seed)
-    drawn_1R = resampled_means(np.ones((1, len(number_C))), number_C, RESAMPLES, rng)
-    return estimate(float(number_C.mean()), drawn_1R[0], len(number_C))

@@ -43,7 +43,7 @@ class Draws(NamedTuple):
 def spearman(
     score_N: np.ndarray, success_N: np.ndarray, resamples: int, rng: np.random.Generator
 ) -> Estimate | None:
-    """Spearman's correlation over the features that have the score.
+    """Return Spearman's correlation over the features that have the score.
 
     None where one of both is constant, or these are fewer than `FEWEST`.
     """
@@ -62,7 +62,9 @@ def spearman(
 
 
 def p_of_rank_correlation(score_N: np.ndarray, success_N: np.ndarray) -> float | None:
-    """Two-sided p-value of `spearman`, from Student's t; None where there is no correlation."""
+    """Return the two-sided p-value of `spearman`, from Student's t; None where there is no
+    correlation.
+    """
     from scipy.stats import spearmanr
 
     has = ~np.isnan(score_N)
@@ -74,7 +76,7 @@ def p_of_rank_correlation(score_N: np.ndarray, success_N: np.ndarray) -> float |
 
 
 def _rank_correlation(a_N: np.ndarray, b_N: np.ndarray, counts_N: np.ndarray) -> float:
-    """Correlation of the mean ranks of features that are there `counts_N` times each.
+    """Return the correlation of the mean ranks of features that are there `counts_N` times each.
 
     `a_N` and `b_N` are places of values in their order, from 0. NaN where one is constant.
     """
@@ -89,21 +91,22 @@ def _rank_correlation(a_N: np.ndarray, b_N: np.ndarray, counts_N: np.ndarray) ->
 
 
 def top_weights(score_N: np.ndarray, size: int) -> np.ndarray:
-    """Weights that select the `size` largest: 1 above the last place, its share for each of those
-    that tie for it, 0 below and for NaN."""
+    """Return weights that select the `size` largest: 1 above the last place, its share for each
+    of those that tie for it, 0 below and for NaN.
+    """
     last = -np.sort(-score_N)[size - 1]  # NaN is sorted last
     above, tied = score_N > last, score_N == last
     return above + tied * (size - above.sum()) / tied.sum()
 
 
 def counts_of_resamples(n: int, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """For every bootstrap sample, how often each of `n` features is in it."""
+    """Yield, for every bootstrap sample, how often each of `n` features is in it."""
     for _ in range(resamples if n else 0):
         yield np.bincount(rng.integers(n, size=n), minlength=n)
 
 
 def weighted_means(weights_CN: np.ndarray, success_N: np.ndarray) -> np.ndarray:
-    """The weighted mean success of every selection, NaN for an empty one."""
+    """Return the weighted mean success of every selection, NaN for an empty one."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return (weights_CN @ success_N) / weights_CN.sum(axis=1)
 
@@ -111,7 +114,7 @@ def weighted_means(weights_CN: np.ndarray, success_N: np.ndarray) -> np.ndarray:
 def resampled_means(
     weights_CN: np.ndarray, success_N: np.ndarray, resamples: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """The same means in every bootstrap sample of the features, [C, R]."""
+    """Return the same means in every bootstrap sample of the features, [C, R]."""
     # Numerators and denominators in one product; in floats, because BLAS has no integers.
     both = np.concatenate([weights_CN * success_N, weights_CN]).astype(float)
     sums = [both @ counts_N for counts_N in counts_of_resamples(len(success_N), resamples, rng)]
@@ -123,7 +126,8 @@ def resampled_means(
 def over_as_many_in_each_group(
     weights_CN: np.ndarray, success_N: np.ndarray, groups_N: np.ndarray, counts_RN: np.ndarray
 ) -> np.ndarray:
-    """(R, C): the mean success of every selection over that of as many features of each group.
+    """Return, as (R, C), the mean success of every selection over that of as many features of each
+    group.
 
     The latter is the mean over all ways to draw them: each feature selected stands for the mean of
     its group. In sample R features are there `counts_RN` times. NaN where a selection is empty, or
@@ -143,7 +147,9 @@ def estimates_over_groups(
     resamples: int,
     rng: np.random.Generator,
 ) -> list[Estimate | None]:
-    """`over_as_many_in_each_group` of every selection, with its interval; None where it's NaN."""
+    """Return `over_as_many_in_each_group` of every selection, with its interval; None where it's
+    NaN.
+    """
     n = len(success_N)
     data = (np.asarray(weights_CN, dtype=float), success_N, groups_N)
     (value_C,) = over_as_many_in_each_group(*data, np.ones((1, n)))
@@ -163,7 +169,9 @@ def estimates_over_groups(
 
 
 def estimate(value: float, resampled_R: np.ndarray, features: float) -> Estimate:
-    """The value with its interval; too few features have none, however often they are drawn."""
+    """Return the value with its interval; too few features have none, however often they are
+    drawn.
+    """
     finite = resampled_R[np.isfinite(resampled_R)]
     if features < FEWEST or not len(finite):
         return Estimate(float(value), None, None)
@@ -172,7 +180,8 @@ def estimate(value: float, resampled_R: np.ndarray, features: float) -> Estimate
 
 
 def p_of_ratio(resampled_R: np.ndarray, features: float) -> float | None:
-    """Two-sided p-value of a ratio above 1: twice the share of bootstrap samples at most 1.
+    """Return the two-sided p-value of a ratio above 1: twice the share of bootstrap samples at most
+    1.
 
     Counted as `2 (1 + number) / (1 + R)`, so that at most 0.05 says that the 95 % interval is above
     1. None of too few features, or of no finite sample.
@@ -184,7 +193,7 @@ def p_of_ratio(resampled_R: np.ndarray, features: float) -> float | None:
 
 
 def sure(p_values: Sequence[float | None], level: float = LEVEL) -> list[bool]:
-    """Whether each is a discovery among all of them (Benjamini and Hochberg); None is none.
+    """Return whether each is a discovery among all of them (Benjamini and Hochberg); None is none.
 
     Of many scores some look good by chance, so that each alone must not be held against the level.
     """
@@ -198,7 +207,7 @@ def sure(p_values: Sequence[float | None], level: float = LEVEL) -> list[bool]:
 def mean_estimate(
     values_N: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate | None:
-    """The mean of `values_N` (numbers, or yes and no) with its interval; None of nothing."""
+    """Return the mean of `values_N` (numbers, or yes and no) with its interval; None of nothing."""
     n = len(values_N)
     if not n:
         return None
@@ -208,7 +217,9 @@ def mean_estimate(
 def difference(
     one_N: np.ndarray, other_N: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate | None:
-    """Mean of one less mean of the other, drawn independently; None if one of them is empty."""
+    """Return the mean of one less mean of the other, drawn independently; None if one of them is
+    empty.
+    """
     if not (len(one_N) and len(other_N)):
         return None
     resampled = [
@@ -220,25 +231,26 @@ def difference(
 
 
 def _resampled_mean(values_N: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """(R,): the mean of every bootstrap sample."""
+    """Return, as (R,), the mean of every bootstrap sample."""
     rng, n = np.random.default_rng(seed), len(values_N)
     value, count = np.unique(np.asarray(values_N, dtype=float), return_counts=True)
     return rng.multinomial(n, count / n, size=resamples) @ value / n
 
 
 def mean_and_range(drawn: Sequence[float] | np.ndarray) -> Draws:
+    """Return the mean of what was drawn, with its range."""
     return Draws(float(np.mean(drawn)), float(np.min(drawn)), float(np.max(drawn)))
 
 
 def permutation_inside(groups_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A permutation that leaves every feature's group in its place."""
+    """Return a permutation that leaves every feature's group in its place."""
     order = np.empty(len(groups_N), dtype=int)
     order[np.argsort(groups_N, kind="stable")] = np.lexsort((rng.random(len(order)), groups_N))
     return order
 
 
 def plain(value: Any) -> Any:
-    """Named tuples as mappings, all the way down."""
+    """Return named tuples as mappings, all the way down."""
     if hasattr(value, "_asdict"):
         return {name: plain(item) for name, item in value._asdict().items()}
     return [plain(item) for item in value] if isinstance(value, tuple | list) else value

@@ -69,7 +69,7 @@ class SteeredExample:
 
 
 def with_roles(steering: pd.DataFrame) -> pd.DataFrame:
-    """The features that have both scores (controls left out) with their `role` and `margin`.
+    """Return the features that have both scores (controls left out) with their `role` and `margin`.
 
     The margin says how clear the role is: the high score less the low one, the lower score of a
     hybrid, and minus the higher score of a feature that is neither.
@@ -91,7 +91,8 @@ def with_roles(steering: pd.DataFrame) -> pd.DataFrame:
 def examples(
     steering: pd.DataFrame, generations: pd.DataFrame, role: str, n: int = 3, prompts: int = 1
 ) -> list[SteeredExample]:
-    """The `n` clearest features of `role` that have texts, each with its first `prompts` prompts.
+    """Return the `n` clearest features of `role` that have texts, each with its first `prompts`
+    prompts.
 
     Every prompt has the unsteered text, one of weak and one of strong steering: weak is the best
     factor, or the smallest if there is no best one below the largest; strong is the largest.
@@ -105,7 +106,7 @@ def examples(
 def best_steered(
     steering: pd.DataFrame, generations: pd.DataFrame, n: int = 10, prompts: int = 3
 ) -> list[SteeredExample]:
-    """The `n` features with the highest success@20, with texts at their best factor."""
+    """Return the `n` features with the highest success@20, with texts at their best factor."""
     steered = features_alone(steering).dropna(subset="success_20")
     best = steered.sort_values(["success_20", "layer", "feature"], ascending=[False, True, True])
 
@@ -116,7 +117,9 @@ def best_steered(
 
 
 def weak_and_strong(factors: Iterable[float], best_factor: float | None) -> list[float]:
-    """A weak and a strong one of the positive `factors`; one or none if there are no more."""
+    """Return a weak and a strong one of the positive `factors`; one or none if there are no
+    more.
+    """
     positive = sorted(factor for factor in factors if factor > 0)
     if not positive:
         return []
@@ -126,7 +129,7 @@ def weak_and_strong(factors: Iterable[float], best_factor: float | None) -> list
 
 
 def success_tokens(token_ids: Any, lens_ids: Any, lens_tokens: Any) -> list[str]:
-    """The generated tokens that are logit-lens tokens, as texts, in the order of the text.
+    """Return the generated tokens that are logit-lens tokens, as texts, in the order of the text.
 
     None where a table lacks what this needs.
     """
@@ -137,7 +140,7 @@ def success_tokens(token_ids: Any, lens_ids: Any, lens_tokens: Any) -> list[str]
 
 
 def success_spans(text: str, tokens: Iterable[str]) -> tuple[Span, ...]:
-    """Where the success tokens `tokens`, given in their order, stand in `text`.
+    """Return where the success tokens `tokens`, given in their order, stand in `text`.
 
     The tables hold no positions and no tokenizer, so tokens are aligned by their texts: of all
     ways to find them in this order, the one that finds most, and of these the one in which most
@@ -162,7 +165,9 @@ def success_spans(text: str, tokens: Iterable[str]) -> tuple[Span, ...]:
 
 
 def _places(text: str, token: str, start: int) -> list[tuple[Span, bool]]:
-    """The first place of `token` as a whole word, and the first of all, with whether it is one."""
+    """Return the first place of `token` as a whole word, and the first of all, with whether it
+    is one.
+    """
     before = r"\b" if re.match(r"\w", token) else ""
     after = r"\b" if re.search(r"\w\Z", token) else ""
     match = re.compile(before + re.escape(token) + after).search(text, start)
@@ -232,7 +237,7 @@ def _example(
 
 
 def factor_cell(example: SteeredExample) -> str:
-    """The best factor as tables and figures show it, with a word where it is undecided."""
+    """Return the best factor as tables and figures show it, with a word where it is undecided."""
     if example.best_factor is None:
         return "-"
     return f"{example.best_factor:g}{' (undecided)' if example.undecided else ''}"

@@ -16,7 +16,7 @@ from steerlens.config.schema import ChoiceConfig
 def paper(
     success: float, perplexity: float, blind: bool, unsteered: float, choice: ChoiceConfig
 ) -> float | None:
-    """Most success per perplexity, below a cap of success (Section 4.1)."""
+    """Return most success per perplexity, below a cap of success (Section 4.1)."""
     if not success <= choice.success_cap:
         return None
     return success if blind else 0.0 if math.isnan(perplexity) else success / perplexity
@@ -25,5 +25,5 @@ def paper(
 def budget(
     success: float, perplexity: float, blind: bool, unsteered: float, choice: ChoiceConfig
 ) -> float | None:
-    """Most success within a budget of perplexity."""
+    """Return most success within a budget of perplexity."""
     return success if blind or perplexity <= choice.perplexity_budget * unsteered else None

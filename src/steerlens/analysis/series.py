@@ -22,5 +22,5 @@ class Series:
     """What its jobs took; little where they found their results in the cache."""
 
     def of_layers(self, layers: Collection[int]) -> Series:
-        """The same result of `layers` only."""
+        """Return the same result of `layers` only."""
         return replace(self, tables=self.tables.of_layers(layers))

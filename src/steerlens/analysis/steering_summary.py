@@ -31,7 +31,7 @@ COMPARED = SHARES.index(0.25)
 
 
 def steering_summary(tables: RunTables, thresholds: Iterable[float]) -> dict[str, Any] | None:
-    """What was steered, with what success, and what selecting features would have bought.
+    """Return what was steered, with what success, and what selecting features would have bought.
 
     Means are over features (controls left out) at their best factor, those without steering over
     the same features; `decided` are the means of those with success at some factor. None where
@@ -74,7 +74,9 @@ def steering_summary(tables: RunTables, thresholds: Iterable[float]) -> dict[str
 def steering_explanation(
     summary: Mapping[str, Any], display: Callable[[str], str] = visible
 ) -> list[str]:
-    """What the section says, in a few sentences; `display` makes names of scores safe to show."""
+    """Return what the section says, in a few sentences; `display` makes names of scores safe to
+    show.
+    """
     n, decided = summary["features"], summary["features"] - summary["without_factor"]
     lines: list[str] = []
     if summary["moved"] is False:
@@ -127,7 +129,7 @@ def steering_explanation(
 
 
 def payoff_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The payoff at every threshold as a table: pooled, within layers, and in each layer.
+    """Return the payoff at every threshold as a table: pooled, within layers, and in each layer.
 
     Of one layer alone only the first, since the others are the same.
 
@@ -151,7 +153,7 @@ def payoff_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def curve_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The threshold curve as a table, pooled and within layers; without empty selections."""
+    """Return the threshold curve as a table, pooled and within layers; without empty selections."""
     return [
         {
             "threshold": point["threshold"],
@@ -188,7 +190,7 @@ def _payoff_row(
 
 
 def _columns(name: str, estimate: Mapping[str, Any] | None) -> dict[str, float | None]:
-    """An estimate as columns; null where there is none."""
+    """Return an estimate as columns; null where there is none."""
     estimate = estimate or {}
     return {
         name: estimate.get("value"),
@@ -198,7 +200,9 @@ def _columns(name: str, estimate: Mapping[str, Any] | None) -> dict[str, float |
 
 
 def _payoff(steering: pd.DataFrame, threshold: float) -> dict[str, Any] | None:
-    """The pooled payoff and the one within layers, with those of each layer; None of nothing."""
+    """Return the pooled payoff and the one within layers, with those of each layer; None of
+    nothing.
+    """
     at_threshold = payoff(steering, threshold=threshold)
     if at_threshold is None:
         return None
@@ -218,7 +222,7 @@ UNDECIDED = (
 
 
 def _undecided(tables: RunTables) -> dict[str, int | None]:
-    """Null where it isn't known how factors were chosen."""
+    """Count undecided rows; null where it isn't known how factors were chosen."""
     names = ("without_success", "tied")
     if tables.choice is None:
         return dict.fromkeys(names)
@@ -228,7 +232,9 @@ def _undecided(tables: RunTables) -> dict[str, int | None]:
 
 
 def _moved(texts: pd.DataFrame) -> bool | None:
-    """Whether steering changed a next-token distribution; null where this wasn't measured."""
+    """Return whether steering changed a next-token distribution; null where this wasn't
+    measured.
+    """
     kl = texts.loc[texts["factor"] != 0, "first_step_kl"].dropna()
     return bool((kl > MOVED).any()) if len(kl) else None
 
@@ -256,7 +262,7 @@ def _payoff_sentence(threshold: str, row: Mapping[str, Any]) -> str:
 def _criterion_sentence(
     scores: Sequence[Mapping[str, Any]], display: Callable[[str], str]
 ) -> list[str]:
-    """Which of several scores selects best; lowest scores only where they are better.
+    """Return which of several scores selects best; lowest scores only where they are better.
 
     The best of several noisy ones looks good by chance: it must be surely better than all, with
     every score that was tried counted (`sure`).

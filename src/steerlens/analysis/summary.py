@@ -49,7 +49,7 @@ RANKINGS = (
 
 
 def ranking(frame: pd.DataFrame) -> str | None:
-    """The column that ranks the features of this table, or None if nothing was scored.
+    """Return the column that ranks the features of this table, or None if nothing was scored.
 
     The first of `RANKINGS` that has numbers, else the first column of another method that has.
     """
@@ -61,7 +61,7 @@ def ranking(frame: pd.DataFrame) -> str | None:
 
 
 def title_of(ranked_by: str) -> str:
-    """What a table of the best features is called."""
+    """Return what a table of the best features is called."""
     titles = {"output_score": "Best output features", "input_score": "Best input features"}
     return titles.get(ranked_by, f"Best features by {ranked_by}")
 
@@ -74,7 +74,7 @@ SHORTEST_WORD = 3
 
 
 def best_features(frame: pd.DataFrame, n: int) -> pd.DataFrame:
-    """The `n` best features by `ranking`; ties in the order of layer and feature.
+    """Return the `n` best features by `ranking`; ties in the order of layer and feature.
 
     By output score dozens share the highest one, function words and punctuation before all. Of
     equal ones (`TIE_DECIMALS`) those come first whose token looks like a word and is no other's
@@ -102,7 +102,8 @@ def best_features(frame: pd.DataFrame, n: int) -> pd.DataFrame:
 
 
 def _as_words(tokens: Sequence[Any]) -> list[str | None]:
-    """The word that each token is, in lower case; None for pieces, punctuation, function words.
+    """Return the word that each token is, in lower case; None for pieces, punctuation, function
+    words.
 
     Where some tokens begin with a space, those without are pieces of words.
     """
@@ -116,7 +117,7 @@ def _as_words(tokens: Sequence[Any]) -> list[str | None]:
 
 
 def top_score(frame: pd.DataFrame) -> dict[str, Any] | None:
-    """The highest output score to `TIE_DECIMALS` and the number of features that share it.
+    """Return the highest output score to `TIE_DECIMALS` and the number of features that share it.
 
     None where features aren't ranked by their output score.
     """
@@ -127,7 +128,7 @@ def top_score(frame: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def summarise(tables: RunTables) -> dict[str, Any]:
-    """What `summary.json` says: scores by layer and overall, the best features, steering."""
+    """Return what `summary.json` says: scores by layer and overall, the best features, steering."""
     frame, null = tables.features, tables.null_scores
     layers = {int(str(layer)): rows for layer, rows in frame.groupby("layer", sort=True)}
     best, by = best_features(frame, 20), ranking(frame)
@@ -168,7 +169,7 @@ def summarise(tables: RunTables) -> dict[str, Any]:
 
 
 def _beside(tables: RunTables) -> dict[str, Any] | None:
-    """What is to be said of the published scores, and how far ours agree with them."""
+    """Return what is to be said of the published scores, and how far ours agree with them."""
     if tables.reference is None:
         return None
     theirs = tables.reference
@@ -182,7 +183,7 @@ def _beside(tables: RunTables) -> dict[str, Any] | None:
 
 
 def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
-    """Counts, quartiles and shares of both scores; null where nothing was scored."""
+    """Return counts, quartiles and shares of both scores; null where nothing was scored."""
     statistics: dict[str, Any] = {"features": len(frame)}
     for column in SCORES:
         scores = frame[column].dropna().to_numpy(dtype=float)
@@ -199,7 +200,8 @@ def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def null_statistics(frame: pd.DataFrame, null: pd.DataFrame) -> dict[str, Any]:
-    """Quartiles and shares of the output scores of random directions in the layers of `frame`.
+    """Return the quartiles and shares of the output scores of random directions in the layers of
+    `frame`.
 
     Every layer has the weight that it has among the features with an output score, so that both
     stand for the same layers. Also the share of these features whose p-value is at most 0.05, and
@@ -255,7 +257,7 @@ MEANINGS = (
 
 
 def explanation(summary: Mapping[str, Any]) -> list[str]:
-    """What the scores of a run say, in a few sentences."""
+    """Return what the scores of a run say, in a few sentences."""
     overall = summary["overall"]
     lines: list[str] = []
     if (top := summary["top_score"]) and top["features"] > 1:
@@ -299,7 +301,7 @@ def explanation(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _null_sentences(overall: Mapping[str, Any]) -> list[str]:
-    """What random directions have in the place of features, if they were scored."""
+    """Return what random directions have in the place of features, if they were scored."""
     n = overall["output_score_null_count"]
     if not n:
         return []
@@ -321,7 +323,7 @@ def _null_sentences(overall: Mapping[str, Any]) -> list[str]:
 
 
 def hybrids(frame: pd.DataFrame) -> dict[str, Any] | None:
-    """How often high input and output scores meet in one feature (paper Section 5).
+    """Return how often high input and output scores meet in one feature (paper Section 5).
 
     Of the features with both scores: the share with both >= 0.1, the share that there would be if
     the two had nothing to do with each other, and the ratio of the shares with its 95 % interval
@@ -354,13 +356,14 @@ def hybrids(frame: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def _hybrid_shares(cells: np.ndarray) -> tuple[Any, Any]:
-    """(share of hybrids, the same if independent) from the four cells' shares."""
+    """Return (share of hybrids, the same if independent) from the four cells' shares."""
     both, only_in, only_out, _ = cells
     return both, (both + only_in) * (both + only_out)
 
 
 def prompt_correlations(frame: pd.DataFrame) -> list[float] | None:
-    """For every prompt, the correlation of its scores with the mean over prompts (Appendix D).
+    """Return, for every prompt, the correlation of its scores with the mean over prompts (Appendix
+    D).
 
     None of fewer than `FEWEST` features.
     """

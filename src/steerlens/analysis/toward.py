@@ -34,7 +34,8 @@ def word_row(
     threshold: float | None,
     top_k: int,
 ) -> dict[str, Any]:
-    """The row of `words.parquet` of a word whose candidates were scored and perhaps steered with.
+    """Return the row of `words.parquet` of a word whose candidates were scored and perhaps steered
+    with.
 
     Args:
         word: the concept.
@@ -67,7 +68,9 @@ def word_row(
 
 
 def words_summary(words: pd.DataFrame) -> list[dict[str, Any]]:
-    """The words that a run has tried, as `summary.json` says it: each with whether it was found."""
+    """Return the words that a run has tried, as `summary.json` says it: each with whether it was
+    found.
+    """
     rows = [
         {str(name): _plain(value) for name, value in row.items()}
         for row in words.to_dict("records")
@@ -76,7 +79,7 @@ def words_summary(words: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """A table's value as JSON has it; a null, which may be pandas' NA, is None."""
+    """Return a table's value as JSON has it; a null, which may be pandas' NA, is None."""
     if isinstance(value, str | int | float):
         return value
     return list(value) if hasattr(value, "__len__") else None
@@ -106,7 +109,8 @@ def words_explanation(words: Sequence[Mapping[str, Any]]) -> list[str]:
 def lens_candidates(
     features: pd.DataFrame, tokens: Mapping[str, Sequence[int]], top_k: int
 ) -> pd.DataFrame:
-    """The features that may stand for each word: `word`, and the keys of the table of features.
+    """Return the features that may stand for each word: `word`, and the keys of the table of
+    features.
 
     A feature is a candidate where a token of the word is among its first `top_k` logit-lens tokens.
 

@@ -46,7 +46,7 @@ class Toward(NamedTuple):
 
 
 def steered_toward(tables: RunTables, word: Mapping[str, Any]) -> list[Toward]:
-    """The features that were steered with toward a word, the best first.
+    """Return the features that were steered with toward a word, the best first.
 
     Args:
         tables: of the run.
@@ -61,7 +61,7 @@ def steered_toward(tables: RunTables, word: Mapping[str, Any]) -> list[Toward]:
 
 
 def _toward(row: Mapping[str, Any], generations: pd.DataFrame, tokens: Mapping[int, str]) -> Toward:
-    """A steered feature with its texts; `tokens` of the concept by their ids."""
+    """Return a steered feature with its texts; `tokens` of the concept by their ids."""
     alone = features_alone(generations)
     texts = alone.loc[(alone["layer"] == row["layer"]) & (alone["feature"] == row["feature"])]
     sides = [

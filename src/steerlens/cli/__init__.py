@@ -103,7 +103,7 @@ def _hydra(words: list[str]) -> int:
             raise SteerlensError("give either --config-dir or hydra.searchpath, not both.")
         # As an override, so that the check and every job of a multirun see the folder too.
         overrides.insert(0, f'hydra.searchpath=["file://{Path(args.config_dir).absolute()}"]')
-    if args.shell_completion or args.hydra_help or args.experimental_rerun:
+    if args.shell_completion or args.hydra_help:
         return _run_hydra(args)
     show_only = bool(args.cfg or args.info)
     try:
@@ -125,14 +125,14 @@ def _hydra(words: list[str]) -> int:
 
 
 def _is_multirun(tree: DictConfig) -> bool:
-    """A file can ask for a multirun, too."""
+    """Return a file can ask for a multirun, too."""
     from hydra.types import RunMode
 
     return tree.hydra.mode is RunMode.MULTIRUN
 
 
 def _sweep(args: argparse.Namespace, tree: DictConfig) -> int:
-    """A multirun, joined however it ends; 1 if a job isn't done."""
+    """Return a multirun, joined however it ends; 1 if a job isn't done."""
     from steerlens.config.compose import for_hydra, is_basic, swept_by_files
     from steerlens.config.overrides import override
     from steerlens.runs.sweep import begin, join_sweep
@@ -153,7 +153,9 @@ def _sweep(args: argparse.Namespace, tree: DictConfig) -> int:
 
 
 def _flags() -> argparse.ArgumentParser:
-    """Those of Hydra's flags that make sense here, so that a wrong one is told in a sentence."""
+    """Return those of Hydra's flags that make sense here, so that a wrong one is told in a
+    sentence.
+    """
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--multirun", "-m", action="store_true")
@@ -164,7 +166,6 @@ def _flags() -> argparse.ArgumentParser:
     parser.add_argument("--config-dir", "-cd")
     parser.add_argument("--hydra-help", action="store_true")
     parser.add_argument("--shell-completion", "-sc", action="store_true")
-    parser.add_argument("--experimental-rerun")
     return parser
 
 
@@ -207,7 +208,7 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
 
 
 def _output_dir(overrides: list[str]) -> Path | None:
-    """The run's folder if the command line names it."""
+    """Return the run's folder if the command line names it."""
     from steerlens.config.overrides import parse
 
     for override in reversed(overrides):
@@ -247,7 +248,9 @@ def _run_hydra(args: argparse.Namespace) -> int:
 
 
 def _words(args: argparse.Namespace) -> list[str]:
-    """The arguments with the flags first: Hydra's parser wants the overrides in one piece."""
+    """Return the arguments with the flags first: Hydra's parser wants the overrides in one
+    piece.
+    """
     words = []
     for name, value in vars(args).items():
         if value and name not in ("overrides", "config_dir"):
@@ -256,7 +259,7 @@ def _words(args: argparse.Namespace) -> list[str]:
 
 
 def _job(tree: DictConfig) -> float | None:
-    """One run, inside Hydra, perhaps in a launcher's own process; gives its objective."""
+    """Return one run, inside Hydra, perhaps in a launcher's own process; gives its objective."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -305,7 +308,7 @@ def _job(tree: DictConfig) -> float | None:
 
 
 def _objective(folder: Path) -> float | None:
-    """What a finished job has returned."""
+    """Return what a finished job has returned."""
     from steerlens.results import SUMMARY_FILE
     from steerlens.storage.files import read_json
 
@@ -315,14 +318,14 @@ def _objective(folder: Path) -> float | None:
 
 @cache
 def _weight_cache() -> WeightCache:
-    """What the jobs of this process share."""
+    """Return what the jobs of this process share."""
     from steerlens.engine.subject import WeightCache
 
     return WeightCache()
 
 
 def _tell(error: Exception, debug: bool) -> None:
-    """One sentence on stderr, or with `debug` the traceback."""
+    """Print one sentence on stderr, or with `debug` the traceback."""
     from steerlens.results.text import shown
 
     if debug:

@@ -84,7 +84,7 @@ def run_verb(verb: str, arguments: list[str]) -> None:
 
 
 def _write_examples(file: Path, overrides: list[str]) -> None:
-    """One corpus pass of the SAEs that `overrides` choose, for all runs to come."""
+    """Make one corpus pass of the SAEs that `overrides` choose, for all runs to come."""
     from steerlens.config.compose import compose
     from steerlens.config.settings import parse_settings
     from steerlens.runs.downloads import refuse_unreachable
@@ -103,7 +103,7 @@ def _write_examples(file: Path, overrides: list[str]) -> None:
 
 
 def _export_examples(file: Path, overrides: list[str]) -> None:
-    """Examples in Neuronpedia's layout, with the tokenizer of the model in `overrides`."""
+    """Write examples in Neuronpedia's layout, with the tokenizer of the model in `overrides`."""
     from steerlens.config.compose import compose
     from steerlens.engine.examples import read_metadata
     from steerlens.engine.examples.neuronpedia import export_neuronpedia
@@ -117,7 +117,7 @@ def _export_examples(file: Path, overrides: list[str]) -> None:
 
 
 def _several(verb: str, arguments: list[str]) -> None:
-    """Verbs that take the folders of several runs or sweeps."""
+    """Carry out the verbs that take the folders of several runs or sweeps."""
     from steerlens.runs.sweep import join, join_sweep
 
     folders = [Path(word) for word in arguments if "=" not in word]

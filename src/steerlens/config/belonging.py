@@ -53,5 +53,5 @@ def refuse_other_gguf(item: str, trained_on: str, model: ModelConfig, cache_dir:
 
 
 def _short(name: str) -> str:
-    """The name without case, organisation and the ending of a GGUF."""
+    """Return the name without case, organisation and the ending of a GGUF."""
     return name.rstrip("/").rsplit("/", 1)[-1].lower().removesuffix(".gguf")

@@ -22,7 +22,7 @@ SAE_SETTINGS = ("site", "width", "l0")
 
 
 def listing(kind: str, filter: str = "") -> str:
-    """The text of `steerlens list KIND [filter]`."""
+    """Return the text of `steerlens list KIND [filter]`."""
     kinds = {
         "models": _models,
         "saes": _saes,
@@ -52,7 +52,7 @@ def listing(kind: str, filter: str = "") -> str:
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:
-    """Rows as aligned text; the last column is not padded."""
+    """Return rows as aligned text; the last column is not padded."""
     rows = [list(row) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
@@ -145,7 +145,7 @@ def _group(group: str) -> list[list[str]]:
 
 
 def _experiments() -> list[list[str]]:
-    """Each with how long it took, where that has been measured."""
+    """Return each with how long it took, where that has been measured."""
     rows = []
     for name in options()["experiment"]:
         top = header((conf_dir() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
@@ -154,7 +154,9 @@ def _experiments() -> list[list[str]]:
 
 
 def _corpora() -> list[list[str]]:
-    """Each with how many tokens it reads, from which follows how long a pass over it takes."""
+    """Return each with how many tokens it reads, from which follows how long a pass over it
+    takes.
+    """
     rows = []
     for name, entry in entries("corpus").items():
         n_tokens = entry.get("n_tokens")
@@ -164,7 +166,9 @@ def _corpora() -> list[list[str]]:
 
 
 def _launchers() -> list[list[str]]:
-    """Hydra's own, those of its plugins that are extras of ours, and `conf/hydra/launcher`."""
+    """Return Hydra's own, those of its plugins that are extras of ours, and
+    `conf/hydra/launcher`.
+    """
     ours = header((conf_dir() / "hydra" / "launcher" / "slurm.yaml").read_text(encoding="utf-8"))
     launchers = {
         "basic": ("", "One job after the other, in this process: the default."),
@@ -223,7 +227,7 @@ def _release(name: str) -> str:
 
 @cache
 def releases() -> dict[str, str]:
-    """SAELens' releases by name, each as its piece of SAELens' YAML file.
+    """Return SAELens' releases by name, each as its piece of SAELens' YAML file.
 
     The file has 43,000 lines; cutting it into pieces takes a hundredth of the time of parsing it.
     """
@@ -240,7 +244,7 @@ def releases() -> dict[str, str]:
 
 @cache
 def read_release(name: str) -> Entry:
-    """One release of SAELens: `model`, `repo_id`, and `saes` with an `id` each."""
+    """Return one release of SAELens: `model`, `repo_id`, and `saes` with an `id` each."""
     if name not in releases():
         raise unknown("SAELens release", name, releases())
     # libyaml, where PyYAML has been built with it, takes a tenth of the time.

@@ -59,7 +59,7 @@ def register() -> dict[str, str]:
 
 @cache
 def _register(path: tuple[str, ...]) -> dict[str, str]:
-    """Once on a path of imports: making a schema of a dataclass takes its time."""
+    """Return register once on a path of imports: making a schema of a dataclass takes its time."""
     store = ConfigStore.instance()
     store.store(name="base_config", node=RunConfig)
     broken = {}
@@ -74,7 +74,7 @@ def _register(path: tuple[str, ...]) -> dict[str, str]:
 
 
 def _reference_features(reference: DictConfig) -> str:
-    """The file of the features that the authors have listed."""
+    """Return the file of the features that the authors have listed."""
     from steerlens.config.reference import cache_file, check_reference
 
     config = ReferenceConfig(**{str(key): value for key, value in reference.items()})
@@ -104,12 +104,12 @@ def _gemma_scope_2_id(site: str, width: str, l0: str) -> str:
 
 
 def compose(overrides: Sequence[str] = ()) -> RunConfig:
-    """The configuration for `overrides`, as on the command line, without a Hydra run."""
+    """Return the configuration for `overrides`, as on the command line, without a Hydra run."""
     return to_config(compose_tree(overrides))
 
 
 def read_config(folder: Path) -> RunConfig:
-    """The configuration of a run, from the `config.yaml` in its folder."""
+    """Return the configuration of a run, from the `config.yaml` in its folder."""
     try:
         # Another's file may ask for variables of this environment (`${oc.env:...}`): it is text.
         settings = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -130,7 +130,7 @@ def read_config(folder: Path) -> RunConfig:
 
 
 def _literal(value: Any) -> Any:
-    """Settings with every interpolation escaped, so that OmegaConf takes it for text."""
+    """Return settings with every interpolation escaped, so that OmegaConf takes it for text."""
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", lambda match: f"{match[1] * 2}\\${{", value)
     if isinstance(value, dict):
@@ -139,14 +139,14 @@ def _literal(value: Any) -> Any:
 
 
 def compose_tree(overrides: Sequence[str] = ()) -> DictConfig:
-    """What Hydra composes from `overrides`, its own `hydra` node included."""
+    """Return what Hydra composes from `overrides`, its own `hydra` node included."""
     broken = register()
     with _hydra():
         return _compose(with_experiment(overrides), broken)
 
 
 def compose_jobs(overrides: Sequence[str], multirun: bool = False) -> list[DictConfig]:
-    """The tree of a run; for a multirun, one tree for every value that is swept over."""
+    """Return the tree of a run; for a multirun, one tree for every value that is swept over."""
     broken = register()
     overrides = with_experiment(overrides)
     with _hydra():
@@ -168,19 +168,23 @@ def compose_jobs(overrides: Sequence[str], multirun: bool = False) -> list[DictC
 
 
 def swept_by_files(tree: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """What `hydra.sweeper.params` of an experiment sweeps over and the command line leaves open."""
+    """Return what `hydra.sweeper.params` of an experiment sweeps over and the command line
+    leaves open.
+    """
     params = OmegaConf.select(tree, "hydra.sweeper.params") or {}
     typed = {word.lstrip("+~").partition("=")[0] for word in overrides}
     return [f"{key}={value}" for key, value in params.items() if key not in typed]
 
 
 def is_basic(tree: DictConfig) -> bool:
-    """Whether Hydra's own sweeper runs all combinations, rather than one that chooses."""
+    """Return whether Hydra's own sweeper runs all combinations, rather than one that chooses."""
     return str(tree.hydra.sweeper._target_).endswith("BasicSweeper")
 
 
 def count_jobs(overrides: Sequence[str]) -> int | None:
-    """How many jobs the basic sweeper makes of `overrides`; None if an interval leaves it open."""
+    """Return how many jobs the basic sweeper makes of `overrides`; None if an interval leaves it
+    open.
+    """
     register()
     with _hydra():
         loader = GlobalHydra.instance().config_loader()
@@ -206,7 +210,9 @@ def _compose(overrides: Sequence[str], broken: dict[str, str]) -> DictConfig:
 def _composed_by_hydra(
     overrides: Sequence[str], parsed: Sequence[Override], broken: dict[str, str]
 ) -> DictConfig:
-    """What Hydra makes of `overrides`; whatever fails is told of the `parsed` ones, as typed."""
+    """Return what Hydra makes of `overrides`; whatever fails is told of the `parsed` ones, as
+    typed.
+    """
     try:
         return hydra_compose("config", list(overrides), return_hydra_config=True)
     except Exception as error:
@@ -325,7 +331,7 @@ def _filled(searchpath: Sequence[str], overrides: Sequence[str], config: RunConf
 def _composed(
     path: tuple[str, ...], searchpath: tuple[str, ...], overrides: tuple[str, ...]
 ) -> DictConfig:
-    """Once for all jobs of a sweep."""
+    """Compose once for all jobs of a sweep."""
     folders = [override("hydra.searchpath", searchpath)] if searchpath else []
     return compose_tree([*folders, *overrides])
 
@@ -355,7 +361,7 @@ def _hydra() -> Iterator[None]:
 
 
 def _check_searchpath(parsed: Sequence[Override]) -> None:
-    """Hydra only warns of a folder that isn't there, and then finds nothing."""
+    """Refuse a folder that isn't there, of which Hydra only warns."""
     for folders in parsed:
         value = folders.value()
         if folders.key_or_group != "hydra.searchpath" or not isinstance(value, list):

@@ -18,14 +18,16 @@ Entry = dict[str, Any]
 
 
 def conf_dir() -> Path:
-    """The folder of YAML files: inside an installed package, else at the top of the repository."""
+    """Return the folder of YAML files: inside an installed package, else at the top of the
+    repository.
+    """
     inside = PACKAGE / "conf"
     return inside if inside.is_dir() else PACKAGE.parents[1] / "conf"
 
 
 @cache
 def options() -> dict[str, list[str]]:
-    """The options of every group of `conf/`."""
+    """Return the options of every group of `conf/`."""
     return {
         folder.name: sorted(
             path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")
@@ -37,7 +39,9 @@ def options() -> dict[str, list[str]]:
 
 @cache
 def entries(group: str) -> dict[str, Entry]:
-    """The content of every file of `group`, as written; `about` is its header's first sentence."""
+    """Return the content of every file of `group`, as written; `about` is its header's first
+    sentence.
+    """
     tree = {}
     for name in options()[group]:
         text = (conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8")
@@ -127,7 +131,7 @@ def resolved(entry: Entry, **settings: str) -> Entry:
 
 
 def known_models() -> set[str]:
-    """Every name by which the entries of `conf/model` are known."""
+    """Return every name by which the entries of `conf/model` are known."""
     return {
         name
         for entry in entries("model").values()

@@ -67,7 +67,7 @@ NEEDED = {
 def failure(
     error: Exception, parsed: Sequence[Override], broken: Mapping[str, str]
 ) -> SteerlensError:
-    """What Hydra's `error` means for the user who typed the `parsed` overrides.
+    """Return what Hydra's `error` means for the user who typed the `parsed` overrides.
 
     `broken` says which scoring methods can't be imported, and why.
     """
@@ -153,7 +153,7 @@ def refuse_changed_texts(tree: DictConfig, parsed: Sequence[Override]) -> None:
 
 
 def missing(key: str, tree: DictConfig) -> SteerlensError:
-    """The error for a mandatory value that nobody gave."""
+    """Return the error for a mandatory value that nobody gave."""
     if key in NEEDED:
         return SteerlensError(NEEDED[key])
     if key == "corpus.path":
@@ -168,7 +168,9 @@ def missing(key: str, tree: DictConfig) -> SteerlensError:
 
 
 def unresolved(error: OmegaConfBaseException) -> SteerlensError:
-    """The error for an interpolation that leads nowhere, or a value that a schema refuses."""
+    """Return the error for an interpolation that leads nowhere, or a value that a schema
+    refuses.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, SteerlensError):  # by one of our resolvers
@@ -208,7 +210,7 @@ def _missing_option(error: MissingConfigException, broken: Mapping[str, str]) ->
 
 
 def _group_misuse(override: Override) -> SteerlensError | None:
-    """A group that doesn't exist, or one used in a way that Hydra has no sentence for."""
+    """Return a group that doesn't exist, or one used in a way that Hydra has no sentence for."""
     line, name = override.input_line, override.key_or_group
     root = name.split("/")[0]
     if "/" in name or override.package is not None:
@@ -276,7 +278,7 @@ def _unknown_key(full_key: str, siblings: Iterable[str], where: str) -> Steerlen
 def unknown_score_key(
     key: str, tree: DictConfig, parsed: Sequence[Override] = ()
 ) -> SteerlensError:
-    """The error for `score.KEY` that no chosen score has, or that several could mean."""
+    """Return the error for `score.KEY` that no chosen score has, or that several could mean."""
     typed = {override.key_or_group for override in parsed}
     experiment = OmegaConf.select(tree, "hydra.runtime.choices.experiment")
     in_file = experiment and f"score.{key}" not in typed
@@ -298,14 +300,16 @@ def _unknown_score_key(full_key: str, names: Sequence[str], where: str) -> Steer
 
 
 def _as_typed(key: str, parsed: Sequence[Override]) -> str:
-    """`score.NAME.KEY` as `score.KEY`, if that is what was typed."""
+    """Return `score.NAME.KEY` as `score.KEY`, if that is what was typed."""
     flat = f"score.{key.rpartition('.')[2]}"
     typed = {override.key_or_group for override in parsed}
     return flat if key.startswith("score.") and key not in typed and flat in typed else key
 
 
 def _elsewhere(full_key: str) -> list[str]:
-    """Where a key belongs that was given without its group, such as `score.prompt` for `prompt`."""
+    """Return where a key belongs that was given without its group, such as `score.prompt` for
+    `prompt`.
+    """
     if "." in full_key:
         return []
     groups = {
@@ -319,7 +323,7 @@ def _elsewhere(full_key: str) -> list[str]:
 
 
 def _typed_nodes(path: str, node: DictConfig) -> Iterable[tuple[str, DictConfig]]:
-    """The nodes with a schema, each with the prefix of its keys."""
+    """Yield the nodes with a schema, each with the prefix of its keys."""
     if dataclasses.is_dataclass(OmegaConf.get_type(node)):
         yield path, node
     for key, child in node.items_ex(resolve=False):

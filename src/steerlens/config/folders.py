@@ -42,8 +42,9 @@ def check_model_folder(folder: Path, key: str) -> None:
 
 
 def model_fact(model: ModelConfig, field: str, *keys: str) -> int | None:
-    """`model.FIELD`, or what its GGUF or the first of `keys` in its folder's config.json says; None
-    if nothing does."""
+    """Return `model.FIELD`, or what its GGUF or the first of `keys` in its folder's config.json
+    says; None if nothing does.
+    """
     value = getattr(model, field)
     if value is not None:
         return value
@@ -59,7 +60,7 @@ def model_fact(model: ModelConfig, field: str, *keys: str) -> int | None:
 
 
 def count_layers(model: ModelConfig) -> int | None:
-    """Number of the model's blocks, if anything tells before it is downloaded."""
+    """Return the number of the model's blocks, if anything tells before it is downloaded."""
     return model_fact(model, "n_layers", "num_hidden_layers", "n_layer", "num_layers")
 
 
@@ -80,7 +81,7 @@ def has_chat_template(model: ModelConfig) -> bool | None:
 
 
 def sae_folders(folder: Path) -> list[Path]:
-    """The folders of the SAEs in `folder`: itself, or its sub-folders; each is checked."""
+    """Return the folders of the SAEs in `folder`: itself, or its sub-folders; each is checked."""
     if not folder.is_dir():
         refusal = SteerlensError(f"sae.path: there is no folder {folder}.")
         raise missing_release(folder) or refusal
@@ -117,7 +118,7 @@ class SaeFacts(NamedTuple):
 
 
 def sae_facts(folder: Path) -> SaeFacts:
-    """The facts of the SAE in `folder`."""
+    """Return the facts of the SAE in `folder`."""
     config = sae_config(folder)
     metadata = {**config, **(config.get("metadata") or {})}  # older SAELens: all in one
     hook_name = str(metadata.get("hook_name") or metadata.get("hook_point") or "")
@@ -152,7 +153,7 @@ def check_safetensors(file: Path) -> None:
 
 
 def safetensors_header(file: Path) -> dict[str, Any]:
-    """Names, shapes and dtypes of the tensors in `file`."""
+    """Return names, shapes and dtypes of the tensors in `file`."""
     size = file.stat().st_size
     broken = SteerlensError(f"{file} is truncated or no safetensors file; copy it again.")
     with file.open("rb") as stream:

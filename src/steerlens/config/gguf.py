@@ -53,6 +53,7 @@ class GgufTensor(NamedTuple):
 
     @property
     def n_numbers(self) -> int:
+        """Give how many numbers the tensor holds."""
         return math.prod(self.shape)
 
 
@@ -67,14 +68,16 @@ class GgufHeader(NamedTuple):
 
     @property
     def architecture(self) -> str:
+        """Give the type of the model, in GGUF's words."""
         return str(self.fields.get("general.architecture"))
 
     @property
     def n_parameters(self) -> int:
+        """Give how many numbers all tensors hold."""
         return sum(tensor.n_numbers for tensor in self.tensors.values())
 
     def of_architecture(self, key: str) -> Any:
-        """The value of `ARCHITECTURE.key`, `block_count`, say; None if it isn't there."""
+        """Return the value of `ARCHITECTURE.key`, `block_count`, say; None if it isn't there."""
         return self.fields.get(f"{self.architecture}.{key}")
 
 

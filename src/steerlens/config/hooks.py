@@ -21,6 +21,6 @@ def bridge_hook(name: str) -> str:
 
 
 def layer_of_hook(name: str | None) -> int | None:
-    """The block number in a hook's name, e.g. 3 for `blocks.3.hook_resid_post`."""
+    """Return the block number in a hook's name, e.g. 3 for `blocks.3.hook_resid_post`."""
     match = re.match(r"blocks\.(\d+)\.", bridge_hook(name or ""))
     return int(match[1]) if match else None

@@ -49,12 +49,12 @@ def check_server(judge: JudgeConfig, client: str) -> None:
 
 
 def key_variable(judge: JudgeConfig) -> str:
-    """The environment variable that the key is read from."""
+    """Return the environment variable that the key is read from."""
     return judge.key_variable or KEY_VARIABLES[judge.name]
 
 
 def judge_key(judge: JudgeConfig) -> str:
-    """The key, from the environment.
+    """Return the key, from the environment.
 
     A server of one's own usually wants none, but the clients do: there, without one, any text.
 
@@ -140,5 +140,5 @@ def _check_url(judge: JudgeConfig) -> None:
 
 
 def _without_secrets(url: str) -> str:
-    """An address without the parts that may hold a key."""
+    """Return an address without the parts that may hold a key."""
     return re.sub(r"^(\w+://)?[^/]*@", r"\1***@", re.sub(r"[?#].*", "?***", url, flags=re.S))

@@ -72,7 +72,8 @@ KINDS = (SCORES, FEATURES, CONCEPT, WORDS, CONCEPTS, PUBLISHED)
 
 def kind_of(config: RunConfig) -> Kind:
     """Return the kind of run that `config` asks for; the first of these that holds decides:
-    published numbers alone, concepts, no factors, words, a concept's features."""
+    published numbers alone, concepts, no factors, words, a concept's features.
+    """
     if config.reference.alone or config.reference.ratings:
         return PUBLISHED
     if config.concepts is not None:
@@ -110,7 +111,8 @@ CONDITIONS: Mapping[str, tuple[Callable[[RunConfig], bool], str]] = {
 
 def ignored_settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings that the run would ignore, by their whole key, where they have another
-    value than the schema's."""
+    value than the schema's.
+    """
     usual = _flat(RunConfig())
     return {
         key: value
@@ -155,7 +157,7 @@ def refuse_ignored(
 
 
 def _reads(config: RunConfig, key: str) -> bool:
-    """Whether the run reads the setting `key`, `group.key` or a whole group."""
+    """Return whether the run reads the setting `key`, `group.key` or a whole group."""
     if key == "concept" and _refers_to_concept(config):
         return True
     is_of_kind = bool(kind_of(config).reads & {key, key.partition(".")[0]})
@@ -224,7 +226,7 @@ def _flat(config: RunConfig) -> dict[str, Any]:
 
 
 def _refers_to_concept(config: RunConfig) -> bool:
-    """Whether features or a score are those of the run's `concept` (`${concept}`)."""
+    """Return whether features or a score are those of the run's `concept` (`${concept}`)."""
     scores = config.score.values() if isinstance(config.score, Mapping) else [config.score]
     referring = [config.features.concept, *(getattr(score, "concept", None) for score in scores)]
     return config.concept is not None and config.concept in referring

@@ -19,12 +19,12 @@ from steerlens.errors import SteerlensError
 
 
 def quoted(key: str, text: str) -> str:
-    """`key=text` so that, typed in a shell, Hydra reads exactly `text`."""
+    """Return `key=text` so that, typed in a shell, Hydra reads exactly `text`."""
     return shlex.quote(override(key, text))
 
 
 def override(key: str, value: Any) -> str:
-    """`key=value` in Hydra's grammar, for any value that a YAML file could hold."""
+    """Return `key=value` in Hydra's grammar, for any value that a YAML file could hold."""
     return f"{key}={_grammar(value)}"
 
 
@@ -44,7 +44,7 @@ def _grammar(value: Any) -> str:
 
 
 def proposal(key: str, text: str) -> str:
-    """`key=text` as a word to type in a shell that Hydra reads as what was meant.
+    """Return `key=text` as a word to type in a shell that Hydra reads as what was meant.
 
     Texts in a list or in braces are quoted one by one; what Hydra can't read even so is one text.
     """
@@ -53,7 +53,7 @@ def proposal(key: str, text: str) -> str:
 
 
 def _meant(text: str) -> str:
-    """`text`, of a whole value or of a part of one, in Hydra's grammar."""
+    """Return `text`, of a whole value or of a part of one, in Hydra's grammar."""
     bare = text.strip()
     inner = bare[1:-1].strip()
     if bare.startswith("[") and bare.endswith("]") and inner:
@@ -67,7 +67,7 @@ def _meant(text: str) -> str:
 
 
 def _split(text: str, separator: str, at_most: int = -1) -> list[str]:
-    """`text` between separators that stand neither in brackets nor in quotes."""
+    """Return `text` between separators that stand neither in brackets nor in quotes."""
     parts, start, depth, at = [], 0, 0, 0
     while at < len(text):
         char = text[at]
@@ -86,13 +86,13 @@ def _split(text: str, separator: str, at_most: int = -1) -> list[str]:
 
 
 def _closing_quote(text: str, at: int) -> int | None:
-    """Where the quotes that open at `at` close again; None if none open, or none close."""
+    """Return where the quotes that open at `at` close again; None if none open, or none close."""
     match = re.compile(r"""(["'])(?:\\.|(?!\1).)*\1""", re.DOTALL).match(text, at)
     return match.end() - 1 if match else None
 
 
 def _is_readable(line: str, items: int | None = None) -> bool:
-    """Whether Hydra reads `line` as one value; with `items`, as a list of so many."""
+    """Return whether Hydra reads `line` as one value; with `items`, as a list of so many."""
     try:
         parsed = OverridesParser.create().parse_override(line)
     except HydraException:
@@ -106,7 +106,7 @@ def _is_readable(line: str, items: int | None = None) -> bool:
 def parse(
     overrides: Sequence[str], multirun: bool = False, loader: ConfigLoader | None = None
 ) -> list[Override]:
-    """Every override as Hydra reads it; one sentence for the first that it can't read.
+    """Return every override as Hydra reads it; one sentence for the first that it can't read.
 
     Without `multirun`, several values for one key are refused too.
     """
@@ -137,7 +137,7 @@ def _is_bare(word: str) -> bool:
 
 
 def _no_equal_sign(overrides: Sequence[str], index: int) -> SteerlensError:
-    """A word without `=`, most often a piece of a value with spaces."""
+    """Return a word without `=`, most often a piece of a value with spaces."""
     word = overrides[index]
     before = index - 1
     while before >= 0 and "=" not in overrides[before]:
@@ -155,7 +155,9 @@ def _no_equal_sign(overrides: Sequence[str], index: int) -> SteerlensError:
 
 
 def _unreadable(parser: OverridesParser, line: str) -> SteerlensError:
-    """An override that isn't in Hydra's grammar, most often a text with , ( # = or quotes."""
+    """Return an override that isn't in Hydra's grammar, most often a text with , ( # = or
+    quotes.
+    """
     key, _, text = line.partition("=")
     try:
         parser.parse_override(f"{key}=1")
@@ -196,7 +198,7 @@ def with_experiment(overrides: Sequence[str]) -> list[str]:
 
 
 def jobs(parsed: Sequence[Override]) -> list[list[str]]:
-    """Overrides of the jobs to check before a multirun, so that each value occurs in one.
+    """Return overrides of the jobs to check before a multirun, so that each value occurs in one.
 
     That is one job, and for every further value of a key the same job with that value: a sweep of
     thousands of combinations is checked in as many steps as there are values.
@@ -224,7 +226,9 @@ def jobs(parsed: Sequence[Override]) -> list[list[str]]:
 
 
 def n_jobs(parsed: Sequence[Override]) -> int | None:
-    """The number of all combinations of the values that are swept over; None if not countable."""
+    """Return the number of all combinations of the values that are swept over; None if not
+    countable.
+    """
     counts: dict[str, int] = {}
     for override in parsed:  # of one key given twice, the last counts
         if override.is_sweep_override() and not override.is_discrete_sweep():

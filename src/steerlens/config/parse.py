@@ -19,7 +19,7 @@ UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
 def layer_numbers(spec: Any) -> list[int] | None:
-    """The layers that `spec` counts up, in rising order; None for `all` and `late`."""
+    """Return the layers that `spec` counts up, in rising order; None for `all` and `late`."""
     if isinstance(spec, str) and spec.isdecimal():
         spec = int(spec)
     if isinstance(spec, str):
@@ -41,7 +41,7 @@ def layer_numbers(spec: Any) -> list[int] | None:
 
 
 def parse_layers(spec: Any, n_layers: int, late_from: int | None = None) -> list[int]:
-    """The layers that `spec` means in a model of `n_layers`, in rising order.
+    """Return the layers that `spec` means in a model of `n_layers`, in rising order.
 
     `late` begins at `late_from`, by default at round(0.6 n_layers).
     """
@@ -74,7 +74,9 @@ def layers_told(layers: Iterable[int], nearest_to: int) -> str:
 
 
 def parse_ids(value: Any, d_sae: int | None = None, where: str = "features.ids") -> list[int]:
-    """Feature ids in the given order: integers, each once, below `d_sae` if that is known."""
+    """Return feature ids in the given order: integers, each once, below `d_sae` if that is
+    known.
+    """
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         if not _is_integer(value):
             raise SteerlensError(
@@ -97,7 +99,7 @@ def parse_ids(value: Any, d_sae: int | None = None, where: str = "features.ids")
 
 
 def parse_shard(value: str | None) -> tuple[int, int]:
-    """(i, n) from `i/n`; (0, 1), everything, if there is none."""
+    """Return (i, n) from `i/n`; (0, 1), everything, if there is none."""
     if value is None:
         return 0, 1
     match = re.fullmatch(r"(\d+)/(\d+)", value)
@@ -111,7 +113,7 @@ def parse_shard(value: str | None) -> tuple[int, int]:
 
 
 def parse_concept(value: Any) -> list[str]:
-    """The names of one concept: a word or a phrase, or several for the same."""
+    """Return the names of one concept: a word or a phrase, or several for the same."""
     values = value if isinstance(value, list | tuple) else [value]
     names = [str(name).strip() for name in values if name is not None]
     if not names or not all(re.search(r"\w", name) for name in names):
@@ -120,7 +122,7 @@ def parse_concept(value: Any) -> list[str]:
 
 
 def parse_words(value: Any, key: str = "coverage.words") -> list[str]:
-    """The words of the setting `key`, a list or a file with a word a line; [] for null."""
+    """Return the words of the setting `key`, a list or a file with a word a line; [] for null."""
     if value is None:
         return []
     form = f"write '{key}=[network,date]', or name a file with a word a line"
@@ -148,7 +150,7 @@ def parse_words(value: Any, key: str = "coverage.words") -> list[str]:
 
 
 def parse_memory(value: Any) -> int:
-    """Bytes: an integer, or a text such as `2GiB` or `512 MB`."""
+    """Return bytes: an integer, or a text such as `2GiB` or `512 MB`."""
     if _is_integer(value):
         size = int(value)
     else:
@@ -162,7 +164,7 @@ def parse_memory(value: Any) -> int:
 
 
 def parse_feature_file(path: str | Path, d_sae: int | None = None) -> dict[int, list[int]]:
-    """The features of each layer from a JSON file `{"layer": [ids]}`."""
+    """Return the features of each layer from a JSON file `{"layer": [ids]}`."""
     form = 'expected {"layer": [ids]}, for example {"3": [0, 17]}'
     try:
         content = parse_json(read_text(Path(path)), object_pairs_hook=_unique_keys)
@@ -186,7 +188,7 @@ def parse_feature_file(path: str | Path, d_sae: int | None = None) -> dict[int, 
 
 
 def parse_scores(score: Any) -> dict[str, ScoreConfig]:
-    """The settings of every scoring method to run, by name.
+    """Return the settings of every scoring method to run, by name.
 
     `score` is one method's settings (they have a `method`), or several by name.
     """
@@ -212,7 +214,7 @@ def _typed(score: Mapping[Any, Any]) -> list[str]:
 
 
 def _method_settings(settings: Mapping[Any, Any]) -> ScoreConfig:
-    """Settings that came without a schema, as the method's own `Config`."""
+    """Return settings that came without a schema, as the method's own `Config`."""
     kind = load_part("scores", str(settings["method"])).Config
     names = [field.name for field in dataclasses.fields(kind)]
     for key in settings:
@@ -235,6 +237,6 @@ def _refuse_duplicates(where: str, values: Iterable[Any]) -> None:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; Python would quietly keep only the last of two equal keys."""
+    """Return a JSON object; Python would quietly keep only the last of two equal keys."""
     _refuse_duplicates("features.file", [key for key, _ in pairs])
     return dict(pairs)

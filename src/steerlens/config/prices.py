@@ -24,6 +24,7 @@ class Price(NamedTuple):
     """The day on which the list price was this; None if the settings say it."""
 
     def usd(self, input_tokens: int, output_tokens: int) -> float:
+        """Return what so many tokens cost, in US dollars."""
         return (input_tokens * self.input + output_tokens * self.output) / 1e6
 
 
@@ -31,7 +32,7 @@ FREE = Price(0.0, 0.0)
 
 
 def base_url(judge: JudgeConfig) -> str | None:
-    """The server that is asked instead of the client's own, if any."""
+    """Return the server that is asked instead of the client's own, if any."""
     return judge.base_url or os.environ.get(URL_VARIABLES[judge.name]) or None
 
 
@@ -42,7 +43,7 @@ def _prices() -> dict[str, Price]:
 
 
 def price_of(config: JudgeConfig) -> Price | None:
-    """The price of the judge's model; None if it isn't known.
+    """Return the price of the judge's model; None if it isn't known.
 
     From the settings; else free where no server is asked; else the list price of the model, a date
     behind its name left out. Somebody else's server may charge anything.

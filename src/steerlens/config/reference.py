@@ -56,8 +56,8 @@ def check_reference(config: ReferenceConfig) -> None:
 
 
 def cache_file(config: ReferenceConfig, key: str) -> Path | None:
-    """The file for `key` (features, input_scores, output_scores, factors): the one that is given,
-    else the one of the model's name in or below `reference.path`. None if there is none.
+    """Return the file for `key` (features, input_scores, output_scores, factors): the one that is
+    given, else the one of the model's name in or below `reference.path`. None if there is none.
 
     Raises:
         SteerlensError: a given file or the folder isn't there, or two files have the name.
@@ -88,7 +88,7 @@ def _file_name(model: str, key: str) -> str:
 
 
 def listed_features(config: ReferenceConfig) -> tuple[list[Key], int]:
-    """The listed features in the file's order, each once, and how many are there again."""
+    """Return the listed features in the file's order, each once, and how many are there again."""
     assert config.model is not None
     file = cache_file(config, "features")
     if file is None:
@@ -135,7 +135,9 @@ def _refuse_other_model(file: Path, keys: list[Key], reference: Known) -> None:
 
 
 def json_pairs(file: Path) -> Iterator[tuple[str, Any]]:
-    """The members of the JSON object in `file`; Python would keep only the last of equal keys."""
+    """Yield the members of the JSON object in `file`; Python would keep only the last of equal
+    keys.
+    """
     try:
         content = parse_json(read_text(file), object_pairs_hook=list)
     except (OSError, ValueError) as error:

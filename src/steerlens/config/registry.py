@@ -63,7 +63,8 @@ KINDS = {
 
 
 def parts_of(kind: str) -> dict[str, str]:
-    """Every part of `kind` by name, with the address that it is loaded from; nothing is imported.
+    """Return every part of `kind` by name, with the address that it is loaded from; nothing is
+    imported.
 
     Ours come first: another package can't take the place of one of them.
     """
@@ -72,7 +73,7 @@ def parts_of(kind: str) -> dict[str, str]:
 
 @cache
 def _installed(kind: str, path: tuple[str, ...]) -> dict[str, str]:
-    """Looked for once on a path: that reads the metadata of everything that is installed."""
+    """Look once on a path: that reads the metadata of everything that is installed."""
     return {point.name: point.value for point in entry_points(group=f"steerlens.{kind}")}
 
 
@@ -92,7 +93,9 @@ def _ours(kind: str) -> dict[str, str]:
 
 
 def _definitions(file: Path, functions_only: bool = False) -> dict[str, str | None]:
-    """What a module defines at its top, in order, with the value of what is set to a text."""
+    """Return what a module defines at its top, in order, with the value of what is set to a
+    text.
+    """
     defined: dict[str, str | None] = {}
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef):
@@ -141,7 +144,9 @@ def load_part(kind: str, name: str) -> Any:
 
 
 def loadable_parts(kind: str) -> dict[str, Any]:
-    """Every part of `kind` that can be imported, by name; the others are told and left out."""
+    """Return every part of `kind` that can be imported, by name; the others are told and left
+    out.
+    """
     loaded: dict[str, Any] = {}
     for name in parts_of(kind):
         try:
@@ -159,8 +164,9 @@ def _warn_once(message: str) -> None:
 
 
 def source_digest(kind: str, name: str) -> str | None:
-    """Digest of the source of another package's part, for keys of the cache; None for what is ours,
-    whose code every key covers."""
+    """Digest of the source of another package's part, for keys of the cache; None for what is
+    ours, whose code every key covers.
+    """
     if name in _ours(kind) or name not in parts_of(kind):
         return None
     source = inspect.getsource(load_part(kind, name))
@@ -208,7 +214,7 @@ class ScoreConfig:
         return []
 
     def uses(self) -> Sequence[str]:
-        """Which of the run's `seed` and `corpus` the numbers depend on.
+        """Return which of the run's `seed` and `corpus` the numbers depend on.
 
         Finished scores are found again by what they depend on: the model, the SAE, these settings,
         and this. A method that needs neither says so, so that its scores are found under others.
@@ -216,7 +222,7 @@ class ScoreConfig:
         return ("seed", "corpus")
 
     def files(self) -> Sequence[Path]:
-        """The files that the numbers depend on."""
+        """Return the files that the numbers depend on."""
         return ()
 
     def resolve_source(self, shipped: str | None, examples: str | None) -> None:
@@ -228,13 +234,15 @@ class ScoreConfig:
         """
 
     def examples(self) -> Sequence[Path]:
-        """The files of examples that the method reads."""
+        """Return the files of examples that the method reads."""
         return ()
 
     def corpus_pass(self) -> tuple[int | None, int] | None:
-        """What the method needs of a pass over the corpus: (context length, examples), or None."""
+        """Return what the method needs of a pass over the corpus: (context length, examples), or
+        None.
+        """
         return None
 
     def refusal(self, name: str, why: str) -> SteerlensError:
-        """The error for setting `name`: `why` goes on after its value."""
+        """Return the error for setting `name`: `why` goes on after its value."""
         return SteerlensError(f"{name}={getattr(self, name)} of score {self.method} {why}.")

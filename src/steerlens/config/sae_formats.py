@@ -48,7 +48,9 @@ def _saelens(folder: Path) -> dict[str, Any]:
 
 
 def _sparsify(folder: Path) -> dict[str, Any]:
-    """Of `LAYERS.N/cfg.json`, named like the module; what was trained on is in the parent's."""
+    """Return of `LAYERS.N/cfg.json`, named like the module; what was trained on is in the
+    parent's.
+    """
     cfg = read_json_object(folder / SAE_CONFIG, KEY)
     for setting in ("transcode", "skip_connection", "signed"):
         if cfg.get(setting):
@@ -86,7 +88,7 @@ SUBMODULES = {
 
 
 def _dictionary_learning(folder: Path) -> dict[str, Any]:
-    """Of `config.json` with `trainer` and `buffer`."""
+    """Return of `config.json` with `trainer` and `buffer`."""
     cfg = read_json_object(folder / DICTIONARY_CONFIG, KEY)
     trainer, buffer = cfg.get("trainer"), cfg.get("buffer") or {}
     if not isinstance(trainer, Mapping) or not isinstance(buffer, Mapping):
@@ -118,7 +120,9 @@ GEMMA_SITES = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hoo
 
 
 def _gemma_scope(folder: Path) -> dict[str, Any]:
-    """Of arrays alone: `gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71/params.npz`."""
+    """Return of arrays alone:
+    `gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71/params.npz`.
+    """
     file = folder / GEMMA_SCOPE_WEIGHTS
     path = folder.resolve().as_posix()
     repository = re.search(r"/gemma-scope-(\d+b)-(pt|it)-(res|mlp|att)\b", path)
@@ -143,7 +147,7 @@ def _gemma_scope(folder: Path) -> dict[str, Any]:
 
 
 def _shape(file: Path, name: str) -> tuple[int, int]:
-    """The shape of an array in a .npz file, without its numbers."""
+    """Return the shape of an array in a .npz file, without its numbers."""
     from numpy.lib import format as npy
 
     try:
@@ -185,7 +189,7 @@ def _config(
 
 
 def _said(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a cfg.json says of an SAE's place, at its top or in its metadata."""
+    """Return what a cfg.json says of an SAE's place, at its top or in its metadata."""
     everything = {**config, **(config.get("metadata") or {})}
     return {key: everything[key] for key in ("hook_name", "model_name") if key in everything}
 

@@ -1,5 +1,6 @@
 """The settings of scores: inside, `score` is always `{name: settings}`, and they are
-`score.NAME.KEY`. Of a single score they may be written `score.KEY`, everywhere."""
+`score.NAME.KEY`. Of a single score they may be written `score.KEY`, everywhere.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ FLAT = re.compile(r"score\.(\w+)")
 
 
 def method_keys(method: str) -> list[str]:
-    """Return the names of a scoring method's settings; [] if there is no such method, or it can't
-    be imported."""
+    """Return the names of a scoring method's settings; [] if there is no such method, or it
+    can't be imported.
+    """
     with suppress(Exception):  # somebody else's module: not what is being asked here
         if method in parts_of("scores"):
             return [field.name for field in dataclasses.fields(load_part("scores", method).Config)]
@@ -38,7 +40,7 @@ def chosen_scores(tree: DictConfig) -> list[str]:
 
 
 def is_flat(override: Override) -> bool:
-    """Whether an override sets `score.KEY`."""
+    """Return whether an override sets `score.KEY`."""
     return (
         FLAT.fullmatch(override.key_or_group) is not None
         and not (override.is_delete() or override.is_add() or override.is_force_add())
@@ -69,7 +71,7 @@ def in_full(parsed: Sequence[Override], tree: DictConfig | None) -> list[str]:
 
 
 def _is_in_file(tree: DictConfig, key: str) -> bool:
-    """Whether an experiment's file, or an option of one's own, already has `score.KEY`."""
+    """Return whether an experiment's file, or an option of one's own, already has `score.KEY`."""
     return key in tree.score and not isinstance(tree.score._get_node(key), DictConfig)
 
 

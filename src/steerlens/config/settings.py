@@ -148,6 +148,7 @@ class Settings:
 
     @property
     def cache_dir(self) -> Path:
+        """Give the folder of the cache."""
         return self.subject.cache_dir
 
 

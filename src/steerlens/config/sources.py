@@ -30,13 +30,16 @@ def resolve_sources(config: RunConfig) -> None:
 
 
 def shipped_examples(config: RunConfig) -> str | None:
-    """The file of examples that stands for the corpus; None where a corpus is given by hand, or
-    the SAE has none."""
+    """Return the file of examples that stands for the corpus; None where a corpus is given by
+    hand, or the SAE has none.
+    """
     return config.sae.examples if config.corpus.name == AUTO else None
 
 
 def counts_need_a_pass(config: RunConfig) -> bool:
-    """Whether `features.min_examples` has to read the corpus, because no file of examples tells."""
+    """Return whether `features.min_examples` has to read the corpus, because no file of examples
+    tells.
+    """
     least = config.features.min_examples
     return least is not None and (shipped_examples(config) is None or least > N_TEXTS)
 

@@ -29,7 +29,7 @@ AUTO = "auto"
 
 
 def with_template(generation: GenerationConfig, has_template: bool, model: str) -> GenerationConfig:
-    """`generation` for a model that has a chat template or hasn't: `auto` is decided.
+    """Return `generation` for a model that has a chat template or hasn't: `auto` is decided.
 
     Raises:
         SteerlensError: if a template is asked of a model without one.
@@ -163,7 +163,7 @@ def check_generation(generation: GenerationConfig) -> None:
 
 
 def parse_factors(value: Any) -> list[float]:
-    """Steering factors in rising order, without 0; empty if nothing is to be steered."""
+    """Return steering factors in rising order, without 0; empty if nothing is to be steered."""
     if value is None:
         return []
     numbers = value if isinstance(value, list | tuple) else [value]
@@ -178,7 +178,7 @@ def parse_factors(value: Any) -> list[float]:
 
 
 def parse_prompts(generation: GenerationConfig) -> list[str]:
-    """The beginnings of texts, or with a chat template the requests, each once.
+    """Return the beginnings of texts, or with a chat template the requests, each once.
 
     With `chat_template=auto`, before a model is loaded, as many as there will be.
     """
@@ -195,7 +195,7 @@ def parse_prompts(generation: GenerationConfig) -> list[str]:
 
 
 def parse_stop(value: Any) -> list[str]:
-    """The strings that end a text."""
+    """Return the strings that end a text."""
     if value is None:
         return []
     strings = [value] if isinstance(value, str) else value

@@ -81,7 +81,7 @@ def activation_files(folder: Path, layer: int, sae_source: OwnSource) -> list[Pa
 
 
 def _batches(folder: Path, kind: str) -> list[Path]:
-    """The batches of an export; of a file and its unpacked twin only the unpacked one."""
+    """Return the batches of an export; of a file and its unpacked twin only the unpacked one."""
     by_name: dict[str, Path] = {}
     for file in sorted(folder.glob(f"{kind}/batch-*")):
         name = file.name.removesuffix(".gz")
@@ -98,7 +98,7 @@ def read_activations(
     bos: str | None = None,
     sae_source: OwnSource = UNNAMED,
 ) -> dict[int, list[TokenActivations]]:
-    """The examples of `features`; a feature that has no file or no row isn't in the answer.
+    """Return the examples of `features`; a feature that has no file or no row isn't in the answer.
 
     What a feature does on the token `bos` counts as 0; `sae_source` is what the SAE's source may be
     called, where that is known.
@@ -126,7 +126,9 @@ def read_activations(
 
 
 def _source(row: Mapping[str, Any], file: Path, layer: int) -> str:
-    """The source that a row is of: as it says itself, else its folder; empty if neither tells."""
+    """Return the source that a row is of: as it says itself, else its folder; empty if neither
+    tells.
+    """
     folder = file.parent.parent.name
     return str(row.get("layer") or (folder if layer_of(folder) == layer else ""))
 
@@ -163,7 +165,7 @@ Labels = Mapping[int, tuple[str, str]]
 
 
 def read_labels(path: Path, model_names: Iterable[str]) -> dict[str, Labels]:
-    """The labels of each source, from a file or folder of explanations.
+    """Return the labels of each source, from a file or folder of explanations.
 
     A feature with several explanations has the first.
     """
@@ -203,7 +205,8 @@ def explanation_files(path: Path) -> list[Path]:
 def labels_of_layer(
     labels: Mapping[str, Labels], layer: int, sae_source: OwnSource, where: str
 ) -> Labels:
-    """The labels of the SAE's own source at `layer`, none if there is no source of that layer.
+    """Return the labels of the SAE's own source at `layer`, none if there is no source of that
+    layer.
 
     Raises:
         SteerlensError: as `own_source`.
@@ -213,7 +216,7 @@ def labels_of_layer(
 
 
 def label_columns(labels: Labels, features: Iterable[int]) -> dict[str, list[str | None]]:
-    """The columns `label` and `neuronpedia_url` of `features`, null where unknown."""
+    """Return the columns `label` and `neuronpedia_url` of `features`, null where unknown."""
     labels_of_features = [labels.get(feature, (None, None)) for feature in features]
     return {
         "label": [text for text, _ in labels_of_features],
@@ -222,13 +225,13 @@ def label_columns(labels: Labels, features: Iterable[int]) -> dict[str, list[str
 
 
 def layer_of(source: str) -> int | None:
-    """The layer in a source's id, e.g. 20 for `20-gemmascope-res-16k`."""
+    """Return the layer in a source's id, e.g. 20 for `20-gemmascope-res-16k`."""
     match = re.match(r"(\d+)(-|$)", source)
     return int(match[1]) if match else None
 
 
 def rows(file: Path, nested: str) -> Iterator[dict[str, Any]]:
-    """The rows of a file: JSON Lines, one JSON array, or answers of Neuronpedia's API.
+    """Yield the rows of a file: JSON Lines, one JSON array, or answers of Neuronpedia's API.
 
     An answer is an object about one feature with a list `nested`; each of that is a row, which has
     the answer's model, source and feature unless it says others.
@@ -257,18 +260,18 @@ def refuse_other(
 
 
 def firing(examples: Iterable[TokenActivations]) -> list[TokenActivations]:
-    """Those on which the feature fires at all, the largest activation first."""
+    """Return those on which the feature fires at all, the largest activation first."""
     fires = [example for example in examples if max(example.values, default=0) > 0]
     return sorted(fires, key=lambda example: -example.values.max())
 
 
 def peak(example: TokenActivations, underscore_is_space: bool = False) -> str:
-    """The maximally activated token."""
+    """Return the maximally activated token."""
     return plain_token(example.tokens[int(example.values.argmax())], underscore_is_space)
 
 
 def marked(example: TokenActivations, around: int = 12) -> str:
-    """A few tokens around the maximally activated one, which stands in «marks»."""
+    """Return a few tokens around the maximally activated one, which stands in «marks»."""
     at = int(example.values.argmax())
     tokens = [plain_token(token) for token in example.tokens]
     before, after = tokens[max(at - around, 0) : at], tokens[at + 1 :][:around]
@@ -276,7 +279,7 @@ def marked(example: TokenActivations, around: int = 12) -> str:
 
 
 def plain_token(token: str, underscore_is_space: bool = False) -> str:
-    """A token's text with a real space for the marks that tokenizers write instead."""
+    """Return a token's text with a real space for the marks that tokenizers write instead."""
     token = token.replace("\u2581", " ").replace("\u0120", " ")
     return token.replace("_", " ") if underscore_is_space else token
 

@@ -1,5 +1,6 @@
 """The published scores of the paper's authors in our schema, from their JSON caches:
-`{"layer": [ids]}` and `{"layer_feature": number}`."""
+`{"layer": [ids]}` and `{"layer_feature": number}`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from steerlens.results.reference import Reference
 
 
 def read_reference(config: ReferenceConfig) -> Reference:
-    """The listed features with their published scores, and what is wrong with the files.
+    """Return the listed features with their published scores, and what is wrong with the files.
 
     Raises:
         SteerlensError: files that are missing, no such JSON, or of another model.
@@ -56,7 +57,7 @@ def read_reference(config: ReferenceConfig) -> Reference:
 def _numbers(
     file: Path, listed: set[Key], valid: tuple[float, float]
 ) -> tuple[dict[Key, float], list[str]]:
-    """The sound numbers of listed features, and sentences on all others."""
+    """Return the sound numbers of listed features, and sentences on all others."""
     wrong: Counter[str] = Counter()
     numbers: dict[Key, float] = {}
     differ: set[Key] = set()

@@ -32,6 +32,7 @@ class PiecesFired(ScoreConfig):
     """Pieces are counted up to this many."""
 
     def corpus_pass(self) -> tuple[int | None, int]:
+        """Return what the method needs of a pass over the corpus: (context length, examples)."""
         return None, self.at_most
 
 
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 def in_groups(
     subjects: Iterable[Subject], configs: Iterable[ScoreConfig], memory_budget: int
 ) -> Iterator[list[Subject]]:
-    """`subjects` in groups that read the corpus together: as many SAEs as fit in the budget.
+    """Yield `subjects` in groups that read the corpus together: as many SAEs as fit in the budget.
 
     One by one where no method reads it. A group is emptied before the next is loaded, so that no
     more SAEs than one group's are in memory.
@@ -59,7 +60,7 @@ def in_groups(
 
 
 def at_once(subject: Subject, memory_budget: int) -> int:
-    """How many SAEs as large as this one fit in the budget."""
+    """Return how many SAEs as large as this one fit in the budget."""
     size = sum(
         parameter.numel() * parameter.element_size() for parameter in subject.sae.parameters()
     )
@@ -89,7 +90,9 @@ def read_corpus(
 
 
 def alike(subjects: Sequence[Subject]) -> list[list[Subject]]:
-    """`subjects` in groups that read the same pieces: with the same BOS and first position."""
+    """Return `subjects` in groups that read the same pieces: with the same BOS and first
+    position.
+    """
     groups: dict[tuple[int | None, int], list[Subject]] = {}
     for subject in subjects:
         groups.setdefault((subject.bos, subject.n_uncounted), []).append(subject)
@@ -99,7 +102,7 @@ def alike(subjects: Sequence[Subject]) -> list[list[Subject]]:
 def cut_corpus(
     subject: Subject, corpus: CorpusConfig, length: int, n_tokens: int | None
 ) -> Iterator[np.ndarray]:
-    """The corpus in pieces of at most `length` tokens, up to `n_tokens` that count."""
+    """Return the corpus in pieces of at most `length` tokens, up to `n_tokens` that count."""
     documents = texts(corpus, subject.lm.transcript)
     return pieces(
         documents, subject.lm.tokenizer, length, subject.bos, n_tokens, subject.n_uncounted
@@ -107,7 +110,9 @@ def cut_corpus(
 
 
 def context_length(subject: Subject, length_wanted: int | None, run: ScoreRun) -> int:
-    """Tokens in a piece: as asked, else the corpus's default, cut to what the model can take."""
+    """Return tokens in a piece: as asked, else the corpus's default, cut to what the model can
+    take.
+    """
     if run.corpus is None:
         raise SteerlensError("this score needs a corpus: corpus=embedded, say.")
     n_ctx = int(subject.lm.bridge.cfg.n_ctx)
@@ -120,12 +125,13 @@ def context_length(subject: Subject, length_wanted: int | None, run: ScoreRun) -
 
 
 def activations_of(subject: Subject, length_wanted: int | None, run: ScoreRun) -> Activations:
-    """What `read_corpus` has found for the subject."""
+    """Return what `read_corpus` has found for the subject."""
     return run.cache.activations[subject.hook_name, context_length(subject, length_wanted, run)]
 
 
 def pieces_fired(subject: Subject, run: ScoreRun) -> np.ndarray:
-    """(F,): in how many pieces of the run's corpus each feature fires, as far as examples are kept.
+    """Return, as (F,), in how many pieces of the run's corpus each feature fires, as far as
+    examples are kept.
 
     The pieces are those of `corpus.context_length`, whatever a method of the run asks for, so that
     the same features are chosen for every method.

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 def logit_lens(
     subject: Subject, features: torch.Tensor, k: int = 20, memory_budget: int = 2 * 1024**3
 ) -> torch.Tensor:
-    """Top-k logit-lens tokens of `features`, best first: (n, k) int64 token ids, on the CPU.
+    """Return the top-k logit-lens tokens of `features`, best first: (n, k) int64 token ids, on the
+    CPU.
 
     Answers are kept with the subject, because several scores of a run ask for the same tokens.
 
     Args:
+        subject: model and SAE.
         features: (n,) feature ids.
         k: number of tokens per feature.
         memory_budget: bytes for the logits of one chunk and what their top-k needs.
@@ -81,7 +83,9 @@ def kept_logit_lens(subject: Subject, k: int, store: Store | None) -> Iterator[N
 def logit_lens_of_directions(
     subject: Subject, directions_ND: torch.Tensor, k: int, memory_budget: int = 2 * 1024**3
 ) -> torch.Tensor:
-    """`logit_lens` of any vectors (N, D) in the place of decoder rows: (N, k) int64 token ids."""
+    """Return `logit_lens` of any vectors (N, D) in the place of decoder rows: (N, k) int64 token
+    ids.
+    """
     _check_k(subject, k)
     every_N = torch.arange(len(directions_ND))
     return _top_tokens(subject, directions_ND, every_N, k, memory_budget)
@@ -97,7 +101,9 @@ def _check_k(subject: Subject, k: int) -> None:
 def _top_tokens(
     subject: Subject, matrix_ND: torch.Tensor, ids_n: torch.Tensor, k: int, memory_budget: int
 ) -> torch.Tensor:
-    """(n, k): the tokens of the rows `ids_n` of a matrix, never with n x V logits in memory."""
+    """Return, as (n, k), the tokens of the rows `ids_n` of a matrix, never with n x V logits in
+    memory.
+    """
     head = subject.lm.head
     tokens_nk = torch.empty((len(ids_n), k), dtype=torch.int64)
     per_row = head.d_vocab * (matrix_ND.element_size() + 12)

@@ -11,14 +11,15 @@ from steerlens.engine.padding import ROWS
 
 
 def rows_that_fit(budget: int, bytes_per_row: int, at_most: int) -> int:
-    """Number of rows of `bytes_per_row` bytes that fit in `budget` bytes, up to `at_most`: a
-    multiple of `ROWS`, and at least that many, since fewer are padded to it."""
+    """Return the number of rows of `bytes_per_row` bytes that fit in `budget` bytes, up to
+    `at_most`: a multiple of `ROWS`, and at least that many, since fewer are padded to it.
+    """
     fit = min(at_most, budget // max(1, bytes_per_row))
     return max(ROWS, fit // ROWS * ROWS)
 
 
 def batches(n: int, size: int, run: Callable[[slice, int], None]) -> Iterator[int]:
-    """Calls `run` on slices that cover `range(n)`, `size` rows at a time, and with that size.
+    """Call `run` on slices that cover `range(n)`, `size` rows at a time, and with that size.
 
     When a slice runs out of memory, the size is halved and the slice tried again, down to one
     row. Yields the number of rows after each finished slice. Halving keeps results, because `run`

@@ -20,7 +20,7 @@ ROWS = 16
 
 
 def padded(n: int, full: int, device: torch.device, length: int = 1) -> int:
-    """How many rows `n` of them are computed as, where a full batch has `full`.
+    """Return how many rows `n` of them are computed as, where a full batch has `full`.
 
     With `length` positions each, all of which are a matrix product's rows, fewer do.
     """
@@ -30,18 +30,19 @@ def padded(n: int, full: int, device: torch.device, length: int = 1) -> int:
 
 
 def next_multiple(n: int, of: int) -> int:
-    """The least multiple of `of` that isn't less than `n`."""
+    """Return the least multiple of `of` that isn't less than `n`."""
     return -(-n // of) * of
 
 
 def with_rows(x: torch.Tensor, n: int) -> torch.Tensor:
-    """`x` with `n` rows: its own, then its first one again."""
+    """Return `x` with `n` rows: its own, then its first one again."""
     if len(x) == n:
         return x
     return torch.cat([x, x[:1].expand(n - len(x), *x.shape[1:])])
 
 
 def rows_at_once(bytes_at_once: int, bytes_per_row: int) -> int:
-    """Number of rows that fit in `bytes_at_once`, at least 1: a power of two, so that a padded
-    batch is cut into parts of that many rows or of a multiple of `ROWS`."""
+    """Return the number of rows that fit in `bytes_at_once`, at least 1: a power of two, so that
+    a padded batch is cut into parts of that many rows or of a multiple of `ROWS`.
+    """
     return 1 << (max(1, bytes_at_once // bytes_per_row).bit_length() - 1)

@@ -32,14 +32,16 @@ class BestToken(NamedTuple):
 
 
 def bytes_per_row(k: int) -> int:
-    """Memory that one more row takes in the functions below, besides the fixed chunks."""
+    """Return the memory that one more row takes in the functions below, besides the fixed
+    chunks.
+    """
     return 8 * 4 * k + 64
 
 
 def _in_tiles(
     compute: Callable[..., Sequence[torch.Tensor]], h_BD: torch.Tensor, *columns: torch.Tensor
 ) -> list[torch.Tensor]:
-    """What `compute` makes of padded tiles of rows of `h_BD` and of `columns`, (B, ...)."""
+    """Return what `compute` makes of padded tiles of rows of `h_BD` and of `columns`, (B, ...)."""
     tiles = zip(*(x.to(h_BD.device).split(ROWS_AT_ONCE) for x in (h_BD, *columns)), strict=True)
     parts = []
     for tile in tiles:
@@ -50,7 +52,7 @@ def _in_tiles(
 
 
 def _logits_in_chunks(head: Head, h_BD: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    """(first token, logits (B, C) in float32) for a few tokens at a time.
+    """Yield (first token, logits (B, C) in float32) for a few tokens at a time.
 
     The same memory for every chunk: fresh memory costs more than the passes over it.
     """
@@ -66,7 +68,7 @@ def _logits_in_chunks(head: Head, h_BD: torch.Tensor) -> Iterator[tuple[int, tor
 
 
 def _add_logsumexp(lse_B: torch.Tensor, logits_BC: torch.Tensor) -> torch.Tensor:
-    """`lse_B`, in float64, with one more chunk; overwrites the chunk."""
+    """Return `lse_B`, in float64, with one more chunk; overwrites the chunk."""
     top_B = logits_BC.amax(dim=-1)
     sum_B = logits_BC.sub_(top_B[:, None]).exp_().sum(dim=-1)
     return torch.logaddexp(lse_B, top_B.double() + sum_B.double().log())
@@ -78,7 +80,8 @@ def _no_logsumexp(h_BD: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def best_token_of_rows(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) -> BestToken:
-    """The best of each row's tokens in the next-token distribution of that row's normed vector.
+    """Return the best of each row's tokens in the next-token distribution of that row's normed
+    vector.
 
     A row's own logits are computed apart, in float32, and stand in for the matrix product's, so
     that a token never outranks itself by rounding and bfloat16 doesn't coarsen probabilities.
@@ -116,7 +119,9 @@ def _best_token_of_rows(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor)
 
 @torch.no_grad()
 def token_confidence(head: Head, h_BD: torch.Tensor, k: int) -> torch.Tensor:
-    """Mean negative log-probability (nats) of each row's k most probable tokens: (B,) float32."""
+    """Return the mean negative log-probability (nats) of each row's k most probable tokens: (B,)
+    float32.
+    """
     return _in_tiles(lambda h_BD: [_token_confidence(head, h_BD, k)], h_BD)[0]
 
 
@@ -132,7 +137,7 @@ def _token_confidence(head: Head, h_BD: torch.Tensor, k: int) -> torch.Tensor:
 
 @torch.no_grad()
 def best_token_of_one(head: Head, h_D: torch.Tensor, tokens_BK: torch.Tensor) -> BestToken:
-    """The same for B sets of tokens in the distribution of one normed vector, shape (D,)."""
+    """Return the same for B sets of tokens in the distribution of one normed vector, shape (D,)."""
     tokens_BK = tokens_BK.to(h_D.device)
     logits_V = head.finish(head.logits(h_D[None]).float())[0]
     best_B, which_B = logits_V[tokens_BK].max(dim=-1)
@@ -154,7 +159,7 @@ def _own_logits(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) -> torc
 
 @torch.no_grad()
 def log_probability(head: Head, h_BD: torch.Tensor, token_B: torch.Tensor) -> torch.Tensor:
-    """Log-probability (nats) of one token for each row's normed vector: (B,) float32."""
+    """Return the log-probability (nats) of one token for each row's normed vector: (B,) float32."""
     return _in_tiles(lambda *tile: [_log_probability(head, *tile)], h_BD, token_B)[0]
 
 

@@ -56,7 +56,8 @@ class LastPosition:
 
     @torch.no_grad()
     def run(self, out_BD: torch.Tensor, full: int) -> torch.Tensor:
-        """Final normed vectors (B, D), one for each row of vectors at the hook of the edit.
+        """Return the final normed vectors (B, D), one for each row of vectors at the hook of the
+        edit.
 
         The same bits for a row in every batch, where none has more than `full` rows.
         """
@@ -80,7 +81,7 @@ class LastPosition:
         return 0 if self._subject.lm.rows_from_start else self._subject.site.first_row_block
 
     def bytes_per_row(self) -> int:
-        """Memory that one more row takes at its peak, a generous estimate."""
+        """Return the memory that one more row takes at its peak, a generous estimate."""
         cfg = self._bridge.cfg
         size = self._subject.lm.dtype.itemsize
         n_kv = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
@@ -92,5 +93,5 @@ class LastPosition:
     def _run(
         self, tokens_BL: torch.Tensor, hooks: list[tuple[str, Any]], cache: Any
     ) -> torch.Tensor:
-        """Final normed vectors of the last position, one for each row that comes out."""
+        """Return the final normed vectors of the last position, one for each row that comes out."""
         return final_vectors(self._bridge, tokens_BL, hooks, cache, last=True)

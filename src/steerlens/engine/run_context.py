@@ -69,13 +69,13 @@ class RunContext:
         return replace(self, cache=GroupCache())
 
     def examples_key(self) -> dict[str, Any] | None:
-        """Which examples stand for the corpus, for the store."""
+        """Return which examples stand for the corpus, for the store."""
         if self.examples is None or self.store is None:
             return None
         return file_identity(Path(self.examples), self.store.root)
 
     def corpus_key(self) -> dict[str, Any] | None:
-        """What the corpus is, for the store."""
+        """Return what the corpus is, for the store."""
         if self.corpus is None or self.store is None:
             return None
         facts = identity(self.corpus, self.store.root)

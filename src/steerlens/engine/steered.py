@@ -19,7 +19,7 @@ ROWS_AT_ONCE = 1024
 def steered_prompt(
     subject: Subject, prompt: str, keep_error: bool, run: ScoreRun, chat_template: bool = False
 ) -> SteeredPrompt:
-    """The prompt, run and encoded once in a run however many features and methods use it."""
+    """Return the prompt, run and encoded once in a run however many features and methods use it."""
     key = (subject.hook_name, prompt, keep_error, chat_template)
     if key not in run.cache.prompts:
         run.cache.prompts[key] = SteeredPrompt(subject, prompt, keep_error, chat_template)
@@ -53,7 +53,7 @@ class SteeredPrompt:
         use: Callable[[slice, torch.Tensor], None],
         directions_FD: torch.Tensor | None = None,
     ) -> None:
-        """Calls `use(rows, h_BD)` with the final normed vectors of slices of `features_F`.
+        """Call `use(rows, h_BD)` with the final normed vectors of slices of `features_F`.
 
         Args:
             features_F: feature ids; each is raised alone, in a row of its own.

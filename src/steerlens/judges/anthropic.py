@@ -53,12 +53,15 @@ class AnthropicChat:
             self._settings["extra_body"] = {"temperature": config.temperature}
 
     def check(self) -> None:
+        """Refuse settings that can't work; see `Chat`."""
         self.server.check()
 
     def abandon(self) -> None:
+        """Give up what is under way."""
         self._loop.end()
 
     def answers(self, conversations: Sequence[Conversation]) -> list[Answer | Unanswered]:
+        """Return an answer to each conversation, or why there is none."""
         return [self._answer(conversation) for conversation in conversations]
 
     def _answer(self, conversation: Conversation) -> Answer | Unanswered:

@@ -37,7 +37,7 @@ class AnswerCache:
                 remove_leftovers(folder)
 
     def find(self, conversation: Conversation) -> Answer | None:
-        """The answer that was kept, or None; a broken file is none."""
+        """Return the answer that was kept, or None; a broken file is none."""
         key = self._key(conversation)
         content = read_json(self._file(key))
         content = without_digest(content) if isinstance(content, dict) else None
@@ -53,7 +53,7 @@ class AnswerCache:
         return replace(answer, input_tokens=usage[0], output_tokens=usage[1])
 
     def keep(self, conversation: Conversation, answer: Answer) -> None:
-        """Keeps an answer for good.
+        """Keep an answer for good.
 
         Raises:
             SteerlensError: it can't be written.

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 
 class Message(NamedTuple):
+    """A turn of a conversation."""
+
     role: str
     """user or assistant."""
     content: str
@@ -42,7 +44,9 @@ MOST_TOKENS = 2**40
 
 
 def count(tokens: Any) -> int | None:
-    """The number of tokens that a server tells; None if what it tells is no number of tokens."""
+    """Return the number of tokens that a server tells; None if what it tells is no number of
+    tokens.
+    """
     sound = isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens < MOST_TOKENS
     return tokens if sound else None
 
@@ -70,7 +74,7 @@ class Chat(Protocol):
         ...
 
     def answers(self, conversations: Sequence[Conversation]) -> list[Answer | Unanswered]:
-        """One answer for each conversation, at most `batch` of them.
+        """Return one answer for each conversation, at most `batch` of them.
 
         Raises:
             SteerlensError: no other conversation would be answered either.
@@ -99,6 +103,7 @@ class Server:
 
     @property
     def url(self) -> str:
+        """Give the address that requests go to."""
         return str(self.client.base_url)
 
     def check(self) -> None:
@@ -123,7 +128,7 @@ class Server:
             raise unknown(f"judge.model at {self.url}", self.model, names) from None
 
     def _models(self) -> list[str] | None:
-        """The models that the server lists; None if it lists none."""
+        """Return the models that the server lists; None if it lists none."""
         try:
             return self.loop.run(self._listed()) or None
         except (self.sdk.NotFoundError, *_BROKEN):
@@ -134,7 +139,7 @@ class Server:
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
-        """Turns what no other request would survive into a sentence."""
+        """Turn what no other request would survive into a sentence."""
         try:
             yield
         except (self.sdk.AuthenticationError, self.sdk.PermissionDeniedError) as error:
@@ -181,7 +186,7 @@ _BROKEN = (ValueError, TypeError, AttributeError, IndexError, KeyError)
 
 
 def _words(error: Exception) -> str:
-    """The server's own words, in one line and short."""
+    """Return the server's own words, in one line and short."""
     body = getattr(error, "body", None)
     inner = body.get("error", body) if isinstance(body, dict) else body
     message = inner.get("message") if isinstance(inner, dict) else None

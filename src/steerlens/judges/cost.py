@@ -48,7 +48,7 @@ class Cost:
         )
 
     def add(self, tokens: tuple[int, int], price: Price | None, kept: bool) -> None:
-        """Counts an answer of `tokens` read and written."""
+        """Count an answer of `tokens` read and written."""
         self.requests += 1
         self.kept += kept
         self.input_tokens += tokens[0]
@@ -77,7 +77,7 @@ class Estimate(NamedTuple):
     """If every answer is as long as it may be."""
 
     def sentence(self) -> str:
-        """The estimate in words."""
+        """Return the estimate in words."""
         money = "at an unknown price"
         if self.usd is not None and self.usd_at_most is not None:
             money = f"about {self.usd:,.2f} USD, at most {self.usd_at_most:,.2f}"
@@ -88,17 +88,19 @@ class Estimate(NamedTuple):
 
 
 def usual_tokens(conversation: Conversation) -> int:
-    """Tokens in a conversation, about."""
+    """Return tokens in a conversation, about."""
     return sum(len(message.content.encode()) for message in conversation) // BYTES_PER_TOKEN + 1
 
 
 def tokens_at_most(conversation: Conversation) -> int:
-    """A token stands for at least a byte."""
+    """Return a token stands for at least a byte."""
     return sum(len(message.content.encode()) for message in conversation) + OVERHEAD
 
 
 def tokens_of(answer: Answer, conversation: Conversation, max_tokens: int) -> tuple[int, int]:
-    """Tokens read and written; where the server doesn't say, as many as there can have been."""
+    """Return tokens read and written; where the server doesn't say, as many as there can have
+    been.
+    """
     read, written = answer.input_tokens, answer.output_tokens
     return (
         tokens_at_most(conversation) if read is None else read,
@@ -109,7 +111,7 @@ def tokens_of(answer: Answer, conversation: Conversation, max_tokens: int) -> tu
 def estimate(
     ratings: int, kept: int, to_ask: Sequence[Conversation], price: Price | None, max_tokens: int
 ) -> Estimate:
-    """What `to_ask` will take beside the answers that are kept."""
+    """Return what `to_ask` will take beside the answers that are kept."""
     read, written = sum(map(usual_tokens, to_ask)), len(to_ask) * min(USUAL_ANSWER, max_tokens)
     return Estimate(
         ratings=ratings,

@@ -65,7 +65,8 @@ class Rated:
     """Why some were not asked for, in a sentence; None if the result is whole."""
 
     def columns(self) -> dict[str, list[int | None] | list[str | None]]:
-        """`{kind}_{aspect}` and `{kind}_{aspect}_missing` (why there is none), one entry per item.
+        """Return `{kind}_{aspect}` and `{kind}_{aspect}_missing` (why there is none), one entry per
+        item.
 
         Only of aspects that at least one item is rated in.
         """
@@ -79,7 +80,7 @@ class Rated:
         return columns_of
 
     def missing(self) -> dict[str, Counter[str]]:
-        """How many ratings of each aspect the judge hasn't given, by why."""
+        """Return how many ratings of each aspect the judge hasn't given, by why."""
         counts: dict[str, Counter[str]] = {}
         for rating in self.ratings:
             for aspect, aspect_rating in rating.items():
@@ -90,21 +91,22 @@ class Rated:
 
 
 def nothing(_done: int) -> None:
-    """No progress is shown."""
+    """Show no progress."""
 
 
 class Judge(Protocol):
     """The one interface of all judges."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Give what tables call the judge."""
 
     def check(self) -> None:
         """Refuse a key, model or server that can't work, before any text is made. Costs nothing."""
         ...
 
     def estimate(self, items: Sequence[Item]) -> Estimate:
-        """What rating `items` will take."""
+        """Return what rating `items` will take."""
         ...
 
     def rate(
@@ -113,11 +115,13 @@ class Judge(Protocol):
         progress: Callable[[int], None] = nothing,
         spent_usd: float = 0.0,
     ) -> Rated:
-        """Rates `items`; `progress` is called with the number of ratings that are just done.
-        `spent_usd` is what earlier ratings of the run have taken from its budget."""
+        """Rate `items`; `progress` is called with the number of ratings that are just done.
+
+        `spent_usd` is what earlier ratings of the run have taken from its budget.
+        """
         ...
 
 
 def aspects_of(item: Item) -> tuple[str, ...]:
-    """What an item can be rated in."""
+    """Return what an item can be rated in."""
     return ASPECTS if item.instruction is not None else (CONCEPT, FLUENCY)

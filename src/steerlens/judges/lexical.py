@@ -44,6 +44,7 @@ class Limits(NamedTuple):
     readable: float
 
     def rating(self, value: float) -> int:
+        """Return the rating of a text with this value: 2, 1 or 0."""
         return 2 if value <= self.fluent else 1 if value <= self.readable else 0
 
 
@@ -65,7 +66,7 @@ class Lexicon:
 
 
 def fit_reading(perplexity: Sequence[float | None], degeneracy: Sequence[float | None]) -> Reading:
-    """The limits of fluency from the unsteered texts' numbers; null ones are left out.
+    """Return the limits of fluency from the unsteered texts' numbers; null ones are left out.
 
     With m the median and q the 95 % quantile of the logarithm of perplexity, a text is fluent up to
     q and readable up to 2q - m, twice as far above the median. Of degeneracy it is fluent up to the
@@ -101,10 +102,10 @@ class LexicalJudge:
     name: str = "lexical"
 
     def check(self) -> None:
-        """There is nothing that could be missing."""
+        """Do nothing: there is nothing that could be missing."""
 
     def estimate(self, items: Sequence[Item]) -> Estimate:
-        """Two ratings a text, for nothing."""
+        """Return two ratings a text, for nothing."""
         return estimate(2 * len(items), 0, [], FREE, 0)
 
     def rate(
@@ -113,7 +114,7 @@ class LexicalJudge:
         progress: Callable[[int], None] = nothing,
         spent_usd: float = 0.0,
     ) -> Rated:
-        """Rates concept and fluency.
+        """Rate concept and fluency.
 
         Raises:
             SteerlensError: a concept has no vocabulary.

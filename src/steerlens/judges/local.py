@@ -52,13 +52,15 @@ class LocalChat:
         }
 
     def check(self) -> None:
-        """Loading has checked it all."""
+        """Check nothing: loading has checked it all."""
 
     def abandon(self) -> None:
+        """Give up what is under way."""
         self._abandoned.set()
 
     def answers(self, conversations: Sequence[Conversation]) -> list[Answer | Unanswered]:
-        """One greedy answer for each conversation; none for one that is too long for the model.
+        """Return one greedy answer for each conversation; none for one that is too long for the
+        model.
 
         When memory runs out, fewer are answered at a time.
         """
@@ -126,7 +128,7 @@ class LocalChat:
         ]
 
     def _answer(self, prompt_ids: Sequence[int], new: list[int]) -> Answer:
-        """The answer in new tokens, which end with an end token if there was room for it."""
+        """Return the answer in new tokens, which end with an end token if there was room for it."""
         ends = self._model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         written = next((n + 1 for n, token in enumerate(new) if token in ends), len(new))
@@ -136,7 +138,7 @@ class LocalChat:
 
 
 def _load(path: str, cache_dir: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
-    """Model and tokenizer.
+    """Return the model and tokenizer.
 
     Raises:
         SteerlensError: they can't be loaded, or have no chat template.

@@ -20,8 +20,11 @@ class Parsed(NamedTuple):
 
 
 def parse(answer: str) -> Parsed:
-    """The last rating of `answer`, which the judge was asked to end with. Never a guess: it is 0, 1
-    or 2 in double brackets, or where there are none, the whole last line `Rating: n`."""
+    """Return the last rating of `answer`, which the judge was asked to end with.
+
+    Never a guess: it is 0, 1 or 2 in double brackets, or where there are none, the whole last line
+    `Rating: n`.
+    """
     ratings = RATING.findall(answer)
     if not ratings:
         lines = answer.strip().splitlines()

@@ -74,7 +74,7 @@ Rating: [[n]]"""
 
 
 def conversation(item: Item, aspect: str) -> Conversation:
-    """What is asked about `item`.
+    """Return what is asked about `item`.
 
     Raises:
         SteerlensError: the instruction is to be rated, and the item has none.
@@ -91,14 +91,14 @@ def conversation(item: Item, aspect: str) -> Conversation:
 
 
 def again(before: Conversation, answer: str) -> Conversation:
-    """The next thing to say after an `answer` without a rating."""
+    """Return the next thing to say after an `answer` without a rating."""
     # Servers refuse an empty message.
     answer_given = Message("assistant", _sendable(answer).strip() or "(nothing)")
     return (*before, answer_given, Message("user", AGAIN))
 
 
 def _tagged(name: str, text: str) -> str:
-    """`text` between tags; longer ones if it would close them itself."""
+    """Return `text` between tags; longer ones if it would close them itself."""
     tag = name
     while f"</{tag}" in text.lower():
         tag += "_"
@@ -106,5 +106,5 @@ def _tagged(name: str, text: str) -> str:
 
 
 def _sendable(text: str) -> str:
-    """`text` without lone surrogates, which UTF-8 can't hold."""
+    """Return `text` without lone surrogates, which UTF-8 can't hold."""
     return text.encode("utf-8", errors="replace").decode()

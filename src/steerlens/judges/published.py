@@ -43,12 +43,11 @@ class Published(NamedTuple):
 
 
 def read_published(folder: Path, run: str = "gemma2_9b_it_131") -> Published:
-    """The ratings of `run` in or below `folder`.
+    """Return the ratings of `run` in or below `folder`.
 
     Raises:
         SteerlensError: no file, no such JSON, or files of different features.
     """
-
     tables, findings, read = {}, [], []
     for aspect, word in NAMES.items():
         files = sorted(Path(folder).rglob(f"{run}_llm_{word}_score_cache.json"))
@@ -73,8 +72,10 @@ def read_published(folder: Path, run: str = "gemma2_9b_it_131") -> Published:
 
 
 def as_tables(published: Published) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Published ratings in our schema: features, concepts and ratings. Each feature stands for a
-    concept of its own, and all texts are at its chosen factor."""
+    """Return published ratings in our schema: features, concepts and ratings.
+
+    Each feature stands for a concept of its own, and all texts are at its chosen factor.
+    """
     import pandas as pd
 
     subject = {"model": "gemma-2-9b-it", "sae": "gemma-scope-9b-it-res-131k"}
@@ -123,7 +124,7 @@ def _joined(
 
 
 def _read(file: Path, aspect: str) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of one file, and what is wrong with it."""
+    """Return the rows of one file, and what is wrong with it."""
     import pandas as pd
 
     rows, wrong = [], dict.fromkeys(_WRONG, 0)
@@ -162,7 +163,9 @@ def _value(score: Any, file: Path) -> int | None:
 
 
 def _entries(file: Path) -> Mapping[tuple[int, int], dict[str, Any]]:
-    """The members of a file by layer and feature; Python would keep only the last of equal keys."""
+    """Return the members of a file by layer and feature; Python would keep only the last of
+    equal keys.
+    """
     try:
         content = parse_json(read_text(file), object_pairs_hook=_once)
     except (OSError, ValueError) as error:

@@ -1,5 +1,6 @@
 """Rating with a language model: what to ask, what is kept, what may still be paid for, and when to
-give up."""
+give up.
+"""
 
 from __future__ import annotations
 
@@ -61,6 +62,7 @@ class LanguageModelJudge:
 
     @property
     def name(self) -> str:
+        """Give what tables call the judge."""
         return f"{self.config.name}:{self.config.model}"
 
     def check(self) -> None:
@@ -74,7 +76,7 @@ class LanguageModelJudge:
         self.chat.check()
 
     def estimate(self, items: Sequence[Item]) -> Estimate:
-        """What rating `items` will take, without asking anything."""
+        """Return what rating `items` will take, without asking anything."""
         queue = _RatingQueue(self, items)
         queue.look_up()
         return cost.estimate(
@@ -91,7 +93,7 @@ class LanguageModelJudge:
         progress: Callable[[int], None] = nothing,
         spent_usd: float = 0.0,
     ) -> Rated:
-        """Rates `items` in every aspect that they have.
+        """Rate `items` in every aspect that they have.
 
         What is kept is looked up first. Each new answer is kept before it counts, so that a run
         that is killed goes on where it was. At SIGTERM what is under way is waited for and kept;
@@ -117,7 +119,7 @@ def language_model_judge(chat: Chat, settings: JudgeSettings) -> LanguageModelJu
 
 
 def tasks(items: Sequence[Item]) -> list[Question]:
-    """What to ask about `items`, each thing once."""
+    """Return what to ask about `items`, each thing once."""
     places: dict[Conversation, list[tuple[int, str]]] = {}
     for number, item in enumerate(items):
         for aspect in aspects_of(item):
@@ -153,7 +155,7 @@ class _RatingQueue:
             self.cost.usd = self.cost.usd_now = None
 
     def look_up(self) -> None:
-        """Takes from the queue what is kept, with all further attempts that are kept."""
+        """Take from the queue what is kept, with all further attempts that are kept."""
         for _ in range(len(self.to_ask)):
             task: Question | None = self.to_ask.popleft()
             while task and (answer := self.judge.cache.find(task.conversation)):
@@ -162,7 +164,7 @@ class _RatingQueue:
                 self.to_ask.append(task)
 
     def ask(self) -> None:
-        """Asks for all that is in the queue, as far as the budget goes."""
+        """Ask for all that is in the queue, as far as the budget goes."""
         pool = ThreadPoolExecutor(self.judge.chat.workers, thread_name_prefix="judge")
         try:
             while self.to_ask or self.under_way:
@@ -186,7 +188,7 @@ class _RatingQueue:
             pool.shutdown()
 
     def _submit(self, pool: ThreadPoolExecutor) -> None:
-        """Fills the threads that are free, with what surely fits in the budget."""
+        """Fill the threads that are free, with what surely fits in the budget."""
         while self.to_ask and len(self.under_way) < self.judge.chat.workers:
             batch = list(self._affordable())
             if not batch:
@@ -194,7 +196,7 @@ class _RatingQueue:
             self.under_way[pool.submit(self._ask, batch)] = batch
 
     def _affordable(self) -> Iterator[Question]:
-        """The next tasks, as many as are asked together."""
+        """Yield the next tasks, as many as are asked together."""
         promised = sum(self._at_most(item) for batch in self.under_way.values() for item in batch)
         promised += self.spent_usd
         limit = self.judge.config.budget_usd
@@ -209,7 +211,7 @@ class _RatingQueue:
         return price.usd(cost.tokens_at_most(task.conversation), max_tokens) if price else 0.0
 
     def _ask(self, batch: Sequence[Question]) -> list[Answer | Unanswered]:
-        """In a thread: asks, and keeps what comes."""
+        """Return in a thread: asks, and keeps what comes."""
         answers = self.judge.chat.answers([task.conversation for task in batch])
         for task, answer in zip(batch, answers, strict=True):
             if isinstance(answer, Answer):
@@ -234,7 +236,7 @@ class _RatingQueue:
             )
 
     def _take(self, task: Question, answer: Answer, kept: bool) -> Question | None:
-        """Records the rating in an answer, or gives what to ask next."""
+        """Record the rating in an answer, or gives what to ask next."""
         config = self.judge.config
         tokens = cost.tokens_of(answer, task.conversation, config.max_tokens)
         self.cost.add(tokens, self.judge.price, kept)
@@ -256,7 +258,7 @@ class _RatingQueue:
         self.progress(len(task.places))
 
     def _stop(self) -> None:
-        """Says how far the budget went."""
+        """Say how far the budget went."""
         n_missing = sum(len(task.places) for task in self.to_ask)
         total = sum(len(rating) for rating in self.ratings)
         self.stopped = (

@@ -62,12 +62,12 @@ class Vocabulary:
 
 
 def words_of(text: str) -> list[str]:
-    """The words and signs of a text, case folded."""
+    """Return the words and signs of a text, case folded."""
     return TOKEN.findall(text.casefold())
 
 
 def share(text: str, vocabulary: Vocabulary) -> float:
-    """Which part of a text's words is in the vocabulary; 0 of an empty text."""
+    """Return which part of a text's words is in the vocabulary; 0 of an empty text."""
     words, vocabulary_words = words_of(text), set(vocabulary.words)
     return sum(word in vocabulary_words for word in words) / len(words) if words else 0.0
 
@@ -75,8 +75,8 @@ def share(text: str, vocabulary: Vocabulary) -> float:
 def fit_vocabularies(
     training: Mapping[str, tuple[Sequence[str], Sequence[str]]],
 ) -> dict[str, Vocabulary]:
-    """The vocabulary of every concept, from its texts with and without it, and some texts of the
-    other concepts. Depends on the whole set of concepts, not on its order.
+    """Return the vocabulary of every concept, from its texts with and without it, and some texts of
+    the other concepts. Depends on the whole set of concepts, not on its order.
 
     Raises:
         SteerlensError: fewer than two texts with or without a concept.
@@ -91,7 +91,7 @@ def fit_vocabularies(
 
 
 def fit_vocabulary(positive: Sequence[str], negative: Sequence[str]) -> Vocabulary:
-    """The vocabulary of a concept from texts with it and texts without it. Draws nothing.
+    """Return the vocabulary of a concept from texts with it and texts without it. Draws nothing.
 
     Raises:
         SteerlensError: fewer than two texts of either.
@@ -123,8 +123,9 @@ def refuse_too_few(n_with: int, n_without: int, concept: str | None = None) -> N
 
 
 def z_scores(with_W: np.ndarray, without_W: np.ndarray) -> np.ndarray:
-    """How much more often each word is in the first counts than in the second, in standard
-    deviations: (W,)."""
+    """Return how much more often each word is in the first counts than in the second, in
+    standard deviations: (W,).
+    """
     import numpy as np
 
     both_W = with_W + without_W
@@ -139,7 +140,7 @@ def z_scores(with_W: np.ndarray, without_W: np.ndarray) -> np.ndarray:
 
 
 def _chosen(counts_NW: np.ndarray, with_N: np.ndarray) -> np.ndarray:
-    """Indices of the vocabulary's words, the most distinctive first."""
+    """Return indices of the vocabulary's words, the most distinctive first."""
     import numpy as np
 
     z_W = z_scores(counts_NW[with_N].sum(axis=0), counts_NW[~with_N].sum(axis=0))
@@ -157,7 +158,7 @@ def _shares(counts_NW: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def _left_out_shares(counts_NW: np.ndarray, with_N: np.ndarray) -> np.ndarray:
-    """Each text's share of a vocabulary that was learned without it: (N,)."""
+    """Return each text's share of a vocabulary that was learned without it: (N,)."""
     import numpy as np
 
     fold_N = np.empty(len(with_N), dtype=int)
@@ -171,7 +172,7 @@ def _left_out_shares(counts_NW: np.ndarray, with_N: np.ndarray) -> np.ndarray:
 
 
 def _limits(share_N: np.ndarray, with_N: np.ndarray) -> Present | None:
-    """The limits that the left-out texts ask for; None where none is better than chance."""
+    """Return the limits that the left-out texts ask for; None where none is better than chance."""
     import numpy as np
 
     candidates = np.unique(share_N[share_N > 0])

@@ -92,7 +92,7 @@ def _read(folder: Path) -> RunTables:
 
 
 def _newest_run_near(folder: Path) -> Path | None:
-    """The newest run below `folder`, else below `outputs`; looks a few levels down only."""
+    """Return the newest run below `folder`, else below `outputs`; looks a few levels down only."""
     for root in (folder, Path("outputs")):
         folders = [
             path
@@ -110,8 +110,8 @@ def report_text(
     figures: Mapping[str, Sequence[Path]],
     folder: Path,
 ) -> str:
-    """The report in Markdown: what was measured, the figures, a table by layer, the best features,
-    and what steering with them did.
+    """Return the report in Markdown: what was measured, the figures, a table by layer, the best
+    features, and what steering with them did.
 
     It depends on the results only, not on the time, so that reporting twice changes nothing.
     """

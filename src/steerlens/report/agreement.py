@@ -10,7 +10,7 @@ from steerlens.results.text import markdown, markdown_table, visible
 
 
 def judges_lines(by_aspect: Mapping[str, JudgesAgreement]) -> list[str]:
-    """How far two judges agree, a sentence for each aspect."""
+    """Return how far two judges agree, a sentence for each aspect."""
     sentences = []
     for aspect, agreement in by_aspect.items():
         measures = [
@@ -30,7 +30,7 @@ def judges_lines(by_aspect: Mapping[str, JudgesAgreement]) -> list[str]:
 
 
 def agreement_lines(agreements: Sequence[Agreement]) -> list[str]:
-    """A sentence for each score."""
+    """Return a sentence for each score."""
     return [_sentence(agreement) for agreement in agreements]
 
 
@@ -57,7 +57,7 @@ def _spearman(agreement: Agreement) -> str:
 
 
 def agreement_table(agreements: Sequence[Agreement]) -> str | None:
-    """The largest differences, in Markdown. None where there are none."""
+    """Return the largest differences, in Markdown. None where there are none."""
     rows = [
         [
             markdown(visible(agreement.score)),

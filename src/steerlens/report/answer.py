@@ -12,7 +12,7 @@ from steerlens.results.text import markdown, markdown_table, visible
 
 
 def answer_section(study: Mapping[str, Any] | None) -> list[str]:
-    """The report's parts on the study, if there is one."""
+    """Return the report's parts on the study, if there is one."""
     if study is None:
         return []
     parts = [f"## {markdown(visible(study['name'])).capitalize()}"]
@@ -26,7 +26,7 @@ def answer_section(study: Mapping[str, Any] | None) -> list[str]:
 
 
 def print_answer(study: Mapping[str, Any] | None, console: Console) -> None:
-    """The study's first table, and its sentences."""
+    """Show the study's first table, and its sentences."""
     if study is None:
         return
     rows = next(iter(study["tables"].values()), [])
@@ -38,7 +38,7 @@ def print_answer(study: Mapping[str, Any] | None, console: Console) -> None:
 
 
 def _cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells, each number with its interval where there is one."""
+    """Return titles and cells, each number with its interval where there is one."""
     names = [name for name in rows[0] if not name.endswith(("_low", "_high"))]
     return names, [[_cell(row, name) for name in names] for row in rows]
 

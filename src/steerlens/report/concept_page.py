@@ -33,6 +33,8 @@ HIT = "bold green"
 
 
 class Line(NamedTuple):
+    """A text beside what it is."""
+
     label: str
     text: Text
     is_command: bool = False
@@ -40,12 +42,14 @@ class Line(NamedTuple):
 
 
 def is_of_a_concept(tables: RunTables) -> bool:
-    """Whether the run was asked for one concept, and nothing but its candidates was scored."""
+    """Return whether the run was asked for one concept, and nothing but its candidates was
+    scored.
+    """
     return len(tables.words) == 1 and not _also_scores(tables)
 
 
 def _also_scores(tables: RunTables) -> bool:
-    """Whether features were scored that are no candidates of a concept."""
+    """Return whether features were scored that are no candidates of a concept."""
     return bool(tables.features["concept_score"].isna().any())
 
 
@@ -62,7 +66,9 @@ def print_hanging(console: Console, lines: Iterable[Line]) -> None:
 
 
 def concept_page(tables: RunTables) -> Iterator[Line]:
-    """The page of a run toward one concept: the features that write its tokens with three texts."""
+    """Yield the page of a run toward one concept: the features that write its tokens with three
+    texts.
+    """
     (word,) = words_summary(tables.words)
     features = steered_toward(tables, word)
     yield _line()
@@ -86,8 +92,9 @@ def concept_page(tables: RunTables) -> Iterator[Line]:
 
 
 def words_page(tables: RunTables) -> Iterator[Line]:
-    """The words that a run has tried, and of each that was found its best feature with a text: the
-    first that has a token of the word."""
+    """Yield the words that a run has tried, and of each that was found its best feature with a
+    text: the first that has a token of the word.
+    """
     words = words_summary(tables.words)
     for word in words:
         if not word["found"]:
@@ -108,7 +115,7 @@ def words_page(tables: RunTables) -> Iterator[Line]:
 
 
 def what_to_look_at(tables: RunTables, folder: Path, in_colour: bool) -> Iterator[Line]:
-    """After a first run: how to read what stands above, and what to do next."""
+    """Yield after a first run: how to read what stands above, and what to do next."""
     words = words_summary(tables.words)
     words_with_feature = [word for word in words if word["found"]]
     if not words_with_feature:
@@ -139,7 +146,7 @@ def what_to_look_at(tables: RunTables, folder: Path, in_colour: bool) -> Iterato
 
 
 def program() -> str:
-    """What the user types to run steerlens again, from here."""
+    """Return what the user types to run steerlens again, from here."""
     if shutil.which("steerlens"):
         return "steerlens"
     path = Path(sys.argv[0])
@@ -150,7 +157,7 @@ SUBJECT_KEYS = ("model", "sae", "subject", "corpus", "dtype", "device")
 
 
 def subject_words(command: str | None) -> str:
-    """The words of a command that choose model, SAE and corpus, as the shell takes them."""
+    """Return the words of a command that choose model, SAE and corpus, as the shell takes them."""
     words = shlex.split(command)[1:] if command else []
     chosen = [word for word in words if word.partition("=")[0].partition(".")[0] in SUBJECT_KEYS]
     return "".join(f" {shlex.quote(word)}" for word in chosen)
@@ -179,7 +186,7 @@ def share_sentence(feature: Toward) -> str:
 
 
 def numbers(row: Mapping[str, Any]) -> str:
-    """The means of a steered row at its best factor, each beside the unsteered one."""
+    """Return the means of a steered row at its best factor, each beside the unsteered one."""
     return (
         f"best factor {number(row['best_factor'], 'g')}: "
         f"{number(row['concept_success'], '.2g')} tokens of the concept a text (unsteered "
@@ -223,7 +230,7 @@ def _pairs(pairs: Sequence[Pair]) -> Iterator[Line]:
 
 
 def marked(text: Continuation) -> Text:
-    """A continuation in one visible line, with the tokens of the concept highlighted."""
+    """Return a continuation in one visible line, with the tokens of the concept highlighted."""
     line, at = Text(), 0
     for start, end in text.successes:
         line.append(visible(text.text[at:start]))

@@ -23,7 +23,9 @@ NUMBERS = {
 
 
 def words_section(coverage: pd.DataFrame) -> list[str]:
-    """Every word in its best layer, those that are shown most first; [] if there are no words."""
+    """Return every word in its best layer, those that are shown most first; [] if there are no
+    words.
+    """
     if coverage.empty:
         return []
     best = by_word(coverage).sort_values(["word_share", "concept_score"], ascending=False)

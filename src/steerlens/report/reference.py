@@ -9,7 +9,9 @@ from steerlens.results.text import markdown, visible
 
 
 def reference_lines(tables: RunTables) -> list[str]:
-    """What is wrong with the published files, how far ours agree, and whether that is enough."""
+    """Return what is wrong with the published files, how far ours agree, and whether that is
+    enough.
+    """
     theirs = tables.reference
     if theirs is None:
         return []
@@ -37,7 +39,7 @@ def reference_lines(tables: RunTables) -> list[str]:
 
 
 def reference_section(tables: RunTables) -> list[str]:
-    """The same as a part of the report, with the largest differences."""
+    """Return the same as a part of the report, with the largest differences."""
     lines = reference_lines(tables)
     if not lines or tables.reference is None:
         return []

@@ -44,7 +44,7 @@ ROLE_TITLES = {"input": "Input features", "output": "Output features", "hybrid":
 
 
 def steering_sections(tables: RunTables, summary: Mapping[str, Any]) -> list[str]:
-    """The report's parts on steering, from the part of `summary.json` on it."""
+    """Return the report's parts on steering, from the part of `summary.json` on it."""
 
     def display(name: str) -> str:
         return markdown(visible(name))
@@ -67,7 +67,10 @@ def steering_sections(tables: RunTables, summary: Mapping[str, Any]) -> list[str
 
 
 def payoff_table(summary: Mapping[str, Any]) -> str | None:
-    """Payoff pooled, beside as many features of each layer, and layer by layer. None of nothing."""
+    """Return the payoff pooled, beside as many features of each layer, and layer by layer.
+
+    None of nothing.
+    """
     rows = [
         [
             f"{row['threshold']:g}",
@@ -84,7 +87,10 @@ def payoff_table(summary: Mapping[str, Any]) -> str | None:
 
 
 def curve_table(summary: Mapping[str, Any]) -> str | None:
-    """Success of the features above each threshold, and as many at random. None of nothing."""
+    """Return the success of the features above each threshold, and as many at random.
+
+    None of nothing.
+    """
     rows = [
         [
             f"{row['threshold']:g}",
@@ -105,7 +111,7 @@ def curve_table(summary: Mapping[str, Any]) -> str | None:
 
 
 def criteria_table(summary: Mapping[str, Any]) -> str | None:
-    """Every score as a guide to steering: success of the features that it puts first.
+    """Return every score as a guide to steering: success of the features that it puts first.
 
     A score that guides the better the lower it is has a second row. None if there is no score.
     """
@@ -126,7 +132,7 @@ def criteria_table(summary: Mapping[str, Any]) -> str | None:
 def role_table(
     steering: pd.DataFrame, generations: pd.DataFrame, role: str, n: int = 5, prompts: int = 2
 ) -> str | None:
-    """Tables 2-4: the clearest features of `role`, unsteered, weakly and strongly steered.
+    """Return tables 2-4: the clearest features of `role`, unsteered, weakly and strongly steered.
 
     One row per text, with its success tokens in bold. None if no such feature was steered.
     """
@@ -147,7 +153,10 @@ def role_table(
 
 
 def pmi_part(pmi: Pmi | None) -> str | None:
-    """What was counted, by role, and pairs of Table 5. None if there was no pair to count."""
+    """Return what was counted, by role, and pairs of Table 5.
+
+    None if there was no pair to count.
+    """
     if pmi is None or not (len(pmi.pairs) or any(pmi.dropped.values())):
         return None
     reasons = [f"{n:,} {reason}" for reason, n in pmi.dropped.items() if n]
@@ -160,7 +169,9 @@ def pmi_part(pmi: Pmi | None) -> str | None:
 
 
 def pmi_table(pmi: Pmi, n: int = 5) -> str | None:
-    """Table 5: for every role the `n` pairs with the highest and the `n` with the lowest PMI."""
+    """Return table 5: for every role the `n` pairs with the highest and the `n` with the lowest
+    PMI.
+    """
     rows = []
     for role in by_role(pmi.pairs):
         order = ["pmi", "layer", "feature", "token"]
@@ -177,7 +188,9 @@ def pmi_table(pmi: Pmi, n: int = 5) -> str | None:
 
 
 def pmi_summary(pmi: Pmi) -> str | None:
-    """PMI by role: pairs, features, quartiles, the mean and its interval (Figure 8's numbers)."""
+    """Return the PMI by role: pairs, features, quartiles, the mean and its interval (Figure 8's
+    numbers).
+    """
     rows = []
     for role, statistics in by_role(pmi.pairs).items():
         numbers = [f"{statistics[name]:.2f}" for name in ("q25", "median", "q75", "mean")]
@@ -193,7 +206,8 @@ def pmi_summary(pmi: Pmi) -> str | None:
 def best_steered_table(
     steering: pd.DataFrame, generations: pd.DataFrame, n: int = 20, prompts: int = 3
 ) -> str | None:
-    """The features with the highest success@20: their texts at the best factor, beside unsteered.
+    """Return the features with the highest success@20: their texts at the best factor, beside
+    unsteered.
 
     None if no feature has one.
     """
@@ -214,7 +228,7 @@ def best_steered_table(
 
 
 def marked(text: Continuation) -> str:
-    """A continuation as Markdown, its success tokens in bold."""
+    """Return a continuation as Markdown, its success tokens in bold."""
     # HTML, because Markdown's ** makes nothing bold that begins with a space.
     parts, at = [], 0
     for start, end in text.successes:
@@ -237,7 +251,7 @@ def _tokens(example: SteeredExample) -> str:
 
 
 def _beside(example: SteeredExample, steered: bool) -> str:
-    """The prompts with their continuations, one below the other in one cell."""
+    """Return the prompts with their continuations, one below the other in one cell."""
     texts: Iterable[str] = (
         f"{_plain(passage.prompt)} … {marked(text)}"
         for passage in example.passages

@@ -14,7 +14,7 @@ from steerlens.analysis.series import Series
 from steerlens.analysis.summary import summarise
 from steerlens.report.answer import answer_section, print_answer
 from steerlens.report.studies import write_answer
-from steerlens.report.tables import print_table
+from steerlens.report.tables import print_sentences, print_table
 from steerlens.report.terminal import console_on
 from steerlens.results import REPORT_FILE, SUMMARY_FILE
 from steerlens.results.status import LEFT_OUT
@@ -45,7 +45,7 @@ of the same layers, `hybrids` their share beside that of independent scores."""
 def write_sweep_report(
     rows: pd.DataFrame, series: Sequence[Series], left_out: Sequence[str], folder: Path
 ) -> tuple[dict[str, Any], dict[str, list[Path]]]:
-    """Writes `sweep.csv`, `summary.json`, `report.md` and the figures of a joined sweep.
+    """Write `sweep.csv`, `summary.json`, `report.md` and the figures of a joined sweep.
 
     Args:
         rows: one row per job.
@@ -122,12 +122,12 @@ def _report(
 def print_sweep(
     rows: pd.DataFrame, series: Sequence[Series], study: Mapping[str, Any] | None, folder: Path
 ) -> None:
-    """Print, before any number, the jobs that aren't done; then all with their main numbers, what
-    the study that they were made for has found, and where the files are."""
+    """Print, before any number, the jobs that aren't done; then all with their main numbers,
+    what the study that they were made for has found, and where the files are.
+    """
     console = console_on(sys.stdout)
-    for row in _explained(rows):
-        line = f"Job {row['job']} {row['state']}: {row['reason']}"
-        console.print(Text(visible(line)), soft_wrap=True)
+    lines = (f"Job {row['job']} {row['state']}: {row['reason']}" for row in _explained(rows))
+    print_sentences(console, map(visible, lines))
     columns = {
         heading: [visible(cells[0]) for cells in _cells(rows, {name: heading})]
         for name, heading in _columns(rows).items()
@@ -151,7 +151,7 @@ def _counted(rows: pd.DataFrame) -> str:
 
 
 def _columns(rows: pd.DataFrame) -> dict[str, str]:
-    """The columns that are filled, with their titles."""
+    """Return the columns that are filled, with their titles."""
     filled = [str(name) for name in rows if any(rows[name].notna().tolist())]
     order = [name for name in filled if name not in NUMBERS] + [n for n in NUMBERS if n in filled]
     return {name: NUMBERS.get(name, (name, ""))[0] for name in order}

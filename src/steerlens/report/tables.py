@@ -83,7 +83,7 @@ def _paragraphs(
     columns: Mapping[str, Sequence[str]],
     last: tuple[str, Sequence[Sequence[str]]] | None,
 ) -> Iterator[Line]:
-    """Every row as a line of its filled cells, and below it those of the last column."""
+    """Yield every row as a line of its filled cells, and below it those of the last column."""
     if title:
         yield Line("", Text(title))
     rows = list(zip(*columns.values(), strict=True))

@@ -48,7 +48,7 @@ TOLD_FROM = 1.0
 
 
 def console_on(stream: TextIO) -> Console:
-    """A console that shows any text on `stream`."""
+    """Return a console that shows any text on `stream`."""
     # A terminal that isn't UTF-8 shows other characters as escapes instead of stopping the run.
     if isinstance(stream, TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
@@ -75,8 +75,8 @@ def progress(
     console: Console | None = None,
     each: int = 1,
 ) -> Iterator[Callable[..., None]]:
-    """A progress bar; call what it gives with the number of units that have just been finished,
-    and the number of those that turned out not to be needed.
+    """Show a progress bar; call what it gives with the number of units that have just been
+    finished, and the number of those that turned out not to be needed.
 
     With `each`, units are gone through so often, and come to `total` when all are.
 
@@ -134,7 +134,7 @@ def _rate(rate: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`seconds` for people: `4.2 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Return `seconds` for people: `4.2 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, seconds = divmod(round(seconds), 60)
@@ -196,7 +196,7 @@ def _print_best(console: Console, frame: pd.DataFrame, rows: int) -> None:
 
 
 def _print_steered(console: Console, best: Sequence[SteeredExample]) -> None:
-    """The first prompt's unsteered text, and below it the one at the best factor."""
+    """Print the first prompt's unsteered text, and below it the one at the best factor."""
     numbers = {
         "S_out": [number(feature.output_score, ".4f") for feature in best],
         "S_in": [number(feature.input_score, ".2f") for feature in best],

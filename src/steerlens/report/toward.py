@@ -37,7 +37,9 @@ NUMBERS = {
 
 
 def toward_sections(tables: RunTables) -> list[str]:
-    """The parts about the words: what was found, and of each word its features and their texts."""
+    """Return the parts about the words: what was found, and of each word its features and their
+    texts.
+    """
     words = words_summary(tables.words)
     parts = ["\n".join(f"- {_plain(line)}" for line in words_explanation(words))]
     if len(words) > 1:
@@ -93,7 +95,7 @@ def _word_parts(
 
 
 def _together(tables: RunTables, word: Mapping[str, Any]) -> list[str]:
-    """A table of the features that were steered with together; [] if none were."""
+    """Return a table of the features that were steered with together; [] if none were."""
     of_word = (tables.steering["concept"] == word["word"]).fillna(value=False)
     several = tables.steering["together"].notna()
     rows = tables.steering.loc[of_word & several].to_dict("records")
@@ -143,7 +145,9 @@ def _texts(feature: Toward) -> str:
 
 
 def candidates_section(tables: RunTables) -> list[str]:
-    """The candidates of a concept with the highest output scores toward it; [] without any."""
+    """Return the candidates of a concept with the highest output scores toward it; [] without
+    any.
+    """
     if tables.features.empty:
         return []
     order = ["concept_score", "layer", "feature"]

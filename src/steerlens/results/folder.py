@@ -85,7 +85,7 @@ class RunTables:
     """How far the run has come; null where it came to its end."""
 
     def of_layers(self, layers: Collection[int]) -> RunTables:
-        """The rows of `layers` only."""
+        """Return the rows of `layers` only."""
         names = (
             *("features", "generations", "steering", "saes", "null_scores", "coverage"),
             *("concepts", "ratings"),
@@ -100,7 +100,7 @@ class RunTables:
 
 
 def read_tables(folder: Path) -> RunTables:
-    """What lies in the folder of a run.
+    """Return what lies in the folder of a run.
 
     Raises:
         SteerlensError: there is no table of features, or a file can't be read.
@@ -152,7 +152,7 @@ def unfinished(folder: Path) -> str | None:
 
 
 def _layers_there(folder: Path, status: Mapping[str, Any]) -> str | None:
-    """How many layers of the run of `status` have results; None if none has."""
+    """Return how many layers of the run of `status` have results; None if none has."""
     scored, steered = _n_layers(FEATURES, folder), _n_layers(STEERING, folder)
     if not scored:
         return None
@@ -225,17 +225,17 @@ def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str
 
 
 def _name(value: Any) -> Any:
-    """A value in words: of a group its name."""
+    """Return a value in words: of a group its name."""
     return value.get("name") if isinstance(value, Mapping) else value
 
 
 def _known(kind: type[T], settings: dict[str, Any]) -> T:
-    """The settings that this version knows, as their dataclass `kind`."""
+    """Return the settings that this version knows, as their dataclass `kind`."""
     names = [field.name for field in dataclasses.fields(kind)]
     return kind(**{name: settings[name] for name in names if name in settings})
 
 
 def _late_from(model: dict[str, Any]) -> int | None:
-    """Not known where the settings don't say how many layers the model has."""
+    """Return the first late layer; None where the settings don't say how many layers there are."""
     first, n_layers = model.get("late_from"), model.get("n_layers")
     return parse_layers("late", n_layers)[0] if first is None and n_layers else first

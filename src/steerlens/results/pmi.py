@@ -49,7 +49,7 @@ class Pmi:
 
     @classmethod
     def read(cls, folder: Path) -> Pmi:
-        """The content of the file in `folder`; refuses one that isn't whole."""
+        """Return the content of the file in `folder`; refuses one that isn't whole."""
         import pandas as pd
 
         path = Path(folder) / PMI_FILE

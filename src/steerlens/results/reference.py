@@ -38,7 +38,7 @@ class Reference:
 
     @classmethod
     def read(cls, folder: Path) -> Reference:
-        """What `write` has written."""
+        """Return what `write` has written."""
         content = read_json(folder / REFERENCE_FILE)
         try:
             findings = [str(finding) for finding in content["findings"]]

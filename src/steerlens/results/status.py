@@ -99,7 +99,7 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 
 def _is_gone(status: Mapping[str, Any], path: Path) -> bool:
-    """Whether the process that has written `status` into `path` surely runs no more."""
+    """Return whether the process that has written `status` into `path` surely runs no more."""
     pid = status.get("pid")
     if status.get("host", _host()) != _host():
         with suppress(OSError):
@@ -125,7 +125,7 @@ def _host() -> str:
 
 
 def _is_own(status: Mapping[str, Any]) -> bool:
-    """Whether this process has written that `status` is running."""
+    """Return whether this process has written that `status` is running."""
     return (
         status.get("state") == "running"
         and status.get("pid") == os.getpid()
@@ -166,7 +166,7 @@ def begin(folder: Path, key: str | None = None) -> dict[str, Any]:
 
 
 def _earlier(folder: Path, old: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The state of the run whose tables lie in `folder`; None if there are none."""
+    """Return the state of the run whose tables lie in `folder`; None if there are none."""
     if not (folder / FEATURES.file).is_file():
         return None
     if "earlier" in old:

@@ -48,7 +48,7 @@ class Table:
     def frame(
         self, columns: Sequence[Mapping[str, Any]] | Mapping[str, Any] | pd.DataFrame
     ) -> pd.DataFrame:
-        """The table from rows or from columns (a DataFrame is one of the latter).
+        """Return the table from rows or from columns (a DataFrame is one of the latter).
 
         Every column of `columns` is there, null where unfilled (NaN counts as null). Types are
         pandas' nullable ones; list columns are Arrow's, so that millions of tokens stay compact,
@@ -57,11 +57,13 @@ class Table:
         return self._to_pandas(self._arrow(columns))
 
     def array(self, name: str, values: Any, size: int) -> pa.Array | pa.ChunkedArray:
-        """`values` as an Arrow array with the type of column `name`; all null if they all are."""
+        """Return `values` as an Arrow array with the type of column `name`; all null if they all
+        are.
+        """
         return _array(name, self._kind(name), values, size)
 
     def _kind(self, name: str) -> str | None:
-        """The Arrow type of a column of ours; None for another's."""
+        """Return the Arrow type of a column of ours; None for another's."""
         return self.columns[name].kind if name in self.columns else None
 
     def write(self, frame: pd.DataFrame, folder: Path, also_by: Sequence[str] = ()) -> Path:
@@ -89,7 +91,9 @@ class Table:
         return path
 
     def read(self, folder: Path) -> pd.DataFrame:
-        """The table of a run's folder; refuses a folder without one and a file that isn't one."""
+        """Return the table of a run's folder; refuses a folder without one and a file that isn't
+        one.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -141,7 +145,9 @@ class Table:
         return pa.table(arrays | {name: array.cast(pa.float64()) for name, array in nulls.items()})
 
     def _like_ours(self, table: pa.Table) -> pa.Table:
-        """`table`, perhaps by another version or program, with our columns, order and types."""
+        """Return `table`, perhaps by another version or program, with our columns, order and
+        types.
+        """
         import pyarrow as pa
 
         columns: dict[str, Any] = {}
@@ -224,5 +230,5 @@ def _encodable(value: Any) -> Any:
 
 
 def names(frame: pd.DataFrame, column: str) -> list[str]:
-    """The different values of a column of names, in order of appearance."""
+    """Return the different values of a column of names, in order of appearance."""
     return [str(name) for name in frame[column].dropna().drop_duplicates().tolist()]

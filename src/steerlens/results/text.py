@@ -26,7 +26,9 @@ _MARKDOWN = set("\\`*_{}[]()<>&|~$#!:@\"'")
 
 
 def visible(text: str) -> str:
-    """`text` in one line of printable characters; what can't be seen is written as an escape."""
+    """Return `text` in one line of printable characters; what can't be seen is written as an
+    escape.
+    """
     return "".join(_visible(char, first=i == 0) for i, char in enumerate(text))
 
 
@@ -51,31 +53,31 @@ def _visible(char: str, first: bool) -> str:
 
 
 def visible_token(token: Any) -> str:
-    """One token as it stands in a table; `-` for none, and spaces are shown."""
+    """Return one token as it stands in a table; `-` for none, and spaces are shown."""
     if not isinstance(token, str):
         return "-"
     return visible(token).replace(" ", SPACE) if token else "''"
 
 
 def visible_tokens(tokens: Any, n: int = 5) -> str:
-    """The first `n` tokens with a space between them; `-` for none."""
+    """Return the first `n` tokens with a space between them; `-` for none."""
     if isinstance(tokens, str) or not isinstance(tokens, Iterable):
         return "-"
     return " ".join(visible_token(token) for token in list(tokens)[:n]) or "-"
 
 
 def number(value: Any, spec: str) -> str:
-    """A number in the format `spec`; `-` for null, which is None or pandas' NA."""
+    """Return a number in the format `spec`; `-` for null, which is None or pandas' NA."""
     return format(value, spec) if isinstance(value, int | float) else "-"
 
 
 def markdown(visible: str) -> str:
-    """Text that is already `visible`, in a form that Markdown and HTML show as it is."""
+    """Return text that is already `visible`, in a form that Markdown and HTML show as it is."""
     return "".join(f"&#{ord(char)};" if char in _MARKDOWN else char for char in visible)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, of cells that are Markdown already."""
+    """Return a table in Markdown, of cells that are Markdown already."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

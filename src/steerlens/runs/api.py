@@ -20,7 +20,7 @@ def load_subject(
     layer: int | str = "all",
     **settings: Any,
 ) -> Subject:
-    """A model and the SAE of one of its layers.
+    """Return a model and the SAE of one of its layers.
 
     Args:
         model: an entry of `steerlens list models`.
@@ -58,7 +58,7 @@ def score_features(
     corpus: str | Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
-    """Scores features of `subject`: one row each, with the columns of `features.parquet`.
+    """Score features of `subject`: one row each, with the columns of `features.parquet`.
 
     Args:
         subject: from `load_subject`.

@@ -17,6 +17,7 @@ from steerlens.analysis.summary import summarise
 from steerlens.errors import SteerlensError
 from steerlens.report.agreement import agreement_lines, agreement_table, judges_lines
 from steerlens.report.figures.overlay import draw_overlay
+from steerlens.report.tables import print_sentences
 from steerlens.report.terminal import console_on
 from steerlens.results import REPORT_FILE, SUMMARY_FILE
 from steerlens.results.status import LEFT_OUT, refuse_foreign
@@ -30,7 +31,7 @@ Differences = list[tuple[str, str, str]]
 
 
 def compare(first_folder: Path, other_folder: Path, into: Path) -> None:
-    """Writes into the folder `into`, and prints, in what two results differ and how far they agree:
+    """Write into the folder `into`, and prints, in what two results differ and how far they agree:
     `report.md`, `summary.json` and `figures/` with both in each.
 
     Results of two sweeps are compared where their labels (the settings that their own jobs differ
@@ -87,7 +88,7 @@ def compare(first_folder: Path, other_folder: Path, into: Path) -> None:
 
 
 def _unfinished(folder: Path) -> list[str]:
-    """What of a run or a sweep isn't done, in words."""
+    """Return what of a run or a sweep isn't done, in words."""
     jobs = find_jobs(folder)
     unfinished_jobs = [job for job in jobs if job.state not in ("done", LEFT_OUT)]
     return [
@@ -97,7 +98,7 @@ def _unfinished(folder: Path) -> list[str]:
 
 
 def _differences(folder: Path, other_folder: Path) -> Differences:
-    """The settings of which the two sides don't have the same values."""
+    """Return the settings of which the two sides don't have the same values."""
     sides: list[dict[str, set[str]]] = []
     jobs = {side: find_jobs(side) for side in (folder, other_folder)}
     named = [
@@ -139,7 +140,9 @@ def _pairs(
 
 
 def _labelled(folders: Sequence[Path], sides: Sequence[Sequence[Series]]) -> list[Series]:
-    """All results, each under the shortest end of its folder's path that tells them apart."""
+    """Return all results, each under the shortest end of its folder's path that tells them
+    apart.
+    """
     parts = [folder.resolve().parts for folder in folders]
     length = next(n for n in range(1, 99) if parts[0][-n:] != parts[1][-n:] or n == 98)
     labelled = []
@@ -190,5 +193,5 @@ def _print(
     for label, each in sentences_of.items():
         lines += [f"{label}:"] if len(sentences_of) > 1 else []
         lines += each or ["No feature has the same score on both sides."]
-    for line in [*lines, f"Results: {folder}"]:
-        console.print(Text(visible(line)), soft_wrap=True)
+    print_sentences(console, map(visible, lines))
+    console.print(Text(f"Results: {visible(str(folder))}"), soft_wrap=True)

@@ -130,7 +130,7 @@ def _reaches(address: str) -> bool:
 
 
 def _absent(settings: Settings) -> Iterator[Absent]:
-    """What the run needs from the hub and isn't here."""
+    """Yield what the run needs from the hub and isn't here."""
     from huggingface_hub import constants
 
     copy = "copy its cache (here {}) and set HF_HUB_OFFLINE=1"

@@ -46,7 +46,7 @@ COMPRESSION_LEVEL = 9
 
 
 def write_examples(config: RunConfig, file: Path) -> Path:
-    """Reads the corpus of `config` with all its SAEs, and writes their examples to `file`.
+    """Read the corpus of `config` with all its SAEs, and writes their examples to `file`.
 
     The pass is kept in the cache: a killed one goes on.
 
@@ -98,7 +98,9 @@ def write_examples(config: RunConfig, file: Path) -> Path:
 
 
 def pieces_that_may_show(subject: Subject, run: ScoreRun) -> np.ndarray | None:
-    """Which pieces of the corpus may be shown around their peaks, bool; None = all of them."""
+    """Yield which pieces of the corpus may be shown around their peaks, bool; None = all of
+    them.
+    """
     corpus = run.corpus
     assert corpus is not None
     if corpus.shippable is None:
@@ -120,7 +122,7 @@ def pieces_that_may_show(subject: Subject, run: ScoreRun) -> np.ndarray | None:
 def examples_table(
     subject: Subject, activations: Activations, may_show: np.ndarray | None = None
 ) -> pa.Table:
-    """The rows of one layer.
+    """Return the rows of one layer.
 
     Args:
         subject: its SAE.
@@ -180,7 +182,7 @@ def _windows(
     n_texts: int,
     may_show: np.ndarray | None,
 ) -> list[dict[str, Any]]:
-    """The first `N_WINDOWS` examples of `feature` that may be shown."""
+    """Return the first `N_WINDOWS` examples of `feature` that may be shown."""
     details = activations.details
     assert details is not None
     piece_N = activations.piece_FN[feature, :n_texts]

@@ -34,7 +34,7 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def device_type(subject: SubjectSettings) -> str:
-    """cpu, cuda or mps: what `device=auto` will most likely be, guessed without torch."""
+    """Return cpu, cuda or mps: what `device=auto` will most likely be, guessed without torch."""
     if subject.device != "auto":
         return subject.device.split(":")[0]
     if gpu_memory():
@@ -55,7 +55,7 @@ def refuse_absent_device(subject: SubjectSettings) -> None:
 
 
 def dtype_name(subject: SubjectSettings) -> str:
-    """The dtype that `dtype=auto` means on the run's device."""
+    """Return the dtype that `dtype=auto` means on the run's device."""
     if subject.dtype != "auto":
         return subject.dtype
     on_cpu = device_type(subject) == "cpu" and subject.device_map is None
@@ -73,8 +73,9 @@ class Weights(NamedTuple):
 
 
 def estimate_weights(settings: Settings) -> int | None:
-    """Add up the bytes of all weights that a run holds at once: of the model, one SAE, and others;
-    None where nothing tells the model's size."""
+    """Add up the bytes of all weights that a run holds at once: of the model, one SAE, and
+    others; None where nothing tells the model's size.
+    """
     subject = settings.subject
     n_params = _model_size(subject.model)
     if n_params is None:
@@ -85,8 +86,9 @@ def estimate_weights(settings: Settings) -> int | None:
 
 
 def _others(settings: Settings, n_params: float) -> list[Weights]:
-    """The evaluator of steered texts, a judge in this process, and the model that LoRA trains, if
-    the run loads them; all of the same dtype, where the model is."""
+    """Return the evaluator of steered texts, a judge in this process, and the model that LoRA
+    trains, if the run loads them; all of the same dtype, where the model is.
+    """
     beside_model = []
     if settings.evaluator and settings.steering.factors:
         name = f"the evaluator {settings.evaluator.title}"
@@ -104,7 +106,7 @@ def _others(settings: Settings, n_params: float) -> list[Weights]:
 
 
 def _judge(path: str) -> ModelConfig:
-    """A judge's model, with its size if an entry of `conf/model` is of the same one."""
+    """Return a judge's model, with its size if an entry of `conf/model` is of the same one."""
     sizes = {entry["path"]: entry.get("n_params") for entry in entries("model").values()}
     size = sizes.get(path)
     return ModelConfig(name=path, path=path, n_params=None if size is None else float(size))
@@ -140,12 +142,12 @@ def refuse_if_too_big(settings: Settings, spare: int = 0) -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """`a and b`, or `a, b and c`."""
+    """Return `a and b`, or `a, b and c`."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def available_memory(subject: SubjectSettings) -> int | None:
-    """Bytes that weights can take where the run puts them; None if nothing tells."""
+    """Return bytes that weights can take where the run puts them; None if nothing tells."""
     gpus = gpu_memory()
     if subject.device_map is not None:
         return sum(gpus) + main_memory()
@@ -158,7 +160,7 @@ def available_memory(subject: SubjectSettings) -> int | None:
 
 
 def main_memory() -> int:
-    """Bytes of main memory that are free for this process, within a container's limit."""
+    """Return bytes of main memory that are free for this process, within a container's limit."""
     free = psutil.virtual_memory().available
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else "max"
@@ -166,7 +168,9 @@ def main_memory() -> int:
 
 
 def gpu_memory() -> list[int]:
-    """Bytes of memory of each NVIDIA GPU that this process may use, as the driver's tool tells."""
+    """Return bytes of memory of each NVIDIA GPU that this process may use, as the driver's tool
+    tells.
+    """
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
@@ -188,6 +192,7 @@ def gpu_memory() -> list[int]:
 
 
 def gigabytes(size: float) -> str:
+    """Return a number of bytes as people write it."""
     return f"{size / 1e9:.3g} GB"
 
 
@@ -201,7 +206,9 @@ def _model_size(model: ModelConfig) -> float | None:
 
 
 def _sae_size(sae: SaeConfig, model: ModelConfig) -> float:
-    """Numbers in the largest SAE; 0 where nothing tells: SAEs are small beside their model."""
+    """Return numbers in the largest SAE; 0 where nothing tells: SAEs are small beside their
+    model.
+    """
     if sae.path:
         folders = sae_folders(Path(sae.path))
         files = [file for folder in folders for file in folder.glob("*.safetensors")]

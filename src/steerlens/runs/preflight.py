@@ -126,7 +126,9 @@ def _check_local_model(model: ModelConfig, key: str, cache_dir: Path) -> None:
 
 
 def local_folder(model: ModelConfig) -> Path | None:
-    """The model's folder in the Hugging Face layout; None for a GGUF or a name on the hub."""
+    """Return the model's folder in the Hugging Face layout; None for a GGUF or a name on the
+    hub.
+    """
     if gguf_file(model):
         return None
     path = Path(model.path)
@@ -182,8 +184,9 @@ def _check_template(settings: Settings) -> None:
 
 
 def reads_corpus(settings: Settings) -> bool:
-    """Tell whether the run may read its corpus: for a score, to choose features or steer
-    in their units, or for PMI of texts that no word was asked for."""
+    """Tell whether the run may read its corpus: for a score, to choose features or steer in
+    their units, or for PMI of texts that no word was asked for.
+    """
     scores = any("corpus" in score.uses() for score in settings.scores.values())
     if settings.concepts:
         return scores
@@ -358,7 +361,7 @@ def _check_release(sae: SaeConfig, config: RunConfig) -> None:
 
 
 def layers_with_sae(subject: SubjectSettings, layers: list[int]) -> list[int] | None:
-    """Those of `layers` that have an SAE; None if only the weights tell.
+    """Return those of `layers` that have an SAE; None if only the weights tell.
 
     Refuses a layer that is named but has none; of `all` and `late`, some may have none.
     """
@@ -375,7 +378,7 @@ def layers_with_sae(subject: SubjectSettings, layers: list[int]) -> list[int] | 
 
 
 def _sae_layers(sae: SaeConfig, layers: list[int]) -> set[int] | None:
-    """The layers for which there are SAEs; None if only the weights tell."""
+    """Return the layers for which there are SAEs; None if only the weights tell."""
     if sae.path:
         layers_of_folders = [sae_facts(folder).layer for folder in sae_folders(Path(sae.path))]
         return (

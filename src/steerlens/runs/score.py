@@ -158,7 +158,9 @@ def features_of(subject: Subject, settings: Settings, labels: Labels, ctx: RunCo
 
 
 def _pieces_fired(subject: Subject, settings: Settings, ctx: RunContext) -> np.ndarray:
-    """In how many texts each feature fires, (F,): of the corpus, or of what ships instead."""
+    """Return in how many texts each feature fires, (F,): of the corpus, or of what ships
+    instead.
+    """
     from steerlens.engine.corpus_pass import pieces_fired
     from steerlens.engine.examples import read_examples
 
@@ -199,6 +201,6 @@ def _cover_group(
 
 
 def _corpus_facts(ctx: RunContext) -> dict[str, Any] | None:
-    """What provenance says of the corpus, if a method has read it."""
+    """Return what provenance says of the corpus, if a method has read it."""
     read = [activations.n_tokens for activations in ctx.cache.activations.values()]
     return {**(ctx.corpus_key() or {}), "tokens_read": max(read)} if read else None

@@ -148,7 +148,7 @@ def measure_pmi(settings: Settings, ctx: RunContext, folder: RunFolder) -> None:
 
 
 def _some_texts(corpus: CorpusConfig, advance: Callable[[int], None]) -> Iterator[str]:
-    """The corpus up to about `n_tokens` words, so that one without an end has one, too."""
+    """Yield the corpus up to about `n_tokens` words, so that one without an end has one, too."""
     from steerlens.data.corpus import texts
     from steerlens.data.corpus.values import contents
 

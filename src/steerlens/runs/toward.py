@@ -116,7 +116,7 @@ def _scored_toward(
     ctx: RunContext,
     models: RunModels,
 ) -> pd.DataFrame:
-    """A row of the table of features for each word and candidate, scored toward the word."""
+    """Return a row of the table of features for each word and candidate, scored toward the word."""
     from steerlens.analysis.toward import lens_candidates
     from steerlens.steering.coverage import prompt_settings, scores_toward
 

@@ -1,4 +1,4 @@
-"""Scoring methods: one module each, found through the entry-point group `steerlens.scores`.
+"""Scoring methods: one module each, in this room or in another package (`steerlens.scores`).
 
 A method is a module with
 
@@ -36,4 +36,5 @@ class Method(Protocol):
 
     def score(
         self, subject: Subject, features: np.ndarray, config: Any, run: ScoreRun
-    ) -> Mapping[str, Sequence[Any] | np.ndarray]: ...
+    ) -> Mapping[str, Sequence[Any] | np.ndarray]:
+        """Score `features`, shape (n,); see CONTRIBUTING.md, 'Add a scoring method'."""

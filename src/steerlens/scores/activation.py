@@ -23,6 +23,7 @@ class ActivationConfig(ReadsTexts):
     method: str = "activation"
 
     def corpus_pass(self) -> tuple[int | None, int] | None:
+        """Return what the method needs of a pass over the corpus: (context length, examples)."""
         return (self.context_length, 0) if self.reads_corpus() else None
 
 
@@ -35,7 +36,7 @@ COLUMNS = ("activation_frequency", "mean_activation", "max_activation")
 def score(
     subject: Subject, features: np.ndarray, config: ActivationConfig, run: ScoreRun
 ) -> Mapping[str, np.ndarray]:
-    """Statistics of `features`, shape (n,), over the tokens of the corpus that count.
+    """Return statistics of `features`, shape (n,), over the tokens of the corpus that count.
 
     Returns:
         `activation_frequency` (share of tokens on which it fires), `mean_activation` (over these

@@ -28,6 +28,7 @@ class ConceptScoreConfig(output.PromptConfig):
     """A word or a phrase, or several for the same."""
 
     def check(self) -> None:
+        """Refuse settings that can't work; see `ScoreConfig.check`."""
         super().check()
         if self.concept is None:
             raise self.refusal("concept", "names nothing; give a word or a phrase")
@@ -40,7 +41,7 @@ Config = ConceptScoreConfig
 def score(
     subject: Subject, features: np.ndarray, config: ConceptScoreConfig, run: ScoreRun
 ) -> Mapping[str, np.ndarray | Sequence[str]]:
-    """Scores `features`, shape (n,).
+    """Score `features`, shape (n,).
 
     Returns:
         `concept_score`, and the `concept_token` that is likeliest when the feature is amplified.

@@ -47,6 +47,7 @@ class InputScoreConfig(ReadsTexts):
     SOURCES: ClassVar[Sequence[str]] = (*ReadsTexts.SOURCES, "neuronpedia")
 
     def check(self) -> None:
+        """Refuse settings that can't work; see `ScoreConfig.check`."""
         super().check()
         if self.max_examples < self.min_examples:
             raise self.refusal("max_examples", f"is less than min_examples={self.min_examples}")
@@ -62,12 +63,15 @@ class InputScoreConfig(ReadsTexts):
                 raise SteerlensError(f"score.path: there is no folder {self.path}.")
 
     def enough_ships(self) -> bool:
+        """Say whether the SAE's examples are enough for these settings."""
         return super().enough_ships() and self.max_examples <= N_TEXTS
 
     def corpus_pass(self) -> tuple[int | None, int] | None:
+        """Return what the method needs of a pass over the corpus: (context length, examples)."""
         return (self.context_length, self.max_examples) if self.reads_corpus() else None
 
     def files(self) -> Sequence[Path]:
+        """Return the files that the numbers depend on."""
         if self.source == "neuronpedia":
             return sorted(Path(str(self.path)).rglob("*.json*"))
         return super().files()
@@ -79,7 +83,7 @@ Config = InputScoreConfig
 def score(
     subject: Subject, features: np.ndarray, config: InputScoreConfig, run: ScoreRun
 ) -> Mapping[str, Any]:
-    """Scores `features`, shape (n,).
+    """Score `features`, shape (n,).
 
     Returns:
         `input_score` (a token that tops 30 sentences counts 30 times, as in the published
@@ -186,7 +190,8 @@ def _neuronpedia_peaks(
 
 
 def token_texts(tokenizer: Any, token_ids: list[int]) -> set[str]:
-    """How an export may write these tokens: as their texts, or as the tokenizer's own pieces.
+    """Return how an export may write these tokens: as their texts, or as the tokenizer's own
+    pieces.
 
     Ids beyond the tokenizer's vocabulary, to which unembeddings are padded, are no tokens.
     """
@@ -205,7 +210,7 @@ def token_texts(tokenizer: Any, token_ids: list[int]) -> set[str]:
 def input_scores(
     top_tokens: np.ndarray, own_tokens: np.ndarray, min_examples: int
 ) -> tuple[float | None, float | None, int]:
-    """(S_in by sentences, S_in by distinct tokens, number of sentences) of one feature.
+    """Return (S_in by sentences, S_in by distinct tokens, number of sentences) of one feature.
 
     `top_tokens` has the maximally activated token of each sentence, as ids or as texts.
     """
@@ -219,7 +224,7 @@ def input_scores(
 
 
 def _texts(subject: Subject, activations: Any, feature: int, n: int) -> list[str]:
-    """The feature's top examples, a few tokens around the maximally activated one."""
+    """Return the feature's top examples, a few tokens around the maximally activated one."""
     texts = []
     for value, piece, at in zip(
         activations.value_FN[feature, :n],
@@ -234,7 +239,7 @@ def _texts(subject: Subject, activations: Any, feature: int, n: int) -> list[str
 
 
 def _marked(subject: Subject, tokens: np.ndarray, at: int, first: int, around: int = 12) -> str:
-    """A few tokens around the one at `at`, which stands in «marks»; none before `first`."""
+    """Return a few tokens around the one at `at`, which stands in «marks»; none before `first`."""
     decode = subject.lm.tokenizer.decode
     start = max(at - around, first)
     before, token, after = tokens[start:at], tokens[at : at + 1], tokens[at + 1 :][:around]

@@ -47,6 +47,7 @@ class PromptConfig(ScoreConfig):
     """Put the prompt into the model's chat template, as the user's turn."""
 
     def uses(self) -> Sequence[str]:
+        """Return which of the run's seed and corpus the numbers depend on."""
         return ()
 
 
@@ -59,6 +60,7 @@ class OutputScoreConfig(PromptConfig):
     """Random directions of each layer whose scores are the null distribution; 0 = none."""
 
     def check(self) -> None:
+        """Refuse settings that can't work; see `ScoreConfig.check`."""
         super().check()
         if self.null_directions < 0:
             raise self.refusal("null_directions", "must be at least 0")
@@ -70,7 +72,7 @@ Config = OutputScoreConfig
 def score(
     subject: Subject, features: np.ndarray, config: OutputScoreConfig, run: ScoreRun
 ) -> Mapping[str, np.ndarray | list[str]]:
-    """Scores `features`, shape (n,).
+    """Score `features`, shape (n,).
 
     Returns:
         `output_score` (the published number), `output_score_delta` (minus the unsteered term, as
@@ -102,7 +104,7 @@ def score_toward(
     run: ScoreRun,
     directions_FD: torch.Tensor | None = None,
 ) -> dict[str, np.ndarray | list[str]]:
-    """`score`, for any K tokens that each feature is to make likely.
+    """Return `score`, for any K tokens that each feature is to make likely.
 
     Args:
         subject: model and SAE.
@@ -146,12 +148,13 @@ def score_toward(
 
 
 def rank_weighted(rank: torch.Tensor, probability: torch.Tensor, d_vocab: int) -> torch.Tensor:
-    """`P = (1 - r / |V|) * p` (Eq. 9), in float64."""
+    """Return `P = (1 - r / |V|) * p` (Eq. 9), in float64."""
     return (1 - rank.double() / d_vocab) * probability.double()
 
 
 def null_scores(subject: Subject, config: OutputScoreConfig, run: ScoreRun) -> np.ndarray:
-    """(N,) float64: output scores of the layer's `config.null_directions` random directions.
+    """Yield, as (N,) float64, output scores of the layer's `config.null_directions` random
+    directions.
 
     Computed once for a subject and settings: kept in the run, and in its store beside the scores.
     """
@@ -186,7 +189,7 @@ def _null_scores(subject: Subject, config: OutputScoreConfig, run: ScoreRun) -> 
 
 
 def draw_directions(subject: Subject, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random directions with norms of decoder rows: (n,) feature ids, (n, D) directions.
+    """Return the random directions with norms of decoder rows: (n,) feature ids, (n, D) directions.
 
     Each stands in the place of a feature, drawn with replacement, and has the norm of its row: a
     Gaussian direction, uniform on the sphere. Every one is drawn by itself, from its number and the
@@ -209,7 +212,8 @@ def draw_directions(subject: Subject, n: int) -> tuple[torch.Tensor, torch.Tenso
 
 
 def p_values(scores_F: np.ndarray, null_N: np.ndarray) -> np.ndarray:
-    """(F,): the share of null scores at least as high, each score itself counted among them.
+    """Return, as (F,), the share of null scores at least as high, each score itself counted among
+    them.
 
     `(1 + number at least as high) / (1 + N)`, which is never 0 and holds its level exactly.
     """

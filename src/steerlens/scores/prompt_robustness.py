@@ -36,6 +36,7 @@ class PromptRobustnessConfig(ScoreConfig):
     """Keep the SAE's reconstruction error."""
 
     def check(self) -> None:
+        """Refuse settings that can't work; see `ScoreConfig.check`."""
         super().check()
         if len(self.prompts) < 2 or not all(prompt.strip() for prompt in self.prompts):
             raise SteerlensError(
@@ -43,6 +44,7 @@ class PromptRobustnessConfig(ScoreConfig):
             )
 
     def uses(self) -> Sequence[str]:
+        """Return which of the run's seed and corpus the numbers depend on."""
         return ()
 
 
@@ -52,7 +54,7 @@ Config = PromptRobustnessConfig
 def score(
     subject: Subject, features: np.ndarray, config: PromptRobustnessConfig, run: ScoreRun
 ) -> Mapping[str, np.ndarray]:
-    """Scores `features`, shape (n,).
+    """Score `features`, shape (n,).
 
     Returns:
         `output_score_mean` and `output_score_std` (of the population) over the prompts, and

@@ -24,7 +24,7 @@ TOKENS_AT_ONCE = 2048
 def describe(
     subjects: Sequence[Subject], n_tokens: int | None, run: ScoreRun
 ) -> list[Mapping[str, Any]]:
-    """Rows of `saes.parquet`; without `n_tokens` only what needs no text.
+    """Return rows of `saes.parquet`; without `n_tokens` only what needs no text.
 
     Args:
         subjects: SAEs of one model, in the order of their layers.
@@ -53,7 +53,7 @@ def describe(
 
 
 def _measured(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list[dict[str, Any]]:
-    """`quality` of each, from the store where it is there."""
+    """Yield `quality` of each, from the store where it is there."""
     corpus = run.corpus_key()
     keys = [{**subject.key, "quality": n_tokens, "corpus": corpus} for subject in subjects]
     index_of = {subject.hook_name: index for index, subject in enumerate(subjects)}
@@ -74,7 +74,8 @@ def _measured(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list
 
 
 def quality(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list[dict[str, Any]]:
-    """Reconstructs the first `n_tokens` tokens of the corpus with SAELens' own encode and decode.
+    """Return reconstruct the first `n_tokens` tokens of the corpus with SAELens' own encode and
+    decode.
 
     BOS and positions that the SAEs weren't trained on count nowhere: at its first position, many a
     model's vectors are a hundred times as long as elsewhere, and all explained variance is of that

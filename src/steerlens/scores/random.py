@@ -21,6 +21,7 @@ class RandomScoreConfig(ScoreConfig):
     method: str = "random"
 
     def uses(self) -> Sequence[str]:
+        """Return which of the run's seed and corpus the numbers depend on."""
         return ("seed",)
 
 
@@ -30,7 +31,7 @@ Config = RandomScoreConfig
 def score(
     subject: Subject, features: np.ndarray, config: RandomScoreConfig, run: ScoreRun
 ) -> Mapping[str, np.ndarray]:
-    """`random_score` of `features`, shape (n,): uniform in [0, 1).
+    """Return `random_score` of `features`, shape (n,): uniform in [0, 1).
 
     A feature's number depends on the run's seed, its layer and its id alone.
     """

@@ -36,7 +36,7 @@ def score_layer(
     logit_lens_k: int,
     run: ScoreRun,
 ) -> dict[str, Any]:
-    """Columns for `features` of one subject, one entry per feature, in their order."""
+    """Return columns for `features` of one subject, one entry per feature, in their order."""
     read_corpus([subject], configs.values(), run)
     ids = np.asarray(features, dtype=np.int64)
     # As many tokens as any method wants, so that the logit lens runs once.
@@ -67,7 +67,9 @@ def score_layer(
 def null_columns(
     subject: Subject, configs: Mapping[str, ScoreConfig], run: ScoreRun
 ) -> dict[str, Any] | None:
-    """Columns of `NULL_SCORES` for one subject; None where no method has random directions."""
+    """Return columns of `NULL_SCORES` for one subject; None where no method has random
+    directions.
+    """
     config = next(
         (config for config in configs.values() if isinstance(config, output.OutputScoreConfig)),
         None,
@@ -86,7 +88,7 @@ def null_columns(
 
 
 def _score(subject: Subject, ids: np.ndarray, config: ScoreConfig, run: ScoreRun) -> pa.Table:
-    """The method's columns for `ids`: what the store has, and what is missing there."""
+    """Yield the method's columns for `ids`: what the store has, and what is missing there."""
     key = score_key(subject, config, run) if run.store else {}
 
     def scores_of(missing: pd.DataFrame) -> Iterator[pa.Table]:
@@ -115,7 +117,7 @@ def _score_block(
 
 
 def score_key(subject: Subject, config: ScoreConfig, run: ScoreRun) -> dict[str, Any]:
-    """Everything that a method's numbers depend on."""
+    """Return everything that a method's numbers depend on."""
     source = inspect.getsource(load_part("scores", config.method))
     of_run = {"seed": lambda: run.seed, "corpus": run.corpus_key}
     files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in config.files()]
@@ -129,7 +131,7 @@ def score_key(subject: Subject, config: ScoreConfig, run: ScoreRun) -> dict[str,
 
 
 def decode_tokens(subject: Subject, token_ids_FK: torch.Tensor) -> list[list[str]]:
-    """The text of each token, one list of K strings per feature."""
+    """Return the text of each token, one list of K strings per feature."""
     unique = token_ids_FK.unique().tolist()
     text = dict(zip(unique, subject.lm.tokenizer.batch_decode([[t] for t in unique]), strict=True))
     return [[text[token] for token in row] for row in token_ids_FK.tolist()]

@@ -26,7 +26,7 @@ def select_features(
     seed: int,
     pieces_F: np.ndarray | None = None,
 ) -> list[int]:
-    """Feature ids of one layer, in the order given; random ones are sorted.
+    """Return feature ids of one layer, in the order given; random ones are sorted.
 
     The draw depends on `seed` and `layer` alone, not on the other layers of the run.
 
@@ -35,7 +35,7 @@ def select_features(
         layer: their layer.
         d_sae: number of features of the SAE.
         seed: the run's.
-        pieces_F: in how many pieces of the corpus each feature fires, (F,); for `min_examples`.
+        pieces_F: in how many sequences of the corpus each feature fires, (F,); for `min_examples`.
 
     Raises:
         SteerlensError: if there are no such features, or fewer than `n` qualify.
@@ -75,7 +75,8 @@ def part(sequence: Sequence[T], shard: tuple[int, int] | None) -> list[T]:
 
 
 def _firing(config: FeaturesConfig, layer: int, seed: int, pieces_F: np.ndarray) -> list[int]:
-    """All features that fire in `min_examples` pieces, or the first `n` of them in random order.
+    """Return all features that fire in `min_examples` sequences, or the first `n` of them in random
+    order.
 
     The order is a permutation of all features, so that another corpus or another `min_examples`
     exchanges only the features whose counts it changes. It isn't the draw without `min_examples`.
@@ -85,8 +86,8 @@ def _firing(config: FeaturesConfig, layer: int, seed: int, pieces_F: np.ndarray)
     if count < (config.n or 1):
         than = f", fewer than features.n={config.n}" if config.n else ""
         raise SteerlensError(
-            f"{count:,} features of layer {layer} fire in at least {config.min_examples} pieces of "
-            f"the corpus (features.min_examples){than}; lower that, or read more text."
+            f"{count:,} features of layer {layer} fire in at least {config.min_examples} sequences "
+            f"of the corpus (features.min_examples){than}; lower that, or read more text."
         )
     if config.n is None:
         return np.flatnonzero(qualify_F).tolist()
@@ -97,7 +98,7 @@ def _firing(config: FeaturesConfig, layer: int, seed: int, pieces_F: np.ndarray)
 def chosen(
     features: pd.DataFrame, selection: SelectionConfig, may_be_none: bool = False
 ) -> pd.DataFrame:
-    """The rows of a table of features to steer with; without a threshold and `top_n`, all.
+    """Return the rows of a table of features to steer with; without a threshold and `top_n`, all.
 
     Raises:
         SteerlensError: if the score wasn't computed or is no number, or if no feature passes and
@@ -118,7 +119,8 @@ def chosen(
 
 
 def best_first(features: pd.DataFrame, by: str) -> pd.DataFrame:
-    """The rows that have the score `by`, highest first, of equal ones the lower layer and id.
+    """Return the rows that have the score `by`, highest first, of equal ones the lower layer and
+    id.
 
     Raises:
         SteerlensError: if the score wasn't computed or is no number.

@@ -26,6 +26,7 @@ class ReadsTexts(ScoreConfig):
     SOURCES: ClassVar[Sequence[str]] = ("auto", "corpus", "shipped")
 
     def check(self) -> None:
+        """Refuse settings that can't work; see `ScoreConfig.check`."""
         super().check()
         if self.source not in self.SOURCES:
             raise self.unknown_source()
@@ -40,28 +41,32 @@ class ReadsTexts(ScoreConfig):
             raise self.refusal("context_length", "is for source=corpus, not for source=shipped")
 
     def unknown_source(self) -> SteerlensError:
-        """The error for a source that the score doesn't know."""
+        """Return the error for a source that the score doesn't know."""
         return unknown(f"source of score {self.method}", self.source, self.SOURCES)
 
     def enough_ships(self) -> bool:
-        """Whether shipped examples, whatever SAE's, hold all that these settings ask for."""
+        """Return whether shipped examples, whatever SAE's, hold all that these settings ask for."""
         return self.context_length is None
 
     def resolve_source(self, shipped: str | None, examples: str | None) -> None:
+        """Decide where to take what features fire on from; see `ScoreConfig.resolve_source`."""
         if self.source == "auto":
             self.source = "shipped" if shipped and self.enough_ships() else "corpus"
         if self.source == "shipped" and self.path is None:
             self.path = examples
 
     def reads_corpus(self) -> bool:
-        """Whether our own pass is needed."""
+        """Return whether our own pass is needed."""
         return self.source in ("auto", "corpus")
 
     def uses(self) -> Sequence[str]:
+        """Return which of the run's seed and corpus the numbers depend on."""
         return ("corpus",) if self.reads_corpus() else ()
 
     def examples(self) -> Sequence[Path]:
+        """Return the files of examples that the method reads."""
         return (Path(self.path),) if self.source == "shipped" and self.path else ()
 
     def files(self) -> Sequence[Path]:
+        """Return the files that the numbers depend on."""
         return self.examples()

@@ -36,6 +36,7 @@ class TokenConfidenceConfig(ScoreConfig):
     """Keep the SAE's reconstruction error."""
 
     def uses(self) -> Sequence[str]:
+        """Return which of the run's seed and corpus the numbers depend on."""
         return ()
 
 
@@ -45,7 +46,7 @@ Config = TokenConfidenceConfig
 def score(
     subject: Subject, features: np.ndarray, config: TokenConfidenceConfig, run: ScoreRun
 ) -> Mapping[str, np.ndarray]:
-    """Scores `features`, shape (n,): `token_confidence_delta`, in nats.
+    """Score `features`, shape (n,): `token_confidence_delta`, in nats.
 
     Raises:
         SteerlensError: for an empty prompt, a `k` beyond the vocabulary, or NaN scores.

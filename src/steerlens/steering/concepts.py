@@ -113,7 +113,7 @@ def steer_concepts(
 
 
 def _about(arms: Sequence[SteeringMethod], concepts: ConceptSet) -> pd.DataFrame:
-    """What each arm is for each concept, and how well it detects it."""
+    """Return what each arm is for each concept, and how well it detects it."""
     rows = []
     for arm in arms:
         for index, concept in enumerate(concepts.concepts):
@@ -159,7 +159,7 @@ def score_named_features(
 
 
 def _lexicon(concepts: ConceptSet, unsteered: pd.DataFrame) -> Lexicon:
-    """What judge=lexical knows: the concepts' words, and how unsteered texts read."""
+    """Return what judge=lexical knows: the concepts' words, and how unsteered texts read."""
 
     def texts_of(examples: Sequence[LabelledText]) -> list[str]:
         return [example.prompt + example.text for example in examples]
@@ -226,7 +226,9 @@ def arm_texts(
 
 
 def items_of(texts: pd.DataFrame, concepts: ConceptSet) -> list[Item]:
-    """What a judge is asked about texts: with the prompt in front, unless they are answers."""
+    """Return what a judge is asked about texts: with the prompt in front, unless they are
+    answers.
+    """
     named = {concept.id: concept.name for concept in concepts.concepts}
     answers = concepts.are_instructions
     return [
@@ -242,7 +244,7 @@ def items_of(texts: pd.DataFrame, concepts: ConceptSet) -> list[Item]:
 
 
 def with_ratings(texts: pd.DataFrame, rated: Rated, concepts: ConceptSet) -> pd.DataFrame:
-    """The texts with the judge's columns, and the names of their concepts."""
+    """Return the texts with the judge's columns, and the names of their concepts."""
     named = {concept.id: concept.name for concept in concepts.concepts}
     columns = {name: pd.array(values) for name, values in rated.columns().items()}
     concept = [named[id] for id in texts["concept_id"]]

@@ -36,7 +36,7 @@ class Best(NamedTuple):
 
 
 def tokens_or_reason(tokenizer: Any, words: Sequence[str]) -> dict[str, ConceptTokens | str]:
-    """For every word the tokens that stand for it, or why there is none."""
+    """Return, for every word the tokens that stand for it, or why there is none."""
     vocabulary = Vocabulary(tokenizer)
     by_word: dict[str, ConceptTokens | str] = {}
     for word in words:
@@ -48,7 +48,7 @@ def tokens_or_reason(tokenizer: Any, words: Sequence[str]) -> dict[str, ConceptT
 
 
 def word_tokens(tokenizer: Any, words: Sequence[str]) -> dict[str, ConceptTokens | str]:
-    """For every word the tokens that stand for it, or why there is none.
+    """Return, for every word the tokens that stand for it, or why there is none.
 
     Raises:
         SteerlensError: no word has any.
@@ -71,7 +71,7 @@ def cover_layer(
     run: ScoreRun,
     evaluator: LoadedModel | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of `coverage.parquet`, one for every word.
+    """Return rows of `coverage.parquet`, one for every word.
 
     Args:
         subject: model and SAE.
@@ -113,7 +113,7 @@ def cover_layer(
 def _reason(
     row: Mapping[str, Any], is_steered: bool, coverage: CoverageConfig, budget: float
 ) -> str | None:
-    """Why a column of `row` is null, where one is."""
+    """Return why a column of `row` is null, where one is."""
     if row["feature"] is None:
         return f"no feature has a token of it among its first {coverage.top_k} logit-lens tokens"
     if not is_steered:
@@ -165,8 +165,9 @@ def best_features(
 
 
 def prompt_settings(scores: Iterable[ScoreConfig]) -> output.PromptConfig:
-    """Give the settings of the first of a run's scores that steers one prompt, else the defaults:
-    features are scored toward words with the same prompt and factor."""
+    """Give the settings of the first of a run's scores that steers one prompt, else the
+    defaults: features are scored toward words with the same prompt and factor.
+    """
     of_prompts = (score for score in scores if isinstance(score, output.PromptConfig))
     return next(of_prompts, output.OutputScoreConfig())
 
@@ -209,7 +210,7 @@ def _steered(
     run: ScoreRun,
     evaluator: LoadedModel | None,
 ) -> dict[str, dict[str, Any]]:
-    """What the texts of each word's feature show, by word; words may share a feature."""
+    """Return what the texts of each word's feature show, by word; words may share a feature."""
     if not features:
         return {}
     steer = replace(settings.steer, controls=[], together=[], search=False)

@@ -34,8 +34,8 @@ def steer_layer(
     run: ScoreRun,
     evaluator: LoadedModel | None = None,
 ) -> pd.DataFrame:
-    """Rows of `generations.parquet`: every feature and control at every factor, 0 included, or
-    with `steer.search` at those that the search asks for.
+    """Return rows of `generations.parquet`: every feature and control at every factor, 0 included,
+    or with `steer.search` at those that the search asks for.
 
     Args:
         subject: model and SAE.
@@ -81,7 +81,7 @@ def steer_layer(
 def text_rows(
     factors_of: Mapping[Steered, Sequence[float]], settings: SteeringSettings
 ) -> pd.DataFrame:
-    """All texts, with columns `ROW`, of features and controls at their wanted factors."""
+    """Return all texts, with columns `ROW`, of features and controls at their wanted factors."""
     rows = [
         (*steered, factor, prompt, sample)
         for steered, factors in factors_of.items()
@@ -98,7 +98,7 @@ def _search(
     choice: ChoiceConfig,
     texts_of: Callable[[Mapping[Steered, Sequence[float]]], pd.DataFrame],
 ) -> pd.DataFrame:
-    """Texts at those factors only that a search from coarse to fine asks for.
+    """Return texts at those factors only that a search from coarse to fine asks for.
 
     All features go on together, so that batches are full in every round.
     """
@@ -129,8 +129,8 @@ def measure_texts(
     chat_template: bool = False,
     by: Sequence[str] = ROW,
 ) -> pd.DataFrame:
-    """`texts`, which the columns `by` tell apart, with the columns of every metric; kept under
-    `key`, that of the texts.
+    """Yield `texts`, which the columns `by` tell apart, with the columns of every metric; kept
+    under `key`, that of the texts.
 
     Metrics that need a steered feature are left out where `texts` has none. Only their key has the
     `concept`, so that texts which are looked at for several concepts are measured once.

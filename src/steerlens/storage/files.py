@@ -59,7 +59,7 @@ _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
 def cannot_write(path: Path, error: OSError) -> SteerlensError:
-    """`error`, which happened while writing `path`, in one sentence."""
+    """Return `error`, which happened while writing `path`, in one sentence."""
     if error.errno in _FULL:
         return SteerlensError(
             f"no space left to write {path}; free some, or choose another place with "
@@ -85,7 +85,7 @@ def make_folder(path: Path) -> Path:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the name `path` once the block has ended without an error.
+    """Open a binary file that takes the name `path` once the block has ended without an error.
 
     Until then an older `path` stays as it was, and after an error nothing new is left behind.
     """
@@ -112,7 +112,7 @@ def _temporary(path: Path) -> Path:
 
 @cache
 def _here() -> str:
-    """This machine, in the names of temporary files."""
+    """Return this machine, in the names of temporary files."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
@@ -151,12 +151,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_text(value: Any) -> str:
-    """`value` as indented JSON. Numbers that JSON doesn't know (NaN, infinity) become null."""
+    """Return `value` as indented JSON.
+
+    Numbers that JSON doesn't know (NaN, infinity) become null.
+    """
     return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:
-    """`value` in JSON's own types; also takes numpy's scalars and arrays, paths, pandas' NA."""
+    """Return `value` in JSON's own types; also takes numpy's scalars and arrays, paths, pandas'
+    NA.
+    """
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -173,7 +178,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, or None when it is missing or broken."""
+    """Return the content of a JSON file, or None when it is missing or broken."""
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

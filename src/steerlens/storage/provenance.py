@@ -66,7 +66,10 @@ _SECRET = re.compile(
 def provenance(
     identities: Mapping[str, Any], argv: Sequence[str], seeds: Mapping[str, int] | int
 ) -> dict[str, Any]:
-    """The content of `provenance.json`; `identities` says which model, SAE, ... were used."""
+    """Return the content of `provenance.json`; `identities` says which model, SAE, ...
+
+    were used.
+    """
     return {
         "time": now(),
         "command": command_line(argv),
@@ -79,7 +82,7 @@ def provenance(
 
 
 def command_line(argv: Sequence[str]) -> str:
-    """`argv` as typed, without the program's folder and without values that look secret."""
+    """Return `argv` as typed, without the program's folder and without values that look secret."""
     program, *arguments = argv or ["steerlens"]
     path = Path(program)
     name = path.parent.name if path.name == "__main__.py" else path.name
@@ -87,7 +90,9 @@ def command_line(argv: Sequence[str]) -> str:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python and of every package that can change a number; null if not installed."""
+    """Return versions of Python and of every package that can change a number; null if not
+    installed.
+    """
     version_of: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -138,7 +143,9 @@ def _is_docstring(line: ast.stmt) -> bool:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the checkout that steerlens runs from and whether it differs from it, or None."""
+    """Return the commit of the checkout that steerlens runs from and whether it differs from it,
+    or None.
+    """
     package = Path(__file__).resolve().parents[1]
     root = package.parents[1]
     # An installed package may lie in somebody's own repository (.venv): that is not our commit.
@@ -152,7 +159,7 @@ def git_state() -> dict[str, Any] | None:
 
 
 def hardware() -> dict[str, Any]:
-    """Platform, processor, memory and GPUs."""
+    """Return the platform, processor, memory and GPUs."""
     return {
         "platform": platform.platform(),
         "cpu": _cpu(),
@@ -179,7 +186,7 @@ def _gpus() -> list[dict[str, str]]:
 
 
 def _output(command: list[str]) -> str | None:
-    """What `command` prints, or None when it is missing, fails or hangs."""
+    """Return what `command` prints, or None when it is missing, fails or hangs."""
     # Variables such as GIT_DIR would point git at another repository.
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
@@ -192,7 +199,7 @@ def _output(command: list[str]) -> str | None:
 
 
 def file_identity(path: Path, cache_dir: Path) -> dict[str, Any]:
-    """Name, size and sha256 of a file; the hash is remembered by path and `file_stamp`."""
+    """Return name, size and sha256 of a file; the hash is remembered by path and `file_stamp`."""
     path = Path(path)
     try:
         before = file_stamp(path)
@@ -250,7 +257,8 @@ def _remember(cached: Path, stamp: Mapping[str, int | str], sha256: str) -> None
 
 
 def folder_identity(path: Path, cache_dir: Path) -> dict[str, Any]:
-    """Identity of a model's or SAE's folder: its weights, configuration and tokenizer files.
+    """Return the identity of a model's or SAE's folder: its weights, configuration and tokenizer
+    files.
 
     Looks one level down too, for a folder with one SAE per sub-folder.
     """
@@ -267,7 +275,9 @@ def folder_identity(path: Path, cache_dir: Path) -> dict[str, Any]:
 
 
 def hub_revision(repo_id: str, revision: str | None = None, kind: str = "models") -> str | None:
-    """Commit of the cached snapshot of a Hugging Face repository, if the hub's cache says."""
+    """Return the commit of the cached snapshot of a Hugging Face repository, if the hub's cache
+    says.
+    """
     from huggingface_hub.constants import HF_HUB_CACHE
 
     name = revision or "main"

@@ -51,12 +51,12 @@ def seal(content: bytes, owner: str, at_end: bool) -> bytes:
 
 
 def is_sealed(content: bytes) -> bool:
-    """Whether a file has a checksum: not if an earlier version has written it."""
+    """Return whether a file has a checksum: not if an earlier version has written it."""
     return _SEALED.search(content) is not None
 
 
 def is_intact(content: bytes, owner: str) -> bool:
-    """Whether one of the checksums in `content` is that of all its other bytes.
+    """Return whether one of the checksums in `content` is that of all its other bytes.
 
     A text in the file may look like one: then there are several, and one has to fit.
     """

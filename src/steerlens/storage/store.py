@@ -47,7 +47,7 @@ class Store:
     root: Path
 
     def folder(self, key: Mapping[str, Any]) -> Path:
-        """Where everything of `key` lies, or would lie."""
+        """Return where everything of `key` lies, or would lie."""
         return self.root / hashlib.sha256(_text(key).encode()).hexdigest()[:32]
 
     def keep(self, key: Mapping[str, Any], name: str, content: bytes) -> None:
@@ -103,7 +103,9 @@ class Store:
         return without_digest(value) if isinstance(value, dict) else None
 
     def read(self, key: Mapping[str, Any], by: Sequence[str] = ("feature",)) -> pa.Table | None:
-        """All rows of `key` that are finished; each once, and sorted, by the columns `by`."""
+        """Return all rows of `key` that are finished; each once, and sorted, by the columns
+        `by`.
+        """
         import pyarrow as pa
 
         tables: list[pa.Table] = []
@@ -149,7 +151,7 @@ class Store:
 
 
 def _part(content: bytes, by: Sequence[str]) -> pa.Table:
-    """The table in a part, without our metadata.
+    """Return the table in a part, without our metadata.
 
     Raises:
         ArrowException: it is no Parquet file.
@@ -187,7 +189,9 @@ def _text(key: Mapping[str, Any]) -> str:
 
 
 def merged(tables: Sequence[pa.Table], by: Sequence[str] = ("feature",)) -> pa.Table:
-    """The rows of all tables, sorted, the first of each that the columns `by` don't tell apart."""
+    """Return the rows of all tables, sorted, the first of each that the columns `by` don't tell
+    apart.
+    """
     import pyarrow as pa
 
     table = pa.concat_tables(tables, promote_options="default")

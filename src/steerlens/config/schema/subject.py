@@ -41,7 +41,8 @@ class ModelConfig:
     @property
     def title(self) -> str:
         """Give what tables and titles call it: the entry, of `local` its folder or file, of `hub`
-        its repository."""
+        its repository.
+        """
         if self.name == "hub":
             return self.path
         return _named_after(self.path) if self.name == "local" else self.name
@@ -78,15 +79,17 @@ class SaeConfig:
     @property
     def title(self) -> str:
         """Give what tables and titles call it: the entry, of `local` its folder, of `release` that
-        release of SAELens."""
+        release of SAELens.
+        """
         if self.name == "local" and self.path:
             return _named_after(self.path)
         return self.release if self.name == "release" and self.release else self.name
 
 
 def _named_after(path: str) -> str:
-    """The folder's own name, or a GGUF's without its ending; of a snapshot in the hub's cache that
-    of its repository."""
+    """Return the folder's own name, or a GGUF's without its ending; of a snapshot in the hub's
+    cache that of its repository.
+    """
     full = Path(path).expanduser().absolute()
     full = Path(os.path.normpath(full))
     if full.parent.name == "snapshots" and full.parents[1].name.startswith("models--"):
@@ -111,4 +114,5 @@ class FeaturesConfig:
     examples: list[str] = field(default_factory=list)
     """Sentences about the concept: features that fire on them are candidates, too."""
     min_examples: int | None = None
-    """Of all or random features, only those that fire in at least so many pieces of the corpus."""
+    """Of all or random features, only those that fire in at least so many sequences of the
+    corpus."""

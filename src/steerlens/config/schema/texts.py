@@ -35,8 +35,8 @@ class CorpusConfig:
     n_tokens: int | None = None
     """Read this many tokens; null = all."""
     context_length: int = 128
-    """Documents are cut into pieces of this many tokens, BOS included, or of as many as the model
-    can take."""
+    """Documents are split into sequences of this many tokens, BOS included, or of as many as the
+    model can take."""
     seed: int | None = None
     """Shuffles the documents; null = in their order."""
 

@@ -55,7 +55,9 @@ class Concept:
     feature: FeatureRef | None = None
 
     def with_prompts(self, prompts: Sequence[str]) -> Concept:
-        """The first half of `prompts` chooses the factor, the second half evaluates (AxBench)."""
+        """Return the first half of `prompts` chooses the factor, the second half evaluates
+        (AxBench).
+        """
         half = len(prompts) // 2
         return replace(self, choosing=tuple(prompts[:half]), evaluating=tuple(prompts[half:]))
 
@@ -94,7 +96,7 @@ class ConceptSet:
         return len(self.concepts)
 
     def only(self, names: Iterable[str]) -> ConceptSet:
-        """The concepts of these names, in the set's order."""
+        """Return the concepts of these names, in the set's order."""
         names_here, wanted_names = {concept.name for concept in self.concepts}, set(names)
         for name in sorted(wanted_names - names_here):
             raise unknown(f"concept of {self.name}", name, names_here)

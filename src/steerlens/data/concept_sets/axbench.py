@@ -39,7 +39,8 @@ class _Known(NamedTuple):
 
 
 def axbench_folder(path: Path) -> ConceptSet:
-    """The concepts of a folder, in the order of their ids; without tables they have no texts.
+    """Return the concepts of a folder, in the order of their ids; without tables they have no
+    texts.
 
     Raises:
         SteerlensError: for a folder without metadata, a file that can't be read, or a table that
@@ -58,7 +59,7 @@ def axbench_folder(path: Path) -> ConceptSet:
 
 
 def axbench_hub(repo: str, subset: str, revision: str | None = None) -> ConceptSet:
-    """The concepts of a data set on the hub; `subset` is e.g. `9b/l20`.
+    """Return the concepts of a data set on the hub; `subset` is e.g. `9b/l20`.
 
     Raises:
         SteerlensError: if it can't be read, or lacks a column.
@@ -99,7 +100,7 @@ def _read(file: Path | None) -> pd.DataFrame | None:
 
 
 def _complete(table: pd.DataFrame | None) -> tuple[pd.DataFrame | None, int]:
-    """The rows that say their concept and have an input, and how many there are besides.
+    """Return the rows that say their concept and have an input, and how many there are besides.
 
     A missing output is an empty one.
     """
@@ -124,7 +125,7 @@ def _checked(table: pd.DataFrame, name: str, columns: Iterable[str]) -> pd.DataF
 
 
 def _metadata(file: Path) -> tuple[dict[int, _Known], int]:
-    """What the lines of the metadata say, by concept id; `ref` may be null or missing.
+    """Return what the lines of the metadata say, by concept id; `ref` may be null or missing.
 
     And how many lines have null for the concept or its id, which say nothing.
     """
@@ -164,7 +165,7 @@ def _is_null(value: Any) -> bool:
 
 
 def _known(train: pd.DataFrame, test: pd.DataFrame) -> dict[int, _Known]:
-    """The same from the tables, where there is no metadata."""
+    """Return the same from the tables, where there is no metadata."""
     linked: Any = test[test["sae_link"].notna()]
     named: Any = train[train["output_concept"].notna()]
     links = dict(zip(linked["concept_id"], linked["sae_link"], strict=True))
@@ -178,7 +179,7 @@ def _known(train: pd.DataFrame, test: pd.DataFrame) -> dict[int, _Known]:
 
 
 def feature_ref(address: str) -> FeatureRef:
-    """The feature that a Neuronpedia address is of: `.../MODEL/20-gemmascope-res-16k/16038`.
+    """Return the feature that a Neuronpedia address is of: `.../MODEL/20-gemmascope-res-16k/16038`.
 
     Raises:
         SteerlensError: for any other text.
@@ -199,7 +200,8 @@ def _assembled(
     test: pd.DataFrame | None,
     n_null: int = 0,
 ) -> ConceptSet:
-    """The set of the concepts of `metadata_of`; None where both tables say what is known of them.
+    """Return the set of the concepts of `metadata_of`; None where both tables say what is known of
+    them.
 
     `n_null` lines of the metadata name none.
     """
@@ -253,7 +255,9 @@ def _assembled(
 
 
 def _negatives(train: pd.DataFrame | None) -> dict[str, tuple[LabelledText, ...]]:
-    """The negatives that all concepts of a genre share: AxBench gives them the concept -1."""
+    """Return the negatives that all concepts of a genre share: AxBench gives them the concept
+    -1.
+    """
     if train is None:
         return {}
     rows: Any = train[(train["concept_id"] == -1) & (train["category"] == NEGATIVE)]
@@ -271,6 +275,6 @@ def _by_concept(table: pd.DataFrame | None) -> dict[int, dict[str, tuple[Labelle
 
 
 def _examples(rows: pd.DataFrame) -> tuple[LabelledText, ...]:
-    """A missing output is an empty one."""
+    """Return a missing output is an empty one."""
     outputs = rows["output"].where(rows["output"].notna(), "")
     return tuple(map(LabelledText, rows["input"].astype(str), outputs.astype(str)))

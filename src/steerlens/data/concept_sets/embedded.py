@@ -102,7 +102,7 @@ def embedded_concepts(
     roots: Iterable[Path] | None = None,
     topics: Mapping[str, Sequence[str]] = TOPICS,
 ) -> ConceptSet:
-    """The concepts that the installed documentation has enough texts of.
+    """Return the concepts that the installed documentation has enough texts of.
 
     Args:
         n_train: positives to train on, and as many negatives (AxBench's 72).
@@ -223,7 +223,7 @@ def _texts_of(
     roots: Sequence[Path] | None,
     prompts_used: set[str],
 ) -> tuple[list[LabelledText], list[LabelledText]]:
-    """Texts to train and to test on: of every three modules, one is for testing."""
+    """Return texts to train and to test on: of every three modules, one is for testing."""
     n_of_part, parts = (n_train, n_test), ([], [])
     count: dict[str, int] = defaultdict(int)
     part_of_module: dict[str, int] = {}
@@ -250,7 +250,7 @@ def _texts_of(
 
 
 def _example(document: Document) -> LabelledText | None:
-    """The document's beginning, in whole sentences as far as they fit."""
+    """Return the document's beginning, in whole sentences as far as they fit."""
     words: list[str] = []
     least, most = WORDS
     for sentence in _sentences(document.text):
@@ -276,7 +276,7 @@ def _others(
     n: int,
     seed: int,
 ) -> list[LabelledText]:
-    """`n` positives of the other concepts, of all as equally many as possible."""
+    """Return `n` positives of the other concepts, of all as equally many as possible."""
     shuffled = [
         sorted(
             texts[part],
@@ -294,7 +294,9 @@ def _others(
 def _openings(
     topics: _Topics, seed: int, roots: Sequence[Path] | None
 ) -> list[tuple[str, str | None]]:
-    """Openings of sentences of held-out modules, and their topic, in an order of the seed's."""
+    """Return openings of sentences of held-out modules, and their topic, in an order of the
+    seed's.
+    """
     packages = sorted({package for all_of in topics.packages.values() for package in all_of})
     held_out = documents(
         roots, packages=packages, split="validation", modules=_is_held_out,
@@ -317,7 +319,7 @@ def _is_held_out(module: str) -> bool:
 def _prompts_of(
     name: str, openings: Sequence[tuple[str, str | None]], n: int, seed: int
 ) -> list[str]:
-    """Openings that are of another topic than the concept's, or of none."""
+    """Return openings that are of another topic than the concept's, or of none."""
     possible = [opening for opening, topic in openings if topic != name]
     if len(possible) < n:
         raise SteerlensError(
@@ -328,5 +330,5 @@ def _prompts_of(
 
 
 def _draw(*parts: object) -> bytes:
-    """A number as good as random, the same for the same parts."""
+    """Return a number as good as random, the same for the same parts."""
     return hashlib.sha256(repr(parts).encode()).digest()

@@ -1,5 +1,6 @@
 """Instructions on which the steering of a concept is judged: the first half of a concept's chooses
-the factor, the second half is reported (AxBench)."""
+the factor, the second half is reported (AxBench).
+"""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ OF_GENRE = {"text": DOLLY, "math": GSM8K, "code": ALPACA_EVAL}
 def with_instructions(
     concepts: ConceptSet, source: str = "alpaca_eval", path: Path | None = None, n: int = 10
 ) -> ConceptSet:
-    """The concepts with `n` instructions each.
+    """Return the concepts with `n` instructions each.
 
     Args:
         concepts: a set whose prompts are instructions.
@@ -82,7 +83,7 @@ def with_instructions(
 
 
 def _instructions(genre: str, path: Path | None) -> pd.Series:
-    """All instructions for a genre, `all` for AlpacaEval's, in the order of their file."""
+    """Return all instructions for a genre, `all` for AlpacaEval's, in the order of their file."""
     if genre != "all" and genre not in OF_GENRE:
         raise unknown("genre", genre, OF_GENRE)
     table = ALPACA_EVAL if genre == "all" else OF_GENRE[genre]
@@ -126,7 +127,7 @@ def _from_hub(address: str) -> pd.DataFrame:
 
 
 def _released(concepts: ConceptSet, path: Path | None, n: int) -> ConceptSet:
-    """The authors' instructions, `{"layer_feature": [instructions]}`; nulls are none."""
+    """Return the authors' instructions, `{"layer_feature": [instructions]}`; nulls are none."""
     if path is None:
         raise SteerlensError("released instructions need the authors' file.")
     try:

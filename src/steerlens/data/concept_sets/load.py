@@ -20,8 +20,8 @@ _embedded = cache(embedded_concepts)
 def load_concepts(
     config: ConceptsConfig, layer: int, seed: int, chat_template: bool = False
 ) -> ConceptSet:
-    """The concepts for a layer, with their texts and prompts, which are requests inside a chat
-    template.
+    """Return the concepts for a layer, with their texts and prompts, which are requests inside a
+    chat template.
 
     Raises:
         SteerlensError: what `config` names can't be read, or has no such concept.

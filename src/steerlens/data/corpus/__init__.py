@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 def texts(config: CorpusConfig, render: Render | None = None) -> Iterator[str]:
-    """The documents of the corpus in their order, empty ones left out.
+    """Return the documents of the corpus in their order, empty ones left out.
 
     `render` writes chats as texts; None where a corpus of chats is refused.
 
@@ -45,7 +45,7 @@ def texts(config: CorpusConfig, render: Render | None = None) -> Iterator[str]:
 
 
 def marked_texts(config: CorpusConfig, render: Render | None = None) -> Iterator[tuple[str, bool]]:
-    """`texts`, each with whether parts of it may be shipped, as the column `shippable` says.
+    """Return `texts`, each with whether parts of it may be shipped, as the column `shippable` says.
 
     Raises:
         SteerlensError: as `texts`, and if that column has anything but booleans.
@@ -78,7 +78,7 @@ def refuse_without_text(config: CorpusConfig) -> None:
 def _refuse_without_text(
     path: Path, source: str, column: str, shippable: str | None, size: int, _mtime: int
 ) -> None:
-    """The same once for all jobs of a sweep, while the file is the same."""
+    """Do the same once for all jobs of a sweep, while the file is the same."""
     config = CorpusConfig(path.name, source, str(path), column=column, shippable=shippable)
     if source == "parquet":
         _refuse_table(path, config)
@@ -107,7 +107,7 @@ def _refuse_table(path: Path, config: CorpusConfig) -> None:
 
 
 def identity(config: CorpusConfig, cache_dir: Path) -> dict[str, Any]:
-    """Which text this is, for provenance and the cache."""
+    """Return which text this is, for provenance and the cache."""
     facts: dict[str, Any] = {
         "source": config.source,
         "column": config.column,
@@ -131,7 +131,7 @@ def identity(config: CorpusConfig, cache_dir: Path) -> dict[str, Any]:
 
 
 def _installed(config: CorpusConfig) -> Iterator[str]:
-    """One text for each module: what stands around a docstring belongs to it."""
+    """Yield one text for each module: what stands around a docstring belongs to it."""
     texts_of_modules = documents(kinds=("docstring", "string"), seed=config.seed or 0)
     for _, module in itertools.groupby(texts_of_modules, key=lambda document: document.module):
         yield "\n".join(
@@ -176,7 +176,9 @@ def _of_rows(config: CorpusConfig, render: Render | None) -> Iterator[tuple[str,
 def _with_columns(
     rows: Iterable[dict[str, Any]], columns: Sequence[str], config: CorpusConfig
 ) -> Iterator[dict[str, Any]]:
-    """`rows`, in which a column may be missing here and there, but not in all of the first."""
+    """Yield `rows`, in which a column may be missing here and there, but not in all of the
+    first.
+    """
     missing, row = set(columns), {}
     for number, row in enumerate(rows):
         missing -= row.keys()

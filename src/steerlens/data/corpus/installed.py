@@ -85,7 +85,7 @@ class Document:
 
 
 def default_roots() -> list[Path]:
-    """The standard library first, then the folder of installed packages."""
+    """Return the standard library first, then the folder of installed packages."""
     paths = sysconfig.get_paths()
     return [Path(path) for path in dict.fromkeys((paths["stdlib"], paths["purelib"]))]
 
@@ -137,7 +137,7 @@ def read_module(path: Path, module: str) -> Iterator[Document]:
 
 
 def clean(raw: str) -> str:
-    """Prose of a docstring: one paragraph a line, without code, tables, types and markup."""
+    """Return prose of a docstring: one paragraph a line, without code, tables, types and markup."""
     paragraphs = (_tidy(" ".join(block)) for block in _blocks(raw))
     return "\n".join(text for text in paragraphs if _is_prose(text))
 
@@ -190,7 +190,7 @@ def _drop_repeats(document: Document, hashes: set[bytes]) -> Document | None:
 
 
 def _strings(tree: ast.Module) -> Iterator[tuple[str, Kind, str]]:
-    """Docstrings and other long strings, in the order of the source."""
+    """Yield docstrings and other long strings, in the order of the source."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     stack: list[tuple[ast.AST, str]] = [(tree, "")]
     while stack:
@@ -212,7 +212,7 @@ def _strings(tree: ast.Module) -> Iterator[tuple[str, Kind, str]]:
 
 
 def _comments(source: str) -> Iterator[tuple[str, Kind, str]]:
-    """Blocks of at least two whole-line comments."""
+    """Yield blocks of at least two whole-line comments."""
     block: list[str] = []
     start = 0
     for number, line in enumerate((*source.splitlines(), ""), start=1):
@@ -227,7 +227,7 @@ def _comments(source: str) -> Iterator[tuple[str, Kind, str]]:
 
 
 def _blocks(raw: str) -> Iterator[list[str]]:
-    """Paragraphs as lists of lines, without underlines, section names and types."""
+    """Yield paragraphs as lists of lines, without underlines, section names and types."""
     block: list[str] = []
     for line in _without_code(raw):
         ends = not line or _UNDERLINE.match(line) or _SECTION.match(line) or _is_type(line)
@@ -242,7 +242,9 @@ def _blocks(raw: str) -> Iterator[list[str]]:
 
 
 def _without_code(raw: str) -> Iterator[str]:
-    """Stripped lines; doctests, fenced and literal blocks and directives become empty lines."""
+    """Yield stripped lines; doctests, fenced and literal blocks and directives become empty
+    lines.
+    """
     literal_indent = -1
     in_doctest = in_fence = False
     for line in (*raw.expandtabs(4).splitlines(), ""):
@@ -266,7 +268,7 @@ def _without_code(raw: str) -> Iterator[str]:
 
 
 def _is_type(line: str) -> bool:
-    """A line such as `axis : {int, tuple of int}, optional` of a parameter table."""
+    """Return a line such as `axis : {int, tuple of int}, optional` of a parameter table."""
     return bool(_TYPE_LINE.match(line)) and not line.endswith(".")
 
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def lines(file: Path) -> Iterator[str]:
-    """The lines of a text file, without their ends. Only \\n, \\r and \\r\\n end a line."""
+    r"""Yield the lines of a text file, without their ends. Only \n, \r and \r\n end a line."""
     try:
         with open_text(file) as stream:
             remainder = ""
@@ -34,7 +34,7 @@ def lines(file: Path) -> Iterator[str]:
 
 
 def json_rows(file: Path) -> Iterator[dict[str, Any]]:
-    """The objects of JSON Lines, of one JSON array, or a single one."""
+    """Yield the objects of JSON Lines, of one JSON array, or a single one."""
     for value in json_values(file):
         for row in value if isinstance(value, list) else [value]:
             if not isinstance(row, dict):
@@ -46,7 +46,7 @@ def json_rows(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def shuffled(rows: Iterable[T], seed: int, buffer_size: int) -> Iterator[T]:
-    """`rows` in an order drawn from `seed`, with at most `buffer_size` of them in memory."""
+    """Yield `rows` in an order drawn from `seed`, with at most `buffer_size` of them in memory."""
     rng = random.Random(seed)
     buffer: list[T] = []
     for row in rows:

@@ -24,7 +24,8 @@ def pieces(
     n_tokens: int | None = None,
     n_uncounted: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """Pieces of at most `context_length` token ids, each of one document, each after `bos` if any.
+    """Return pieces of at most `context_length` token ids, each of one document, each after `bos`
+    if any.
 
     Ends with the piece that reaches `n_tokens`; None = all of the corpus. The first `n_uncounted`
     positions of a piece don't count, by default its BOS.
@@ -41,7 +42,7 @@ def numbered_pieces(
     n_tokens: int | None = None,
     n_uncounted: int | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """`pieces`, each with the number of its document, counted from 0."""
+    """Yield `pieces`, each with the number of its document, counted from 0."""
     head = [] if bos is None else [bos]
     size = context_length - len(head)
     n_free = (len(head) if n_uncounted is None else n_uncounted) - len(head)
@@ -93,7 +94,7 @@ def cut(text: str, size: int) -> Iterator[str]:
 
 
 def _batches(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
-    """`parts` in lists that are tokenised at once: few documents, and few characters."""
+    """Yield `parts` in lists that are tokenised at once: few documents, and few characters."""
     batch: list[_Part] = []
     for part in parts:
         batch.append(part)

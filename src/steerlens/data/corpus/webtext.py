@@ -8,7 +8,7 @@ from steerlens.errors import SteerlensError
 
 
 def webtext() -> Iterator[str]:
-    """Its lines that aren't empty: each is a piece of its own. Nothing is downloaded."""
+    """Return its lines that aren't empty: each is a piece of its own. Nothing is downloaded."""
     try:
         from nltk.corpus import webtext as reader
 

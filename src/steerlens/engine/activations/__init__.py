@@ -63,10 +63,11 @@ class Activations:
 
     @property
     def max_F(self) -> np.ndarray:
+        """Give each feature's largest activation, (F,)."""
         return self.value_FN.max(axis=1)
 
     def token_FN(self, features: np.ndarray) -> np.ndarray:
-        """The token on which each example peaks, -1 where there is no example."""
+        """Return the token on which each example peaks, -1 where there is no example."""
         length = np.array([len(piece) for piece in self.pieces])
         start = np.concatenate([[0], length.cumsum()[:-1]])
         flat = np.concatenate(self.pieces)
@@ -75,7 +76,7 @@ class Activations:
 
 
 def activations_bytes(activations: Activations) -> bytes:
-    """The result of a pass as safetensors."""
+    """Return the result of a pass as safetensors."""
     arrays = {name: getattr(activations, name) for name in ARRAYS}
     if activations.details:
         arrays |= {name: getattr(activations.details, name) for name in DETAIL_ARRAYS}
@@ -86,7 +87,9 @@ def activations_bytes(activations: Activations) -> bytes:
 
 
 def read_activations(path: Path) -> Activations | None:
-    """The result in a file of `activations_bytes`, or None if it isn't there or isn't whole."""
+    """Return the result in a file of `activations_bytes`, or None if it isn't there or isn't
+    whole.
+    """
     try:
         arrays = load_file(path)
     except (OSError, SafetensorError):

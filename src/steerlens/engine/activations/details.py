@@ -10,7 +10,7 @@ from steerlens.engine.activations import BINS, WINDOW
 
 
 def window_start(position: torch.Tensor, length: torch.Tensor, first: int) -> torch.Tensor:
-    """Where the window around `position` begins in a piece of `length` tokens; same shapes.
+    """Return where the window around `position` begins in a piece of `length` tokens; same shapes.
 
     Half of the window stands before the peak, and more where the piece ends. Positions before
     `first`, which count nowhere, are outside of it.
@@ -23,7 +23,7 @@ def windows(
     acts: torch.Tensor, peak_BF: torch.Tensor, position_BF: torch.Tensor, mask_BL: torch.Tensor,
     first: int,
 ) -> torch.Tensor:  # fmt: skip
-    """Activations around each peak, (B, F, W), as `Details.window_FNW` has them.
+    """Return activations around each peak, (B, F, W), as `Details.window_FNW` has them.
 
     Args:
         acts: a batch's activations, (B, L, F).
@@ -54,12 +54,13 @@ class Histogram(NamedTuple):
     range_F: torch.Tensor
 
     def __add__(self, histogram: Histogram) -> Histogram:  # type: ignore[override]
-        """The histogram of both: exact, because bins of a power of two merge in pairs."""
+        """Return the histogram of both: exact, because bins of a power of two merge in pairs."""
         range_F = torch.maximum(self.range_F, histogram.range_F)
         return Histogram(_rescaled(self, range_F) + _rescaled(histogram, range_F), range_F)
 
 
 def no_activations(d_sae: int, device: torch.device) -> Histogram:
+    """Return the histogram of features that haven't fired."""
     return Histogram(
         torch.zeros(d_sae, BINS, dtype=torch.int64, device=device),
         torch.zeros(d_sae, device=device),
@@ -67,7 +68,9 @@ def no_activations(d_sae: int, device: torch.device) -> Histogram:
 
 
 def histogram(feature: torch.Tensor, value: torch.Tensor, max_F: torch.Tensor) -> Histogram:
-    """The histogram of activations `value` > 0 of `feature`, both (n,), with maxima `max_F`."""
+    """Return the histogram of activations `value` > 0 of `feature`, both (n,), with maxima
+    `max_F`.
+    """
     range_F = torch.where(max_F > 0, torch.ldexp(torch.ones_like(max_F), max_F.frexp()[1]), 0)
     cell = feature * BINS + (value / range_F[feature] * BINS).long()
     bin_FB = torch.bincount(cell, minlength=len(max_F) * BINS).view(-1, BINS)
@@ -75,7 +78,7 @@ def histogram(feature: torch.Tensor, value: torch.Tensor, max_F: torch.Tensor) -
 
 
 def _rescaled(old: Histogram, range_F: torch.Tensor) -> torch.Tensor:
-    """The bins of `old` when they reach up to `range_F` instead."""
+    """Return the bins of `old` when they reach up to `range_F` instead."""
     times_F = torch.where(old.range_F > 0, range_F / old.range_F, 1)
     doublings_F = (times_F.frexp()[1] - 1).clamp(max=BINS)
     bins = torch.arange(BINS, device=range_F.device)

@@ -44,7 +44,7 @@ def activations(
     keep: Callable[[list[Activations]], None] = lambda parts: None,
     details: bool = False,
 ) -> list[Activations]:
-    """Runs the model once over `pieces`, up to the last SAE's hook, and encodes every position.
+    """Run the model once over `pieces`, up to the last SAE's hook, and encodes every position.
 
     Args:
         subjects: SAEs of one model in the order of their layers, all with BOS or all without, and
@@ -107,7 +107,7 @@ def activations(
 def similar_length(
     indices: Iterable[int], pieces: Sequence[np.ndarray], tokens_at_once: int
 ) -> Iterator[list[int]]:
-    """`indices` in batches of about `tokens_at_once` tokens, longest pieces first."""
+    """Yield `indices` in batches of about `tokens_at_once` tokens, longest pieces first."""
     order = sorted(indices, key=lambda index: (-len(pieces[index]), index))
     while order:
         size = max(1, tokens_at_once // len(pieces[order[0]]))
@@ -123,7 +123,7 @@ class _HookReached(Exception):
 def residuals(
     subjects: Sequence[Subject], pieces: Sequence[np.ndarray]
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """What each subject's SAE reads, (B, L, d_in), and which positions are real, (B, L).
+    """Return what each subject's SAE reads, (B, L, d_in), and which positions are real, (B, L).
 
     Padding stands after the text, where a causal model can't see it.
     """
@@ -153,9 +153,10 @@ def residuals(
 
 
 def _bytes_per_token(subjects: Sequence[Subject]) -> int:
-    """Memory of one position in a batch: the widest SAE's activations three times over, 64 bytes
-    for each that isn't zero (a tenth, generously), the vectors at every hook, and the widest layer
-    of the model."""
+    """Return the memory of one position in a batch: the widest SAE's activations three times
+    over, 64 bytes for each that isn't zero (a tenth, generously), the vectors at every hook, and
+    the widest layer of the model.
+    """
     cfg = subjects[0].lm.bridge.cfg
     d_mlp = cfg.d_mlp or 4 * cfg.d_model
     widest = max(subject.d_sae for subject in subjects)

@@ -50,7 +50,7 @@ class _TopExamples:
             self.compact()
 
     def compact(self) -> Part:
-        """The best so far, falling: at most n of each feature."""
+        """Return the best so far, falling: at most n of each feature."""
         parts: list[Part] = []
         for features in torch.arange(len(self.parts[0][0])).split(COMPACTED_AT_ONCE):
             rows = slice(int(features[0]), int(features[-1]) + 1)
@@ -70,12 +70,12 @@ class _TopExamples:
 
 
 def _like(tensor: torch.Tensor, order_FN: torch.Tensor) -> torch.Tensor:
-    """`order_FN` with as many dimensions as `tensor`."""
+    """Return `order_FN` with as many dimensions as `tensor`."""
     return order_FN.view(*order_FN.shape, *(1,) * (tensor.ndim - 2))
 
 
 def _order(value: torch.Tensor, piece: torch.Tensor) -> torch.Tensor:
-    """Places of each row's values, none negative, from the largest on; then by piece."""
+    """Return places of each row's values, none negative, from the largest on; then by piece."""
     # Floats that are not negative sort as their bits do; the last 11 of 23 digits are cut off.
     digits = (value.view(torch.int32).long() + 2**10) >> 11
     return ((digits << 31) - piece).argsort(dim=1, descending=True)
@@ -106,7 +106,7 @@ class Tally:
             self.histogram = Histogram(*bins)
 
     def of_batch(self, x_BLD: torch.Tensor, mask_BL: torch.Tensor) -> Batch:
-        """What a batch has to say; nothing is added yet.
+        """Return what a batch has to say; nothing is added yet.
 
         Few activations are not zero, so they are gathered first: reductions over all of them
         would cost several times as much.
@@ -143,6 +143,7 @@ class Tally:
         return value_BF, position_BF, fired_F, sum_F, details
 
     def add(self, batch: Batch, pieces: Sequence[int]) -> None:
+        """Count a batch of pieces."""
         value_BF, position_BF, fired_F, sum_F, details = batch
         piece_B = torch.tensor(pieces, device=self.device)
         self.top.add(value_BF, piece_B, position_BF, details[0] if details else None)
@@ -152,6 +153,7 @@ class Tally:
         self.sum_F += sum_F
 
     def result(self, pieces: list[np.ndarray], n_tokens: int) -> Activations:
+        """Return what was counted."""
         top = self.top.compact()
         named = _as_numpy(ARRAYS, (self.fired_F, self.sum_F, *top[:3]))
         details = None

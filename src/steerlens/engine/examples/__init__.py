@@ -69,21 +69,21 @@ class Examples:
     table: pa.Table
 
     def numbers(self, column: str, features: np.ndarray) -> np.ndarray:
-        """A column of numbers for `features`, (n,), as float64; NaN where there is none."""
+        """Return a column of numbers for `features`, (n,), as float64; NaN where there is none."""
         return self.table[column].to_numpy().astype(float)[features]
 
     def lists(self, column: str, features: np.ndarray) -> list[np.ndarray]:
-        """A column of lists for `features`."""
+        """Return a column of lists for `features`."""
         rows = self.table[column].combine_chunks()
         offsets, values = rows.offsets.to_numpy(), rows.values.to_numpy()
         return [values[offsets[feature] : offsets[feature + 1]] for feature in features]
 
     def n_texts(self) -> np.ndarray:
-        """In how many texts each feature fires, as far as their peaks are stored, (F,)."""
+        """Return in how many texts each feature fires, as far as their peaks are stored, (F,)."""
         return np.diff(self.table["peak_tokens"].combine_chunks().offsets.to_numpy())
 
     def windows(self, feature: int) -> list[Window]:
-        """The windows of one feature, the largest activation first."""
+        """Return the windows of one feature, the largest activation first."""
         row = {
             name: self.table[name][int(feature)].as_py()
             for name in ("window_tokens", "window_activations", "window_max", "window_position")
@@ -95,7 +95,9 @@ class Examples:
 
 
 def sae_identity(subject: Subject) -> dict[str, Any]:
-    """What examples depend on besides the model and the corpus: which SAE, and where it counts."""
+    """Return what examples depend on besides the model and the corpus: which SAE, and where it
+    counts.
+    """
     identity = subject.identity
     weights = {file["file"]: file["sha256"] for file in identity.get("files", [])}
     return {
@@ -109,7 +111,7 @@ def sae_identity(subject: Subject) -> dict[str, Any]:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What the examples in a file are of.
+    """Return what the examples in a file are of.
 
     Raises:
         SteerlensError: if there is no such file, or it has no examples of this format.
@@ -135,7 +137,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_examples(path: Path, subject: Subject, columns: Iterable[str] | None = None) -> Examples:
-    """The examples of `subject`'s features, all columns or some.
+    """Return the examples of `subject`'s features, all columns or some.
 
     Raises:
         SteerlensError: as `read_metadata`; for examples of other layers, or of another SAE.
@@ -156,7 +158,7 @@ def read_examples(path: Path, subject: Subject, columns: Iterable[str] | None = 
 def read_layer(
     path: Path, metadata: Mapping[str, Any], layer: int, columns: Iterable[str] | None = None
 ) -> Examples:
-    """The examples of one layer of a file that has it, of whatever SAE."""
+    """Return the examples of one layer of a file that has it, of whatever SAE."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(
@@ -176,5 +178,5 @@ def refuse_missing_layers(path: Path, metadata: Mapping[str, Any], layers: Itera
 
 
 def layers_of(metadata: Mapping[str, Any]) -> list[int]:
-    """The layers that a file has examples of, rising."""
+    """Return the layers that a file has examples of, rising."""
     return sorted(int(layer) for layer in metadata["saes"])

@@ -76,7 +76,8 @@ def _rows(examples: Examples, features: np.ndarray, tokenizer: Any) -> Iterator[
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """A token's text; where decoding loses what tells it from others, the tokenizer's own piece.
+    """Return a token's text; where decoding loses what tells it from others, the tokenizer's own
+    piece.
 
     Raises:
         SteerlensError: if the tokenizer has no such token.

@@ -119,7 +119,7 @@ def text_key(
     run: ScoreRun,
     steering: Steering | None = None,
 ) -> dict[str, Any]:
-    """Everything that a row's text depends on besides the row."""
+    """Return everything that a row's text depends on besides the row."""
     of_rows = ("prompts", "n_prompts", "samples", "batch_size")
     how = {k: v for k, v in dataclasses.asdict(settings).items() if k not in of_rows}
     edit = {name: getattr(steer, name) for name in ("operator", "unit", "keep_error", "positions")}
@@ -136,7 +136,7 @@ def text_key(
 
 
 def _seeds(subject: Subject, rows: pd.DataFrame, seed: int, steering: Steering | None) -> list[int]:
-    """Each row's own seed, from all that identifies its text."""
+    """Return each row's own seed, from all that identifies its text."""
     if steering is None:
         ids = rows["feature"].tolist()
         # Of features steered together the control was named after the others.
@@ -154,7 +154,7 @@ def _seeds(subject: Subject, rows: pd.DataFrame, seed: int, steering: Steering |
 
 
 def _with_features(subject: Subject, steer: SteerConfig, run: ScoreRun) -> EditsOf:
-    """Rows are steered with the SAE's features and what stands in for them."""
+    """Return rows are steered with the SAE's features and what stands in for them."""
     operation = Operation(steer.operator, steer.unit, steer.keep_error)
     largest_F = max_activations(subject, steer, run) if steer.unit == "max_activation" else None
 
@@ -191,7 +191,7 @@ def _batches(
     edits_of: EditsOf,
     advance: Any,
 ) -> Iterator[pd.DataFrame]:
-    """The missing rows with their texts, a batch at a time."""
+    """Yield the missing rows with their texts, a batch at a time."""
     check_affine(subject.sae, torch.randn(1, 4, subject.sae.cfg.d_in).to(subject.sae.W_dec))
     sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
     stopping = Stopping(
@@ -248,8 +248,9 @@ def _table(
 def _decoded(
     subject: Subject, prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]]
 ) -> list[str]:
-    """The continuations: what the whole text has beyond the prompt's, so that a leading space
-    stays where the tokenizer drops it at the beginning of a text."""
+    """Return the continuations: what the whole text has beyond the prompt's, so that a leading
+    space stays where the tokenizer drops it at the beginning of a text.
+    """
 
     def decoded(ids: Sequence[Sequence[int]]) -> list[str]:
         return subject.lm.tokenizer.batch_decode(
@@ -267,7 +268,9 @@ def _decoded(
 
 
 def _eos_ids(subject: Subject) -> set[int]:
-    """Of the tokenizer and of the model's settings, where chat models have their end of turn."""
+    """Return of the tokenizer and of the model's settings, where chat models have their end of
+    turn.
+    """
     hf_model: Any = subject.lm.bridge.original_model
     of_generation: Any = getattr(getattr(hf_model, "generation_config", None), "eos_token_id", None)
     of_tokenizer: Any = subject.lm.tokenizer.eos_token_id
@@ -276,7 +279,7 @@ def _eos_ids(subject: Subject) -> set[int]:
 
 
 def _bytes_per_row(subject: Subject, length: int, positions: str) -> int:
-    """Memory that one more row takes at its peak, a generous estimate."""
+    """Return the memory that one more row takes at its peak, a generous estimate."""
     cfg, lm = subject.lm.bridge.cfg, subject.lm
     n_kv = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
     # Twice, because a longer copy is made at every step; thrice the logits.

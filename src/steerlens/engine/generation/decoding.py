@@ -48,7 +48,7 @@ class Continuation:
 
 
 def padded_length(subject: Subject, length: int, max_new_tokens: int) -> int:
-    """How long a prompt of `length` tokens is with its padding, as far as the context goes.
+    """Return how long a prompt of `length` tokens is with its padding, as far as the context goes.
 
     A temporal SAE looks back and would see it, so prompts are not padded for one.
     """
@@ -70,7 +70,7 @@ def decode(
     progress: Callable[[int], None] = lambda n: None,
     full: int | None = None,
 ) -> list[Continuation]:
-    """Continues each row's prompt until `stopping` ends it.
+    """Continue each row's prompt until `stopping` ends it.
 
     What a row gives doesn't depend on the others, if all prompts have the same `padded_length`.
 
@@ -174,7 +174,7 @@ class _Forward:
         self._cache: Any = None
 
     def prompt(self, prompt_B: torch.Tensor, hooks: Edits) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (B, V) after each row's prompt, and the KL (B,) from the unsteered ones."""
+        """Return logits (B, V) after each row's prompt, and the KL (B,) from the unsteered ones."""
         prompt_B = prompt_B.to(self._n_padding.device)
         first = hooks.first_position(self._length)
         hooks.is_prompt = True
@@ -196,13 +196,15 @@ class _Forward:
         return steered_BV, _kl(hooks, steered_BV, torch.cat(plain), prompt_B)
 
     def _tiles(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Tokens and number of padding tokens of `ROWS` prompts at a time."""
+        """Yield tokens and number of padding tokens of `ROWS` prompts at a time."""
         tiles = (self._tokens_PL.split(ROWS), self._n_padding.split(ROWS))
         for tokens, n_padding in zip(*tiles, strict=True):
             yield with_rows(tokens, ROWS), with_rows(n_padding, ROWS)
 
     def next(self, token_B: torch.Tensor, hooks: Edits) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits (B, V) after one more token, and the KL if this is the first edited step."""
+        """Return logits (B, V) after one more token, and the KL if this is the first edited
+        step.
+        """
         tokens_B1 = token_B.to(self._n_padding.device)[:, None]
         hooks.is_prompt = False
         first = hooks.steers and hooks.fired == 0 and hooks.edits_new_tokens
@@ -216,13 +218,13 @@ class _Forward:
         return logits_BV, _kl(hooks, logits_BV, plain_BV)
 
     def select(self, rows: torch.Tensor) -> None:
-        """Goes on with these rows only."""
+        """Go on with these rows only."""
         rows = rows.to(self._n_padding.device)
         self._n_padding = self._n_padding[rows]
         select_rows(self._cache, rows)
 
     def _run(self, tokens_BL: torch.Tensor, hooks: list[tuple[str, Any]]) -> torch.Tensor:
-        """Logits (B, V) of the last position; the cache grows."""
+        """Return logits (B, V) of the last position; the cache grows."""
         past = int(self._cache.get_seq_length())
         inputs = left_padded(self._n_padding, past, tokens_BL.shape[1])
         h_BD = final_vectors(self._bridge, tokens_BL, hooks, self._cache, last=True, **inputs)
@@ -236,13 +238,13 @@ def _kl(
     unsteered_PV: torch.Tensor,
     prompt_B: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Exactly 0 in rows that aren't steered, where only rounding differs."""
+    """Return the KL, exactly 0 in rows that aren't steered, where only rounding differs."""
     kl_B = first_step_kl(steered_BV, unsteered_PV, prompt_B)
     return kl_B.masked_fill_((hooks.factor_B == 0).to(kl_B.device), 0)
 
 
 def _joined(caches: Sequence[Any]) -> Any:
-    """The keys and values of all rows in one cache."""
+    """Return the keys and values of all rows in one cache."""
     joined = copied(caches[0])
     for layer, *parts in zip(joined.layers, *(cache.layers for cache in caches), strict=True):
         if layer.is_initialized:

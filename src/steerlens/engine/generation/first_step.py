@@ -17,7 +17,7 @@ CHUNK_BYTES = 8 * 1024**2
 def first_step_kl(
     steered_BV: torch.Tensor, unsteered_PV: torch.Tensor, row_B: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """KL(steered || unsteered) of next-token distributions, in nats: (B,) float32.
+    """Return KL(steered || unsteered) of next-token distributions, in nats: (B,) float32.
 
     Exactly 0 where both are equal, never negative. Computed in float32, a few rows at a time.
 

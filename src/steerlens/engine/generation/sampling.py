@@ -43,12 +43,14 @@ class Sampling:
 
 
 class Choice(NamedTuple):
+    """What was drawn for each row."""
+
     token_B: torch.Tensor
     near_tie_B: torch.Tensor
 
 
 def row_seed(*parts: Any) -> int:
-    """A seed of 63 bits from all of `parts`."""
+    """Return a seed of 63 bits from all of `parts`."""
     digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
@@ -60,17 +62,17 @@ class Noise:
         self._rows = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
 
     def select(self, rows: torch.Tensor) -> None:
-        """Goes on with these rows only."""
+        """Go on with these rows only."""
         self._rows = [self._rows[row] for row in rows.tolist()]
 
     def gumbel(self, n: int) -> torch.Tensor:
-        """(B, n) float64 standard Gumbel noise: each row's next n numbers."""
+        """Return (B, n) float64 standard Gumbel noise: each row's next n numbers."""
         uniform = np.stack([row.random(n) for row in self._rows])
         return torch.from_numpy(-np.log(-np.log(uniform + np.finfo(float).tiny)))
 
 
 def next_tokens(logits_BV: torch.Tensor, sampling: Sampling, noise: Noise) -> Choice:
-    """One token for each row of float logits (B, V)."""
+    """Return one token for each row of float logits (B, V)."""
     n_blocks, size = _blocks(logits_BV.shape[1])
     noise_BN = torch.empty(len(logits_BV), 0, dtype=torch.float64)
     if sampling.temperature > 0:
@@ -113,7 +115,7 @@ def _blocks(d_vocab: int) -> tuple[int, int]:
 
 
 def _best(values_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The place of the largest value, the first of equal ones, and how far it is ahead."""
+    """Return the place of the largest value, the first of equal ones, and how far it is ahead."""
     if values_BN.shape[1] == 1:
         zeros_B = torch.zeros(len(values_BN), dtype=torch.int64, device=values_BN.device)
         return zeros_B, torch.full_like(values_BN[:, 0], math.inf)
@@ -125,7 +127,7 @@ def _best(values_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _draw(
     logits_BV: torch.Tensor, noise_BN: torch.Tensor, n_blocks: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A token from softmax(logits), and the smaller margin of the two choices."""
+    """Return a token from softmax(logits), and the smaller margin of the two choices."""
     size = noise_BN.shape[1] - n_blocks
     full = logits_BV.shape[1] // size * size
     totals = [logits_BV[:, :full].unflatten(1, (-1, size)).logsumexp(-1)]
@@ -142,7 +144,9 @@ def _draw(
 def _filters(
     logits_BV: torch.Tensor, sampling: Sampling, tolerance_B: torch.Tensor
 ) -> list[torch.Tensor]:
-    """Logits with -inf where a token isn't allowed: as asked, and a rounding wider and narrower."""
+    """Return logits with -inf where a token isn't allowed: as asked, and a rounding wider and
+    narrower.
+    """
     if sampling.top_k is None and sampling.top_p is None:
         return [logits_BV]
     d_vocab = logits_BV.shape[1]
@@ -156,7 +160,7 @@ def _filters(
         before_BK = p_BK.cumsum(-1) - p_BK
 
     def allowed(slack: torch.Tensor | float) -> torch.Tensor:
-        """(B, 1): how many tokens, if their probabilities are known but for `slack`."""
+        """Return, as (B, 1), how many tokens, if their probabilities are known but for `slack`."""
         if before_BK is None or sampling.top_p is None:
             return torch.full_like(largest_BK[:, :1], most, dtype=torch.int64)
         return (before_BK < sampling.top_p + slack).sum(-1, keepdim=True).clamp(min=1)

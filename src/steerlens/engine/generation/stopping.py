@@ -34,7 +34,7 @@ class Stopping:
         self._known: dict[tuple[int, ...], str] = {}
 
     def reason(self, token_ids: Sequence[int]) -> str | None:
-        """Why the text of these new tokens ends with the last of them, or None."""
+        """Return why the text of these new tokens ends with the last of them, or None."""
         if token_ids[-1] in self._eos_ids:
             return EOS
         if self._strings and self._completes(tuple(token_ids[-self._tail :])):
@@ -42,7 +42,7 @@ class Stopping:
         return LENGTH if len(token_ids) == self.max_new_tokens else None
 
     def _completes(self, tail: tuple[int, ...]) -> bool:
-        """Whether the last token of `tail` completes a stop string."""
+        """Return whether the last token of `tail` completes a stop string."""
         before, text_now = self._decode(tail[:-1]), self._decode(tail)
         return any(text_now.count(text) > before.count(text) for text in self._strings)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def row_targets(
     subject: Subject, batch: pd.DataFrame, max_activation_F: torch.Tensor | None, seed: int
 ) -> Targets:
-    """The targets of rows with columns `feature`, `control`, `together` and `factor`.
+    """Return the targets of rows with columns `feature`, `control`, `together` and `factor`.
 
     Of n features together each has a share of 1/n in the row's factor.
     """
@@ -55,14 +55,14 @@ def row_targets(
 
 
 def _random_like(vector_D: torch.Tensor, *seeds: int) -> torch.Tensor:
-    """A random direction of the same norm."""
+    """Return a random direction of the same norm."""
     rng = np.random.Generator(np.random.Philox(row_seed(RANDOM_DIRECTION, *seeds)))
     random_D = torch.from_numpy(rng.standard_normal(len(vector_D))).to(vector_D)
     return random_D * (vector_D.norm() / random_D.norm())
 
 
 def _another(d_sae: int, seed: int, layer: int, feature: int) -> int:
-    """Any other feature of the SAE; one that never fires is a direction of the SAE, too."""
+    """Return any other feature of the SAE; one that never fires is a direction of the SAE, too."""
     if d_sae < 2:
         raise SteerlensError(
             f"steer.controls=[{RANDOM_FEATURE}] needs an SAE with at least two features."
@@ -73,8 +73,9 @@ def _another(d_sae: int, seed: int, layer: int, feature: int) -> int:
 
 
 def max_activations(subject: Subject, steer: SteerConfig, run: ScoreRun) -> torch.Tensor:
-    """(F,): each feature's own maximum over the corpus, or over what ships instead; a default
-    where it never fires."""
+    """Return, as (F,), each feature's own maximum over the corpus, or over what ships instead; a
+    default where it never fires.
+    """
     from steerlens.engine.corpus_pass import PiecesFired, activations_of, read_corpus
     from steerlens.engine.examples import read_examples
 

@@ -66,7 +66,7 @@ class Targets:
         return len(self.factor_B)
 
     def rows(self, rows: torch.Tensor | slice) -> Targets:
-        """Those of `rows` only."""
+        """Return those of `rows` only."""
         fields = {name: value for name, value in vars(self).items() if value is not None}
         return replace(self, **{name: value[rows] for name, value in fields.items()})
 
@@ -78,7 +78,7 @@ def feature_targets(
     weights_BN: torch.Tensor | None = None,
     max_activation_BN: torch.Tensor | None = None,
 ) -> Targets:
-    """Rows that steer N features each; `weights_BN` are 1 by default."""
+    """Return rows that steer N features each; `weights_BN` are 1 by default."""
     device, dtype = sae.W_dec.device, sae.W_dec.dtype
     features_BN = features_BN.to(device)
     if weights_BN is None:
@@ -95,7 +95,7 @@ def feature_targets(
 
 
 def decoder_rows(sae: SAE[Any], features: torch.Tensor) -> torch.Tensor:
-    """(..., D): what one unit of each feature adds to what the SAE decodes."""
+    """Return, as (..., D), what one unit of each feature adds to what the SAE decodes."""
     rows = sae.W_dec[features.to(sae.W_dec.device)]
     if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
         rows = rows / rows.norm(dim=-1, keepdim=True)
@@ -120,7 +120,7 @@ def encode(
     keep_error: bool = True,
     positions: slice = slice(None),
 ) -> Encoded:
-    """The SAE's view of `x_BLD` at `positions`.
+    """Return the SAE's view of `x_BLD` at `positions`.
 
     Args:
         sae: an SAE or a transcoder.
@@ -164,7 +164,7 @@ def _out_scale(sae: SAE[Any], x_BLD: torch.Tensor) -> torch.Tensor:
 def edited(
     operation: Operation, encoded: Encoded, out_BLD: torch.Tensor, targets: Targets
 ) -> torch.Tensor:
-    """(B, L, D): the vectors to write back, one row for each of `targets`.
+    """Return, as (B, L, D), the vectors to write back, one row for each of `targets`.
 
     `encoded` and `out_BLD` have B rows, or one that stands for all.
     """
@@ -180,7 +180,7 @@ def edited(
 
 
 def _combined(step_BLN: torch.Tensor, vectors_BND: torch.Tensor) -> torch.Tensor:
-    """(B, L, D): the sum of each row's vectors, so many steps of each.
+    """Return, as (B, L, D), the sum of each row's vectors, so many steps of each.
 
     One by one, because a product's additions would have another order for another N, and N depends
     on the other rows of a batch, with which a row is padded by steps of 0.
@@ -193,7 +193,7 @@ def _combined(step_BLN: torch.Tensor, vectors_BND: torch.Tensor) -> torch.Tensor
 def _steps(
     operation: Operation, encoded: Encoded, out_BLD: torch.Tensor, targets: Targets
 ) -> torch.Tensor:
-    """(B, L, N): by how much each feature's activation changes."""
+    """Return, as (B, L, N), by how much each feature's activation changes."""
     acts_BLF, features_BN = encoded.acts_BLF, targets.features_BN
 
     def acts() -> torch.Tensor:
@@ -211,13 +211,13 @@ def _steps(
 
 
 def looks_back(sae: SAE[Any]) -> bool:
-    """Whether a position's activations depend on the positions before it."""
+    """Return whether a position's activations depend on the positions before it."""
     return sae.cfg.architecture() == "temporal"
 
 
 @torch.no_grad()
 def check_affine(sae: SAE[Any], x_1LD: torch.Tensor) -> None:
-    """Compares `decoder_rows` with SAELens' own encode and decode for a few features.
+    """Compare `decoder_rows` with SAELens' own encode and decode for a few features.
 
     Raises:
         SteerlensError: for an SAE whose decoder isn't affine.

@@ -29,7 +29,7 @@ def steer(
     positions: str = "last",
     max_activation: float | Sequence[float] | None = None,
 ) -> Iterator[SteeringHooks]:
-    """Steers every forward of the subject's model in the block, and leaves the model as it was.
+    """Steer every forward of the subject's model in the block, and leaves the model as it was.
 
     A forward without past keys and values is a prompt, one with them new tokens: `generate` has to
     use its cache, as it does by default.
@@ -64,7 +64,8 @@ def steer(
 @contextmanager
 def hooked(subject: Subject, edits: Edits) -> Iterator[None]:
     """`edits` are on in every forward of the subject's model in the block, and told which are of a
-    prompt: those without past keys and values. The model is as it was afterwards."""
+    prompt: those without past keys and values. The model is as it was afterwards.
+    """
 
     def tell(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         past = kwargs.get("past_key_values")
@@ -87,7 +88,7 @@ def _targets(
     weights: Sequence[float] | None,
     max_activation: float | Sequence[float] | None,
 ) -> Targets:
-    """One row, for all texts of a batch."""
+    """Return one row, for all texts of a batch."""
     if (feature is None) == (direction is None):
         raise SteerlensError("steer with a feature or with a direction: give one of them.")
     factor_1 = torch.tensor([float(factor)])

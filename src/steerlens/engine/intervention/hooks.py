@@ -29,7 +29,7 @@ POLICIES = {
 
 
 def policy_named(positions: str) -> Policy:
-    """The policy of `steer.positions`; refuses an unknown one."""
+    """Return the policy of `steer.positions`; refuses an unknown one."""
     if positions not in POLICIES:
         raise unknown("steer.positions", positions, POLICIES)
     return POLICIES[positions]
@@ -54,18 +54,21 @@ class Edits(Protocol):
         ...
 
     @property
-    def edits_new_tokens(self) -> bool: ...
+    def edits_new_tokens(self) -> bool:
+        """Say whether tokens that are generated are edited, too."""
 
     def hooks(self) -> list[tuple[str, Any]]:
-        """For `run_with_hooks` or `hooks` of a TransformerBridge; none if nothing is steered."""
+        """Return, for `run_with_hooks` or `hooks` of a TransformerBridge; none if nothing is
+        steered.
+        """
         ...
 
     def first_position(self, length: int) -> int:
-        """Where a forward of a prompt must begin to see every edit, and to give logits."""
+        """Return where a forward of a prompt must begin to see every edit, and to give logits."""
         ...
 
     def select(self, rows: torch.Tensor) -> None:
-        """Goes on with these rows of the batch only."""
+        """Go on with these rows of the batch only."""
         ...
 
 
@@ -92,6 +95,7 @@ class SteeringHooks:
 
     @property
     def factor_B(self) -> torch.Tensor:
+        """Give each row's factor, (B,)."""
         return self.targets.factor_B
 
     @property
@@ -100,7 +104,9 @@ class SteeringHooks:
         return self._steers
 
     def hooks(self) -> list[tuple[str, Any]]:
-        """For `run_with_hooks` or `hooks` of a TransformerBridge; none if nothing is steered."""
+        """Return, for `run_with_hooks` or `hooks` of a TransformerBridge; none if nothing is
+        steered.
+        """
         if not self._steers:
             return []
         site = self._subject.site
@@ -111,15 +117,16 @@ class SteeringHooks:
         ]
 
     def first_position(self, length: int) -> int:
-        """Where a forward of a prompt must begin to see every edit, and to give logits."""
+        """Return where a forward of a prompt must begin to see every edit, and to give logits."""
         return 0 if self._looks_back or self._policy.of_prompt is None else length - 1
 
     @property
     def edits_new_tokens(self) -> bool:
+        """Say whether tokens that are generated are edited, too."""
         return self._policy.new_tokens
 
     def select(self, rows: torch.Tensor) -> None:
-        """Goes on with these rows of the batch only."""
+        """Go on with these rows of the batch only."""
         self.targets = self.targets.rows(rows.to(self.targets.factor_B.device))
         if self._past_BLD is not None:
             self._past_BLD = self._past_BLD[rows.to(self._past_BLD.device)]
@@ -163,7 +170,7 @@ class SteeringHooks:
         return new_BLD.reshape(out.shape)
 
     def _positions(self, length: int) -> slice | None:
-        """The positions of this forward that are edited; they are its last ones."""
+        """Return the positions of this forward that are edited; they are its last ones."""
         n_edited = self._policy.of_prompt if self.is_prompt else int(self._policy.new_tokens)
         if n_edited == 0:
             return None

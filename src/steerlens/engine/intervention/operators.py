@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 def add(acts: Callable[[], Tensor], goal_BLN: Tensor, share_B1N: Tensor) -> Tensor:
-    """`a + s u`."""
+    """Return `a + s u`."""
     return goal_BLN
 
 
 def clamp(acts: Callable[[], Tensor], goal_BLN: Tensor, share_B1N: Tensor) -> Tensor:
-    """`s u`."""
+    """Return `s u`."""
     return goal_BLN - acts()
 
 
 def min_clamp(acts: Callable[[], Tensor], goal_BLN: Tensor, share_B1N: Tensor) -> Tensor:
-    """`max(a, s u)`."""
+    """Return `max(a, s u)`."""
     return (goal_BLN - acts()).clamp(min=0)
 
 
 def ablate(acts: Callable[[], Tensor], goal_BLN: Tensor, share_B1N: Tensor) -> Tensor:
-    """`(1 - s) a`, so that a factor of 1 removes the feature."""
+    """Return `(1 - s) a`, so that a factor of 1 removes the feature."""
     return -share_B1N * acts()

@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 
 def a_max(encoded: Encoded, out_BLD: Tensor, targets: Targets) -> Tensor:
-    """The largest activation at the position (the paper)."""
+    """Return the largest activation at the position (the paper)."""
     return encoded.acts_BLF.amax(dim=-1, keepdim=True)
 
 
 def max_activation(encoded: Encoded, out_BLD: Tensor, targets: Targets) -> Tensor:
-    """The feature's own maximum over a corpus (AxBench)."""
+    """Return the feature's own maximum over a corpus (AxBench)."""
     if targets.max_activation_BN is None:
         raise SteerlensError("unit max_activation needs the features' maximum activations.")
     return targets.max_activation_BN[:, None]
 
 
 def norm(encoded: Encoded, out_BLD: Tensor, targets: Targets) -> Tensor:
-    """What changes the vector by its own length."""
+    """Return what changes the vector by its own length."""
     length_BL = out_BLD.norm(dim=-1).to(encoded.acts_BLF) / encoded.out_scale_BL
     return length_BL[..., None] / targets.vectors_BND.norm(dim=-1)[:, None]
 
 
 def raw(encoded: Encoded, out_BLD: Tensor, targets: Targets) -> Tensor:
-    """1, so that a factor is in the SAE's own numbers."""
+    """Return 1, so that a factor is in the SAE's own numbers."""
     return encoded.acts_BLF.new_ones(())

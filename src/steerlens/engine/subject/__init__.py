@@ -59,18 +59,22 @@ class Subject:
 
     @property
     def layer(self) -> int:
+        """Give the layer that the SAE reads."""
         return self.site.layer
 
     @property
     def hook_name(self) -> str:
+        """Give TransformerLens' name of the hook that the SAE reads."""
         return self.site.hook_name
 
     @property
     def d_sae(self) -> int:
+        """Give the number of features."""
         return int(self.sae.cfg.d_sae)
 
     def in_residual_stream(self, rows_BD: torch.Tensor) -> torch.Tensor:
-        """What vectors where the SAE writes, such as decoder rows, add to the residual stream.
+        """Return what vectors where the SAE writes, such as decoder rows, add to the residual
+        stream.
 
         The vectors themselves; for an SAE of the heads' outputs (`hook_z`), those after W_O.
         """
@@ -92,7 +96,8 @@ class Subject:
         return tokenizer.eos_token_id if bos is None else bos
 
     def to_tokens(self, text: str, chat_template: bool = False) -> torch.Tensor:
-        """Token ids of `text`, shape (1, L), with BOS exactly when the SAE was trained with it.
+        """Return token ids of `text`, shape (1, L), with BOS exactly when the SAE was trained with
+        it.
 
         With `chat_template` the text is a user's turn, and a BOS that the template writes stays.
         """
@@ -157,7 +162,7 @@ def load_subjects(
 
 
 def _has_bos(lm: LoadedModel, metadata: SAEMetadata) -> bool:
-    """Whether there was a token to put before texts when the SAE was trained.
+    """Return whether there was a token to put before texts when the SAE was trained.
 
     SAELens trains on TransformerLens' models, whose tokenizers take EOS for a BOS that they lack;
     with Hugging Face's own class, and in other libraries, whose converted SAEs have no version of
@@ -171,7 +176,7 @@ def _has_bos(lm: LoadedModel, metadata: SAEMetadata) -> bool:
 
 
 def untrained_positions(metadata: SAEMetadata) -> int:
-    """At how many positions from the first an SAE wasn't trained, as its metadata says.
+    """Return at how many positions from the first an SAE wasn't trained, as its metadata says.
 
     SAELens says `seqpos_slice: [1, null]`; `exclude_first_position: true` says it in words.
     """

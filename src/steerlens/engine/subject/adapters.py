@@ -81,7 +81,7 @@ class FalconAdapter(FalconArchitectureAdapter):
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Linear:
-    """A linear layer whose outputs are all but the last dimension of `weight`."""
+    """Return a linear layer whose outputs are all but the last dimension of `weight`."""
     flat = weight.flatten(0, -2).clone()
     linear = torch.nn.Linear(flat.shape[1], flat.shape[0], bias is not None, device="meta")
     linear.weight = torch.nn.Parameter(flat)

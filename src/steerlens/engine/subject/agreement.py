@@ -109,8 +109,9 @@ def reference_logits(hf_model: Any, tokenizer: PreTrainedTokenizerBase, name: st
 
 
 def _rounding(hf_model: Any, ids: list[int], logits_LV: torch.Tensor) -> float:
-    """By how much logits move when every number of the embeddings does by one unit in its last
-    place, up, down or not: root mean square, in standard deviations."""
+    """Return by how much logits move when every number of the embeddings does by one unit in its
+    last place, up, down or not: root mean square, in standard deviations.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def nudge(module: Any, inputs: Any, out: torch.Tensor) -> torch.Tensor:
@@ -125,7 +126,7 @@ def _rounding(hf_model: Any, ids: list[int], logits_LV: torch.Tensor) -> float:
 
 
 def _apart(logits: torch.Tensor, expected: torch.Tensor, is_fine: bool) -> float:
-    """How far logits (..., V) are apart, as `AT_MOST` says."""
+    """Return how far logits (..., V) are apart, as `AT_MOST` says."""
     apart = (logits - expected).abs()
     if not is_fine:
         apart = apart.square().mean(dim=-1).sqrt()
@@ -141,7 +142,7 @@ def _plain_logits(hf_model: Any, ids: list[int]) -> torch.Tensor:
 
 
 def _texts(hf_model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Ordinary tokens, the same for all models with the same vocabulary."""
+    """Return ordinary tokens, the same for all models with the same vocabulary."""
     d_vocab = min(len(tokenizer), int(hf_model.get_input_embeddings().weight.shape[0]))
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     ordinary = [token for token in range(d_vocab) if token not in special] or [0]
@@ -275,14 +276,14 @@ class _Comparison:
         return _apart(logits, expected, self._is_fine)
 
     def _of_vectors(self, h: torch.Tensor) -> torch.Tensor:
-        """Logits (N, V) of normed vectors (N, D), as the engine computes them."""
+        """Return logits (N, V) of normed vectors (N, D), as the engine computes them."""
         return self._head.finish(self._head.logits(h.to(self._head.device)))
 
     def _tokens(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         return torch.tensor([list(ids) for ids in rows], device=self._device)
 
     def batch(self) -> Iterator[Pair]:
-        """Texts in a batch, padded on the right, where nothing sees it (corpus pass)."""
+        """Yield texts in a batch, padded on the right, where nothing sees it (corpus pass)."""
         captured: list[torch.Tensor] = []
         padding = [0] * (len(self._long) - len(self._short))
         logits_BLV = self._bridge.run_with_hooks(
@@ -295,7 +296,9 @@ class _Comparison:
             yield self._of_vectors(h_LD[:length]), expected_LV
 
     def left_padded(self) -> Iterator[Pair]:
-        """Prompts padded on the left, more rows that go on from them, and a step (generation)."""
+        """Yield prompts padded on the left, more rows that go on from them, and a step
+        (generation).
+        """
         n_padding = len(self._long) - len(self._short)
         tokens_PL = self._tokens([self._long, [self._short[0]] * n_padding + self._short])
         n_padding_P = torch.tensor([0, n_padding], device=self._device)
@@ -312,7 +315,7 @@ class _Comparison:
         yield self._of_vectors(h_BD), torch.stack(expected)
 
     def continued(self) -> Iterator[Pair]:
-        """Rows of several tokens that go on from what they have in common (perplexity)."""
+        """Yield rows of several tokens that go on from what they have in common (perplexity)."""
         begun = len(self._long) // 2
         tokens_BL = self._tokens([self._long, self._long])
         cache = new_cache(self._bridge)
@@ -322,7 +325,7 @@ class _Comparison:
             yield self._of_vectors(h_LD), self._logits[0][begun:]
 
     def rows(self, from_start: bool) -> Iterator[Pair]:
-        """The last position in several rows, from a block on (output score)."""
+        """Yield the last position in several rows, from a block on (output score)."""
         n_rows, middle = 3, len(self._bridge.blocks) // 2
         tokens_1L = self._tokens([self._long])
         cache = new_cache(self._bridge)

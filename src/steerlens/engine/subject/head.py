@@ -35,14 +35,16 @@ class Head:
 
     @property
     def d_vocab(self) -> int:
+        """Give the number of tokens."""
         return int(self.weight.shape[0])
 
     @property
     def device(self) -> torch.device:
+        """Give the device of the weights."""
         return self.weight.device
 
     def norm(self, x_BD: torch.Tensor) -> torch.Tensor:
-        """The final norm of rows of residual vectors, (B, D) to (B, D)."""
+        """Return the final norm of rows of residual vectors, (B, D) to (B, D)."""
         return self._norm(x_BD[:, None])[:, 0]
 
     def logits(
@@ -51,7 +53,7 @@ class Head:
         tokens: slice = slice(None),
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Logits before `finish` of normed rows for a slice of the vocabulary: (B, V)."""
+        """Return logits before `finish` of normed rows for a slice of the vocabulary: (B, V)."""
         logits_BV = torch.mm(h_BD, self.weight[tokens].T, out=out)
         return logits_BV if self.bias is None else logits_BV.add_(self.bias[tokens])
 

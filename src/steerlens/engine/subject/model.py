@@ -61,14 +61,17 @@ class LoadedModel:
 
     @property
     def n_layers(self) -> int:
+        """Give the number of blocks."""
         return int(self.bridge.cfg.n_layers)
 
     @property
     def d_model(self) -> int:
+        """Give the width of the residual stream."""
         return int(self.bridge.cfg.d_model)
 
     @property
     def dtype(self) -> torch.dtype:
+        """Give the type of the weights."""
         return next(self.bridge.original_model.parameters()).dtype
 
     @property
@@ -77,6 +80,7 @@ class LoadedModel:
         return next(self.bridge.embed.parameters()).device
 
     def device_of_block(self, layer: int) -> torch.device:
+        """Return the device of block `layer`."""
         return next(self.bridge.blocks[layer].parameters()).device
 
     def chat(self, request: str) -> str:
@@ -122,12 +126,15 @@ class LoadedModel:
 
     @property
     def tokenizer_prepends_bos(self) -> bool:
+        """Say whether the tokenizer puts BOS before a text by itself."""
         ids = self.tokenizer("a")["input_ids"]
         return self.tokenizer.bos_token_id is not None and ids[:1] == [self.tokenizer.bos_token_id]
 
 
 def count_layers(config: ModelConfig) -> int:
-    """Number of blocks, from the entry or the model's own config, without its weights."""
+    """Return the number of blocks, from the entry or the model's own config, without its
+    weights.
+    """
     n_layers = folders.count_layers(config)
     return (
         int(_hf_config(config).get_text_config().num_hidden_layers)
@@ -217,7 +224,7 @@ def _bridge(
 
 
 def silence_transformers() -> None:
-    """The terminal belongs to the run's own progress bar and errors."""
+    """Leave the terminal to the run's own progress bar and errors."""
     from transformers.utils import logging as hf_logging
 
     hf_logging.disable_progress_bar()
@@ -225,7 +232,9 @@ def silence_transformers() -> None:
 
 
 def _processing(metadata: SAEMetadata) -> dict[str, bool]:
-    """How weights are folded and centred: as the SAE's training did; empty for not at all."""
+    """Return how weights are folded and centred: as the SAE's training did; empty for not at
+    all.
+    """
     kwargs = metadata.model_from_pretrained_kwargs or {}
     chosen = {name: bool(kwargs.get(name, False)) for name in PROCESSING}
     return chosen if any(chosen.values()) else {}
@@ -236,7 +245,7 @@ def _dtype(settings: SubjectSettings) -> torch.dtype:
 
 
 def _chip(device: torch.device) -> str | None:
-    """The name of the GPU, whose arithmetic is its own; None for others."""
+    """Return the name of the GPU, whose arithmetic is its own; None for others."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
@@ -293,6 +302,7 @@ def load_weights(settings: SubjectSettings) -> Any:
 
 
 def load_tokenizer(entry: ModelConfig) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of the model `entry`."""
     from transformers import AutoTokenizer
 
     try:

@@ -160,8 +160,9 @@ def load_sae(source: SaeSource, settings: SubjectSettings) -> tuple[SAE[Any], di
 def _read_folder(
     path: str | Path, device: str, cfg_overrides: dict[str, Any] | None = None
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Read config and weights as SAELens does; also a config with a byte order mark, and folders of
-    other libraries."""
+    """Read config and weights as SAELens does; also a config with a byte order mark, and folders
+    of other libraries.
+    """
     config = sae_config(Path(path))
     _refuse_other_activation(config, path)
     config |= {"device": device, **(cfg_overrides or {})}

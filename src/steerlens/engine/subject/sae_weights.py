@@ -27,7 +27,7 @@ OWN = {"W_enc", "W_dec", "b_enc", "b_dec", "threshold", "b_gate", "b_mag", "r_ma
 def read_weights(
     file: Path, config: dict[str, Any], device: str
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The config and weights of an SAE in `file`, whose name tells its format.
+    """Return the config and weights of an SAE in `file`, whose name tells its format.
 
     Returns:
         `W_enc` (D, F), `W_dec` (F, D) and whatever else the architecture has, on `device`; for

@@ -64,17 +64,17 @@ class Site:
 
 
 def never_fires(hook_name: str, lm: LoadedModel) -> SteerlensError:
-    """The error for a hook that the bridge has and that a forward doesn't reach."""
+    """Return the error for a hook that the bridge has and that a forward doesn't reach."""
     return SteerlensError(f"the hook {hook_name} of {lm.name} never fires.")
 
 
 def is_transcoder(sae: SAE[Any]) -> bool:
-    """Whether the SAE's output stands for another hook's value than its input."""
+    """Return whether the SAE's output stands for another hook's value than its input."""
     return hasattr(sae.cfg, "d_out")
 
 
 def find_site(lm: LoadedModel, sae: SAE[Any], name: str) -> Site:
-    """The site of SAE `name`; refuses hooks and sizes that the model doesn't have."""
+    """Return the site of SAE `name`; refuses hooks and sizes that the model doesn't have."""
     metadata = sae.cfg.metadata
     hook_name = bridge_hook(metadata.hook_name or "")
     hook_name_out = bridge_hook(metadata.hook_name_out or "") if is_transcoder(sae) else hook_name

@@ -30,7 +30,7 @@ class WeightCache:
         """The one used last comes last."""
 
     def model(self, role: str, key: Any, load: Callable[[], LoadedModel]) -> LoadedModel:
-        """The model of `key`, loaded if it isn't the last one of its role."""
+        """Return the model of `key`, loaded if it isn't the last one of its role."""
         name = _text(key)
         if role not in self._models or self._models[role][0] != name:
             self._models.pop(role, None)
@@ -39,7 +39,9 @@ class WeightCache:
         return self._models[role][1]
 
     def sae(self, key: Any, budget: int, load: Callable[[], LoadedSae]) -> LoadedSae:
-        """The SAE of `key`; of all that are kept the oldest go until `budget` bytes are enough."""
+        """Return the SAE of `key`; of all that are kept the oldest go until `budget` bytes are
+        enough.
+        """
         name = _text(key)
         weights = self._saes.pop(name, None) or load()
         self._saes[name] = weights
@@ -48,12 +50,12 @@ class WeightCache:
         return weights
 
     def size(self) -> int:
-        """Bytes of all that is kept, and could be given back."""
+        """Return bytes of all that is kept, and could be given back."""
         models = [lm.bridge for _, lm in self._models.values()]
         return sum(map(_size, [*models, *(sae for sae, _ in self._saes.values())]))
 
     def clear(self) -> None:
-        """Gives all memory back."""
+        """Give all memory back."""
         self._models.clear()
         self._saes.clear()
         _give_back()

@@ -64,13 +64,14 @@ def draw_all(tables: RunTables, folder: Path) -> dict[str, list[Path]]:
 
 
 def _score_figures(tables: RunTables) -> dict[str, Draw]:
-    """The figures of scores, random directions beside them."""
+    """Return the figures of scores, random directions beside them."""
     null = {name: partial(draw, null=tables.null_scores) for name, draw in BESIDE_NULL.items()}
     return FIGURES | null
 
 
 def _draw_words(tables: RunTables, folder: Path) -> dict[str, list[Path]]:
-    """The figures of a run toward words: of their features, and of the scores where all have one.
+    """Return the figures of a run toward words: of their features, and of the scores where all have
+    one.
 
     Features that were steered with because of a word say nothing of features in general.
     """
@@ -90,7 +91,7 @@ def _draw_words(tables: RunTables, folder: Path) -> dict[str, list[Path]]:
 def draw_steering(
     steering: pd.DataFrame, folder: Path, late_from: int | None = None
 ) -> dict[str, list[Path]]:
-    """The same for the figures of the steering table.
+    """Return the same for the figures of the steering table.
 
     Where only some of its layers are late (`late_from` on), these are drawn once more by
     themselves, as in Figure 5.

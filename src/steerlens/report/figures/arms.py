@@ -21,8 +21,9 @@ COSTS = {"degeneracy": "degeneracy", "perplexity": "perplexity (log)"}
 
 
 def draw_arms(by_arm: pd.DataFrame) -> Figure:
-    """A column for every arm, a row for every cost, a line from the weakest to the strongest
-    factor; diamonds are at the factors chosen on other prompts."""
+    """Return a column for every arm, a row for every cost, a line from the weakest to the
+    strongest factor; diamonds are at the factors chosen on other prompts.
+    """
     names = [name for name in by_arm["arm"].unique() if name != UNSTEERED]
     figure = style.new_figure(1.2 + 3.2 * len(names), 6.4)
     grid = figure.subplots(len(COSTS), len(names), squeeze=False, sharex="row", sharey="col")
@@ -72,6 +73,8 @@ def _draw_line(axes: Axes, rows: pd.DataFrame, steered: str, cost: str) -> None:
 
 
 def _reach(rows: pd.DataFrame, name: str) -> np.ndarray:
-    """(2, n): how far the interval goes below and above the value; 0 where there is none."""
+    """Return, as (2, n), how far the interval goes below and above the value; 0 where there is
+    none.
+    """
     value, low, high = (rows[f"{name}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
     return np.nan_to_num(np.maximum([value - low, high - value], 0))

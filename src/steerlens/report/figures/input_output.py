@@ -21,7 +21,7 @@ BOTH = (("input_score", "input score", S_IN), ("output_score", "output score", S
 
 
 def by_layer(frame: pd.DataFrame, null: pd.DataFrame | None = None) -> Figure | None:
-    """Median, quartiles and shares above the thresholds of both scores in every layer.
+    """Return the median, quartiles and shares above the thresholds of both scores in every layer.
 
     Beside the output scores those of the layer's random directions, where `null` has them.
     """
@@ -47,7 +47,7 @@ def by_layer(frame: pd.DataFrame, null: pd.DataFrame | None = None) -> Figure | 
 
 
 def against(frame: pd.DataFrame) -> Figure | None:
-    """Where features lie between both scores, and how many are high in both."""
+    """Return where features lie between both scores, and how many are high in both."""
     both = _with_both(frame)
     counts = hybrids(frame)
     if counts is None or len(both) < 2:

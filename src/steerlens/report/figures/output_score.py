@@ -31,7 +31,7 @@ Scores = dict[int, np.ndarray]
 
 
 def by_layer(frame: pd.DataFrame, null: pd.DataFrame | None = None) -> Figure | None:
-    """Median and quartiles of S_out in every layer, and the share above each threshold.
+    """Return the median and quartiles of S_out in every layer, and the share above each threshold.
 
     Beside those of the layer's random directions, where `null` has their scores.
     """
@@ -52,7 +52,7 @@ def by_layer(frame: pd.DataFrame, null: pd.DataFrame | None = None) -> Figure | 
 
 
 def distribution(frame: pd.DataFrame) -> Figure | None:
-    """How S_out is distributed over all features, and in every layer."""
+    """Return how S_out is distributed over all features, and in every layer."""
     scores = _scores(frame)
     if not scores:
         return None
@@ -94,13 +94,13 @@ def _scored(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def null_of(null: pd.DataFrame | None, scores: Scores) -> Scores:
-    """The scores of random directions in the layers of `scores`; {} if there are none."""
+    """Return the scores of random directions in the layers of `scores`; {} if there are none."""
     by_layer = {} if null is None else _scores(null)
     return {layer: by_layer[layer] for layer in scores if layer in by_layer}
 
 
 def quartiles(axes: Axes, scores: Scores, label: str, null: Scores | None = None) -> None:
-    """A line through the medians and a band between the quartiles, on whole layers only.
+    """Draw a line through the medians and a band between the quartiles, on whole layers only.
 
     In grey those of random directions, `null`.
     """
@@ -127,7 +127,7 @@ def quartiles(axes: Axes, scores: Scores, label: str, null: Scores | None = None
 
 
 def _quartiles(scores: Scores) -> np.ndarray:
-    """(layers, 3)."""
+    """Return (layers, 3)."""
     quartiles_LQ = [np.quantile(values, (0.25, 0.5, 0.75)) for values in scores.values()]
     return np.reshape(quartiles_LQ, (-1, 3))
 
@@ -169,7 +169,7 @@ def shares_above(axes: Axes, scores: Scores, symbol: str, null: Scores | None = 
 
 
 def _layer_ticks(axes: Axes, layers: np.ndarray) -> None:
-    """A tick at every layer that was scored, and as many labels as fit."""
+    """Set a tick at every layer that was scored, and as many labels as fit."""
     step = int(np.ceil(len(layers) / 32))
     axes.xaxis.set_major_locator(FixedLocator(layers[::step].tolist()))
     axes.xaxis.set_minor_locator(FixedLocator(layers.tolist()))
@@ -216,7 +216,7 @@ def _score_axis(axes: Axes, start: float, floored: bool) -> None:
 
 
 def subtitle(frame: pd.DataFrame) -> str:
-    """Model, SAE, layers and number of the features in `frame`."""
+    """Return model, SAE, layers and number of the features in `frame`."""
     layers = frame["layer"].drop_duplicates().tolist()
     parts = [_one(names(frame, "model"), "models"), _one(names(frame, "sae"), "SAEs")]
     parts.append(f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers")

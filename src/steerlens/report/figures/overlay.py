@@ -1,5 +1,6 @@
 """Several results in the same figure: scores by layer (paper Figures 3, 9), their distribution,
-success by threshold, hybrids."""
+success by threshold, hybrids.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ LABEL = 60
 
 
 def draw_overlay(series: Sequence[Series], folder: Path) -> dict[str, list[Path]]:
-    """Draws all figures for which at least one of `series` has data; gives their files by name."""
+    """Draw all figures for which at least one of `series` has data; gives their files by name."""
     figures: dict[str, Callable[[Sequence[Series]], Figure | None]] = {
         "scores_by_layer": by_layer,
         "score_distributions": distributions,
@@ -46,7 +47,9 @@ def draw_overlay(series: Sequence[Series], folder: Path) -> dict[str, list[Path]
 
 
 def by_layer(series: Sequence[Series]) -> Figure | None:
-    """Medians of both scores in every layer, with quartiles; one column of panels per model."""
+    """Return medians of both scores in every layer, with quartiles; one column of panels per
+    model.
+    """
     scores = [column for column in BOTH if any(_has(member, column[0]) for member in series)]
     models = list(dict.fromkeys(_model(member) for member in series))
     if not scores:
@@ -78,7 +81,7 @@ def by_layer(series: Sequence[Series]) -> Figure | None:
 
 
 def distributions(series: Sequence[Series]) -> Figure | None:
-    """The share of features with at least the score on the x axis."""
+    """Return the share of features with at least the score on the x axis."""
     scores = [column for column in BOTH if any(_has(member, column[0]) for member in series)]
     if not scores:
         return None
@@ -109,7 +112,9 @@ def distributions(series: Sequence[Series]) -> Figure | None:
 
 
 def by_threshold(series: Sequence[Series]) -> Figure | None:
-    """Success of the features with S_out of at least each threshold (Figures 4, 5, 10)."""
+    """Return the success of the features with S_out of at least each threshold (Figures 4, 5,
+    10).
+    """
     curves = [
         (member, [point for point in threshold_curve(member.tables.steering) if point.success])
         for member in series
@@ -148,7 +153,7 @@ def by_threshold(series: Sequence[Series]) -> Figure | None:
 
 
 def hybrid_ratios(series: Sequence[Series]) -> Figure | None:
-    """How often both scores are high in one feature, beside what independence would give."""
+    """Return how often both scores are high in one feature, beside what independence would give."""
     counts_of = [(member, hybrids(member.tables.features)) for member in series]
     with_ratio = [
         (member, counts) for member, counts in counts_of if counts and counts["ratio"] is not None
@@ -182,7 +187,7 @@ def _medians(axes: Axes, member: Series, column: str, color: str, line: str, flo
 
 
 def _null_medians(axes: Axes, member: Series, color: str, floor: float) -> None:
-    """The medians of random directions, if they were scored."""
+    """Draw the medians of random directions, if they were scored."""
     scores = member.tables.null_scores.astype({"output_score": float})
     median = scores.groupby("layer")["output_score"].median()
     if len(median):
@@ -191,7 +196,7 @@ def _null_medians(axes: Axes, member: Series, color: str, floor: float) -> None:
 
 
 def _spans_decades(series: Sequence[Series], column: str) -> bool:
-    """Medians from 1e-7 to 0.5 need a logarithmic axis."""
+    """Return medians from 1e-7 to 0.5 need a logarithmic axis."""
     medians = [
         value
         for member in series
@@ -203,7 +208,9 @@ def _spans_decades(series: Sequence[Series], column: str) -> bool:
 
 
 def _styled(series: Sequence[Series]) -> list[tuple[Series, str, str]]:
-    """A colour and a line for each: few in colours told apart by everybody, many in an order."""
+    """Return a colour and a line for each: few in colours told apart by everybody, many in an
+    order.
+    """
     if len(series) <= len(CRITERIA):
         colors = list(CRITERIA[: len(series)])
     else:

@@ -22,7 +22,7 @@ class Curve(NamedTuple):
 
 
 def draw_by_threshold(by_layer: Mapping[int, Sequence[Curve]], judge: str) -> Figure:
-    """The overall rating against the least output score, a panel for every layer."""
+    """Return the overall rating against the least output score, a panel for every layer."""
     figure = _panels(by_layer, "least output score")
     style.headline(
         figure,
@@ -34,7 +34,7 @@ def draw_by_threshold(by_layer: Mapping[int, Sequence[Curve]], judge: str) -> Fi
 
 
 def draw_by_factor(by_layer: Mapping[int, Sequence[Curve]], judge: str) -> Figure:
-    """The overall rating against the steering factor, a panel for every layer."""
+    """Return the overall rating against the steering factor, a panel for every layer."""
     figure = _panels(by_layer, "steering factor")
     factors = sorted({x for curves in by_layer.values() for curve in curves for x in curve.x})
     for axes in figure.axes:

@@ -30,7 +30,7 @@ LAYER_PANELS = {
 
 
 def draw_releases(ranked: pd.DataFrame) -> Figure:
-    """Every measure with its interval, in the order of the table."""
+    """Return every measure with its interval, in the order of the table."""
     panels = [name for name in PANELS if name in ranked]
     figure = style.new_figure(2.2 + 2.8 * len(panels), 1.6 + 0.35 * len(ranked))
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -49,7 +49,9 @@ def draw_releases(ranked: pd.DataFrame) -> Figure:
 
 
 def draw_layers(by_layer: Any, by_depth: bool) -> Figure:
-    """Both scores, and success, with quartiles or intervals, by layer or by relative depth."""
+    """Return both scores, and success, with quartiles or intervals, by layer or by relative
+    depth.
+    """
     panels = [name for name in LAYER_PANELS if by_layer[name].notna().any()]
     step = _step(by_layer["depth" if by_depth else "layer"].to_numpy(dtype=float))
     figure = style.new_figure(1.5 + 3.4 * len(panels), 4.2)
@@ -75,13 +77,15 @@ def draw_layers(by_layer: Any, by_depth: bool) -> Figure:
 
 
 def _step(place_N: np.ndarray) -> float:
-    """How far beside each other releases stand at one place, so that their bars don't overlap."""
+    """Return how far beside each other releases stand at one place, so that their bars don't
+    overlap.
+    """
     different = np.unique(place_N)
     return 0.07 * float(np.diff(different).min()) if len(different) > 1 else 0.07
 
 
 def _reach(rows: pd.DataFrame, name: str) -> np.ndarray:
-    """(2, n): how far the quartiles, or the interval, go below and above the value."""
+    """Return, as (2, n), how far the quartiles, or the interval, go below and above the value."""
     base = name.removesuffix("_median")
     ends = (f"{base}_q25", f"{base}_q75") if base != name else (f"{name}_low", f"{name}_high")
     value, low, high = (rows[key].to_numpy(dtype=float) for key in (name, *ends))

@@ -56,7 +56,9 @@ QUIET = {"color": style.MUTED}
 def draw_input_and_output(
     steering: pd.DataFrame, generations: pd.DataFrame, folder: Path, prompts: int = 2
 ) -> list[Path]:
-    """Figure 2: the clearest input and the clearest output feature, weakly and strongly steered."""
+    """Return figure 2: the clearest input and the clearest output feature, weakly and strongly
+    steered.
+    """
     example_of = {
         f"{role} feature": example
         for role in ("input", "output")
@@ -70,7 +72,7 @@ def draw_input_and_output(
 def draw_hybrids(
     steering: pd.DataFrame, generations: pd.DataFrame, folder: Path, n: int = 3, prompts: int = 2
 ) -> list[Path]:
-    """Figure 7: the clearest hybrid features, weakly and strongly steered."""
+    """Return figure 7: the clearest hybrid features, weakly and strongly steered."""
     clearest = examples(steering, generations, "hybrid", n, prompts)
     example_of = {f"hybrid feature {rank}": example for rank, example in enumerate(clearest, 1)}
     title = "Hybrid features, weakly and strongly steered"
@@ -78,7 +80,7 @@ def draw_hybrids(
 
 
 def draw_pmi(pmi: Pmi, folder: Path) -> list[Path]:
-    """Figure 8: PMI of success tokens with the first logit-lens token, by role."""
+    """Return figure 8: PMI of success tokens with the first logit-lens token, by role."""
     with style.look():
         figure = pmi_by_role(pmi)
         return style.save(figure, folder, "pmi_by_role") if figure else []
@@ -100,7 +102,9 @@ def _draw_texts(
 def steered_texts(
     example_of: Mapping[str, SteeredExample], title: str, under: str
 ) -> Figure | None:
-    """Every feature under its name with its scores, tokens and texts, success tokens marked."""
+    """Return every feature under its name with its scores, tokens and texts, success tokens
+    marked.
+    """
     lines = [line for name, example in example_of.items() for line in _lines(name, example)]
     if not lines:
         return None
@@ -146,13 +150,13 @@ def _wrapped(label: str, cells: Sequence[Cell], look: dict[str, Any]) -> list[Li
 
 
 def shown_cells(text: str, successes: Sequence[Span] = ()) -> list[Cell]:
-    """Every character of `text` in characters that the font has, all of the same width."""
+    """Return every character of `text` in characters that the font has, all of the same width."""
     of = {at: i for i, (start, end) in enumerate(successes) for at in range(start, end)}
     return [("".join(map(_in_font, visible(c))), of.get(at)) for at, c in enumerate(text)]
 
 
 def wrap(cells: Sequence[Cell], width: int) -> Iterator[Sequence[Cell]]:
-    """Lines of at most `width` characters, broken after a space where there is one."""
+    """Yield lines of at most `width` characters, broken after a space where there is one."""
     while cells:
         fits = max(bisect(list(accumulate(len(cell) for cell, _ in cells)), width), 1)
         spaces = [at for at in range(fits) if cells[at][0] == " "]
@@ -162,7 +166,9 @@ def wrap(cells: Sequence[Cell], width: int) -> Iterator[Sequence[Cell]]:
 
 
 def _in_font(char: str) -> str:
-    """A visible character, as an escape if the font lacks it or it runs from right to left."""
+    """Return a visible character, as an escape if the font lacks it or it runs from right to
+    left.
+    """
     glyph = get_font(findfont(MONO)).get_char_index(ord(char))
     if glyph and unicodedata.bidirectional(char) not in ("R", "AL"):
         return char
@@ -186,7 +192,9 @@ def _mark(figure: Figure, column: int, y: float, length: int) -> None:
 
 
 def pmi_by_role(pmi: Pmi) -> Figure | None:
-    """Every pair's PMI by the role of its feature, with quartiles, and the mean's interval."""
+    """Return every pair's PMI by the role of its feature, with quartiles, and the mean's
+    interval.
+    """
     statistics = by_role(pmi.pairs)
     if not statistics:
         return None
@@ -219,7 +227,7 @@ def pmi_by_role(pmi: Pmi) -> Figure | None:
 
 
 def _strip(axes: Axes, x: int, values: np.ndarray, color: str) -> None:
-    """A point for every value, beside each other, and a box between the quartiles."""
+    """Draw a point for every value, beside each other, and a box between the quartiles."""
     beside = np.random.default_rng(0).uniform(-0.28, 0.28, len(values))
     axes.scatter(x + beside, values, s=9, color=color, alpha=0.35, lw=0)
     line = {"color": style.INK, "lw": 1.2}

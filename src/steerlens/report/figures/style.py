@@ -63,12 +63,12 @@ def look() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, that keeps its parts from overlapping."""
+    """Return an empty figure, in inches, that keeps its parts from overlapping."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def headline(figure: Figure, title: str, subtitle: str) -> None:
-    """What the figure shows, in bold, and under it what it was measured on."""
+    """Write what the figure shows, in bold, and under it what it was measured on."""
     width, height = figure.get_size_inches()
     lines = textwrap.wrap(subtitle, int(width * 13))  # characters of this size that fit
     x, top = 0.08 / width, 1 - 0.08 / height
@@ -83,7 +83,7 @@ def headline(figure: Figure, title: str, subtitle: str) -> None:
 
 
 def legend_above(axes: Axes) -> None:
-    """The legend in one line above the plot, where it can't hide data."""
+    """Put the legend in one line above the plot, where it can't hide data."""
     handles, _ = axes.get_legend_handles_labels()
     axes.legend(
         loc="lower left",

@@ -40,8 +40,9 @@ RATIOS = (
 
 
 def by_threshold(steering: pd.DataFrame) -> Figure | None:
-    """Success of the features with S_out of at least each threshold, how many times that of others
-    it is, and how many they are; the others pooled, and as many of each layer."""
+    """Return the success of the features with S_out of at least each threshold, how many times
+    that of others it is, and how many they are; the others pooled, and as many of each layer.
+    """
     points = [point for point in threshold_curve(steering) if point.success is not None]
     if not points:
         return None
@@ -58,7 +59,7 @@ def by_threshold(steering: pd.DataFrame) -> Figure | None:
 
 
 def by_criterion(steering: pd.DataFrame) -> Figure | None:
-    """Success of the same number of features, selected by one score or by another."""
+    """Return the success of the same number of features, selected by one score or by another."""
     by_score = criteria(steering, SHARES)
     if not by_score:
         return None
@@ -129,7 +130,7 @@ def _numbers(axes: Axes, points: list[Point]) -> None:
 
 
 def _unselected(axes: Axes, by_score: list[Criterion]) -> None:
-    """The mean of all features, and the range of random subsets of each size."""
+    """Draw the mean of all features, and the range of random subsets of each size."""
     at_share = [
         next((criterion.highest[index] for criterion in by_score if criterion.highest[index]), None)
         for index in range(len(SHARES))
@@ -143,7 +144,9 @@ def _unselected(axes: Axes, by_score: list[Criterion]) -> None:
 
 
 def _criterion(axes: Axes, criterion: Criterion, color: str, more: int) -> None:
-    """A line of the highest scores; dashed that of the lowest, where these are the better ones."""
+    """Draw a line of the highest scores; dashed that of the lowest, where these are the better
+    ones.
+    """
     pairs = zip(SHARES, criterion.highest, strict=True)
     best = [(share, payoff.success.value) for share, payoff in pairs if payoff]
     marker = "os^v"[more % 4]
@@ -159,7 +162,7 @@ def _criterion(axes: Axes, criterion: Criterion, color: str, more: int) -> None:
 
 
 def _columns(rows: Sequence[Estimate | Draws | None]) -> np.ndarray:
-    """Value, low and high of every row, NaN for null."""
+    """Return the value, low and high of every row, NaN for null."""
     return np.array([row or [np.nan] * 3 for row in rows], dtype=float).reshape(-1, 3).T
 
 

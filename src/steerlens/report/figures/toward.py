@@ -27,7 +27,9 @@ COLORS = (style.RED, style.BLUE, style.GREEN, style.ORANGE, style.MUTED)
 
 
 def by_steering_factor(steering: pd.DataFrame, generations: pd.DataFrame) -> Figure | None:
-    """Tokens of the word a text, and perplexity, of every feature at every factor, word by word."""
+    """Return tokens of the word a text, and perplexity, of every feature at every factor, word
+    by word.
+    """
     words = steering["concept"].dropna().drop_duplicates().tolist()[:MOST_WORDS]
     if not words:
         return None
@@ -77,7 +79,7 @@ def _word(axes: np.ndarray, rows: pd.DataFrame, texts: pd.DataFrame) -> None:
 
 
 def score_by_layer(features: pd.DataFrame) -> Figure | None:
-    """The output score toward the concept of every candidate, by layer."""
+    """Return the output score toward the concept of every candidate, by layer."""
     scored = features.loc[features["concept_score"].notna()]
     if scored.empty:
         return None

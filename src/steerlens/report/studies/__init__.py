@@ -39,7 +39,7 @@ class Study(Protocol):
     """A module of this room."""
 
     def answer(self, series: Sequence[Series], config: StudyConfig) -> Answer:
-        """The answer from `series`, which differ in their settings.
+        """Return the answer from `series`, which differ in their settings.
 
         Raises:
             SteerlensError: they can't answer the question; in one sentence.
@@ -48,7 +48,7 @@ class Study(Protocol):
 
 
 def interval_columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:
-    """The columns of an estimate in a study's table: `name`, `name_low`, `name_high`."""
+    """Return the columns of an estimate in a study's table: `name`, `name_low`, `name_high`."""
     value, low, high = estimate or (None, None, None)
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 
@@ -56,7 +56,8 @@ def interval_columns(name: str, estimate: Estimate | None) -> dict[str, float | 
 def write_answer(
     series: Sequence[Series], folder: Path
 ) -> tuple[dict[str, Any] | None, dict[str, list[Path]]]:
-    """Answers the question that `series` were made for: `NAME.csv` for every table, and figures.
+    """Return answers the question that `series` were made for: `NAME.csv` for every table, and
+    figures.
 
     Results that can't answer it lose nothing: the reason stands in the place of the answer.
 

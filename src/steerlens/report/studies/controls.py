@@ -48,7 +48,7 @@ P, Q = f"p_{ALPHA}", f"q_{ALPHA}"
 
 
 def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
-    """How many features' effects remain beside controls, and how far texts degenerate.
+    """Return how many features' effects remain beside controls, and how far texts degenerate.
 
     Raises:
         SteerlensError: nothing was steered, or the same features were in the same way twice.
@@ -108,7 +108,9 @@ def _test_row(test: Tested) -> dict[str, Any]:
 
 
 def _arm_rows(arms: Sequence[Condition]) -> list[dict[str, Any]]:
-    """The measures of every arm; unsteered once over all texts, and beside each chosen factor."""
+    """Return the measures of every arm; unsteered once over all texts, and beside each chosen
+    factor.
+    """
     first = arms[0].texts[UNSTEERED]
     rows = [_measures(UNSTEERED, "0", UNSTEERED, first)] if len(first) else []
     for arm in arms:
@@ -133,7 +135,7 @@ def _measures(arm: str, factor: str, steered: str, texts: pd.DataFrame) -> dict[
 
 
 def _differences(arm: Condition) -> list[dict[str, Any]]:
-    """The feature less what stands beside it, feature by feature."""
+    """Return the feature less what stands beside it, feature by feature."""
     if FEATURE not in arm.texts:
         return []
     of_feature = measured(arm.texts[FEATURE])
@@ -163,7 +165,7 @@ def _estimates(means: pd.DataFrame) -> dict[str, float | None]:
 def _features(
     arms: Sequence[Condition], tests: Sequence[Tested], series: Sequence[Series]
 ) -> pd.DataFrame:
-    """Of every feature, by arm: factor, share of the texts with its tokens, and q-values."""
+    """Return of every feature, by arm: factor, share of the texts with its tokens, and q-values."""
     columns: dict[str, Any] = {}
     for arm in arms:
         if FEATURE not in arm.texts:
@@ -213,7 +215,7 @@ def _counts(test: Tested) -> str:
 
 
 def _floor(arm: Condition) -> str:
-    """How many features could have fewer of their tokens at all."""
+    """Return how many features could have fewer of their tokens at all."""
     counts: Any = arm.texts[UNSTEERED].groupby(KEYS)["hit"].sum()
     hits = counts.to_numpy(dtype=int)
     return (
@@ -224,7 +226,7 @@ def _floor(arm: Condition) -> str:
 
 
 def _separations(differences: pd.DataFrame, arms: Sequence[Condition]) -> list[str]:
-    """What the features' means separate from, at the factors that were tested."""
+    """Return what the features' means separate from, at the factors that were tested."""
     sentences = []
     for arm in arms:
         rows = differences.loc[

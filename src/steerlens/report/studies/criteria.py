@@ -38,7 +38,8 @@ GUIDE = f"success_{SHARES[COMPARED]:g}"
 
 
 def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
-    """The scores as guides, the best first, and their agreement; of the first result if several.
+    """Return the scores as guides, the best first, and their agreement; of the first result if
+    several.
 
     Raises:
         SteerlensError: fewer than two scores were computed.
@@ -68,7 +69,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
 
 
 def _guides(criteria: Sequence[Criterion]) -> list[dict[str, Any]]:
-    """Rows of the table; each claim of more than chance counts the others (`sure`)."""
+    """Return rows of the table; each claim of more than chance counts the others (`sure`)."""
     better, correlated = _sure(criteria)
     rows = []
     for criterion in criteria:
@@ -89,7 +90,7 @@ def _guides(criteria: Sequence[Criterion]) -> list[dict[str, Any]]:
 
 
 def _sure(criteria: Sequence[Criterion]) -> tuple[set[str], set[str]]:
-    """The scores that surely select better than at random, and those surely correlated."""
+    """Return the scores that surely select better than at random, and those surely correlated."""
     selected = [criterion.highest[COMPARED] for criterion in criteria]
     better = sure([payoff.p if payoff else None for payoff in selected])
     correlated = sure([criterion.p for criterion in criteria])
@@ -100,8 +101,9 @@ def _sure(criteria: Sequence[Criterion]) -> tuple[set[str], set[str]]:
 
 
 def _pair(score: str, other_score: str, values: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
-    """Two scores over the features that have both; None if one of them is constant there, or these
-    are too few."""
+    """Return two scores over the features that have both; None if one of them is constant there,
+    or these are too few.
+    """
     from scipy.stats import kendalltau
 
     both = ~(np.isnan(values[score]) | np.isnan(values[other_score]))
@@ -125,7 +127,7 @@ def _pair(score: str, other_score: str, values: Mapping[str, np.ndarray]) -> dic
 
 
 def _guide_sentences(criteria: Sequence[Criterion], guides: pd.DataFrame) -> list[str]:
-    """What is surely a guide to success; of too few features only how many it takes."""
+    """Return what is surely a guide to success; of too few features only how many it takes."""
     if guides.empty:
         return ["Nothing was steered, so no score can be judged as a guide."]
     share, scored = f"{SHARES[COMPARED]:.0%}", int(guides["features"].to_numpy().max())
@@ -168,7 +170,7 @@ def _selecting(guides: pd.DataFrame, share: str) -> list[str]:
 
 
 def _agreement_sentences(agreement: pd.DataFrame) -> list[str]:
-    """Of the output score, which others agree most and least."""
+    """Return of the output score, which others agree most and least."""
     if agreement.empty:
         return [
             f"No two scores differ on {FEWEST} features or more, so nothing is said of whether "
@@ -195,7 +197,7 @@ def _interval(row: Any, name: str) -> str:
 
 
 def _draw(agreement: pd.DataFrame, scores: Sequence[str]) -> Figure:
-    """Rank correlation of every two scores, and what they share of their first features."""
+    """Return rank correlation of every two scores, and what they share of their first features."""
     from steerlens.report.figures import style
     from steerlens.results.text import visible
 

@@ -38,7 +38,7 @@ RANKED_BY = ("success", "steerable_0.1")
 
 
 def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
-    """The releases in the order of what steering with them gives, the best first.
+    """Return the releases in the order of what steering with them gives, the best first.
 
     Raises:
         SteerlensError: they are for different models and `by_depth` is off, or no layer is common
@@ -87,8 +87,9 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
 
 
 def _is_known(rows: Any, name: str) -> bool:
-    """Whether a column has a number; ends of intervals stay with what they are of, because one
-    feature alone has no interval."""
+    """Return whether a column has a number; ends of intervals stay with what they are of,
+    because one feature alone has no interval.
+    """
     for end in ("_low", "_high"):
         if name.removesuffix(end) in rows:
             name = name.removesuffix(end)
@@ -96,7 +97,7 @@ def _is_known(rows: Any, name: str) -> bool:
 
 
 def _common_layers(series: Sequence[Series]) -> tuple[list[Series], list[str]]:
-    """The results of the layers that all have, and in a sentence which have others, too."""
+    """Return the results of the layers that all have, and in a sentence which have others, too."""
     layers = [set(member.tables.features["layer"].tolist()) for member in series]
     common = set.intersection(*layers)
     if not common:
@@ -111,7 +112,7 @@ def _common_layers(series: Sequence[Series]) -> tuple[list[Series], list[str]]:
 
 
 def _row(member: Series) -> dict[str, Any]:
-    """What is known of a release over all of its layers; None for what isn't."""
+    """Return what is known of a release over all of its layers; None for what isn't."""
     saes = member.tables.saes
     return {
         "release": member.label,
@@ -141,7 +142,9 @@ def _correlations(member: Series) -> dict[str, Any]:
 
 
 def _depth_sentences(ranked: Any) -> list[str]:
-    """In how many models each finding of the paper shows; one that the data leave open doesn't."""
+    """Return in how many models each finding of the paper shows; one that the data leave open
+    doesn't.
+    """
     sentences = []
     for name, statement, sign, level in (
         ("output_score_with_depth", "output scores rise with depth", 1, 0),
@@ -223,14 +226,15 @@ def _measures(member: Series) -> dict[str, Any]:
 
 
 def _steerable(steering: pd.DataFrame) -> pd.DataFrame:
-    """The features that the filter keeps, and that have a best factor."""
+    """Return the features that the filter keeps, and that have a best factor."""
     of_features = features_alone(steering).dropna(subset=["best_factor", "success_20"])
     return of_features.loc[(of_features["output_score"] >= STEERABLE).fillna(False)]
 
 
 def _typical(selected: pd.DataFrame) -> dict[str, float | None]:
-    """What the mean success hides: that of the feature in the middle, the share of features without
-    success at any factor and the mean of the others, and how texts degenerate."""
+    """Return what the mean success hides: that of the feature in the middle, the share of
+    features without success at any factor and the mean of the others, and how texts degenerate.
+    """
     success = selected["success_20"].to_numpy(dtype=float)
     undecided = selected["undecided"].fillna(value=False).to_numpy(dtype=bool)
     return {
@@ -252,7 +256,7 @@ def _mean(column: Any) -> float | None:
 
 
 def _sentences(series: Sequence[Series], ranked: Any, by: str) -> list[str]:
-    """Which release is best, and which the data can't tell apart."""
+    """Return which release is best, and which the data can't tell apart."""
     if len(series) == 1:
         return ["There is one release only; give several, such as sae=A,B, to compare them."]
     phrase = {
@@ -295,7 +299,7 @@ def _sentences(series: Sequence[Series], ranked: Any, by: str) -> list[str]:
 
 
 def _other_order(ranked: Any, by: str) -> list[str]:
-    """Whether the feature in the middle ranks the releases as the mean does."""
+    """Return whether the feature in the middle ranks the releases as the mean does."""
     if by != "success" or ranked["success_median"].is_monotonic_decreasing:
         return []
     rows = ranked.sort_values("success_median", ascending=False, kind="stable").to_dict("records")
@@ -308,7 +312,9 @@ def _other_order(ranked: Any, by: str) -> list[str]:
 
 
 def _words(series: Sequence[Series]) -> list[str]:
-    """Of every two neighbours, the words that only one of them covers, and the exact sign test."""
+    """Return of every two neighbours, the words that only one of them covers, and the exact sign
+    test.
+    """
     from scipy.stats import binomtest
 
     sentences = []
@@ -331,7 +337,7 @@ def _words(series: Sequence[Series]) -> list[str]:
 
 
 def _values(member: Series, by: str) -> np.ndarray:
-    """What the mean that ranks is made of, one number for each feature."""
+    """Return what the mean that ranks is made of, one number for each feature."""
     if by == "success":
         return _steerable(member.tables.steering)["success_20"].to_numpy(dtype=float)
     return member.tables.features["output_score"].dropna().to_numpy(dtype=float) >= STEERABLE

@@ -52,7 +52,8 @@ TOKENS, EXAMPLES = "corpus.n_tokens", "score.input.max_examples"
 
 
 def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
-    """Agreement with the answer from all data against size, for every answer that there is.
+    """Return the agreement with the answer from all data against size, for every answer that there
+    is.
 
     Raises:
         SteerlensError: there is nothing that could be made smaller.
@@ -77,7 +78,9 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
 
 
 def _input_scores(series: Sequence[Series]) -> Iterator[dict[str, Any]]:
-    """S_in of every result beside that of the most text; first by tokens, then by sentences."""
+    """Yield S_in of every result beside that of the most text; first by tokens, then by
+    sentences.
+    """
     scored = [
         member for member in series if any(member.tables.features["input_score"].notna().tolist())
     ]
@@ -98,7 +101,7 @@ def _number(member: Series, key: str) -> float:
 
 
 def _agree(part: pd.DataFrame, full: pd.DataFrame) -> tuple[Estimate | None, int]:
-    """The correlation, and over how many features: from little text few have a score."""
+    """Return the correlation, and over how many features: from little text few have a score."""
     columns = [*KEYS, "input_score"]
     both = part[columns].merge(full[columns], on=KEYS, suffixes=("", "_full")).dropna()
     some_N, full_N = (both[name].to_numpy(float) for name in ("input_score", "input_score_full"))
@@ -106,7 +109,7 @@ def _agree(part: pd.DataFrame, full: pd.DataFrame) -> tuple[Estimate | None, int
 
 
 def _output_scores(features: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """S_out as the mean over some prompts beside the mean over all."""
+    """Yield S_out as the mean over some prompts beside the mean over all."""
     by_prompt = features["output_score_by_prompt"].dropna()
     if by_prompt.empty:
         return
@@ -121,7 +124,7 @@ def _output_scores(features: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _texts(tables: RunTables) -> Iterator[dict[str, Any]]:
-    """The best factor and the payoff from the texts of some prompts beside those of all."""
+    """Yield the best factor and the payoff from the texts of some prompts beside those of all."""
     texts = features_alone(tables.generations)
     prompts = sorted(texts["prompt"].unique())
     if len(prompts) < 2 or tables.choice is None:
@@ -162,7 +165,7 @@ def _payoff(chosen: Any, high: pd.DataFrame) -> float:
 
 
 def _subsets(n: int) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Sizes up to `n`, each with random sets of so many of `n` prompts; all of them once."""
+    """Yield sizes up to `n`, each with random sets of so many of `n` prompts; all of them once."""
     sizes = [size for size in (1, 2, 3, 5, 10, 15, 20, 30, 40) if size < n]
     for size in sizes:
         rngs = (np.random.default_rng([draw, size]) for draw in range(DRAWS))
@@ -171,7 +174,7 @@ def _subsets(n: int) -> Iterator[tuple[int, list[np.ndarray]]]:
 
 
 def _range(values: Sequence[float]) -> Estimate | None:
-    """The mean and the middle nine tenths of some draws."""
+    """Return the mean and the middle nine tenths of some draws."""
     finite = np.array(values)[np.isfinite(values)]
     if not len(finite):
         return None
@@ -187,7 +190,7 @@ def _row(
 
 
 def _sentence(name: str, part: pd.DataFrame) -> str:
-    """From which size on the answer stays within 5 % of that from all data."""
+    """Return from which size on the answer stays within 5 % of that from all data."""
     unit, full = part["unit"].iloc[0], int(part["size"].iloc[-1])
     if all(part["agreement"].isna().tolist()):
         return f"{name}: {_nothing_said(max(part['features'].tolist()))}"
@@ -212,7 +215,7 @@ def _nothing_said(features: int) -> str:
 
 
 def _draw(table: pd.DataFrame) -> Figure:
-    """Agreement against size, a panel for each answer."""
+    """Return the agreement against size, a panel for each answer."""
     from steerlens.report.figures import style
 
     parts = list(table.dropna(subset=["agreement"]).groupby("answer", sort=False))
@@ -238,7 +241,9 @@ def _draw(table: pd.DataFrame) -> Figure:
 
 
 def _ticks(sizes: Sequence[int]) -> list[int]:
-    """Of rising sizes the last and, back from it, those that stand apart on a logarithmic axis."""
+    """Return of rising sizes the last and, back from it, those that stand apart on a logarithmic
+    axis.
+    """
     chosen_sizes: list[int] = []
     for size in reversed(sizes):
         if not chosen_sizes or chosen_sizes[0] / size >= APART:

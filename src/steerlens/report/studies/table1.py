@@ -67,7 +67,7 @@ PUBLISHED_LAYERS = (20, 31)
 
 
 def threshold_name(threshold: float) -> str:
-    """What a filtered row is called."""
+    """Return what a filtered row is called."""
     return f"SAE (output_score >= {threshold:g})"
 
 
@@ -79,8 +79,8 @@ class Row(NamedTuple):
 
 
 def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
-    """The table, what SAE rows have more than others, and the two figures; of the first result
-    with ratings.
+    """Return the table, what SAE rows have more than others, and the two figures; of the first
+    result with ratings.
 
     Raises:
         SteerlensError: nothing was rated.
@@ -127,7 +127,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
 
 
 def _with_scores(numbers: pd.DataFrame, member: Series) -> Any:
-    """Numbers with the scores of the SAE feature that each is of."""
+    """Return numbers with the scores of the SAE feature that each is of."""
     key = ["layer", "method", "rank", "concept_id"]
     concepts = member.tables.concepts[[*key, "feature", "undecided"]]
     scores: Any = member.tables.features[
@@ -140,7 +140,7 @@ def _with_scores(numbers: pd.DataFrame, member: Series) -> Any:
 
 
 def _rows(numbers: Any) -> Iterator[Row]:
-    """The rows of the table, those that filter where there is something to filter."""
+    """Yield the rows of the table, those that filter where there is something to filter."""
 
     def of(method: str, rows: Any) -> Any:
         return rows.loc[rows["method"] == method]
@@ -161,8 +161,9 @@ def _rows(numbers: Any) -> Iterator[Row]:
 
 
 def _incomplete(ratings: pd.DataFrame, kinds: Sequence[str]) -> str:
-    """What a method's name is followed by where the concept itself wasn't rated: such an overall
-    rating isn't the table's."""
+    """Return what a method's name is followed by where the concept itself wasn't rated: such an
+    overall rating isn't the table's.
+    """
     aspects = aspects_of(ratings, kinds[0])
     if f"{kinds[0]}_concept" in aspects:
         return ""
@@ -175,7 +176,7 @@ def _filtered(threshold: float, rows: Any) -> Any:
 
 
 def _by_confidence(rows: Any) -> Any:
-    """In every layer as many as the main threshold of the output score leaves."""
+    """Return in every layer as many as the main threshold of the output score leaves."""
     sae = rows.loc[rows["method"] == SAE]
     parts = [
         of_layer.nlargest(len(_filtered(MAIN, of_layer)), "token_confidence_delta")
@@ -213,13 +214,17 @@ def _table_row(
 
 
 def _undecided(rows: Any) -> int:
-    """Number of features, or concepts, whose factor is only the smallest: all were rated 0."""
+    """Return the number of features, or concepts, whose factor is only the smallest: all were
+    rated 0.
+    """
     arms = rows.drop_duplicates(["method", "rank", "concept_id"])
     return int(arms["undecided"].fillna(value=False).sum())
 
 
 def _auroc(row: Row, member: Series, layer: int) -> float | None:
-    """Mean area under the ROC curve with which the row's directions detect their concepts."""
+    """Return the mean area under the ROC curve with which the row's directions detect their
+    concepts.
+    """
     rows = member.tables.concepts
     of_row = row.own(_with_scores(rows.drop(columns=["feature", "undecided"]), member))
     mean = of_row.loc[of_row["layer"] == layer, "auroc"].dropna()
@@ -227,8 +232,9 @@ def _auroc(row: Row, member: Series, layer: int) -> float | None:
 
 
 def _learnt_from(row: Row, member: Series) -> dict[str, float | None]:
-    """How many texts of a concept the row's methods were learnt from, on average, and how often
-    training saw them."""
+    """Return how many texts of a concept the row's methods were learnt from, on average, and how
+    often training saw them.
+    """
     of_row = row.own(
         _with_scores(member.tables.concepts.drop(columns=["feature", "undecided"]), member)
     )
@@ -278,7 +284,7 @@ def _judges(ratings: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
 
 
 def _difference_sentences(differences: pd.DataFrame) -> list[str]:
-    """How far filtered SAE steering is from supervised methods."""
+    """Return how far filtered SAE steering is from supervised methods."""
     if not len(differences):
         return []
     methods = [UNFILTERED, *map(threshold_name, SAID)]
@@ -313,7 +319,7 @@ def _interval(row: dict[str, Any]) -> str:
 
 
 def _missing(ratings: Any, kinds: Sequence[str]) -> list[str]:
-    """Ratings that are missing, and why."""
+    """Return ratings that are missing, and why."""
     sentences = []
     for kind in kinds:
         for name in aspects_of(ratings, kind):
@@ -333,7 +339,7 @@ def _missing(ratings: Any, kinds: Sequence[str]) -> list[str]:
 
 
 def _by_threshold(numbers: Any, rows: Sequence[Row]) -> dict[int, list[Curve]]:
-    """For each layer the SAE's score by threshold, and other methods' as one number."""
+    """Return, for each layer the SAE's score by threshold, and other methods' as one number."""
     curves_of = {}
     for layer, of_layer in numbers.groupby("layer"):
         estimates = [over_concepts(_filtered(threshold, of_layer)) for threshold in MORE_THRESHOLDS]
@@ -346,7 +352,7 @@ def _by_threshold(numbers: Any, rows: Sequence[Row]) -> dict[int, list[Curve]]:
 
 
 def _by_factor(numbers: Any) -> dict[int, list[Curve]]:
-    """For each layer and method the score at every factor."""
+    """Return, for each layer and method the score at every factor."""
     curves_of: dict[int, list[Curve]] = {}
     for (layer, method), rows in numbers.groupby(["layer", "method"], sort=False):
         factors = sorted(set(rows["factor"]))

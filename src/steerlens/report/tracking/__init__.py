@@ -38,19 +38,19 @@ class Tracker(Protocol):
     """What a run tells about itself while it goes on."""
 
     def log_tables(self, tables: RunTables, summary: Mapping[str, Any]) -> None:
-        """Features: a histogram per layer and the best rows; steering: curves and texts."""
+        """Log a histogram per layer and the best features; curves and texts of steering."""
         ...
 
     def log_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A table of any rows, all with the same keys."""
+        """Log a table of any rows, all with the same keys."""
         ...
 
     def log_figures(self, figures: Mapping[str, list[Path]]) -> None:
-        """Figures by name, as `figures.draw_all` gives them."""
+        """Log figures by name, as `figures.draw_all` gives them."""
         ...
 
     def finish(self, summary: Mapping[str, Any], failed: bool = False) -> None:
-        """The end of the run, with the content of `summary.json`."""
+        """End the run, with the content of `summary.json`."""
         ...
 
 
@@ -58,22 +58,26 @@ class NullTracker:
     """Tells nobody."""
 
     def log_tables(self, tables: RunTables, summary: Mapping[str, Any]) -> None:
+        """Log the run's tables."""
         pass
 
     def log_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log a table of any rows, all with the same keys."""
         pass
 
     def log_figures(self, figures: Mapping[str, list[Path]]) -> None:
+        """Log figures by name, as `figures.draw_all` gives them."""
         pass
 
     def finish(self, summary: Mapping[str, Any], failed: bool = False) -> None:
+        """End the run, with the content of `summary.json`."""
         pass
 
 
 def start(
     config: TrackingConfig, folder: Path, run_config: Mapping[str, Any], id: str | None = None
 ) -> Tracker:
-    """A tracker for the run in `folder`, whose settings are `run_config`.
+    """Return a tracker for the run in `folder`, whose settings are `run_config`.
 
     With an `id` the W&B run is the same one each time.
     """
@@ -102,15 +106,19 @@ class WandbTracker:
         self._try("starting", lambda: self._start(config, run_config))
 
     def log_tables(self, tables: RunTables, summary: Mapping[str, Any]) -> None:
+        """Log the run's tables."""
         self._try("logging the tables", lambda: self._log_tables(tables, summary))
 
     def log_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log a table of any rows, all with the same keys."""
         self._try(f"logging the table {name}", lambda: self._log_rows(name, rows))
 
     def log_figures(self, figures: Mapping[str, list[Path]]) -> None:
+        """Log figures by name, as `figures.draw_all` gives them."""
         self._try("logging the figures", lambda: self._log_figures(figures))
 
     def finish(self, summary: Mapping[str, Any], failed: bool = False) -> None:
+        """End the run, with the content of `summary.json`."""
         self._try("finishing", lambda: self._finish(summary, failed))
         self._run = None
 
@@ -227,7 +235,9 @@ class WandbTracker:
 
 
 def run_name(settings: Mapping[str, Any]) -> str | None:
-    """What a run is called by its settings: experiment, model, SAE and layer; None without them."""
+    """Return what a run is called by its settings: experiment, model, SAE and layer; None
+    without them.
+    """
     model, sae, layer = (settings.get(key) for key in ("model", "sae", "layer"))
     if not (isinstance(model, Mapping) and isinstance(sae, Mapping)):
         return None
@@ -240,7 +250,7 @@ def run_name(settings: Mapping[str, Any]) -> str | None:
 
 
 def _id_of_one_of_several(config: TrackingConfig) -> str | None:
-    """An id of its own for each run of a group, which would all take that of WANDB_RUN_ID.
+    """Return an id of its own for each run of a group, which would all take that of WANDB_RUN_ID.
 
     An agent of a W&B sweep gives each of its runs the right one.
     """

@@ -18,7 +18,7 @@ NOT_SHOWN = ("logit_lens_token_ids", "output_score_by_prompt", "token_ids")
 
 
 def table_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows for W&B: the columns that are filled, with tokens as they can be shown."""
+    """Return rows for W&B: the columns that are filled, with tokens as they can be shown."""
     filled = frame.columns[frame.notna().any().tolist()]
     names = [name for name in filled if name not in NOT_SHOWN]
     return [
@@ -47,7 +47,7 @@ TEXTS = (
 
 
 def factor_curves(generations: pd.DataFrame) -> list[dict[str, Any]]:
-    """For every factor, means over the features (controls left out)."""
+    """Return, for every factor, means over the features (controls left out)."""
     texts = by_factor(features_alone(generations))
     return [
         {"factor": factor, **{f"by_factor/{name}": rows[name].mean() for name in CURVES}}
@@ -56,7 +56,9 @@ def factor_curves(generations: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def text_rows(tables: RunTables, n: int) -> list[dict[str, Any]]:
-    """At most `n` texts of the features with most success, at factor 0 and at the best one."""
+    """Return at most `n` texts of the features with most success, at factor 0 and at the best
+    one.
+    """
     keys = list(FEATURES.keys)
     steering, texts = (features_alone(table) for table in (tables.steering, tables.generations))
     best = steering.loc[steering["success_20"].notna(), [*keys, "best_factor", "success_20"]]
@@ -67,7 +69,9 @@ def text_rows(tables: RunTables, n: int) -> list[dict[str, Any]]:
 
 
 def answer_rows(summary: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The tables of the study that the summary tells of, by `study/NAME`; none if there is none."""
+    """Return the tables of the study that the summary tells of, by `study/NAME`; none if there
+    is none.
+    """
     tables = (summary.get("study") or {}).get("tables") or {}
     return {
         f"study/{name}": [{key: _cell(key, value) for key, value in row.items()} for row in rows]
@@ -76,7 +80,7 @@ def answer_rows(summary: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def flat(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers and names of `summary.json` outside its lists, keyed `a.b`."""
+    """Return the numbers and names of `summary.json` outside its lists, keyed `a.b`."""
     leaves: dict[str, Any] = {}
     for key, value in summary.items():
         if isinstance(value, Mapping):

@@ -66,18 +66,21 @@ class Card:
 
     @property
     def name(self) -> str:
+        """Give the name of the file, without its ending."""
         return f"{self.hook_name}.feature_{self.feature}"
 
 
 @dataclass(frozen=True)
 class SteeringVector:
+    """A vector with its card."""
+
     vector_D: torch.Tensor
     """(D,) float32 on the CPU: what is added, factor and all."""
     card: Card
 
 
 def measured_a_max(subject: Subject, prompts: Sequence[str], chat_template: bool = False) -> float:
-    """Mean over `prompts` of the largest feature activation at the last position.
+    """Return the mean over `prompts` of the largest feature activation at the last position.
 
     For an SAE that normalises what it reads, as much larger as its output is scaled back.
 
@@ -99,7 +102,7 @@ def steering_vector(
     prompts: Sequence[str] = (),
     chat_template: bool = False,
 ) -> SteeringVector:
-    """The constant that raises `feature` by `factor * a_max`.
+    """Return the constant that raises `feature` by `factor * a_max`.
 
     Args:
         subject: the model and its SAE.
@@ -144,7 +147,7 @@ def steering_vector(
 
 
 def card_path(path: Path) -> Path:
-    """The card of an exported file, beside it: `NAME.json`."""
+    """Return the card of an exported file, beside it: `NAME.json`."""
     return path.with_name(f"{path.name}.json")
 
 

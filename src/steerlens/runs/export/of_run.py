@@ -22,7 +22,7 @@ KEYS = ("layer", "feature", "factor")
 
 
 def export_run(folder: Path, arguments: list[str]) -> list[Path]:
-    """Writes the vector of one steered feature of the run in `folder`; gives the files.
+    """Write the vector of one steered feature of the run in `folder`; gives the files.
 
     Args:
         folder: of a run that steered.

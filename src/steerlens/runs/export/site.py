@@ -27,14 +27,14 @@ class Place:
     """What the vector passes before it is added there."""
 
     def carry(self, rows_BD: torch.Tensor) -> torch.Tensor:
-        """Rows at the SAE's site as rows at this place."""
+        """Return rows at the SAE's site as rows at this place."""
         if self.linear is None:
             return rows_BD
         return self.linear(rows_BD) - self.linear(torch.zeros_like(rows_BD[:1]))  # no bias
 
 
 def find_place(subject: Subject) -> Place:
-    """The place at which adding a vector does what adding it at the SAE's site does.
+    """Return the place at which adding a vector does what adding it at the SAE's site does.
 
     An output where there is one, because some tools change nothing else: the input of a block is
     the output of the one before it, and what is added before W_O comes out of it as `W_O @ vector`.

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 @contextlib.contextmanager
 def steered(model, path, strength=1.0, last_only=False):
-    """The model steers within the `with` block.
+    """Steer with the model within the `with` block.
 
     Args:
         model: as AutoModelForCausalLM loads it.
@@ -47,6 +47,8 @@ def steered(model, path, strength=1.0, last_only=False):
 
 
 def adder(vector, last_only):
+    """Return what adds the vector to hidden states."""
+
     def add(x):  # (rows, positions, d_model)
         x = x.clone()
         x[:, -1 if last_only else slice(None)] += vector.to(x)
@@ -56,6 +58,8 @@ def adder(vector, last_only):
 
 
 def on_output(add):
+    """Return a hook that adds to a module's output."""
+
     def hook(module, args, output):
         return (add(output[0]), *output[1:]) if isinstance(output, tuple) else add(output)
 
@@ -63,10 +67,12 @@ def on_output(add):
 
 
 def on_input(add):
+    """Return a hook that adds to a module's input."""
     return lambda module, args: (add(args[0]), *args[1:])
 
 
 def main():
+    """Write a steered text beside an unsteered one."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     parser = argparse.ArgumentParser()

@@ -35,7 +35,7 @@ def export_safetensors(path: Path, vectors: Sequence[SteeringVector]) -> None:
 
 
 def load_safetensors(path: Path) -> list[SteeringVector]:
-    """The vectors in a file of `export_safetensors`, with their cards."""
+    """Return the vectors in a file of `export_safetensors`, with their cards."""
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:

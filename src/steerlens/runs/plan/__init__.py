@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from rich.text import Text
 
 from steerlens.config.catalog import read_release, releases
 from steerlens.config.folders import count_layers, has_chat_template, sae_facts, sae_folders
@@ -21,7 +23,9 @@ from steerlens.config.schema import CorpusConfig, ModelConfig
 from steerlens.config.settings import Settings, SubjectSettings
 from steerlens.data.corpus.webtext import webtext
 from steerlens.engine.examples import read_metadata
-from steerlens.report.terminal import duration
+from steerlens.report.concept_page import Line, print_hanging
+from steerlens.report.terminal import console_on, duration
+from steerlens.results.text import visible
 from steerlens.runs.memory_check import device_type, dtype_name, estimate_weights, gigabytes
 from steerlens.runs.plan.concepts import planned_concepts
 from steerlens.runs.plan.finished import Finished
@@ -67,12 +71,12 @@ def print_plan(settings: Settings, measures: bool = False) -> None:
         rows += plan(settings, measured)
     width = max(len(name) for name, _ in rows)
     print(f"This would run (plan={'measure' if measures else 'true'} stops here):")
-    for name, text in rows:
-        print(f"  {name:<{width}}  {text}")
+    lines = (Line(f"  {name:<{width}}  ", Text(visible(text))) for name, text in rows)
+    print_hanging(console_on(sys.stdout), lines)
 
 
 def _texts_of(settings: Settings) -> list[tuple[str, str]]:
-    """Where the scores take from what features fire on, if any asks."""
+    """Return where the scores take from what features fire on, if any asks."""
     rows, methods, corpus = [], settings.scores, settings.corpus
     files = {file for method in methods.values() for file in method.examples()}
     for file in sorted(files):
@@ -85,7 +89,7 @@ def _texts_of(settings: Settings) -> list[tuple[str, str]]:
 
 
 def weights_are_here(subject: SubjectSettings) -> bool:
-    """Whether model and SAE need no download."""
+    """Return whether model and SAE need no download."""
     return _model_is_here(subject.model) and (
         subject.sae.path is not None or _release_is_here(subject.sae.release)
     )
@@ -282,7 +286,7 @@ def _scoring_seconds(missing: Mapping[int, float], rates: Rates, n_tokens: float
 
 
 def _corpus_seconds(layers: list[int], passes: Mapping[int, CorpusPass], n_tokens: float) -> float:
-    """Seconds of all passes: each runs the model as far as its last layer."""
+    """Return seconds of all passes: each runs the model as far as its last layer."""
     texts, alone, more, at_once = (
         np.interp(layers, list(passes), column) for column in zip(*passes.values(), strict=True)
     )
@@ -294,7 +298,7 @@ def _corpus_seconds(layers: list[int], passes: Mapping[int, CorpusPass], n_token
 
 
 def _corpus_tokens(corpus: CorpusConfig) -> float:
-    """How many tokens a run will read: at most what it asks for, at about 4 bytes each."""
+    """Return how many tokens a run will read: at most what it asks for, at about 4 bytes each."""
     tokens_asked = math.inf if corpus.n_tokens is None else corpus.n_tokens
     if corpus.source in ("embedded", "hub"):
         return tokens_asked

@@ -14,6 +14,8 @@ CHARACTERS_PER_TOKEN = 4
 
 
 class PlannedConcepts(NamedTuple):
+    """What steering toward concepts would take."""
+
     concepts: int
     arms: int
     texts: int
@@ -53,7 +55,7 @@ def planned_concepts(
 
 
 def _rating(settings: Settings, concepts: ConceptSet, n_texts: int) -> str:
-    """What the judge takes for as many texts as long as they may be."""
+    """Return what the judge takes for as many texts as long as they may be."""
     from steerlens.config.prices import price_of
     from steerlens.judges.cost import estimate
     from steerlens.judges.items import Item, aspects_of

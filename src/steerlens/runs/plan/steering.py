@@ -9,6 +9,8 @@ from steerlens.scores.selection import part
 
 
 class PlannedTexts(NamedTuple):
+    """Texts of steered features."""
+
     features: int
     """At most: a threshold may leave fewer."""
     texts: int
@@ -33,6 +35,8 @@ def planned_texts(settings: Settings, n_features: int) -> PlannedTexts | None:
 
 
 class PlannedWords(NamedTuple):
+    """Texts toward the words whose coverage is measured."""
+
     words: int
     """At most: not every word has a feature to steer with."""
     texts: int

@@ -33,7 +33,7 @@ class Sweep:
 
 
 def begin(overrides: Sequence[str], tree: DictConfig) -> Sweep:
-    """Makes the folder of a sweep and its `sweep.json`.
+    """Make the folder of a sweep and its `sweep.json`.
 
     The same command again goes on in its own folder, unless the command line names one.
 
@@ -75,7 +75,7 @@ def _names_folder(word: str) -> bool:
 
 
 def _earlier(parent: Path, id: str) -> Path | None:
-    """The newest folder of a sweep with this id."""
+    """Return the newest folder of a sweep with this id."""
     runs = []
     for file in parent.glob(f"*/{SWEEP_FILE}"):
         record = read_json(file)

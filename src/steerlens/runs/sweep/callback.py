@@ -11,9 +11,11 @@ from omegaconf import DictConfig
 
 class Join(Callback):
     """Joins at the end of a multirun. Hydra doesn't call it when a launcher or sweeper raises: the
-    command line then joins by itself."""
+    command line then joins by itself.
+    """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Join the jobs once the sweep has ended."""
         from steerlens.runs.sweep import is_sweep, join_sweep
 
         folder = Path(config.hydra.sweep.dir)

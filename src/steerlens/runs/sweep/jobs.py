@@ -38,10 +38,11 @@ class Job:
     """What its command line said; null for a run that was no job."""
 
     def renamed(self, name: str) -> Job:
+        """Return the same job by another name."""
         return replace(self, name=name)
 
     def without(self, reason: str) -> Job:
-        """The same job, whose results can't be used."""
+        """Return the same job, whose results can't be used."""
         return replace(self, state="unreadable", reason=reason)
 
 
@@ -87,7 +88,7 @@ def start_job(
 
 
 def _key_of_record(folder: Path) -> str | None:
-    """The key of a job by an earlier version, whose `status.json` has none."""
+    """Return the key of a job by an earlier version, whose `status.json` has none."""
     record = read_json(folder / JOB_FILE)
     return record.get("key") if isinstance(record, dict) else None
 
@@ -101,7 +102,7 @@ def job_key(config: RunConfig) -> str:
 
 
 def _paths(settings: Any) -> list[Path]:
-    """The files and folders that settings name."""
+    """Return the files and folders that settings name."""
     if isinstance(settings, Mapping):
         return [path for value in settings.values() for path in _paths(value)]
     if not isinstance(settings, str) or not re.search(r"[/\\]|\w\.\w", settings):
@@ -120,7 +121,8 @@ def _stamps(path: Path) -> list[tuple[str, int, int]]:
 
 
 def find_jobs(folder: Path) -> list[Job]:
-    """The jobs of the sweep in `folder`, by number, missing ones included; a run is its own job.
+    """Return the jobs of the sweep in `folder`, by number, missing ones included; a run is its own
+    job.
 
     Jobs that an earlier sweep of another command has left in the same folder are not among them.
 
@@ -170,13 +172,13 @@ def _seconds(status: Mapping[str, Any]) -> float | None:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """`10` after `9`."""
+    """Return `10` after `9`."""
     pieces = re.split(r"(\d+)", name)
     return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces]
 
 
 def settings_of(jobs: Sequence[Job], resolved: bool = False) -> dict[str, Settings]:
-    """For every job, by name, the settings in which any two of the jobs differ.
+    """Return, for every job, by name, the settings in which any two of the jobs differ.
 
     What the command lines said, or if `resolved`, and where a run was no job, all of the
     configurations.
@@ -213,6 +215,6 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Settings:
 
 
 def read_summary(job: Job) -> dict[str, Any]:
-    """The job's `summary.json`; empty if there is none."""
+    """Return the job's `summary.json`; empty if there is none."""
     summary = read_json(job.folder / SUMMARY_FILE)
     return summary if isinstance(summary, dict) else {}

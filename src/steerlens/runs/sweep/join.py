@@ -66,21 +66,22 @@ class Joined:
 
     @property
     def complete(self) -> bool:
+        """Say whether every job is done."""
         return all(job.state in ("done", LEFT_OUT) for job in self.jobs)
 
 
 def is_sweep(folder: Path) -> bool:
-    """Whether `folder` is that of a multirun, rather than of a run."""
+    """Return whether `folder` is that of a multirun, rather than of a run."""
     return (folder / SWEEP_FILE).is_file()
 
 
 def join_sweep(folder: Path, again: bool = False, show: bool = True) -> Joined:
-    """Joins the sweep in `folder`, into the same folder; see `join`."""
+    """Join the sweep in `folder`, into the same folder; see `join`."""
     return join([folder], folder, again, show)
 
 
 def join(folders: Sequence[Path], into: Path, again: bool = False, show: bool = True) -> Joined:
-    """Joins the jobs of sweeps, and runs, and writes into the folder `into`:
+    """Join the jobs of sweeps, and runs, and write their results into the folder `into`.
 
     - `features.parquet`, `steering.parquet`, `coverage.parquet`, `null.parquet`: all rows, with
       the column `job` and one for every setting in which jobs differ; random directions that shards
@@ -130,14 +131,16 @@ def join(folders: Sequence[Path], into: Path, again: bool = False, show: bool = 
 
 
 def read_series(folder: Path) -> list[Series]:
-    """The finished results in the folder of a sweep or a run; see `join`."""
+    """Return the finished results in the folder of a sweep or a run; see `join`."""
     return _read([folder])[1]
 
 
 def _read(
     folders: Sequence[Path],
 ) -> tuple[list[Job], list[Series], dict[str, Settings], list[str]]:
-    """All jobs, the results of those that are done, what they differ in, what can't be joined."""
+    """Return all jobs, the results of those that are done, what they differ in, what can't be
+    joined.
+    """
     jobs = _jobs(folders)
     tables: dict[str, RunTables] = {}
     for index, job in enumerate(jobs):
@@ -195,7 +198,8 @@ def _series(
 
 
 def merge(parts: Sequence[RunTables]) -> RunTables:
-    """Runs of different layers, or parts of each layer's features, as the one run of all of them.
+    """Return runs of different layers, or parts of each layer's features, as the one run of all of
+    them.
 
     Every row is that of its own run: best factors and PMI depend on nothing but the feature.
     """
@@ -227,7 +231,7 @@ def _by_layer(table: Table, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _once(table: Table, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """`_by_layer`, without the rows that several shards of a layer have."""
+    """Return `_by_layer`, without the rows that several shards of a layer have."""
     return _by_layer(table, frames).drop_duplicates(list(table.keys), ignore_index=True)
 
 
@@ -241,8 +245,9 @@ def _merge_pmi(parts: Sequence[Pmi]) -> Pmi:
 
 
 def _say_where_from(tables: dict[str, RunTables], settings: dict[str, Settings]) -> list[str]:
-    """Adds to all tables the column `job` and one for each setting; gives, in sentences, which
-    columns can't be joined, and leaves them out."""
+    """Add to all tables the column `job` and one for each setting; gives, in sentences, which
+    columns can't be joined, and leaves them out.
+    """
     left_out: list[str] = []
     for table, field in JOINED:
         frames = {name: getattr(table, field) for name, table in tables.items()}
@@ -257,7 +262,7 @@ def _say_where_from(tables: dict[str, RunTables], settings: dict[str, Settings])
 
 
 def _clashes(frames: dict[str, pd.DataFrame]) -> dict[str, str]:
-    """Columns that hold numbers in one job and something else in another, and where."""
+    """Return columns that hold numbers in one job and something else in another, and where."""
     kinds: dict[str, dict[str, str]] = {}
     for name, frame in frames.items():
         for column in frame.columns[frame.notna().any().tolist()]:
@@ -275,7 +280,7 @@ def _clashes(frames: dict[str, pd.DataFrame]) -> dict[str, str]:
 
 
 def _rows(jobs: Sequence[Job], settings: dict[str, Settings]) -> pd.DataFrame:
-    """`sweep.csv`: what each job was, and its main numbers."""
+    """Return `sweep.csv`: what each job was, and its main numbers."""
     columns = dict.fromkeys(key for settings_of_job in settings.values() for key in settings_of_job)
     rows = pd.DataFrame(
         [

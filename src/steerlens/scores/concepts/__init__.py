@@ -52,7 +52,7 @@ class Candidate(NamedTuple):
 
 
 def concept_tokens(tokenizer: Any, concept: str | Sequence[str]) -> ConceptTokens:
-    """The tokens of the vocabulary that stand for `concept`: a word, a phrase, or several.
+    """Return the tokens of the vocabulary that stand for `concept`: a word, a phrase, or several.
 
     A token stands for a word when its text, spaces around it and case aside, is the word or one of
     its regular forms (`inflection.forms`). Of a phrase, any word that isn't a stop word counts. A
@@ -101,7 +101,7 @@ def candidates(
     n_examples: int = 20,
     memory_budget: int = 2 * 1024**3,
 ) -> list[Candidate]:
-    """The features of `subject` that may stand for a concept, the most promising first.
+    """Return the features of `subject` that may stand for a concept, the most promising first.
 
     Sorted by the number of routes, then the best rank, the number of concept tokens, the
     activation, and the feature.
@@ -142,13 +142,13 @@ def candidates(
 
 
 def names(label: str, concepts: Iterable[str]) -> bool:
-    """Whether `label` has all words of one of `concepts`, in any form and case."""
+    """Return whether `label` has all words of one of `concepts`, in any form and case."""
     words = set(re.findall(r"\w+", label.lower())) | set(content_words(label))  # c++ is one, too
     return any(all(forms(word) & words for word in content_words(concept)) for concept in concepts)
 
 
 def mean_max_activation(subject: Subject, texts: Sequence[str]) -> torch.Tensor:
-    """Each feature's largest activation in a text as a mean over texts: (F,), CPU.
+    """Return each feature's largest activation in a text as a mean over texts: (F,), CPU.
 
     BOS, and positions that the SAE wasn't trained on, are left out.
 
@@ -184,7 +184,7 @@ def _promise(row: Candidate, k: int) -> tuple[float, ...]:
 def _by_logit_lens(
     subject: Subject, tokens: ConceptTokens, k: int, memory_budget: int
 ) -> dict[int, dict[int, int]]:
-    """For each feature that has a concept token: the token by its rank."""
+    """Return, for each feature that has a concept token: the token by its rank."""
     import torch
 
     from steerlens.engine.logit_lens import logit_lens
@@ -209,7 +209,7 @@ def _by_examples(
 
 
 def _decoded(tokenizer: Any) -> list[str]:
-    """The text of every token of the vocabulary, each on its own."""
+    """Return the text of every token of the vocabulary, each on its own."""
     ids = [[id_] for id_ in range(len(tokenizer))]
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -223,7 +223,9 @@ def _of_word(tokenizer: Any, word: str, by_word: Mapping[str, list[int]]) -> lis
 
 
 def _first_piece(tokenizer: Any, word: str) -> str:
-    """The longest piece that begins `word` in one of its spellings; "" if it isn't distinctive."""
+    """Return the longest piece that begins `word` in one of its spellings; "" if it isn't
+    distinctive.
+    """
     longest = ""
     for spelling in (word, word.title(), word.upper()):
         for text in (spelling, f" {spelling}"):

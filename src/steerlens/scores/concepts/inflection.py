@@ -23,13 +23,15 @@ SHORTEST_SINGULAR = 4
 
 
 def content_words(phrase: str) -> list[str]:
-    """The words of `phrase` in lower case, without stop words unless there is nothing else."""
+    """Return the words of `phrase` in lower case, without stop words unless there is nothing
+    else.
+    """
     words = [word.strip(_PUNCTUATION) or word for word in phrase.lower().split()]
     return [word for word in words if word not in STOP_WORDS] or words
 
 
 def forms(word: str) -> frozenset[str]:
-    """`word` in lower case, its plural, -ed, -ing and -er, and the same of its singular."""
+    """Return `word` in lower case, its plural, -ed, -ing and -er, and the same of its singular."""
     word = word.lower()
     return frozenset(form for stem in (word, *_singulars(word)) for form in _inflected(stem))
 

@@ -32,4 +32,5 @@ class Method(Protocol):
     __doc__: str | None
     Config: type[Any]
 
-    def fit(self, task: Task, config: Any, seed: int) -> Directions: ...
+    def fit(self, task: Task, config: Any, seed: int) -> Directions:
+        """Learn a direction for each of the task's concepts."""

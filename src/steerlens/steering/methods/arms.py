@@ -1,5 +1,6 @@
 """Everything that a concept set is steered with, learnt once: an arm for each method, and for each
-of a concept's SAE features."""
+of a concept's SAE features.
+"""
 
 from __future__ import annotations
 
@@ -69,26 +70,32 @@ class SteeringMethod:
         return f"{self.method} {self.rank + 1}" if self.rank else self.method
 
     def factors(self, grid: Sequence[float]) -> tuple[float, ...]:
-        """The factors that it is tried with."""
+        """Return the factors that it is tried with."""
         if self.learnt is None:
             return (0.0,)
         return (1.0,) if self.method in EDITS else tuple(grid)
 
     def feature(self, index: int) -> int | None:
-        """The SAE feature of the concept at `index` in its set, if it steers with one alone."""
+        """Return the SAE feature of the concept at `index` in its set, if it steers with one
+        alone.
+        """
         if isinstance(self.learnt, Fitted) and self.learnt.directions.features_C is not None:
             return int(self.learnt.directions.features_C[index])
         return None
 
     def detection(self, index: int) -> tuple[float | None, float | None]:
-        """Area under the ROC curve and largest score of the concept at `index`, if it detects."""
+        """Return the area under the ROC curve and largest score of the concept at `index`, if it
+        detects.
+        """
         if not isinstance(self.learnt, Fitted) or self.method == TOGETHER:
             return None, None
         of_concepts = self.learnt.detection
         return of_concepts.auroc_C[index], of_concepts.max_activation_C[index]
 
     def steering(self, subject: Subject, steer: SteerConfig, ids: Sequence[int]) -> Steering:
-        """How rows are steered whose `concept_id` is one of `ids`, those of the set in order."""
+        """Return how rows are steered whose `concept_id` is one of `ids`, those of the set in
+        order.
+        """
         key: dict[str, Any] = {"arm": self.name}
         if self.learnt is not None:
             key["tensors"] = _digest(fitted_io.tensors_of(self.learnt))
@@ -140,7 +147,8 @@ def learn_arms(
     load_weights: Callable[[], Any],
     chat_template: bool = False,
 ) -> list[SteeringMethod]:
-    """The arms of `config.methods`, in their order; what was learnt before is found in the store.
+    """Return the arms of `config.methods`, in their order; what was learnt before is found in the
+    store.
 
     Args:
         subject: model and SAE.
@@ -186,7 +194,7 @@ def learn_arms(
 
 
 def _directions_of(method: str, ranks: int, together: int, named: bool) -> list[str]:
-    """The keys of `fit_concepts` that a method's arms are made of."""
+    """Return the keys of `fit_concepts` that a method's arms are made of."""
     if method == SAE and named:
         return [SAE]
     if method in (SAE, TOGETHER):
@@ -196,7 +204,7 @@ def _directions_of(method: str, ranks: int, together: int, named: bool) -> list[
 
 
 def _settings(name: str, settings: Any) -> Any:
-    """The settings of a key of `fit_concepts`."""
+    """Return the settings of a key of `fit_concepts`."""
     method = method_named(name)
     method_name = name if name in parts_of("methods") else SAE_A
     typed = dict((settings or {}).get(method_name, {}))
@@ -221,7 +229,7 @@ def _config(config: Any, method: str, typed: Mapping[str, Any]) -> Any:
 def _key(
     subject: Subject, concepts: ConceptSet, name: str, config: Any, run: ScoreRun, chat: bool
 ) -> dict[str, Any]:
-    """All that what a method learns depends on."""
+    """Return all that what a method learns depends on."""
     texts = hashlib.sha256(repr(concepts.concepts).encode()).hexdigest()
     of_subject = subject.key
     if name in EDITS:  # of the whole model: the same whatever SAE and layer
@@ -245,7 +253,10 @@ def _learn_directions(
     run: ScoreRun,
     chat: bool,
 ) -> dict[str, Fitted]:
-    """By key of `fit_concepts`. Quick methods are learnt together, so that texts are read once."""
+    """Return by key of `fit_concepts`.
+
+    Quick methods are learnt together, so that texts are read once.
+    """
     keys = {
         name: _key(subject, concepts, name, method_config, run, chat)
         for name, method_config in settings.items()
@@ -296,7 +307,8 @@ def _in_parts(
     key: Callable[[ConceptSet], Mapping[str, Any]],
     fit: Callable[[ConceptSet, Callable[..., None]], Any],
 ) -> list[Any]:
-    """What takes long is learnt and stored a few concepts at a time, so that a killed run goes on.
+    """Yield what takes long is learnt and stored a few concepts at a time, so that a killed run
+    goes on.
 
     A concept's numbers are the same whatever concepts it is trained beside. The bar is of those
     that aren't in the store.
@@ -318,7 +330,9 @@ def _in_parts(
 
 
 def _edits_config(method: str, n_layers: int, settings: Any) -> Any:
-    """The settings of LoReFT or LoRA: AxBench's, or smaller ones for a model without its layers."""
+    """Return the settings of LoReFT or LoRA: AxBench's, or smaller ones for a model without its
+    layers.
+    """
     module = EDITS[method]
     default = module.Config()
     if max(default.layers) >= n_layers:
@@ -335,7 +349,7 @@ def _learn_edits(
     load_weights: Callable[[], Any],
     chat: bool,
 ) -> Learnt:
-    """LoReFT or LoRA of all concepts."""
+    """Return LoReFT or LoRA of all concepts."""
     concepts.check_texts()
     weights = cache(load_weights)
 
@@ -352,8 +366,9 @@ def _learn_edits(
 
 
 def _together(parts: Sequence[Fitted]) -> Fitted:
-    """Several features at once, each with an equal share of the factor, at its own largest
-    activation: one direction, because all that is added is their sum."""
+    """Return several features at once, each with an equal share of the factor, at its own
+    largest activation: one direction, because all that is added is their sum.
+    """
     largest_CN = torch.tensor([part.detection.max_activation_C for part in parts]).T
     vectors_CND = torch.stack([part.directions.vectors_CD for part in parts], dim=1)
     mean_C = largest_CN.mean(dim=1)

@@ -25,7 +25,7 @@ SMALL = 512
 def first_component(
     x_TD: torch.Tensor, generator: torch.Generator, tolerance: float = 1e-4
 ) -> torch.Tensor:
-    """(D,): the unit direction in which `x_TD` varies most, float32.
+    """Return, as (D,), the unit direction in which `x_TD` varies most, float32.
 
     Its sign is scikit-learn's: the entry with the largest absolute value is positive.
 
@@ -45,7 +45,7 @@ def _signed(vector_D: torch.Tensor) -> torch.Tensor:
 
 
 def _direct(x_TD: torch.Tensor) -> torch.Tensor:
-    """The eigenvector of all products of pairs, in float64."""
+    """Return the eigenvector of all products of pairs, in float64."""
     if len(x_TD) < x_TD.shape[1]:
         vectors_TT = torch.linalg.eigh((x_TD @ x_TD.T).double()).eigenvectors
         return x_TD.T @ vectors_TT[:, -1].to(x_TD)
@@ -82,7 +82,7 @@ def _krylov(x_TD: torch.Tensor, generator: torch.Generator, tolerance: float) ->
 def _covariance_times(
     x_TD: torch.Tensor, mean_D: torch.Tensor, block_DK: torch.Tensor
 ) -> torch.Tensor:
-    """The centred covariance (times T) times a block, in one reading of `x_TD`."""
+    """Return the centred covariance (times T) times a block, in one reading of `x_TD`."""
     out_DK = torch.zeros_like(block_DK)
     shift_K = mean_D @ block_DK
     for rows_BD in x_TD.split(ROWS_AT_ONCE):

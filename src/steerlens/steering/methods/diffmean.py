@@ -23,7 +23,9 @@ Config = DiffMeanConfig
 
 
 def fit(task: Task, config: DiffMeanConfig, seed: int) -> Directions:
-    """Difference of means (AxBench, Section 3), for all concepts from each text's sum."""
+    """Return the difference of means (AxBench, Section 3), for all concepts from each text's
+    sum.
+    """
     labelled = task.labelled
     return Directions(diff_means(task.vectors, labelled.positives, labelled.negatives))
 
@@ -31,12 +33,12 @@ def fit(task: Task, config: DiffMeanConfig, seed: int) -> Directions:
 def diff_means(
     vectors: TokenVectors, positives: Sequence[Sequence[int]], negatives: Sequence[Sequence[int]]
 ) -> torch.Tensor:
-    """(C, D): the unit difference of the means over all tokens."""
+    """Return, as (C, D), the unit difference of the means over all tokens."""
     return unit(_means(vectors, positives) - _means(vectors, negatives))
 
 
 def _means(vectors: TokenVectors, texts: Sequence[Sequence[int]]) -> torch.Tensor:
-    """(C, D): the mean over all tokens of each concept's texts."""
+    """Return, as (C, D), the mean over all tokens of each concept's texts."""
     places = torch.tensor([index for row in texts for index in row], device=vectors.x_TD.device)
     starts = torch.tensor([0, *(len(row) for row in texts)][:-1], device=vectors.x_TD.device)
     starts = starts.cumsum(dim=0)

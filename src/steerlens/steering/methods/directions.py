@@ -1,5 +1,6 @@
 """What supervised methods find: a direction for each concept, how strongly texts have it, and how
-rows are steered with it."""
+rows are steered with it.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ class Directions:
 
 
 def joined(parts: Sequence[Directions]) -> Directions:
-    """The directions of several groups of concepts, found by one method."""
+    """Return the directions of several groups of concepts, found by one method."""
     features = [part.features_C for part in parts if part.features_C is not None]
     return replace(
         parts[0],
@@ -49,14 +50,14 @@ def joined(parts: Sequence[Directions]) -> Directions:
 
 
 def unit(vectors_CD: torch.Tensor) -> torch.Tensor:
-    """Rows of length 1; a row of zeros stays."""
+    """Return rows of length 1; a row of zeros stays."""
     length_C1 = vectors_CD.norm(dim=-1, keepdim=True)
     return vectors_CD / length_C1.clamp(min=torch.finfo(vectors_CD.dtype).tiny)
 
 
 @torch.no_grad()
 def text_scores(subject: Subject, directions: Directions, vectors: TokenVectors) -> torch.Tensor:
-    """(N, C): the score of each text for each concept, the largest of its tokens'."""
+    """Return, as (N, C), the score of each text for each concept, the largest of its tokens'."""
     texts = range(len(vectors))
     if directions.features_C is not None:
         return largest_activations(subject, vectors, texts, directions.features_C).float()
@@ -73,7 +74,9 @@ def largest_activations(
     texts: Sequence[int],
     features: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """(N, F): of each text, the largest activation of every feature, or of `features`."""
+    """Return, as (N, F), of each text, the largest activation of every feature, or of
+    `features`.
+    """
     W_dec = subject.sae.W_dec
     parts: list[torch.Tensor] = []
     one_by_one = looks_back(subject.sae)
@@ -90,7 +93,7 @@ def largest_activations(
 
 
 def _batches(vectors: TokenVectors, texts: Sequence[int]) -> Iterator[list[int]]:
-    """Texts of about `TOKENS_ON_CPU` tokens together."""
+    """Yield texts of about `TOKENS_ON_CPU` tokens together."""
     batch: list[int] = []
     size = 0
     for text in texts:
@@ -119,7 +122,7 @@ class Detection:
 
 
 def detect(scores_NC: torch.Tensor, labelled: Labelled) -> Detection:
-    """Detection of each concept on its own texts of `labelled` (AxBench)."""
+    """Return detection of each concept on its own texts of `labelled` (AxBench)."""
     from sklearn.metrics import roc_auc_score
 
     scores = scores_NC.cpu().double().numpy()
@@ -145,7 +148,7 @@ def direction_targets(
     factor_B: Sequence[float],
     max_activation_C: Sequence[float] | None = None,
 ) -> Targets:
-    """Rows that steer with one concept's direction each.
+    """Return rows that steer with one concept's direction each.
 
     With steer.unit=max_activation and steer.positions=all this is AxBench's addition:
     `factor * max_activation * v` at every position.

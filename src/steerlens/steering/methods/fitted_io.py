@@ -24,7 +24,7 @@ Learnt = Fitted | Lora | Loreft
 
 
 def find(store: Store | None, key: Mapping[str, Any]) -> Learnt | None:
-    """What was learnt under `key`; None if nothing was, or its file can't be read."""
+    """Return what was learnt under `key`; None if nothing was, or its file can't be read."""
     from safetensors import SafetensorError, safe_open
 
     if store is None:
@@ -42,7 +42,7 @@ def find(store: Store | None, key: Mapping[str, Any]) -> Learnt | None:
 
 
 def keep(store: Store | None, key: Mapping[str, Any], learnt: Learnt) -> None:
-    """Keeps what was learnt under `key`."""
+    """Keep what was learnt under `key`."""
     from safetensors.torch import save
 
     if store is not None:
@@ -53,7 +53,7 @@ def keep(store: Store | None, key: Mapping[str, Any], learnt: Learnt) -> None:
 
 
 def tensors_of(learnt: Learnt) -> dict[str, torch.Tensor]:
-    """All tensors, by name."""
+    """Return all tensors, by name."""
     if isinstance(learnt, Fitted):
         directions = learnt.directions
         named = {"vectors_CD": directions.vectors_CD}

@@ -1,5 +1,6 @@
 """Directions of many concepts by many methods: every text is read once for all methods, and no more
-concepts at a time than fit in memory."""
+concepts at a time than fit in memory.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ def fit_concepts(
     run: ScoreRun,
     chat_template: bool = False,
 ) -> dict[str, Fitted]:
-    """Directions of all `concepts` by every method of `configs`, and how well they detect.
+    """Return directions of all `concepts` by every method of `configs`, and how well they detect.
 
     Args:
         subject: model and SAE.
@@ -99,7 +100,7 @@ def fit_concepts(
 
 
 def method_named(name: str) -> Method:
-    """The method of a key of `fit_concepts`; refuses an unknown one."""
+    """Return the method of a key of `fit_concepts`; refuses an unknown one."""
     return load_part("methods", re.sub(r" \d+$", "", name))
 
 
@@ -116,7 +117,7 @@ def _detect(
     run: ScoreRun,
     chat_template: bool,
 ) -> None:
-    """Adds the detection of the last directions of every method."""
+    """Add the detection of the last directions of every method."""
     test = label(subject, group, chat_template, test=True)
     vectors = None
     if test.texts:
@@ -129,7 +130,7 @@ def _detect(
 
 
 def _groups(subject: Subject, concepts: Sequence[Concept], memory: int) -> Iterator[list[Concept]]:
-    """Concepts whose texts' vectors fit in memory together, one at least."""
+    """Yield concepts whose texts' vectors fit in memory together, one at least."""
     budget = memory // (4 * int(subject.sae.cfg.d_in))
     group: list[Concept] = []
     texts_seen: set[Any] = set()

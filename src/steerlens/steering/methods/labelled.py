@@ -43,7 +43,8 @@ class Tokens(NamedTuple):
 
 
 def tokenised(subject: Subject, example: LabelledText, chat_template: bool = False) -> Tokens:
-    """Tokens of an example; with a chat template the answer is the model's turn, without its end.
+    """Return tokens of an example; with a chat template the answer is the model's turn, without its
+    end.
 
     Raises:
         SteerlensError: for a tokenizer without a chat template where one is asked for, and for a
@@ -89,11 +90,13 @@ class Labelled:
         return len(self.positives)
 
     def of(self, concept: int) -> list[int]:
-        """Places of all texts of a concept, positives first."""
+        """Return places of all texts of a concept, positives first."""
         return [*self.positives[concept], *self.negatives[concept]]
 
     def alike(self) -> list[list[int]]:
-        """Concepts in groups of equally many positives and negatives, which train in step."""
+        """Return concepts in groups of equally many positives and negatives, which train in
+        step.
+        """
         groups: dict[tuple[int, int], list[int]] = {}
         for concept in range(len(self)):
             size = (len(self.positives[concept]), len(self.negatives[concept]))
@@ -107,7 +110,7 @@ def label(
     chat_template: bool = False,
     test: bool = False,
 ) -> Labelled:
-    """The texts of `concepts` to train on, or to test on."""
+    """Return the texts of `concepts` to train on, or to test on."""
     index_of: dict[LabelledText, int] = {}
     sides: tuple[list[list[int]], list[list[int]]] = ([], [])
     for concept in concepts:
@@ -136,11 +139,11 @@ class TokenVectors:
         return len(self.n_prefix)
 
     def of(self, texts: Sequence[int]) -> torch.Tensor:
-        """(T, D): the vectors of all tokens of some texts, without their prefixes."""
+        """Return, as (T, D), the vectors of all tokens of some texts, without their prefixes."""
         return torch.cat([self.whole(text)[self.n_prefix[text] :] for text in texts])
 
     def whole(self, text: int) -> torch.Tensor:
-        """(L, D): the vectors of a text, prefix included."""
+        """Return, as (L, D), the vectors of a text, prefix included."""
         return self.x_TD[self.starts[text] : self.starts[text + 1]]
 
     @cached_property
@@ -166,7 +169,7 @@ def token_vectors(
     texts: Sequence[Tokens],
     memory_budget: int,
 ) -> TokenVectors:
-    """Reads `texts` once, in batches of similar length, as far as the SAE's hook.
+    """Read `texts` once, in batches of similar length, as far as the SAE's hook.
 
     Args:
         subject: model and SAE.

@@ -25,12 +25,17 @@ Config = LatConfig
 
 
 def fit(task: Task, config: LatConfig, seed: int) -> Directions:
-    """First principal component of unit differences of pairs (AxBench, after Zou et al. 2023)."""
+    """Return the first principal component of unit differences of pairs (AxBench, after Zou et al.
+
+    2023).
+    """
     return components_of(task, config.orient, seed, NAME, paired)
 
 
 def paired(x_TD: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """(T // 2, D): unit differences of tokens in random pairs, each token in one; zeros stay."""
+    """Return, as (T // 2, D), unit differences of tokens in random pairs, each token in one;
+    zeros stay.
+    """
     order_T = torch.randperm(len(x_TD), generator=generator).to(x_TD.device)
     half = len(x_TD) // 2
     return unit(x_TD[order_T[:half]] - x_TD[order_T[half : 2 * half]])

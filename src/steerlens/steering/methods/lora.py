@@ -25,7 +25,8 @@ NAME = "LoRA"
 @dataclass
 class LoraConfig:
     """AxBench's settings for Gemma-2-2B by default; for 9B layers are 12, 20, 31, 39, batch_size 9,
-    accumulate 4 and lr 5e-3."""
+    accumulate 4 and lr 5e-3.
+    """
 
     layers: tuple[int, ...] = (5, 10, 15, 20)
     target: str = "o_proj"
@@ -48,8 +49,9 @@ Config = LoraConfig
 
 
 def smaller(n_layers: int) -> LoraConfig:
-    """Smaller settings, for a model of `n_layers` that trains on a CPU: every other layer, a
-    quarter of the epochs at four times the rate."""
+    """Return smaller settings, for a model of `n_layers` that trains on a CPU: every other
+    layer, a quarter of the epochs at four times the rate.
+    """
     return LoraConfig(layers=tuple(range(1, n_layers, 2)), epochs=6, accumulate=1, lr=4e-3)
 
 
@@ -77,7 +79,8 @@ def join_lora(parts: Sequence[Lora]) -> Lora:
 
 
 def learn(task: Task, config: LoraConfig, seed: int, hf_model: Any) -> Lora:
-    """The changes of all concepts, trained one by one to make their positives' answers likely.
+    """Return the changes of all concepts, trained one by one to make their positives' answers
+    likely.
 
     Args:
         task: the concepts.
@@ -177,7 +180,7 @@ def _loss(model: Any, batch: Batch) -> torch.Tensor:
 
 
 def _changes(model: Any, config: LoraConfig) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
-    """By layer, what PEFT has learnt."""
+    """Return by layer, what PEFT has learnt."""
     by_layer: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     for name, module in model.named_modules():
         if not hasattr(module, "lora_A"):

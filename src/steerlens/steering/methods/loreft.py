@@ -31,7 +31,8 @@ NAME = "LoReFT"
 @dataclass
 class LoreftConfig:
     """AxBench's settings for Gemma-2-2B by default; for 9B layers are 12, 20, 31, 39, batch_size 9,
-    accumulate 4 and lr 4e-4."""
+    accumulate 4 and lr 4e-4.
+    """
 
     layers: tuple[int, ...] = (5, 10, 15, 20)
     rank: int = 4
@@ -54,8 +55,9 @@ Config = LoreftConfig
 
 
 def smaller(n_layers: int) -> LoreftConfig:
-    """Smaller settings, for a model of `n_layers` that trains on a CPU: every other layer, a
-    quarter of the epochs at four times the rate."""
+    """Return smaller settings, for a model of `n_layers` that trains on a CPU: every other
+    layer, a quarter of the epochs at four times the rate.
+    """
     return LoreftConfig(layers=tuple(range(1, n_layers, 2)), epochs=6, accumulate=1, lr=4e-3)
 
 
@@ -76,7 +78,7 @@ class Loreft:
         return len(next(iter(self.bias.values())))
 
     def change(self, layer: int, x_BLD: torch.Tensor, concept_B: torch.Tensor) -> torch.Tensor:
-        """(B, L, D): what is added where the positions are edited."""
+        """Return, as (B, L, D), what is added where the positions are edited."""
         rotate_BDr, weight_BDr = self.rotate[layer][concept_B], self.weight[layer][concept_B]
         x_BLD = x_BLD.to(rotate_BDr)
         wanted_BLr = x_BLD @ weight_BDr + self.bias[layer][concept_B][:, None]
@@ -100,7 +102,9 @@ def join_loreft(parts: Sequence[Loreft]) -> Loreft:
 def edited_positions(
     n_prompt_B: torch.Tensor, length: int, first: int, last: int, starts_B: torch.Tensor
 ) -> torch.Tensor:
-    """(B, L): the prompt's first and last positions; a row's prompt begins at `starts_B`."""
+    """Return, as (B, L), the prompt's first and last positions; a row's prompt begins at
+    `starts_B`.
+    """
     place_BL = torch.arange(length) - starts_B[:, None]
     half_B1 = (n_prompt_B // 2)[:, None]
     at_first = (place_BL >= 0) & (place_BL < half_B1.clamp(max=first))
@@ -111,7 +115,7 @@ def edited_positions(
 
 
 def learn(task: Task, config: LoreftConfig, seed: int) -> Loreft:
-    """The edits of all concepts, trained to make their positives' answers likely (AxBench).
+    """Return the edits of all concepts, trained to make their positives' answers likely (AxBench).
 
     Raises:
         SteerlensError: for layers that the model doesn't have.
@@ -137,7 +141,7 @@ def learn(task: Task, config: LoreftConfig, seed: int) -> Loreft:
 
 
 def _made(tensors: Sequence[torch.Tensor], config: LoreftConfig) -> Loreft:
-    """From R.T, W.T and b of every layer in turn."""
+    """Return from R.T, W.T and b of every layer in turn."""
     by_layer = [dict(zip(config.layers, tensors[kind::3], strict=True)) for kind in range(3)]
     return Loreft(*by_layer, first=config.first, last=config.last)
 
@@ -215,7 +219,7 @@ def _losses(
 
 
 def _clip(parameters: Sequence[torch.Tensor], longest: float) -> None:
-    """Cuts each concept's gradient over all parameters to a length."""
+    """Cut each concept's gradient over all parameters to a length."""
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = torch.cat([grad.flatten(1) for grad in grads], dim=1)
     cut = clip_rows(flat, longest).split([grad[0].numel() for grad in grads], dim=1)
@@ -241,12 +245,14 @@ class LoreftEdits(RowEdits):
         n_prompt_B: Sequence[int],
     ) -> None:
         """`n_prompt_B` are the prompts' lengths in tokens, BOS included; in a batch they end at the
-        same position."""
+        same position.
+        """
         super().__init__(subject, len(loreft), concept_B, factor_B)
         self._loreft = loreft
         self._n_prompt_B = torch.tensor(n_prompt_B)
 
     def select(self, rows: torch.Tensor) -> None:
+        """Go on with these rows only."""
         super().select(rows)
         self._n_prompt_B = self._n_prompt_B[rows]
 

@@ -28,7 +28,9 @@ Config = PcaConfig
 
 
 def fit(task: Task, config: PcaConfig, seed: int) -> Directions:
-    """First principal component of the centred tokens of positives (AxBench, Section 3)."""
+    """Return the first principal component of the centred tokens of positives (AxBench, Section
+    3).
+    """
     return components_of(task, config.orient, seed, NAME, lambda x_TD, generator: x_TD)
 
 
@@ -39,7 +41,9 @@ def components_of(
     name: str,
     prepare: Callable[[torch.Tensor, torch.Generator], torch.Tensor],
 ) -> Directions:
-    """The first component, for each concept, of what `prepare` makes of its positives' tokens."""
+    """Return the first component, for each concept, of what `prepare` makes of its positives'
+    tokens.
+    """
     components = []
     for concept, positives in enumerate(task.labelled.positives):
         generator = torch.Generator().manual_seed(

@@ -44,7 +44,7 @@ Config = ProbeConfig
 
 
 def fit(task: Task, config: ProbeConfig, seed: int) -> Directions:
-    """The classifier's unit weights, of many concepts at once."""
+    """Return the classifier's unit weights, of many concepts at once."""
     vectors_CD = torch.empty(len(task), task.vectors.x_TD.shape[1], device=task.vectors.x_TD.device)
     for alike in task.labelled.alike():
         for group in _that_fit(task, alike, config):
@@ -57,7 +57,7 @@ CONCEPTS_AT_ONCE = 16
 
 
 def _that_fit(task: Task, concepts: Sequence[int], config: ProbeConfig) -> Iterator[list[int]]:
-    """Concepts whose batches fit in memory together."""
+    """Yield concepts whose batches fit in memory together."""
     D = task.vectors.x_TD.shape[1]
     if config.solver == "exact":
         per_concept = 3 * 8 * len(task.labelled.of(concepts[0])) * D
@@ -70,7 +70,9 @@ def _that_fit(task: Task, concepts: Sequence[int], config: ProbeConfig) -> Itera
 
 @torch.no_grad()
 def _descend(task: Task, concepts: Sequence[int], config: ProbeConfig, seed: int) -> torch.Tensor:
-    """(C, D): weights after AxBench's epochs, every concept with its own order of texts."""
+    """Return, as (C, D), weights after AxBench's epochs, every concept with its own order of
+    texts.
+    """
     vectors, labelled = task.vectors, task.labelled
     D = vectors.x_TD.shape[1]
     rngs = [task.rng(concept, NAME, seed) for concept in concepts]
@@ -102,7 +104,8 @@ def _descend(task: Task, concepts: Sequence[int], config: ProbeConfig, seed: int
 def _batch(
     vectors: TokenVectors, texts_CB: np.ndarray, is_positive_CB: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """All tokens of each concept's texts, padded: vectors (C, T, D), labels and weights (C, T).
+    """Return all tokens of each concept's texts, padded: vectors (C, T, D), labels and weights (C,
+    T).
 
     The weights of a concept's tokens add up to 1; padding has none.
     """
@@ -121,7 +124,7 @@ def _batch(
 
 @torch.no_grad()
 def _exact(task: Task, concepts: Sequence[int], config: ProbeConfig, seed: int) -> torch.Tensor:
-    """(C, D): the weights of the regularised logistic regression of the texts' means."""
+    """Return, as (C, D), the weights of the regularised logistic regression of the texts' means."""
     labelled, vectors = task.labelled, task.vectors
     mean_ND = vectors.sum_ND / vectors.length_N[:, None]
     x_CND = mean_ND[torch.tensor([labelled.of(concept) for concept in concepts])]
@@ -135,8 +138,8 @@ NEWTON_STEPS = 100
 
 @torch.no_grad()
 def logistic_regression(x_CND: torch.Tensor, sign_N: torch.Tensor, C: float = 1.0) -> torch.Tensor:
-    """(C, D): for each of C data sets the w of the smallest
-    `w @ w / 2 + C * sum(log(1 + exp(-sign * (x @ w + b))))`, with b free.
+    """Return, as (C, D), for each of C data sets the w of the smallest `w @ w / 2 + C * sum(log(1 +
+    exp(-sign * (x @ w + b))))`, with b free.
 
     The optimum is a combination of the N examples, so Newton's method needs systems of N + 1
     unknowns only, whatever D is. In float64.
@@ -175,8 +178,9 @@ def logistic_regression(x_CND: torch.Tensor, sign_N: torch.Tensor, C: float = 1.
 def _newton_step(
     gram_CNN: torch.Tensor, curve_CN: torch.Tensor, pull_CN: torch.Tensor, a_CN: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Changes of a and b: `(K + 1 / curve) da + db = (pull - a) / curve`, and
-    `sum(a + da) = 0`, which says that the loss no longer changes with b."""
+    """Return the change of a and b: `(K + 1 / curve) da + db = (pull - a) / curve`, and `sum(a +
+    da) = 0`, which says that the loss no longer changes with b.
+    """
     n = curve_CN.shape[1]
     system = gram_CNN.new_ones(len(gram_CNN), n + 1, n + 1)
     system[:, :n, :n] = gram_CNN + torch.diag_embed(1 / curve_CN)

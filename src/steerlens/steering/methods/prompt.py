@@ -18,7 +18,7 @@ OPENING = "This text is about {concept}."
 
 
 def prompted(concept: Concept, prompt: str, are_instructions: bool) -> str:
-    """`prompt` after words that ask for the concept; to be answered, or gone on from."""
+    """Return `prompt` after words that ask for the concept; to be answered, or gone on from."""
     if are_instructions:
         return f"{INSTRUCTION.format(concept=concept.name)}\n\n{prompt}"
     return f"{OPENING.format(concept=concept.name)} {prompt}"

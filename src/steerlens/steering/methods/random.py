@@ -22,7 +22,7 @@ Config = RandomDirectionConfig
 
 
 def fit(task: Task, config: RandomDirectionConfig, seed: int) -> Directions:
-    """A unit direction, uniform on the sphere, for each concept."""
+    """Return a unit direction, uniform on the sphere, for each concept."""
     d_in = int(task.subject.sae.cfg.d_in)
     rows = [
         torch.from_numpy(task.rng(concept, NAME, seed).standard_normal(d_in))

@@ -44,8 +44,9 @@ Config = ReftR1Config
 
 
 def fit(task: Task, config: ReftR1Config, seed: int) -> Directions:
-    """Unit directions trained with `h + mean(top_k(relu(h @ v))) v` at every position of the text
-    (AxBench, Section 3.1). The score of a token is `relu(h @ v)`."""
+    """Return the unit directions trained with `h + mean(top_k(relu(h @ v))) v` at every position
+    of the text (AxBench, Section 3.1). The score of a token is `relu(h @ v)`.
+    """
     rows: dict[int, torch.Tensor] = {}
     for alike in task.labelled.alike():
         for group in groups_that_fit(task, alike, config.batch_size):
@@ -78,7 +79,9 @@ def _train(task: Task, concepts: Sequence[int], config: ReftR1Config, seed: int)
 def losses(
     model: FromHook, batch: Batch, v_CD: torch.Tensor, config: ReftR1Config, ramp: float
 ) -> torch.Tensor:
-    """(C,): each concept's loss of a batch; `ramp` goes from 0 to 1 in the course of training."""
+    """Return, as (C,), each concept's loss of a batch; `ramp` goes from 0 to 1 in the course of
+    training.
+    """
     penalties: list[torch.Tensor] = []
 
     def edit(x_RLD: torch.Tensor) -> torch.Tensor:

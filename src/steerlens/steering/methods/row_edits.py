@@ -48,22 +48,26 @@ class RowEdits:
         return self._steers
 
     def hooks(self) -> list[tuple[str, Any]]:
-        """For `run_with_hooks` or `hooks` of a TransformerBridge; none if nothing is steered."""
+        """Return, for `run_with_hooks` or `hooks` of a TransformerBridge; none if nothing is
+        steered.
+        """
         return self._hooks() if self._steers else []
 
     def first_position(self, length: int) -> int:
-        """All positions of the prompt have to run with the edit on."""
+        """Return all positions of the prompt have to run with the edit on."""
         return 0
 
     def select(self, rows: torch.Tensor) -> None:
-        """Goes on with these rows of the batch only."""
+        """Go on with these rows of the batch only."""
         self.concept_B, self.factor_B = self.concept_B[rows], self.factor_B[rows]
 
     def _hooks(self) -> list[tuple[str, Any]]:
         raise NotImplementedError
 
     def _rows(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The concept of each row of `x` and its factor (B, 1, 1); one row stands for all."""
+        """Return the concept of each row of `x` and its factor (B, 1, 1); one row stands for
+        all.
+        """
         concept_B, factor_B = self.concept_B, self.factor_B
         if len(concept_B) not in (1, len(x)):
             raise SteerlensError(f"{len(concept_B)} rows are steered, but the batch has {len(x)}.")

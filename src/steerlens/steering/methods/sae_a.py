@@ -29,8 +29,8 @@ Config = SaeAConfig
 
 @torch.no_grad()
 def fit(task: Task, config: SaeAConfig, seed: int) -> Directions:
-    """For each concept the feature with the largest area under the ROC curve of the texts' largest
-    activations (AxBench, Section 3), or the one of a later rank; of equal ones the first.
+    """Return, for each concept the feature with the largest area under the ROC curve of the texts'
+    largest activations (AxBench, Section 3), or the one of a later rank; of equal ones the first.
 
     Raises:
         SteerlensError: for an SAE whose activations depend on the positions before, or that has
@@ -65,7 +65,9 @@ def fit(task: Task, config: SaeAConfig, seed: int) -> Directions:
 
 
 def auroc(positive_NF: torch.Tensor, negative_NF: torch.Tensor) -> torch.Tensor:
-    """(F,): the share of pairs in which the positive has the larger value; ties count half."""
+    """Return, as (F,), the share of pairs in which the positive has the larger value; ties count
+    half.
+    """
     parts = []
     for positive_Nf, negative_Nf in zip(
         positive_NF.split(FEATURES_AT_ONCE, dim=1),

@@ -23,7 +23,7 @@ Config = SaeFeaturesConfig
 
 
 def fit(task: Task, config: SaeFeaturesConfig, seed: int) -> Directions:
-    """Decoder rows of the concepts' features (AxBench, Section 3).
+    """Return the decoder rows of the concepts' features (AxBench, Section 3).
 
     Raises:
         SteerlensError: for a concept whose feature isn't one of the subject's SAE.

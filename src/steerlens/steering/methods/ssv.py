@@ -31,8 +31,9 @@ Config = SsvConfig
 
 
 def fit(task: Task, config: SsvConfig, seed: int) -> Directions:
-    """Vectors trained with `h + v` at every position of the positives (AxBench, Section 3), as long
-    as training made them. The score of a token is `relu(h @ v)`."""
+    """Return vectors trained with `h + v` at every position of the positives (AxBench, Section
+    3), as long as training made them. The score of a token is `relu(h @ v)`.
+    """
     rows: dict[int, torch.Tensor] = {}
     for alike in task.labelled.alike():
         for group in groups_that_fit(task, alike, config.batch_size):

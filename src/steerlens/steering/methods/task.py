@@ -42,6 +42,6 @@ class Task:
         return token_vectors(self.subject, self.labelled.texts, self.memory_budget)
 
     def rng(self, concept: int, method: str, seed: int) -> np.random.Generator:
-        """Random numbers of one concept and method."""
+        """Return the random numbers of one concept and method."""
         key = row_seed(method, seed, self.concepts[concept].id)
         return np.random.Generator(np.random.Philox(key))

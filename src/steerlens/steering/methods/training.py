@@ -40,7 +40,7 @@ class Batch:
 
 
 def batch_of(task: Task, rows: Sequence[tuple[int, int]]) -> Batch:
-    """A row for each pair of concept and text."""
+    """Return a row for each pair of concept and text."""
     places = [index for _, index in rows]
     texts = [task.labelled.texts[index] for index in places]
     shape = (len(texts), max(len(text.ids) for text in texts))
@@ -54,7 +54,7 @@ def batch_of(task: Task, rows: Sequence[tuple[int, int]]) -> Batch:
 
 
 def groups_that_fit(task: Task, concepts: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Concepts whose batches are trained together."""
+    """Yield concepts whose batches are trained together."""
     lm, texts = task.subject.lm, task.labelled.texts
     longest = max(len(text.ids) for text in texts)
     typical = max(1, sum(len(text.ids) for text in texts) // len(texts))
@@ -77,7 +77,7 @@ def epochs(
     batch_size: int,
     negatives: bool,
 ) -> Iterator[Batch]:
-    """The batches of some concepts that have equally many texts, each with its own order."""
+    """Yield the batches of some concepts that have equally many texts, each with its own order."""
     labelled = task.labelled
     rngs = [task.rng(concept, method, seed) for concept in concepts]
     of = [labelled.of(c) if negatives else labelled.positives[c] for c in concepts]
@@ -95,6 +95,7 @@ def epochs(
 
 
 def n_steps(n_texts: int, n_epochs: int, batch_size: int) -> int:
+    """Return how many steps training takes."""
     return n_epochs * -(-n_texts // batch_size)
 
 
@@ -112,7 +113,9 @@ class FromHook:
         self._begins_there = task.subject.site.write.endswith(residual)
 
     def losses(self, batch: Batch, edit: Edit, n_concepts: int) -> torch.Tensor:
-        """(C,): mean negative log-probability of the tokens that each concept's rows aim at."""
+        """Return, as (C,), mean negative log-probability of the tokens that each concept's rows
+        aim at.
+        """
         tokens_RL, begin_RLD = batch.tokens_RL, None
         if self._begins_there:
             vectors = self._task.vectors
@@ -136,8 +139,9 @@ def goal_losses(
     hooks: list[tuple[str, Any]],
     n_concepts: int,
 ) -> torch.Tensor:
-    """(C,): mean negative log-probability of the tokens that each concept's rows aim at, when
-    `tokens` run with `hooks` on; these give the batch its rows if `tokens` don't."""
+    """Return, as (C,), mean negative log-probability of the tokens that each concept's rows aim
+    at, when `tokens` run with `hooks` on; these give the batch its rows if `tokens` don't.
+    """
     captured: list[torch.Tensor] = []
 
     def catch(h_RLD: torch.Tensor, hook: Any) -> torch.Tensor:
@@ -159,7 +163,9 @@ def goal_losses(
 
 
 def token_losses(head: Head, h_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-    """(N,) float32: negative log-probabilities of targets, logits never all in memory."""
+    """Return, as (N,) float32, negative log-probabilities of targets, logits never all in
+    memory.
+    """
     losses: Any = _TokenLosses.apply(h_ND.to(head.device), targets_N.to(head.device), head)
     return losses
 
@@ -191,6 +197,6 @@ class _TokenLosses(torch.autograd.Function):
 
 
 def clip_rows(grad_CD: torch.Tensor, longest: float) -> torch.Tensor:
-    """Each concept's gradient cut to a length, as `clip_grad_norm_` would cut it alone."""
+    """Return each concept's gradient cut to a length, as `clip_grad_norm_` would cut it alone."""
     length_C1 = grad_CD.norm(dim=-1, keepdim=True)
     return grad_CD * (longest / (length_C1 + 1e-6)).clamp(max=1)

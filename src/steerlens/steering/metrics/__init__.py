@@ -35,7 +35,8 @@ class Metric(Protocol):
 
     def measure(
         self, texts: Texts, subject: Subject, config: Any, run: MetricRun
-    ) -> Mapping[str, Sequence[Any]]: ...
+    ) -> Mapping[str, Sequence[Any]]:
+        """Return measure every text."""
 
 
 def metrics(of_features: bool = True) -> dict[str, Metric]:

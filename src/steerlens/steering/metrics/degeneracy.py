@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class DegeneracyConfig:
+    """Settings of how far a text repeats itself."""
+
     max_period: int = 4
     """Longest period, in tokens, that counts as repetition."""
 
@@ -28,7 +30,7 @@ Config = DegeneracyConfig
 def measure(
     texts: Texts, subject: Subject, config: DegeneracyConfig, run: MetricRun
 ) -> Mapping[str, Sequence[float]]:
-    """Columns `distinct_1`, `distinct_2`, `repetition` and `degeneracy`."""
+    """Return columns `distinct_1`, `distinct_2`, `repetition` and `degeneracy`."""
     special = set(subject.lm.tokenizer.all_special_ids)
     bodies = [without_closing(ids, special) for ids in texts.token_ids]
     run.progress(len(texts))
@@ -41,13 +43,15 @@ def measure(
 
 
 def distinct(ids: Sequence[Hashable], n: int) -> float:
-    """Distinct n-grams / n-grams (Li et al. 2016); 1 where there is no n-gram."""
+    """Return distinct n-grams / n-grams (Li et al. 2016); 1 where there is no n-gram."""
     n_grams = list(zip(*(ids[start:] for start in range(n)), strict=False))
     return len(set(n_grams)) / len(n_grams) if n_grams else 1.0
 
 
 def degeneracy(ids: Sequence[Hashable]) -> float:
-    """1 - the diversity of Su et al. 2022, the product of distinct 2-, 3- and 4-grams' shares.
+    """Return 1 - the diversity of Su et al.
+
+    2022, the product of distinct 2-, 3- and 4-grams' shares.
 
     0 where nothing repeats, as in a text of fewer than 3 tokens; near 1 for one phrase over and
     over.
@@ -56,7 +60,8 @@ def degeneracy(ids: Sequence[Hashable]) -> float:
 
 
 def repetition(ids: Sequence[Hashable], max_period: int) -> float:
-    """Share of the tokens that is in the longest stretch with a period of 1 to `max_period`.
+    """Return the share of the tokens that is in the longest stretch with a period of 1 to
+    `max_period`.
 
     A stretch has period p if each of its tokens but the first p is the one p before; it counts from
     two full periods (2p tokens) on. 0 where there is none, as in an empty text; 1 for one token

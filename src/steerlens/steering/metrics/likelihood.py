@@ -41,7 +41,8 @@ def mean_negative_log_likelihood(
     progress: Callable[[int], None] = lambda done: None,
     answers_only: bool = False,
 ) -> list[float]:
-    """Mean negative log-probability (nats) of every text's tokens but the first, or of its answer.
+    """Return the mean negative log-probability (nats) of every text's tokens but the first, or of
+    its answer.
 
     Args:
         lm: the model.
@@ -90,7 +91,7 @@ def mean_negative_log_likelihood(
 
 
 def _can_share(lm: LoadedModel) -> bool:
-    """Whether keys and values are all that the model remembers of its past."""
+    """Return whether keys and values are all that the model remembers of its past."""
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
     layer_types = (DynamicLayer, DynamicSlidingWindowLayer)
@@ -105,7 +106,8 @@ def _new_cache(lm: LoadedModel) -> Any:
 
 
 def _shared_length(ids: Sequence[int], prompt: Sequence[int]) -> int:
-    """How many first tokens a text has in common with its prompt's own, never all of the text.
+    """Return how many first tokens a text has in common with its prompt's own, never all of the
+    text.
 
     Not always the whole prompt: a tokenizer may merge its last characters with what follows.
     """
@@ -127,7 +129,9 @@ class _Begun:
     """Negative log-probability of their tokens but the first, float64; 0 where they don't count."""
 
     def cache_of_rows(self, which_B: torch.Tensor) -> Any:
-        """Keys and values in B rows: a copy, because a forward appends to what it is given."""
+        """Return keys and values in B rows: a copy, because a forward appends to what it is
+        given.
+        """
         cache = copied(self.cache)
         cache.reorder_cache(which_B)
         return cache
@@ -140,8 +144,9 @@ def _begun(
     memory_budget: int,
     counts: bool,
 ) -> Iterator[tuple[_Begun | None, int, list[int]]]:
-    """Beginnings of `shared` tokens that have been run, their length, and indices of the texts that
-    go on from them; with None and 0, the texts that share nothing."""
+    """Yield beginnings of `shared` tokens that have been run, their length, and indices of the
+    texts that go on from them; with None and 0, the texts that share nothing.
+    """
     going_on: dict[int, dict[tuple[int, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, length in enumerate(shared):
         going_on[length][tuple(texts[index][:length])].append(index)
@@ -191,8 +196,9 @@ def _begin(
 def _of_same_length(
     lm: LoadedModel, texts: Sequence[Sequence[int]], n_begun: int, indices: Iterable[int]
 ) -> dict[int, list[int]]:
-    """`indices` by how many tokens are run after the first `n_begun`: all but the last, padded to a
-    multiple of `LENGTHS` as far as the model's context goes. Longest first."""
+    """Return `indices` by how many tokens are run after the first `n_begun`: all but the last,
+    padded to a multiple of `LENGTHS` as far as the model's context goes. Longest first.
+    """
     most = int(lm.bridge.cfg.n_ctx) - n_begun
     groups: dict[int, list[int]] = defaultdict(list)
     for index in indices:
@@ -202,8 +208,9 @@ def _of_same_length(
 
 
 def _rows_at_once(lm: LoadedModel, n_begun: int, length: int, memory_budget: int) -> int:
-    """Rows of `length` tokens in a batch: from half of the budget, because beginnings stay while
-    the texts that go on from them are run."""
+    """Return rows of `length` tokens in a batch: from half of the budget, because beginnings
+    stay while the texts that go on from them are run.
+    """
     tokens = TOKENS_ON_CPU if lm.device.type == "cpu" else TOKENS_ON_GPU
     per_row = max(1, length) * _bytes_per_token(lm, n_begun + length)
     return rows_that_fit(memory_budget // 2, per_row, tokens // max(1, length))
@@ -216,7 +223,8 @@ def _negative_log_likelihood(
     begun: _Begun | None,
     shape: tuple[int, int],
 ) -> torch.Tensor:
-    """Negative log-probability of each text's tokens from the one at `first` on: (B,) float64.
+    """Return the negative log-probability of each text's tokens from the one at `first` on: (B,)
+    float64.
 
     `shape` is that of the tokens that are run, padding included.
     """
@@ -245,8 +253,9 @@ def _negative_log_likelihood(
 def _sum(
     head: Head, h_BLD: torch.Tensor, targets_BL: torch.Tensor, real_BL: torch.Tensor
 ) -> torch.Tensor:
-    """Negative log-probabilities of targets, each given the vector before it, where there is one:
-    their sum in each row, (B,) float64."""
+    """Return the negative log-probabilities of targets, each given the vector before it, where
+    there is one: their sum in each row, (B,) float64.
+    """
     real_BL = real_BL.to(h_BLD.device)
     nll_BL = torch.zeros(real_BL.shape, dtype=torch.float64, device=h_BLD.device)
     if real_BL.any():
@@ -258,8 +267,9 @@ def _sum(
 def _filled(
     texts: Sequence[Sequence[int]], shape: tuple[int, int], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids (B, L), zeros after a text, where a causal model can't see them, and in the rows
-    after all texts; and where the texts are."""
+    """Return token ids (B, L), zeros after a text, where a causal model can't see them, and in
+    the rows after all texts; and where the texts are.
+    """
     tokens_BL, real_BL = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
     for row, ids in enumerate(texts):
         tokens_BL[row, : len(ids)] = ids
@@ -268,13 +278,16 @@ def _filled(
 
 
 def _normed(lm: LoadedModel, tokens_BL: torch.Tensor, cache: Any = None) -> torch.Tensor:
-    """Final normed vectors (B, L, D) of all positions, after those that `cache` remembers."""
+    """Return the final normed vectors (B, L, D) of all positions, after those that `cache`
+    remembers.
+    """
     return final_vectors(lm.bridge, tokens_BL, cache=cache)
 
 
 def _bytes_per_token(lm: LoadedModel, length: int) -> int:
-    """Memory of one position in a batch of texts of `length` tokens, a generous estimate: keys and
-    values, the widest layer, attention scores, and some logits."""
+    """Return the memory of one position in a batch of texts of `length` tokens, a generous
+    estimate: keys and values, the widest layer, attention scores, and some logits.
+    """
     cfg = lm.bridge.cfg
     n_kv = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
     keys_values = 2 * n_kv * cfg.d_head * lm.n_layers

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class PerplexityConfig:
-    evaluator: ModelConfig | None = None
-    """Another model than the subject's; `load_evaluator` makes it the run's evaluator."""
+    """Nothing to set: the run has its evaluator (`load_evaluator`)."""
 
 
 Config = PerplexityConfig
@@ -56,7 +55,7 @@ def load_evaluator(
 def measure(
     texts: Texts, subject: Subject, config: PerplexityConfig, run: MetricRun
 ) -> Mapping[str, Sequence[float | None]]:
-    """Column `perplexity`.
+    """Return the column `perplexity`.
 
     Null for a text of fewer than 2 tokens (inside a template: an answer of none) and for one that
     is longer than the evaluator's context.

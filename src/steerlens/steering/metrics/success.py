@@ -29,6 +29,8 @@ NEEDS_FEATURE = True
 
 @dataclass
 class SuccessConfig:
+    """Settings of the success."""
+
     k: list[int] = field(default_factory=lambda: [1, 5, 20])
     """Numbers of logit-lens tokens, two columns each."""
 
@@ -43,7 +45,7 @@ Config = SuccessConfig
 def measure(
     texts: Texts, subject: Subject, config: SuccessConfig, run: MetricRun
 ) -> Mapping[str, Sequence[int]]:
-    """Columns `success_k` and `success_k_ids`, for every k of the settings.
+    """Return columns `success_k` and `success_k_ids`, for every k of the settings.
 
     `concept_success`, where the run has a concept: the tokens of the continuation, tokenised again,
     that stand for it.
@@ -83,7 +85,7 @@ def _hits(
     lens_FK: np.ndarray,
     special: np.ndarray,
 ) -> np.ndarray:
-    """How many tokens of each text are in its row of `lens_FK`, and not `special`: (n,)."""
+    """Return how many tokens of each text are in its row of `lens_FK`, and not `special`: (n,)."""
     import numpy as np
 
     text_T = np.repeat(np.arange(len(tokens)), [len(ids) for ids in tokens])

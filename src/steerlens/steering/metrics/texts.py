@@ -57,7 +57,7 @@ class MetricRun:
 
 
 def without_closing(token_ids: Sequence[int], special: Collection[int]) -> Sequence[int]:
-    """`token_ids` without the special token that ends them, if one does.
+    """Return `token_ids` without the special token that ends them, if one does.
 
     Any special token, because models may stop at others than their tokenizer's EOS.
     """
