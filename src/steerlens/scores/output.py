@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from steerlens.engine.cached_rows import cached_rows
 from steerlens.errors import SteerlensError
 from steerlens.scores import ScoreConfig, ScoreRun
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
     from steerlens.engine.subject import Subject
@@ -158,6 +158,7 @@ def null_scores(subject: Subject, config: OutputScoreConfig, run: ScoreRun) -> n
 
     Computed once for a subject and settings: kept in the run, and in its store beside the scores.
     """
+    import pandas as pd
     import pyarrow as pa
 
     settings = dataclasses.asdict(config)
