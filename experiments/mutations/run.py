@@ -34,7 +34,6 @@ from experiments.mutations.mutate import KINDS, Mutation, choose, files_for
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src"
 ROOMS = ("engine", "scores", "steering", "analysis")
-COPIED = ("src", "tests", "packages", "experiments", "pyproject.toml", "README.md")
 SHARE = 0.9
 """Of the changes that must be caught."""
 CAUGHT, SURVIVED = "caught", "survived"
@@ -58,12 +57,13 @@ def main() -> None:
     parser.add_argument("--seed", help="default: the commit's hash")
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "mutations")
     args = parser.parse_args()
-    seed = args.seed or _commit()
+    seed = args.seed or _git("rev-parse", "HEAD")
     folders = [SOURCE / "steerlens" / room for room in args.room or ROOMS]
     files = [file for folder in folders for file in folder.rglob("*.py")]
     args.out.mkdir(parents=True, exist_ok=True)
     log = args.out / f"{seed[:12]}.jsonl"
-    done = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    lines = log.read_text().splitlines() if log.is_file() else []
+    done = [row for row in map(json.loads, lines) if row["result"] in (CAUGHT, SURVIVED)]
     rows = []
     for module in IMPORTS:
         importlib.import_module(module)
@@ -74,8 +74,8 @@ def main() -> None:
             row = next((row for row in done if row.items() >= change.items()), None)
             if row is None:
                 row = {**change, **judge(tree, file.relative_to(ROOT), mutation, args.seconds)}
-                with log.open("a") as lines:
-                    lines.write(json.dumps(row) + "\n")
+                with log.open("a") as stream:
+                    stream.write(json.dumps(row) + "\n")
                 print(_line(row), flush=True)
             rows.append(row)
     text = table(rows)
@@ -161,12 +161,10 @@ def _in_child(tree: Path, tests: Sequence[str], report: Path) -> int:
 
 
 def copy_tree(folder: Path) -> Path:
-    """Copy what the tests need, so that the tree that people work in is never changed."""
-    ignored = shutil.ignore_patterns("__pycache__", "outputs", ".*")
-    for name in COPIED:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-        else:
+    """Copy all files that git knows of, so that the tree that people work in is never changed."""
+    for name in _git("ls-files").splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     return folder
 
@@ -194,8 +192,8 @@ def _line(row: dict[str, Any]) -> str:
     return f"{row['result']}: {where}, `{before}` became `{after}`{by} ({row['seconds']} s)"
 
 
-def _commit() -> str:
-    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(ROOT), *words]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 

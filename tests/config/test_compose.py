@@ -18,6 +18,7 @@ from hydra import initialize_config_dir
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
+from experiments.paper import index
 from steerlens.config import explain
 from steerlens.config.compose import (
     HYDRA_VERSION,
@@ -181,6 +182,12 @@ def test_every_option_of_a_group_composes(group: str) -> None:
     assert files
     for file in files:
         compose_tree([f"{group}={file.stem}"])
+
+
+def test_the_papers_figures_and_tables_are_as_their_index_writes_them() -> None:
+    written = index.files()
+    assert len(written) == 13
+    assert written == {file: file.read_text() for file in written}
 
 
 GIVEN = {"concept": "concept=water", "reference.ratings": "reference.ratings=nowhere"}

@@ -14,6 +14,7 @@ from steerlens.config.compose import compose, compose_jobs, to_config, usual_val
 from steerlens.config.kinds import KINDS, kind_of, refuse_ignored
 from steerlens.config.registry import ScoreConfig
 from steerlens.config.schema import ConceptsConfig, JudgeConfig, ModelConfig, RunConfig
+from steerlens.config.sources import source_note
 from steerlens.errors import SteerlensError
 from steerlens.runs.preflight import check
 
@@ -202,3 +203,11 @@ def test_of_a_sweep_only_the_jobs_that_would_ignore_something_are_refused() -> N
             refused.append(str(error))
     assert len(refused) == 1
     assert "steer.operator=clamp would be ignored" in refused[0]
+
+
+def test_a_corpus_in_the_place_of_what_ships_is_told() -> None:
+    given = compose(["score=both", "corpus.n_tokens=5000"])
+    assert str(source_note(given)).startswith("corpus=embedded is read for input, in the place of")
+    assert source_note(compose(["score=both"])) is None
+    given.score.pop("input")
+    assert source_note(given) is None

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from experiments.faults import disturb
-from experiments.faults.run import difference
+from experiments.faults.run import difference, read_comparable
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,6 +36,20 @@ def test_what_is_lost_is_seen(tmp_path: Path) -> None:
     assert str(difference(changed, expected)).startswith("features.parquet: ")
     (changed / "features.parquet").rename(changed / "another.parquet")
     assert "is in one of the two alone" in str(difference(changed, expected))
+
+
+def test_how_long_jobs_took_is_not_compared(tmp_path: Path) -> None:
+    def texts(seconds: int, score: str) -> list[str]:
+        report, table = tmp_path / "report.md", tmp_path / "sweep.csv"
+        rows = f"| job | score | seconds |\n| --- | --- | --- |\n| 0 | {score} | {seconds} |\n"
+        report.write_text(f"{rows}\n| a | b |\n| --- | --- |\n| 1 | {score} |\n")
+        table.write_text(f'job,score,seconds,reason\n0,{score},{seconds},"a, b"\n')
+        return [read_comparable(report), read_comparable(table)]
+
+    assert texts(25, "0.5") == texts(26, "0.5")
+    for of_half, of_other in zip(texts(25, "0.5"), texts(25, "0.6"), strict=True):
+        assert of_half != of_other
+    assert "b" in texts(25, "0.5")[0].split("\n")[4]
 
 
 @pytest.mark.parametrize("how", disturb.DAMAGES)

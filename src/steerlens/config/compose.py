@@ -59,7 +59,7 @@ def register() -> dict[str, str]:
 
 @cache
 def _register(path: tuple[str, ...]) -> dict[str, str]:
-    """Return register once on a path of imports: making a schema of a dataclass takes its time."""
+    """Register once on a path of imports: making a schema of a dataclass takes its time."""
     store = ConfigStore.instance()
     store.store(name="base_config", node=RunConfig)
     broken = {}

@@ -11,7 +11,7 @@ from steerlens.config.sae_formats import SAE_CONFIG, SAE_WEIGHTS, sae_config, we
 from steerlens.config.schema import ModelConfig
 from steerlens.config.shipped import missing_release
 from steerlens.errors import SteerlensError
-from steerlens.storage.files import has_byte_order_mark, parse_json, read_json_object
+from steerlens.storage.files import has_byte_order_mark, read_json_object
 
 GGUF_KEYS = {"n_layers": "block_count", "d_model": "embedding_length"}
 """What GGUF calls facts of a model."""
@@ -38,7 +38,7 @@ def check_model_folder(folder: Path, key: str) -> None:
         for name in sorted(set(shards) - {file.name for file in files}):
             raise SteerlensError(f"{key}: {folder} lacks {name}, one of its weight files.")
     for file in files:
-        check_safetensors(file)
+        tensor_shapes(file)
 
 
 def model_fact(model: ModelConfig, field: str, *keys: str) -> int | None:
@@ -97,7 +97,7 @@ def sae_folders(folder: Path) -> list[Path]:
         if weights is None:
             raise SteerlensError(f"sae.path: {sae_folder} has no weights, {SAE_WEIGHTS}.")
         if weights.suffix == ".safetensors":
-            check_safetensors(weights)
+            tensor_shapes(weights)
     return folders
 
 
@@ -147,25 +147,19 @@ def check_k(k: Any, d_sae: int | None, sae: str) -> None:
         raise SteerlensError(f"{sae} has k={k!r}, which must be a number from 1{most}.")
 
 
-def check_safetensors(file: Path) -> None:
-    """Refuse a file that is shorter than its own header says: a download or copy that broke off."""
-    safetensors_header(file)
+def tensor_shapes(file: Path) -> dict[str, list[int]]:
+    """Read the shapes of the tensors in a safetensors file, by name, without the tensors.
 
+    Raises:
+        SteerlensError: it is another file, or shorter than its own header says: a download or copy
+            that broke off.
+    """
+    from safetensors import SafetensorError, safe_open
 
-def safetensors_header(file: Path) -> dict[str, Any]:
-    """Return names, shapes and dtypes of the tensors in `file`."""
-    size = file.stat().st_size
-    broken = SteerlensError(f"{file} is truncated or no safetensors file; copy it again.")
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise broken
-        try:
-            header = parse_json(stream.read(length))
-            header.pop("__metadata__", None)
-            end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
-            raise broken from None
-    if 8 + length + end > size:
-        raise broken
-    return header
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise SteerlensError(
+            f"{file} is truncated or no safetensors file; copy it again."
+        ) from error

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from steerlens.config.schema import RunConfig
+from steerlens.config.schema import JudgeConfig, ModelConfig, RunConfig
 from steerlens.config.steering import parse_factors
 from steerlens.errors import SteerlensError
 
@@ -168,7 +168,7 @@ def _refusal(key: str, value: Any, config: RunConfig) -> str:
     kind, group = kind_of(config), key.partition(".")[0]
     if key.endswith(".name"):
         given = f"{group}={getattr(config, group).name}"
-    elif dataclasses.is_dataclass(value):  # a model, a judge
+    elif isinstance(value, ModelConfig | JudgeConfig):
         given = f"{'model@evaluator' if key == 'evaluator' else key}={value.name}"
     elif key == "score":
         given = f"score={','.join(value)}"

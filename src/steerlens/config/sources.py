@@ -36,6 +36,18 @@ def shipped_examples(config: RunConfig) -> str | None:
     return config.sae.examples if config.corpus.name == AUTO else None
 
 
+def source_note(config: RunConfig) -> str | None:
+    """Say that a corpus is read in the place of the examples that ship with the SAE, if it is."""
+    scores = parse_scores(config.score)
+    by_corpus = [name for name, score in scores.items() if score.corpus_pass() is not None]
+    if not by_corpus or config.sae.examples is None or shipped_examples(config) is not None:
+        return None
+    return (
+        f"corpus={config.corpus.name} is read for {', '.join(by_corpus)}, in the place of the "
+        f"examples that ship with sae={config.sae.name}; corpus=auto takes those."
+    )
+
+
 def counts_need_a_pass(config: RunConfig) -> bool:
     """Return whether `features.min_examples` has to read the corpus, because no file of examples
     tells.

@@ -45,8 +45,8 @@ MARKS = {
 }
 """Files by which a folder is known as ours, and the keys of which one has to be in them."""
 
-UNSEEN = {".DS_Store", "Thumbs.db", ".submitit"}
-"""What file managers and launchers leave in a folder that is empty otherwise."""
+UNSEEN = {".DS_Store", "Thumbs.db", ".submitit", ".hydra"}
+"""What file managers, launchers and Hydra leave in a folder that is empty otherwise."""
 
 CLOCK_SLACK = 60
 """Seconds by which a process may seem to be younger than what it has written."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import psutil
 
 from steerlens.config.entries import entries
-from steerlens.config.folders import sae_folders, safetensors_header
+from steerlens.config.folders import sae_folders, tensor_shapes
 from steerlens.config.gguf import gguf_file, read_header
 from steerlens.config.schema import ModelConfig, SaeConfig
 from steerlens.config.settings import Settings, SubjectSettings
@@ -217,4 +217,4 @@ def _sae_size(sae: SaeConfig, model: ModelConfig) -> float:
 
 
 def _tensor_sizes(file: Path) -> int:
-    return sum(math.prod(tensor["shape"]) for tensor in safetensors_header(file).values())
+    return sum(map(math.prod, tensor_shapes(file).values()))

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from steerlens.config.kinds import CONCEPT, CONCEPTS, SCORES, WORDS
+from steerlens.config.kinds import CONCEPT, CONCEPTS, PUBLISHED, SCORES, WORDS
 from steerlens.config.schema import RunConfig
 from steerlens.config.settings import Settings, parse_settings
+from steerlens.config.sources import source_note
 from steerlens.data.reference import read_reference
 from steerlens.engine.run_context import RunContext
 from steerlens.report import tracking, write_report
@@ -141,6 +142,8 @@ def _carry_out(
     for warning in (line for method in settings.scores.values() for line in method.warnings()):
         logger.warning("%s", warning)
         folder.note_line(warning)
+    if settings.kind is not PUBLISHED and (note := source_note(config)):
+        print(note)
     if reference:
         reference.write(target)
     if reference and reference.alone:

@@ -74,7 +74,7 @@ def _measured(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list
 
 
 def quality(subjects: Sequence[Subject], n_tokens: int, run: ScoreRun) -> list[dict[str, Any]]:
-    """Return reconstruct the first `n_tokens` tokens of the corpus with SAELens' own encode and
+    """Reconstruct the first `n_tokens` tokens of the corpus with SAELens' own encode and
     decode.
 
     BOS and positions that the SAEs weren't trained on count nowhere: at its first position, many a

@@ -84,7 +84,7 @@ def test_logit_lens_candidates_equal_a_loop_over_whole_logits(
     tiny_subject: Callable[..., Subject], kind: str
 ) -> None:
     subject = tiny_subject(kind)
-    tokens = concept_tokens(subject.lm.tokenizer, ["experience", "w17", "w30", "w31"])
+    tokens = concept_tokens(subject.lm.tokenizer, ["experience", "Note", "that", "From"])
     expected = {}
     for feature in range(D_SAE):
         own = naive_logit_lens(subject, feature, 20).tolist()

@@ -79,17 +79,18 @@ def new_cache(bridge: TransformerBridge) -> Any:
             f"a model of type {hf_model.config.model_type} remembers its past by more than keys "
             "and values, which steerlens can't expand to rows yet."
         )
-    return _cache(bridge)
+    return empty_cache(bridge)
 
 
 def is_expandable(bridge: TransformerBridge) -> bool:
     """Return whether the model remembers its past by keys and values alone."""
     from transformers.cache_utils import DynamicLayer
 
-    return all(isinstance(layer, DynamicLayer) for layer in _cache(bridge).layers)
+    return all(isinstance(layer, DynamicLayer) for layer in empty_cache(bridge).layers)
 
 
-def _cache(bridge: TransformerBridge) -> Any:
+def empty_cache(bridge: TransformerBridge) -> Any:
+    """Return what the model remembers its past by, before there is any."""
     from transformers import DynamicCache
 
     hf_model: Any = bridge.original_model

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steerlens.config.folders import check_k, sae_facts, sae_folders, safetensors_header
+from steerlens.config.folders import check_k, sae_facts, sae_folders, tensor_shapes
 from steerlens.config.parse import layers_told, parse_layers
 from steerlens.config.sae_formats import sae_config, weights_file
 from steerlens.config.schema import SaeConfig
@@ -182,8 +182,7 @@ def _shapes_from_files() -> Iterator[None]:
     from sae_lens.loading import pretrained_sae_loaders
 
     def shapes(repo_id: str, filename: str) -> dict[str, list[int]]:
-        header = safetensors_header(Path(hf_hub_download(repo_id, filename)))
-        return {name: tensor["shape"] for name, tensor in header.items()}
+        return tensor_shapes(Path(hf_hub_download(repo_id, filename)))
 
     asks_hub = pretrained_sae_loaders.get_safetensors_tensor_shapes
     pretrained_sae_loaders.get_safetensors_tensor_shapes = shapes

@@ -36,7 +36,7 @@ class Metric(Protocol):
     def measure(
         self, texts: Texts, subject: Subject, config: Any, run: MetricRun
     ) -> Mapping[str, Sequence[Any]]:
-        """Return measure every text."""
+        """Measure every text."""
 
 
 def metrics(of_features: bool = True) -> dict[str, Metric]:

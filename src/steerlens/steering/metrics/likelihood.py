@@ -20,7 +20,7 @@ from steerlens.engine.memory import batches, rows_that_fit
 from steerlens.engine.padding import ROWS, next_multiple, padded
 from steerlens.engine.ranks import log_probability
 from steerlens.engine.subject import LoadedModel
-from steerlens.engine.subject.forward import copied, final_vectors
+from steerlens.engine.subject.forward import copied, empty_cache, final_vectors
 from steerlens.engine.subject.head import Head
 from steerlens.errors import SteerlensError
 
@@ -95,14 +95,7 @@ def _can_share(lm: LoadedModel) -> bool:
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
     layer_types = (DynamicLayer, DynamicSlidingWindowLayer)
-    return all(type(layer) in layer_types for layer in _new_cache(lm).layers)
-
-
-def _new_cache(lm: LoadedModel) -> Any:
-    from transformers import DynamicCache
-
-    hf_model: Any = lm.bridge.original_model
-    return DynamicCache(config=hf_model.config)
+    return all(type(layer) in layer_types for layer in empty_cache(lm.bridge).layers)
 
 
 def _shared_length(ids: Sequence[int], prompt: Sequence[int]) -> int:
@@ -171,7 +164,7 @@ def _begin(
 ) -> _Begun:
     """Run beginnings of one length; with `counts`, their own tokens are predicted, too."""
     length = len(beginnings[0])
-    cache = _new_cache(lm)
+    cache = empty_cache(lm.bridge)
     # Few rows: a longer one costs less than more of them (see `padding`).
     longer = next_multiple(length, ROWS)
     windows = [getattr(layer, "sliding_window", None) or math.inf for layer in cache.layers]
