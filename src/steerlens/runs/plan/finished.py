@@ -22,6 +22,8 @@ from steerlens.storage.store import KEY_FILE, Store
 
 OF_TEXT = ("feature", "control", "together", "factor", "prompt", "sample")
 """The columns that tell texts apart."""
+OF_TEXTS = {"model", "sae", "code", "texts", "edit", "seed"}
+"""All that the key of texts says."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Finished:
         edit = {name: getattr(self.settings.steering.steer, name) for name in OF_EDIT}
         n_texts = 0
         for key in self._keys_of_layer(layer):
-            of_texts = _has(key, expected) and "metrics" not in key
+            of_texts = _has(key, expected) and key.keys() <= OF_TEXTS  # not of their metrics
             if of_texts and _has(key["edit"], edit) and "with" not in key["edit"]:
                 table = self._store.read(key, OF_TEXT)
                 n_texts += table.num_rows if table else 0
