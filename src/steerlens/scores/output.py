@@ -87,7 +87,7 @@ def score(
 
     from steerlens.engine.logit_lens import logit_lens
 
-    ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
+    ids_F = torch.tensor(np.asarray(features, dtype=np.int64))
     tokens_FK = logit_lens(subject, ids_F, config.top_k, run.memory_budget)
     columns = score_toward(subject, ids_F, tokens_FK, config, run)
     if config.null_directions:
