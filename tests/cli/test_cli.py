@@ -433,3 +433,16 @@ def test_the_module_is_the_same_command() -> None:
     env = {**os.environ, "PYTHONWARNINGS": "error"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=env)
     assert done.stdout.startswith("model=gpt2-small ")
+
+
+def test_a_terminal_is_told_at_once_what_was_asked_for(
+    steerlens: Steerlens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert steerlens(*GPT2, "layer=3")[1:] == ("", "")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    _, _, err = steerlens(*GPT2, "layer=99")
+    first, refused = err.splitlines()
+    assert first.endswith("gpt2-small with gpt2-small-res-jb, layer 99 ...")
+    assert refused.startswith("steerlens: layer 99")
+    _, _, err = steerlens(*GPT2, "layer=3,4", "-m")
+    assert err.startswith("2 jobs, the first: ")

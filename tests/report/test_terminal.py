@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from steerlens.analysis.summary import summarise
+from steerlens.report import terminal
 from steerlens.report.concept_page import Line, print_hanging
 from steerlens.report.terminal import print_summary, progress
 from steerlens.results import FEATURES
@@ -217,3 +218,13 @@ def test_without_a_best_factor_only_the_sentences_are_shown() -> None:
     text = shown(where)
     assert "Best steered features" not in text
     assert "(left out of all means): 12 of 12 features." in text
+
+
+def test_a_phase_is_told_if_it_took_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds, line in ((0.5, ""), (2.5, "loading the model: 2.5 s\n")):
+        times = iter((100.0, 100.0 + seconds))
+        monkeypatch.setattr(terminal.time, "perf_counter", lambda times=times: next(times))
+        stream = io.StringIO()
+        with terminal.phase("loading the model", Console(file=stream)):
+            pass
+        assert stream.getvalue() == line

@@ -413,13 +413,12 @@ def test_a_plan_has_the_texts_and_ratings_that_are_made(
     whole: tuple[Steered, Path], subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steerlens.data.concept_sets.load.load_concepts", lambda *_: unnamed())
-    monkeypatch.setattr(plan_concepts, "seconds_each", lambda *_: 0.5)
     config = config_of(whole[1])
-    found = plan_concepts.planned_concepts(parse_settings(config), subject, 1)
+    found = plan_concepts.planned_concepts(parse_settings(config), subject.layer, 1, False)
     n = len(whole[0].ratings)
-    assert found == (3, len(METHODS) + 1, n, 0.5 * n, f"{2 * n} by judge=lexical, for nothing")
+    assert found == (3, len(METHODS) + 1, n, f"{2 * n} by judge=lexical, for nothing")
     config.judge = JudgeConfig("openai", model="gpt-4o-mini")
-    priced = plan_concepts.planned_concepts(parse_settings(config), subject, 2)
+    priced = plan_concepts.planned_concepts(parse_settings(config), subject.layer, 2, False)
     assert priced.texts == 2 * n
     assert f"{4 * n} by gpt-4o-mini, about " in priced.rating
 

@@ -25,7 +25,7 @@ from steerlens.config.settings import parse_settings, parse_steering
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
 from steerlens.results import COVERAGE
-from steerlens.runs.plan.steering import PlannedTexts, planned_words
+from steerlens.runs.plan.steering import planned_words
 from steerlens.runs.preflight import check
 from steerlens.runs.run import run
 from steerlens.scores import RunContext, concept, output
@@ -267,19 +267,14 @@ def test_a_word_without_token_is_reported_and_a_list_without_any_refused(subject
 
 def test_a_plan_counts_the_texts_of_all_words_at_all_factors() -> None:
     config = config_of(words=["a", "b", "c"])
-    planned = planned_words(
-        parse_settings(config), 5, PlannedTexts(features=2, texts=100, seconds=50.0)
-    )
+    planned = planned_words(parse_settings(config), 5)
     texts = 3 * 5 * (1 + len(FACTORS)) * len(PROMPTS) * 2
-    assert planned == (3, texts, texts / 2)
+    assert planned == (3, texts)
     config.shard = "0/2"
-    part = planned_words(
-        parse_settings(config), 5, PlannedTexts(features=2, texts=100, seconds=50.0)
-    )
+    part = planned_words(parse_settings(config), 5)
     assert part
     assert part.words == 1
-    nothing = PlannedTexts(features=2, texts=100, seconds=50.0)
-    assert planned_words(parse_settings(config_of()), 5, nothing) is None
+    assert planned_words(parse_settings(config_of()), 5) is None
 
 
 def test_shards_of_a_run_share_the_words(folder: Path, quick_figures: None) -> None:

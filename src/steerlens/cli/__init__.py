@@ -182,7 +182,7 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     """
     from steerlens.config.compose import compose_jobs, to_config
     from steerlens.results.status import refuse_foreign
-    from steerlens.runs.preflight import check, check_one_model
+    from steerlens.runs.preflight import check, check_one_model, tell_begin
     from steerlens.storage.files import make_folder
 
     trees = compose_jobs(overrides, multirun)
@@ -191,6 +191,8 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     if named := _output_dir(overrides):
         refuse_foreign(named)
     configs = [to_config(tree) for tree in trees]
+    if sys.stderr.isatty():  # somebody is waiting; what was refused stays one sentence elsewhere
+        tell_begin(configs[0], len(configs))
     refused = []
     for config in configs:
         try:

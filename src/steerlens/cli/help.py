@@ -196,7 +196,8 @@ Settings: KEY=VALUE (all of them: steerlens list settings)
   memory_budget=2GiB  seed=0  name=NAME  tracking.mode=disabled  paths.output_dir=DIR
   shard=0/4       the first of four parts of each layer's features; joined they are the whole
   objective=success   the number that a sweeper optimises
-  plan=true       print what would run, how long and how large, and stop
+  plan=true       print what would run, how long and how large, and stop; nothing is loaded
+  plan=measure    the same, after timing a few features and texts; kept for later plans
   debug=true      show tracebacks
 
 Texts with spaces, commas or brackets are quoted twice, for the shell and for Hydra, as above.

@@ -31,8 +31,8 @@ class LocalChat:
     workers = 1
 
     def __init__(self, settings: JudgeSettings) -> None:
+        from steerlens.config.identity import model_identity
         from steerlens.engine.subject.device import resolve_device, resolve_dtype
-        from steerlens.engine.subject.model import model_identity
 
         assert settings.judge is not None
         path = str(settings.judge.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -42,6 +42,9 @@ from steerlens.results.text import number, visible, visible_token, visible_token
 
 if TYPE_CHECKING:
     import pandas as pd
+
+TOLD_FROM = 1.0
+"""Seconds that a phase takes at least to get a line."""
 
 
 def console_on(stream: TextIO) -> Console:
@@ -110,6 +113,20 @@ def progress(
     rate = f", {_rate(n_done / seconds)} {unit}/s" if seconds > 0 else ""
     line = f"{visible(description)}: {n_done:,} {unit} in {duration(seconds)}{rate}"
     console.print(Text(line), soft_wrap=True)
+
+
+@contextmanager
+def phase(description: str, console: Console | None = None) -> Iterator[None]:
+    """Show what is being done; where no one is watching, a line tells it if it took a second."""
+    console = console or console_on(sys.stderr)
+    start = time.perf_counter()
+    shown = console.status(Text(f"{visible(description)} ...")) if console.is_terminal else None
+    with shown or nullcontext():
+        yield
+    seconds = time.perf_counter() - start
+    if seconds >= TOLD_FROM:
+        line = f"{visible(description)}: {duration(seconds)}"
+        console.print(Text(line), soft_wrap=True)
 
 
 def _rate(rate: float) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from steerlens.config.schema import ModelConfig
 from steerlens.config.settings import SteeringSettings, SubjectSettings
+from steerlens.report.terminal import phase
 
 if TYPE_CHECKING:
     from steerlens.engine.subject import LoadedModel, Subject, WeightCache
@@ -30,7 +31,13 @@ class RunModels:
         from steerlens.engine.subject import load_subjects
 
         settings = self.settings if layers is None else self.settings.of_layers(layers)
-        for subject in load_subjects(settings, self.lm, self.weight_cache):
+        subjects = load_subjects(settings, self.lm, self.weight_cache)
+        while True:
+            what = "the next SAE" if self.lm else f"{settings.model.title} and its first SAE"
+            with phase(f"loading {what}"):
+                subject = next(subjects, None)
+            if subject is None:
+                return
             self.lm = subject.lm
             yield subject
             del subject  # or its SAE would be in memory while the next is loaded

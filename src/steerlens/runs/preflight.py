@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,10 +45,12 @@ from steerlens.config.steering import (
 from steerlens.data.neuronpedia import explanation_files
 from steerlens.engine.examples import read_metadata, refuse_missing_layers
 from steerlens.errors import SteerlensError, unknown
+from steerlens.results.text import visible
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+PLANS = (True, False, "measure")
 TRACKING = ("offline", "online", "disabled")
 
 
@@ -107,6 +110,13 @@ def check(config: RunConfig) -> None:
         refuse_missing_layers(file, read_metadata(file), layers or [])
 
 
+def tell_begin(config: RunConfig, n_jobs: int = 1) -> None:
+    """Say what was asked for: importing and loading take longer than people wait for a sign."""
+    jobs = f"{n_jobs} jobs, the first: " if n_jobs > 1 else ""
+    subject = f"{config.model.title} with {config.sae.title}, layer {config.layer}"
+    print(visible(f"{jobs}{config.name}, {subject} ..."), file=sys.stderr, flush=True)
+
+
 def _check_local_model(model: ModelConfig, key: str, cache_dir: Path) -> None:
     """Refuse what lies at `model.path`, given as `key`, if it isn't a whole model."""
     if gguf := gguf_file(model):
@@ -157,6 +167,8 @@ def _check_scalars(config: RunConfig) -> None:
         raise unknown("tracking.mode", config.tracking.mode, TRACKING)
     if not config.paths.output_dir.strip():
         raise SteerlensError("paths.output_dir is empty; name a folder, or leave it out.")
+    if config.plan not in PLANS:
+        raise unknown("plan", str(config.plan), ["true", "false", "measure"])
 
 
 def _check_template(settings: Settings) -> None:

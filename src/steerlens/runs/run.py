@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,10 @@ from steerlens.config.sources import source_note
 from steerlens.data.reference import read_reference
 from steerlens.engine.run_context import RunContext
 from steerlens.report import tracking, write_report
-from steerlens.report.terminal import print_summary, progress
+from steerlens.report.terminal import phase, print_summary, progress
 from steerlens.report.tracking.tables import answer_rows, table_rows
 from steerlens.results import PAGE_FILE, STEERING
-from steerlens.results.folder import changed_settings, read_settings, read_tables
+from steerlens.results.folder import RunTables, changed_settings, read_settings, read_tables
 from steerlens.results.replace import replacing
 from steerlens.results.status import Status, refuse_foreign
 from steerlens.results.text import visible
@@ -28,6 +29,7 @@ from steerlens.runs.downloads import refuse_unreachable
 from steerlens.runs.memory_check import refuse_absent_device, refuse_if_too_big
 from steerlens.runs.models import RunModels
 from steerlens.runs.plan import print_plan
+from steerlens.runs.preflight import tell_begin
 from steerlens.runs.published import write_published_ratings, write_published_scores
 from steerlens.runs.run_folder import RunFolder
 from steerlens.runs.score import score
@@ -64,7 +66,7 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
             refuse_absent_device(settings.subject)
             refuse_unreachable(settings)
             refuse_if_too_big(settings)
-            print_plan(settings)
+            print_plan(settings, measures=config.plan == "measure")
         else:
             if config.reference.alone:
                 read_reference(config.reference)
@@ -73,6 +75,8 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
             folder.rmdir()  # Hydra has made it; a plan leaves nothing behind
         return None
     refuse_foreign(folder)
+    if not sys.stderr.isatty():  # else the command has told it
+        tell_begin(config)
     with Status(folder) as status:
         if settings.loads_subject:
             refuse_absent_device(settings.subject)
@@ -81,27 +85,28 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
         reference = read_reference(config.reference) if config.reference.model else None
         tree = dataclasses.asdict(config)
         _tell_other_settings(folder, tree)
-        tracker = tracking.start(config.tracking, folder, tree)
+        with phase("starting W&B"):
+            tracker = tracking.start(config.tracking, folder, tree)
         try:
             with replacing(status) as target:
                 write_text(target / CONFIG_FILE, yaml.safe_dump(tree, sort_keys=False))
                 if settings.loads_subject:
+                    with phase("importing torch and SAELens"):
+                        import sae_lens  # noqa: F401
                     status.expect(layers=_count_layers(settings))
                 _carry_out(config, settings, reference, weight_cache, target)
                 # What is shown is what lies in the folder: `steerlens report` shows the same.
                 tables = read_tables(target)
-                summary, figures = write_report(tables, target, _wants_page(config, folder))
-                tracker.log_tables(tables, summary)
-                if len(tables.words):
-                    tracker.log_rows("words", table_rows(tables.words))
-                for name, rows in answer_rows(summary).items():
-                    tracker.log_rows(name, rows)
-                tracker.log_figures(figures)
-                tracker.log_page(target / PAGE_FILE)
+                with phase("drawing the figures and writing the report"):
+                    summary, figures = write_report(tables, target, _wants_page(config, folder))
+                with phase("logging to W&B"):
+                    _log(tracker, tables, summary, figures)
+                    tracker.log_page(target / PAGE_FILE)
         except BaseException:
             tracker.finish({}, failed=True)
             raise
-        tracker.finish(summary)
+        with phase("finishing W&B"):
+            tracker.finish(summary)
         print_summary(tables, summary, folder)
     return summary["objective"]["value"] if summary["objective"] else None
 
@@ -111,6 +116,20 @@ def _wants_page(config: RunConfig, folder: Path) -> bool:
     if config.paths.report is None:
         return not (folder / JOB_FILE).is_file()
     return config.paths.report
+
+
+def _log(
+    tracker: tracking.Tracker,
+    tables: RunTables,
+    summary: dict[str, Any],
+    figures: dict[str, list[Path]],
+) -> None:
+    tracker.log_tables(tables, summary)
+    if len(tables.words):
+        tracker.log_rows("words", table_rows(tables.words))
+    for name, rows in answer_rows(summary).items():
+        tracker.log_rows(name, rows)
+    tracker.log_figures(figures)
 
 
 def _count_layers(settings: Settings) -> int:

@@ -53,7 +53,7 @@ def score(
 
     from steerlens.scores.concepts import concept_tokens
 
-    ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
+    ids_F = torch.tensor(np.asarray(features, dtype=np.int64))
     tokens = concept_tokens(subject.lm.tokenizer, parse_concept(config.concept))
     tokens_FK = torch.tensor(list(tokens.texts)).expand(len(ids_F), -1)
     columns = output.score_toward(subject, ids_F, tokens_FK, config, ctx)

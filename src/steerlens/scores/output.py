@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from steerlens.engine.cached_rows import cached_rows
 from steerlens.errors import SteerlensError
 from steerlens.scores import RunContext, ScoreConfig
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
     from steerlens.engine.subject import Subject
@@ -87,7 +87,7 @@ def score(
 
     from steerlens.engine.logit_lens import logit_lens
 
-    ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
+    ids_F = torch.tensor(np.asarray(features, dtype=np.int64))
     tokens_FK = logit_lens(subject, ids_F, config.top_k, ctx.memory_budget)
     columns = score_toward(subject, ids_F, tokens_FK, config, ctx)
     if config.null_directions:
@@ -158,6 +158,7 @@ def null_scores(subject: Subject, config: OutputScoreConfig, ctx: RunContext) ->
 
     Computed once for a subject and settings: kept in the run, and in its store beside the scores.
     """
+    import pandas as pd
     import pyarrow as pa
 
     settings = dataclasses.asdict(config)

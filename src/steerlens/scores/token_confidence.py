@@ -61,7 +61,7 @@ def score(
         raise SteerlensError(
             f"k={config.k} is out of range: {subject.lm.name} has {head.d_vocab} tokens."
         )
-    ids_F = torch.as_tensor(np.asarray(features, dtype=np.int64))
+    ids_F = torch.tensor(np.asarray(features, dtype=np.int64))
     prompt = steered_prompt(subject, config.prompt, config.keep_error, ctx)
     confidence_F = torch.empty(len(ids_F), dtype=torch.float64)
 

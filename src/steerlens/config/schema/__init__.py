@@ -187,8 +187,9 @@ class RunConfig:
     """`i/n`: only part i, counted from 0, of the n equal parts of each layer's features."""
     objective: str | None = None
     """The number that a sweeper optimises: one of `analysis.objectives.OBJECTIVES`."""
-    plan: bool = False
-    """Print what would run, and stop."""
+    plan: Any = False
+    """Print what would run, and stop: true (with what was measured before), measure (times a few
+    features and texts first), or false."""
     debug: bool = False
     """Show tracebacks."""
 

@@ -47,11 +47,6 @@ def loadable(entry: ModelConfig, cache_dir: Path) -> ModelConfig:
     return dataclasses.replace(entry, path=str(folder), revision=None)
 
 
-def gguf_identity(file: Path, cache_dir: Path) -> dict[str, Any]:
-    """Give what tells the weights of a GGUF from others: its sha256, and who dequantised it."""
-    return {**file_identity(file, cache_dir), "gguf": version("gguf")}
-
-
 def _convert_into(folder: Path, file: Path, header: GgufHeader, cache_dir: Path) -> None:
     print(f"Converting {file.name} into the cache, once ...", file=sys.stderr)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from steerlens.config import folders
-from steerlens.config.gguf import gguf_file, model_names
+from steerlens.config.gguf import model_names
+from steerlens.config.identity import model_identity
 from steerlens.config.schema import ModelConfig
 from steerlens.config.settings import SubjectSettings
 from steerlens.engine.memory import is_out_of_memory
@@ -23,11 +23,10 @@ from steerlens.engine.subject.agreement import (
     use_own_attention,
 )
 from steerlens.engine.subject.device import resolve_device, resolve_dtype
-from steerlens.engine.subject.gguf import gguf_identity, loadable
+from steerlens.engine.subject.gguf import loadable
 from steerlens.engine.subject.head import Head
 from steerlens.engine.subject.load_errors import first_line, load_error, refuse_made_up_weights
 from steerlens.errors import SteerlensError
-from steerlens.storage.provenance import folder_identity, hub_revision
 
 if TYPE_CHECKING:
     from sae_lens.saes.sae import SAEMetadata
@@ -222,16 +221,6 @@ def _bridge(
     for parameter in bridge.original_model.parameters():
         parameter.requires_grad_(False)
     return bridge, head
-
-
-def model_identity(entry: ModelConfig, cache_dir: Path) -> dict[str, Any]:
-    """Give what tells the weights of `entry` from others: the sha256 of its files, or a commit."""
-    if file := gguf_file(entry):
-        return gguf_identity(file, cache_dir)
-    folder = Path(entry.path)
-    if folder.is_dir():
-        return folder_identity(folder, cache_dir)
-    return {"repo_id": entry.path, "revision": hub_revision(entry.path, entry.revision)}
 
 
 def silence_transformers() -> None:

@@ -100,6 +100,9 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write `figure` as PNG and PDF, byte for byte the same each time; makes the folder."""
     make_folder(folder)
     paths = []
+    # Where everything lies is found once for both files: it takes as long as drawing.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
         # Rendered first: a full disk then is an error of the write, not one inside Matplotlib.
         buffer = BytesIO()

@@ -1,47 +1,51 @@
-"""What a run would do and how long it would take, timed on a few of its features."""
+"""What a run would do and how long it would take: from what was measured before, or measured now.
+
+Nothing here imports torch, unless it is asked to measure or a concept's tokens are looked up.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from rich.text import Text
 
 from steerlens.config.catalog import read_release, releases
+from steerlens.config.folders import count_layers, has_chat_template, sae_facts, sae_folders
 from steerlens.config.gguf import gguf_file
 from steerlens.config.kinds import CONCEPTS
-from steerlens.config.registry import ScoreConfig
+from steerlens.config.parse import parse_layers
 from steerlens.config.schema import CorpusConfig, ModelConfig
 from steerlens.config.settings import Settings, SubjectSettings
 from steerlens.data.corpus.webtext import webtext
 from steerlens.engine.examples import read_metadata
-from steerlens.engine.run_context import RunContext
 from steerlens.report.concept_page import Line, print_hanging
 from steerlens.report.terminal import console_on, duration
 from steerlens.results.text import visible
 from steerlens.runs.memory_check import device_type, dtype_name, estimate_weights, gigabytes
 from steerlens.runs.plan.concepts import planned_concepts
+from steerlens.runs.plan.finished import Finished
+from steerlens.runs.plan.measure import Measured, measure
+from steerlens.runs.plan.rates import CorpusPass, Rates, keep_rates, read_rates
 from steerlens.runs.plan.steering import planned_texts, planned_words
-from steerlens.runs.preflight import local_folder
+from steerlens.runs.preflight import layers_with_sae, local_folder
 from steerlens.scores import output
 from steerlens.scores.selection import part, select_features
 
-CALIBRATION_FEATURES = 128
-CALIBRATION_TOKENS = 4096
+MEASURE = "plan=measure"
+NOT_MEASURED = f"not measured yet; {MEASURE} times a few"
 TABLE_BYTES = 1000
 """Of one feature in features.parquet and W&B's table, generously."""
 TEXT_BYTES = 200
 """Of one text in generations.parquet."""
 
 
-def print_plan(settings: Settings) -> None:
-    """Print what a run would do and need, timed on a few of its features."""
+def print_plan(settings: Settings, measures: bool = False) -> None:
+    """Print what a run would do and need; with `measures`, timed on a few of its features."""
     methods, subject = settings.scores, settings.subject
     weights = estimate_weights(settings)
     rows = [
@@ -58,12 +62,15 @@ def print_plan(settings: Settings) -> None:
     ]
     if not weights_are_here(subject):
         rows += _guessed(subject, weights)
-    elif settings.kind is CONCEPTS:
-        rows += _toward_concepts(settings)
     else:
-        rows += _measured(settings)
+        measured = None
+        if measures:
+            measured = measure(settings)
+            keep_rates(settings, measured.rates)
+        plan = _toward_concepts if settings.kind is CONCEPTS else _scores_and_texts
+        rows += plan(settings, measured)
     width = max(len(name) for name, _ in rows)
-    print("This would run (plan=true stops here):")
+    print(f"This would run (plan={'measure' if measures else 'true'} stops here):")
     lines = (Line(f"  {name:<{width}}  ", Text(visible(text))) for name, text in rows)
     print_hanging(console_on(sys.stdout), lines)
 
@@ -110,31 +117,71 @@ def _release_is_here(release: str | None) -> bool:
 
 
 def _guessed(subject: SubjectSettings, weights: int | None) -> list[tuple[str, str]]:
-    layers = subject.layers
     return [
-        ("layers", layers if isinstance(layers, str) else ", ".join(map(str, layers))),
+        ("layers", _told(subject)),
         ("disk", f"a download of {gigabytes(weights) if weights else 'unknown size'} first"),
         ("time", "unknown until the weights are here, because it is measured on them"),
     ]
 
 
-def _toward_concepts(settings: Settings) -> list[tuple[str, str]]:
-    """Return times a few texts of the first layer."""
-    from steerlens.engine.subject import load_subjects
-    from steerlens.engine.subject.sae import sae_sources
+def _told(subject: SubjectSettings) -> str:
+    """Tell the layers as they were asked for."""
+    layers = subject.layers
+    return layers if isinstance(layers, str) else ", ".join(map(str, layers))
 
-    layers = [source.layer for source in sae_sources(settings.subject)]
-    first = settings.subject if layers[0] is None else settings.subject.of_layers([layers[0]])
-    subject = next(load_subjects(first))
-    planned = planned_concepts(settings, subject, len(layers))
+
+def _layers(subject: SubjectSettings) -> list[int]:
+    """Give the layers of the run, as far as they are told without its weights; else []."""
+    n_layers = count_layers(subject.model)
+    if n_layers is None:
+        return []
+    layers = parse_layers(subject.layers, n_layers, subject.model.late_from)
+    return layers_with_sae(subject, layers) or []
+
+
+def _sizes(subject: SubjectSettings) -> dict[int, int]:
+    """Give the number of features of each layer's SAE; {} where only the weights tell."""
+    layers, sae = _layers(subject), subject.sae
+    sizes: dict[int | None, int | None] = dict.fromkeys(layers, sae.d_sae)
+    if sae.path:
+        facts = [sae_facts(folder) for folder in sae_folders(Path(sae.path))]
+        sizes = {of_sae.layer: of_sae.d_sae for of_sae in facts}
+    told = {layer: sizes.get(layer) for layer in layers}
+    return {} if None in told.values() else {layer: int(size or 0) for layer, size in told.items()}
+
+
+def _chat_template(settings: Settings) -> bool | None:
+    """Whether texts are answers inside a chat template; None where only the tokenizer tells."""
+    generation = settings.steering.generation
+    has_template = has_chat_template(settings.subject.model)
+    if generation.chat_template == "auto":
+        return has_template
+    return bool(generation.chat_template)
+
+
+def _toward_concepts(settings: Settings, measured: Measured | None) -> list[tuple[str, str]]:
+    """Count the texts of concepts and what rating them takes."""
+    layers = list(measured.sizes) if measured else _layers(settings.subject)
+    if not layers:
+        return [("layers", f"{_told(settings.subject)}; how many, {MEASURE} tells")]
+    in_template = bool(_chat_template(settings))
+    planned = planned_concepts(settings, layers[0], len(layers), in_template)
+    rates = measured.rates if measured else read_rates(settings)
     return [
         ("layers", ", ".join(map(str, layers))),
         ("concepts", f"{planned.concepts:,}, each in {planned.arms} ways"),
-        ("steering", f"{planned.texts:,} texts, about {duration(planned.seconds)}"),
+        ("steering", f"{planned.texts:,} texts, {_about(planned.texts, rates)}"),
         ("ratings", planned.rating),
         ("time", "besides, what methods learn: minutes for SSV, ReFT-r1, LoReFT and LoRA each"),
         ("disk", f"about {gigabytes(planned.texts * TEXT_BYTES + 1e6)} in the run's folder"),
     ]
+
+
+def _about(n_texts: int, rates: Rates | None) -> str:
+    """Say how long texts take, in a few words."""
+    if rates is None or rates.text is None:
+        return f"how long they take is {NOT_MEASURED}"
+    return f"about {duration(n_texts * rates.text)}"
 
 
 def _features(settings: Settings, layer: int, d_sae: int) -> list[int]:
@@ -143,155 +190,102 @@ def _features(settings: Settings, layer: int, d_sae: int) -> list[int]:
     return part(select_features(chosen, layer, d_sae, settings.seed), settings.shard)
 
 
-def _measured(settings: Settings) -> list[tuple[str, str]]:
-    """Return times a few features of the first and the last layer; the cost is linear in
-    between.
-    """
-    from steerlens.engine.subject import load_subjects
-    from steerlens.engine.subject.sae import sae_sources
-
-    methods = settings.scores
-    layers = [source.layer for source in sae_sources(settings.subject)]
-    ends = sorted({layer for layer in (layers[0], layers[-1]) if layer is not None})
-    probe = settings.subject.of_layers(ends) if ends else settings.subject
-    timed: dict[int, float] = {}
-    timed_null: dict[int, float] = {}
-    null = {
-        name: score
-        for name, score in methods.items()
-        if isinstance(score, output.OutputScoreConfig) and score.null_directions
-    }
-    passes: dict[int, _Pass] = {}
-    counts: dict[int, int] = {}
-    subject = None
-    lengths = [request[0] for asked_for in methods.values() if (request := asked_for.corpus_pass())]
-    if settings.counts_need_a_pass:
-        lengths.append(None)
-    for subject in load_subjects(probe):
-        features = _features(settings, subject.layer, subject.d_sae)
-        timed[subject.layer] = _seconds_each(subject, features, settings, methods)
-        timed_null[subject.layer] = sum(
-            score.null_directions * _seconds_each(subject, features, settings, {name: score})
-            for name, score in null.items()
-        )
-        if lengths:
-            passes[subject.layer] = _time_pass(subject, settings, lengths)
-        counts = {
-            layer: len(_features(settings, layer, subject.d_sae))
-            for layer in (layers if ends else [subject.layer])
-            if layer is not None
+def _scores_and_texts(settings: Settings, measured: Measured | None) -> list[tuple[str, str]]:
+    """Count features, forwards and texts, those in the cache apart, and say how long they take."""
+    sizes = measured.sizes if measured else _sizes(settings.subject)
+    if not sizes:
+        return [
+            ("layers", _told(settings.subject)),
+            ("features", f"as many as the SAE's weights have, which {MEASURE} loads"),
+            ("time", NOT_MEASURED),
+        ]
+    finished = Finished(settings, dtype_name(settings.subject))
+    ids = {layer: _features(settings, layer, d_sae) for layer, d_sae in sizes.items()}
+    counts = {layer: len(of_layer) for layer, of_layer in ids.items()}
+    features_row = f"{sum(counts.values()):,}"
+    if settings.features_concept:
+        candidates = (measured and measured.candidates) or {
+            layer: finished.candidates(layer, d_sae) for layer, d_sae in sizes.items()
         }
-    n_features = sum(counts.values())
-    n_directions = sum(score.null_directions for score in null.values()) * len(counts)
-    steering = planned_texts(settings, subject, n_features) if subject else None
-    each = np.interp(list(counts), list(timed), list(timed.values()))
-    seconds = float(np.dot(each, list(counts.values())))
-    seconds += float(np.interp(list(counts), list(timed_null), list(timed_null.values())).sum())
-    if passes:
-        seconds += _corpus_seconds(list(counts), passes, _corpus_tokens(settings.corpus))
-    text_rows = []
+        if None in candidates.values():
+            features_row += f" at most: how many may stand for the concept, {MEASURE} counts"
+        else:
+            counts = {layer: int(n or 0) for layer, n in candidates.items()}
+            features_row = f"{sum(counts.values()):,} candidates of {features_row}"
+    n_features, n_methods = sum(counts.values()), len(settings.scores)
+    null = [
+        score.null_directions
+        for score in settings.scores.values()
+        if isinstance(score, output.OutputScoreConfig)
+    ]
+    n_directions = sum(null) * len(counts)
+    kept = {layer: finished.scores(layer, of_layer) for layer, of_layer in ids.items()}
+    rates = measured.rates if measured else read_rates(settings)
+    rows = [
+        ("layers", ", ".join(map(str, counts))),
+        ("features", features_row),
+        (
+            "forwards",
+            f"{n_features * n_methods + n_directions:,} rows of one position, "
+            f"{len(counts) * n_methods} of the whole prompt",
+        ),
+        ("finished", f"{sum(kept.values()):,} scores are in the cache"),
+        ("time", NOT_MEASURED),
+    ]
+    if rates and rates.feature:
+        # What is kept isn't computed again; without features to score, nothing is.
+        missing = {
+            layer: max(0.0, n - kept[layer] / max(1, n_methods)) for layer, n in counts.items()
+        }
+        seconds = _scoring_seconds(missing, rates, _corpus_tokens(settings.corpus))
+        rows[-1] = ("time", f"about {duration(seconds)} of scoring")
     n_bytes = n_features * TABLE_BYTES + 1e6
-    if steering:
+    if steering := planned_texts(settings, n_features):
         n_bytes += steering.texts * TEXT_BYTES
-        text_rows = [
+        n_kept = _texts_kept(settings, finished, list(counts))
+        rows.append(
             (
                 "steering",
                 f"up to {steering.texts:,} texts of {steering.features:,} "
-                f"{'candidates' if settings.features_concept else 'features'}, about "
-                f"{duration(steering.seconds)}",
-            )
-        ]
-    words = planned_words(settings, len(counts), steering) if steering else None
-    if words:
-        n_bytes += words.words * len(counts) * TABLE_BYTES
-        text_rows.append(
-            (
-                "words",
-                f"up to {words.texts:,} texts for {words.words:,} words in each layer, about "
-                f"{duration(words.seconds)}",
+                f"{'candidates' if settings.features_concept else 'features'}, "
+                f"{_about(max(0, steering.texts - n_kept), rates)}"
+                + (f"; {n_kept:,} texts with these settings are in the cache" if n_kept else ""),
             )
         )
-    return [
-        ("layers", ", ".join(map(str, counts))),
-        ("features", f"{n_features:,}"),
-        (
-            "forwards",
-            f"{n_features * len(methods) + n_directions:,} rows of one position, "
-            f"{len(counts) * len(methods)} of the whole prompt",
-        ),
-        ("time", f"about {duration(seconds)} of scoring"),
-        *text_rows,
-        ("disk", f"about {gigabytes(n_bytes)} in the run's folder"),
-    ]
+    if steering and (words := planned_words(settings, len(counts))):
+        n_bytes += words.words * len(counts) * TABLE_BYTES
+        rows.append(
+            (
+                "words",
+                f"up to {words.texts:,} texts for {words.words:,} words in each layer, "
+                f"{_about(words.texts, rates)}",
+            )
+        )
+    return [*rows, ("disk", f"about {gigabytes(n_bytes)} in the run's folder")]
 
 
-def _seconds_each(
-    subject: Any, features: list[int], settings: Settings, methods: Mapping[str, ScoreConfig]
-) -> float:
-    """Return seconds a feature, timed the second time: the first pays for what happens once.
-
-    Without random directions, which are a layer's and not a feature's.
-    """
-    from steerlens.scores.scoring import score_layer
-
-    methods = {
-        name: dataclasses.replace(score, null_directions=0)
-        if isinstance(score, output.OutputScoreConfig)
-        else score
-        for name, score in methods.items()
-        if not score.corpus_pass()
-    }
-    few = features[:CALIBRATION_FEATURES]
-    ctx = RunContext(settings.subject.memory_budget, settings.seed)
-    seconds = 0.0
-    for _ in range(2):
-        subject.logit_lens_memo = None
-        start = time.perf_counter()
-        score_layer(subject, few, methods, settings.logit_lens_k, ctx)
-        seconds = time.perf_counter() - start
-    return seconds / len(few)
+def _texts_kept(settings: Settings, finished: Finished, layers: list[int]) -> int:
+    in_template = _chat_template(settings)
+    if in_template is None:
+        return 0
+    generation = settings.steering.generation
+    how = dataclasses.asdict(dataclasses.replace(generation, chat_template=in_template))
+    return sum(finished.texts(layer, how) for layer in layers)
 
 
-class _Pass(NamedTuple):
-    """What a pass over the corpus costs, in seconds."""
-
-    texts: float
-    """Once."""
-    alone: float
-    """A token, for this layer alone."""
-    more: float
-    """A token, for one more SAE in the same pass."""
-    at_once: int
-    """SAEs that share a pass."""
-
-
-def _time_pass(subject: Any, settings: Settings, lengths: Sequence[int | None]) -> _Pass:
-    """Return times a layer's pass on the corpus's first tokens, for the longest of the `lengths`
-    asked.
-    """
-    from steerlens.engine.activations.stream import activations
-    from steerlens.engine.corpus_pass import EXAMPLES, at_once, context_length, cut_corpus
-
-    budget = settings.subject.memory_budget
-    ctx = RunContext(corpus=settings.corpus)
-    length = max(context_length(subject, length, ctx) for length in lengths)
-    start = time.perf_counter()
-    cut = list(cut_corpus(subject, settings.corpus, length, CALIBRATION_TOKENS))
-    reading = time.perf_counter() - start
-
-    def seconds(*subjects: Any) -> float:
-        start = time.perf_counter()
-        activations(subjects, cut, EXAMPLES, budget)
-        return (time.perf_counter() - start) / sum(map(len, cut))
-
-    seconds(subject)  # the first pays for what happens once
-    alone = seconds(subject)
-    return _Pass(
-        reading, alone, max(seconds(subject, subject) - alone, 0), at_once(subject, budget)
+def _scoring_seconds(missing: Mapping[int, float], rates: Rates, n_tokens: float) -> float:
+    """Seconds of scoring `missing` features of each layer, from the rates of some layers."""
+    layers = [layer for layer, n in missing.items() if n > 0]
+    if not layers:
+        return 0.0
+    each, null = (
+        np.interp(layers, list(rate), list(rate.values())) for rate in (rates.feature, rates.null)
     )
+    seconds = float(np.dot(each, [missing[layer] for layer in layers]) + null.sum())
+    return seconds + (_corpus_seconds(layers, rates.passes, n_tokens) if rates.passes else 0.0)
 
 
-def _corpus_seconds(layers: list[int], passes: Mapping[int, _Pass], n_tokens: float) -> float:
+def _corpus_seconds(layers: list[int], passes: Mapping[int, CorpusPass], n_tokens: float) -> float:
     """Return seconds of all passes: each runs the model as far as its last layer."""
     texts, alone, more, at_once = (
         np.interp(layers, list(passes), column) for column in zip(*passes.values(), strict=True)

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from steerlens.config.settings import Settings
-from steerlens.runs.models import steering_of
-from steerlens.runs.plan.steering import seconds_each
 
 if TYPE_CHECKING:
     from steerlens.data.concept_sets import ConceptSet
-    from steerlens.engine.subject import Subject
 
 CHARACTERS_PER_TOKEN = 4
 
@@ -22,20 +19,27 @@ class PlannedConcepts(NamedTuple):
     concepts: int
     arms: int
     texts: int
-    seconds: float
-    """Of the texts; what methods learn before takes its own time."""
     rating: str
     """What rating them takes, in a sentence."""
 
 
-def planned_concepts(settings: Settings, subject: Subject, n_layers: int) -> PlannedConcepts:
-    """Plan what steering toward the concepts would take in `n_layers`, timed on a few texts."""
+def planned_concepts(
+    settings: Settings, layer: int, n_layers: int, chat_template: bool
+) -> PlannedConcepts:
+    """Count what steering toward the concepts of `layer`, and as many in all others, would make.
+
+    Args:
+        settings: the run's.
+        layer: one of its layers.
+        n_layers: how many there are.
+        chat_template: whether texts are answers inside one.
+    """
     from steerlens.data.concept_sets.load import load_concepts
     from steerlens.steering.methods.arms import EDITS, PROMPT, SAE
 
-    methods, generation = settings.concepts, steering_of(subject.lm, settings.steering).generation
+    methods = settings.concepts
     assert methods is not None
-    concepts = load_concepts(methods, subject.layer, settings.seed, generation.chat_template)
+    concepts = load_concepts(methods, layer, settings.seed, chat_template)
     named = all(concept.feature is not None for concept in concepts.concepts)
     n_factors = len(settings.steering.factors)
     alone = (*EDITS, PROMPT)
@@ -46,11 +50,8 @@ def planned_concepts(settings: Settings, subject: Subject, n_layers: int) -> Pla
     for concept in concepts.concepts:
         choosing, evaluating = len(concept.choosing), len(concept.evaluating)
         n_texts += sum(n * choosing + evaluating for n in [1, *tried])
-    n_texts *= n_layers * generation.samples
-    seconds = n_texts * seconds_each(settings, subject, 10)
-    return PlannedConcepts(
-        len(concepts), len(tried), n_texts, seconds, _rating(settings, concepts, n_texts)
-    )
+    n_texts *= n_layers * settings.steering.generation.samples
+    return PlannedConcepts(len(concepts), len(tried), n_texts, _rating(settings, concepts, n_texts))
 
 
 def _rating(settings: Settings, concepts: ConceptSet, n_texts: int) -> str:

@@ -1,33 +1,23 @@
-"""The part of a plan about steering: how many texts there would be, and how long they'd take."""
+"""The part of a plan about steering: how many texts there would be."""
 
 from __future__ import annotations
 
-import dataclasses
-import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from steerlens.config.settings import Settings
-from steerlens.engine.run_context import RunContext
-from steerlens.runs.models import steering_of
 from steerlens.scores.selection import part
-
-if TYPE_CHECKING:
-    from steerlens.engine.subject import Subject
-
-CALIBRATION_TEXTS = 128
 
 
 class PlannedTexts(NamedTuple):
-    """What steering with features would take."""
+    """Texts of steered features."""
 
     features: int
     """At most: a threshold may leave fewer."""
     texts: int
-    seconds: float
 
 
-def planned_texts(settings: Settings, subject: Subject, n_features: int) -> PlannedTexts | None:
-    """Return what steering with `n_features` scored features would take, timed on a few texts.
+def planned_texts(settings: Settings, n_features: int) -> PlannedTexts | None:
+    """Count the texts that steering with `n_features` scored features would make.
 
     None if nothing would be steered.
     """
@@ -41,20 +31,19 @@ def planned_texts(settings: Settings, subject: Subject, n_features: int) -> Plan
     arms = n_steered * (1 + len(steer.controls)) + len(steer.together)
     of_factor = len(steering.prompts) * steering.generation.samples
     n_texts = arms * (1 + len(steering.factors)) * of_factor
-    return PlannedTexts(n_steered, n_texts, n_texts * seconds_each(settings, subject, of_factor))
+    return PlannedTexts(n_steered, n_texts)
 
 
 class PlannedWords(NamedTuple):
-    """What looking for words would take."""
+    """Texts toward the words whose coverage is measured."""
 
     words: int
     """At most: not every word has a feature to steer with."""
     texts: int
-    seconds: float
 
 
-def planned_words(settings: Settings, n_layers: int, steered: PlannedTexts) -> PlannedWords | None:
-    """Return what the texts for `coverage.words` would take, at the rate of the other texts.
+def planned_words(settings: Settings, n_layers: int) -> PlannedWords | None:
+    """Count the texts for `coverage.words`.
 
     None if there are no words.
     """
@@ -64,26 +53,4 @@ def planned_words(settings: Settings, n_layers: int, steered: PlannedTexts) -> P
     steering = settings.steering
     of_factor = len(steering.prompts) * steering.generation.samples
     n_texts = len(words) * n_layers * (1 + len(steering.factors)) * of_factor
-    return PlannedWords(len(words), n_texts, n_texts * steered.seconds / steered.texts)
-
-
-def seconds_each(settings: Settings, subject: Subject, of_factor: int) -> float:
-    """Time a text, in seconds, the second time: the first pays for what happens once."""
-    from steerlens.steering.features import steer_layer
-
-    steering = steering_of(subject.lm, settings.steering)
-    steer = dataclasses.replace(steering.steer, controls=[], together=[], search=False)
-    few = dataclasses.replace(steering, steer=steer, factors=steering.factors[-1:], concept=())
-    ctx = RunContext(
-        settings.subject.memory_budget,
-        settings.seed,
-        corpus=settings.corpus,
-        examples=settings.shipped_examples,
-    )
-    features = range(min(subject.d_sae, max(1, CALIBRATION_TEXTS // (2 * of_factor))))
-    seconds = 0.0
-    for _ in range(2):
-        start = time.perf_counter()
-        texts = steer_layer(subject, features, few, ctx)
-        seconds = (time.perf_counter() - start) / len(texts)
-    return seconds
+    return PlannedWords(len(words), n_texts)

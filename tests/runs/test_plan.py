@@ -1,0 +1,124 @@
+"""A plan: from what was measured before and what lies in the cache, without the model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from steerlens.config.compose import compose
+from steerlens.errors import SteerlensError
+from steerlens.results import FEATURES
+from steerlens.runs.preflight import check
+from steerlens.runs.run import run
+from tests.support.tiny import D_SAE, save_sae
+
+SCORES = ("score.null_directions=9",)
+STEERS = (*SCORES, "generation.max_new_tokens=4", "generation.n_prompts=2")
+LOADERS = ("torch", "sae_lens", "transformer_lens")
+
+Rows = Callable[..., dict[str, str]]
+
+
+@pytest.fixture
+def words(tiny_folder: Callable[[str], Path], tmp_path: Path) -> list[str]:
+    """Overrides of a run on two layers."""
+    for layer in (1, 3):
+        save_sae(tmp_path / "saes" / str(layer), "topk", layer=layer, seed=layer, k=2)
+    return [
+        *("model=local", f"model.path={tiny_folder('llama')}", "tracking=disabled"),
+        *("sae=local", f"sae.path={tmp_path / 'saes'}", "device=cpu", "dtype=float32"),
+        *(f"paths.cache_dir={tmp_path / 'cache'}", f"paths.output_dir={tmp_path / 'out'}"),
+    ]
+
+
+@pytest.fixture
+def plan(words: list[str], capsys: pytest.CaptureFixture[str]) -> Rows:
+    """The rows of a plan, by their names."""
+
+    def planned(*more: str) -> dict[str, str]:
+        config = compose([*words, "plan=true", *more])
+        check(config)
+        capsys.readouterr()
+        run(config)
+        lines = capsys.readouterr().out.splitlines()
+        return {line.split()[0]: " ".join(line.split()[1:]) for line in lines[1:]}
+
+    return planned
+
+
+def test_rates_are_those_that_were_measured_before(plan: Rows) -> None:
+    steers = (*STEERS, "steer.factors=[2,8]")
+    assert plan(*steers)["time"].startswith("not measured yet; plan=measure")
+    assert "is not measured yet" in plan(*steers)["steering"]
+    measured = plan(*steers, "plan=measure")
+    assert measured["time"].endswith(" of scoring")
+    assert ", about " in measured["steering"]
+    assert plan(*steers) == measured
+    assert plan(*STEERS, "steer.factors=[1,2,4]")["steering"].startswith(
+        f"up to {2 * D_SAE * 4 * 2:,} t"
+    )
+    other = plan(*steers, "score.prompt=Another prompt")
+    assert other["time"].startswith("not measured yet")
+
+
+def test_what_is_in_the_cache_is_not_planned_again(plan: Rows, words: list[str]) -> None:
+    before = plan(*SCORES, "plan=measure")
+    assert before["finished"].startswith("0 scores")
+    run(compose([*words, *SCORES, "layer=1"]))
+    assert plan(*SCORES)["finished"] == f"{D_SAE} scores are in the cache"
+    run(compose([*words, *SCORES]))
+    assert plan(*SCORES)["finished"] == f"{2 * D_SAE} scores are in the cache"
+    assert plan(*SCORES)["time"] == "about 0.0 s of scoring"
+    assert plan(*SCORES, "score.prompt=Another prompt")["finished"].startswith("0 scores")
+
+
+def test_candidates_of_a_concept_are_counted_once_their_tokens_are_known(
+    plan: Rows, words: list[str], tmp_path: Path
+) -> None:
+    concept = ("experiment=concept", "concept=w60", "features.top_k=5")
+    concept += (
+        "score.output.prompt=the w20",
+        "score.concept.prompt=the w20",
+        "generation.n_prompts=2",
+        "generation.max_new_tokens=4",
+    )
+    unknown = plan(*concept)
+    assert unknown["features"] == (
+        f"{2 * D_SAE} at most: how many may stand for the concept, plan=measure counts"
+    )
+    measured = plan(*concept, "plan=measure")
+    n = int(measured["features"].split()[0])
+    assert measured["features"] == f"{n} candidates of {2 * D_SAE}"
+    assert plan(*concept)["features"] == measured["features"]
+    run(compose([*words, *concept]))
+    assert len(FEATURES.read(tmp_path / "out")) == n
+
+
+def test_texts_in_the_cache_are_told(plan: Rows, words: list[str]) -> None:
+    steers = (*STEERS, "steer.factors=[2]", "features.ids=[1,2]", "layer=1")
+    run(compose([*words, *steers, "features.ids=[1]"]))
+    assert plan(*steers)["steering"].endswith("; 4 texts with these settings are in the cache")
+
+
+def test_a_plan_is_true_false_or_measure(words: list[str]) -> None:
+    with pytest.raises(SteerlensError, match=r"plan.*'measur'.*did you mean 'measure'"):
+        check(compose([*words, "plan=measur"]))
+
+
+def test_a_plan_imports_nothing_that_computes(words: list[str]) -> None:
+    told = f"[m for m in {LOADERS} if m in sys.modules]"
+    program = f"""
+import sys
+from steerlens.cli import main
+try:
+    main({[*words, "plan=true"]!r})
+finally:
+    print({told}, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "features" in done.stdout, done.stderr
+    assert done.stderr.splitlines()[-1] == "[]"
