@@ -15,11 +15,11 @@ import argparse
 import time
 
 from steerlens.config.compose import compose
-from steerlens.config.settings import parse_subject
-from steerlens.config.steering import with_template
+from steerlens.config.settings import parse_settings
 from steerlens.engine.generation import generate
-from steerlens.engine.run_context import RunContext
+from steerlens.engine.run_context import ScoreRun
 from steerlens.engine.subject import load_subjects
+from steerlens.runs.models import steering_of
 from steerlens.steering.features import text_rows
 from steerlens.steering.metrics import MetricRun, Texts, metrics
 
@@ -32,23 +32,22 @@ def main() -> None:
     parser.add_argument("--factors", default="0,0.7,1.4,2.8,5.6")
     parser.add_argument("--rounds", type=int, default=2, help="the best counts")
     args, overrides = parser.parse_known_args()
-    config = compose([*SETTINGS, "generation.stop=null", *overrides])
-    subject = next(iter(load_subjects(parse_subject(config))))
-    has_template = bool(subject.lm.tokenizer.chat_template)
-    generation = with_template(config.generation, has_template, subject.lm.name)
-    config.generation = generation
+    settings = parse_settings(compose([*SETTINGS, "generation.stop=null", *overrides]))
+    subject = next(load_subjects(settings.subject))
+    steering = steering_of(subject.lm, settings.steering)
+    generation = steering.generation
     factors = [float(factor) for factor in args.factors.split(",")]
-    arms = {(feature, ""): factors for feature in range(args.features)}
-    rows = text_rows(arms, config)
-    run, metric_run = RunContext(), MetricRun(chat_template=bool(generation.chat_template))
+    arms = {(feature, "", ""): factors for feature in range(args.features)}
+    rows = text_rows(arms, steering)
+    run, metric_run = ScoreRun(), MetricRun(chat_template=bool(generation.chat_template))
 
     def seconds_of_texts() -> float:
         nonlocal texts
         start = time.process_time()
-        texts = generate(subject, rows, config.steer, generation, run)
+        texts = generate(subject, rows, steering.steer, generation, run)
         return time.process_time() - start
 
-    texts = generate(subject, rows.head(16), config.steer, generation, run)  # what happens once
+    texts = generate(subject, rows.head(16), steering.steer, generation, run)  # what happens once
     of_texts = min(seconds_of_texts() for _ in range(args.rounds))
     columns = Texts(
         features=texts["feature"].to_numpy(dtype="int64"),

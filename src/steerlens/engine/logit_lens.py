@@ -73,8 +73,10 @@ def kept_logit_lens(subject: Subject, k: int, store: Store | None) -> Iterator[N
         stored_F[ids] = True
     yield
     memo_FK = subject.logit_lens_memo
+    if memo_FK is None or memo_FK.shape[1] != key["logit_lens"]:
+        return
     new = ((memo_FK[:, 0] >= 0) & ~stored_F).nonzero()[:, 0]
-    if len(new) and memo_FK.shape[1] == key["logit_lens"]:
+    if len(new):
         tokens_nk = [*memo_FK[new].int().numpy()]
         store.add(key, pa.table({"feature": new.numpy(), "tokens": tokens_nk}))
 

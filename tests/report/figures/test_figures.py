@@ -45,7 +45,7 @@ def half_zero(table: pd.DataFrame) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("layers", "change"),
     some_slow(product(LAYERS, [zeros, equal, ones, half_null, half_zero])),
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_every_kind_of_table_can_be_drawn(
     layers: tuple[int, ...], change: Callable[[pd.DataFrame], pd.DataFrame]
@@ -113,7 +113,9 @@ def test_shares_above_the_thresholds_are_drawn_and_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "change"), some_slow(product(LAYERS[:3], [zeros, ones, half_zero])), ids=str
+    ("layers", "change"),
+    some_slow(product(LAYERS[:3], [zeros, ones, half_zero])),
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_random_directions_can_be_drawn_beside_every_kind_of_table(
     layers: tuple[int, ...], change: Callable[[pd.DataFrame], pd.DataFrame]

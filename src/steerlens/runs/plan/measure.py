@@ -44,7 +44,8 @@ def measure(settings: Settings) -> Measured:
     layers = [source.layer for source in sae_sources(settings.subject)]
     ends = {layer for layer in (layers[0], layers[-1]) if layer is not None}
     # The candidates of a concept are in all layers.
-    probed = ends if not settings.features_concept else {*filter(None.__ne__, layers)}
+    numbers = {layer for layer in layers if layer is not None}
+    probed = numbers if settings.features_concept else ends
     probe = settings.subject.of_layers(probed) if ends else settings.subject
     timed: dict[int, float] = {}
     null: dict[int, float] = {}

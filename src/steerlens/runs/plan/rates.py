@@ -52,13 +52,13 @@ def read_rates(settings: Settings) -> Rates | None:
     """Read what was measured before on this machine, of this subject and these settings."""
     content = read_json(_file(settings))
     try:
-        by_layer = [
+        feature, null = (
             {int(layer): float(seconds) for layer, seconds in content[name].items()}
             for name in ("feature", "null")
-        ]
+        )
         passes = {int(layer): CorpusPass(*row) for layer, row in content["passes"].items()}
         text = content["text"]
-        return Rates(*by_layer, passes, None if text is None else float(text))
+        return Rates(feature, null, passes, None if text is None else float(text))
     except (TypeError, KeyError, ValueError, AttributeError):
         return None
 
