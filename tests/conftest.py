@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-ONE_PIXEL = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNgAAAAAgAB5Sfe/AAAAABJRU5ErkJggg=="
-)
-"""A PNG."""
+from tests.support.drawing import coarse, undrawn
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
@@ -90,28 +86,12 @@ def tiny_subject(
 @pytest.fixture(scope="module")
 def quick_figures() -> Iterator[None]:
     """Coarse PNGs and empty PDFs: drawing them properly takes most of a tiny run's time."""
-    from matplotlib.figure import Figure
-
-    whole = Figure.savefig
-
-    def savefig(figure: Any, file: Any, format: str, **settings: Any) -> None:
-        if format == "png":
-            figure.set_layout_engine("none")
-            whole(figure, file, format=format, dpi=20, **settings)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", savefig)
+    with coarse():
         yield
 
 
 @pytest.fixture(scope="module")
 def undrawn_figures() -> Iterator[None]:
-    """Figures are made, but not drawn: their files hold a pixel. For what isn't about pictures."""
-    from matplotlib.figure import Figure
-
-    def savefig(figure: Any, file: Any, format: str, **settings: Any) -> None:
-        file.write(ONE_PIXEL if format == "png" else b"%PDF-1.4\n")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", savefig)
+    """Figures are made, but not drawn: for what isn't about pictures."""
+    with undrawn():
         yield

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def share(counts: list[int], é: float = 0.5, *, most: "int" = 2) -> dict[str, 4]:
     """Not 1."""
     total: int = 0
-    for count in counts:
+    for count, _ in zip(counts, counts, strict=True):
         if count not in (1, 2) and not count >= é:
             continue
         total += count

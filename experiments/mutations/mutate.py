@@ -147,6 +147,10 @@ class _Finder(ast.NodeVisitor):
         if node.value is not None:
             self.visit(node.value)
 
+    def visit_keyword(self, node: ast.keyword) -> None:
+        if node.arg != "strict":  # of `zip`: all are as long as they should be
+            self.generic_visit(node)
+
     def visit_arg(self, node: ast.arg) -> None:
         """Leave annotations as they are."""
 

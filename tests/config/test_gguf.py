@@ -193,25 +193,25 @@ def test_a_gguf_without_a_tokenizer_is_told(tmp_path: Path, sae: Path) -> None:
 
 
 def test_a_template_is_refused_where_the_model_has_none(tmp_path: Path, sae: Path) -> None:
-    asked = "generation.chat_template=true"
-    check(compose(words(write_gguf(tmp_path / "with.gguf"), sae, asked)))
+    asked = ("steer=grid", "generation.chat_template=true")
+    check(compose(words(write_gguf(tmp_path / "with.gguf"), sae, *asked)))
     without = write_gguf(tmp_path / "without.gguf", template=None)
     check(compose(words(without, sae)))
     expected = "{} has no chat template; use generation.chat_template=false or auto."
-    assert refusal(*words(without, sae, asked)) == expected.format("without")
+    assert refusal(*words(without, sae, *asked)) == expected.format("without")
 
     folder = model_folder(tmp_path / "model", d_model=D_MODEL)
-    check(compose(words(folder, sae, asked)))  # without a tokenizer only loading tells
+    check(compose(words(folder, sae, *asked)))  # without a tokenizer only loading tells
     (folder / "tokenizer_config.json").write_text("{}")
-    assert refusal(*words(folder, sae, asked)) == expected.format("model")
+    assert refusal(*words(folder, sae, *asked)) == expected.format("model")
     (folder / "chat_template.jinja").write_text("{{ messages }}")
-    check(compose(words(folder, sae, asked)))
+    check(compose(words(folder, sae, *asked)))
 
 
 def test_an_evaluator_may_be_a_gguf_and_is_checked(file: Path, sae: Path) -> None:
-    evaluator = ["model@evaluator=local", f"evaluator.path={file}"]
+    evaluator = ["steer=grid", "model@evaluator=local", f"evaluator.path={file}"]
     check(compose(words(file, sae, *evaluator)))
-    nowhere = ["model@evaluator=local", "evaluator.path=/nowhere.gguf"]
+    nowhere = ["steer=grid", "model@evaluator=local", "evaluator.path=/nowhere.gguf"]
     assert refusal(*words(file, sae, *nowhere)) == "there is no file /nowhere.gguf."
 
 
@@ -282,7 +282,7 @@ def test_a_missing_or_other_wheel_is_told_with_the_command_that_brings_it(
     # The same entry from the hub.
     check(compose([*given, f"model.path={HUB_NAME}"]))
     # Nor does what loads no model need it.
-    check(compose([*given, f"reference.ratings={tmp_path}"]))
+    check(compose([f"model={SMOLLM2}", f"reference.ratings={tmp_path}"]))
 
 
 def test_a_damaged_file_of_the_wheel_is_told_with_the_command_that_brings_it(

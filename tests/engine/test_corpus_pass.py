@@ -112,7 +112,7 @@ def test_too_few_are_refused_with_their_number(words: list[str]) -> None:
     some = int((counts >= 10).sum())
     with pytest.raises(SteerlensError, match=f"^{some} features of layer 1 fire in at least 10 "):
         features_of([*words, f"features.n={some + 1}", "features.min_examples=10"])
-    with pytest.raises(SteerlensError, match="0 features of layer 1 fire in at least 151 p"):
+    with pytest.raises(SteerlensError, match="0 features of layer 1 fire in at least 151 s"):
         features_of([*words, "features.min_examples=151"])
 
 

@@ -256,7 +256,7 @@ def test_a_saved_configuration_keeps_its_sources(
     config = compose([*words, f"sae.examples={file}", "score=both"])
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(config)))
     assert read_config(tmp_path).corpus.name == "auto"
-    assert read_config(tmp_path).score["input"]["source"] == "shipped"
+    assert read_config(tmp_path).score["input"].source == "shipped"
 
 
 def test_what_a_saved_configuration_asks_of_the_environment_is_text(

@@ -132,7 +132,8 @@ def steered(folder: Path, **columns: Any) -> RunTables:
     """A run that steered, in `folder`, with features of every role."""
     scores = {"input_score": [0.9, 0.0, 0.5] * 4, "output_score": [0.0, 0.9, 0.5] * 4}
     found = tables(**(scores | columns))
-    texts = found.generations.assign(text="".join(NASTY), prompt="a | \x1b[0m<i>")
+    prompts = "a | \x1b[0m<i>" + found.generations["prompt"]
+    texts = found.generations.assign(text="".join(NASTY), prompt=prompts)
     FEATURES.write(found.features, folder)
     GENERATIONS.write(texts, folder)
     STEERING.write(found.steering, folder)

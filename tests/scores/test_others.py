@@ -9,6 +9,7 @@ import pytest
 
 from steerlens import SteerlensError, score_features
 from steerlens.engine.subject import Subject
+from steerlens.scores import prompt_robustness
 from tests.support.naive import naive_output_score, naive_steered_logits
 from tests.support.tiny import D_SAE, D_VOCAB
 
@@ -56,6 +57,13 @@ def test_prompt_robustness_is_the_output_score_under_every_prompt(
         assert list(row["output_score_by_prompt"]) == pytest.approx(scores, rel=1e-4)
         assert row["output_score_mean"] == pytest.approx(np.mean(scores), rel=1e-4)
         assert row["output_score_std"] == pytest.approx(np.std(scores), rel=1e-3)
+
+
+@pytest.mark.parametrize("prompts", [["the"], ["the", " "], []])
+def test_prompt_robustness_needs_two_prompts(prompts: list[str]) -> None:
+    prompt_robustness.Config(prompts=["the", "Note that"]).check()
+    with pytest.raises(SteerlensError, match="two or more, none empty"):
+        prompt_robustness.Config(prompts=prompts).check()
 
 
 def test_random_scores_depend_on_seed_layer_and_feature_alone(tiny_subject: MakeSubject) -> None:

@@ -174,7 +174,7 @@ def test_a_rerun_makes_no_text_and_learns_nothing(
 ) -> None:
     sizes = count_decoded(monkeypatch)
     monkeypatch.setattr("steerlens.steering.methods.arms.fit_concepts", None)
-    monkeypatch.setattr("steerlens.steering.methods.loreft.fit", None)
+    monkeypatch.setattr("steerlens.steering.methods.loreft.learn", None)
     again = steered(subject, config_of(whole[1]))
     assert sizes == []
     for name in ("concepts", "ratings"):
@@ -183,7 +183,7 @@ def test_a_rerun_makes_no_text_and_learns_nothing(
 
 @pytest.mark.parametrize(
     ("method", "learner"),
-    [("SSV", "fit_concepts"), ("LoReFT", "loreft.fit"), ("LoRA", "lora.fit")],
+    [("SSV", "fit_concepts"), ("LoReFT", "loreft.learn"), ("LoRA", "lora.learn")],
 )
 def test_a_killed_run_learns_only_the_concepts_that_are_left(
     subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, learner: str

@@ -194,9 +194,9 @@ def test_eos_closes_the_tokens_and_is_not_in_the_text(tiny_subject: MakeSubject)
     model: Any = subject.lm.bridge.original_model
     model.generation_config.eos_token_id = first[2]  # the tokenizer doesn't know
     text = texts_of(subject, rows, **SAMPLED).iloc[0]
-    assert text["token_ids"] == first[:3]
+    assert text["token_ids"].tolist() == first[:3]
     assert text["stopped_by"] == EOS
     assert text["text"] == "".join(f" {one}" for one in tokenizer.convert_ids_to_tokens(first[:2]))
     model.generation_config.eos_token_id = first[0]
     text = texts_of(subject, rows, **SAMPLED).iloc[0]
-    assert (text["text"], text["token_ids"], text["stopped_by"]) == ("", first[:1], EOS)
+    assert (text["text"], *text["token_ids"], text["stopped_by"]) == ("", first[0], EOS)

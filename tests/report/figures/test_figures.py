@@ -16,6 +16,7 @@ from steerlens.report.figures import BESIDE_NULL, FIGURES, draw_all, output_scor
 from steerlens.report.figures.style import look
 from steerlens.results import FEATURES, WORDS
 from steerlens.results.folder import RunTables
+from tests.support.drawing import coarse
 from tests.support.frames import frame, null_scores
 from tests.support.pairs import some_slow
 
@@ -86,7 +87,8 @@ def test_a_table_without_scores_gives_no_figure_and_no_folder(tmp_path: Path) ->
 
 def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
-    draw_all(RunTables(frame()), tmp_path)
+    with coarse():
+        draw_all(RunTables(frame()), tmp_path)
     assert dict(matplotlib.rcParams) == before
 
 
@@ -150,8 +152,9 @@ def test_random_directions_stand_beside_the_features_of_their_layer() -> None:
 @pytest.mark.parametrize("words", [[], [{"word": "water", "reason": "no feature"}]])
 def test_a_run_with_random_directions_shows_them(tmp_path: Path, words: list[Any]) -> None:
     tables = RunTables(frame(), words=WORDS.frame(words))
-    with_null = draw_all(replace(tables, null_scores=null_scores()), tmp_path / "a")
-    without = draw_all(tables, tmp_path / "b")
+    with coarse():
+        with_null = draw_all(replace(tables, null_scores=null_scores()), tmp_path / "a")
+        without = draw_all(tables, tmp_path / "b")
     assert set(with_null) == set(without) == set(FIGURES)
     changed = {
         name

@@ -70,6 +70,14 @@ def test_other_numbers_of_tokens(tiny_subject: MakeSubject) -> None:
     assert list(measure(random_texts(subject), subject, k=[3])) == ["success_3", "success_3_ids"]
 
 
+def test_of_a_concept_its_tokens_are_counted_too(tiny_subject: MakeSubject) -> None:
+    words = [" w20 my w20", " experience", ""]
+    texts = Texts(np.zeros(3, dtype=int), [""] * 3, words, [[20, 5, 20], [6], []])
+    columns = success.measure(texts, tiny_subject(), success.Config(), MetricRun(concept="w20"))
+    assert columns["concept_success"] == [2, 0, 0]
+    assert "concept_success" not in measure(texts, tiny_subject())
+
+
 @pytest.mark.parametrize("k", [[], [0, 5], [-1]])
 def test_numbers_of_tokens_that_are_none_are_refused(k: list[int]) -> None:
     with pytest.raises(SteerlensError, match="at least 1"):
