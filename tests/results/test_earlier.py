@@ -9,8 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from steerlens.analysis.summary import summarise
+from steerlens.report import report_text
 from steerlens.results import COVERAGE, GENERATIONS, STEERING, TABLES, features_alone
 from steerlens.results.earlier import in_present_settings
+from steerlens.results.folder import read_tables
 from tests.support.frames import steering
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
@@ -48,6 +51,12 @@ def test_shares_of_texts_with_a_word_have_their_names_of_today(tmp_path: Path) -
     names = {"word_share": "shown", "word_share_unsteered": "shown_unsteered"}
     save_earlier(table, names, tmp_path / COVERAGE.file)
     pd.testing.assert_frame_equal(COVERAGE.read(tmp_path), table)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in RESULTS.iterdir()))
+def test_committed_results_are_told(name: str) -> None:
+    tables = read_tables(RESULTS / name)
+    assert "## " in report_text(tables, summarise(tables), {}, RESULTS / name)
 
 
 def test_a_unit_has_its_name_of_today() -> None:

@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 import steerlens.data.corpus
 from steerlens.config.compose import compose
 from steerlens.engine.subject.head import Head
-from steerlens.results import FEATURES, GENERATIONS
+from steerlens.results import CARDS, FEATURES, GENERATIONS, NEIGHBOURS
 from steerlens.results.pmi import PMI_FILE
 from steerlens.runs.run import run
 from tests.support.frames import assert_identical
@@ -62,7 +62,7 @@ def test_nothing_is_computed_twice(
     run(compose([*words, f"paths.output_dir={tmp_path / 'second'}"]))
     assert calls == []
     first, second = tmp_path / "first", tmp_path / "second"
-    for table in (FEATURES, GENERATIONS):
+    for table in (FEATURES, GENERATIONS, CARDS, NEIGHBOURS):
         assert_identical(table.read(first), table.read(second))
     assert (first / PMI_FILE).read_bytes() == (second / PMI_FILE).read_bytes()
     # A damaged file is no result.

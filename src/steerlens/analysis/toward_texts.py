@@ -53,7 +53,8 @@ def steered_toward(tables: RunTables, word: Mapping[str, Any]) -> list[Toward]:
         word: from `words_summary`.
     """
     concept = (tables.steering["concept"] == word["word"]).fillna(value=False)
-    texts = dict(zip(word["token_ids"] or [], word["tokens"] or [], strict=True))
+    ids = word["token_ids"] or []  # earlier runs have none beside their tokens
+    texts = dict(zip(ids, word["tokens"], strict=True)) if ids else {}
     return [
         _toward(row, tables.generations, texts)
         for row in best_toward(tables.steering.loc[concept]).to_dict("records")

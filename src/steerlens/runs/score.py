@@ -147,8 +147,9 @@ def _describe(
     from steerlens.scores.cards import card_rows
 
     best = rows["feature"].to_numpy()[best_of_layers(rows, BEST_OF_LAYER)]
+    ids = sorted(best.tolist())
     described = card_rows(
-        subject, sorted(best.tolist()), settings.logit_lens_k, ctx.memory_budget, ctx.examples
+        subject, ids, settings.logit_lens_k, ctx.memory_budget, ctx.examples, ctx.store
     )
     folder.add(CARDS, CARDS.frame(described.cards))
     folder.add(EXAMPLES, EXAMPLES.frame(described.examples))

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import torch
 
     from steerlens.engine.subject import Subject
+    from steerlens.storage.store import Store
+
+CARDS_FILE = "cards.json"
 
 SUPPRESSED = 10
 """Tokens that a feature suppresses most."""
@@ -42,6 +45,7 @@ def card_rows(
     logit_lens_k: int,
     memory_budget: int,
     examples: str | None,
+    store: Store | None = None,
 ) -> CardRows:
     """Describe `features` of `subject` for their cards.
 
@@ -51,6 +55,7 @@ def card_rows(
         logit_lens_k: promoted tokens of each.
         memory_budget: bytes for the logits and cosines of a few features.
         examples: file of the examples that ship with the SAE; None = no texts are at hand.
+        store: where logits and neighbours are kept; None = nowhere.
     """
     ids = np.asarray(features, dtype=np.int64)
     names = {
@@ -59,13 +64,20 @@ def card_rows(
         "hook_name": subject.hook_name,
         "layer": subject.layer,
     }
-    cards = {**names, "feature": ids, **_lens(subject, ids, logit_lens_k, memory_budget)}
+    key = {**subject.key, "cards": ids.tolist(), "logit_lens": logit_lens_k}
+    computed = store.load_json(key, CARDS_FILE) if store else None
+    if computed is None:
+        computed = {
+            "lens": _lens(subject, ids, logit_lens_k, memory_budget),
+            "neighbours": _neighbours(subject, ids, memory_budget),
+        }
+        if store:
+            store.keep_json(key, CARDS_FILE, computed)
+    cards = {**names, "feature": ids, **computed["lens"]}
     texts: dict[str, Any] = {"feature": [], "example": [], "tokens": [], "activations": []}
     if examples:
         cards |= _activations(subject, ids, Path(examples), texts)
-    return CardRows(
-        cards, {**names, **texts}, {**names, **_neighbours(subject, ids, memory_budget)}
-    )
+    return CardRows(cards, {**names, **texts}, {**names, **computed["neighbours"]})
 
 
 def _lens(subject: Subject, ids: np.ndarray, k: int, memory_budget: int) -> dict[str, Any]:
