@@ -5,6 +5,7 @@ import json
 import logging
 import struct
 import sys
+import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -271,8 +272,12 @@ def test_the_page_is_html_and_too_large_an_artifact_as_wandb_reads_them_back(
     tracker.log_page(page)
     tracker.finish({})
     [written] = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
-    records = [*wandb_records(written)]
-    kinds = {record.WhichOneof("record_type") for record in records}
+    kinds: set[Any] = set()
+    end = time.monotonic() + 60  # W&B's own process may still be writing
+    while "exit" not in kinds and time.monotonic() < end:
+        time.sleep(0.05)
+        records = [*wandb_records(written)]
+        kinds = {record.WhichOneof("record_type") for record in records}
     assert "exit" in kinds, "read to its end"
     items = [item for record in records for item in record.history.item]
     logged = {item.key or item.nested_key[0] for item in items}
