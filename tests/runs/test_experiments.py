@@ -202,7 +202,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 
 @pytest.fixture(scope="module")
 def finished(
-    quick_figures: None,
+    undrawn_figures: None,
     compared_once: None,
     folders: Folders,
     text: Path,
