@@ -19,7 +19,7 @@ from steerlens.results import FEATURES
 from steerlens.runs.preflight import check
 from steerlens.storage.files import read_json
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
 
 LISTED = {"0": [7, 3], "5": [3, 11]}
 INPUT = {"0_7": 0.5, "0_3": 0.0, "5_3": 0.25, "5_11": 1.0}

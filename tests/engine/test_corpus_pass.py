@@ -54,7 +54,9 @@ def naive_pieces_fired(words: list[str]) -> dict[int, np.ndarray]:
         )
         counts[subject.layer] = np.zeros(D_SAE, dtype=int)
         for piece in cut:
-            _, cache = subject.lm.bridge.run_with_cache(torch.from_numpy(piece).long()[None])
+            _, cache = subject.lm.bridge.run_with_cache(
+                torch.from_numpy(piece).long()[None], names_filter=subject.hook_name
+            )
             acts_LF = subject.sae.encode(cache[subject.hook_name])[0, 1:]  # without BOS
             counts[subject.layer] += (acts_LF > 0).any(dim=0).numpy()
     return counts

@@ -135,7 +135,7 @@ def test_the_hub_is_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_model_types_compares_what_is_there_and_names_the_rest(
-    tmp_path: Path, cache: Path, gemma: RunConfig, quick_figures: None,
+    tmp_path: Path, cache: Path, gemma: RunConfig, undrawn_figures: None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     with snapshot(cache, "openai-community/gpt2") as model:

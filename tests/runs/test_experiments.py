@@ -202,7 +202,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 
 @pytest.fixture(scope="module")
 def finished(
-    quick_figures: None,
+    undrawn_figures: None,
     compared_once: None,
     folders: Folders,
     text: Path,
@@ -347,8 +347,10 @@ def test_model_types_are_compared_on_every_type(
 def test_a_study_of_one_feature_is_told_without_a_claim(
     name: str, finished: Callable[[RunConfig, str], Path]
 ) -> None:
-    of_steered = [] if name == "dataset_size" else ["selection.top_n=1"]  # it steers with none
-    config = composed(name, "features=random", "features.n=1", "layer=19", *of_steered)
+    config = composed(name, "features=random", "features.n=1", "layer=19")
+    if config.steer.factors:
+        few = dataclasses.replace(config.selection, top_n=1)
+        config = dataclasses.replace(config, selection=few)
     config = dataclasses.replace(config, coverage=CoverageConfig())
     folder = finished(config, "smollm2")
     summary = json.loads((folder / "summary.json").read_text())

@@ -48,7 +48,7 @@ def finished(folder: Path, name: str, *words: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def demo(folder: Path, quick_figures: None) -> Path:
+def demo(folder: Path, undrawn_figures: None) -> Path:
     return finished(folder, "demo", "experiment=demo", f"toward.words={WORD_LIST}", "toward.n=2")
 
 
@@ -83,7 +83,7 @@ def test_words_are_tried_in_their_order_until_enough_are_found(demo: Path) -> No
 
 
 def test_texts_of_several_words_are_made_together_once(
-    folder: Path, quick_figures: None, monkeypatch: pytest.MonkeyPatch
+    folder: Path, undrawn_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = count_decoded(monkeypatch)
     words = ("experiment=demo", f"toward.words={WORD_LIST[1:4]}", "toward.n=null", "seed=1")
@@ -160,7 +160,7 @@ def test_steering_has_the_unsteered_rate_beside_the_steered(demo: Path) -> None:
 )
 def test_a_run_that_finds_nothing_says_so_and_is_done(
     folder: Path,
-    quick_figures: None,
+    undrawn_figures: None,
     capsys: pytest.CaptureFixture[str],
     settings: list[str],
     reason: str,

@@ -10,6 +10,7 @@ import pytest
 from steerlens.analysis.series import Series
 from steerlens.report.figures import overlay, style
 from steerlens.results.folder import RunTables
+from tests.support.drawing import coarse
 from tests.support.frames import frame
 from tests.support.steering import steering
 
@@ -21,7 +22,7 @@ def series(n: int) -> list[Series]:
     ]
 
 
-@pytest.mark.parametrize("n", [2, 7, 30])
+@pytest.mark.parametrize("n", [2, 7, pytest.param(30, marks=pytest.mark.slow)])
 def test_every_result_is_drawn_and_named(n: int) -> None:
     with style.look():
         for draw in (overlay.by_layer, overlay.distributions, overlay.by_threshold):
@@ -60,7 +61,8 @@ def test_what_nobody_has_is_not_drawn(tmp_path: Path) -> None:
 
 
 def test_figures_are_the_same_bytes_each_time(tmp_path: Path) -> None:
-    for folder in ("a", "b"):
-        overlay.draw_overlay(series(2), tmp_path / folder)
+    with coarse():
+        for folder in ("a", "b"):
+            overlay.draw_overlay(series(2), tmp_path / folder)
     for file in (tmp_path / "a" / "figures").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / "figures" / file.name).read_bytes()

@@ -260,7 +260,7 @@ def test_features_steered_together_are_no_arm() -> None:
     }
 
 
-def test_the_answer_is_written(tmp_path: Path, quick_figures: None) -> None:
+def test_the_answer_is_written(tmp_path: Path, undrawn_figures: None) -> None:
     summary, figures = write_answer(both(), tmp_path)
     assert summary is not None
     rows: dict[str, list[Any]] = summary["tables"]
