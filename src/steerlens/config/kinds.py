@@ -167,16 +167,16 @@ def _reads(config: RunConfig, key: str) -> bool:
 def _refusal(key: str, value: Any, config: RunConfig) -> str:
     kind, group = kind_of(config), key.partition(".")[0]
     if key.endswith(".name"):
-        given = f"{group}={getattr(config, group).name}"
+        setting = f"{group}={getattr(config, group).name}"
     elif isinstance(value, ModelConfig | JudgeConfig):
-        given = f"{'model@evaluator' if key == 'evaluator' else key}={value.name}"
+        setting = f"{'model@evaluator' if key == 'evaluator' else key}={value.name}"
     elif key == "score":
-        given = f"score={','.join(value)}"
+        setting = f"score={','.join(value)}"
     else:
-        given = f"{key}={_told(value)}"
+        setting = f"{key}={_as_typed(value)}"
     if kind.reads & {group, key}:
-        return f"{given} is read only beside {CONDITIONS[key][1]}; add that, or leave it out."
-    return f"{given} would be ignored: this run {kind.does}; {_remedy(kind, group)}."
+        return f"{setting} is read only beside {CONDITIONS[key][1]}; add that, or leave it out."
+    return f"{setting} would be ignored: this run {kind.does}; {_remedy(kind, group)}."
 
 
 def _remedy(kind: Kind, group: str) -> str:
@@ -202,10 +202,10 @@ def _remedy(kind: Kind, group: str) -> str:
     return "leave it out"
 
 
-def _told(value: Any) -> str:
+def _as_typed(value: Any) -> str:
     """Return `value` as it is typed, but for quotes that a shell or Hydra may need."""
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(_told, value))}]"
+        return f"[{','.join(map(_as_typed, value))}]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)
