@@ -50,7 +50,7 @@ class Ended(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--n", type=int, default=60)
     parser.add_argument("--room", choices=ROOMS, action="append", help="default: all four")
     parser.add_argument("--seconds", type=float, default=300, help="for each change, at most")

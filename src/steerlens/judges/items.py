@@ -100,6 +100,7 @@ class Judge(Protocol):
     @property
     def name(self) -> str:
         """Give what tables call the judge."""
+        ...
 
     def check(self) -> None:
         """Refuse a key, model or server that can't work, before any text is made. Costs nothing."""

@@ -38,3 +38,4 @@ class Method(Protocol):
         self, subject: Subject, features: np.ndarray, config: Any, ctx: RunContext
     ) -> Mapping[str, Sequence[Any] | np.ndarray]:
         """Score `features`, shape (n,); see CONTRIBUTING.md, 'Add a scoring method'."""
+        ...

@@ -56,6 +56,7 @@ class Edits(Protocol):
     @property
     def edits_new_tokens(self) -> bool:
         """Say whether tokens that are generated are edited, too."""
+        ...
 
     def hooks(self) -> list[tuple[str, Any]]:
         """Return, for `run_with_hooks` or `hooks` of a TransformerBridge; none if nothing is

@@ -224,7 +224,7 @@ class RatedText:
     prompt: str
     factor: float
     text: str
-    ratings: Sequence[tuple[str, int | None]]
+    ratings: Sequence[tuple[str, float | int | None]]
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,9 @@ def measure(settings: Settings) -> Measured:
     from steerlens.engine.subject.sae import sae_sources
 
     layers = [source.layer for source in sae_sources(settings.subject)]
-    ends = {layer for layer in (layers[0], layers[-1]) if layer is not None}
+    numbers = [layer for layer in layers if layer is not None]
+    ends = {*numbers[:1], *numbers[-1:]}
     # The candidates of a concept are in all layers.
-    numbers = {layer for layer in layers if layer is not None}
     probed = numbers if settings.features_concept else ends
     probe = settings.subject.of_layers(probed) if ends else settings.subject
     timed: dict[int, float] = {}
@@ -54,7 +54,7 @@ def measure(settings: Settings) -> Measured:
     candidates: dict[int, int] = {}
     text = None
     for subject in load_subjects(probe):
-        known_layers = [layer for layer in layers if layer is not None] or [subject.layer]
+        known_layers = numbers or [subject.layer]
         sizes = dict.fromkeys(known_layers, subject.d_sae) | sizes | {subject.layer: subject.d_sae}
         if settings.features_concept:
             ctx = RunContext(

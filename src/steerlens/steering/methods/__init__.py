@@ -34,3 +34,4 @@ class Method(Protocol):
 
     def fit(self, task: Task, config: Any, seed: int) -> Directions:
         """Learn a direction for each of the task's concepts."""
+        ...

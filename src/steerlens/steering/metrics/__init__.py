@@ -37,6 +37,7 @@ class Metric(Protocol):
         self, texts: Texts, subject: Subject, config: Any, run: MetricRun
     ) -> Mapping[str, Sequence[Any]]:
         """Measure every text."""
+        ...
 
 
 def metrics(of_features: bool = True) -> dict[str, Metric]:
