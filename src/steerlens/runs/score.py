@@ -148,9 +148,7 @@ def _describe(
 
     best = rows["feature"].to_numpy()[best_of_layers(rows, BEST_OF_LAYER)]
     ids = sorted(best.tolist())
-    described = card_rows(
-        subject, ids, settings.logit_lens_k, ctx.memory_budget, ctx.examples, ctx.store
-    )
+    described = card_rows(subject, ids, settings.logit_lens_k, ctx)
     folder.add(CARDS, CARDS.frame(described.cards))
     folder.add(EXAMPLES, EXAMPLES.frame(described.examples))
     folder.add(NEIGHBOURS, NEIGHBOURS.frame(described.neighbours))

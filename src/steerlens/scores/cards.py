@@ -16,8 +16,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+    from steerlens.engine.run_context import RunContext
     from steerlens.engine.subject import Subject
-    from steerlens.storage.store import Store
 
 CARDS_FILE = "cards.json"
 
@@ -43,9 +43,7 @@ def card_rows(
     subject: Subject,
     features: Sequence[int],
     logit_lens_k: int,
-    memory_budget: int,
-    examples: str | None,
-    store: Store | None = None,
+    ctx: RunContext,
 ) -> CardRows:
     """Describe `features` of `subject` for their cards.
 
@@ -53,9 +51,8 @@ def card_rows(
         subject: model and SAE of one layer.
         features: feature ids, (n,).
         logit_lens_k: promoted tokens of each.
-        memory_budget: bytes for the logits and cosines of a few features.
-        examples: file of the examples that ship with the SAE; None = no texts are at hand.
-        store: where logits and neighbours are kept; None = nowhere.
+        ctx: memory for the logits and cosines of a few features, the examples that ship with the
+            SAE if there are any, and the store of logits and neighbours.
     """
     ids = np.asarray(features, dtype=np.int64)
     names = {
@@ -65,18 +62,18 @@ def card_rows(
         "layer": subject.layer,
     }
     key = {**subject.key, "cards": ids.tolist(), "logit_lens": logit_lens_k}
-    computed = store.load_json(key, CARDS_FILE) if store else None
+    computed = ctx.store.load_json(key, CARDS_FILE) if ctx.store else None
     if computed is None:
         computed = {
-            "lens": _lens(subject, ids, logit_lens_k, memory_budget),
-            "neighbours": _neighbours(subject, ids, memory_budget),
+            "lens": _lens(subject, ids, logit_lens_k, ctx.memory_budget),
+            "neighbours": _neighbours(subject, ids, ctx.memory_budget),
         }
-        if store:
-            store.keep_json(key, CARDS_FILE, computed)
+        if ctx.store:
+            ctx.store.keep_json(key, CARDS_FILE, computed)
     cards = {**names, "feature": ids, **computed["lens"]}
     texts: dict[str, Any] = {"feature": [], "example": [], "tokens": [], "activations": []}
-    if examples:
-        cards |= _activations(subject, ids, Path(examples), texts)
+    if ctx.examples:
+        cards |= _activations(subject, ids, Path(ctx.examples), texts)
     return CardRows(cards, {**names, **texts}, {**names, **computed["neighbours"]})
 
 
