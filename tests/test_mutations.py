@@ -147,7 +147,7 @@ CODE = """
 
 
     def half(n):
-        return n / 2 if n != 3 else 1.5
+        return n / 2 if n != 7 else 3.5
 
 
     def uncalled(n):
@@ -184,8 +184,8 @@ def test_a_change_is_shown_to_the_tests_that_call_it(
         (14, "/"): ("caught", 2),
         (14, "2"): ("caught", 2),
         (14, "!="): ("caught", 2),
-        (14, "3"): ("survived", 2),
-        (14, "1.5"): ("survived", 2),
+        (14, "7"): ("survived", 2),
+        (14, "3.5"): ("survived", 2),
         (18, "+"): ("no test calls it", 0),
         (18, "1"): ("no test calls it", 0),
     }
