@@ -42,6 +42,9 @@ RANKINGS = (
     "output_score_mean",
     "input_score",
     "token_confidence_delta",
+    "mean_logit",
+    "gradient",
+    "effect_stability",
     "max_activation",
     "random_score",
 )
