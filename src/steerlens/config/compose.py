@@ -16,10 +16,12 @@ from typing import Any
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
-from hydra.types import RunMode
+from hydra.core.utils import configure_log, run_job
+from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -38,6 +40,8 @@ from steerlens.errors import SteerlensError
 from steerlens.storage.files import CONFIG_FILE
 
 HYDRA_VERSION = "1.3"
+CONFIG = "config"
+"""The name of the root's file."""
 
 
 def register() -> dict[str, str]:
@@ -163,8 +167,30 @@ def compose_jobs(overrides: Sequence[str], multirun: bool = False) -> list[DictC
         if not (multirun or tree.hydra.mode is RunMode.MULTIRUN):
             parse(overrides)
             return [tree]
-        every = parse([*swept_by_files(tree, overrides), *overrides], multirun=True, loader=loader)
-        return [_compose(job, broken) for job in jobs(every)]
+        of_files = swept_by_files(tree, overrides)
+        if of_files:
+            first, *others = jobs(parse([*of_files, *overrides], multirun=True, loader=loader))
+            tree = _compose(first, broken)
+        else:
+            others = jobs(parsed)[1:]
+        return [tree, *(_compose(job, broken) for job in others)]
+
+
+def run_composed(tree: DictConfig, task: TaskFunction) -> None:
+    """Run `task` on `tree` as `hydra.main` runs a single job, which would compose it twice more.
+
+    Args:
+        tree: of `compose_tree` or `compose_jobs`; Hydra's own node learns where it runs.
+        task: is given `tree` without that node.
+    """
+    with _hydra():
+        tree.hydra.mode = RunMode.RUN
+        configure_log(tree.hydra.hydra_logging, tree.hydra.verbose)
+        callbacks = Callbacks(tree)
+        callbacks.on_run_start(config=tree, config_name=CONFIG)
+        context = HydraContext(GlobalHydra.instance().config_loader(), callbacks)
+        job = run_job(task, tree, "hydra.run.dir", None, context)
+        callbacks.on_run_end(config=tree, config_name=CONFIG, job_return=job)
 
 
 def swept_by_files(tree: DictConfig, overrides: Sequence[str]) -> list[str]:
@@ -214,7 +240,7 @@ def _composed_by_hydra(
     typed.
     """
     try:
-        return hydra_compose("config", list(overrides), return_hydra_config=True)
+        return hydra_compose(CONFIG, list(overrides), return_hydra_config=True)
     except Exception as error:
         raise explain.failure(error, parsed, broken) from error
 
