@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from steerlens.config.overrides import as_typed
 from steerlens.config.schema import JudgeConfig, ModelConfig, RunConfig
 from steerlens.config.steering import parse_factors
 from steerlens.errors import SteerlensError
@@ -173,7 +174,7 @@ def _refusal(key: str, value: Any, config: RunConfig) -> str:
     elif key == "score":
         setting = f"score={','.join(value)}"
     else:
-        setting = f"{key}={_as_typed(value)}"
+        setting = f"{key}={as_typed(value)}"
     if kind.reads & {group, key}:
         return f"{setting} is read only beside {CONDITIONS[key][1]}; add that, or leave it out."
     return f"{setting} would be ignored: this run {kind.does}; {_remedy(kind, group)}."
@@ -200,15 +201,6 @@ def _remedy(kind: Kind, group: str) -> str:
     if kind is CONCEPTS and FEATURES in readers:
         return "leave it out, or leave out the concepts (concepts=null judge=null)"
     return "leave it out"
-
-
-def _as_typed(value: Any) -> str:
-    """Return `value` as it is typed, but for quotes that a shell or Hydra may need."""
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_as_typed, value))}]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:

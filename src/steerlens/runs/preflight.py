@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steerlens.config.belonging import refuse_other_gguf, refuse_other_model
-from steerlens.config.catalog import SAE_SETTINGS, read_release, releases
+from steerlens.config.catalog import SAE_SETTINGS, read_release
 from steerlens.config.concepts import check_concepts
 from steerlens.config.entries import entries
 from steerlens.config.folders import (
     check_model_folder,
-    count_layers,
     has_chat_template,
     model_fact,
     sae_facts,
@@ -21,7 +20,8 @@ from steerlens.config.folders import (
 )
 from steerlens.config.gguf import check_gguf, gguf_file
 from steerlens.config.judge import check_judge
-from steerlens.config.parse import layers_told, parse_feature_file, parse_ids, parse_layers
+from steerlens.config.parse import parse_feature_file, parse_ids
+from steerlens.config.saes import layers_with_sae, listed_ids
 from steerlens.config.schema import (
     CORPORA,
     CorpusConfig,
@@ -30,7 +30,7 @@ from steerlens.config.schema import (
     RunConfig,
     SaeConfig,
 )
-from steerlens.config.settings import Settings, SubjectSettings, parse_settings
+from steerlens.config.settings import Settings, parse_settings
 from steerlens.config.steering import (
     check_choice,
     check_coverage,
@@ -100,11 +100,7 @@ def check(config: RunConfig) -> None:
         return
     _check_template(settings)
     _check_sae_source(config)
-    n_layers = count_layers(config.model)
-    layers = None
-    if n_layers is not None:
-        layers = parse_layers(settings.subject.layers, n_layers, config.model.late_from)
-        layers = layers_with_sae(settings.subject, layers)
+    layers = layers_with_sae(settings.subject)
     _check_ids(config, layers)
     for file in {file for score in scores for file in score.examples()}:
         refuse_missing_layers(file, read_metadata(file), layers or [])
@@ -328,10 +324,9 @@ def _check_sae_source(config: RunConfig) -> None:
                     f"the SAE {folder} reads vectors of size {facts.d_in} (d_in), but the residual "
                     f"stream of {config.model.title} has {d_model} (d_model)."
                 )
-    elif sae.release in releases():
-        _check_release(sae, config)
-    elif "/" not in str(sae.release):  # with a slash it is a repository on the hub
-        raise unknown("SAELens release", str(sae.release), releases())
+    elif listed_ids(sae) is not None and not sae.model:
+        trained_on = read_release(str(sae.release))["model"]
+        refuse_other_model(f"SAELens release {sae.release}", trained_on, config.model)
 
 
 def _check_sae_settings(sae: SaeConfig) -> None:
@@ -347,54 +342,3 @@ def _check_sae_settings(sae: SaeConfig) -> None:
         raise SteerlensError(
             f"sae={sae.name} has no choice of sae.{setting}; sae={(near or families)[0]} has."
         )
-
-
-def _check_release(sae: SaeConfig, config: RunConfig) -> None:
-    assert sae.release
-    assert sae.sae_id
-    release = read_release(sae.release)
-    if not sae.model:
-        refuse_other_model(f"SAELens release {sae.release}", release["model"], config.model)
-    ids = [listed["id"] for listed in release["saes"]]
-    if "{layer}" not in sae.sae_id and sae.sae_id not in ids:
-        raise unknown(f"id in SAELens release {sae.release}", sae.sae_id, ids)
-
-
-def layers_with_sae(subject: SubjectSettings, layers: list[int]) -> list[int] | None:
-    """Return those of `layers` that have an SAE; None if only the weights tell.
-
-    Refuses a layer that is named but has none; of `all` and `late`, some may have none.
-    """
-    available = _sae_layers(subject.sae, layers)
-    if available is None:
-        return None
-    absent = [layer for layer in layers if layer not in available]
-    if absent and (not isinstance(subject.layers, str) or len(absent) == len(layers)):
-        numbers = layers_told(available, absent[0]) or "none of this model"
-        raise SteerlensError(
-            f"sae={subject.sae.name} has no SAE at layer {absent[0]}; it has: {numbers}."
-        )
-    return [layer for layer in layers if layer in available]
-
-
-def _sae_layers(sae: SaeConfig, layers: list[int]) -> set[int] | None:
-    """Return the layers for which there are SAEs; None if only the weights tell."""
-    if sae.path:
-        layers_of_folders = [sae_facts(folder).layer for folder in sae_folders(Path(sae.path))]
-        return (
-            None
-            if None in layers_of_folders
-            else {layer for layer in layers_of_folders if layer is not None}
-        )
-    if not sae.sae_id or "{layer}" not in sae.sae_id:
-        return None
-    available = set(layers if sae.layers is None else sae.layers)
-    if sae.release in releases():
-        ids = {listed_sae["id"] for listed_sae in read_release(sae.release)["saes"]}
-        every = range(max(available | set(layers), default=0) + 200)
-        listed = {layer for layer in every if sae.sae_id.replace("{layer}", str(layer)) in ids}
-        if not listed:
-            sae_id = sae.sae_id.replace("{layer}", str(layers[0]))
-            raise unknown(f"id in SAELens release {sae.release}", sae_id, ids)
-        available = listed if sae.layers is None else available & listed
-    return available
