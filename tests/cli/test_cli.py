@@ -137,9 +137,9 @@ def test_a_run_is_composed_once(
     loaded: list[list[str]] = []
     load = ConfigLoaderImpl.load_configuration
 
-    def counted(self: Any, name: str, overrides: list[str], *rest: Any, **how: Any) -> Any:
-        loaded.append(overrides)
-        return load(self, name, overrides, *rest, **how)
+    def counted(self: Any, **arguments: Any) -> Any:
+        loaded.append(arguments["overrides"])
+        return load(self, **arguments)
 
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
     words = [*GPT2, "seed=3", "hydra.output_subdir=.hydra", "paths.output_dir=run"]
