@@ -12,7 +12,7 @@ from typing import Any
 
 from steerlens.config.overrides import as_typed
 from steerlens.config.registry import load_part, parts_of
-from steerlens.config.schema import MISSING, RunConfig, key_fields
+from steerlens.config.schema import MISSING, RunConfig, key_fields, metric_defaults
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,22 @@ def method_settings(method: str) -> list[Setting]:
     return [setting for setting in settings if setting.key != f"score.{method}.method"]
 
 
+def metric_settings() -> list[Setting]:
+    """Return the settings of every metric."""
+    return [
+        setting
+        for name, config in metric_defaults().items()
+        for setting in settings_of(type(config), f"metrics.{name}.")
+    ]
+
+
 def all_settings() -> list[Setting]:
     """Return every setting: those without a group, then group by group, then scoring methods."""
-    settings = [setting for setting in settings_of(RunConfig) if setting.key != "score"]
+    by_part = ("score", "metrics")
+    settings = [setting for setting in settings_of(RunConfig) if setting.key not in by_part]
     for group, kind in group_classes().items():
         settings += settings_of(kind, f"{group}.")
+    settings += metric_settings()
     for method in sorted(parts_of("scores")):
         settings += method_settings(method)
     return settings

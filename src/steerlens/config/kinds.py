@@ -23,7 +23,7 @@ EVERY = frozenset(
 
 SCORING = EVERY | {"sae", "layer", "score", "corpus", "logit_lens_k", "shard"}
 
-STEERING = {"steer", "generation", "evaluator"}
+STEERING = {"steer", "generation", "evaluator", "metrics"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ CONCEPTS = Kind(
     "concepts",
     "compares methods on the concepts of a set",
     SCORING
-    | {"concepts", "judge", "evaluator"}
+    | {"concepts", "judge", "evaluator", "metrics"}
     | {f"steer.{key}" for key in ("factors", "operator", "unit", "keep_error", "positions")}
     | {f"generation.{key}" for key in ("samples", "max_new_tokens", "temperature", "top_k")}
     | {f"generation.{key}" for key in ("top_p", "stop", "chat_template", "batch_size")},
@@ -118,7 +118,7 @@ def ignored_settings(config: RunConfig) -> dict[str, Any]:
     return {
         key: value
         for key, value in _flat(config).items()
-        if value != usual[key] and not _reads(config, key)
+        if value != usual.get(key) and not _reads(config, key)
     }
 
 
@@ -153,7 +153,7 @@ def refuse_ignored(
         by_experiment = key in of_experiment and of_experiment[key] == value
         if by_experiment and experiment is not None and _reads(experiment, key):
             continue
-        if of_subject[key] != value:
+        if of_subject.get(key) != value:
             raise SteerlensError(_refusal(key, value, config))
 
 
@@ -167,7 +167,7 @@ def _reads(config: RunConfig, key: str) -> bool:
 
 def _refusal(key: str, value: Any, config: RunConfig) -> str:
     kind, group = kind_of(config), key.partition(".")[0]
-    if key.endswith(".name"):
+    if key == f"{group}.name":
         setting = f"{group}={getattr(config, group).name}"
     elif isinstance(value, ModelConfig | JudgeConfig):
         setting = f"{'model@evaluator' if key == 'evaluator' else key}={value.name}"
@@ -212,6 +212,10 @@ def _flat(config: RunConfig) -> dict[str, Any]:
         if dataclasses.is_dataclass(getattr(groups_of_schema, field.name)):
             of_group = dataclasses.fields(value)
             flat |= {f"{field.name}.{key.name}": getattr(value, key.name) for key in of_group}
+        elif field.name == "metrics":
+            for name, metric in value.items():
+                of_metric = dataclasses.asdict(metric)
+                flat |= {f"metrics.{name}.{key}": setting for key, setting in of_metric.items()}
         else:
             flat[field.name] = value
     return flat

@@ -64,6 +64,9 @@ def check(config: RunConfig) -> None:
         score.check()
     check_steer(config.steer)
     check_generation(config.generation)
+    for metric in config.metrics.values():
+        if check_metric := getattr(metric, "check", None):
+            check_metric()
     check_selection(config.selection)
     check_choice(config.choice)
     if config.choice.success == "concept_success" and config.concept is None and not toward:
