@@ -184,7 +184,8 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     """
     from steerlens.config.compose import compose_jobs, to_config
     from steerlens.results.status import refuse_foreign
-    from steerlens.runs.preflight import check, check_one_model, tell_begin
+    from steerlens.runs.preflight import check, tell_begin
+    from steerlens.runs.subject_check import check_one_model
     from steerlens.storage.files import make_folder
 
     trees = compose_jobs(overrides, multirun)
@@ -230,8 +231,9 @@ def _run_hydra(args: argparse.Namespace, tree: DictConfig | None = None) -> int:
     """
     import hydra
 
-    from steerlens.config.compose import CONFIG, HYDRA_VERSION, register, run_composed
+    from steerlens.config.compose import CONFIG, HYDRA_VERSION, run_composed
     from steerlens.config.entries import conf_dir
+    from steerlens.config.resolvers import register
 
     failed: list[Exception] = []
 

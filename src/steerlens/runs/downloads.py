@@ -20,7 +20,8 @@ from steerlens.config.saes import layers_with_sae
 from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
 from steerlens.config.settings import Settings, parse_subject
 from steerlens.errors import SteerlensError
-from steerlens.runs.preflight import local_folder, reads_corpus
+from steerlens.runs.preflight import reads_corpus
+from steerlens.runs.subject_check import local_folder
 
 WEIGHTS = (".safetensors", ".npz", ".pt", ".pth")
 """Endings of the files that SAEs are published as."""

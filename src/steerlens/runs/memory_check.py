@@ -21,7 +21,7 @@ from steerlens.config.parse import parse_dtype
 from steerlens.config.schema import ModelConfig, SaeConfig
 from steerlens.config.settings import Settings, SubjectSettings
 from steerlens.errors import SteerlensError
-from steerlens.runs.preflight import local_folder
+from steerlens.runs.subject_check import local_folder
 
 GPU_DRIVERS = [
     Path("/dev") / name

@@ -32,7 +32,7 @@ from steerlens.runs.plan.finished import Finished
 from steerlens.runs.plan.measure import Measured, measure
 from steerlens.runs.plan.rates import CorpusPass, Rates, keep_rates, read_rates
 from steerlens.runs.plan.steering import planned_texts, planned_words
-from steerlens.runs.preflight import local_folder
+from steerlens.runs.subject_check import local_folder
 from steerlens.scores import output
 from steerlens.scores.selection import part, select_features
 
