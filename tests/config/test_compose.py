@@ -97,7 +97,7 @@ def test_metrics_have_settings_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(config)))
     assert read_config(tmp_path).metrics == metrics
     assert parse_settings(config).steering.metrics == metrics
-    assert "valid: metrics.degeneracy.max_period" in refusal("metrics.degeneracy.period=8")
+    assert "did you mean 'metrics.degeneracy.max_period'" in refusal("metrics.degeneracy.period=8")
     for words, sentence in (
         (["metrics.success.k=[1]"], "lacks 5"),
         (["metrics.degeneracy.max_period=0"], "must be >= 1"),

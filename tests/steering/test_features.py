@@ -167,7 +167,6 @@ def test_a_metric_of_other_settings_measures_anew_and_generates_nothing(
     assert decoded == []
     whole = frame.loc[frame["stopped_by"] == "length"]  # none ends with a token that isn't counted
     assert whole["repetition"].tolist() == [repetition(ids, 1) for ids in ids_of(whole)]
-    assert frame["repetition"].tolist() != usual["repetition"].tolist()
     assert frame["success_1"].tolist() == usual["success_1"].tolist()
     assert "success_2" in frame
     assert frame["success_20"].isna().all()
