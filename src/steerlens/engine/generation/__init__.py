@@ -24,7 +24,7 @@ from steerlens.engine.generation.decoding import Continuation, decode, padded_le
 from steerlens.engine.generation.sampling import Sampling, row_seed
 from steerlens.engine.generation.stopping import EOS, Stopping
 from steerlens.engine.generation.targets import max_activations, row_targets
-from steerlens.engine.intervention import Operation, check_affine
+from steerlens.engine.intervention import Operation, check_affine, feature_targets
 from steerlens.engine.intervention.hooks import Edits, SteeringHooks, policy_named
 from steerlens.engine.memory import batches, rows_that_fit
 from steerlens.engine.subject import Subject
@@ -46,6 +46,9 @@ ROWS_AT_ONCE = 512
 
 EditsOf = Callable[[pd.DataFrame, Sequence[int]], Edits]
 """The edits of a batch of rows, whose prompts have so many tokens."""
+
+Watch = Callable[[pd.DataFrame], None]
+"""Told the rows of a batch, with their texts as far as they have come, after each token."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def generate(
     settings: GenerationConfig,
     ctx: RunContext,
     steering: Steering | None = None,
+    watch: Watch | None = None,
 ) -> pd.DataFrame:
     """Continue the prompt of every row.
 
@@ -87,6 +91,7 @@ def generate(
         settings: how texts are continued.
         ctx: memory, seed, progress, and where finished texts are kept.
         steering: what takes the place of the SAE's features.
+        watch: told what isn't in the store while it is written; what it raises ends the work.
 
     Raises:
         SteerlensError: for a prompt that doesn't fit in the model's context, or a chat template
@@ -104,7 +109,7 @@ def generate(
             edits_of = steering.edits_of if steering else _with_features(subject, steer, ctx)
             seeded = missing.assign(seed=_seeds(subject, missing, ctx.seed, steering))
             for table in _batches(
-                subject, seeded, prompts, steer, settings, ctx, edits_of, advance
+                subject, seeded, prompts, steer, settings, ctx, edits_of, advance, watch
             ):
                 yield pa.Table.from_pandas(table, preserve_index=False)
 
@@ -165,6 +170,38 @@ def _with_features(subject: Subject, steer: SteerConfig, ctx: RunContext) -> Edi
     return edits_of
 
 
+def steering_with_shares(
+    subject: Subject,
+    features: Sequence[int],
+    shares: Sequence[float],
+    steer: SteerConfig,
+    ctx: RunContext,
+) -> Steering:
+    """Return what steers rows, whose `feature` is the first, with features at once, each of which
+    has its own share of the row's factor.
+    """
+    pairs = [*zip(features, shares, strict=True)]
+
+    def edits_of(batch: pd.DataFrame, _: Sequence[int]) -> Edits:
+        size = (len(batch), 1)
+        features_BN = torch.tensor([features]).expand(len(batch), -1)
+        largest_BN = None
+        if steer.unit == "max_activation":
+            largest_BN = max_activations(subject, steer, ctx)[features_BN]
+        targets = feature_targets(
+            subject.sae,
+            features_BN,
+            factor_B=torch.tensor(batch["factor"].tolist(), dtype=torch.float64),
+            weights_BN=torch.tensor([shares], dtype=torch.float64).repeat(size),
+            max_activation_BN=largest_BN,
+        )
+        operation = Operation(steer.operator, steer.unit, steer.keep_error)
+        return SteeringHooks(subject, operation, targets, steer.positions)
+
+    name = "+".join(f"{feature}*{share!r}" for feature, share in pairs)
+    return Steering(name, "feature", {"shares": pairs}, edits_of)
+
+
 def _tokenised(
     subject: Subject, prompts: Iterable[str], settings: GenerationConfig
 ) -> dict[str, list[int]]:
@@ -190,6 +227,7 @@ def _batches(
     ctx: RunContext,
     edits_of: EditsOf,
     advance: Any,
+    watch: Watch | None,
 ) -> Iterator[pd.DataFrame]:
     """Yield the missing rows with their texts, a batch at a time."""
     check_affine(subject.sae, torch.randn(1, 4, subject.sae.cfg.d_in).to(subject.sae.W_dec))
@@ -210,9 +248,14 @@ def _batches(
         seeds = batch["seed"].tolist()
         hooks = edits_of(batch, [len(prompts[prompt]) for prompt in batch["prompt"]])
         prompt_B = torch.tensor(batch["prompt"].map(index_of).tolist())
+
+        def show(texts: Sequence[Continuation]) -> None:
+            if watch:
+                watch(_table(subject, batch, prompts, texts))
+
         texts = decode(
             subject, [prompts[index] for index in distinct], prompt_B, hooks, seeds, sampling,
-            stopping, advance, full,
+            stopping, advance, full, show if watch else None,
         )  # fmt: skip
         unused = sum(settings.max_new_tokens - len(text.token_ids) for text in texts)
         advance(0, unused)

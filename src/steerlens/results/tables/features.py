@@ -72,6 +72,21 @@ FEATURES = Table(
             "gradient of the log-probability (nats) of the model's greedy next token; null where "
             "it fires in fewer than `score.min_examples` of them.",
         ),
+        "effect_stability": Column(
+            "double",
+            "Mean cosine between the changes of the next-token logits when the feature is "
+            "amplified after two different prompts; null where it changes none.",
+        ),
+        "collateral_spread": Column(
+            "double",
+            "How many other features of the SAE change at the steered position, the mean over "
+            "prompts.",
+        ),
+        "collateral_spread_later": Column(
+            "double",
+            "How many features change of each of the run's SAEs of later layers, the mean over "
+            "prompts and SAEs; null where there are none.",
+        ),
         "max_activation": Column(
             "double", "Largest activation over the corpus, in the SAE's own units."
         ),
