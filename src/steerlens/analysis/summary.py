@@ -44,6 +44,7 @@ RANKINGS = (
     "token_confidence_delta",
     "mean_logit",
     "gradient",
+    "f1",
     "effect_stability",
     "max_activation",
     "random_score",
@@ -233,10 +234,12 @@ def null_statistics(frame: pd.DataFrame, null: pd.DataFrame) -> dict[str, Any]:
 
     keys, name = list(SAES.keys), "output_score_null"
     scored = frame.loc[frame["output_score"].notna()]
-    null = null.merge(scored.groupby(keys).size().rename("features").reset_index(), on=keys)
-    scores = null["output_score"].to_numpy(dtype=float)
-    directions = null.groupby(keys)["direction"].transform("size").to_numpy(dtype=float)
-    weights = null["features"].to_numpy(dtype=float) / directions
+    scores = directions = weights = np.zeros(0)
+    if len(null):  # of nothing, pandas' joining would be most of a small summary's time
+        null = null.merge(scored.groupby(keys).size().rename("features").reset_index(), on=keys)
+        scores = null["output_score"].to_numpy(dtype=float)
+        directions = null.groupby(keys)["direction"].transform("size").to_numpy(dtype=float)
+        weights = null["features"].to_numpy(dtype=float) / directions
     statistics: dict[str, Any] = {f"{name}_count": len(scores)}
     for key, quantile in (("q25", 0.25), ("median", 0.5), ("q75", 0.75)):
         statistics[f"{name}_{key}"] = (
@@ -248,9 +251,10 @@ def null_statistics(frame: pd.DataFrame, null: pd.DataFrame) -> dict[str, Any]:
         share = float(np.average(scores >= threshold, weights=weights)) if len(scores) else None
         statistics[f"{name}_at_least_{threshold:g}"] = share
     enough = len(scores) > 0 and 1 / (1 + directions.min()) <= LEVEL
-    tested = scored.loc[scored["output_score_p"].notna()].astype({"output_score_p": float})
     shares: dict[str, float | None] = {"p": None, "q": None}
-    if enough and len(tested):
+    tested = scored.loc[scored["output_score_p"].notna()] if enough else scored.head(0)
+    if len(tested):
+        tested = tested.astype({"output_score_p": float})
         q_F = tested.groupby(keys)["output_score_p"].transform(false_discovery_control)
         shares = {
             "p": float((tested["output_score_p"] <= LEVEL).mean()),
