@@ -56,6 +56,7 @@ CRITERIA = (
     "token_confidence_delta",
     "mean_logit",
     "gradient",
+    "f1",
     "effect_stability",
     "collateral_spread",
     "collateral_spread_later",

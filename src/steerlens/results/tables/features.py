@@ -87,6 +87,17 @@ FEATURES = Table(
             "How many features change of each of the run's SAEs of later layers, the mean over "
             "prompts and SAEs; null where there are none.",
         ),
+        "f1": Column(
+            "double",
+            "F1 of the feature as a detector of a concept's texts, by its largest activation in "
+            "each, on texts that its threshold wasn't chosen on; null below "
+            "`score.min_output_score`.",
+        ),
+        "f1_threshold": Column(
+            "double",
+            "The activation from which on a text counts as the concept's; null where the feature "
+            "fires on none of them.",
+        ),
         "max_activation": Column(
             "double", "Largest activation over the corpus, in the SAE's own units."
         ),
