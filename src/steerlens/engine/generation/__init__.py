@@ -369,9 +369,8 @@ def _eos_ids(subject: Subject) -> set[int]:
 def _bytes_per_row(subject: Subject, length: int, positions: str) -> int:
     """Return the memory that one more row takes at its peak, a generous estimate."""
     cfg, lm = subject.lm.bridge.cfg, subject.lm
-    n_kv = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
     # Twice, because a longer copy is made at every step; thrice the logits.
-    keys_values = 2 * 2 * n_kv * cfg.d_head * length * lm.n_layers
+    keys_values = 2 * lm.kv_numbers * length * lm.n_layers
     edited = length if policy_named(positions).of_prompt is None else 1
     block = 4 * (cfg.d_mlp or 4 * cfg.d_model) + 16 * cfg.d_model
     return lm.dtype.itemsize * (

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steerlens.analysis.ranking import ranking
 from steerlens.analysis.steering_summary import curve_rows
-from steerlens.analysis.summary import ranking
 from steerlens.report.page.contents import (
     FeatureTable,
     LayerScores,
