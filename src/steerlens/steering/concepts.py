@@ -20,7 +20,7 @@ from steerlens.judges.lexical import LexicalJudge, Lexicon, fit_reading
 from steerlens.judges.vocabulary import fit_vocabularies
 from steerlens.results import CHOOSING, CONCEPTS, EVALUATING, FEATURES, RATINGS
 from steerlens.scores.scoring import score_layer
-from steerlens.steering.features import measure_texts
+from steerlens.steering.features import SteeredVectors, measure_texts
 from steerlens.steering.methods.arms import PROMPT, UNSTEERED, SteeringMethod, learn_arms
 from steerlens.steering.methods.prompt import prompted
 
@@ -214,7 +214,12 @@ def arm_texts(
             prompted(of_id[id], prompt, concepts.are_instructions)
             for id, prompt in zip(rows["concept_id"], rows["prompt"], strict=True)
         ]
-    texts = generate(subject, wanted_rows, steer, generation, ctx, steering)
+    # A prompted text goes on from another prompt than it is measured by, and nothing is edited.
+    vectors = SteeredVectors(subject, steer, generation, ctx, steering)
+    texts = generate(
+        subject, wanted_rows, steer, generation, ctx, steering,
+        vectors=None if arm.method == PROMPT else vectors.by_row,
+    )  # fmt: skip
     # What a text is measured and judged by is the prompt without the words that ask.
     texts["prompt"] = rows["prompt"]
     key = text_key(subject, steer, generation, ctx, steering)
@@ -227,6 +232,7 @@ def arm_texts(
         evaluator=evaluator,
         chat_template=bool(generation.chat_template),
         by=steering.row,
+        vectors=None if arm.method == PROMPT else vectors,
     )
     return measured.assign(method=arm.method, rank=arm.rank, split=rows["split"])
 

@@ -44,6 +44,10 @@ ROWS_AT_ONCE = 512
 """More rows make nothing faster, and lose more when a run is killed."""
 
 
+Vectors = dict[tuple[Any, ...], torch.Tensor | None]
+"""By what identifies a text, the final normed vectors (T, D) that its T tokens were drawn from;
+None of a text that wasn't steered."""
+
 EditsOf = Callable[[pd.DataFrame, Sequence[int]], Edits]
 """The edits of a batch of rows, whose prompts have so many tokens."""
 
@@ -77,12 +81,13 @@ def generate(
     ctx: RunContext,
     steering: Steering | None = None,
     watch: Watch | None = None,
+    vectors: Vectors | None = None,
 ) -> pd.DataFrame:
     """Continue the prompt of every row.
 
     Returns:
         The rows in the same order, with `text`, `token_ids`, `stopped_by`, `near_ties`,
-        `first_step_kl` and `seed`.
+        `first_step_kl`, `relative_dose` and `seed`.
 
     Args:
         subject: model and SAE.
@@ -92,6 +97,7 @@ def generate(
         ctx: memory, seed, progress, and where finished texts are kept.
         steering: what takes the place of the SAE's features.
         watch: told what isn't in the store while it is written; what it raises ends the work.
+        vectors: given the vectors of what isn't in the store; None = they aren't wanted.
 
     Raises:
         SteerlensError: for a prompt that doesn't fit in the model's context, or a chat template
@@ -102,6 +108,11 @@ def generate(
     if rows.empty:
         return rows
 
+    def note(batch: pd.DataFrame, texts: Sequence[Continuation]) -> None:
+        keys = batch[by].itertuples(index=False, name=None)
+        for key_of_text, text in zip(keys, texts, strict=True):
+            vectors[key_of_text] = torch.stack(text.vectors) if text.vectors else None
+
     def texts_of(missing: pd.DataFrame) -> Iterator[pa.Table]:
         prompts = _tokenised(subject, dict.fromkeys(missing["prompt"].tolist()), settings)
         total = len(missing) * settings.max_new_tokens
@@ -109,8 +120,9 @@ def generate(
             edits_of = steering.edits_of if steering else _with_features(subject, steer, ctx)
             seeded = missing.assign(seed=_seeds(subject, missing, ctx.seed, steering))
             for table in _batches(
-                subject, seeded, prompts, steer, settings, ctx, edits_of, advance, watch
-            ):
+                subject, seeded, prompts, steer, settings, ctx, edits_of, advance, watch,
+                note if vectors is not None else None,
+            ):  # fmt: skip
                 yield pa.Table.from_pandas(table, preserve_index=False)
 
     columns = cached_rows(ctx.store, key, rows, by, texts_of).drop_columns(by).to_pandas()
@@ -208,9 +220,9 @@ def _with_features(subject: Subject, steer: SteerConfig, ctx: RunContext) -> Edi
     operation = Operation(steer.operator, steer.unit, steer.keep_error)
     largest_F = max_activations(subject, steer, ctx) if steer.unit == "max_activation" else None
 
-    def edits_of(batch: pd.DataFrame, _: Sequence[int]) -> Edits:
+    def edits_of(batch: pd.DataFrame, n_prompt_B: Sequence[int]) -> Edits:
         targets = row_targets(subject, batch, largest_F, ctx.seed)
-        return SteeringHooks(subject, operation, targets, steer.positions)
+        return SteeringHooks(subject, operation, targets, steer.positions, n_prompt_B)
 
     return edits_of
 
@@ -227,7 +239,7 @@ def steering_with_shares(
     """
     pairs = [*zip(features, shares, strict=True)]
 
-    def edits_of(batch: pd.DataFrame, _: Sequence[int]) -> Edits:
+    def edits_of(batch: pd.DataFrame, n_prompt_B: Sequence[int]) -> Edits:
         size = (len(batch), 1)
         features_BN = torch.tensor([features]).expand(len(batch), -1)
         largest_BN = None
@@ -241,7 +253,7 @@ def steering_with_shares(
             max_activation_BN=largest_BN,
         )
         operation = Operation(steer.operator, steer.unit, steer.keep_error)
-        return SteeringHooks(subject, operation, targets, steer.positions)
+        return SteeringHooks(subject, operation, targets, steer.positions, n_prompt_B)
 
     name = "+".join(f"{feature}*{share!r}" for feature, share in pairs)
     return Steering(name, "feature", {"shares": pairs}, edits_of)
@@ -273,6 +285,7 @@ def _batches(
     edits_of: EditsOf,
     advance: Any,
     watch: Watch | None,
+    note: Callable[[pd.DataFrame, Sequence[Continuation]], None] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Yield the missing rows with their texts, a batch at a time."""
     check_affine(subject.sae, torch.randn(1, 4, subject.sae.cfg.d_in).to(subject.sae.W_dec))
@@ -300,8 +313,10 @@ def _batches(
 
         texts = decode(
             subject, [prompts[index] for index in distinct], prompt_B, hooks, seeds, sampling,
-            stopping, advance, full, show if watch else None,
+            stopping, advance, full, show if watch else None, note is not None,
         )  # fmt: skip
+        if note:
+            note(batch, texts)
         unused = sum(settings.max_new_tokens - len(text.token_ids) for text in texts)
         advance(0, unused)
         finished.append(_table(subject, batch, prompts, texts))
@@ -330,6 +345,7 @@ def _table(
         stopped_by=[text.stopped_by for text in texts],
         near_ties=[text.near_ties for text in texts],
         first_step_kl=[text.first_step_kl for text in texts],
+        relative_dose=[text.relative_dose for text in texts],
     )
 
 

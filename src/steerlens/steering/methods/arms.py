@@ -128,7 +128,7 @@ def _edits(
         directions, largest = learnt.directions, learnt.detection.max_activation_C
     targets = direction_targets(subject, directions, concept_B, factor_B, largest)
     operation = Operation(steer.operator, steer.unit, steer.keep_error)
-    return SteeringHooks(subject, operation, targets, steer.positions)
+    return SteeringHooks(subject, operation, targets, steer.positions, n_prompt_B)
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
