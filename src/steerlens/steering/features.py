@@ -13,7 +13,7 @@ from steerlens.analysis.factors import next_factors
 from steerlens.config.registry import source_digest
 from steerlens.config.schema import ChoiceConfig
 from steerlens.config.settings import SteeringSettings
-from steerlens.engine.cached_rows import cached_rows
+from steerlens.engine.cached_rows import GROUP, cached_groups
 from steerlens.engine.generation import ROW, generate, text_key
 from steerlens.results import GENERATIONS
 from steerlens.steering.metrics import Metric, MetricRun, Texts, metrics, needs_feature
@@ -129,19 +129,36 @@ def measure_texts(
     chat_template: bool = False,
     by: Sequence[str] = ROW,
 ) -> pd.DataFrame:
-    """Yield `texts`, which the columns `by` tell apart, with the columns of every metric; kept
+    """Return `texts`, which the columns `by` tell apart, with the columns of every metric; kept
     under `key`, that of the texts.
 
     Metrics that need a steered feature are left out where `texts` has none. Only their key has the
     `concept`, so that texts which are looked at for several concepts are measured once.
     """
-    if texts.empty:
-        return texts
+    return measure_groups(
+        subject, [(texts, key)], ctx, concept, evaluator, chat_template=chat_template, by=by
+    )[0]
+
+
+def measure_groups(
+    subject: Subject,
+    groups: Sequence[tuple[pd.DataFrame, Mapping[str, Any]]],
+    ctx: RunContext,
+    concept: Sequence[str] = (),
+    evaluator: LoadedModel | None = None,
+    chat_template: bool = False,
+    by: Sequence[str] = ROW,
+) -> list[pd.DataFrame]:
+    """Return the texts of several keys, which have the same columns, each as `measure_texts`
+    does, measured together.
+    """
+    if not (asked := [(texts, key) for texts, key in groups if len(texts)]):
+        return [texts for texts, _ in groups]
+    tables = [texts.reset_index(drop=True) for texts, _ in asked]
     metric_run = MetricRun(ctx.memory_budget, evaluator=evaluator, chat_template=chat_template)
-    for name, metric in metrics(of_features="feature" in texts).items():
+    for name, metric in metrics(of_features="feature" in tables[0]).items():
         words = concept if needs_feature(metric) else ()
-        metric_key = {
-            **key,
+        of_metric = {
             "metric": name,
             "source": source_digest("metrics", name),
             "concept": words,
@@ -159,12 +176,19 @@ def measure_texts(
                     metric.Config(),
                     replace(metric_run, concept=words, progress=advance),
                 )
-            table = missing.loc[:, list(by)].assign(**columns)
+            table = missing.loc[:, [*by, GROUP]].assign(**columns)
             yield pa.Table.from_pandas(table, preserve_index=False)
 
-        new = cached_rows(ctx.store, metric_key, texts, by, measured).drop_columns(list(by))
-        texts = pd.concat([texts.reset_index(drop=True), new.to_pandas()], axis=1)
-    return texts
+        keyed = [
+            ({**key, **of_metric}, table) for table, (_, key) in zip(tables, asked, strict=True)
+        ]
+        new = cached_groups(ctx.store, keyed, by, measured)
+        tables = [
+            pd.concat([table, columns.drop_columns(list(by)).to_pandas()], axis=1)
+            for table, columns in zip(tables, new, strict=True)
+        ]
+    rest = iter(tables)
+    return [next(rest) if len(texts) else texts for texts, _ in groups]
 
 
 def _columns(texts: pd.DataFrame) -> Texts:
