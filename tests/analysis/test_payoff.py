@@ -246,6 +246,8 @@ def test_scores_are_numbers_and_near_names_are_suggested() -> None:
         "output_score_mean",
         "input_score",
         "token_confidence_delta",
+        "mean_logit",
+        "gradient",
         "activation_frequency",
         "max_activation",
         "random_score",

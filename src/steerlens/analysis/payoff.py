@@ -54,6 +54,8 @@ CRITERIA = (
     "output_score_mean",
     "input_score",
     "token_confidence_delta",
+    "mean_logit",
+    "gradient",
     "activation_frequency",
     "max_activation",
     "random_score",

@@ -42,6 +42,8 @@ RANKINGS = (
     "output_score_mean",
     "input_score",
     "token_confidence_delta",
+    "mean_logit",
+    "gradient",
     "max_activation",
     "random_score",
 )

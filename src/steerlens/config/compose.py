@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from hydra import compose as hydra_compose
@@ -21,7 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from steerlens.config import explain
@@ -34,10 +35,12 @@ from steerlens.config.schema import MISSING, Chosen, ReferenceConfig, RunConfig
 from steerlens.config.score_keys import fold, in_full, is_flat
 from steerlens.config.shipped import shipped_path
 from steerlens.config.sources import resolve_sources
-from steerlens.errors import SteerlensError
+from steerlens.errors import SteerlensError, unknown
 from steerlens.storage.files import CONFIG_FILE
 
 HYDRA_VERSION = "1.3"
+
+T = TypeVar("T")
 
 
 def register() -> dict[str, str]:
@@ -127,6 +130,26 @@ def read_config(folder: Path) -> RunConfig:
     config = _as_dataclasses(tree)  # its sources are decided
     config.score = parse_scores(config.score)
     return config
+
+
+def typed_settings(kind: type[T], settings: Mapping[str, Any], whose: str = "") -> T:
+    """Return settings given in Python as the dataclass `kind` of the schema, each of its type.
+
+    Raises:
+        SteerlensError: there is no such setting, or it has another type; `whose` goes on after
+            `setting`.
+    """
+    try:
+        tree = OmegaConf.merge(OmegaConf.structured(kind), _literal(dict(settings)))
+        typed = OmegaConf.to_object(tree)
+    except ConfigKeyError as error:
+        names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        raise unknown(f"setting{whose}", str(error.full_key), names) from None
+    except OmegaConfBaseException as error:
+        why = str(error).splitlines()[0].rstrip(".")
+        raise SteerlensError(f"{error.full_key}{whose}: {why}.") from error
+    assert isinstance(typed, kind)
+    return typed
 
 
 def _literal(value: Any) -> Any:

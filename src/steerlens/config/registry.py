@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from steerlens.errors import SteerlensError, unknown
 
@@ -179,6 +179,10 @@ class ScoreConfig:
 
     method: str = "???"
     """Name of the method's entry point."""
+
+    AT_ONCE: ClassVar[int | None] = None
+    """Features that are scored, and kept, at a time, where each takes long; None = as many as of
+    other methods."""
 
     def check(self) -> None:
         """Refuse settings that can't work, before anything is loaded.

@@ -92,7 +92,7 @@ def best_token_of_rows(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) 
 def _best_token_of_rows(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) -> BestToken:
     own_BK = torch.cat(
         [
-            _own_logits(head, h, tokens)
+            head.finish(token_logits(head, h, tokens))
             for h, tokens in zip(h_BD.split(GATHER_ROWS), tokens_BK.split(GATHER_ROWS), strict=True)
         ]
     )
@@ -149,12 +149,13 @@ def best_token_of_one(head: Head, h_D: torch.Tensor, tokens_BK: torch.Tensor) ->
     )
 
 
-def _own_logits(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) -> torch.Tensor:
+def token_logits(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) -> torch.Tensor:
+    """Return the logits, before `finish`, of each row's own tokens: (B, K) float32."""
     weight_BKD = head.weight[tokens_BK].float()
     logits_BK = torch.einsum("bd,bkd->bk", h_BD.float(), weight_BKD)
     if head.bias is not None:
         logits_BK = logits_BK + head.bias[tokens_BK].float()
-    return head.finish(logits_BK)
+    return logits_BK
 
 
 @torch.no_grad()

@@ -108,6 +108,17 @@ FEATURES = Table(
             "Delta Token Confidence: how much amplifying the feature changes the mean negative "
             "log-probability of the k likeliest tokens, in nats.",
         ),
+        "mean_logit": Column(
+            "double",
+            "Mean logit of the feature's logit-lens tokens in its own logit lens, before a soft "
+            "cap or scale.",
+        ),
+        "gradient": Column(
+            "double",
+            "Mean over the positions where the feature fires, in its examples, of activation times "
+            "gradient of the log-probability (nats) of the model's greedy next token; null where "
+            "it fires in fewer than `score.min_examples` of them.",
+        ),
         "max_activation": Column(
             "double", "Largest activation over the corpus, in the SAE's own units."
         ),

@@ -14,7 +14,14 @@ from steerlens.config.registry import source_digest
 from steerlens.config.schema import ChoiceConfig
 from steerlens.config.settings import SteeringSettings
 from steerlens.engine.cached_rows import GROUP, cached_groups
-from steerlens.engine.generation import ROW, generate, text_key
+from steerlens.engine.generation import (
+    ROW,
+    Steering,
+    Watch,
+    generate,
+    steering_with_shares,
+    text_key,
+)
 from steerlens.results import GENERATIONS
 from steerlens.steering.metrics import Metric, MetricRun, Texts, metrics, needs_feature
 
@@ -44,17 +51,10 @@ def steer_layer(
         ctx: memory, seed, progress, and where finished texts are kept.
         evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
     """
-    factors = [0.0, *settings.factors]
-    steer, generation = settings.steer, settings.generation
+    factors, steer = [0.0, *settings.factors], settings.steer
 
     def texts_of(factors_of: Mapping[Steered, Sequence[float]]) -> pd.DataFrame:
-        rows = text_rows(factors_of, settings)
-        texts = generate(subject, rows, steer, generation, ctx)
-        key = text_key(subject, steer, generation, ctx)
-        chat = bool(generation.chat_template)
-        return measure_texts(
-            subject, texts, key, ctx, settings.concept, evaluator, chat_template=chat
-        )
+        return _measured(subject, text_rows(factors_of, settings), settings, ctx, evaluator)
 
     steered: list[Steered] = [
         (feature, control, "") for feature in features for control in ["", *steer.controls]
@@ -65,6 +65,65 @@ def steer_layer(
         measured = _search(steered, factors, settings.choice, texts_of)
     else:
         measured = texts_of(dict.fromkeys(steered, factors))
+    return _generations(subject, measured, settings)
+
+
+def steer_together(
+    subject: Subject,
+    features: Sequence[int],
+    shares: Sequence[float],
+    settings: SteeringSettings,
+    ctx: RunContext,
+    evaluator: LoadedModel | None = None,
+    watch: Watch | None = None,
+) -> pd.DataFrame:
+    """Return rows of `generations.parquet`: features at once, each with its own share of every
+    factor, 0 included.
+
+    Of one feature, and of several with equal shares, the texts are those of `steer_layer`.
+
+    Args:
+        subject: model and SAE.
+        features: ids; the first names the rows, and its tokens are what counts as success.
+        shares: of the factor, one for each feature.
+        settings: factors, edit, prompts, and what is steered toward.
+        ctx: memory, seed, progress, and where finished texts are kept.
+        evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
+        watch: told the texts as they are written.
+    """
+    first, *others = features
+    steered = (first, "", "+".join(map(str, others)))
+    rows = text_rows({steered: [0.0, *settings.factors]}, settings)
+    are_equal = all(share == 1 / len(features) for share in shares)
+    steering = (
+        None if are_equal else steering_with_shares(subject, features, shares, settings.steer, ctx)
+    )
+    measured = _measured(subject, rows, settings, ctx, evaluator, steering, watch)
+    return _generations(subject, measured, settings)
+
+
+def _measured(
+    subject: Subject,
+    rows: pd.DataFrame,
+    settings: SteeringSettings,
+    ctx: RunContext,
+    evaluator: LoadedModel | None,
+    steering: Steering | None = None,
+    watch: Watch | None = None,
+) -> pd.DataFrame:
+    """Return rows with their texts and the columns of every metric."""
+    steer, generation = settings.steer, settings.generation
+    by = list(steering.row if steering else ROW)
+    texts = generate(subject, rows[by], steer, generation, ctx, steering, watch)
+    texts = pd.concat([rows, texts.drop(columns=by)], axis=1)
+    key = text_key(subject, steer, generation, ctx, steering)
+    chat = bool(generation.chat_template)
+    return measure_texts(subject, texts, key, ctx, settings.concept, evaluator, chat_template=chat)
+
+
+def _generations(
+    subject: Subject, measured: pd.DataFrame, settings: SteeringSettings
+) -> pd.DataFrame:
     return GENERATIONS.frame(
         measured.assign(
             model=subject.lm.name,

@@ -24,7 +24,13 @@ from steerlens.engine.generation.decoding import Continuation, decode, padded_le
 from steerlens.engine.generation.sampling import Sampling, row_seed
 from steerlens.engine.generation.stopping import EOS, Stopping
 from steerlens.engine.generation.targets import max_activations, row_targets
-from steerlens.engine.intervention import Operation, Targets, check_affine, join_targets
+from steerlens.engine.intervention import (
+    Operation,
+    Targets,
+    check_affine,
+    feature_targets,
+    join_targets,
+)
 from steerlens.engine.intervention.hooks import Edits, SteeringHooks, policy_named
 from steerlens.engine.memory import batches, rows_that_fit
 from steerlens.engine.subject import Subject
@@ -49,6 +55,9 @@ TargetsOf = Callable[[pd.DataFrame], Targets]
 
 EditsOf = Callable[[pd.DataFrame, Sequence[int]], Edits]
 """The edits of a batch of rows, whose prompts have so many tokens."""
+
+Watch = Callable[[pd.DataFrame], None]
+"""Told the rows of a batch, with their texts as far as they have come, after each token."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,7 @@ def generate(
     settings: GenerationConfig,
     ctx: RunContext,
     steering: Steering | None = None,
+    watch: Watch | None = None,
 ) -> pd.DataFrame:
     """Continue the prompt of every row.
 
@@ -93,12 +103,13 @@ def generate(
         settings: how texts are continued.
         ctx: memory, seed, progress, and where finished texts are kept.
         steering: what takes the place of the SAE's features.
+        watch: told what isn't in the store while it is written; what it raises ends the work.
 
     Raises:
         SteerlensError: for a prompt that doesn't fit in the model's context, or a chat template
             that the tokenizer doesn't have.
     """
-    return generate_groups(subject, [(rows, steering)], steer, settings, ctx)[0]
+    return generate_groups(subject, [(rows, steering)], steer, settings, ctx, watch)[0]
 
 
 def generate_groups(
@@ -107,6 +118,7 @@ def generate_groups(
     steer: SteerConfig,
     settings: GenerationConfig,
     ctx: RunContext,
+    watch: Watch | None = None,
 ) -> list[pd.DataFrame]:
     """Continue the prompts of several groups of rows, each steered with something else, in
     batches that directions share.
@@ -120,6 +132,7 @@ def generate_groups(
         steer: how features are steered with.
         settings: how texts are continued.
         ctx: memory, seed, progress, and where finished texts are kept.
+        watch: as of `generate`.
 
     Raises:
         SteerlensError: as `generate`.
@@ -135,7 +148,7 @@ def generate_groups(
             )
             for rows, edits_of in _sharing_batches(subject, seeded, steerings, steer, ctx):
                 for table in _batches(
-                    subject, rows, prompts, steer, settings, ctx, edits_of, advance
+                    subject, rows, prompts, steer, settings, ctx, edits_of, advance, watch
                 ):
                     yield pa.Table.from_pandas(table, preserve_index=False)
 
@@ -234,6 +247,36 @@ def _with_features(subject: Subject, steer: SteerConfig, ctx: RunContext) -> Tar
     return lambda batch: row_targets(subject, batch, largest_F, ctx.seed)
 
 
+def steering_with_shares(
+    subject: Subject,
+    features: Sequence[int],
+    shares: Sequence[float],
+    steer: SteerConfig,
+    ctx: RunContext,
+) -> Steering:
+    """Return what steers rows, whose `feature` is the first, with features at once, each of which
+    has its own share of the row's factor.
+    """
+    pairs = [*zip(features, shares, strict=True)]
+
+    def targets_of(batch: pd.DataFrame) -> Targets:
+        size = (len(batch), 1)
+        features_BN = torch.tensor([features]).expand(len(batch), -1)
+        largest_BN = None
+        if steer.unit == "max_activation":
+            largest_BN = max_activations(subject, steer, ctx)[features_BN]
+        return feature_targets(
+            subject.sae,
+            features_BN,
+            factor_B=torch.tensor(batch["factor"].tolist(), dtype=torch.float64),
+            weights_BN=torch.tensor([shares], dtype=torch.float64).repeat(size),
+            max_activation_BN=largest_BN,
+        )
+
+    name = "+".join(f"{feature}*{share!r}" for feature, share in pairs)
+    return Steering(name, "feature", {"shares": pairs}, targets_of)
+
+
 def _tokenised(
     subject: Subject, prompts: Iterable[str], settings: GenerationConfig
 ) -> dict[str, list[int]]:
@@ -259,6 +302,7 @@ def _batches(
     ctx: RunContext,
     edits_of: EditsOf,
     advance: Any,
+    watch: Watch | None,
 ) -> Iterator[pd.DataFrame]:
     """Yield the missing rows with their texts, a batch at a time."""
     check_affine(subject.sae, torch.randn(1, 4, subject.sae.cfg.d_in).to(subject.sae.W_dec))
@@ -279,9 +323,14 @@ def _batches(
         seeds = batch["seed"].tolist()
         hooks = edits_of(batch, [len(prompts[prompt]) for prompt in batch["prompt"]])
         prompt_B = torch.tensor(batch["prompt"].map(index_of).tolist())
+
+        def show(texts: Sequence[Continuation]) -> None:
+            if watch:
+                watch(_table(subject, batch.drop(columns=GROUP), prompts, texts))
+
         texts = decode(
             subject, [prompts[index] for index in distinct], prompt_B, hooks, seeds, sampling,
-            stopping, advance, full,
+            stopping, advance, full, show if watch else None,
         )  # fmt: skip
         unused = sum(settings.max_new_tokens - len(text.token_ids) for text in texts)
         advance(0, unused)

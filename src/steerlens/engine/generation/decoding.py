@@ -69,6 +69,7 @@ def decode(
     stopping: Stopping,
     progress: Callable[[int], None] = lambda n: None,
     full: int | None = None,
+    watch: Callable[[Sequence[Continuation]], None] | None = None,
 ) -> list[Continuation]:
     """Continue each row's prompt until `stopping` ends it.
 
@@ -84,6 +85,7 @@ def decode(
         stopping: when a text ends.
         progress: called with the number of tokens that have just been drawn.
         full: how many rows a full batch has; None = as many as this one.
+        watch: called with all rows after each of their tokens; what it raises ends the batch.
 
     Raises:
         SteerlensError: logits overflow in the run's dtype.
@@ -113,6 +115,8 @@ def decode(
                 text.stopped_by = stopping.reason(text.token_ids) or ""
                 if text.stopped_by:
                     texts[row] = None
+        if watch:
+            watch(continuations)
         going = [row for row, text in enumerate(texts) if text]
         if not going:
             return continuations

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["LoadedModel", "SaeSource", "Site", "Subject", "WeightCache", "load_subjects"]
 
 
-@dataclass
+@dataclass(repr=False)
 class Subject:
     """A model and an SAE that belongs to it.
 
@@ -50,6 +50,9 @@ class Subject:
 
     logit_lens_memo: torch.Tensor | None = field(default=None, repr=False)
     """(F, K) token ids that `logit_lens` has found; -1 where it hasn't been asked."""
+
+    def __repr__(self) -> str:
+        return f"<{self.lm.name} with {self.name}, layer {self.layer}: {self.d_sae:,} features>"
 
     @property
     def key(self) -> dict[str, Any]:

@@ -34,6 +34,8 @@ COLUMNS = {
     "output_score_mean": ("S_out mean", "mean output score over several prompts"),
     "input_score": ("S_in", "share of its texts in which it peaks on a token of its own"),
     "token_confidence_delta": ("confidence", "change of the mean log-probability of likely tokens"),
+    "mean_logit": ("mean logit", "mean logit of its own tokens in its logit lens"),
+    "gradient": ("gradient", "activation times gradient of the model's own next token"),
     "activation_frequency": ("frequency", "share of the corpus's tokens on which it fires"),
     "max_activation": ("max", "largest activation over the corpus"),
     "mean_activation": ("mean", "mean activation where it fires"),
