@@ -224,9 +224,14 @@ def texts_of_arms(
     ]
     keys = [text_key(subject, steer, generation, ctx, steering) for steering in steerings]
     measured = measure_groups(
-        subject, [*zip(texts, keys, strict=True)], ctx, (), evaluator,
-        bool(generation.chat_template), by=ROW_OF_CONCEPT,
-    )  # fmt: skip
+        subject,
+        [*zip(texts, keys, strict=True)],
+        ctx,
+        settings.metrics,
+        evaluator=evaluator,
+        chat_template=bool(generation.chat_template),
+        by=ROW_OF_CONCEPT,
+    )
     return [
         of_measured.assign(method=of_arm.arm.method, rank=of_arm.arm.rank, split=of_rows["split"])
         for of_measured, of_arm, of_rows in zip(measured, asked, rows, strict=True)
