@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, is_dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -118,7 +119,9 @@ def _measured(
     texts = pd.concat([rows, texts.drop(columns=by)], axis=1)
     key = text_key(subject, steer, generation, ctx, steering)
     chat = bool(generation.chat_template)
-    return measure_texts(subject, texts, key, ctx, settings.concept, evaluator, chat_template=chat)
+    return measure_texts(
+        subject, texts, key, ctx, settings.metrics, settings.concept, evaluator, chat
+    )
 
 
 def _generations(
@@ -183,39 +186,56 @@ def measure_texts(
     texts: pd.DataFrame,
     key: Mapping[str, Any],
     ctx: RunContext,
+    settings: Mapping[str, Any] = MappingProxyType({}),
     concept: Sequence[str] = (),
     evaluator: LoadedModel | None = None,
     chat_template: bool = False,
     by: Sequence[str] = ROW,
 ) -> pd.DataFrame:
-    """Yield `texts`, which the columns `by` tell apart, with the columns of every metric; kept
-    under `key`, that of the texts.
+    """Return `texts` with the columns of every metric, kept under `key`, that of the texts.
 
     Metrics that need a steered feature are left out where `texts` has none. Only their key has the
     `concept`, so that texts which are looked at for several concepts are measured once.
+
+    Args:
+        subject: model and SAE.
+        texts: of `generate`.
+        key: all that they depend on.
+        ctx: memory, progress, and where numbers are kept.
+        settings: of metrics, by name; the others have their defaults.
+        concept: what is steered toward.
+        evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
+        chat_template: whether prompts are requests inside a template, and texts the answers.
+        by: the columns that tell the texts apart.
     """
     if texts.empty:
         return texts
     metric_run = MetricRun(ctx.memory_budget, evaluator=evaluator, chat_template=chat_template)
     for name, metric in metrics(of_features="feature" in texts).items():
         words = concept if needs_feature(metric) else ()
+        config = settings.get(name) or metric.Config()
         metric_key = {
             **key,
             "metric": name,
+            "settings": asdict(config) if is_dataclass(config) else None,
             "source": source_digest("metrics", name),
             "concept": words,
             "evaluator": None if evaluator is None else evaluator.identity,
         }
 
         def measured(
-            missing: pd.DataFrame, name: str = name, metric: Metric = metric, words: Any = words
+            missing: pd.DataFrame,
+            name: str = name,
+            metric: Metric = metric,
+            config: Any = config,
+            words: Any = words,
         ) -> Iterator[pa.Table]:
             label = f"layer {subject.layer}: {name}"
             with ctx.task(len(missing), label, "texts") as advance:
                 columns = metric.measure(
                     _columns(missing),
                     subject,
-                    metric.Config(),
+                    config,
                     replace(metric_run, concept=words, progress=advance),
                 )
             table = missing.loc[:, list(by)].assign(**columns)
