@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
-from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -15,7 +15,7 @@ from steerlens.analysis.factors import FactorMeans, next_factors
 from steerlens.config.registry import source_digest
 from steerlens.config.schema import ChoiceConfig, GenerationConfig, SteerConfig
 from steerlens.config.settings import SteeringSettings
-from steerlens.engine.cached_rows import cached_rows
+from steerlens.engine.cached_rows import GROUP, cached_groups
 from steerlens.engine.generation import (
     ROW,
     Steering,
@@ -275,14 +275,35 @@ def measure_texts(
         by: the columns that tell the texts apart.
         vectors: what their tokens were drawn from; None = not to be had.
     """
-    if texts.empty:
-        return texts
+    return measure_groups(
+        subject, [(texts, key)], ctx, settings, concept, evaluator, chat_template, by, [vectors]
+    )[0]
+
+
+def measure_groups(
+    subject: Subject,
+    groups: Sequence[tuple[pd.DataFrame, Mapping[str, Any]]],
+    ctx: RunContext,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    concept: Sequence[str] = (),
+    evaluator: LoadedModel | None = None,
+    chat_template: bool = False,
+    by: Sequence[str] = ROW,
+    vectors: Sequence[SteeredVectors | None] | None = None,
+) -> list[pd.DataFrame]:
+    """Return the texts of several keys, which have the same columns, each as `measure_texts`
+    does, measured together.
+    """
+    if not (asked := [(texts, key) for texts, key in groups if len(texts)]):
+        return [texts for texts, _ in groups]
+    tables = [texts.reset_index(drop=True) for texts, _ in asked]
+    every = vectors or [None] * len(groups)
+    sources = [each for each, (texts, _) in zip(every, groups, strict=True) if len(texts)]
     metric_run = MetricRun(ctx.memory_budget, evaluator=evaluator, chat_template=chat_template)
-    for name, metric in metrics(of_features="feature" in texts).items():
+    for name, metric in metrics(of_features="feature" in tables[0]).items():
         words = concept if needs_feature(metric) else ()
         config = settings.get(name) or metric.Config()
-        metric_key = {
-            **key,
+        of_metric = {
             "metric": name,
             "settings": asdict(config) if is_dataclass(config) else None,
             "source": source_digest("metrics", name),
@@ -300,25 +321,44 @@ def measure_texts(
             label = f"layer {subject.layer}: {name}"
             with ctx.task(len(missing), label, "texts") as advance:
                 columns = metric.measure(
-                    _columns(missing, vectors),
+                    _columns(missing, sources),
                     subject,
                     config,
                     replace(metric_run, concept=words, progress=advance),
                 )
-            table = missing.loc[:, list(by)].assign(**columns)
+            table = missing.loc[:, [*by, GROUP]].assign(**columns)
             yield pa.Table.from_pandas(table, preserve_index=False)
 
-        new = cached_rows(ctx.store, metric_key, texts, by, measured).drop_columns(list(by))
-        texts = pd.concat([texts.reset_index(drop=True), new.to_pandas()], axis=1)
-    return texts
+        keyed = [
+            ({**key, **of_metric}, table) for table, (_, key) in zip(tables, asked, strict=True)
+        ]
+        new = cached_groups(ctx.store, keyed, by, measured)
+        tables = [
+            pd.concat([table, columns.drop_columns(list(by)).to_pandas()], axis=1)
+            for table, columns in zip(tables, new, strict=True)
+        ]
+    rest = iter(tables)
+    return [next(rest) if len(texts) else texts for texts, _ in groups]
 
 
-def _columns(texts: pd.DataFrame, vectors: SteeredVectors | None) -> Texts:
+def _columns(texts: pd.DataFrame, sources: Sequence[SteeredVectors | None]) -> Texts:
+    """Return the texts of groups, each of which has its own source of vectors, for a metric."""
+
+    def steered_vectors() -> list[torch.Tensor | None]:
+        vectors: list[torch.Tensor | None] = [None] * len(texts)
+        numbers = texts[GROUP].to_numpy()
+        for number, source in enumerate(sources):
+            rows = np.flatnonzero(numbers == number)
+            if source is not None and len(rows):
+                for row, vectors_TD in zip(rows, source.of(texts.iloc[rows]), strict=True):
+                    vectors[row] = vectors_TD
+        return vectors
+
     return Texts(
         features=texts["feature"].to_numpy(dtype="int64") if "feature" in texts else None,
         prompts=texts["prompt"].tolist(),
         texts=texts["text"].tolist(),
         token_ids=[list(ids) for ids in texts["token_ids"]],
-        factors=texts["factor"].tolist() if "factor" in texts else None,
-        steered_vectors=None if vectors is None else partial(vectors.of, texts),
+        factors=texts["factor"].tolist(),
+        steered_vectors=steered_vectors,
     )
