@@ -61,7 +61,7 @@ def load_evaluator(
 def measure(
     texts: Texts, subject: Subject, config: PerplexityConfig, run: MetricRun
 ) -> Mapping[str, Sequence[float | None]]:
-    """Return the columns `perplexity` and `kl`.
+    """Return the columns `perplexity` and, of texts whose factors are known, `kl`.
 
     Perplexity is null for a text of fewer than 2 tokens (inside a template: an answer of none) and
     for one that is longer than the evaluator's context; `kl` for one without a token of its own or
@@ -106,9 +106,9 @@ def measure(
     column: list[float | None] = [None] * len(texts)
     for index, mean in zip(fit, means, strict=True):
         column[index] = math.exp(mean)
-    kl: list[float | None] = [None] * len(texts)
-    if texts.factors is not None:
-        kl = [0.0 if factor == 0 else None for factor in texts.factors]
+    if texts.factors is None:
+        return {"perplexity": column}
+    kl = [0.0 if factor == 0 else None for factor in texts.factors]
     for index, mean in zip(fit, divergences, strict=True):
         kl[index] = mean if index in same else kl[index]
     others = [index for index in steered if index not in same or index not in fit]
