@@ -19,6 +19,7 @@ RANKINGS = (
     "token_confidence_delta",
     "mean_logit",
     "gradient",
+    "outcome_correlation",
     "f1",
     "effect_stability",
     "max_activation",

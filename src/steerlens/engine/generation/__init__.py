@@ -24,8 +24,8 @@ from steerlens.engine.generation.decoding import Continuation, decode, padded_le
 from steerlens.engine.generation.sampling import Sampling, row_seed
 from steerlens.engine.generation.stopping import EOS, Stopping
 from steerlens.engine.generation.targets import max_activations, row_targets
-from steerlens.engine.intervention import Operation, check_affine, feature_targets
-from steerlens.engine.intervention.hooks import Edits, SteeringHooks, policy_named
+from steerlens.engine.intervention import Operation, check_affine, feature_targets, looks_back
+from steerlens.engine.intervention.hooks import Edits, NoEdits, SteeringHooks, policy_named
 from steerlens.engine.memory import batches, rows_that_fit
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
@@ -115,6 +115,51 @@ def generate(
 
     columns = cached_rows(ctx.store, key, rows, by, texts_of).drop_columns(by).to_pandas()
     return pd.concat([rows.reset_index(drop=True), columns], axis=1)
+
+
+def unsteered_texts(
+    subject: Subject, prompts: Sequence[str], settings: GenerationConfig, ctx: RunContext
+) -> pd.DataFrame:
+    """Continue every prompt without steering: the same texts for all SAEs of the model.
+
+    Returns:
+        A row for each prompt and sample, with `text`, `token_ids` and what else `generate` gives.
+
+    Args:
+        subject: the model, and an SAE of its.
+        prompts: beginnings of texts, each once.
+        settings: how texts are continued.
+        ctx: memory, seed, progress, and where finished texts are kept.
+
+    Raises:
+        SteerlensError: as `generate`.
+    """
+    key = {
+        **{name: subject.key[name] for name in ("model", "code")},
+        "unsteered": text_key(subject, SteerConfig(), settings, ctx)["texts"],
+        "seed": ctx.seed,
+        "bos": subject.bos,
+        "padded": not looks_back(subject.sae),
+    }
+    by = ["prompt", "sample"]
+    every = [(prompt, sample) for prompt in prompts for sample in range(settings.samples)]
+    rows = pd.DataFrame(every, columns=pd.Index(by))
+
+    def texts_of(missing: pd.DataFrame) -> Iterator[pa.Table]:
+        tokenised = _tokenised(subject, dict.fromkeys(missing["prompt"].tolist()), settings)
+        seeds = [
+            row_seed(ctx.seed, "unsteered", prompt, sample)
+            for prompt, sample in zip(missing["prompt"], missing["sample"].tolist(), strict=True)
+        ]
+        total = len(missing) * settings.max_new_tokens
+        with ctx.task(total, f"{len(missing):,} unsteered texts", "tokens") as advance:
+            for table in _batches(
+                subject, missing.assign(seed=seeds), tokenised, SteerConfig(), settings, ctx,
+                lambda batch, _: NoEdits(len(batch)), advance, None,
+            ):  # fmt: skip
+                yield pa.Table.from_pandas(table, preserve_index=False)
+
+    return cached_rows(ctx.store, key, rows, by, texts_of).to_pandas()
 
 
 def text_key(

@@ -72,6 +72,13 @@ FEATURES = Table(
             "gradient of the log-probability (nats) of the model's greedy next token; null where "
             "it fires in fewer than `score.min_examples` of them.",
         ),
+        "outcome_correlation": Column(
+            "double",
+            "Correlation, over texts, of the feature's largest activation on the generated tokens "
+            "with the outcome of `score.outcome`; null over fewer than 30 texts, or where one of "
+            "both is constant.",
+        ),
+        "outcome_texts": Column("int64", "How many texts `outcome_correlation` is over."),
         "effect_stability": Column(
             "double",
             "Mean cosine between the changes of the next-token logits when the feature is "
