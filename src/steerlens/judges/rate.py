@@ -81,7 +81,7 @@ class LanguageModelJudge:
         queue.look_up()
         return cost.estimate(
             ratings=sum(len(rating) for rating in queue.ratings),
-            kept=queue.cost.kept,
+            from_cache=queue.cost.from_cache,
             to_ask=[task.conversation for task in queue.to_ask],
             price=self.price,
             max_tokens=self.config.max_tokens,
@@ -159,7 +159,7 @@ class _RatingQueue:
         for _ in range(len(self.to_ask)):
             task: Question | None = self.to_ask.popleft()
             while task and (answer := self.judge.cache.find(task.conversation)):
-                task = self._take(task, answer, kept=True)
+                task = self._take(task, answer, from_cache=True)
             if task:
                 self.to_ask.append(task)
 
@@ -221,7 +221,7 @@ class _RatingQueue:
     def _finish(self, task: Question, answer: Answer | Unanswered) -> None:
         if isinstance(answer, Answer):
             self.failed_in_a_row = 0
-            if again := self._take(task, answer, kept=False):
+            if again := self._take(task, answer, from_cache=False):
                 self.to_ask.appendleft(again)
             return
         self._record(task, Rating(None, UNANSWERED, str(answer)))
@@ -235,11 +235,11 @@ class _RatingQueue:
                 "and the same command goes on from there."
             )
 
-    def _take(self, task: Question, answer: Answer, kept: bool) -> Question | None:
+    def _take(self, task: Question, answer: Answer, from_cache: bool) -> Question | None:
         """Record the rating in an answer, or gives what to ask next."""
         config = self.judge.config
         tokens = cost.tokens_of(answer, task.conversation, config.max_tokens)
-        self.cost.add(tokens, self.judge.price, kept)
+        self.cost.add(tokens, self.judge.price, from_cache)
         value, why = parse(answer.text)
         if value is not None:
             self._record(task, Rating(value, detail=answer.text))
