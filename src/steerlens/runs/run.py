@@ -62,15 +62,7 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
     settings = parse_settings(config)
     folder = Path(config.paths.output_dir)
     if config.plan:
-        if settings.loads_subject:
-            refuse_absent_device(settings.subject)
-            refuse_unreachable(settings)
-            refuse_if_too_big(settings)
-            print_plan(settings, measures=config.plan == "measure")
-        else:
-            if config.reference.alone:
-                read_reference(config.reference)
-            print("This would show what is published; nothing is scored (plan=true stops here).")
+        _plan(config, settings)
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # Hydra has made it; a plan leaves nothing behind
         return None
@@ -79,9 +71,7 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
         tell_begin(config)
     with Status(folder) as status:
         if settings.loads_subject:
-            refuse_absent_device(settings.subject)
-            refuse_unreachable(settings)
-            refuse_if_too_big(settings, weight_cache.size() if weight_cache else 0)
+            refuse_unloadable(settings, weight_cache.size() if weight_cache else 0)
         reference = read_reference(config.reference) if config.reference.model else None
         tree = dataclasses.asdict(config)
         _tell_other_settings(folder, tree)
@@ -109,6 +99,32 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
             tracker.finish(summary)
         print_summary(tables, summary, folder)
     return summary["objective"]["value"] if summary["objective"] else None
+
+
+def _plan(config: RunConfig, settings: Settings) -> None:
+    """Print what the run would do."""
+    if settings.loads_subject:
+        refuse_unloadable(settings)
+        print_plan(settings, measures=config.plan == "measure")
+        return
+    if config.reference.alone:
+        read_reference(config.reference)
+    print("This would show what is published; nothing is scored (plan=true stops here).")
+
+
+def refuse_unloadable(settings: Settings, spare: int = 0) -> None:
+    """Refuse what this machine can't load, before torch is imported and anything downloaded.
+
+    Args:
+        settings: the run's.
+        spare: bytes that this process holds and could give back.
+
+    Raises:
+        SteerlensError: it hasn't the device, or no way to the weights, or too little memory.
+    """
+    refuse_absent_device(settings.subject)
+    refuse_unreachable(settings)
+    refuse_if_too_big(settings, spare)
 
 
 def _wants_page(config: RunConfig, folder: Path) -> bool:
