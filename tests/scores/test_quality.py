@@ -17,7 +17,7 @@ from steerlens.engine.activations.stream import residuals
 from steerlens.engine.run_context import RunContext
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
-from steerlens.scores.quality import sae_rows, quality
+from steerlens.scores.quality import quality, sae_rows
 from steerlens.storage.store import Store
 
 MakeSubject = Callable[..., Subject]
