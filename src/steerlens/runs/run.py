@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from steerlens.config.compose import usual_values
 from steerlens.config.kinds import CONCEPT, CONCEPTS, PUBLISHED, SCORES, WORDS
 from steerlens.config.schema import RunConfig
 from steerlens.config.settings import Settings, parse_settings
-from steerlens.config.sources import source_note
+from steerlens.config.sources import source_note, unread_note
 from steerlens.data.reference import read_reference
 from steerlens.engine.run_context import RunContext
 from steerlens.report import tracking, write_report
@@ -166,8 +167,9 @@ def _carry_out(
     for warning in (line for method in settings.scores.values() for line in method.warnings()):
         logger.warning("%s", warning)
         folder.note_line(warning)
-    if settings.kind is not PUBLISHED and (note := source_note(config)):
-        print(note)
+    if settings.kind is not PUBLISHED:
+        for note in filter(None, (source_note(config), unread_note(config, usual_values))):
+            print(note)
     if reference:
         reference.write(target)
     if reference and reference.alone:
