@@ -271,6 +271,8 @@ class Page:
     series: Sequence[SeriesScores] = ()
     cards: Mapping[str, Card] = field(default_factory=dict)
     """By `layer/feature`, the most wanted first."""
+    live: Any = None
+    """What a served page has to know to ask its server (`report.play.Live`); null from disk."""
 
 
 def plain(value: Any) -> float | int | None:
