@@ -247,6 +247,12 @@ class ScoreConfig:
         """
         return None
 
+    def n_later(self) -> int | None:
+        """Return how many SAEs of later layers the method looks at, of those that the run has; None
+        = all.
+        """
+        return 0
+
     def refusal(self, name: str, why: str) -> SteerlensError:
         """Return the error for setting `name`: `why` goes on after its value."""
         return SteerlensError(f"{name}={getattr(self, name)} of score {self.method} {why}.")

@@ -159,6 +159,34 @@ def token_logits(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) -> tor
 
 
 @torch.no_grad()
+def products_of_changes(head: Head, h_BPD: torch.Tensor, before_PD: torch.Tensor) -> torch.Tensor:
+    """Return the inner products of the changes of next-token logits under P prompts.
+
+    Args:
+        head: final stage of the model.
+        h_BPD: (B, P, D) normed vectors of B rows after each prompt.
+        before_PD: (P, D) those without any change.
+
+    Returns:
+        (B, P, P) float64; exactly 0 where a vector is the one without change.
+    """
+    P = len(before_PD)
+    at_once = max(1, GATHER_ROWS // P)
+    parts = []
+    for h in h_BPD.split(at_once):
+        # In one product, so that equal vectors have equal logits.
+        rows_BPD = torch.cat([h, before_PD[None].to(h)])
+        rows_BPD = with_rows(rows_BPD, padded(len(rows_BPD), at_once + 1, h.device, P))
+        product_BPP = torch.zeros(len(rows_BPD), P, P, dtype=torch.float64, device=rows_BPD.device)
+        for _, logits_NC in _logits_in_chunks(head, rows_BPD.flatten(0, 1)):
+            logits_BPC = logits_NC.view(len(rows_BPD), P, -1)
+            change_BPC = logits_BPC - logits_BPC[len(h)]
+            product_BPP += torch.bmm(change_BPC, change_BPC.transpose(1, 2)).double()
+        parts.append(product_BPP[: len(h)])
+    return torch.cat(parts)
+
+
+@torch.no_grad()
 def log_probability(head: Head, h_BD: torch.Tensor, token_B: torch.Tensor) -> torch.Tensor:
     """Return the log-probability (nats) of one token for each row's normed vector: (B,) float32."""
     return _in_tiles(lambda *tile: [_log_probability(head, *tile)], h_BD, token_B)[0]

@@ -122,10 +122,12 @@ def score_key(subject: Subject, config: ScoreConfig, ctx: RunContext) -> dict[st
     """Return everything that a method's numbers depend on."""
     source = inspect.getsource(load_part("scores", config.method))
     of_run = {"seed": lambda: ctx.seed, "corpus": ctx.corpus_key}
+    later = ctx.later_subjects(subject, n) if (n := config.n_later()) != 0 else []
     files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in config.files()]
     return {
         **subject.key,
         **{name: of_run[name]() for name in config.uses()},
+        **({"later": [each.identity for each in later]} if later else {}),
         "files": files,
         "score": dataclasses.asdict(config),
         "method": hashlib.sha256(source.encode()).hexdigest(),
