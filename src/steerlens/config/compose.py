@@ -57,7 +57,7 @@ def read_config(folder: Path) -> RunConfig:
         if not isinstance(settings, dict):
             raise ValueError("no mapping")
         settings.pop("chosen", None)
-        tree = OmegaConf.merge(OmegaConf.structured(RunConfig), _literal(settings))
+        tree = OmegaConf.merge(OmegaConf.structured(RunConfig), literal(settings))
     except OSError as error:
         raise SteerlensError(f"{folder} is no run's folder: it has no {CONFIG_FILE}.") from error
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
@@ -78,7 +78,7 @@ def typed_settings(kind: type[T], settings: Mapping[str, Any], whose: str = "") 
             `setting`.
     """
     try:
-        tree = OmegaConf.merge(OmegaConf.structured(kind), _literal(dict(settings)))
+        tree = OmegaConf.merge(OmegaConf.structured(kind), literal(dict(settings)))
         typed = OmegaConf.to_object(tree)
     except ConfigKeyError as error:
         names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
@@ -90,13 +90,13 @@ def typed_settings(kind: type[T], settings: Mapping[str, Any], whose: str = "") 
     return typed
 
 
-def _literal(value: Any) -> Any:
+def literal(value: Any) -> Any:
     """Return settings with every interpolation escaped, so that OmegaConf takes it for text."""
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", lambda match: f"{match[1] * 2}\\${{", value)
     if isinstance(value, dict):
-        return {key: _literal(item) for key, item in value.items()}
-    return [_literal(item) for item in value] if isinstance(value, list) else value
+        return {key: literal(item) for key, item in value.items()}
+    return [literal(item) for item in value] if isinstance(value, list) else value
 
 
 def compose_tree(overrides: Sequence[str] = ()) -> DictConfig:
