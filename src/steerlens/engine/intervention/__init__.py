@@ -12,6 +12,7 @@ compares that with SAELens' own `decode` for each subject before it is used.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
