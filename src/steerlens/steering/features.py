@@ -14,7 +14,7 @@ from steerlens.analysis.factors import next_factors
 from steerlens.config.registry import source_digest
 from steerlens.config.schema import ChoiceConfig
 from steerlens.config.settings import SteeringSettings
-from steerlens.engine.cached_rows import cached_rows
+from steerlens.engine.cached_rows import GROUP, cached_groups
 from steerlens.engine.generation import (
     ROW,
     Steering,
@@ -208,14 +208,32 @@ def measure_texts(
         chat_template: whether prompts are requests inside a template, and texts the answers.
         by: the columns that tell the texts apart.
     """
-    if texts.empty:
-        return texts
+    return measure_groups(
+        subject, [(texts, key)], ctx, settings, concept, evaluator, chat_template, by
+    )[0]
+
+
+def measure_groups(
+    subject: Subject,
+    groups: Sequence[tuple[pd.DataFrame, Mapping[str, Any]]],
+    ctx: RunContext,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    concept: Sequence[str] = (),
+    evaluator: LoadedModel | None = None,
+    chat_template: bool = False,
+    by: Sequence[str] = ROW,
+) -> list[pd.DataFrame]:
+    """Return the texts of several keys, which have the same columns, each as `measure_texts`
+    does, measured together.
+    """
+    if not (asked := [(texts, key) for texts, key in groups if len(texts)]):
+        return [texts for texts, _ in groups]
+    tables = [texts.reset_index(drop=True) for texts, _ in asked]
     metric_run = MetricRun(ctx.memory_budget, evaluator=evaluator, chat_template=chat_template)
-    for name, metric in metrics(of_features="feature" in texts).items():
+    for name, metric in metrics(of_features="feature" in tables[0]).items():
         words = concept if needs_feature(metric) else ()
         config = settings.get(name) or metric.Config()
-        metric_key = {
-            **key,
+        of_metric = {
             "metric": name,
             "settings": asdict(config) if is_dataclass(config) else None,
             "source": source_digest("metrics", name),
@@ -238,12 +256,19 @@ def measure_texts(
                     config,
                     replace(metric_run, concept=words, progress=advance),
                 )
-            table = missing.loc[:, list(by)].assign(**columns)
+            table = missing.loc[:, [*by, GROUP]].assign(**columns)
             yield pa.Table.from_pandas(table, preserve_index=False)
 
-        new = cached_rows(ctx.store, metric_key, texts, by, measured).drop_columns(list(by))
-        texts = pd.concat([texts.reset_index(drop=True), new.to_pandas()], axis=1)
-    return texts
+        keyed = [
+            ({**key, **of_metric}, table) for table, (_, key) in zip(tables, asked, strict=True)
+        ]
+        new = cached_groups(ctx.store, keyed, by, measured)
+        tables = [
+            pd.concat([table, columns.drop_columns(list(by)).to_pandas()], axis=1)
+            for table, columns in zip(tables, new, strict=True)
+        ]
+    rest = iter(tables)
+    return [next(rest) if len(texts) else texts for texts, _ in groups]
 
 
 def _columns(texts: pd.DataFrame) -> Texts:
