@@ -6,7 +6,7 @@ A `RunConfig` holds what was written; `parse_settings` gives every value its one
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +37,7 @@ from steerlens.config.schema import (
     SteerConfig,
     TowardConfig,
 )
-from steerlens.config.sources import counts_need_a_pass, shipped_examples
+from steerlens.config.sources import counts_need_a_pass, reads_corpus, shipped_examples
 from steerlens.config.steering import parse_factors, parse_prompts, with_template
 
 
@@ -86,6 +86,8 @@ class SteeringSettings:
     choice: ChoiceConfig
     concept: tuple[str, ...] = ()
     """The names of what is steered toward; () for no concept."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """The settings of metrics by their names; the others' are their defaults."""
 
     @property
     def concept_label(self) -> str | None:
@@ -119,6 +121,8 @@ class Settings:
     """File of examples of the SAE that stands for the corpus."""
     counts_need_a_pass: bool
     """Whether `features.min_examples` has to read the corpus."""
+    reads_corpus: bool
+    """Whether anything may read the corpus."""
     quality_tokens: int | None
     """Tokens of the corpus on which the SAEs' reconstruction is measured."""
     features: FeaturesConfig
@@ -147,6 +151,11 @@ class Settings:
     def loads_subject(self) -> bool:
         """Whether the run loads its model and SAEs: not for published numbers alone."""
         return self.kind is not PUBLISHED
+
+    @property
+    def warnings(self) -> list[str]:
+        """Say what of the scores' settings works but is hardly meant, in sentences."""
+        return [line for method in self.scores.values() for line in method.warnings()]
 
     @property
     def cache_dir(self) -> Path:
@@ -188,6 +197,7 @@ def parse_steering(config: RunConfig) -> SteeringSettings:
         prompts=tuple(parse_prompts(config.generation)),
         choice=config.choice,
         concept=() if config.concept is None else tuple(parse_concept(config.concept)),
+        metrics=config.metrics,
     )
 
 
@@ -205,6 +215,7 @@ def parse_settings(config: RunConfig) -> Settings:
         corpus=config.corpus,
         shipped_examples=shipped_examples(config),
         counts_need_a_pass=counts_need_a_pass(config),
+        reads_corpus=reads_corpus(config),
         quality_tokens=config.quality.n_tokens,
         features=config.features,
         features_concept=() if concept is None else tuple(parse_concept(concept)),

@@ -30,7 +30,6 @@ from steerlens.engine.subject.forward import (
     left_padded,
     new_cache,
     rows_of_one,
-    select_rows,
 )
 from steerlens.engine.subject.load_errors import first_line
 from steerlens.errors import SteerlensError
@@ -203,15 +202,13 @@ def use_own_attention(bridge: TransformerBridge) -> bool:
 
     changed, plain = False, AttentionBridge.forward
     for module in bridge.blocks.modules():
-        if isinstance(module, AttentionBridge) and _forward_of(module) is not plain:
+        if not isinstance(module, AttentionBridge):
+            continue
+        if getattr(module.forward, "__func__", module.forward) is not plain:
             # Plainly: the bridge's own setattr would change the module that it stands for.
             object.__setattr__(module, "forward", MethodType(plain, module))
             changed = True
     return changed
-
-
-def _forward_of(module: Any) -> Any:
-    return getattr(module.forward, "__func__", module.forward)
 
 
 @dataclass(frozen=True)
@@ -308,7 +305,7 @@ class _Comparison:
         h_PD = final_vectors(self._bridge, tokens_PL[:, :begun], cache=cache, last=True, **inputs)
         yield self._of_vectors(h_PD), torch.stack([logits_LV[-2] for logits_LV in self._logits])
         rows = torch.tensor([1, 0, 1], device=self._device)
-        select_rows(cache, rows)
+        cache.reorder_cache(rows)
         inputs = left_padded(n_padding_P[rows], begun, 1)
         h_BD = final_vectors(self._bridge, tokens_PL[rows, -1:], cache=cache, last=True, **inputs)
         expected = [self._logits[row][-1] for row in rows.tolist()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,12 @@ class LoadedModel:
         """Device of the embedding, where tokens go."""
         return next(self.bridge.embed.parameters()).device
 
+    @property
+    def kv_numbers(self) -> int:
+        """Give how many numbers the keys and values of one position in one block are."""
+        cfg = self.bridge.cfg
+        return 2 * (getattr(cfg, "n_key_value_heads", None) or cfg.n_heads) * cfg.d_head
+
     def device_of_block(self, layer: int) -> torch.device:
         """Return the device of block `layer`."""
         return next(self.bridge.blocks[layer].parameters()).device
@@ -125,10 +132,16 @@ class LoadedModel:
         return None if token is None else str(self.tokenizer.convert_ids_to_tokens(token))
 
     @property
-    def tokenizer_prepends_bos(self) -> bool:
-        """Say whether the tokenizer puts BOS before a text by itself."""
-        ids = self.tokenizer("a")["input_ids"]
-        return self.tokenizer.bos_token_id is not None and ids[:1] == [self.tokenizer.bos_token_id]
+    def prepended_bos(self) -> int | None:
+        """Give the BOS that the tokenizer puts before a text by itself; None for none."""
+        ids: Any = self.tokenizer("a")["input_ids"]
+        bos: Any = self.tokenizer.bos_token_id
+        return bos if ids[:1] == [bos] else None
+
+
+def with_bos(ids: Sequence[int], bos: int | None) -> list[int]:
+    """Return token ids after `bos`, once; as they are where that is None."""
+    return [*ids] if bos is None or [*ids[:1]] == [bos] else [bos, *ids]
 
 
 def count_layers(config: ModelConfig) -> int:
@@ -163,7 +176,9 @@ def load_model(settings: SubjectSettings, metadata: SAEMetadata) -> LoadedModel:
         "device": str(device),
         "processing": processing or "none",
     }
-    key = {**identity, "device_map": settings.device_map, "chip": _chip(device)}
+    # A GPU's arithmetic is its own.
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    key = {**identity, "device_map": settings.device_map, "chip": chip}
     agreement = read_agreement(key, cache_dir)
     reference = None if agreement else reference_logits(hf_model, tokenizer, entry.title)
     bridge, head = _bridge(hf_model, source, settings, processing)
@@ -242,11 +257,6 @@ def _processing(metadata: SAEMetadata) -> dict[str, bool]:
 
 def _dtype(settings: SubjectSettings) -> torch.dtype:
     return resolve_dtype(settings.dtype, settings.device, settings.device_map)
-
-
-def _chip(device: torch.device) -> str | None:
-    """Return the name of the GPU, whose arithmetic is its own; None for others."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def _hf_config(entry: ModelConfig) -> Any:

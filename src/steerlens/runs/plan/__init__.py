@@ -15,10 +15,10 @@ import numpy as np
 from rich.text import Text
 
 from steerlens.config.catalog import read_release, releases
-from steerlens.config.folders import count_layers, has_chat_template, sae_facts, sae_folders
+from steerlens.config.folders import has_chat_template, sae_facts, sae_folders
 from steerlens.config.gguf import gguf_file
 from steerlens.config.kinds import CONCEPTS
-from steerlens.config.parse import parse_layers
+from steerlens.config.saes import layers_with_sae
 from steerlens.config.schema import CorpusConfig, ModelConfig
 from steerlens.config.settings import Settings, SubjectSettings
 from steerlens.data.corpus.webtext import webtext
@@ -32,7 +32,7 @@ from steerlens.runs.plan.finished import Finished
 from steerlens.runs.plan.measure import Measured, measure
 from steerlens.runs.plan.rates import CorpusPass, Rates, keep_rates, read_rates
 from steerlens.runs.plan.steering import planned_texts, planned_words
-from steerlens.runs.preflight import layers_with_sae, local_folder
+from steerlens.runs.subject_check import local_folder
 from steerlens.scores import output
 from steerlens.scores.selection import part, select_features
 
@@ -69,6 +69,7 @@ def print_plan(settings: Settings, measures: bool = False) -> None:
             keep_rates(settings, measured.rates)
         plan = _toward_concepts if settings.kind is CONCEPTS else _scores_and_texts
         rows += plan(settings, measured)
+    rows += [("warning", line) for line in settings.warnings]
     width = max(len(name) for name, _ in rows)
     print(f"This would run (plan={'measure' if measures else 'true'} stops here):")
     lines = (Line(f"  {name:<{width}}  ", Text(visible(text))) for name, text in rows)
@@ -118,30 +119,21 @@ def _release_is_here(release: str | None) -> bool:
 
 def _guessed(subject: SubjectSettings, weights: int | None) -> list[tuple[str, str]]:
     return [
-        ("layers", _told(subject)),
+        ("layers", _layers_told(subject)),
         ("disk", f"a download of {gigabytes(weights) if weights else 'unknown size'} first"),
         ("time", "unknown until the weights are here, because it is measured on them"),
     ]
 
 
-def _told(subject: SubjectSettings) -> str:
+def _layers_told(subject: SubjectSettings) -> str:
     """Tell the layers as they were asked for."""
     layers = subject.layers
     return layers if isinstance(layers, str) else ", ".join(map(str, layers))
 
 
-def _layers(subject: SubjectSettings) -> list[int]:
-    """Give the layers of the run, as far as they are told without its weights; else []."""
-    n_layers = count_layers(subject.model)
-    if n_layers is None:
-        return []
-    layers = parse_layers(subject.layers, n_layers, subject.model.late_from)
-    return layers_with_sae(subject, layers) or []
-
-
 def _sizes(subject: SubjectSettings) -> dict[int, int]:
     """Give the number of features of each layer's SAE; {} where only the weights tell."""
-    layers, sae = _layers(subject), subject.sae
+    layers, sae = layers_with_sae(subject) or [], subject.sae
     sizes: dict[int | None, int | None] = dict.fromkeys(layers, sae.d_sae)
     if sae.path:
         facts = [sae_facts(folder) for folder in sae_folders(Path(sae.path))]
@@ -161,9 +153,9 @@ def _chat_template(settings: Settings) -> bool | None:
 
 def _toward_concepts(settings: Settings, measured: Measured | None) -> list[tuple[str, str]]:
     """Count the texts of concepts and what rating them takes."""
-    layers = list(measured.sizes) if measured else _layers(settings.subject)
+    layers = list(measured.sizes) if measured else layers_with_sae(settings.subject) or []
     if not layers:
-        return [("layers", f"{_told(settings.subject)}; how many, {MEASURE} tells")]
+        return [("layers", f"{_layers_told(settings.subject)}; how many, {MEASURE} tells")]
     in_template = bool(_chat_template(settings))
     planned = planned_concepts(settings, layers[0], len(layers), in_template)
     rates = measured.rates if measured else read_rates(settings)
@@ -195,7 +187,7 @@ def _scores_and_texts(settings: Settings, measured: Measured | None) -> list[tup
     sizes = measured.sizes if measured else _sizes(settings.subject)
     if not sizes:
         return [
-            ("layers", _told(settings.subject)),
+            ("layers", _layers_told(settings.subject)),
             ("features", f"as many as the SAE's weights have, which {MEASURE} loads"),
             ("time", NOT_MEASURED),
         ]
