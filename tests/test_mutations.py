@@ -10,8 +10,9 @@ import pytest
 
 import steerlens
 from experiments.mutations import run
-from experiments.mutations.mutate import KINDS, choose, mutations, runs_on_import
+from experiments.mutations.mutate import KINDS, choose, mutations
 from experiments.mutations.run import judge, trace_room
+from experiments.mutations.trace import function_at
 
 SOURCE = '''"""A docstring with 3 < 4."""
 
@@ -98,10 +99,11 @@ def test_changes_of_the_package_compile(room: str) -> None:
         compile(change.apply(file.read_text(encoding="utf-8")), str(file), "exec")
 
 
-def test_what_runs_on_import_is_no_functions() -> None:
-    assert not any(runs_on_import(SOURCE, change.line) for change in mutations(SOURCE))
-    assert runs_on_import("LIMIT = 3\n", 1)
-    assert runs_on_import("class Row:\n    n: int = 3\n", 2)
+def test_the_innermost_function_of_a_line_is_named() -> None:
+    source = "N = 1\nclass Row:\n    n = 2\n    def of(self):\n        def f():\n            pass\n"
+    source += "        return f\n"
+    names = [function_at(source, line) for line in range(1, 8)]
+    assert names == ["", "", "", "Row.of", "Row.of.f", "Row.of.f", "Row.of"]
 
 
 TESTS = {

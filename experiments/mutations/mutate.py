@@ -76,16 +76,6 @@ def choose(files: list[Path], n: int, seed: str) -> list[tuple[Path, Mutation]]:
     return chosen[:n]
 
 
-def runs_on_import(source: str, line: int) -> bool:
-    """Whether no function of `source` has the line in it: importing is what runs it."""
-    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-    return not any(
-        node.lineno <= line <= (node.end_lineno or line)
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, functions)
-    )
-
-
 class _Finder(ast.NodeVisitor):
     def __init__(self, source: str) -> None:
         self.mutations: list[Mutation] = []

@@ -4,7 +4,7 @@ Chooses changes of `engine`, `scores`, `steering` and `analysis` (operators, com
 constants, lines that are left out) by a seed that is the commit's hash, makes each in a copy of the
 commit, and runs the room's tests that call the changed function, until one fails:
 
-    python -m experiments.mutations.run [--n 60] [--room scores] [--seconds 120] [--seed HASH]
+    python -m experiments.mutations.run [--n 60] [--room scores] [--seconds 120] [--commit HASH]
 
 Which test calls what is traced first, by running the tests of each room once. A change counts as
 caught if a test fails that passes without it, or doesn't come to an end. What is finished is in
@@ -37,12 +37,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from experiments.mutations.mutate import KINDS, Mutation, choose, mutations, runs_on_import
-from experiments.mutations.trace import Trace, Tracer, cpu_seconds
+from experiments.mutations.mutate import KINDS, Mutation, choose, mutations
+from experiments.mutations.trace import Trace, Tracer, cpu_seconds, function_at
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path("src", "steerlens")
-ROOMS = ("engine", "scores", "steering", "analysis")
+ROOMS = ("analysis", "scores", "steering", "engine")
 SHARE = 0.9
 """Of the changes that must be caught."""
 CAUGHT, SURVIVED, UNCALLED = "caught", "survived", "no test calls it"
@@ -71,30 +71,32 @@ def main() -> None:
     parser.add_argument("--room", choices=ROOMS, action="append", help="default: all four")
     seconds = "of processor time for each change, at most"
     parser.add_argument("--seconds", type=int, default=120, help=seconds)
-    parser.add_argument("--seed", help="default: the commit's hash")
+    parser.add_argument("--commit", default="HEAD", help="what is changed, with its tests")
     parser.add_argument("--again", type=Path, metavar="LOG", help="changes of an earlier log")
+    since = "a commit whose traces are taken over for the tests that it had"
+    parser.add_argument("--since", default="", metavar="COMMIT", help=since)
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "mutations")
     args = parser.parse_args()
-    commit = _git("rev-parse", "HEAD").decode().strip()
-    seed = args.seed or commit
+    commit = _git("rev-parse", f"{args.commit}^{{commit}}").decode().strip()
     rooms = args.room or ROOMS
     args.out.mkdir(parents=True, exist_ok=True)
-    name = f"{args.again.stem}-again-{commit[:12]}" if args.again else seed[:12]
+    name = f"{args.again.stem}-again-{commit[:12]}" if args.again else commit[:12]
     log = args.out / f"{name}.jsonl"
     done = {_key(row): row for row in _rows(log) if row["result"] in (CAUGHT, SURVIVED, UNCALLED)}
     rows = []
     with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
-        tree = copy_commit(Path(folder))
+        tree = copy_commit(commit, Path(folder))
         sources = [file for room in rooms for file in (tree / PACKAGE / room).rglob("*.py")]
         if args.again:
-            chosen, gone = _again(_rows(args.again), tree, args.n, seed)
+            chosen, gone = _again(_rows(args.again), tree, args.n, commit)
             print(f"{gone} of the log are no longer there", flush=True)
         else:
-            chosen = choose(sources, args.n, seed)
+            chosen = choose(sources, args.n, commit)
         os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}  # as `tests/conftest.py`
         _import(IMPORTS)
         for room in rooms:
-            trace = trace_room(tree, room, args.out / f"{commit[:12]}-{room}.trace.json")
+            traces = [args.out / f"{of[:12]}-{room}.trace.json" for of in (commit, args.since)]
+            trace = trace_room(tree, room, *traces)
             for file, mutation in chosen:
                 relative = file.relative_to(tree)
                 if not relative.is_relative_to(PACKAGE / room):
@@ -113,12 +115,17 @@ def main() -> None:
     sys.exit(sum(row["result"] == CAUGHT for row in rows) < SHARE * len(rows))
 
 
-def trace_room(tree: Path, room: str, kept_in: Path) -> Trace:
-    """Return which tests of the room call what, from `kept_in` if they have been traced before."""
+def trace_room(tree: Path, room: str, kept_in: Path, earlier: Path | None = None) -> Trace:
+    """Return which tests of the room call what, from `kept_in` if they have been traced before.
+
+    Tests that an `earlier` trace knows aren't traced anew.
+    """
     if not kept_in.is_file():
-        tracer = Tracer(tree / "src")
+        before = Trace.load(earlier) if earlier is not None and earlier.is_file() else None
+        tracer = Tracer(tree / "src", before)
 
         def run() -> int:
+            tracer.listen()
             code = _pytest(tree, [str(tree / "tests" / room)], tracer)
             tracer.trace.save(kept_in)
             return code
@@ -139,8 +146,8 @@ def tests_of(trace: Trace, tree: Path, file: Path, mutation: Mutation) -> list[s
     below = file.relative_to("src").as_posix()
     mirror = Path("tests", *file.parent.parts[2:], f"test_{file.stem}.py").as_posix()
     source = (tree / file).read_text(encoding="utf-8")
-    if not runs_on_import(source, mutation.line):
-        return trace.in_order(trace.callers(below, mutation.line), mirror)
+    if function := function_at(source, mutation.line):
+        return trace.in_order(trace.callers(below, function), mirror)
     nearest = trace.callers(below) | {name for name in trace.tests if name.startswith(mirror)}
     module = ".".join(file.relative_to("src").with_suffix("").parts).removesuffix(".__init__")
     package, _, name = module.rpartition(".")
@@ -221,12 +228,12 @@ class InOrder:
             stream.write(json.dumps(line) + "\n")
 
 
-def copy_commit(folder: Path) -> Path:
+def copy_commit(commit: str, folder: Path) -> Path:
     """Unpack the commit, so that the tree that people work in is neither read nor changed.
 
     What is compiled of it is checked by its text: a file changes twice within a second.
     """
-    with tarfile.open(fileobj=io.BytesIO(_git("archive", "HEAD"))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(_git("archive", commit))) as archive:
         archive.extractall(folder, filter="data")
     mode = PycInvalidationMode.CHECKED_HASH
     compileall.compile_dir(folder / PACKAGE, quiet=2, invalidation_mode=mode)

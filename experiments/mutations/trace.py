@@ -1,30 +1,29 @@
 """Which test calls which functions of the package, and what it costs, so that a change is shown to
-the tests that can notice it alone, the cheapest of them first."""
+the tests that can notice it alone, the cheapest of them first.
+
+Every function of the package tells that it is called; all other code is run as it is, which a trace
+function would slow down to half its speed.
+"""
 
 from __future__ import annotations
 
-import inspect
+import ast
+import builtins
 import json
-import os
 import resource
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from types import CodeType
+from typing import Any
 
 import pytest
 
-
-class Span(NamedTuple):
-    """The lines of a function: its file below the traced folder, its first and its last line."""
-
-    file: str
-    first: int
-    last: int
+CALLED = "__steerlens_function_called__"
 
 
 @dataclass
@@ -33,14 +32,15 @@ class TracedTest:
 
     seconds: float
     calls: list[int]
-    """Positions in `Trace.spans`."""
+    """Positions in `Trace.functions`."""
 
 
 @dataclass
 class Trace:
     """The tests that pass, by their id, and the modules that they had imported in the end."""
 
-    spans: list[Span] = field(default_factory=list)
+    functions: list[str] = field(default_factory=list)
+    """Each is a file below the traced folder, a colon, and the dotted name in it."""
     tests: dict[str, TracedTest] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     """Tests that don't pass as the code is: they can't notice a change."""
@@ -52,18 +52,30 @@ class Trace:
     @classmethod
     def load(cls, file: Path) -> Trace:
         trace = cls(**json.loads(file.read_text(encoding="utf-8")))
-        trace.spans = [Span(*span) for span in trace.spans]
-        trace.tests = {name: TracedTest(**test) for name, test in trace.tests.items()}  # type: ignore[arg-type]
+        tests: dict[str, Any] = {**trace.tests}
+        trace.tests = {name: TracedTest(**test) for name, test in tests.items()}
         return trace
 
-    def callers(self, file: str, line: int | None = None) -> set[str]:
-        """Return the tests that call a function of `file` that has `line` in it, or any of it."""
-        spans = {
+    def callers(self, file: str, function: str = "") -> set[str]:
+        """Return the tests that call a function of `file`, or any of it."""
+        called = f"{file}:{function}"
+        positions = {
             position
-            for position, span in enumerate(self.spans)
-            if span.file == file and (line is None or span.first <= line <= span.last)
+            for position, name in enumerate(self.functions)
+            if name == called or (not function and name.startswith(called))
         }
-        return {name for name, test in self.tests.items() if not spans.isdisjoint(test.calls)}
+        return {name for name, test in self.tests.items() if not positions.isdisjoint(test.calls)}
+
+    def with_tests(self, other: Trace, names: Collection[str]) -> Trace:
+        """Return this trace with those tests of `other` that are among `names`."""
+        functions = [*self.functions, *other.functions]
+        shift = len(self.functions)
+        moved = {
+            name: TracedTest(test.seconds, [shift + position for position in test.calls])
+            for name, test in other.tests.items()
+            if name in names
+        }
+        return Trace(functions, moved | self.tests, self.failed, self.modules)
 
     def in_order(self, names: set[str], mirror: str) -> list[str]:
         """Sort tests: one case of each test first; file by file, those of the file `mirror` first,
@@ -86,30 +98,77 @@ class Trace:
         return [name for file in order for name in files[file]]
 
 
+def function_at(source: str, line: int) -> str:
+    """Return the dotted name of the innermost function that has the line in it; "" where importing
+    runs the line.
+    """
+    names = [
+        name
+        for name, node in _functions(ast.parse(source))
+        if node.lineno <= line <= (node.end_lineno or line)
+    ]
+    return names[-1] if names else ""
+
+
+def _functions(
+    node: ast.AST, outer: str = ""
+) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Give the functions inside `node`, each before those that are inside it."""
+    for child in ast.iter_child_nodes(node):
+        name = outer
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            name = f"{outer}.{child.name}".lstrip(".")
+            if not isinstance(child, ast.ClassDef):
+                yield name, child
+        yield from _functions(child, name)
+
+
 class Tracer:
     """A plug-in of pytest that fills `trace` with the calls of functions below `source`.
 
-    What a fixture calls, and what it costs, is counted for every test that uses it.
+    What a fixture calls, and what it costs, is counted for every test that uses it. Tests of
+    `before`, a trace of an earlier commit, aren't run again: what it says of them is taken over.
     """
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path, before: Trace | None = None) -> None:
         self.trace = Trace()
-        self._prefix = f"{source}{os.sep}"
-        self._codes: dict[int, CodeType] = {}  # by id: a code object's hash reads all of it
-        self._calls: set[int] = set()
+        self._source = source
+        self._before = before or Trace()
+        self._collected: set[str] = set()
+        self._calls: set[str] = set()
         self._fixture_seconds = 0.0
-        self._of_fixture: dict[int, set[int]] = defaultdict(set)
+        self._of_fixture: dict[int, set[str]] = defaultdict(set)
         self._cost_of_fixture: dict[int, float] = defaultdict(float)
-        self._of_test: dict[str, tuple[float, set[int], list[int]]] = {}
+        self._of_test: dict[str, tuple[float, set[str], list[int]]] = {}
         self._passed: dict[str, bool] = {}
+
+    def listen(self) -> None:
+        """Have every function that is imported from now on tell when it is called."""
+        compiled = SourceFileLoader.get_code
+        setattr(builtins, CALLED, self._call)
+
+        def get_code(loader: SourceFileLoader, fullname: str) -> CodeType | None:
+            path = Path(loader.get_filename(fullname))
+            if not path.is_relative_to(self._source):
+                return compiled(loader, fullname)
+            tree, file = ast.parse(path.read_bytes()), path.relative_to(self._source).as_posix()
+            for name, node in [*_functions(tree)]:
+                call = ast.parse(f"{CALLED}({f'{file}:{name}'!r})").body[0]
+                node.body.insert(int(ast.get_docstring(node) is not None), call)
+            return compile(tree, path, "exec", dont_inherit=True)
+
+        SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        self._collected = {item.nodeid for item in items}
+        items[:] = [item for item in items if item.nodeid not in self._before.tests]
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         start, self._fixture_seconds = cpu_seconds(), 0.0
         with self._recorded() as calls:
-            sys.settrace(self._on_call)
             yield
-            sys.settrace(None)
         definitions = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
         fixtures = [id(definition) for every in definitions for definition in every]
         seconds = cpu_seconds() - start - self._fixture_seconds
@@ -137,34 +196,32 @@ class Tracer:
             self.trace.failed.append(report.nodeid)
 
     def pytest_sessionfinish(self) -> None:
-        spans = {number: self._span(code) for number, code in self._codes.items()}
-        self.trace.spans = sorted(set(spans.values()))
-        positions = {span: position for position, span in enumerate(self.trace.spans)}
-        for name, (seconds, calls, fixtures) in self._of_test.items():
-            if self._passed.get(name):
-                every = calls.union(*(self._of_fixture[fixture] for fixture in fixtures))
-                seconds += sum(self._cost_of_fixture[fixture] for fixture in fixtures)
-                called = sorted({positions[spans[number]] for number in every})
-                self.trace.tests[name] = TracedTest(round(seconds, 3), called)
-        self.trace.modules = sorted(sys.modules)
+        of_test = {
+            name: (
+                seconds + sum(self._cost_of_fixture[fixture] for fixture in fixtures),
+                calls.union(*(self._of_fixture[fixture] for fixture in fixtures)),
+            )
+            for name, (seconds, calls, fixtures) in self._of_test.items()
+            if self._passed.get(name)
+        }
+        functions = sorted(set().union(*(calls for _, calls in of_test.values())))
+        positions = {name: position for position, name in enumerate(functions)}
+        tests = {
+            name: TracedTest(round(seconds, 3), sorted(positions[call] for call in calls))
+            for name, (seconds, calls) in of_test.items()
+        }
+        traced = Trace(functions, tests, self.trace.failed, sorted(sys.modules))
+        self.trace = traced.with_tests(self._before, self._collected)
 
     @contextmanager
-    def _recorded(self) -> Iterator[set[int]]:
+    def _recorded(self) -> Iterator[set[str]]:
         outer, self._calls = self._calls, set()
         yield self._calls
         outer |= self._calls
         self._calls = outer
 
-    def _on_call(self, frame: FrameType, event: str, arg: object) -> None:
-        code = frame.f_code
-        if code.co_filename.startswith(self._prefix) and code.co_flags & inspect.CO_OPTIMIZED:
-            self._codes[id(code)] = code  # no module and no class: those run when imported
-            self._calls.add(id(code))
-
-    def _span(self, code: CodeType) -> Span:
-        lines = [line for _, _, line in code.co_lines() if line is not None]
-        file = Path(code.co_filename[len(self._prefix) :]).as_posix()
-        return Span(file, code.co_firstlineno, max(lines))
+    def _call(self, function: str) -> None:
+        self._calls.add(function)
 
 
 def cpu_seconds() -> float:

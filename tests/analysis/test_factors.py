@@ -254,6 +254,12 @@ def test_the_search_finds_any_single_peak(peak: int) -> None:
     assert len(known) <= 8
 
 
+def test_the_search_ends_where_both_neighbours_of_the_best_are_measured() -> None:
+    success = {5: 3.0, 7: 4.0, 8: 1.0}
+    measured = {factor: (success.get(i, 0.0), 10.0) for i, factor in enumerate(GRID)}
+    assert sorted(search(measured, GRID)) == [GRID[i] for i in (2, 3, 4, 5, 6, 7, 8, 11)]
+
+
 def test_the_search_goes_below_what_is_over_the_cap() -> None:
     measured = {factor: (2.0 if factor < 0.5 else 4.0, 10.0) for factor in GRID}
     assert best_factors(search(measured, GRID), PAPER) == [0.2, 0.4]

@@ -253,6 +253,8 @@ def test_scores_are_numbers_and_near_names_are_suggested() -> None:
         "token_confidence_delta",
         "mean_logit",
         "gradient",
+        "outcome_correlation",
+        "f1",
         "effect_stability",
         "collateral_spread",
         "collateral_spread_later",

@@ -56,6 +56,8 @@ CRITERIA = (
     "token_confidence_delta",
     "mean_logit",
     "gradient",
+    "outcome_correlation",
+    "f1",
     "effect_stability",
     "collateral_spread",
     "collateral_spread_later",

@@ -111,9 +111,8 @@ class LastPosition:
         """Return the memory that one more row takes at its peak, a generous estimate."""
         cfg = self._bridge.cfg
         size = self._subject.lm.dtype.itemsize
-        n_kv = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
         blocks = self._subject.lm.n_layers - self._first_row_block
-        keys_values = 2 * n_kv * cfg.d_head * (self._length + 1) * blocks
+        keys_values = self._subject.lm.kv_numbers * (self._length + 1) * blocks
         d_mlp = cfg.d_mlp or 4 * cfg.d_model
         return size * (keys_values + 5 * d_mlp + 16 * cfg.d_model + 8 * cfg.n_heads * cfg.d_head)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from steerlens.analysis.summary import BEST_OF_LAYER, best_of_layers
+from steerlens.analysis.ranking import BEST_OF_LAYER, best_of_layers
 from steerlens.config.gguf import model_names
 from steerlens.config.settings import Settings
 from steerlens.data.neuronpedia import (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, is_dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -13,7 +14,7 @@ from steerlens.analysis.factors import next_factors
 from steerlens.config.registry import source_digest
 from steerlens.config.schema import ChoiceConfig
 from steerlens.config.settings import SteeringSettings
-from steerlens.engine.cached_rows import cached_rows
+from steerlens.engine.cached_rows import GROUP, cached_groups
 from steerlens.engine.generation import (
     ROW,
     Steering,
@@ -118,7 +119,9 @@ def _measured(
     texts = pd.concat([rows, texts.drop(columns=by)], axis=1)
     key = text_key(subject, steer, generation, ctx, steering)
     chat = bool(generation.chat_template)
-    return measure_texts(subject, texts, key, ctx, settings.concept, evaluator, chat_template=chat)
+    return measure_texts(
+        subject, texts, key, ctx, settings.metrics, settings.concept, evaluator, chat
+    )
 
 
 def _generations(
@@ -183,47 +186,89 @@ def measure_texts(
     texts: pd.DataFrame,
     key: Mapping[str, Any],
     ctx: RunContext,
+    settings: Mapping[str, Any] = MappingProxyType({}),
     concept: Sequence[str] = (),
     evaluator: LoadedModel | None = None,
     chat_template: bool = False,
     by: Sequence[str] = ROW,
 ) -> pd.DataFrame:
-    """Yield `texts`, which the columns `by` tell apart, with the columns of every metric; kept
-    under `key`, that of the texts.
+    """Return `texts` with the columns of every metric, kept under `key`, that of the texts.
 
     Metrics that need a steered feature are left out where `texts` has none. Only their key has the
     `concept`, so that texts which are looked at for several concepts are measured once.
+
+    Args:
+        subject: model and SAE.
+        texts: of `generate`.
+        key: all that they depend on.
+        ctx: memory, progress, and where numbers are kept.
+        settings: of metrics, by name; the others have their defaults.
+        concept: what is steered toward.
+        evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
+        chat_template: whether prompts are requests inside a template, and texts the answers.
+        by: the columns that tell the texts apart.
     """
-    if texts.empty:
-        return texts
+    return measure_groups(
+        subject, [(texts, key)], ctx, settings, concept, evaluator, chat_template, by
+    )[0]
+
+
+def measure_groups(
+    subject: Subject,
+    groups: Sequence[tuple[pd.DataFrame, Mapping[str, Any]]],
+    ctx: RunContext,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    concept: Sequence[str] = (),
+    evaluator: LoadedModel | None = None,
+    chat_template: bool = False,
+    by: Sequence[str] = ROW,
+) -> list[pd.DataFrame]:
+    """Return the texts of several keys, which have the same columns, each as `measure_texts`
+    does, measured together.
+    """
+    if not (asked := [(texts, key) for texts, key in groups if len(texts)]):
+        return [texts for texts, _ in groups]
+    tables = [texts.reset_index(drop=True) for texts, _ in asked]
     metric_run = MetricRun(ctx.memory_budget, evaluator=evaluator, chat_template=chat_template)
-    for name, metric in metrics(of_features="feature" in texts).items():
+    for name, metric in metrics(of_features="feature" in tables[0]).items():
         words = concept if needs_feature(metric) else ()
-        metric_key = {
-            **key,
+        config = settings.get(name) or metric.Config()
+        of_metric = {
             "metric": name,
+            "settings": asdict(config) if is_dataclass(config) else None,
             "source": source_digest("metrics", name),
             "concept": words,
             "evaluator": None if evaluator is None else evaluator.identity,
         }
 
         def measured(
-            missing: pd.DataFrame, name: str = name, metric: Metric = metric, words: Any = words
+            missing: pd.DataFrame,
+            name: str = name,
+            metric: Metric = metric,
+            config: Any = config,
+            words: Any = words,
         ) -> Iterator[pa.Table]:
             label = f"layer {subject.layer}: {name}"
             with ctx.task(len(missing), label, "texts") as advance:
                 columns = metric.measure(
                     _columns(missing),
                     subject,
-                    metric.Config(),
+                    config,
                     replace(metric_run, concept=words, progress=advance),
                 )
-            table = missing.loc[:, list(by)].assign(**columns)
+            table = missing.loc[:, [*by, GROUP]].assign(**columns)
             yield pa.Table.from_pandas(table, preserve_index=False)
 
-        new = cached_rows(ctx.store, metric_key, texts, by, measured).drop_columns(list(by))
-        texts = pd.concat([texts.reset_index(drop=True), new.to_pandas()], axis=1)
-    return texts
+        keyed = [
+            ({**key, **of_metric}, table) for table, (_, key) in zip(tables, asked, strict=True)
+        ]
+        new = cached_groups(ctx.store, keyed, by, measured)
+        tables = [
+            pd.concat([table, columns.drop_columns(list(by)).to_pandas()], axis=1)
+            for table, columns in zip(tables, new, strict=True)
+        ]
+    rest = iter(tables)
+    return [next(rest) if len(texts) else texts for texts, _ in groups]
 
 
 def _columns(texts: pd.DataFrame) -> Texts:

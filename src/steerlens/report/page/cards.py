@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from steerlens.analysis.ranking import BEST_OF_LAYER, best_of_layers
 from steerlens.analysis.roles import TOP_K, Span, success_spans
-from steerlens.analysis.summary import BEST_OF_LAYER, best_of_layers
 from steerlens.analysis.toward import words_summary
 from steerlens.report.page.contents import (
     Arm,

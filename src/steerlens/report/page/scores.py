@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steerlens.analysis.ranking import ranking
 from steerlens.analysis.steering_summary import curve_rows
-from steerlens.analysis.summary import ranking
 from steerlens.report.page.contents import (
     FeatureTable,
     LayerScores,
@@ -36,6 +36,8 @@ COLUMNS = {
     "token_confidence_delta": ("confidence", "change of the mean log-probability of likely tokens"),
     "mean_logit": ("mean logit", "mean logit of its own tokens in its logit lens"),
     "gradient": ("gradient", "activation times gradient of the model's own next token"),
+    "outcome_correlation": ("outcome", "correlation of its activation with what texts come to"),
+    "f1": ("F1", "F1 as a detector of a concept's texts"),
     "effect_stability": ("stability", "cosine of its effects on the logits under two prompts"),
     "collateral_spread": ("spread", "other features of the SAE that change when it is raised"),
     "collateral_spread_later": ("later spread", "features of each later SAE that change"),
