@@ -115,7 +115,7 @@ def score(
     ctx.progress(int((unread_F == 0).sum()))
     for text in readers:
         rows, ranks = (list(column) for column in zip(*readers[text], strict=True))
-        tokens_L = np.frombuffer(text, dtype=np.int64)
+        tokens_L = np.frombuffer(text, dtype=np.int64).copy()
         ids_n = torch.from_numpy(features[rows])
         if config.target == PROMOTED:
             acts_Ln = text_activations(subject, tokens_L, ids_n).double().numpy()
