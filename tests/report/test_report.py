@@ -210,7 +210,8 @@ def test_texts_cannot_break_the_report(tmp_path: Path) -> None:
     found = steered(tmp_path, **{"a_b|<i>": range(12)})
     text = report_text(found, summarise(found), {}, tmp_path).partition("## Steering")[2]
     assert text.replace("\n", "").isprintable()
-    assert set(re.findall(r"<[^>]*>", text.replace("<br>", ""))) <= {"<strong>", "</strong>"}
+    tags = re.findall(r"<[^>]*>", text.replace("<br>", ""))
+    assert set(tags) <= {"<strong>", "</strong>"}
     for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.M):
         assert len({line.count("|") for line in table.splitlines()}) == 1
     assert "a_b|<i>" in plain(text)

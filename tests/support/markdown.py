@@ -9,8 +9,8 @@ from markdown_it import MarkdownIt
 
 
 def plain(text: str) -> str:
-    """Markdown without the backslashes before punctuation."""
-    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text)
+    """Markdown without backslashes before punctuation, and with the signs of its entities."""
+    return unescape(re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text))
 
 
 def rendered(text: str) -> str:

@@ -33,6 +33,8 @@ _MARKDOWN = re.compile(
     re.VERBOSE,
 )
 """What begins something in Markdown or HTML."""
+_ENTITIES = {"<": "&lt;", "&": "&amp;", "|": "&#124;"}
+"""Signs that not everything that shows Markdown takes as they are behind a backslash."""
 _MARKDOWN_LINE = re.compile(
     r"^(?P<before>\s*(?:(?=[#>=])|(?=[-+](?:\s|[-+]|\Z))|\d+(?=[.)](?:\s|\Z))))(?!-\Z)"
 )
@@ -99,9 +101,9 @@ def number(value: Any, spec: str) -> str:
 
 def markdown(visible: str) -> str:
     """Return text that is already `visible`, in a form that Markdown and HTML show as it is; with
-    a backslash only where one is needed, so that it can be read as it stands.
+    backslash or entity only where one is needed, so that it can be read as it stands.
     """
-    escaped = _MARKDOWN.sub(r"\\\g<0>", visible)
+    escaped = _MARKDOWN.sub(lambda sign: _ENTITIES.get(sign[0], f"\\{sign[0]}"), visible)
     return _MARKDOWN_LINE.sub(r"\g<before>\\", escaped)
 
 

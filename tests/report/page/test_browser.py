@@ -226,8 +226,10 @@ def test_a_run_with_little_in_it_has_a_page_that_says_so(opened: Opened, tmp_pat
         "generations.parquet is missing": RunTables(frame((0,), 4), steering=steering((0,), 3)),
         "provenance.json is missing": long,
     }
-    for told, tables in pages.items():
-        opened.open(save_page(tables, tmp_path), "#layer=0&feature=1")
+    for number, (told, tables) in enumerate(pages.items()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        opened.open(save_page(tables, folder), "#layer=0&feature=1")
         assert told in opened.tab.locator("#top").inner_text()
         opened.tab.wait_for_selector("#card h2")
     opened.tab.wait_for_selector("#card .window")

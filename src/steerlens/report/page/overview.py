@@ -30,6 +30,8 @@ VERSIONS = ("steerlens", "python", "torch", "transformers", "transformer-lens", 
 
 def run_title(summary: Mapping[str, Any]) -> str:
     """Give the names of model and SAE."""
+    if not summary.get("model"):
+        return "A run without features"
     return visible(f"{_names(summary.get('model'))} with {_names(summary.get('sae'))}")
 
 
@@ -139,6 +141,8 @@ def _steered_toward(tables: RunTables, words: Sequence[Mapping[str, Any]]) -> It
 
 def _question(tables: RunTables, summary: Mapping[str, Any]) -> str:
     """Say what was run, in a sentence."""
+    if not len(tables.features):
+        return "Nothing was scored: the table of features is empty."
     layers = sorted(set(tables.features["layer"].tolist()))
     where = f"at layer {layers[0]}" if len(layers) == 1 else f"at {len(layers)} layers"
     if len(layers) > 1:
