@@ -78,7 +78,8 @@ def parts_page() -> str:
             text = (part.__doc__ or "").strip().split("\n\n")[0]
             parts += [f"### {name}", _sentence(text)]
             if not about.is_functions and hasattr(part, "Config"):
-                settings = settings_of(part.Config)
+                prefix = f"metrics.{name}." if kind == "metrics" else ""
+                settings = settings_of(part.Config, prefix)
                 parts.append(_settings(settings) if settings else "")
     return _page(parts)
 

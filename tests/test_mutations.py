@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
 import steerlens
-from experiments.mutations.mutate import KINDS, choose, files_for, mutations
+from experiments.mutations import run
+from experiments.mutations.mutate import KINDS, choose, mutations
+from experiments.mutations.run import judge, trace_room
+from experiments.mutations.trace import function_at
 
 SOURCE = '''"""A docstring with 3 < 4."""
 
@@ -95,10 +99,89 @@ def test_changes_of_the_package_compile(room: str) -> None:
         compile(change.apply(file.read_text(encoding="utf-8")), str(file), "exec")
 
 
-def test_the_mirror_comes_first_and_then_the_room() -> None:
-    package, tests = Path(steerlens.__file__).parent, Path(__file__).parent
-    files = files_for(package / "scores" / "output.py", package, tests)
-    assert files[0] == tests / "scores" / "test_output.py"
-    assert set(files) == set((tests / "scores").rglob("test_*.py"))
-    inside = files_for(package / "engine" / "generation" / "__init__.py", package, tests)
-    assert inside[0].parent == tests / "engine" / "generation"
+def test_the_innermost_function_of_a_line_is_named() -> None:
+    source = "N = 1\nclass Row:\n    n = 2\n    def of(self):\n        def f():\n            pass\n"
+    source += "        return f\n"
+    names = [function_at(source, line) for line in range(1, 8)]
+    assert names == ["", "", "", "Row.of", "Row.of.f", "Row.of.f", "Row.of"]
+
+
+TESTS = {
+    "conftest.py": """
+        import pytest
+        from package.room.code import made
+
+        @pytest.fixture(scope="module")
+        def five():
+            return made(5)
+        """,
+    "test_code.py": """
+        import pytest
+        from package.room import code
+
+        def test_first(five):
+            assert five == [0, 1, 2, 3, 4]
+
+        def test_second(five):
+            assert len(five) == 5
+
+        @pytest.mark.parametrize("n", [1, 2])
+        def test_half(n):
+            assert code.half(2 * n) == n
+
+        def test_broken():
+            assert code.half(1) == 1
+
+        def test_limit():
+            assert code.LIMIT == 3
+        """,
+}
+CODE = """
+    LIMIT = 3
+
+
+    def made(n):
+        i, numbers = 0, []
+        while i != n:
+            numbers.append(i)
+            i += 1
+        return numbers
+
+
+    def half(n):
+        return n / 2 if n != 7 else 3.5
+
+
+    def uncalled(n):
+        return n + 1
+    """
+FILE = Path("src", "package", "room", "code.py")
+RESULTS = {
+    (2, "3"): ("caught", 5),  # of a constant all tests of the file are asked
+    (8, "numbers.append(i)"): ("caught", 2),  # also by the test that has the fixture from another
+    (9, "i += 1"): ("caught", 2),  # it never ends
+    (14, "7"): ("survived", 2),
+    (18, "+"): ("no test calls it", 0),
+}
+
+
+def test_a_change_is_shown_to_the_tests_that_call_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests = {Path("tests", "room", name): text for name, text in TESTS.items()}
+    for name, text in {FILE: CODE, **tests}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(dedent(text), encoding="utf-8")
+    trace = trace_room(tmp_path, "room", tmp_path / "trace.json")
+    path = "tests/room/test_code.py::"
+    passing = ["test_first", "test_second", "test_half[1]", "test_half[2]", "test_limit"]
+    assert set(trace.tests) == {path + name for name in passing}
+    assert trace.failed == [f"{path}test_broken"]
+
+    monkeypatch.setattr(run, "ENDLESS", 1)
+    results = {}
+    for change in mutations((tmp_path / FILE).read_text(encoding="utf-8")):
+        if (change.line, change.before) in RESULTS:
+            row = judge(tmp_path, FILE, change, trace, seconds=2)
+            results[change.line, change.before] = (row["result"], row["n_tests"])
+    assert results == RESULTS

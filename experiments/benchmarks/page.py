@@ -3,7 +3,8 @@
     python experiments/benchmarks/page.py [features]
 
 Numbers are made up; tokens are drawn from a vocabulary of 100,000. Needs chromium and the extra
-`browser`. Prints seconds: until the page answers (goal: 3), and from a click to its card (0.1).
+`browser`. Prints seconds: until the page answers (goal: 3), and from a click to its card (0.1);
+and how many times those of pages that do as little as can be on this machine.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ import pyarrow as pa
 
 from steerlens.analysis.summary import summarise
 from steerlens.report.page import write_run_page
+from steerlens.report.page.render import CHARTS
 from steerlens.results import FEATURES
 from steerlens.results.folder import RunTables
 
@@ -60,27 +64,80 @@ def made_up(n: int) -> RunTables:
     )
 
 
-def measure(page: Path) -> dict[str, float]:
-    """Open the page three times; medians of the seconds that each step takes."""
-    from playwright.sync_api import sync_playwright
+@dataclass(frozen=True)
+class Step:
+    """What a step took: of the clock, and of the page's own thread, which others don't delay."""
 
-    seconds: dict[str, list[float]] = {}
-    with sync_playwright() as playwright:
-        path = shutil.which("chromium")
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        for _ in range(3):
-            tab = browser.new_page(viewport={"width": 1280, "height": 900})
-            start = time.perf_counter()
-            tab.goto(page.resolve().as_uri())
-            tab.wait_for_selector("html[data-ready]", state="attached", timeout=120_000)
-            seconds.setdefault("usable", []).append(time.perf_counter() - start)
-            tab.locator("#scatter .chart").scroll_into_view_if_needed()
-            tab.wait_for_timeout(3000)
-            for name, step in STEPS.items():
-                seconds.setdefault(name, []).append(tab.evaluate(step) / 1000)
-            tab.close()
-        browser.close()
-    return {name: statistics.median(times) for name, times in seconds.items()}
+    seconds: float
+    thread_seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.3f} s, {self.thread_seconds:.3f} s of its thread"
+
+
+def opened(browser: Any, page: Path, ready: str, steps: Mapping[str, str]) -> dict[str, Step]:
+    """Open the page three times; of every step the medians."""
+    times: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(3):
+        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        session = tab.context.new_cdp_session(tab)
+        session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+        def thread_seconds(session: Any = session) -> float:
+            metrics = session.send("Performance.getMetrics")["metrics"]
+            return next(m["value"] for m in metrics if m["name"] == "TaskDuration")
+
+        start = time.perf_counter()
+        tab.goto(page.resolve().as_uri(), timeout=120_000)
+        tab.wait_for_function(ready, timeout=120_000)
+        times.setdefault("usable", []).append((time.perf_counter() - start, thread_seconds()))
+        tab.wait_for_timeout(2000)
+        for name, step in steps.items():
+            before = thread_seconds()
+            seconds = tab.evaluate(step) / 1000
+            times.setdefault(name, []).append((seconds, thread_seconds() - before))
+        tab.close()
+    return {
+        name: Step(*map(statistics.median, zip(*pairs, strict=True)))
+        for name, pairs in times.items()
+    }
+
+
+def limits(page: Path, n: int, folder: Path) -> tuple[Path, Path]:
+    """Pages that do as little as can be: as many bytes without a script, and as many points in
+    ECharts alone.
+    """
+    n_bytes = page.stat().st_size
+    empty, plain = folder / "empty.html", folder / "plain.html"
+    empty.write_text(f'<!doctype html><script type="text/plain">{"x" * n_bytes}</script>')
+    plain.write_text(
+        f"""<!doctype html><div id="plot" style="width:1180px;height:500px"></div>
+<script>{CHARTS.read_text(encoding="utf-8")}</script><script>
+const points = Float32Array.from({{ length: {2 * n} }}, () => Math.random());
+const plot = echarts.init(document.getElementById("plot"));
+plot.on("finished", () => {{ window.isDrawn = true; }});
+plot.on("click", () => {{ window.isClicked = true; }});
+plot.setOption({{ animation: false, tooltip: {{ trigger: "item" }}, xAxis: {{}}, yAxis: {{}},
+  dataset: {{ source: points, dimensions: ["x", "y"] }},
+  series: [{{ type: "scatter", large: true, symbolSize: 3 }}] }});
+</script>"""
+    )
+    return empty, plain
+
+
+PLAIN_CLICK = """async () => {
+  const box = document.getElementById("plot");
+  const [x, y] = plot.convertToPixel({ gridIndex: 0 }, [points[0], points[1]]);
+  const { left, top } = box.getBoundingClientRect();
+  const at = { clientX: left + x, clientY: top + y, bubbles: true };
+  const canvas = box.querySelector("canvas").parentElement;
+  const start = performance.now();
+  for (const kind of ["mousemove", "mousedown", "mouseup", "click"]) {
+    canvas.dispatchEvent(new MouseEvent(kind, at));
+  }
+  await new Promise((next) => requestAnimationFrame(next));
+  return performance.now() - start;
+}"""
 
 
 CARD = """
@@ -111,7 +168,7 @@ STEPS: dict[str, Any] = {
     + CARD,
     "card from the data beside the page": """async () => {
   const { features, files } = steerlens.data;
-  const row = files.findLastIndex((number) => number >= 0);
+  const row = files.findLastIndex((number) => number > 0);
   const wanted = features.feature[row];
   const start = performance.now();
   steerlens.open(features.layer[row], wanted);"""
@@ -136,17 +193,35 @@ STEPS: dict[str, Any] = {
 
 
 def main() -> None:
-    """Make the page, measure it, print."""
+    """Make the page, measure it and its limits, print."""
+    from playwright.sync_api import sync_playwright
+
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 131_072
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
+        folder = Path(name)
         tables = made_up(n)
         start = time.process_time()
-        page = write_run_page(tables, summarise(tables) | {"study": None}, Path(folder))
+        page = write_run_page(tables, summarise(tables) | {"study": None}, folder)
         print(f"made in {time.process_time() - start:.1f} s of processor time")
-        beside = sum(file.stat().st_size for file in (page.parent / "report.data").glob("*.js"))
+        beside = sum(file.stat().st_size for file in (folder / "report.data").glob("*.js"))
         print(f"{page.stat().st_size / 1e6:.1f} MB, and {beside / 1e6:.1f} MB beside it")
-        for name, seconds in measure(page).items():
-            print(f"{name}: {seconds:.3f} s")
+        empty, plain = limits(page, n, folder)
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=ARGUMENTS
+        )
+        ours = opened(browser, page, "document.documentElement.dataset.ready === 'yes'", STEPS)
+        for step, took in ours.items():
+            print(f"{step}: {took}")
+        of_empty = opened(browser, empty, "document.readyState === 'complete'", {})["usable"]
+        of_plain = opened(browser, plain, "window.isDrawn", {"click": PLAIN_CLICK})
+        browser.close()
+        for step, ours_took, limit, took in (
+            ("usable", ours["usable"], "an empty page of as many bytes", of_empty),
+            ("usable", ours["usable"], "ECharts alone with as many points", of_plain["usable"]),
+            ("click", ours["click on a point"], "a click in ECharts alone", of_plain["click"]),
+        ):
+            ratio = ours_took.seconds / took.seconds
+            print(f"{step}: {ratio:.2f} of {limit} ({took})")
 
 
 if __name__ == "__main__":

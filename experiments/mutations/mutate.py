@@ -4,7 +4,6 @@ lines that are left out."""
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -191,31 +190,3 @@ class _Finder(ast.NodeVisitor):
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
         return self._starts[node.end_lineno - 1] + node.end_col_offset
-
-
-def files_for(file: Path, source: Path, tests: Path) -> list[Path]:
-    """Return what tests `file` below the folder `source`: its mirror, then those that name it, then
-    its room's."""
-    module = file.relative_to(source).with_suffix("")
-    names = list(module.parts if module.name != "__init__" else module.parts[:-1])
-    return list(dict.fromkeys(_files_for(names, tests)))
-
-
-def _files_for(names: list[str], tests: Path) -> Iterator[Path]:
-    *folders, name = names
-    mirror = tests.joinpath(*folders, f"test_{name}.py")
-    if mirror.is_file():
-        yield mirror
-    inside = tests.joinpath(*names)
-    if inside.is_dir():
-        yield from sorted(inside.glob("test_*.py"))
-    dotted = ("steerlens", *folders)
-    ways = (f"{'.'.join(dotted)}.{name}", f"from {'.'.join(dotted)} import {name}\n")
-    room = sorted(tests.joinpath(names[0]).rglob("test_*.py"))
-    for file in room:
-        text = file.read_text(encoding="utf-8")
-        if any(way in text for way in ways):
-            yield file
-    beside = [file for file in room if file.is_relative_to(tests.joinpath(*folders))]
-    yield from beside
-    yield from room

@@ -3,6 +3,8 @@
 import steerlens
 subject = steerlens.load_subject("smollm2-135m-instruct", "smollm2-topk", layer=19)
 frame = steerlens.score_features(subject, "output", features=range(100))
+candidates = steerlens.find(subject, "music")
+texts = steerlens.generate(subject, features=123, factors=[1, 2, 4])
 with steerlens.steer(subject, feature=123, factor=4):
     print(subject.lm.bridge.generate("Note that"))
 """
@@ -19,11 +21,20 @@ from steerlens.errors import SteerlensError
 if TYPE_CHECKING:
     from steerlens.engine.intervention.context import steer
     from steerlens.report.loaded import load_run
-    from steerlens.runs.api import load_subject, score_features
+    from steerlens.runs.api import find, generate, load_subject, score_features
 
 __path__.append(str(Path(__file__).with_name("earlier_names")))
 __version__ = version("steerlens")
-__all__ = ["SteerlensError", "__version__", "load_run", "load_subject", "score_features", "steer"]
+__all__ = [
+    "SteerlensError",
+    "__version__",
+    "find",
+    "generate",
+    "load_run",
+    "load_subject",
+    "score_features",
+    "steer",
+]
 
 
 def __dir__() -> list[str]:
@@ -32,7 +43,7 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     # Lazy, so that the command line can answer without importing torch.
-    if name in ("load_subject", "score_features"):
+    if name in ("find", "generate", "load_subject", "score_features"):
         return getattr(import_module("steerlens.runs.api"), name)
     if name == "steer":
         return import_module("steerlens.engine.intervention.context").steer

@@ -11,6 +11,7 @@ import pytest
 
 from steerlens.analysis.factors import choose_factors
 from steerlens.analysis.payoff import payoff, threshold_curve
+from steerlens.analysis.resampling import FEWEST
 from steerlens.analysis.steering_summary import (
     curve_rows,
     payoff_rows,
@@ -167,6 +168,15 @@ def test_the_sentences_say_what_selecting_buys() -> None:
     assert "Of 4 scores the highest output_score selects best: 27 features (25%)" in lines
     assert "Random directions of the same norm have " in lines
     assert "none may be chosen (left out of all means): 11 of 120 features." in lines
+
+
+def test_features_and_random_directions_are_compared_from_the_fewest_pairs_on() -> None:
+    summary = found(many())
+    for pairs, compared in ((FEWEST, True), (FEWEST - 1, False)):
+        control = {**summary["control"], "pairs": pairs}
+        lines = " ".join(steering_explanation({**summary, "control": control}))
+        assert (f" over {pairs} pairs." in lines) is compared
+        assert (f"{pairs} pairs can't tell them apart" in lines) is not compared
 
 
 def test_the_best_of_scores_that_are_all_noise_is_not_called_best() -> None:

@@ -8,14 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steerlens.analysis.summary import (
-    best_features,
-    explanation,
-    hybrids,
-    prompt_correlations,
-    ranking,
-    summarise,
-)
+from steerlens.analysis.ranking import best_features, ranking
+from steerlens.analysis.summary import explanation, hybrids, prompt_correlations, summarise
 from steerlens.results.folder import RunTables
 from tests.support.frames import frame, null_scores
 

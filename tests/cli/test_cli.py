@@ -11,8 +11,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from steerlens.cli import main
 from steerlens.config.schema import RunConfig
@@ -127,6 +129,24 @@ def test_hydras_own_way_to_name_the_folder_works_too(
 ) -> None:
     steerlens(*GPT2, "hydra.run.dir=there")
     assert ran[0].paths.output_dir == str(tmp_path / "there")
+
+
+def test_a_run_is_composed_once(
+    steerlens: Steerlens, ran: list[RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[list[str]] = []
+    load = ConfigLoaderImpl.load_configuration
+
+    def counted(self: Any, **arguments: Any) -> Any:
+        loaded.append(arguments["overrides"])
+        return load(self, **arguments)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    words = [*GPT2, "seed=3", "hydra.output_subdir=.hydra", "paths.output_dir=run"]
+    assert steerlens(*words)[0] == 0
+    assert loaded == [words]
+    assert ran[0].seed == 3
+    assert "seed=3" in Path("run/.hydra/overrides.yaml").read_text()
 
 
 def test_each_job_of_a_multirun_has_a_folder_of_its_own(

@@ -37,8 +37,10 @@ from steerlens.config.kinds import refuse_ignored
 from steerlens.config.overrides import with_experiment
 from steerlens.config.registry import load_part
 from steerlens.config.schema import RunConfig
+from steerlens.config.settings import parse_settings
 from steerlens.errors import SteerlensError
 from steerlens.results.folder import read_settings
+from steerlens.runs.preflight import check
 
 
 def refusal(*overrides: str) -> str:
@@ -86,6 +88,23 @@ def test_the_default_is_smollm2_in_plain_dataclasses() -> None:
 )
 def test_scores_have_one_shape_however_they_are_written(overrides: list[str]) -> None:
     assert compose(overrides).score["output"].factor == 3
+
+
+def test_metrics_have_settings_of_their_own(tmp_path: Path) -> None:
+    config = compose(["metrics.degeneracy.max_period=8", "metrics.success.k=[1,5,20,50]"])
+    metrics = config.metrics
+    assert (metrics["degeneracy"].max_period, metrics["success"].k) == (8, [1, 5, 20, 50])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(config)))
+    assert read_config(tmp_path).metrics == metrics
+    assert parse_settings(config).steering.metrics == metrics
+    assert "did you mean 'metrics.degeneracy.max_period'" in refusal("metrics.degeneracy.period=8")
+    for words, sentence in (
+        (["metrics.success.k=[1]"], "lacks 5"),
+        (["metrics.degeneracy.max_period=0"], "must be >= 1"),
+        (["steer=none", "metrics.degeneracy.max_period=8"], "would be ignored"),
+    ):
+        with pytest.raises(SteerlensError, match=sentence):
+            check(compose(["steer=grid", *words]))
 
 
 def test_of_several_scores_each_is_a_file_of_the_group() -> None:

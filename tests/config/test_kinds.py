@@ -18,7 +18,7 @@ from steerlens.config.sources import source_note
 from steerlens.errors import SteerlensError
 from steerlens.runs.preflight import check
 
-OF_TEXTS = {"steer", "generation", "evaluator", "selection", "choice", "pmi", "coverage"}
+OF_TEXTS = {"steer", "generation", "evaluator", "selection", "choice", "pmi", "coverage", "metrics"}
 OF_FEATURES = {"features", "labels", "selection", "choice", "pmi", "coverage", "quality"}
 IGNORED = {
     "scores": {*OF_TEXTS, "toward", "judge", "concept"},

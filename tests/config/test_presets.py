@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 
 from steerlens.config.belonging import refuse_other_model
 from steerlens.config.catalog import family, listing, read_release, releases
-from steerlens.config.compose import compose, features_of_width, register
+from steerlens.config.compose import compose
 from steerlens.config.entries import entries, resolved
+from steerlens.config.resolvers import features_of_width, register
 from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
 from steerlens.config.settings import parse_subject
 from steerlens.errors import SteerlensError

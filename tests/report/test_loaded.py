@@ -8,23 +8,24 @@ import pytest
 
 import steerlens
 from steerlens import SteerlensError
+from steerlens.report import write_report
+from steerlens.results.folder import read_tables
 from steerlens.results.status import STATUS_FILE
 from steerlens.storage.files import write_json
 from tests.report.page.runs import HOSTILE
 from tests.support.frames import frame, steering
 from tests.support.sweeps import save_run
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
 
-
-def test_a_run_has_its_tables_settings_and_features(tmp_path: Path) -> None:
-    save_run(tmp_path, frame((2, 3), 4), steering((2,), 2))
+def test_a_run_has_its_tables_settings_and_features(tmp_path: Path, undrawn_figures: None) -> None:
+    write_report(read_tables(save_run(tmp_path, frame((2, 3), 4), steering((2,), 2))), tmp_path)
     run = steerlens.load_run(str(tmp_path))
     assert len(run.features) == 8
     assert run.config["tracking"]["mode"] == "disabled"
     assert run.summary["overall"]["features"] == 8
     assert repr(run) == f"<run {tmp_path}: toy with toy-sae, 8 features>"
     assert run.page == tmp_path / "report.html"
+    assert run.figures()
     assert all(path.is_file() for path in run.figures().values())
     feature = run.feature(2, 1)
     assert feature.row["feature"] == 1

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from steerlens.analysis.summary import best_features, summarise
+from steerlens.analysis.ranking import best_features
+from steerlens.analysis.summary import summarise
 from steerlens.errors import SteerlensError
 from steerlens.results import FEATURES, TABLES, Table
 from steerlens.results.folder import RunTables

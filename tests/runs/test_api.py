@@ -32,6 +32,16 @@ def test_the_readmes_five_lines_run(monkeypatch: pytest.MonkeyPatch) -> None:
     exec(blocks[1], names)
 
 
+@pytest.fixture(scope="module")
+def api_subject(
+    tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    folder = tmp_path_factory.mktemp("api")
+    save_sae(folder / "sae")
+    paths: dict[str, Any] = {"model.path": tiny_folder("llama"), "sae.path": folder / "sae"}
+    return steerlens.load_subject("local", "local", **paths, **{"paths.cache_dir": folder})
+
+
 def test_importing_the_package_does_not_import_torch() -> None:
     import subprocess
     import sys
@@ -77,3 +87,67 @@ def test_an_unknown_method_is_refused_with_the_nearest(
 def test_features_out_of_range_are_refused(tiny_subject: Callable[..., Subject]) -> None:
     with pytest.raises(SteerlensError, match="no feature 48"):
         steerlens.score_features(tiny_subject(), features=[48])
+
+
+def test_features_for_a_concept_come_the_best_first(tiny_subject: Callable[..., Subject]) -> None:
+    frame = steerlens.find(tiny_subject(), "w60")
+    assert len(frame)
+    assert frame["concept_score"].is_monotonic_decreasing
+    assert all(any(t.strip() == "w60" for t in row) for row in frame["logit_lens_tokens"])
+
+
+def test_weights_steer_several_features_at_once(tiny_subject: Callable[..., Subject]) -> None:
+    subject = tiny_subject()
+    how: dict[str, Any] = {"max_new_tokens": 6, "stop": None, "temperature": 0.0}
+    alone = steerlens.generate(subject, [5, 9], 8, "Note that", **how)
+    assert alone["factor"].tolist() == [0, 8, 0, 8]
+    equal = steerlens.generate(subject, [5, 9], 8, "Note that", weights=[3, 3], **how)
+    group = steerlens.generate(subject, [5, 9], 8, "Note that", together=[2], **how)
+    of_group = group.loc[group["together"].notna()]
+    assert equal["text"].tolist() == of_group["text"].tolist()
+    assert equal["seed"].tolist() == of_group["seed"].tolist()
+    of_first = steerlens.generate(subject, [5, 9], 8, "Note that", weights=[1, 0], **how)
+    assert of_first["token_ids"].tolist() == alone.head(2)["token_ids"].tolist()
+    assert of_first["together"].tolist() == ["9", "9"]
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda s: steerlens.generate("s", 5), "must be a subject.*not str"),
+        (lambda s: steerlens.generate(s, 48), "no feature 48"),
+        (lambda s: steerlens.generate(s, 5, "much"), "'much' is not a number"),
+        (lambda s: steerlens.generate(s, 5, [None]), "None is not a number"),
+        (lambda s: steerlens.generate(s, 5, prompts=7), "prompts=7 is no list"),
+        (lambda s: steerlens.generate(s, 5, prompts=[""]), "'' is no text"),
+        (lambda s: steerlens.generate(s, 5, oprator="add"), "'oprator'; did you mean 'operator'"),
+        (lambda s: steerlens.generate(s, 5, operator="ad"), "'ad'; did you mean 'add'"),
+        (lambda s: steerlens.generate(s, 5, max_new_tokens="x"), "max_new_tokens: Value 'x'"),
+        (lambda s: steerlens.generate(s, 5, seed="x"), "seed='x' is not an integer"),
+        (lambda s: steerlens.generate(s, 5, memory_budget="much"), "no amount of memory"),
+        (lambda s: steerlens.generate(s, [5, 9], weights=[1]), "1 numbers for 2 features"),
+        (lambda s: steerlens.generate(s, [5, 9], weights=[0, 0]), "weights are all 0"),
+        (lambda s: steerlens.generate(s, [5, 9], weights=[1, "x"]), "weights: 'x' is not a number"),
+        (lambda s: steerlens.find(s, ""), "names nothing"),
+        (lambda s: steerlens.find(s, "w60", top_k="x"), "top_k='x' is not an integer"),
+        (lambda s: steerlens.find(7, "w60"), "must be a subject.*not int"),
+        (lambda s: steerlens.score_features(7), "must be a subject.*not int"),
+        (lambda s: steerlens.score_features(s, factor="x"), "factor of score output: Value 'x'"),
+        (lambda s: steerlens.score_features(s, features="x"), "must be a list of integers"),
+        (lambda s: steerlens.score_features(s, "activation", corpus=7), "corpus=7 is no corpus"),
+        (lambda s: steerlens.steer(s, 5, factor="x").__enter__(), "factor='x' is not a number"),
+        (lambda s: steerlens.steer(s, 5, weights=["x"]).__enter__(), "weights='x' is not"),
+    ],
+)
+def test_wrong_arguments_are_told_in_sentences(
+    api_subject: Subject, call: Callable[[Any], object], sentence: str
+) -> None:
+    with pytest.raises(SteerlensError, match=sentence) as refused:
+        call(api_subject)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_subject_is_one_line_and_the_interface_is_listed(api_subject: Subject) -> None:
+    assert repr(api_subject) == f"<{api_subject.lm.name} with sae, layer 2: {D_SAE} features>"
+    assert {"find", "generate", "load_run", "load_subject", "steer"} <= {*dir(steerlens)}
+    assert all(getattr(steerlens, name) for name in dir(steerlens))

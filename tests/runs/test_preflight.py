@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from steerlens.config.belonging import refuse_other_model
 from steerlens.config.compose import compose
 from steerlens.config.registry import load_part
 from steerlens.config.schema import ModelConfig, SaeConfig
 from steerlens.errors import SteerlensError
-from steerlens.runs.preflight import check, refuse_other_model
+from steerlens.runs.preflight import check
 from steerlens.scores import output
 from tests.config.folders import model_folder, sae_folder
 

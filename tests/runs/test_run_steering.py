@@ -196,3 +196,26 @@ def test_an_evaluator_that_is_not_there_is_one_sentence_before_anything_is_loade
     assert "Traceback" not in done.stderr
     assert "the model no/such-model isn't on this machine" in done.stderr
     assert not (folder / "unjudged" / FEATURES.file).exists()
+
+
+def test_python_writes_the_texts_of_a_run(typed: tuple[Run, Path], steered: Path) -> None:
+    from steerlens import generate, load_subject
+
+    folder = typed[1]
+    paths: dict[str, object] = {"model.path": folder / "model", "sae.path": folder / "sae"}
+    subject = load_subject("local", "local", **paths)  # type: ignore[arg-type]
+    table = generate(
+        subject,
+        [1, 2, 3],
+        [0.5, 2, 8],
+        ["Note that", "In my experience,"],
+        seed=5,
+        max_new_tokens=12,
+        stop=None,
+    )
+    by = ["feature", "factor", "prompt"]
+    of_run = GENERATIONS.read(steered)
+    both = [rows.sort_values(by, ignore_index=True) for rows in (of_run, table)]
+    assert_identical(*(rows[[*by, "text", "seed", "success_20"]] for rows in both))
+    near = pd.Series(both[0]["perplexity"] - both[1]["perplexity"]).abs()
+    assert near.max() < 1e-3

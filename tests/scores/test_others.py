@@ -1,4 +1,4 @@
-"""Token confidence, prompt robustness, random and combined scores against their definitions."""
+"""Token confidence, mean logit, prompt robustness and random scores against their definitions."""
 
 from __future__ import annotations
 
@@ -44,6 +44,28 @@ def test_factor_zero_changes_no_confidence(tiny_subject: MakeSubject) -> None:
 def test_a_k_beyond_the_vocabulary_is_refused(tiny_subject: MakeSubject, k: int) -> None:
     with pytest.raises(SteerlensError, match=f"k={k}"):
         score_features(tiny_subject(), "token_confidence", k=k)
+
+
+@pytest.mark.parametrize("k", [1, 20, D_VOCAB])
+@pytest.mark.parametrize(("kind", "site"), [("gemma2", "resid_post"), ("llama", "attn.hook_z")])
+def test_mean_logit_is_the_mean_of_the_largest_entries_of_the_unembedded_row(
+    tiny_subject: MakeSubject, kind: str, site: str, k: int
+) -> None:
+    subject = tiny_subject(kind, site=site)
+    frame = score_features(subject, "mean_logit", PROBES, top_k=k, memory_budget=60_000)
+    bridge, W_dec = subject.lm.bridge, subject.sae.W_dec
+    for feature, mean in zip(PROBES, frame["mean_logit"], strict=True):
+        row_D = W_dec[feature]
+        if site == "attn.hook_z":
+            row_D = row_D @ bridge.blocks[subject.layer].attn.W_O.flatten(0, -2)
+        h_D = bridge.ln_final(row_D[None, None])[0, 0]
+        logits_V = subject.lm.head.weight @ h_D  # Gemma-2's soft cap left out
+        assert mean == pytest.approx(float(logits_V.topk(k).values.mean()), rel=1e-5, abs=1e-6)
+
+
+def test_mean_logit_refuses_more_tokens_than_there_are(tiny_subject: MakeSubject) -> None:
+    with pytest.raises(SteerlensError, match=f"top_k={D_VOCAB + 1} is out of range"):
+        score_features(tiny_subject(), "mean_logit", top_k=D_VOCAB + 1)
 
 
 def test_prompt_robustness_is_the_output_score_under_every_prompt(

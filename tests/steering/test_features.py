@@ -20,6 +20,8 @@ from steerlens.results import GENERATIONS, features_alone
 from steerlens.scores import RunContext
 from steerlens.steering.features import steer_layer, text_rows
 from steerlens.steering.metrics import Texts, perplexity
+from steerlens.steering.metrics.degeneracy import DegeneracyConfig, repetition
+from steerlens.steering.metrics.success import SuccessConfig
 from steerlens.storage.store import Store
 from tests.support.generating import count_decoded, ids_of
 from tests.support.tiny import save_model
@@ -152,6 +154,22 @@ def test_texts_and_metrics_are_kept(
         frame = steer_layer(subject, [5, 9], settings_of(), stored)
         assert sum(decoded) == sum(measured) == 48
         pd.testing.assert_frame_equal(frame, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_a_metric_of_other_settings_measures_anew_and_generates_nothing(
+    subject: Subject, stored: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(max_new_tokens=12)
+    usual = steer_layer(subject, [5], settings, stored)
+    decoded = count_decoded(monkeypatch)
+    metrics = {"degeneracy": DegeneracyConfig(max_period=1), "success": SuccessConfig(k=[1, 2])}
+    frame = steer_layer(subject, [5], replace(settings, metrics=metrics), stored)
+    assert decoded == []
+    whole = frame.loc[frame["stopped_by"] == "length"]  # none ends with a token that isn't counted
+    assert whole["repetition"].tolist() == [repetition(ids, 1) for ids in ids_of(whole)]
+    assert frame["success_1"].tolist() == usual["success_1"].tolist()
+    assert "success_2" in frame
+    assert frame["success_20"].isna().all()
 
 
 def test_a_kill_between_texts_and_metrics_loses_no_text(

@@ -17,18 +17,18 @@ ONE_PIXEL = base64.b64decode(
 
 @contextmanager
 def coarse() -> Iterator[None]:
-    """While it lasts, PNGs are coarse and PDFs empty."""
+    """While it lasts, nothing is laid out, PNGs are coarse and PDFs empty."""
     from matplotlib.figure import Figure
 
     whole = Figure.savefig
 
     def savefig(figure: Any, file: Any, format: str, **settings: Any) -> None:
         if format == "png":
-            figure.set_layout_engine("none")
             whole(figure, file, format=format, dpi=20, **settings)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", savefig)
+        patch.setattr(Figure, "draw_without_rendering", _not_at_all)
         yield
 
 
@@ -42,4 +42,9 @@ def undrawn() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", savefig)
+        patch.setattr(Figure, "draw_without_rendering", _not_at_all)
         yield
+
+
+def _not_at_all(figure: Any) -> None:
+    """Find no places for the parts of `figure`: that takes as long as drawing it."""

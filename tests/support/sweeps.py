@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from steerlens.analysis.summary import summarise
 from steerlens.config.compose import compose
-from steerlens.report import write_report
-from steerlens.results import COVERAGE, FEATURES, NULL_SCORES, STEERING
+from steerlens.results import COVERAGE, FEATURES, NULL_SCORES, STEERING, SUMMARY_FILE
 from steerlens.results.folder import read_tables
 from steerlens.results.status import STATUS_FILE
 from steerlens.storage.files import CONFIG_FILE, JOB_FILE, SWEEP_FILE, write_json, write_text
@@ -27,7 +28,7 @@ def save_run(
     coverage: pd.DataFrame | None = None,
     null_scores: pd.DataFrame | None = None,
 ) -> Path:
-    """A finished run with the given tables."""
+    """A finished run with the given tables and what follows from them, but no figures or report."""
     folder.mkdir(parents=True, exist_ok=True)
     FEATURES.write(frame() if features is None else features, folder)
     if steering is not None:
@@ -36,11 +37,15 @@ def save_run(
         COVERAGE.write(coverage, folder)
     if null_scores is not None:
         NULL_SCORES.write(null_scores, folder)
-    settings = dataclasses.asdict(compose(["tracking.mode=disabled"]))
-    write_text(folder / CONFIG_FILE, yaml.safe_dump(settings))
-    write_report(read_tables(folder), folder)
+    write_text(folder / CONFIG_FILE, _settings())
+    write_json(folder / SUMMARY_FILE, summarise(read_tables(folder)) | {"study": None})
     write_json(folder / STATUS_FILE, DONE)
     return folder
+
+
+@cache
+def _settings() -> str:
+    return yaml.safe_dump(dataclasses.asdict(compose(["tracking.mode=disabled"])))
 
 
 def save_job(folder: Path, overrides: dict[str, str], id: str = "one", **tables: Any) -> Path:

@@ -118,6 +118,8 @@ def _hydra(words: list[str]) -> int:
     is_sweep = args.multirun or _is_multirun(tree)
     if is_sweep and not (show_only or tree.plan):
         return _sweep(args, tree)
+    if not (is_sweep or show_only):
+        return _run_hydra(args, tree)
     args.overrides = for_hydra(overrides, is_sweep)
     if show_only:
         args.overrides += left_open(tree)
@@ -182,7 +184,8 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     """
     from steerlens.config.compose import compose_jobs, to_config
     from steerlens.results.status import refuse_foreign
-    from steerlens.runs.preflight import check, check_one_model, tell_begin
+    from steerlens.runs.preflight import check, tell_begin
+    from steerlens.runs.subject_check import check_one_model
     from steerlens.storage.files import make_folder
 
     trees = compose_jobs(overrides, multirun)
@@ -222,11 +225,18 @@ def _output_dir(overrides: list[str]) -> Path | None:
     return None
 
 
-def _run_hydra(args: argparse.Namespace) -> int:
+def _run_hydra(args: argparse.Namespace, tree: DictConfig | None = None) -> int:
+    """Hand over to Hydra; 1 if a job failed.
+
+    Args:
+        args: flags and overrides of Hydra's own command.
+        tree: what they compose, if that is a single job.
+    """
     import hydra
 
-    from steerlens.config.compose import HYDRA_VERSION, register
+    from steerlens.config.compose import CONFIG, HYDRA_VERSION, run_composed
     from steerlens.config.entries import conf_dir
+    from steerlens.config.resolvers import register
 
     failed: list[Exception] = []
 
@@ -238,12 +248,15 @@ def _run_hydra(args: argparse.Namespace) -> int:
             failed.append(error)
             return None
 
+    if tree is not None:
+        run_composed(tree, task)
+        return 1 if failed else 0
     register()
     # Hydra's own failures come to `main` as exceptions, instead of being printed with a traceback.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     arguments, sys.argv = sys.argv, [sys.argv[0], *_words(args)]
     try:
-        run = hydra.main(str(conf_dir()), config_name="config", version_base=HYDRA_VERSION)
+        run = hydra.main(str(conf_dir()), config_name=CONFIG, version_base=HYDRA_VERSION)
         run(task)()
     finally:
         sys.argv = arguments

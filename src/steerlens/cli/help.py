@@ -13,6 +13,7 @@ from steerlens.config.docstrings import (
     all_settings,
     group_classes,
     method_settings,
+    metric_settings,
     settings_of,
 )
 from steerlens.config.entries import conf_dir, entries, header, options
@@ -69,7 +70,8 @@ def help_text(topic: str | None = None) -> str:
 
 def _groups() -> list[str]:
     """Return the groups of `conf/` and of the schema."""
-    return [*options(), *(name for name in group_classes() if name not in options())]
+    names = [*group_classes(), "metrics"]
+    return [*options(), *(name for name in names if name not in options())]
 
 
 def _verb(verb: str) -> str:
@@ -81,6 +83,7 @@ def _group(group: str) -> str:
     kind = group_classes().get(group)
     about = {
         "score": "What features are scored by.",
+        "metrics": "What generated texts are measured by, all of them.",
         "experiment": "Settings for a question, by the file's name; `steerlens list experiments`.",
         "subject": "Model, SAE, evaluator and corpus together.",
     }.get(group) or " ".join(str(kind.__doc__ if kind else "").split())
@@ -90,6 +93,8 @@ def _group(group: str) -> str:
         parts.append("\n".join(["Options", *map(_row, rows)]))
     if kind is not None:
         parts.append("\n".join(["Settings", *map(_described, settings_of(kind, f"{group}."))]))
+    if group == "metrics":
+        parts.append("\n".join(["Settings", *map(_described, metric_settings())]))
     if group == "score":
         parts += [_method(f"score.{method}") for method in sorted(parts_of("scores"))]
     return "\n\n".join(parts)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import yaml
 
-from steerlens.config.compose import register
 from steerlens.config.docstrings import all_settings
 from steerlens.config.entries import Entry, conf_dir, entries, header, options, resolved
 from steerlens.config.registry import load_part, parts_of
+from steerlens.config.resolvers import register
 from steerlens.errors import SteerlensError, nearest, unknown
 
 SAE_SETTINGS = ("site", "width", "l0")

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.core.config_store import ConfigStore
+from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
-from hydra.types import RunMode
+from hydra.core.utils import configure_log, run_job
+from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from steerlens.config import explain
@@ -29,78 +30,18 @@ from steerlens.config.entries import conf_dir, needed_keys, open_keys
 from steerlens.config.kinds import kind_of, refuse_ignored
 from steerlens.config.overrides import jobs, n_jobs, override, parse, with_experiment
 from steerlens.config.parse import parse_scores
-from steerlens.config.registry import load_part, parts_of
-from steerlens.config.schema import MISSING, Chosen, ReferenceConfig, RunConfig
+from steerlens.config.resolvers import register
+from steerlens.config.schema import MISSING, Chosen, RunConfig
 from steerlens.config.score_keys import fold, in_full, is_flat
-from steerlens.config.shipped import shipped_path
 from steerlens.config.sources import resolve_sources
-from steerlens.errors import SteerlensError
+from steerlens.errors import SteerlensError, unknown
 from steerlens.storage.files import CONFIG_FILE
 
 HYDRA_VERSION = "1.3"
+CONFIG = "config"
+"""The name of the root's file."""
 
-
-def register() -> dict[str, str]:
-    """Tell Hydra the schemas and resolvers; can be called again.
-
-    Returns why a scoring method can't be used, by the method's name: that matters only to
-    those who ask for it.
-    """
-    OmegaConf.register_new_resolver(
-        "steerlens.shipped", lambda name: str(shipped_path(name)), replace=True
-    )
-    OmegaConf.register_new_resolver(
-        "steerlens.reference_features", _reference_features, replace=True
-    )
-    OmegaConf.register_new_resolver("steerlens.width", features_of_width, replace=True)
-    OmegaConf.register_new_resolver("steerlens.gemma_scope_2_id", _gemma_scope_2_id, replace=True)
-    return _register(tuple(sys.path))
-
-
-@cache
-def _register(path: tuple[str, ...]) -> dict[str, str]:
-    """Register once on a path of imports: making a schema of a dataclass takes its time."""
-    store = ConfigStore.instance()
-    store.store(name="base_config", node=RunConfig)
-    broken = {}
-    for name in parts_of("scores"):
-        try:
-            store.store(group="score", name=f"{name}_schema", node=load_part("scores", name).Config)
-        except SteerlensError as error:
-            broken[name] = str(error)
-        except Exception as error:  # somebody else's module: anything can happen
-            broken[name] = f"scoring method {name!r} has no settings: {error}"
-    return broken
-
-
-def _reference_features(reference: DictConfig) -> str:
-    """Return the file of the features that the authors have listed."""
-    from steerlens.config.reference import cache_file, check_reference
-
-    config = ReferenceConfig(**{str(key): value for key, value in reference.items()})
-    check_reference(config)
-    file = cache_file(config, "features")
-    if file is None:
-        raise SteerlensError("features=reference needs reference.path=DIR reference.model=NAME.")
-    return str(file)
-
-
-def features_of_width(width: str) -> int:
-    """Return the number of features that names of SAEs round: `16k` is 16384, `1m` is 1048576.
-
-    Raises:
-        SteerlensError: `width` is no number with k or m behind it.
-    """
-    match = re.fullmatch(r"(\d+)([km])", width)
-    if match is None:
-        raise SteerlensError(f"sae.width={width} is no width; widths look like 16k or 1m.")
-    return 2 ** round(math.log2(int(match[1]) * {"k": 1e3, "m": 1e6}[match[2]]))
-
-
-def _gemma_scope_2_id(site: str, width: str, l0: str) -> str:
-    """Return SAELens' ids of Gemma Scope 2: those of the site transcoders name their folder."""
-    folder = "transcoder/" if site == "transcoders" else ""
-    return f"{folder}layer_{{layer}}_width_{width}_l0_{l0}"
+T = TypeVar("T")
 
 
 def compose(overrides: Sequence[str] = ()) -> RunConfig:
@@ -127,6 +68,26 @@ def read_config(folder: Path) -> RunConfig:
     config = _as_dataclasses(tree)  # its sources are decided
     config.score = parse_scores(config.score)
     return config
+
+
+def typed_settings(kind: type[T], settings: Mapping[str, Any], whose: str = "") -> T:
+    """Return settings given in Python as the dataclass `kind` of the schema, each of its type.
+
+    Raises:
+        SteerlensError: there is no such setting, or it has another type; `whose` goes on after
+            `setting`.
+    """
+    try:
+        tree = OmegaConf.merge(OmegaConf.structured(kind), _literal(dict(settings)))
+        typed = OmegaConf.to_object(tree)
+    except ConfigKeyError as error:
+        names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        raise unknown(f"setting{whose}", str(error.full_key), names) from None
+    except OmegaConfBaseException as error:
+        why = str(error).splitlines()[0].rstrip(".")
+        raise SteerlensError(f"{error.full_key}{whose}: {why}.") from error
+    assert isinstance(typed, kind)
+    return typed
 
 
 def _literal(value: Any) -> Any:
@@ -163,8 +124,30 @@ def compose_jobs(overrides: Sequence[str], multirun: bool = False) -> list[DictC
         if not (multirun or tree.hydra.mode is RunMode.MULTIRUN):
             parse(overrides)
             return [tree]
-        every = parse([*swept_by_files(tree, overrides), *overrides], multirun=True, loader=loader)
-        return [_compose(job, broken) for job in jobs(every)]
+        of_files = swept_by_files(tree, overrides)
+        if of_files:
+            first, *others = jobs(parse([*of_files, *overrides], multirun=True, loader=loader))
+            tree = _compose(first, broken)
+        else:
+            others = jobs(parsed)[1:]
+        return [tree, *(_compose(job, broken) for job in others)]
+
+
+def run_composed(tree: DictConfig, task: TaskFunction) -> None:
+    """Run `task` on `tree` as `hydra.main` runs a single job, which would compose it twice more.
+
+    Args:
+        tree: of `compose_tree` or `compose_jobs`; Hydra's own node learns where it runs.
+        task: is given `tree` without that node.
+    """
+    with _hydra():
+        tree.hydra.mode = RunMode.RUN
+        configure_log(tree.hydra.hydra_logging, tree.hydra.verbose)
+        callbacks = Callbacks(tree)
+        callbacks.on_run_start(config=tree, config_name=CONFIG)
+        context = HydraContext(GlobalHydra.instance().config_loader(), callbacks)
+        job = run_job(task, tree, "hydra.run.dir", None, context)
+        callbacks.on_run_end(config=tree, config_name=CONFIG, job_return=job)
 
 
 def swept_by_files(tree: DictConfig, overrides: Sequence[str]) -> list[str]:
@@ -214,7 +197,7 @@ def _composed_by_hydra(
     typed.
     """
     try:
-        return hydra_compose("config", list(overrides), return_hydra_config=True)
+        return hydra_compose(CONFIG, list(overrides), return_hydra_config=True)
     except Exception as error:
         raise explain.failure(error, parsed, broken) from error
 

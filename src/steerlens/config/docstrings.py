@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from steerlens.config.overrides import as_typed
 from steerlens.config.registry import load_part, parts_of
-from steerlens.config.schema import MISSING, RunConfig, key_fields
+from steerlens.config.schema import MISSING, RunConfig, key_fields, metric_defaults
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Setting:
     type: str
     """As in the schema, None as null."""
     default: str
-    """As in YAML; `???` where a value has to be given."""
+    """As it is typed; `???` where a value has to be given."""
     about: str
     """What the schema says of it, in one paragraph."""
 
@@ -59,7 +60,7 @@ def settings_of(kind: type, prefix: str = "") -> list[Setting]:
         Setting(
             f"{prefix}{field.name}",
             str(field.type).replace("None", "null").replace("Any", "any"),
-            _shown(field),
+            _default(field),
             texts.get(field.name, ""),
         )
         for field in key_fields(kind)
@@ -90,27 +91,31 @@ def method_settings(method: str) -> list[Setting]:
     return [setting for setting in settings if setting.key != f"score.{method}.method"]
 
 
+def metric_settings() -> list[Setting]:
+    """Return the settings of every metric."""
+    return [
+        setting
+        for name, config in metric_defaults().items()
+        for setting in settings_of(type(config), f"metrics.{name}.")
+    ]
+
+
 def all_settings() -> list[Setting]:
     """Return every setting: those without a group, then group by group, then scoring methods."""
-    settings = [setting for setting in settings_of(RunConfig) if setting.key != "score"]
+    by_part = ("score", "metrics")
+    settings = [setting for setting in settings_of(RunConfig) if setting.key not in by_part]
     for group, kind in group_classes().items():
         settings += settings_of(kind, f"{group}.")
+    settings += metric_settings()
     for method in sorted(parts_of("scores")):
         settings += method_settings(method)
     return settings
 
 
-def _shown(field: dataclasses.Field[Any]) -> str:
-    """Return the default of a field as it would stand in YAML."""
+def _default(field: dataclasses.Field[Any]) -> str:
     value = field.default
     if value is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()
     if value is dataclasses.MISSING or value is MISSING:
         return "???"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str):
-        return value if value.isidentifier() else f'"{value}"'
-    if isinstance(value, list):
-        return f"[{', '.join(map(str, value))}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return as_typed(value)

@@ -123,7 +123,7 @@ def header(text: str) -> Header:
 def resolved(entry: Entry, **settings: str) -> Entry:
     """Return `entry` with what its values refer to filled in, some of its `settings` changed.
 
-    The resolvers must be registered: `config.compose.register`.
+    The resolvers must be registered: `config.resolvers.register`.
     """
     values = OmegaConf.to_container(OmegaConf.create({**entry, **settings}), resolve=True)
     assert isinstance(values, dict)

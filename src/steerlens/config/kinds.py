@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from steerlens.config.overrides import as_typed
 from steerlens.config.schema import JudgeConfig, ModelConfig, RunConfig
 from steerlens.config.steering import parse_factors
 from steerlens.errors import SteerlensError
@@ -22,7 +23,7 @@ EVERY = frozenset(
 
 SCORING = EVERY | {"sae", "layer", "score", "corpus", "logit_lens_k", "shard"}
 
-STEERING = {"steer", "generation", "evaluator"}
+STEERING = {"steer", "generation", "evaluator", "metrics"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ CONCEPTS = Kind(
     "concepts",
     "compares methods on the concepts of a set",
     SCORING
-    | {"concepts", "judge", "evaluator"}
+    | {"concepts", "judge", "evaluator", "metrics"}
     | {f"steer.{key}" for key in ("factors", "operator", "unit", "keep_error", "positions")}
     | {f"generation.{key}" for key in ("samples", "max_new_tokens", "temperature", "top_k")}
     | {f"generation.{key}" for key in ("top_p", "stop", "chat_template", "batch_size")},
@@ -117,7 +118,7 @@ def ignored_settings(config: RunConfig) -> dict[str, Any]:
     return {
         key: value
         for key, value in _flat(config).items()
-        if value != usual[key] and not _reads(config, key)
+        if value != usual.get(key) and not _reads(config, key)
     }
 
 
@@ -152,7 +153,7 @@ def refuse_ignored(
         by_experiment = key in of_experiment and of_experiment[key] == value
         if by_experiment and experiment is not None and _reads(experiment, key):
             continue
-        if of_subject[key] != value:
+        if of_subject.get(key) != value:
             raise SteerlensError(_refusal(key, value, config))
 
 
@@ -166,14 +167,14 @@ def _reads(config: RunConfig, key: str) -> bool:
 
 def _refusal(key: str, value: Any, config: RunConfig) -> str:
     kind, group = kind_of(config), key.partition(".")[0]
-    if key.endswith(".name"):
+    if key == f"{group}.name":
         setting = f"{group}={getattr(config, group).name}"
     elif isinstance(value, ModelConfig | JudgeConfig):
         setting = f"{'model@evaluator' if key == 'evaluator' else key}={value.name}"
     elif key == "score":
         setting = f"score={','.join(value)}"
     else:
-        setting = f"{key}={_as_typed(value)}"
+        setting = f"{key}={as_typed(value)}"
     if kind.reads & {group, key}:
         return f"{setting} is read only beside {CONDITIONS[key][1]}; add that, or leave it out."
     return f"{setting} would be ignored: this run {kind.does}; {_remedy(kind, group)}."
@@ -202,15 +203,6 @@ def _remedy(kind: Kind, group: str) -> str:
     return "leave it out"
 
 
-def _as_typed(value: Any) -> str:
-    """Return `value` as it is typed, but for quotes that a shell or Hydra may need."""
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_as_typed, value))}]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _flat(config: RunConfig) -> dict[str, Any]:
     """Return every setting by its whole key; of groups that may be null, the whole group."""
     groups_of_schema = RunConfig()
@@ -220,6 +212,10 @@ def _flat(config: RunConfig) -> dict[str, Any]:
         if dataclasses.is_dataclass(getattr(groups_of_schema, field.name)):
             of_group = dataclasses.fields(value)
             flat |= {f"{field.name}.{key.name}": getattr(value, key.name) for key in of_group}
+        elif field.name == "metrics":
+            for name, metric in value.items():
+                of_metric = dataclasses.asdict(metric)
+                flat |= {f"metrics.{name}.{key}": setting for key, setting in of_metric.items()}
         else:
             flat[field.name] = value
     return flat

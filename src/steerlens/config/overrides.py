@@ -43,6 +43,17 @@ def _grammar(value: Any) -> str:
     return QuotedString(text, quote).with_quotes()
 
 
+def as_typed(value: Any) -> str:
+    """Return a value as it is typed, but for quotes that a shell needs."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(as_typed, value))}]"
+    if isinstance(value, str) and not re.fullmatch(r"[\w./:@%+-]+", value):
+        return f'"{value}"'
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def proposal(key: str, text: str) -> str:
     """Return `key=text` as a word to type in a shell that Hydra reads as what was meant.
 

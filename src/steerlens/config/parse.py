@@ -73,6 +73,19 @@ def layers_told(layers: Iterable[int], nearest_to: int) -> str:
     return ", ".join(map(str, layers)) + nearest
 
 
+def parse_dtype(dtype: str, device_type: str, device_map: Any = None) -> str:
+    """Return the name of the weights' dtype: `auto` is float32 on the CPU alone, else bfloat16.
+
+    Args:
+        dtype: the setting, `auto` or a name.
+        device_type: cpu, cuda or another of torch's.
+        device_map: the setting; anything but None puts parts on other devices.
+    """
+    if dtype != "auto":
+        return dtype
+    return "float32" if device_type == "cpu" and device_map is None else "bfloat16"
+
+
 def parse_ids(value: Any, d_sae: int | None = None, where: str = "features.ids") -> list[int]:
     """Return feature ids in the given order: integers, each once, below `d_sae` if that is
     known.

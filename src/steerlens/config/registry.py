@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from steerlens.errors import SteerlensError, unknown
 
@@ -180,6 +180,10 @@ class ScoreConfig:
     method: str = "???"
     """Name of the method's entry point."""
 
+    AT_ONCE: ClassVar[int | None] = None
+    """Features that are scored, and kept, at a time, where each takes long; None = as many as of
+    other methods."""
+
     def check(self) -> None:
         """Refuse settings that can't work, before anything is loaded.
 
@@ -242,6 +246,12 @@ class ScoreConfig:
         None.
         """
         return None
+
+    def n_later(self) -> int | None:
+        """Return how many SAEs of later layers the method looks at, of those that the run has; None
+        = all.
+        """
+        return 0
 
     def refusal(self, name: str, why: str) -> SteerlensError:
         """Return the error for setting `name`: `why` goes on after its value."""

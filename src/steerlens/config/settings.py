@@ -6,7 +6,7 @@ A `RunConfig` holds what was written; `parse_settings` gives every value its one
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,6 +86,8 @@ class SteeringSettings:
     choice: ChoiceConfig
     concept: tuple[str, ...] = ()
     """The names of what is steered toward; () for no concept."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """The settings of metrics by their names; the others' are their defaults."""
 
     @property
     def concept_label(self) -> str | None:
@@ -188,6 +190,7 @@ def parse_steering(config: RunConfig) -> SteeringSettings:
         prompts=tuple(parse_prompts(config.generation)),
         choice=config.choice,
         concept=() if config.concept is None else tuple(parse_concept(config.concept)),
+        metrics=config.metrics,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 
 from steerlens.engine.memory import batches, rows_that_fit
 from steerlens.engine.padding import padded, with_rows
+from steerlens.engine.ranks import token_logits
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
 
@@ -91,6 +92,40 @@ def logit_lens_of_directions(
     _check_k(subject, k)
     every_N = torch.arange(len(directions_ND))
     return _top_tokens(subject, directions_ND, every_N, k, memory_budget)
+
+
+@torch.no_grad()
+def lens_logits(
+    subject: Subject,
+    features: torch.Tensor,
+    tokens_FK: torch.Tensor,
+    memory_budget: int = 2 * 1024**3,
+) -> torch.Tensor:
+    """Return the logits of each feature's tokens in unembed(LN(d_i)): (n, k) float32, on the CPU.
+
+    Without what a model does to its logits after the unembedding (a soft cap, a scale), as the
+    tokens are chosen.
+
+    Args:
+        subject: model and SAE.
+        features: (n,) feature ids.
+        tokens_FK: (n, k) token ids of each.
+        memory_budget: bytes for the unembedding's rows of these tokens.
+    """
+    head = subject.lm.head
+    logits_FK = torch.empty(tokens_FK.shape, dtype=torch.float32)
+    per_row = 12 * tokens_FK.shape[1] * head.weight.shape[1]
+
+    def run(rows: slice, full: int) -> None:
+        ids_B = with_rows(features[rows], padded(len(features[rows]), full, head.device))
+        tokens_BK = with_rows(tokens_FK[rows], len(ids_B)).to(head.device)
+        d_BD = subject.in_residual_stream(subject.sae.W_dec[ids_B.to(subject.sae.W_dec.device)])
+        logits_BK = token_logits(head, head.norm(d_BD.to(head.device)), tokens_BK)
+        logits_FK[rows] = logits_BK[: len(features[rows])].cpu()
+
+    for _ in batches(len(features), rows_that_fit(memory_budget, per_row, 1024), run):
+        pass
+    return logits_FK
 
 
 def _check_k(subject: Subject, k: int) -> None:

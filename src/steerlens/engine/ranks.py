@@ -92,7 +92,7 @@ def best_token_of_rows(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) 
 def _best_token_of_rows(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) -> BestToken:
     own_BK = torch.cat(
         [
-            _own_logits(head, h, tokens)
+            head.finish(token_logits(head, h, tokens))
             for h, tokens in zip(h_BD.split(GATHER_ROWS), tokens_BK.split(GATHER_ROWS), strict=True)
         ]
     )
@@ -149,12 +149,41 @@ def best_token_of_one(head: Head, h_D: torch.Tensor, tokens_BK: torch.Tensor) ->
     )
 
 
-def _own_logits(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) -> torch.Tensor:
+def token_logits(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) -> torch.Tensor:
+    """Return the logits, before `finish`, of each row's own tokens: (B, K) float32."""
     weight_BKD = head.weight[tokens_BK].float()
     logits_BK = torch.einsum("bd,bkd->bk", h_BD.float(), weight_BKD)
     if head.bias is not None:
         logits_BK = logits_BK + head.bias[tokens_BK].float()
-    return head.finish(logits_BK)
+    return logits_BK
+
+
+@torch.no_grad()
+def products_of_changes(head: Head, h_BPD: torch.Tensor, before_PD: torch.Tensor) -> torch.Tensor:
+    """Return the inner products of the changes of next-token logits under P prompts.
+
+    Args:
+        head: final stage of the model.
+        h_BPD: (B, P, D) normed vectors of B rows after each prompt.
+        before_PD: (P, D) those without any change.
+
+    Returns:
+        (B, P, P) float64; exactly 0 where a vector is the one without change.
+    """
+    P = len(before_PD)
+    at_once = max(1, GATHER_ROWS // P)
+    parts = []
+    for h in h_BPD.split(at_once):
+        # In one product, so that equal vectors have equal logits.
+        rows_BPD = torch.cat([h, before_PD[None].to(h)])
+        rows_BPD = with_rows(rows_BPD, padded(len(rows_BPD), at_once + 1, h.device, P))
+        product_BPP = torch.zeros(len(rows_BPD), P, P, dtype=torch.float64, device=rows_BPD.device)
+        for _, logits_NC in _logits_in_chunks(head, rows_BPD.flatten(0, 1)):
+            logits_BPC = logits_NC.view(len(rows_BPD), P, -1)
+            change_BPC = logits_BPC - logits_BPC[len(h)]
+            product_BPP += torch.bmm(change_BPC, change_BPC.transpose(1, 2)).double()
+        parts.append(product_BPP[: len(h)])
+    return torch.cat(parts)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ first block (BLOOM its ALiBi, say): theirs run in B rows from the start.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -54,27 +55,53 @@ class LastPosition:
         self.out_11D = by_hook[subject.site.write][:, -1:]
         """(1, 1, D): the unsteered vector that the edit changes, at the last position."""
 
-    @torch.no_grad()
     def run(self, out_BD: torch.Tensor, full: int) -> torch.Tensor:
         """Return the final normed vectors (B, D), one for each row of vectors at the hook of the
         edit.
 
         The same bits for a row in every batch, where none has more than `full` rows.
         """
+        return self.run_reading(out_BD, full, ())[0]
+
+    @torch.no_grad()
+    def run_reading(
+        self, out_BD: torch.Tensor, full: int, hook_names: Sequence[str]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return what `run` does, and the vectors (B, D) that pass through other hooks.
+
+        Hooks before the edit give B times the same vector.
+        """
         n_rows, device = len(out_BD), out_BD.device
         out_BD = with_rows(out_BD, padded(n_rows, full, device))
         at_once = ROWS_ON_CPU if device.type == "cpu" else len(out_BD)
-        return torch.cat([self._run_rows(rows_BD) for rows_BD in out_BD.split(at_once)])[:n_rows]
+        parts = [self._run_rows(rows_BD, hook_names) for rows_BD in out_BD.split(at_once)]
+        h_BD = torch.cat([h for h, _ in parts])[:n_rows]
+        return h_BD, {
+            name: torch.cat([read[name] for _, read in parts])[:n_rows] for name in hook_names
+        }
 
-    def _run_rows(self, out_BD: torch.Tensor) -> torch.Tensor:
+    def _run_rows(
+        self, out_BD: torch.Tensor, hook_names: Sequence[str]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        read: dict[str, torch.Tensor] = {}
+
         def expand(out_11D: torch.Tensor, hook: Any) -> torch.Tensor:
             return out_BD.to(out_11D).reshape(-1, *out_11D.shape[1:])
 
-        hooks = [(self._subject.site.write, expand)]
+        def catch(x_B1D: torch.Tensor, hook: Any, name: str) -> None:
+            read[name] = x_B1D[:, -1].flatten(1).expand(len(out_BD), -1)
+
+        # In this order, so that the hook of the edit gives what was written there.
+        hooks: list[tuple[str, Any]] = [(self._subject.site.write, expand)]
+        hooks += [(name, partial(catch, name=name)) for name in hook_names]
         token_B1, first_block = self._token_11, self._first_row_block
         if self._subject.lm.rows_from_start:
             token_B1 = token_B1.expand(len(out_BD), -1)
-        return self._run(token_B1, hooks, rows_of_one(self._cache, len(out_BD), first_block))
+        h_BD = self._run(token_B1, hooks, rows_of_one(self._cache, len(out_BD), first_block))
+        for name in hook_names:
+            if name not in read:
+                raise never_fires(name, self._subject.lm)
+        return h_BD, read
 
     @property
     def _first_row_block(self) -> int:
@@ -84,9 +111,8 @@ class LastPosition:
         """Return the memory that one more row takes at its peak, a generous estimate."""
         cfg = self._bridge.cfg
         size = self._subject.lm.dtype.itemsize
-        n_kv = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
         blocks = self._subject.lm.n_layers - self._first_row_block
-        keys_values = 2 * n_kv * cfg.d_head * (self._length + 1) * blocks
+        keys_values = self._subject.lm.kv_numbers * (self._length + 1) * blocks
         d_mlp = cfg.d_mlp or 4 * cfg.d_model
         return size * (keys_values + 5 * d_mlp + 16 * cfg.d_model + 8 * cfg.n_heads * cfg.d_head)
 

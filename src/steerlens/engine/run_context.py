@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,15 @@ from steerlens.storage.store import Store
 
 if TYPE_CHECKING:
     from steerlens.engine.activations import Activations
+    from steerlens.engine.subject import Subject
 
 
 def _nothing(_done: int, _unneeded: int = 0) -> None:
     pass
+
+
+def _no_subjects(_layer: int) -> Iterable[Subject]:
+    return ()
 
 
 @contextmanager
@@ -41,6 +47,8 @@ class GroupCache:
     """What `steered_prompt` has made, by hook name, prompt, `keep_error` and template."""
     null_scores: dict[tuple[str, str], Any] = field(default_factory=dict)
     """Output scores of random directions, by hook name and settings."""
+    later: dict[tuple[str, int | None], list[Subject]] = field(default_factory=dict)
+    """The subjects after each, by its hook name and how many are wanted."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +69,26 @@ class RunContext:
     """File of examples of the run's SAE that stands for the corpus."""
     store: Store | None = None
     """Where finished scores are kept."""
+    later: Callable[[int], Iterable[Subject]] = _no_subjects
+    """Loads the SAEs of the run's layers after this one, in rising order."""
     cache: GroupCache = field(default_factory=GroupCache)
     """What has been computed for the group of SAEs that is worked on."""
 
     def for_group(self) -> RunContext:
         """Give the same context for another group of SAEs, of which nothing is computed yet."""
         return replace(self, cache=GroupCache())
+
+    def later_subjects(self, subject: Subject, at_most: int | None = None) -> list[Subject]:
+        """Return the run's subjects of layers after `subject`'s, the nearest first, loaded once.
+
+        Args:
+            subject: model and SAE.
+            at_most: how many are wanted; None = all.
+        """
+        key = (subject.hook_name, at_most)
+        if key not in self.cache.later:
+            self.cache.later[key] = list(islice(self.later(subject.layer), at_most))
+        return self.cache.later[key]
 
     def examples_key(self) -> dict[str, Any] | None:
         """Return which examples stand for the corpus, for the store."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -50,8 +50,9 @@ class SteeredPrompt:
         factor: float,
         ctx: RunContext,
         bytes_per_row: int,
-        use: Callable[[slice, torch.Tensor], None],
+        use: Callable[..., None],
         directions_FD: torch.Tensor | None = None,
+        hook_names: Sequence[str] = (),
     ) -> None:
         """Call `use(rows, h_BD)` with the final normed vectors of slices of `features_F`.
 
@@ -62,6 +63,7 @@ class SteeredPrompt:
             bytes_per_row: memory that `use` takes for each row.
             use: must not depend on how rows are grouped, as the vectors don't.
             directions_FD: what stands in the place of each feature's decoder row; None = the row.
+            hook_names: hooks whose vectors `use` is given, too, as `{name: (B, D)}`.
         """
 
         def run_batch(rows: slice, full: int) -> None:
@@ -72,7 +74,8 @@ class SteeredPrompt:
                 directions_B1D = directions_FD[rows, None].to(targets.vectors_BND)
                 targets = replace(targets, vectors_BND=directions_B1D)
             out_B1D = edited(self._operation, self._encoded, self._position.out_11D, targets)
-            use(rows, self._position.run(out_B1D[:, 0], full))
+            h_BD, read = self._position.run_reading(out_B1D[:, 0], full, hook_names)
+            use(rows, h_BD, read) if hook_names else use(rows, h_BD)
 
         per_row = self._position.bytes_per_row() + bytes_per_row
         size = rows_that_fit(ctx.memory_budget, per_row, ROWS_AT_ONCE)

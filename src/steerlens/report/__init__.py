@@ -7,17 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steerlens.analysis.ranking import best_features, title_of
 from steerlens.analysis.resampling import LEVEL
 from steerlens.analysis.series import Series
-from steerlens.analysis.summary import (
-    MEANINGS,
-    SCORES,
-    THRESHOLDS,
-    best_features,
-    explanation,
-    summarise,
-    title_of,
-)
+from steerlens.analysis.summary import MEANINGS, SCORES, THRESHOLDS, explanation, summarise
 from steerlens.errors import SteerlensError
 from steerlens.report.answer import answer_section
 from steerlens.report.concept_page import is_of_a_concept

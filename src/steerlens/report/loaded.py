@@ -8,7 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerlens.analysis.summary import best_features, summarise
+from steerlens.analysis.ranking import best_features
+from steerlens.analysis.summary import summarise
 from steerlens.errors import SteerlensError
 from steerlens.report.page.overview import run_sentences, run_title
 from steerlens.results import PAGE_FILE, SUMMARY_FILE

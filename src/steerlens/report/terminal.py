@@ -24,9 +24,10 @@ from rich.progress import (
 from rich.text import Text
 
 from steerlens.analysis.coverage import coverage_explanation
+from steerlens.analysis.ranking import best_features, ranking, title_of
 from steerlens.analysis.roles import SteeredExample, best_steered, factor_cell
 from steerlens.analysis.steering_summary import steering_explanation
-from steerlens.analysis.summary import SCORES, best_features, explanation, ranking, title_of
+from steerlens.analysis.summary import SCORES, explanation
 from steerlens.report.answer import print_answer
 from steerlens.report.concept_page import (
     concept_page,

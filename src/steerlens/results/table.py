@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,7 +55,14 @@ class Table:
         pandas' nullable ones; list columns are Arrow's, so that millions of tokens stay compact,
         and give Python lists.
         """
+        if isinstance(columns, Sequence) and not columns:
+            return self._empty.copy()
         return self._to_pandas(self._arrow(columns))
+
+    @cached_property
+    def _empty(self) -> pd.DataFrame:
+        """The table without rows: a run has up to ten of them, each with dozens of columns."""
+        return self._to_pandas(self._arrow([]))
 
     def array(self, name: str, values: Any, size: int) -> pa.Array | pa.ChunkedArray:
         """Return `values` as an Arrow array with the type of column `name`; all null if they all

@@ -1,17 +1,29 @@
-"""The Python interface: load a subject, score features, get a DataFrame. Needs no Hydra run."""
+"""The Python interface: load a subject, score and find features, write texts. Needs no Hydra run.
+
+What is wrong is told as in the command, in one sentence.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-from steerlens.errors import SteerlensError
+from steerlens.errors import SteerlensError, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from steerlens.config.schema import CorpusConfig
+    from steerlens.config.settings import SteeringSettings
+    from steerlens.engine.run_context import RunContext
     from steerlens.engine.subject import Subject
+    from steerlens.scores import ScoreConfig
+
+FACTORS = (0.5, 1.0, 2.0, 4.0)
+"""Steering factors of `generate` unless others are given."""
 
 
 def load_subject(
@@ -53,7 +65,7 @@ def score_features(
     method: str = "output",
     features: Iterable[int] | None = None,
     logit_lens_k: int = 20,
-    memory_budget: int = 2 * 1024**3,
+    memory_budget: int | str = 2 * 1024**3,
     seed: int = 0,
     corpus: str | Mapping[str, Any] | None = None,
     **settings: Any,
@@ -65,40 +77,232 @@ def score_features(
         method: an entry of `steerlens list scores`.
         features: feature ids; None = all.
         logit_lens_k: number of logit-lens tokens in the table.
-        memory_budget: bytes that scoring may use beyond the weights.
+        memory_budget: bytes that scoring may use beyond the weights, or `"2GiB"`.
         seed: for methods that draw.
         corpus: for methods that need texts: an option of the `corpus` group, or its name and keys,
             e.g. `{"name": "text", "path": "FILE"}`; None = the examples that ship with the SAE,
             and where there are none, `embedded`.
         **settings: the method's own settings, e.g. `factor=10`.
+
+    Raises:
+        SteerlensError: for what doesn't exist or has no meaning, in one sentence.
     """
+    from steerlens.config.compose import typed_settings
     from steerlens.config.parse import parse_ids
     from steerlens.config.registry import load_part
-    from steerlens.engine.run_context import RunContext
-    from steerlens.errors import unknown
     from steerlens.results import FEATURES
     from steerlens.scores.scoring import score_layer
 
-    config_class = load_part("scores", method).Config
-    try:
-        config = config_class(**settings)
-    except TypeError:
-        valid = config_class.__dataclass_fields__
-        wrong = next(key for key in settings if key not in valid)
-        raise unknown(f"setting of score {method}", wrong, valid) from None
-    ids = range(subject.d_sae) if features is None else parse_ids(list(features), subject.d_sae)
+    _refuse_no_subject(subject)
+    config_class = load_part("scores", str(method)).Config
+    config: ScoreConfig = typed_settings(config_class, settings, f" of score {method}")
+    ids = range(subject.d_sae)
+    if features is not None:
+        ids = parse_ids(features, subject.d_sae, where="features")
     shipped = subject.examples if corpus is None else None
     config.resolve_source(shipped, subject.examples)
     config.check()
     texts = _corpus(corpus or "embedded") if config.corpus_pass() else None
-    run = RunContext(memory_budget=memory_budget, seed=seed, corpus=texts, examples=shipped)
-    return FEATURES.frame(score_layer(subject, ids, {method: config}, logit_lens_k, run))
+    ctx = _context(memory_budget, seed, texts, shipped)
+    k = _integer("logit_lens_k", logit_lens_k)
+    return FEATURES.frame(score_layer(subject, ids, {str(method): config}, k, ctx))
+
+
+def find(
+    subject: Subject,
+    concept: str | Sequence[str],
+    top_k: int = 20,
+    examples: Sequence[str] = (),
+    memory_budget: int | str = 2 * 1024**3,
+) -> pd.DataFrame:
+    """Find the features that may stand for a concept, those that steer toward it most first.
+
+    Candidates are features that have a token of the concept among their logit-lens tokens, or fire
+    on sentences about it. Each has its output score toward the concept's tokens.
+
+    Args:
+        subject: from `load_subject`.
+        concept: a word or a phrase, or several for the same.
+        top_k: how many logit-lens tokens of a feature are compared with the concept's.
+        examples: sentences about the concept.
+        memory_budget: bytes that work may use beyond the weights, or `"2GiB"`.
+
+    Returns:
+        Rows of `features.parquet`, with `concept_score`; none where nothing stands for the concept.
+
+    Raises:
+        SteerlensError: no token of the vocabulary stands for the concept; names the nearest.
+    """
+    from steerlens.config.parse import parse_concept
+    from steerlens.results import FEATURES
+    from steerlens.scores.concept import ConceptScoreConfig
+    from steerlens.scores.concepts import candidates, concept_tokens
+    from steerlens.scores.scoring import score_layer
+
+    _refuse_no_subject(subject)
+    names = parse_concept(concept)
+    tokens = concept_tokens(subject.lm.tokenizer, names)
+    ctx = _context(memory_budget)
+    k = _integer("top_k", top_k)
+    sentences = [examples] if isinstance(examples, str) else _listed("examples", examples)
+    of_concept = candidates(subject, tokens, k, examples=sentences, memory_budget=ctx.memory_budget)
+    ids = [candidate.feature for candidate in of_concept]
+    config = ConceptScoreConfig(concept=names)
+    frame = FEATURES.frame(
+        score_layer(subject, ids, {config.method: config}, k, ctx) if ids else []
+    )
+    return frame.sort_values("concept_score", ascending=False, kind="stable", ignore_index=True)
+
+
+def generate(
+    subject: Subject,
+    features: int | Iterable[int],
+    factors: float | Iterable[float] = FACTORS,
+    prompts: str | Iterable[str] | None = None,
+    *,
+    weights: Sequence[float] | None = None,
+    concept: str | Sequence[str] | None = None,
+    seed: int = 0,
+    memory_budget: int | str = 2 * 1024**3,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Write texts with features steered, and measure them: a row for each text, with the columns of
+    `generations.parquet`.
+
+    They are the texts of `steerlens steer=grid` with the same settings and seed.
+
+    Args:
+        subject: from `load_subject`.
+        features: ids, each steered with alone, or with `weights` all at once.
+        factors: steering factors; 0, the unsteered text, always comes along.
+        prompts: beginnings of texts, or inside a chat template requests; None = 50 neutral ones.
+        weights: of each feature; its share of the factor is its part of their sum.
+        concept: what is steered toward, for the column `concept_success`.
+        seed: what texts are drawn from.
+        memory_budget: bytes that work may use beyond the weights, or `"2GiB"`.
+        **settings: any key of the groups `steer` and `generation`: `operator="clamp"`,
+            `max_new_tokens=40`, `chat_template=True`.
+
+    Raises:
+        SteerlensError: for what doesn't exist or has no meaning, in one sentence.
+    """
+    from steerlens.config.parse import parse_ids
+    from steerlens.runs.models import steering_of
+    from steerlens.steering.features import steer_layer, steer_together
+
+    _refuse_no_subject(subject)
+    ids = parse_ids(features, subject.d_sae, where="features")
+    steering = steering_of(subject.lm, _steering(factors, prompts, concept, settings))
+    ctx = _context(memory_budget, seed, _corpus("embedded"), subject.examples)
+    if weights is None:
+        return steer_layer(subject, ids, steering, ctx)
+    return steer_together(subject, ids, shares_of(weights, len(ids)), steering, ctx)
+
+
+def shares_of(weights: Sequence[float], n_features: int) -> tuple[float, ...]:
+    """Return each feature's share of the factor, from weights of any sum.
+
+    Raises:
+        SteerlensError: as many weights as features aren't given, or they give no share.
+    """
+    numbers = _listed("weights", weights)
+    for number in numbers:
+        is_number = isinstance(number, Real) and not isinstance(number, bool)
+        if not is_number or not math.isfinite(number):
+            raise SteerlensError(f"weights: {number!r} is not a number.")
+    if len(numbers) != n_features:
+        raise SteerlensError(f"weights has {len(numbers)} numbers for {n_features} features.")
+    total = sum(map(abs, numbers))
+    if not total:
+        raise SteerlensError("weights are all 0; give a feature another one.")
+    if len(set(numbers)) == 1 and numbers[0] > 0:
+        return (1 / n_features,) * n_features  # as `steer.together` has it, to the last bit
+    return tuple(number / total for number in numbers)
+
+
+def _steering(
+    factors: Any, prompts: Any, concept: Any, settings: Mapping[str, Any]
+) -> SteeringSettings:
+    from steerlens.config.compose import typed_settings
+    from steerlens.config.parse import parse_concept
+    from steerlens.config.schema import ChoiceConfig, GenerationConfig, SteerConfig
+    from steerlens.config.settings import SteeringSettings
+    from steerlens.config.steering import (
+        check_generation,
+        check_steer,
+        parse_factors,
+        parse_prompts,
+    )
+
+    names_of = {
+        kind: {field.name for field in fields(kind)} - {"factors", "prompts"}
+        for kind in (SteerConfig, GenerationConfig)
+    }
+    valid = set().union(*names_of.values())
+    for key in settings.keys() - valid:
+        raise unknown("setting of steer and generation", key, valid)
+    steer, generation = (
+        typed_settings(kind, {key: value for key, value in settings.items() if key in names})
+        for kind, names in names_of.items()
+    )
+    generation.prompts = prompts if isinstance(prompts, str | None) else _listed("prompts", prompts)
+    check_steer(steer)
+    check_generation(generation)
+    of_factors = factors if isinstance(factors, int | float | str) else _listed("factors", factors)
+    return SteeringSettings(
+        factors=tuple(parse_factors(of_factors)),
+        steer=steer,
+        generation=generation,
+        prompts=tuple(parse_prompts(generation)),
+        choice=ChoiceConfig(),
+        concept=() if concept is None else tuple(parse_concept(concept)),
+    )
+
+
+def _context(
+    memory_budget: Any,
+    seed: Any = 0,
+    corpus: CorpusConfig | None = None,
+    examples: str | None = None,
+) -> RunContext:
+    from steerlens.config.parse import parse_memory
+    from steerlens.engine.run_context import RunContext
+
+    budget = parse_memory(memory_budget)
+    return RunContext(budget, _integer("seed", seed), corpus=corpus, examples=examples)
+
+
+def _refuse_no_subject(subject: Any) -> None:
+    from steerlens.engine.subject import Subject
+
+    if not isinstance(subject, Subject):
+        raise SteerlensError(
+            f"the first argument must be a subject, from steerlens.load_subject(), not "
+            f"{type(subject).__name__}."
+        )
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise SteerlensError(f"{name}={value!r} is not an integer.")
+    return int(value)
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    if not isinstance(values, Iterable):
+        raise SteerlensError(f"{name}={values!r} is no list.")
+    return list(values)
 
 
 def _corpus(corpus: str | Mapping[str, Any]) -> CorpusConfig:
     from steerlens.config.compose import compose
     from steerlens.config.overrides import override
 
+    if not isinstance(corpus, str | Mapping):
+        raise SteerlensError(
+            f"corpus={corpus!r} is no corpus: give the name of an option of the group corpus, or "
+            'its name and keys, {"name": "text", "path": "FILE"}.'
+        )
     keys = {"name": corpus} if isinstance(corpus, str) else dict(corpus)
     name = keys.pop("name", "embedded")
     overrides = [override(f"corpus.{key}", value) for key, value in keys.items()]

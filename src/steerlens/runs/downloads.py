@@ -16,10 +16,12 @@ from steerlens.config.catalog import read_release, releases
 from steerlens.config.folders import count_layers
 from steerlens.config.gguf import gguf_file
 from steerlens.config.parse import parse_layers
+from steerlens.config.saes import layers_with_sae
 from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
 from steerlens.config.settings import Settings, parse_subject
 from steerlens.errors import SteerlensError
-from steerlens.runs.preflight import layers_with_sae, local_folder, reads_corpus
+from steerlens.runs.preflight import reads_corpus
+from steerlens.runs.subject_check import local_folder
 
 WEIGHTS = (".safetensors", ".npz", ".pt", ".pth")
 """Endings of the files that SAEs are published as."""
@@ -46,8 +48,9 @@ def cached_part(config: RunConfig) -> CachedPart:
         return CachedPart(config, None)
     try:
         subject = parse_subject(config)
-        layers = parse_layers(subject.layers, n_layers, config.model.late_from)
-        layers = layers_with_sae(subject, layers) or layers
+        layers = layers_with_sae(subject) or parse_layers(
+            subject.layers, n_layers, config.model.late_from
+        )
     except SteerlensError:  # the run itself will say what is wrong
         return CachedPart(config, None)
     cached_layers = [layer for layer in layers if _has_sae(config.sae, layer)]
@@ -142,8 +145,10 @@ def _absent(settings: Settings) -> Iterator[Absent]:
             yield Absent(f"the model {model.path}", way)
     n_layers = count_layers(subject.model)
     if subject.sae.path is None and n_layers is not None:
-        layers = parse_layers(subject.layers, n_layers, subject.model.late_from)
-        for layer in layers_with_sae(subject, layers) or layers:
+        layers = layers_with_sae(subject) or parse_layers(
+            subject.layers, n_layers, subject.model.late_from
+        )
+        for layer in layers:
             if not _has_sae(subject.sae, layer):
                 repo_id, path = _place_of_sae(subject.sae, layer)
                 description = f"the SAE of layer {layer} of {subject.sae.name}"

@@ -17,10 +17,11 @@ import psutil
 from steerlens.config.entries import entries
 from steerlens.config.folders import sae_folders, tensor_shapes
 from steerlens.config.gguf import gguf_file, read_header
+from steerlens.config.parse import parse_dtype
 from steerlens.config.schema import ModelConfig, SaeConfig
 from steerlens.config.settings import Settings, SubjectSettings
 from steerlens.errors import SteerlensError
-from steerlens.runs.preflight import local_folder
+from steerlens.runs.subject_check import local_folder
 
 GPU_DRIVERS = [
     Path("/dev") / name
@@ -56,10 +57,7 @@ def refuse_absent_device(subject: SubjectSettings) -> None:
 
 def dtype_name(subject: SubjectSettings) -> str:
     """Return the dtype that `dtype=auto` means on the run's device."""
-    if subject.dtype != "auto":
-        return subject.dtype
-    on_cpu = device_type(subject) == "cpu" and subject.device_map is None
-    return "float32" if on_cpu else "bfloat16"
+    return parse_dtype(subject.dtype, device_type(subject), subject.device_map)
 
 
 class Weights(NamedTuple):

@@ -42,6 +42,14 @@ class RunModels:
             yield subject
             del subject  # or its SAE would be in memory while the next is loaded
 
+    def after(self, layer: int) -> Iterator[Subject]:
+        """Load the subjects of the run's layers after `layer`, in rising order."""
+        from steerlens.engine.subject.sae import sae_sources
+
+        layers = [source.layer for source in sae_sources(self.settings)]
+        later = [number for number in layers if number is not None and number > layer]
+        return self.subjects(later) if later else iter(())
+
     @cached_property
     def evaluator(self) -> LoadedModel | None:
         """The model whose perplexity is measured; None = the steered one."""

@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from steerlens.config.belonging import refuse_other_gguf, refuse_other_model
-from steerlens.config.catalog import SAE_SETTINGS, read_release, releases
+from steerlens.config.belonging import refuse_other_model
 from steerlens.config.concepts import check_concepts
-from steerlens.config.entries import entries
-from steerlens.config.folders import (
-    check_model_folder,
-    count_layers,
-    has_chat_template,
-    model_fact,
-    sae_facts,
-    sae_folders,
-)
-from steerlens.config.gguf import check_gguf, gguf_file
 from steerlens.config.judge import check_judge
-from steerlens.config.parse import layers_told, parse_feature_file, parse_ids, parse_layers
+from steerlens.config.parse import parse_feature_file, parse_ids
+from steerlens.config.saes import layers_with_sae
 from steerlens.config.schema import (
     CORPORA,
     CorpusConfig,
     FeaturesConfig,
-    ModelConfig,
     RunConfig,
-    SaeConfig,
 )
-from steerlens.config.settings import Settings, SubjectSettings, parse_settings
+from steerlens.config.settings import Settings, parse_settings
 from steerlens.config.steering import (
     check_choice,
     check_coverage,
@@ -46,6 +33,12 @@ from steerlens.data.neuronpedia import explanation_files
 from steerlens.engine.examples import read_metadata, refuse_missing_layers
 from steerlens.errors import SteerlensError, unknown
 from steerlens.results.text import visible
+from steerlens.runs.subject_check import (
+    check_ids,
+    check_local_model,
+    check_sae_source,
+    check_template,
+)
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
@@ -64,6 +57,9 @@ def check(config: RunConfig) -> None:
         score.check()
     check_steer(config.steer)
     check_generation(config.generation)
+    for metric in config.metrics.values():
+        if check_metric := getattr(metric, "check", None):
+            check_metric()
     check_selection(config.selection)
     check_choice(config.choice)
     if config.choice.success == "concept_success" and config.concept is None and not toward:
@@ -91,21 +87,17 @@ def check(config: RunConfig) -> None:
     if settings.loads_subject:
         for name, model in (("model", config.model), ("evaluator", config.evaluator)):
             if model:
-                _check_local_model(model, f"{name}.path", Path(config.paths.cache_dir))
+                check_local_model(model, f"{name}.path", Path(config.paths.cache_dir))
     if config.chosen.refusal and config.chosen.kind == settings.kind.name:
         raise SteerlensError(config.chosen.refusal)
     if config.labels:
         explanation_files(Path(config.labels))
     if not settings.loads_subject:
         return
-    _check_template(settings)
-    _check_sae_source(config)
-    n_layers = count_layers(config.model)
-    layers = None
-    if n_layers is not None:
-        layers = parse_layers(settings.subject.layers, n_layers, config.model.late_from)
-        layers = layers_with_sae(settings.subject, layers)
-    _check_ids(config, layers)
+    check_template(settings)
+    check_sae_source(config)
+    layers = layers_with_sae(settings.subject)
+    check_ids(config, layers)
     for file in {file for score in scores for file in score.examples()}:
         refuse_missing_layers(file, read_metadata(file), layers or [])
 
@@ -115,36 +107,6 @@ def tell_begin(config: RunConfig, n_jobs: int = 1) -> None:
     jobs = f"{n_jobs} jobs, the first: " if n_jobs > 1 else ""
     subject = f"{config.model.title} with {config.sae.title}, layer {config.layer}"
     print(visible(f"{jobs}{config.name}, {subject} ..."), file=sys.stderr, flush=True)
-
-
-def _check_local_model(model: ModelConfig, key: str, cache_dir: Path) -> None:
-    """Refuse what lies at `model.path`, given as `key`, if it isn't a whole model."""
-    if gguf := gguf_file(model):
-        check_gguf(model, gguf, cache_dir)
-    elif folder := local_folder(model):
-        check_model_folder(folder, key)
-
-
-def local_folder(model: ModelConfig) -> Path | None:
-    """Return the model's folder in the Hugging Face layout; None for a GGUF or a name on the
-    hub.
-    """
-    if gguf_file(model):
-        return None
-    path = Path(model.path)
-    is_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model.path) and model.name != "local"
-    return None if is_name and not path.is_dir() else path
-
-
-def check_one_model(configs: Sequence[RunConfig]) -> None:
-    """Refuse a comparison of releases whose jobs are of several models, unless it is asked for."""
-    study = configs[0].study
-    models = list(dict.fromkeys(config.model.title for config in configs))
-    if study.name == "releases" and not study.by_depth and len(models) > 1:
-        raise SteerlensError(
-            f"these SAEs are for different models ({', '.join(models)}); to compare them by "
-            "relative depth, add study.by_depth=true."
-        )
 
 
 def _check_scalars(config: RunConfig) -> None:
@@ -169,18 +131,6 @@ def _check_scalars(config: RunConfig) -> None:
         raise SteerlensError("paths.output_dir is empty; name a folder, or leave it out.")
     if config.plan not in PLANS:
         raise unknown("plan", str(config.plan), ["true", "false", "measure"])
-
-
-def _check_template(settings: Settings) -> None:
-    """Refuse a chat template that a local model doesn't have."""
-    model = settings.subject.model
-    has_template = has_chat_template(model)
-    if has_template is None:
-        return
-    settings.steering.for_model(has_template, model.title)
-    for score in settings.scores.values():
-        if getattr(score, "chat_template", False) and not has_template:
-            raise score.refusal("chat_template", f"needs one, which {model.title} hasn't")
 
 
 def reads_corpus(settings: Settings) -> bool:
@@ -274,127 +224,3 @@ def _check_shard(settings: Settings) -> None:
                 f"{name} compares all features, of which shard={settings.shard} sees a part; "
                 "select by selection.threshold, or leave the shard out."
             )
-
-
-def _check_ids(config: RunConfig, layers: list[int] | None) -> None:
-    """Refuse features that don't exist, as far as the SAE's size and the `layers` are known."""
-    features, d_sae = config.features, config.sae.d_sae
-    if config.sae.path:
-        sizes = [sae_facts(folder).d_sae for folder in sae_folders(Path(config.sae.path))]
-        d_sae = None if None in sizes else max(size for size in sizes if size is not None)
-    if features.ids is not None:
-        parse_ids(features.ids, d_sae)
-    if features.n is not None and d_sae is not None and features.n > d_sae:
-        raise SteerlensError(f"features.n={features.n} is more than the SAE's {d_sae} features.")
-    if features.file is not None:
-        in_file = list(parse_feature_file(features.file, d_sae))
-        for layer in layers or []:
-            if layer not in in_file:
-                raise SteerlensError(
-                    f"features.file={features.file} names no features of layer {layer}; to run "
-                    f"the layers of the file, add 'layer={in_file}'."
-                )
-
-
-def _check_sae_source(config: RunConfig) -> None:
-    sae = config.sae
-    if sae.path and sae.release:
-        raise SteerlensError(
-            f"sae={sae.name} has a path and a release; for a folder choose sae=local sae.path=DIR."
-        )
-    if not sae.path and not (sae.release and sae.sae_id):
-        needs = "sae.path=DIR" if sae.name == "local" else "sae.release=... and sae.sae_id=..."
-        raise SteerlensError(f"sae={sae.name} needs {needs}.")
-    _check_sae_settings(sae)
-    if placeholders := set(re.findall(r"\{.*?\}", sae.sae_id or "")) - {"{layer}"}:
-        raise SteerlensError(
-            f"sae.sae_id={sae.sae_id} has {min(placeholders)}, for which there is no value; write "
-            "{layer} where the layer stands."
-        )
-    if sae.model:
-        refuse_other_model(f"sae={sae.name}", sae.model, config.model)
-    if sae.path:
-        d_model = model_fact(config.model, "d_model", "hidden_size", "n_embd", "d_model")
-        for folder in sae_folders(Path(sae.path)):
-            facts = sae_facts(folder)
-            if facts.model_name and not sae.model:
-                refuse_other_model(f"the SAE {folder}", facts.model_name, config.model)
-            if facts.gguf_sha256:
-                refuse_other_gguf(
-                    f"the SAE {folder}", facts.gguf_sha256, config.model, config.paths.cache_dir
-                )
-            if facts.d_in and d_model and facts.d_in != d_model:
-                raise SteerlensError(
-                    f"the SAE {folder} reads vectors of size {facts.d_in} (d_in), but the residual "
-                    f"stream of {config.model.title} has {d_model} (d_model)."
-                )
-    elif sae.release in releases():
-        _check_release(sae, config)
-    elif "/" not in str(sae.release):  # with a slash it is a repository on the hub
-        raise unknown("SAELens release", str(sae.release), releases())
-
-
-def _check_sae_settings(sae: SaeConfig) -> None:
-    """Refuse a choice within a family of an entry that is none, where nothing would follow it."""
-    entry = entries("sae").get(sae.name)
-    if entry is None or sae.name == "release":
-        return
-    for setting in SAE_SETTINGS:
-        if getattr(sae, setting) is None or setting in entry:
-            continue
-        families = [name for name, entry in entries("sae").items() if setting in entry]
-        near = [name for name in families if entries("sae")[name]["model"] == sae.model]
-        raise SteerlensError(
-            f"sae={sae.name} has no choice of sae.{setting}; sae={(near or families)[0]} has."
-        )
-
-
-def _check_release(sae: SaeConfig, config: RunConfig) -> None:
-    assert sae.release
-    assert sae.sae_id
-    release = read_release(sae.release)
-    if not sae.model:
-        refuse_other_model(f"SAELens release {sae.release}", release["model"], config.model)
-    ids = [listed["id"] for listed in release["saes"]]
-    if "{layer}" not in sae.sae_id and sae.sae_id not in ids:
-        raise unknown(f"id in SAELens release {sae.release}", sae.sae_id, ids)
-
-
-def layers_with_sae(subject: SubjectSettings, layers: list[int]) -> list[int] | None:
-    """Return those of `layers` that have an SAE; None if only the weights tell.
-
-    Refuses a layer that is named but has none; of `all` and `late`, some may have none.
-    """
-    available = _sae_layers(subject.sae, layers)
-    if available is None:
-        return None
-    absent = [layer for layer in layers if layer not in available]
-    if absent and (not isinstance(subject.layers, str) or len(absent) == len(layers)):
-        numbers = layers_told(available, absent[0]) or "none of this model"
-        raise SteerlensError(
-            f"sae={subject.sae.name} has no SAE at layer {absent[0]}; it has: {numbers}."
-        )
-    return [layer for layer in layers if layer in available]
-
-
-def _sae_layers(sae: SaeConfig, layers: list[int]) -> set[int] | None:
-    """Return the layers for which there are SAEs; None if only the weights tell."""
-    if sae.path:
-        layers_of_folders = [sae_facts(folder).layer for folder in sae_folders(Path(sae.path))]
-        return (
-            None
-            if None in layers_of_folders
-            else {layer for layer in layers_of_folders if layer is not None}
-        )
-    if not sae.sae_id or "{layer}" not in sae.sae_id:
-        return None
-    available = set(layers if sae.layers is None else sae.layers)
-    if sae.release in releases():
-        ids = {listed_sae["id"] for listed_sae in read_release(sae.release)["saes"]}
-        every = range(max(available | set(layers), default=0) + 200)
-        listed = {layer for layer in every if sae.sae_id.replace("{layer}", str(layer)) in ids}
-        if not listed:
-            sae_id = sae.sae_id.replace("{layer}", str(layers[0]))
-            raise unknown(f"id in SAELens release {sae.release}", sae_id, ids)
-        available = listed if sae.layers is None else available & listed
-    return available

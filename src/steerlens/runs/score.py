@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from steerlens.analysis.summary import BEST_OF_LAYER, best_of_layers
+from steerlens.analysis.ranking import BEST_OF_LAYER, best_of_layers
 from steerlens.config.gguf import model_names
 from steerlens.config.settings import Settings
 from steerlens.data.neuronpedia import (
@@ -80,7 +80,7 @@ def score(
         folder.note(chat_template=steering_of(lm, settings.steering).generation.chat_template)
         words = words or words_of_shard(lm, settings)
         # Of its own for each group, so that only one group's activations are in memory.
-        group_ctx = ctx.for_group()
+        group_ctx = dataclasses.replace(ctx.for_group(), later=models.after)
         read_corpus(group, requests, group_ctx)
         folder.add(SAES, SAES.frame(describe(group, settings.quality_tokens, group_ctx)))
         _score_group(group, settings, group_ctx, folder)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BLOCK = 1024
-"""Features that are scored, and kept, at a time: what a killed run can lose of one method."""
+"""Features that are scored, and kept, at a time: what a killed run can lose of one method at
+most."""
 
 
 def score_layer(
@@ -92,8 +93,9 @@ def _score(subject: Subject, ids: np.ndarray, config: ScoreConfig, ctx: RunConte
     key = score_key(subject, config, ctx) if ctx.store else {}
 
     def scores_of(missing: pd.DataFrame) -> Iterator[pa.Table]:
-        for start in range(0, len(missing), BLOCK):
-            block = missing["feature"].to_numpy()[start : start + BLOCK]
+        at_once = min(BLOCK, config.AT_ONCE or BLOCK)
+        for start in range(0, len(missing), at_once):
+            block = missing["feature"].to_numpy()[start : start + at_once]
             yield _score_block(subject, block, config, ctx)
 
     rows = pd.DataFrame({"feature": ids})
@@ -120,10 +122,12 @@ def score_key(subject: Subject, config: ScoreConfig, ctx: RunContext) -> dict[st
     """Return everything that a method's numbers depend on."""
     source = inspect.getsource(load_part("scores", config.method))
     of_run = {"seed": lambda: ctx.seed, "corpus": ctx.corpus_key}
+    later = ctx.later_subjects(subject, n) if (n := config.n_later()) != 0 else []
     files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in config.files()]
     return {
         **subject.key,
         **{name: of_run[name]() for name in config.uses()},
+        **({"later": [each.identity for each in later]} if later else {}),
         "files": files,
         "score": dataclasses.asdict(config),
         "method": hashlib.sha256(source.encode()).hexdigest(),

@@ -219,9 +219,15 @@ def arm_texts(
     texts["prompt"] = rows["prompt"]
     key = text_key(subject, steer, generation, ctx, steering)
     measured = measure_texts(
-        subject, texts, key, ctx, (), evaluator, bool(generation.chat_template),
+        subject,
+        texts,
+        key,
+        ctx,
+        settings.metrics,
+        evaluator=evaluator,
+        chat_template=bool(generation.chat_template),
         by=steering.row,
-    )  # fmt: skip
+    )
     return measured.assign(method=arm.method, rank=arm.rank, split=rows["split"])
 
 

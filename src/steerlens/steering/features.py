@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, is_dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -14,7 +15,14 @@ from steerlens.config.registry import source_digest
 from steerlens.config.schema import ChoiceConfig
 from steerlens.config.settings import SteeringSettings
 from steerlens.engine.cached_rows import cached_rows
-from steerlens.engine.generation import ROW, generate, text_key
+from steerlens.engine.generation import (
+    ROW,
+    Steering,
+    Watch,
+    generate,
+    steering_with_shares,
+    text_key,
+)
 from steerlens.results import GENERATIONS
 from steerlens.steering.metrics import Metric, MetricRun, Texts, metrics, needs_feature
 
@@ -44,17 +52,10 @@ def steer_layer(
         ctx: memory, seed, progress, and where finished texts are kept.
         evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
     """
-    factors = [0.0, *settings.factors]
-    steer, generation = settings.steer, settings.generation
+    factors, steer = [0.0, *settings.factors], settings.steer
 
     def texts_of(factors_of: Mapping[Steered, Sequence[float]]) -> pd.DataFrame:
-        rows = text_rows(factors_of, settings)
-        texts = generate(subject, rows, steer, generation, ctx)
-        key = text_key(subject, steer, generation, ctx)
-        chat = bool(generation.chat_template)
-        return measure_texts(
-            subject, texts, key, ctx, settings.concept, evaluator, chat_template=chat
-        )
+        return _measured(subject, text_rows(factors_of, settings), settings, ctx, evaluator)
 
     steered: list[Steered] = [
         (feature, control, "") for feature in features for control in ["", *steer.controls]
@@ -65,6 +66,67 @@ def steer_layer(
         measured = _search(steered, factors, settings.choice, texts_of)
     else:
         measured = texts_of(dict.fromkeys(steered, factors))
+    return _generations(subject, measured, settings)
+
+
+def steer_together(
+    subject: Subject,
+    features: Sequence[int],
+    shares: Sequence[float],
+    settings: SteeringSettings,
+    ctx: RunContext,
+    evaluator: LoadedModel | None = None,
+    watch: Watch | None = None,
+) -> pd.DataFrame:
+    """Return rows of `generations.parquet`: features at once, each with its own share of every
+    factor, 0 included.
+
+    Of one feature, and of several with equal shares, the texts are those of `steer_layer`.
+
+    Args:
+        subject: model and SAE.
+        features: ids; the first names the rows, and its tokens are what counts as success.
+        shares: of the factor, one for each feature.
+        settings: factors, edit, prompts, and what is steered toward.
+        ctx: memory, seed, progress, and where finished texts are kept.
+        evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
+        watch: told the texts as they are written.
+    """
+    first, *others = features
+    steered = (first, "", "+".join(map(str, others)))
+    rows = text_rows({steered: [0.0, *settings.factors]}, settings)
+    are_equal = all(share == 1 / len(features) for share in shares)
+    steering = (
+        None if are_equal else steering_with_shares(subject, features, shares, settings.steer, ctx)
+    )
+    measured = _measured(subject, rows, settings, ctx, evaluator, steering, watch)
+    return _generations(subject, measured, settings)
+
+
+def _measured(
+    subject: Subject,
+    rows: pd.DataFrame,
+    settings: SteeringSettings,
+    ctx: RunContext,
+    evaluator: LoadedModel | None,
+    steering: Steering | None = None,
+    watch: Watch | None = None,
+) -> pd.DataFrame:
+    """Return rows with their texts and the columns of every metric."""
+    steer, generation = settings.steer, settings.generation
+    by = list(steering.row if steering else ROW)
+    texts = generate(subject, rows[by], steer, generation, ctx, steering, watch)
+    texts = pd.concat([rows, texts.drop(columns=by)], axis=1)
+    key = text_key(subject, steer, generation, ctx, steering)
+    chat = bool(generation.chat_template)
+    return measure_texts(
+        subject, texts, key, ctx, settings.metrics, settings.concept, evaluator, chat
+    )
+
+
+def _generations(
+    subject: Subject, measured: pd.DataFrame, settings: SteeringSettings
+) -> pd.DataFrame:
     return GENERATIONS.frame(
         measured.assign(
             model=subject.lm.name,
@@ -124,39 +186,56 @@ def measure_texts(
     texts: pd.DataFrame,
     key: Mapping[str, Any],
     ctx: RunContext,
+    settings: Mapping[str, Any] = MappingProxyType({}),
     concept: Sequence[str] = (),
     evaluator: LoadedModel | None = None,
     chat_template: bool = False,
     by: Sequence[str] = ROW,
 ) -> pd.DataFrame:
-    """Yield `texts`, which the columns `by` tell apart, with the columns of every metric; kept
-    under `key`, that of the texts.
+    """Return `texts` with the columns of every metric, kept under `key`, that of the texts.
 
     Metrics that need a steered feature are left out where `texts` has none. Only their key has the
     `concept`, so that texts which are looked at for several concepts are measured once.
+
+    Args:
+        subject: model and SAE.
+        texts: of `generate`.
+        key: all that they depend on.
+        ctx: memory, progress, and where numbers are kept.
+        settings: of metrics, by name; the others have their defaults.
+        concept: what is steered toward.
+        evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
+        chat_template: whether prompts are requests inside a template, and texts the answers.
+        by: the columns that tell the texts apart.
     """
     if texts.empty:
         return texts
     metric_run = MetricRun(ctx.memory_budget, evaluator=evaluator, chat_template=chat_template)
     for name, metric in metrics(of_features="feature" in texts).items():
         words = concept if needs_feature(metric) else ()
+        config = settings.get(name) or metric.Config()
         metric_key = {
             **key,
             "metric": name,
+            "settings": asdict(config) if is_dataclass(config) else None,
             "source": source_digest("metrics", name),
             "concept": words,
             "evaluator": None if evaluator is None else evaluator.identity,
         }
 
         def measured(
-            missing: pd.DataFrame, name: str = name, metric: Metric = metric, words: Any = words
+            missing: pd.DataFrame,
+            name: str = name,
+            metric: Metric = metric,
+            config: Any = config,
+            words: Any = words,
         ) -> Iterator[pa.Table]:
             label = f"layer {subject.layer}: {name}"
             with ctx.task(len(missing), label, "texts") as advance:
                 columns = metric.measure(
                     _columns(missing),
                     subject,
-                    metric.Config(),
+                    config,
                     replace(metric_run, concept=words, progress=advance),
                 )
             table = missing.loc[:, list(by)].assign(**columns)

@@ -77,7 +77,7 @@ def test_tokenizer_and_template_come_along_and_files_beside_the_gguf_do_not(
     vocabulary = tokens()
     ids = [vocabulary.index(token) for token in ("h", "Ġthe", "Ġ", "z", "Ġt")]
     assert subject.lm.tokenizer("h the z t", add_special_tokens=False)["input_ids"] == ids
-    assert not subject.lm.tokenizer_prepends_bos
+    assert subject.lm.prepended_bos is None
     chat = [{"role": "user", "content": "he"}]
     ids = subject.lm.tokenizer.apply_chat_template(
         chat, add_generation_prompt=True, return_dict=False

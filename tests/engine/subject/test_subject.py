@@ -228,7 +228,7 @@ def test_a_wrong_d_in_is_refused_with_both_sizes(tmp_path: Path) -> None:
     ("hook_name", "message"),
     [
         ("blocks.2.hook_nowhere", "no hook 'blocks.2.hook_nowhere'"),
-        ("blocks.7.hook_resid_post", r"layers 0 to 3\); it has 7"),
+        ("blocks.7.hook_resid_post", "no SAE at layer 0; it has: 7"),
         ("blocks.2.ln1.hook_in", r"writes at blocks.2.ln1.hook_in; steerlens edits at .*mlp_out"),
         ("embed.hook_out", "is no hook of a block"),
         (None, "doesn't say its hook_name"),

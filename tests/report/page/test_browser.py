@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from steerlens.report.page import render
@@ -95,7 +96,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_opens_from_disk_without_an_error_or_a_request(opened: Opened, page: Path) -> None:
     opened.open(page)
     assert opened.tab.title() == "toy with toy-sae"
-    assert opened.tab.locator("#scatter canvas").count() == 1
+    assert opened.tab.locator("#scatter .points").count() == 1
     assert "24 features" in opened.tab.locator("#features .count").inner_text()
     assert opened.faults == []
 
@@ -147,6 +148,22 @@ def test_search_by_token_sorts_and_filters(opened: Opened, page: Path) -> None:
     assert opened.faults == []
 
 
+def test_rows_are_sorted_as_numbers_with_what_is_missing_last(opened: Opened, page: Path) -> None:
+    opened.open(page)
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(size=40).round(1), [0.0, -0.0, 1e-30, -1e30, 3.0, np.nan]])
+    numbers = [None if np.isnan(value) else float(value) for value in values]
+    for kind in ("Float32Array", "Float64Array"):
+        for is_down in (False, True):
+            rows = opened.tab.evaluate(
+                f"""([numbers, isDown]) => Array.from(steerlens.sortedRows(
+                  {kind}.from(numbers.map((value) => value ?? NaN)), isDown))""",
+                [numbers, is_down],
+            )
+            # Stable, and NaN last both ways.
+            assert rows == np.argsort(-values if is_down else values, kind="stable").tolist()
+
+
 def test_the_slider_shows_other_texts_and_escape_closes(opened: Opened, page: Path) -> None:
     opened.open(page, "#layer=3&feature=1")
     slider = opened.tab.locator("#card input[type=range]")
@@ -186,7 +203,7 @@ def test_no_text_runs_or_leaves_its_place(opened: Opened, tmp_path: Path) -> Non
     opened.tab.wait_for_timeout(300)
     assert opened.tab.evaluate("window.broken") is None
     assert opened.tab.locator("img").count() == 0
-    assert opened.tab.locator("script:not([src])").count() == 3
+    assert opened.tab.locator("script:not([type])").count() == 2
     assert opened.tab.locator("a[href^='javascript']").count() == 0
     assert HOSTILE[0] in opened.tab.locator("h1").inner_text()
     opened.tab.fill("input[type=search]", "<script>")

@@ -30,10 +30,20 @@ VENDOR = Path(page_room.__file__).parent / "vendor" / "echarts"
 
 
 def data_of(path: Path) -> dict[str, Any]:
-    """What the page's scripts read."""
+    """What the page's scripts read, arrays as lists."""
     text = path.read_text(encoding="utf-8")
-    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
-    return json.loads(data)
+    blocks = dict(re.findall(r'<script type="[^"]+" id="([\w-]+)">(.*?)</script>', text, re.S))
+
+    def unpacked(part: dict[str, Any]) -> Any:
+        if part.keys() != {"kind", "block"}:
+            return part
+        array = np.frombuffer(
+            base64.b64decode(blocks[f"array-{part['block']}"]), f"<{part['kind']}"
+        )
+        return [None if value != value else value for value in array.tolist()]
+
+    data = json.loads(blocks["data"], object_hook=unpacked)
+    return data | {"cards": json.loads(blocks["cards"])}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +56,7 @@ def test_the_page_has_every_feature_with_its_numbers_and_promoted_tokens(tmp_pat
     data = data_of(save_page(tables(), tmp_path))["features"]
     assert data["layer"] == features["layer"].tolist()
     (score,) = [column for column in data["numbers"] if column["name"] == "output_score"]
-    assert score["values"] == [float(f"{value:.4g}") for value in features["output_score"]]
+    assert score["values"] == pytest.approx(features["output_score"].tolist(), rel=1e-6)
     n = data["n_promoted"]
     assert data["promoted"][:9] == [
         data["tokens"].index(data["tokens"][i]) for i in data["promoted"][:9]
@@ -72,7 +82,8 @@ def test_no_text_of_a_model_is_markup(hostile_page: Path) -> None:
     text = hostile_page.read_text(encoding="utf-8")
     own = text.replace(CHARTS.read_text(encoding="utf-8"), "")
     assert "<img" not in own
-    assert own.count("<script") == own.count("</script>") == 3
+    blocks = re.findall(r'<script type="[a-z/]+" id="(?:data|cards|array-\d+)">', own)
+    assert own.count("<script") == own.count("</script>") == 2 + len(blocks)
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "javascript:window" not in json.dumps(
@@ -115,10 +126,10 @@ def test_cards_beyond_the_page_lie_beside_it_each_once(
         assert match.group(1) == data["id"]
         assert int(match.group(2)) == number
         inside = list(json.loads(match.group(3)))
-        assert {data["files"][row(data, key)] for key in inside} == {number}
+        assert {data["files"][row(data, key)] for key in inside} == {number + 1}
         keys += inside
     assert len(keys) == len(set(keys)) == 24
-    assert {data["files"][row(data, key)] for key in data["cards"]} == {-1}
+    assert {data["files"][row(data, key)] for key in data["cards"]} == {0}
 
 
 def row(data: dict[str, Any], key: str) -> int:
@@ -142,6 +153,14 @@ def test_nan_and_infinity_are_no_numbers(tmp_path: Path) -> None:
     ]
     assert extra["values"] == [None, None, 0.5, None]
     assert [plain(value) for value in (pd.NA, True, 3, 0.123456)] == [None, None, 3, 0.1235]
+
+
+def test_numbers_that_32_bits_would_change_have_64(tmp_path: Path) -> None:
+    ids, tiny = [2**24 + 1, 2, 3, 4], [1e-60, 0.0, 1.0, 1e300]
+    columns = data_of(save_page(RunTables(frame((0,), 4, ids=ids, tiny=tiny)), tmp_path))
+    values = {column["name"]: column["values"] for column in columns["features"]["numbers"]}
+    assert values["ids"] == ids
+    assert values["tiny"] == tiny
 
 
 def test_an_unfinished_run_is_told(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ their one meaning.
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any
 
+from steerlens.config.registry import loadable_parts
 from steerlens.config.schema.concepts import (
     CONCEPT_SOURCES,
     INSTRUCTIONS,
@@ -76,6 +77,7 @@ __all__ = [
     "TowardConfig",
     "TrackingConfig",
     "key_fields",
+    "metric_defaults",
     "unit_of_today",
 ]
 
@@ -158,6 +160,12 @@ class Chosen:
     """Why such a run is refused: it would ignore a setting that somebody has asked for."""
 
 
+def metric_defaults() -> dict[str, Any]:
+    """Return the settings of every metric that has some, by its name."""
+    configs = {name: part.Config for name, part in loadable_parts("metrics").items()}
+    return {name: kind() for name, kind in configs.items() if is_dataclass(kind) and fields(kind)}
+
+
 @dataclass
 class RunConfig:
     """The whole configuration of one run."""
@@ -202,6 +210,8 @@ class RunConfig:
     evaluator: ModelConfig | None = None
     """The model whose perplexity of the texts is measured; null = the steered model, unsteered."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    metrics: dict[str, Any] = field(default_factory=metric_defaults)
+    """Settings of what texts are measured by, as `metrics.NAME.KEY`."""
     score: Any = MISSING
     """One scoring method's settings (`method: output, ...`), or several by name."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)

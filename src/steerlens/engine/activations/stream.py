@@ -85,7 +85,7 @@ def activations(
             tally.add(batch, group[rows])
 
     at_most = TOKENS_ON_CPU if subjects[0].lm.device.type == "cpu" else TOKENS_ON_GPU
-    tokens_at_once = rows_that_fit(memory_budget // 2, _bytes_per_token(subjects), at_most)
+    tokens_at_once = rows_that_fit(memory_budget // 2, bytes_per_token(subjects), at_most)
     pieces = itertools.islice(pieces, len(read), None)
     last_stored = time.monotonic()
     while window := list(itertools.islice(pieces, SORTED_AT_ONCE)):
@@ -153,7 +153,7 @@ def residuals(
     return [by_hook[subject.site.read] for subject in subjects], torch.from_numpy(mask)
 
 
-def _bytes_per_token(subjects: Sequence[Subject]) -> int:
+def bytes_per_token(subjects: Sequence[Subject]) -> int:
     """Return the memory of one position in a batch: the widest SAE's activations three times
     over, 64 bytes for each that isn't zero (a tenth, generously), the vectors at every hook, and
     the widest layer of the model.

@@ -24,8 +24,8 @@ from steerlens.engine.generation.decoding import Continuation, decode, padded_le
 from steerlens.engine.generation.sampling import Sampling, row_seed
 from steerlens.engine.generation.stopping import EOS, Stopping
 from steerlens.engine.generation.targets import max_activations, row_targets
-from steerlens.engine.intervention import Operation, check_affine
-from steerlens.engine.intervention.hooks import Edits, SteeringHooks, policy_named
+from steerlens.engine.intervention import Operation, check_affine, feature_targets, looks_back
+from steerlens.engine.intervention.hooks import Edits, NoEdits, SteeringHooks, policy_named
 from steerlens.engine.memory import batches, rows_that_fit
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
@@ -46,6 +46,9 @@ ROWS_AT_ONCE = 512
 
 EditsOf = Callable[[pd.DataFrame, Sequence[int]], Edits]
 """The edits of a batch of rows, whose prompts have so many tokens."""
+
+Watch = Callable[[pd.DataFrame], None]
+"""Told the rows of a batch, with their texts as far as they have come, after each token."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def generate(
     settings: GenerationConfig,
     ctx: RunContext,
     steering: Steering | None = None,
+    watch: Watch | None = None,
 ) -> pd.DataFrame:
     """Continue the prompt of every row.
 
@@ -87,6 +91,7 @@ def generate(
         settings: how texts are continued.
         ctx: memory, seed, progress, and where finished texts are kept.
         steering: what takes the place of the SAE's features.
+        watch: told what isn't in the store while it is written; what it raises ends the work.
 
     Raises:
         SteerlensError: for a prompt that doesn't fit in the model's context, or a chat template
@@ -104,12 +109,57 @@ def generate(
             edits_of = steering.edits_of if steering else _with_features(subject, steer, ctx)
             seeded = missing.assign(seed=_seeds(subject, missing, ctx.seed, steering))
             for table in _batches(
-                subject, seeded, prompts, steer, settings, ctx, edits_of, advance
+                subject, seeded, prompts, steer, settings, ctx, edits_of, advance, watch
             ):
                 yield pa.Table.from_pandas(table, preserve_index=False)
 
     columns = cached_rows(ctx.store, key, rows, by, texts_of).drop_columns(by).to_pandas()
     return pd.concat([rows.reset_index(drop=True), columns], axis=1)
+
+
+def unsteered_texts(
+    subject: Subject, prompts: Sequence[str], settings: GenerationConfig, ctx: RunContext
+) -> pd.DataFrame:
+    """Continue every prompt without steering: the same texts for all SAEs of the model.
+
+    Returns:
+        A row for each prompt and sample, with `text`, `token_ids` and what else `generate` gives.
+
+    Args:
+        subject: the model, and an SAE of its.
+        prompts: beginnings of texts, each once.
+        settings: how texts are continued.
+        ctx: memory, seed, progress, and where finished texts are kept.
+
+    Raises:
+        SteerlensError: as `generate`.
+    """
+    key = {
+        **{name: subject.key[name] for name in ("model", "code")},
+        "unsteered": text_key(subject, SteerConfig(), settings, ctx)["texts"],
+        "seed": ctx.seed,
+        "bos": subject.bos,
+        "padded": not looks_back(subject.sae),
+    }
+    by = ["prompt", "sample"]
+    every = [(prompt, sample) for prompt in prompts for sample in range(settings.samples)]
+    rows = pd.DataFrame(every, columns=pd.Index(by))
+
+    def texts_of(missing: pd.DataFrame) -> Iterator[pa.Table]:
+        tokenised = _tokenised(subject, dict.fromkeys(missing["prompt"].tolist()), settings)
+        seeds = [
+            row_seed(ctx.seed, "unsteered", prompt, sample)
+            for prompt, sample in zip(missing["prompt"], missing["sample"].tolist(), strict=True)
+        ]
+        total = len(missing) * settings.max_new_tokens
+        with ctx.task(total, f"{len(missing):,} unsteered texts", "tokens") as advance:
+            for table in _batches(
+                subject, missing.assign(seed=seeds), tokenised, SteerConfig(), settings, ctx,
+                lambda batch, _: NoEdits(len(batch)), advance, None,
+            ):  # fmt: skip
+                yield pa.Table.from_pandas(table, preserve_index=False)
+
+    return cached_rows(ctx.store, key, rows, by, texts_of).to_pandas()
 
 
 def text_key(
@@ -165,6 +215,38 @@ def _with_features(subject: Subject, steer: SteerConfig, ctx: RunContext) -> Edi
     return edits_of
 
 
+def steering_with_shares(
+    subject: Subject,
+    features: Sequence[int],
+    shares: Sequence[float],
+    steer: SteerConfig,
+    ctx: RunContext,
+) -> Steering:
+    """Return what steers rows, whose `feature` is the first, with features at once, each of which
+    has its own share of the row's factor.
+    """
+    pairs = [*zip(features, shares, strict=True)]
+
+    def edits_of(batch: pd.DataFrame, _: Sequence[int]) -> Edits:
+        size = (len(batch), 1)
+        features_BN = torch.tensor([features]).expand(len(batch), -1)
+        largest_BN = None
+        if steer.unit == "max_activation":
+            largest_BN = max_activations(subject, steer, ctx)[features_BN]
+        targets = feature_targets(
+            subject.sae,
+            features_BN,
+            factor_B=torch.tensor(batch["factor"].tolist(), dtype=torch.float64),
+            weights_BN=torch.tensor([shares], dtype=torch.float64).repeat(size),
+            max_activation_BN=largest_BN,
+        )
+        operation = Operation(steer.operator, steer.unit, steer.keep_error)
+        return SteeringHooks(subject, operation, targets, steer.positions)
+
+    name = "+".join(f"{feature}*{share!r}" for feature, share in pairs)
+    return Steering(name, "feature", {"shares": pairs}, edits_of)
+
+
 def _tokenised(
     subject: Subject, prompts: Iterable[str], settings: GenerationConfig
 ) -> dict[str, list[int]]:
@@ -190,6 +272,7 @@ def _batches(
     ctx: RunContext,
     edits_of: EditsOf,
     advance: Any,
+    watch: Watch | None,
 ) -> Iterator[pd.DataFrame]:
     """Yield the missing rows with their texts, a batch at a time."""
     check_affine(subject.sae, torch.randn(1, 4, subject.sae.cfg.d_in).to(subject.sae.W_dec))
@@ -210,9 +293,14 @@ def _batches(
         seeds = batch["seed"].tolist()
         hooks = edits_of(batch, [len(prompts[prompt]) for prompt in batch["prompt"]])
         prompt_B = torch.tensor(batch["prompt"].map(index_of).tolist())
+
+        def show(texts: Sequence[Continuation]) -> None:
+            if watch:
+                watch(_table(subject, batch, prompts, texts))
+
         texts = decode(
             subject, [prompts[index] for index in distinct], prompt_B, hooks, seeds, sampling,
-            stopping, advance, full,
+            stopping, advance, full, show if watch else None,
         )  # fmt: skip
         unused = sum(settings.max_new_tokens - len(text.token_ids) for text in texts)
         advance(0, unused)
@@ -281,9 +369,8 @@ def _eos_ids(subject: Subject) -> set[int]:
 def _bytes_per_row(subject: Subject, length: int, positions: str) -> int:
     """Return the memory that one more row takes at its peak, a generous estimate."""
     cfg, lm = subject.lm.bridge.cfg, subject.lm
-    n_kv = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
     # Twice, because a longer copy is made at every step; thrice the logits.
-    keys_values = 2 * 2 * n_kv * cfg.d_head * length * lm.n_layers
+    keys_values = 2 * lm.kv_numbers * length * lm.n_layers
     edited = length if policy_named(positions).of_prompt is None else 1
     block = 4 * (cfg.d_mlp or 4 * cfg.d_model) + 16 * cfg.d_model
     return lm.dtype.itemsize * (

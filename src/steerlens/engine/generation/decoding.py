@@ -24,9 +24,9 @@ from steerlens.engine.subject import Subject
 from steerlens.engine.subject.forward import (
     copied,
     final_vectors,
+    joined,
     left_padded,
     new_cache,
-    select_rows,
 )
 from steerlens.errors import SteerlensError
 
@@ -69,6 +69,7 @@ def decode(
     stopping: Stopping,
     progress: Callable[[int], None] = lambda n: None,
     full: int | None = None,
+    watch: Callable[[Sequence[Continuation]], None] | None = None,
 ) -> list[Continuation]:
     """Continue each row's prompt until `stopping` ends it.
 
@@ -84,6 +85,7 @@ def decode(
         stopping: when a text ends.
         progress: called with the number of tokens that have just been drawn.
         full: how many rows a full batch has; None = as many as this one.
+        watch: called with all rows after each of their tokens; what it raises ends the batch.
 
     Raises:
         SteerlensError: logits overflow in the run's dtype.
@@ -113,6 +115,8 @@ def decode(
                 text.stopped_by = stopping.reason(text.token_ids) or ""
                 if text.stopped_by:
                     texts[row] = None
+        if watch:
+            watch(continuations)
         going = [row for row, text in enumerate(texts) if text]
         if not going:
             return continuations
@@ -188,8 +192,8 @@ class _Forward:
             caches.append(copied(self._cache))
             if hooks.steers:
                 plain.append(self._run(tokens_RL[:, first:], []))
-        self._cache, self._n_padding = _joined(caches), n_padding_P[prompt_B]
-        select_rows(self._cache, prompt_B)
+        self._cache, self._n_padding = joined(caches), n_padding_P[prompt_B]
+        self._cache.reorder_cache(prompt_B)
         steered_BV = self._run(self._tokens_PL[prompt_B][:, first:], hooks.hooks())
         if not plain:
             return steered_BV, torch.zeros(len(steered_BV))
@@ -221,7 +225,7 @@ class _Forward:
         """Go on with these rows only."""
         rows = rows.to(self._n_padding.device)
         self._n_padding = self._n_padding[rows]
-        select_rows(self._cache, rows)
+        self._cache.reorder_cache(rows)
 
     def _run(self, tokens_BL: torch.Tensor, hooks: list[tuple[str, Any]]) -> torch.Tensor:
         """Return logits (B, V) of the last position; the cache grows."""
@@ -241,13 +245,3 @@ def _kl(
     """Return the KL, exactly 0 in rows that aren't steered, where only rounding differs."""
     kl_B = first_step_kl(steered_BV, unsteered_PV, prompt_B)
     return kl_B.masked_fill_((hooks.factor_B == 0).to(kl_B.device), 0)
-
-
-def _joined(caches: Sequence[Any]) -> Any:
-    """Return the keys and values of all rows in one cache."""
-    joined = copied(caches[0])
-    for layer, *parts in zip(joined.layers, *(cache.layers for cache in caches), strict=True):
-        if layer.is_initialized:
-            layer.keys = torch.cat([part.keys for part in parts])
-            layer.values = torch.cat([part.values for part in parts])
-    return joined

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,7 +92,7 @@ def _targets(
     """Return one row, for all texts of a batch."""
     if (feature is None) == (direction is None):
         raise SteerlensError("steer with a feature or with a direction: give one of them.")
-    factor_1 = torch.tensor([float(factor)])
+    factor_1 = torch.tensor([_finite("factor", factor)])
     if direction is not None:
         d_out = subject.sae.W_dec.shape[-1]
         if direction.shape != (d_out,):
@@ -107,10 +108,23 @@ def _targets(
     for name, values in (("weights", weights), ("max_activation", max_activation)):
         numbers = None
         if values is not None:
-            numbers = torch.as_tensor(values, dtype=torch.float64).reshape(1, -1)
+            listed = values if isinstance(values, Iterable) else [values]
+            numbers = torch.tensor(
+                [[_finite(name, value) for value in listed]], dtype=torch.float64
+            )
             if numbers.shape[1] != len(ids):
                 raise SteerlensError(
                     f"{name} has {numbers.shape[1]} numbers for {len(ids)} features."
                 )
         tensors.append(numbers)
     return feature_targets(subject.sae, torch.tensor([ids]), factor_1, *tensors)
+
+
+def _finite(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise SteerlensError(f"{name}={value!r} is not a number.")
+    return number

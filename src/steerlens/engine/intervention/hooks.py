@@ -73,6 +73,30 @@ class Edits(Protocol):
         ...
 
 
+class NoEdits:
+    """No edit in any of B rows."""
+
+    is_prompt = True
+    fired = 0
+    steers = False
+    edits_new_tokens = False
+
+    def __init__(self, n_rows: int) -> None:
+        self.factor_B = torch.zeros(n_rows)
+
+    def hooks(self) -> list[tuple[str, Any]]:
+        """Return no hook."""
+        return []
+
+    def first_position(self, length: int) -> int:
+        """Return where a forward of a prompt must begin to give logits."""
+        return length - 1
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Go on with these rows of the batch only."""
+        self.factor_B = self.factor_B[rows]
+
+
 class SteeringHooks:
     """Edits what passes through a subject's site, each row of the batch in its own way.
 

@@ -13,7 +13,7 @@ import torch
 
 from steerlens.config.settings import SubjectSettings
 from steerlens.engine.subject.belonging import check_belongs
-from steerlens.engine.subject.model import LoadedModel, load_model
+from steerlens.engine.subject.model import LoadedModel, load_model, with_bos
 from steerlens.engine.subject.sae import SaeSource, load_sae, sae_sources
 from steerlens.engine.subject.site import Site
 from steerlens.engine.subject.weight_cache import LoadedSae, WeightCache
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["LoadedModel", "SaeSource", "Site", "Subject", "WeightCache", "load_subjects"]
 
 
-@dataclass
+@dataclass(repr=False)
 class Subject:
     """A model and an SAE that belongs to it.
 
@@ -50,6 +50,9 @@ class Subject:
 
     logit_lens_memo: torch.Tensor | None = field(default=None, repr=False)
     """(F, K) token ids that `logit_lens` has found; -1 where it hasn't been asked."""
+
+    def __repr__(self) -> str:
+        return f"<{self.lm.name} with {self.name}, layer {self.layer}: {self.d_sae:,} features>"
 
     @property
     def key(self) -> dict[str, Any]:
@@ -104,9 +107,7 @@ class Subject:
         if not text:
             raise SteerlensError("the prompt is empty; give it at least one word.")
         text = self.lm.chat(text) if chat_template else text
-        ids = list(self.lm.tokenizer(text, add_special_tokens=False)["input_ids"])
-        if self.bos is not None and ids[:1] != [self.bos]:
-            ids = [self.bos, *ids]
+        ids = with_bos(self.lm.tokenizer(text, add_special_tokens=False)["input_ids"], self.bos)
         n_ctx = int(self.lm.bridge.cfg.n_ctx)
         if not ids or len(ids) > n_ctx:
             raise SteerlensError(
@@ -135,7 +136,7 @@ def load_subjects(
         lm = lm or shared_model(settings, sae.cfg.metadata, weight_cache)
         site = check_belongs(lm, sae, source, settings)
         of_sae = sae.cfg.metadata.prepend_bos
-        prepend_bos = lm.tokenizer_prepends_bos if of_sae is None else bool(of_sae)
+        prepend_bos = lm.prepended_bos is not None if of_sae is None else bool(of_sae)
         prepend_bos &= _has_bos(lm, sae.cfg.metadata)
         n_uncounted = max(int(prepend_bos), untrained_positions(sae.cfg.metadata))
         subject = Subject(

@@ -30,7 +30,6 @@ from steerlens.engine.subject.forward import (
     left_padded,
     new_cache,
     rows_of_one,
-    select_rows,
 )
 from steerlens.engine.subject.load_errors import first_line
 from steerlens.errors import SteerlensError
@@ -308,7 +307,7 @@ class _Comparison:
         h_PD = final_vectors(self._bridge, tokens_PL[:, :begun], cache=cache, last=True, **inputs)
         yield self._of_vectors(h_PD), torch.stack([logits_LV[-2] for logits_LV in self._logits])
         rows = torch.tensor([1, 0, 1], device=self._device)
-        select_rows(cache, rows)
+        cache.reorder_cache(rows)
         inputs = left_padded(n_padding_P[rows], begun, 1)
         h_BD = final_vectors(self._bridge, tokens_PL[rows, -1:], cache=cache, last=True, **inputs)
         expected = [self._logits[row][-1] for row in rows.tolist()]

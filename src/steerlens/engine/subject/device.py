@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from steerlens.config.parse import parse_dtype
 from steerlens.errors import SteerlensError
 
 
@@ -30,15 +31,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str, device: str, device_map: Any = None) -> torch.dtype:
-    """Resolve the setting `dtype`, which is that of model and SAE alike: `auto` is float32 on the
-    CPU, else bfloat16.
-
-    Args:
-        dtype: `auto` or a name of torch's.
-        device: the setting beside it.
-        device_map: the setting beside it; anything but None puts parts on other devices.
+    """Resolve the setting `dtype`, which is that of model and SAE alike, beside the settings
+    `device` and `device_map`.
     """
-    if dtype == "auto":
-        on_cpu = resolve_device(device).type == "cpu" and device_map is None
-        return torch.float32 if on_cpu else torch.bfloat16
-    return getattr(torch, dtype)
+    return getattr(torch, parse_dtype(dtype, resolve_device(device).type, device_map))

@@ -133,12 +133,14 @@ def copied(cache: Any) -> Any:
     return shallow
 
 
-def select_rows(cache: Any, rows: torch.Tensor) -> None:
-    """Make `rows` of the cache, each as often as it is named, all that is in it."""
-    for layer in cache.layers:
-        if layer.is_initialized and layer.keys.numel():
-            layer.keys = layer.keys[rows.to(layer.keys.device)]
-            layer.values = layer.values[rows.to(layer.values.device)]
+def joined(caches: Sequence[Any]) -> Any:
+    """Return the keys and values of all rows in one cache."""
+    cache = copied(caches[0])
+    for layer, *parts in zip(cache.layers, *(part.layers for part in caches), strict=True):
+        if layer.is_initialized:
+            layer.keys = torch.cat([part.keys for part in parts])
+            layer.values = torch.cat([part.values for part in parts])
+    return cache
 
 
 def rows_of_one(cache: Any, n_rows: int, first_block: int) -> Any:

@@ -58,7 +58,12 @@ class Head:
         return logits_BV if self.bias is None else logits_BV.add_(self.bias[tokens])
 
     def finish(self, logits: torch.Tensor) -> torch.Tensor:
-        """Scale and soft cap, in place; both keep the order of logits."""
+        """Scale and soft cap; both keep the order of logits. In place, unless a gradient is
+        wanted, which needs what would be overwritten.
+        """
+        if logits.requires_grad:
+            capped = logits * self.scale
+            return capped if self.softcap is None else (capped / self.softcap).tanh() * self.softcap
         if self.scale != 1.0:
             logits.mul_(self.scale)
         if self.softcap is not None:

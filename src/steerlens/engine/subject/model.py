@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,12 @@ class LoadedModel:
         """Device of the embedding, where tokens go."""
         return next(self.bridge.embed.parameters()).device
 
+    @property
+    def kv_numbers(self) -> int:
+        """Give how many numbers the keys and values of one position in one block are."""
+        cfg = self.bridge.cfg
+        return 2 * (getattr(cfg, "n_key_value_heads", None) or cfg.n_heads) * cfg.d_head
+
     def device_of_block(self, layer: int) -> torch.device:
         """Return the device of block `layer`."""
         return next(self.bridge.blocks[layer].parameters()).device
@@ -125,10 +132,16 @@ class LoadedModel:
         return None if token is None else str(self.tokenizer.convert_ids_to_tokens(token))
 
     @property
-    def tokenizer_prepends_bos(self) -> bool:
-        """Say whether the tokenizer puts BOS before a text by itself."""
-        ids = self.tokenizer("a")["input_ids"]
-        return self.tokenizer.bos_token_id is not None and ids[:1] == [self.tokenizer.bos_token_id]
+    def prepended_bos(self) -> int | None:
+        """Give the BOS that the tokenizer puts before a text by itself; None for none."""
+        ids: Any = self.tokenizer("a")["input_ids"]
+        bos: Any = self.tokenizer.bos_token_id
+        return bos if ids[:1] == [bos] else None
+
+
+def with_bos(ids: Sequence[int], bos: int | None) -> list[int]:
+    """Return token ids after `bos`, once; as they are where that is None."""
+    return [*ids] if bos is None or [*ids[:1]] == [bos] else [bos, *ids]
 
 
 def count_layers(config: ModelConfig) -> int:

@@ -5,38 +5,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steerlens.config.folders import check_k, sae_facts, sae_folders, tensor_shapes
-from steerlens.config.parse import layers_told, parse_layers
+from steerlens.config import saes
+from steerlens.config.folders import check_k, tensor_shapes
 from steerlens.config.sae_formats import sae_config, weights_file
-from steerlens.config.schema import SaeConfig
+from steerlens.config.saes import SaeSource
 from steerlens.config.settings import SubjectSettings
 from steerlens.engine.subject.device import resolve_dtype
 from steerlens.engine.subject.model import count_layers
 from steerlens.engine.subject.sae_weights import read_weights
-from steerlens.errors import SteerlensError, unknown
+from steerlens.errors import SteerlensError
 from steerlens.storage.provenance import folder_identity, hub_revision
 
 if TYPE_CHECKING:
     from sae_lens import SAE
-
-
-@dataclass(frozen=True)
-class SaeSource:
-    """Where one SAE comes from. `layer` is None while only its weights could tell."""
-
-    layer: int | None
-    path: Path | None = None
-    release: str | None = None
-    sae_id: str | None = None
-
-    def __str__(self) -> str:
-        return str(self.path) if self.path else f"{self.release}/{self.sae_id}"
 
 
 def sae_sources(settings: SubjectSettings) -> list[SaeSource]:
@@ -45,61 +31,7 @@ def sae_sources(settings: SubjectSettings) -> list[SaeSource]:
     Raises:
         SteerlensError: there is no such release, or a layer has no SAE.
     """
-    model, sae = settings.model, settings.sae
-    n_layers = count_layers(model)
-    layers = parse_layers(settings.layers, n_layers, model.late_from)
-    sources = _local_sources(Path(sae.path)) if sae.path else _release_sources(sae, range(n_layers))
-    if len(sources) == 1 and sources[0].layer is None:
-        return sources
-    by_layer = {source.layer: source for source in sources}
-    missing = [layer for layer in layers if layer not in by_layer]
-    # `all` and `late` mean what there is; a named layer must be there.
-    if len(missing) == len(layers) or (missing and not isinstance(settings.layers, str)):
-        nearest = layers_told([layer for layer in by_layer if layer is not None], missing[0])
-        raise SteerlensError(
-            f"{sae.title} has no SAE at layer {missing[0]} of {model.title} (layers "
-            f"0 to {n_layers - 1}); it has {nearest}."
-        )
-    return [by_layer[layer] for layer in layers if layer in by_layer]
-
-
-def _local_sources(folder: Path) -> list[SaeSource]:
-    sources: dict[int | None, SaeSource] = {}
-    for path in sae_folders(folder):
-        layer = sae_facts(path)[0]
-        if layer in sources:
-            raise SteerlensError(
-                f"{sources[layer].path} and {path} are both SAEs of layer {layer}; "
-                "point sae.path at one of them."
-            )
-        sources[layer] = SaeSource(layer=layer, path=path)
-    return list(sources.values())
-
-
-def _release_sources(sae: SaeConfig, every_layer: range) -> list[SaeSource]:
-    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-
-    release, sae_id = sae.release, sae.sae_id
-    if not release or not sae_id:
-        raise SteerlensError("choose an SAE: sae.path=DIR, or sae.release=... and sae.sae_id=... .")
-    directory = get_pretrained_saes_directory()
-    if release not in directory:
-        if "/" not in release:
-            raise unknown("SAE release", release, directory)
-        known_ids = None  # a Hugging Face repository outside SAELens' list
-    else:
-        known_ids = directory[release].saes_map
-    if "{layer}" not in sae_id:
-        if known_ids is not None and sae_id not in known_ids:
-            raise unknown(f"SAE id of {release}", sae_id, known_ids)
-        return [SaeSource(layer=None, release=release, sae_id=sae_id)]
-    layers = sae.layers if sae.layers is not None else every_layer
-    ids = {layer: sae_id.replace("{layer}", str(layer)) for layer in layers}
-    return [
-        SaeSource(layer=layer, release=release, sae_id=sae_id)
-        for layer, sae_id in ids.items()
-        if known_ids is None or sae_id in known_ids
-    ]
+    return saes.sae_sources(settings, count_layers(settings.model))
 
 
 def load_sae(source: SaeSource, settings: SubjectSettings) -> tuple[SAE[Any], dict[str, Any]]:

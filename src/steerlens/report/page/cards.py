@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from steerlens.analysis.ranking import BEST_OF_LAYER, best_of_layers
 from steerlens.analysis.roles import TOP_K, Span, success_spans
-from steerlens.analysis.summary import BEST_OF_LAYER, best_of_layers
 from steerlens.analysis.toward import words_summary
 from steerlens.report.page.contents import (
     Arm,
@@ -38,6 +38,11 @@ MOST_TEXTS = 20_000
 
 WINDOWS = 5
 FEATURE = "feature"
+ARM = ["layer", "feature", "concept", "arm"]
+MEASURED = ["success_20", "concept_success", "perplexity", "first_step_kl"]
+
+Goal = tuple[int, int, str | None]
+"""Layer and feature that were steered with, and the concept that it was toward, if any."""
 
 
 def text_lines(text: str) -> str:
@@ -143,95 +148,111 @@ def _neighbours_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Neig
 
 
 def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered]]:
-    """Say what steering with each feature did, toward every concept that it was steered toward."""
+    """Say what steering with each feature did, toward every concept that it was steered toward.
+
+    Pandas sees all texts at once: it takes milliseconds for each call, of however few rows.
+    """
     tokens_of = {
         word["word"]: dict(zip(word["token_ids"] or [], word["tokens"] or [], strict=True))
         for word in words_summary(tables.words)
     }
-    chosen = {
-        (row["layer"], row["feature"], _name(row["concept"])): row
-        for row in features_alone(tables.steering).to_dict("records")
-    }
+    chosen = {_goal(row): row for row in features_alone(tables.steering).to_dict("records")}
+    pairs = zip(tables.generations["together"], tables.generations["control"], strict=True)
+    texts = tables.generations.assign(arm=[_arm_name(*pair) for pair in pairs])
+    goals = [*map(_goal, texts[["layer", "feature", "concept"]].to_dict("records"))]
+    prompts_of = _numbered(goals, texts["prompt"].tolist())
+    curves_of = _curves(texts)
+    rows_of: dict[Goal, list[dict[Any, Any]]] = {}
+    numbers = zip(goals, texts["prompt"].tolist(), strict=True)
+    for row in _shown(texts.loc[[prompts_of[goal][prompt] < PROMPTS for goal, prompt in numbers]]):
+        rows_of.setdefault(_goal(row), []).append(row)
     texts_left = MOST_TEXTS
     by_feature: dict[tuple[int, int], list[Steered]] = {}
-    texts = tables.generations
-    for (layer, feature, concept), rows in texts.groupby(
-        ["layer", "feature", "concept"], sort=False, dropna=False
-    ):
-        name = _name(concept)
-        row = chosen.get((layer, feature, name), {})
-        steered = _steered(rows, row, name, tokens_of.get(name or "", {}), texts_left > 0)
+    for goal, arms in _numbered(goals, texts["arm"].tolist()).items():
+        layer, feature, concept = goal
+        row, prompts = chosen.get(goal, {}), prompts_of[goal]
+        steered = Steered(
+            concept=None if concept is None else visible(concept),
+            best_factor=plain(row.get("best_factor")),
+            undecided=row.get("undecided") is True,
+            arms=[_arm(name, curves_of[goal, name]) for name in arms],
+            prompts=[text_lines(prompt) for prompt in [*prompts][:PROMPTS]],
+            n_prompts=len(prompts),
+            texts=[
+                SteeredText(
+                    prompt=prompts[text["prompt"]],
+                    arm=arms[text["arm"]],
+                    factor=text["factor"],
+                    segments=segments(
+                        text["text"],
+                        text["token_ids"],
+                        _lens_tokens(row),
+                        tokens_of.get(concept or "", {}),
+                    ),
+                    perplexity=plain(text["perplexity"]),
+                )
+                for text in (rows_of.get(goal, []) if texts_left > 0 else [])
+            ],
+        )
         texts_left -= len(steered.texts)
-        by_feature.setdefault((int(layer), int(feature)), []).append(steered)
+        by_feature.setdefault((layer, feature), []).append(steered)
     return by_feature
 
 
-def _name(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+def _goal(row: Mapping[Any, Any]) -> Goal:
+    concept = row["concept"]
+    return row["layer"], row["feature"], concept if isinstance(concept, str) else None
 
 
-def _steered(
-    rows: pd.DataFrame,
-    chosen: Mapping[str, Any],
-    concept: str | None,
-    concept_tokens: Mapping[int, str],
-    has_texts: bool,
-) -> Steered:
-    arm_N = [_arm_name(row) for row in rows.to_dict("records")]
-    names = list(dict.fromkeys(arm_N))
-    prompts = rows["prompt"].drop_duplicates().tolist()
-    lens = dict(
-        zip(
-            _list(chosen.get("logit_lens_token_ids"))[:TOP_K],
-            _list(chosen.get("logit_lens_tokens"))[:TOP_K],
-            strict=False,
-        )
-    )
-    first = rows.assign(arm=arm_N)
-    arms = [_arm(name, first.loc[first["arm"] == name]) for name in names]
-    texts = first.sort_values("sample", kind="stable").drop_duplicates(["arm", "prompt", "factor"])
-    texts = texts.loc[texts["prompt"].isin(prompts[:PROMPTS]) & texts["text"].notna()]
-    return Steered(
-        concept=None if concept is None else visible(concept),
-        best_factor=plain(chosen.get("best_factor")),
-        undecided=chosen.get("undecided") is True,
-        arms=arms,
-        prompts=[text_lines(prompt) for prompt in prompts[:PROMPTS]],
-        n_prompts=len(prompts),
-        texts=[
-            SteeredText(
-                prompt=prompts.index(text["prompt"]),
-                arm=names.index(text["arm"]),
-                factor=text["factor"],
-                segments=segments(text["text"], text["token_ids"], lens, concept_tokens),
-                perplexity=plain(text["perplexity"]),
-            )
-            for text in texts.sort_values(["prompt", "factor"], kind="stable").to_dict("records")
-        ]
-        if has_texts
-        else [],
-    )
+def _numbered(goals: Sequence[Goal], names: Sequence[str]) -> dict[Goal, dict[str, int]]:
+    """Give the names of each goal numbers, in their order of appearance."""
+    numbers: dict[Goal, dict[str, int]] = {}
+    for goal, name in zip(goals, names, strict=True):
+        of_goal = numbers.setdefault(goal, {})
+        of_goal.setdefault(name, len(of_goal))
+    return numbers
 
 
-def _arm_name(row: Mapping[Any, Any]) -> str:
-    together, control = row["together"], row["control"]
+def _shown(texts: pd.DataFrame) -> list[dict[Any, Any]]:
+    """Give the first text of each arm, prompt and factor, by prompt and factor."""
+    columns = [*ARM, "prompt", "factor"]
+    first = texts.sort_values("sample", kind="stable").drop_duplicates(columns)
+    first = first.loc[first["text"].notna(), [*columns, "text", "token_ids", "perplexity"]]
+    return first.sort_values(["prompt", "factor"], kind="stable").to_dict("records")
+
+
+def _curves(texts: pd.DataFrame) -> dict[tuple[Goal, str], list[dict[Any, Any]]]:
+    """Give the means of each arm, by factor, the smallest first."""
+    types = dict.fromkeys(["factor", *MEASURED], "Float64")
+    by_factor = texts[[*ARM, *types]].astype(types).groupby([*ARM, "factor"], dropna=False)
+    curves: dict[tuple[Goal, str], list[dict[Any, Any]]] = {}
+    for row in by_factor.mean().reset_index().to_dict("records"):
+        curves.setdefault((_goal(row), row["arm"]), []).append(row)
+    return curves
+
+
+def _arm_name(together: Any, control: Any) -> str:
     if isinstance(together, str):
         return f"with {visible(together)}"
     return visible(control).replace("_", " ") if isinstance(control, str) else FEATURE
 
 
-def _arm(name: str, rows: pd.DataFrame) -> Arm:
-    columns = ["success_20", "concept_success", "perplexity", "first_step_kl"]
-    means = rows[["factor", *columns]].astype("Float64").groupby("factor").mean().reset_index()
-    numbers = {column: [plain(value) for value in means[column].tolist()] for column in columns}
+def _arm(name: str, curve: Sequence[Mapping[Any, Any]]) -> Arm:
+    means = {column: [plain(row[column]) for row in curve] for column in MEASURED}
     return Arm(
         name=name,
-        factors=means["factor"].tolist(),
-        success=numbers["success_20"],
-        concept_success=numbers["concept_success"],
-        perplexity=numbers["perplexity"],
-        kl=numbers["first_step_kl"],
+        factors=[row["factor"] for row in curve],
+        success=means["success_20"],
+        concept_success=means["concept_success"],
+        perplexity=means["perplexity"],
+        kl=means["first_step_kl"],
     )
+
+
+def _lens_tokens(row: Mapping[str, Any]) -> dict[int, str]:
+    """Give the tokens that count as success of a steered feature, by their ids."""
+    ids, tokens = (_list(row.get(f"logit_lens_{name}"))[:TOP_K] for name in ("token_ids", "tokens"))
+    return dict(zip(ids, tokens, strict=False))
 
 
 def segments(

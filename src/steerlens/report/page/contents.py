@@ -7,8 +7,10 @@ has nothing for is None or empty, and the page has no section for it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 Numbers = Sequence[float | int | None]
 
@@ -40,24 +42,29 @@ class NumberColumn:
     name: str
     title: str
     meaning: str
-    values: Numbers
+    values: np.ndarray
+    """(n,), float32 where that changes no number, else float64; NaN = null."""
 
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """All features, column by column."""
+    """All n features, column by column; arrays go into the page as their bytes, which a browser
+    reads many times as fast as the digits of so many numbers.
+    """
 
-    layer: Sequence[int]
-    feature: Sequence[int]
+    layer: np.ndarray
+    """(n,)"""
+    feature: np.ndarray
+    """(n,)"""
     numbers: Sequence[NumberColumn]
     """The one that ranks the features first."""
     tokens: Sequence[str]
     """The different promoted tokens."""
-    promoted: Sequence[int]
-    """Indices into `tokens`, `n_promoted` for each feature, the strongest first; -1 = none."""
+    promoted: np.ndarray
+    """(n * n_promoted,), indices into `tokens`, the strongest first; `len(tokens)` = none."""
     n_promoted: int
     labels: Sequence[str | None] | None
-    steered: Sequence[int]
+    steered: np.ndarray
     """Rows of the features that were steered with."""
 
 
@@ -269,8 +276,6 @@ class Page:
     ratings: Ratings | None = None
     tables: Sequence[PlainTable] = ()
     series: Sequence[SeriesScores] = ()
-    cards: Mapping[str, Card] = field(default_factory=dict)
-    """By `layer/feature`, the most wanted first."""
 
 
 def plain(value: Any) -> float | int | None:

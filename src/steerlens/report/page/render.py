@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 
 from steerlens.report.page.contents import Card, Page
+from steerlens.report.page.scores import unsigned
 from steerlens.results import PAGE_DATA, PAGE_FILE
 from steerlens.storage.files import make_folder, write_text
 
 ROOM = Path(__file__).parent
 CHARTS = ROOM / "vendor" / "echarts" / "echarts.common.min.js"
 SCRIPTS = (
-    *("core.js", "charts.js", "scores.js", "table.js", "steering.js", "card.js"),
+    *("core.js", "charts.js", "scatter.js", "scores.js", "table.js", "steering.js", "card.js"),
     *("concepts.js", "table1.js", "sweep.js", "page.js"),
 )
 """Our own, in the order in which they run."""
@@ -69,16 +71,12 @@ def write_html(
         digest.update(text.encode())
     name = digest.hexdigest()[:12]
     _write_data(files, name, folder)
-    data = _object(
-        {
-            **{field.name: to_json(getattr(page, field.name)) for field in fields(page)},
-            "cards": "{" + ",".join(embedded) + "}",
-            "files": to_json(_file_numbers(page, file_of)),
-            "id": to_json(name),
-        }
-    )
+    arrays: list[str] = []
+    members = {field.name: getattr(page, field.name) for field in fields(page)}
+    data = to_json(members | {"files": _file_numbers(page, file_of), "id": name}, arrays)
+    text_of_cards = "{" + ",".join(embedded) + "}"
     path = folder / PAGE_FILE
-    write_text(path, html(page.title, data, bool(files)))
+    write_text(path, html(page.title, data, text_of_cards, arrays, bool(files)))
     return path
 
 
@@ -96,12 +94,12 @@ def _groups(cards: Iterable[tuple[str, Card]]) -> Iterator[dict[str, Card]]:
         yield group
 
 
-def _file_numbers(page: Page, file_of: Mapping[str, int]) -> list[int]:
-    """Give the file of each feature's card, in the order of the table; -1 = the page itself."""
+def _file_numbers(page: Page, file_of: Mapping[str, int]) -> np.ndarray:
+    """Give the file of each feature's card, from 1 on, in the order of the table; 0 = the page."""
     if page.features is None or not file_of:
-        return []
-    keys = zip(page.features.layer, page.features.feature, strict=True)
-    return [file_of.get(f"{layer}/{feature}", -1) for layer, feature in keys]
+        return unsigned([])
+    keys = zip(page.features.layer.tolist(), page.features.feature.tolist(), strict=True)
+    return unsigned([file_of.get(f"{layer}/{feature}", -1) + 1 for layer, feature in keys])
 
 
 def _write_data(files: Sequence[str], name: str, folder: Path) -> None:
@@ -120,8 +118,8 @@ def _write_data(files: Sequence[str], name: str, folder: Path) -> None:
         write_text(data / names[number], f'steerlens.addCards("{name}",{number},{text});\n')
 
 
-def html(title: str, data: str, has_files: bool) -> str:
-    """Give the page's text, of `data` that is JSON already."""
+def html(title: str, data: str, cards: str, arrays: Sequence[str], has_files: bool) -> str:
+    """Give the page's text, of `data` and `cards` that are JSON and `arrays` that are base64."""
     style = _asset("page.css")
     charts = CHARTS.read_text(encoding="utf-8")
     script = "\n".join(_asset(name) for name in SCRIPTS)
@@ -138,7 +136,14 @@ def html(title: str, data: str, has_files: bool) -> str:
         ]
     )
     return _template().render(
-        title=title, policy=policy, style=style, charts=charts, script=script, data=data
+        title=title,
+        policy=policy,
+        style=style,
+        charts=charts,
+        script=script,
+        data=data,
+        cards=cards,
+        arrays=arrays,
     )
 
 
@@ -167,13 +172,23 @@ def _digest(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def to_json(value: Any) -> str:
+def to_json(value: Any, arrays: list[str] | None = None) -> str:
     """Give `value` as JSON that may stand in HTML and in a script: no `<`, `>` or `&` as it is.
 
-    Dataclasses become objects; half of a surrogate pair, which no file can hold, becomes `?`.
+    Dataclasses become objects, and an array the number of its block: its bytes, base64, are added
+    to `arrays`. Half of a surrogate pair, which no file can hold, becomes `?`.
     """
+
+    def fields_of(part: Any) -> Any:
+        if arrays is not None and isinstance(part, np.ndarray):
+            little = part.astype(part.dtype.newbyteorder("<"))
+            arrays.append(base64.b64encode(little.tobytes()).decode())
+            kind = f"{little.dtype.kind}{little.dtype.itemsize}"
+            return {"kind": kind, "block": len(arrays) - 1}
+        return _fields(part)
+
     text = json.dumps(
-        value, default=_fields, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        value, default=fields_of, ensure_ascii=False, allow_nan=False, separators=(",", ":")
     )
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
@@ -197,7 +212,3 @@ _EMPTY: tuple[Any, ...] = (None, [], ())
 @cache
 def _names(kind: Any) -> list[str]:
     return [field.name for field in fields(kind)]
-
-
-def _object(members: Mapping[str, str]) -> str:
-    return "{" + ",".join(f"{json.dumps(name)}:{text}" for name, text in members.items()) + "}"

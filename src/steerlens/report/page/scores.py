@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steerlens.analysis.ranking import ranking
 from steerlens.analysis.steering_summary import curve_rows
-from steerlens.analysis.summary import ranking
 from steerlens.report.page.contents import (
     FeatureTable,
     LayerScores,
@@ -34,6 +34,13 @@ COLUMNS = {
     "output_score_mean": ("S_out mean", "mean output score over several prompts"),
     "input_score": ("S_in", "share of its texts in which it peaks on a token of its own"),
     "token_confidence_delta": ("confidence", "change of the mean log-probability of likely tokens"),
+    "mean_logit": ("mean logit", "mean logit of its own tokens in its logit lens"),
+    "gradient": ("gradient", "activation times gradient of the model's own next token"),
+    "outcome_correlation": ("outcome", "correlation of its activation with what texts come to"),
+    "f1": ("F1", "F1 as a detector of a concept's texts"),
+    "effect_stability": ("stability", "cosine of its effects on the logits under two prompts"),
+    "collateral_spread": ("spread", "other features of the SAE that change when it is raised"),
+    "collateral_spread_later": ("later spread", "features of each later SAE that change"),
     "activation_frequency": ("frequency", "share of the corpus's tokens on which it fires"),
     "max_activation": ("max", "largest activation over the corpus"),
     "mean_activation": ("mean", "mean activation where it fires"),
@@ -58,8 +65,8 @@ def feature_table(tables: RunTables) -> FeatureTable | None:
     keys = list(zip(frame["layer"].tolist(), frame["feature"].tolist(), strict=True))
     has_labels = "label" in frame and _is_filled(frame["label"])
     return FeatureTable(
-        layer=frame["layer"].tolist(),
-        feature=frame["feature"].tolist(),
+        layer=unsigned(frame["layer"].to_numpy()),
+        feature=unsigned(frame["feature"].to_numpy()),
         numbers=[_number_column(frame, name) for name in filled],
         tokens=tokens,
         promoted=promoted,
@@ -69,8 +76,14 @@ def feature_table(tables: RunTables) -> FeatureTable | None:
         ]
         if has_labels
         else None,
-        steered=[row for row, key in enumerate(keys) if key in steered],
+        steered=unsigned([row for row, key in enumerate(keys) if key in steered]),
     )
+
+
+def unsigned(values: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Give whole numbers from 0 on in 16 bits each, or in 32 where they need them."""
+    array_N = np.asarray(values, dtype=np.uint32)
+    return array_N.astype(np.uint16) if array_N.max(initial=0) < 2**16 else array_N
 
 
 def _other_numbers(frame: pd.DataFrame) -> list[str]:
@@ -88,10 +101,17 @@ def _is_filled(column: pd.Series) -> bool:
 
 def _number_column(frame: pd.DataFrame, name: str) -> NumberColumn:
     title, meaning = COLUMNS.get(name, (visible(name), visible(name)))
-    return NumberColumn(name, title, meaning, [plain(value) for value in frame[name].tolist()])
+    value_N = frame[name].to_numpy(dtype=float, na_value=np.nan)
+    value_N = np.where(np.isfinite(value_N), value_N, np.nan)
+    with np.errstate(over="ignore", under="ignore"):
+        single_N = value_N.astype(np.float32)
+    # An id or a count is a whole number to its last digit, a score isn't.
+    tolerance = 0.0 if frame[name].dtype.kind in "iu" else 1e-6
+    is_same = np.allclose(single_N, value_N, rtol=tolerance, atol=0, equal_nan=True)
+    return NumberColumn(name, title, meaning, single_N if is_same else value_N)
 
 
-def _promoted(frame: pd.DataFrame) -> tuple[list[str], list[int]]:
+def _promoted(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     """Give the different promoted tokens, and of every feature the first as indices into them."""
     index_of: dict[str, int] = {}
     promoted: list[int] = []
@@ -99,7 +119,9 @@ def _promoted(frame: pd.DataFrame) -> tuple[list[str], list[int]]:
         first = list(tokens)[:PROMOTED] if hasattr(tokens, "__len__") else []
         promoted += [index_of.setdefault(str(token), len(index_of)) for token in first]
         promoted += [-1] * (PROMOTED - len(first))
-    return [visible_token(token) for token in index_of], promoted
+    index_N = np.asarray(promoted, dtype=np.int64)
+    index_N[index_N < 0] = len(index_of)
+    return [visible_token(token) for token in index_of], unsigned(index_N)
 
 
 def layer_scores(tables: RunTables) -> list[LayerScores]:

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from steerlens.analysis.ranking import best_features
 from steerlens.analysis.steering_summary import curve_rows, payoff_rows
-from steerlens.analysis.summary import SCORES, best_features
+from steerlens.analysis.summary import SCORES
 from steerlens.config.schema import ModelConfig, SaeConfig
 from steerlens.errors import unknown
 from steerlens.report.tracking.tables import factor_curves, flat, table_rows, text_rows

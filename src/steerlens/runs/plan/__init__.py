@@ -15,10 +15,10 @@ import numpy as np
 from rich.text import Text
 
 from steerlens.config.catalog import read_release, releases
-from steerlens.config.folders import count_layers, has_chat_template, sae_facts, sae_folders
+from steerlens.config.folders import has_chat_template, sae_facts, sae_folders
 from steerlens.config.gguf import gguf_file
 from steerlens.config.kinds import CONCEPTS
-from steerlens.config.parse import parse_layers
+from steerlens.config.saes import layers_with_sae
 from steerlens.config.schema import CorpusConfig, ModelConfig
 from steerlens.config.settings import Settings, SubjectSettings
 from steerlens.data.corpus.webtext import webtext
@@ -32,7 +32,7 @@ from steerlens.runs.plan.finished import Finished
 from steerlens.runs.plan.measure import Measured, measure
 from steerlens.runs.plan.rates import CorpusPass, Rates, keep_rates, read_rates
 from steerlens.runs.plan.steering import planned_texts, planned_words
-from steerlens.runs.preflight import layers_with_sae, local_folder
+from steerlens.runs.subject_check import local_folder
 from steerlens.scores import output
 from steerlens.scores.selection import part, select_features
 
@@ -130,18 +130,9 @@ def _told(subject: SubjectSettings) -> str:
     return layers if isinstance(layers, str) else ", ".join(map(str, layers))
 
 
-def _layers(subject: SubjectSettings) -> list[int]:
-    """Give the layers of the run, as far as they are told without its weights; else []."""
-    n_layers = count_layers(subject.model)
-    if n_layers is None:
-        return []
-    layers = parse_layers(subject.layers, n_layers, subject.model.late_from)
-    return layers_with_sae(subject, layers) or []
-
-
 def _sizes(subject: SubjectSettings) -> dict[int, int]:
     """Give the number of features of each layer's SAE; {} where only the weights tell."""
-    layers, sae = _layers(subject), subject.sae
+    layers, sae = layers_with_sae(subject) or [], subject.sae
     sizes: dict[int | None, int | None] = dict.fromkeys(layers, sae.d_sae)
     if sae.path:
         facts = [sae_facts(folder) for folder in sae_folders(Path(sae.path))]
@@ -161,7 +152,7 @@ def _chat_template(settings: Settings) -> bool | None:
 
 def _toward_concepts(settings: Settings, measured: Measured | None) -> list[tuple[str, str]]:
     """Count the texts of concepts and what rating them takes."""
-    layers = list(measured.sizes) if measured else _layers(settings.subject)
+    layers = list(measured.sizes) if measured else layers_with_sae(settings.subject) or []
     if not layers:
         return [("layers", f"{_told(settings.subject)}; how many, {MEASURE} tells")]
     in_template = bool(_chat_template(settings))

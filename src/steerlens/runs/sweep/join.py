@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+from steerlens.analysis.ranking import best_features
 from steerlens.analysis.series import Series
-from steerlens.analysis.summary import best_features
 from steerlens.config.parse import parse_shard
 from steerlens.config.schema import TrackingConfig
 from steerlens.errors import SteerlensError

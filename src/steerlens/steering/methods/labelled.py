@@ -5,7 +5,7 @@ A text that several concepts share, as AxBench's negatives are shared, is read o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +20,7 @@ from steerlens.engine.activations.stream import (
     similar_length,
 )
 from steerlens.engine.memory import batches, rows_that_fit
+from steerlens.engine.subject.model import with_bos
 from steerlens.engine.subject.site import is_transcoder
 from steerlens.errors import SteerlensError
 
@@ -62,7 +63,7 @@ def tokenised(subject: Subject, example: LabelledText, chat_template: bool = Fal
         ids = prompt + list(tokenizer(example.text, add_special_tokens=False)["input_ids"])
     else:
         prompt, ids = (
-            _with_bos(subject, tokenizer(text, add_special_tokens=False)["input_ids"])
+            with_bos(tokenizer(text, add_special_tokens=False)["input_ids"], subject.bos)
             for text in (example.prompt, example.prompt + example.text)
         )
         n_prefix = subject.n_uncounted
@@ -70,11 +71,6 @@ def tokenised(subject: Subject, example: LabelledText, chat_template: bool = Fal
     if len(ids) <= n_prefix:
         raise SteerlensError(f"the text {(example.prompt + example.text)[:40]!r} has no token.")
     return Tokens(ids, n_prefix, max(n_prefix, min(len(prompt), len(ids) - 1), 1))
-
-
-def _with_bos(subject: Subject, ids: Iterable[int]) -> list[int]:
-    ids = list(ids)
-    return ids if subject.bos is None or ids[:1] == [subject.bos] else [subject.bos, *ids]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from steerlens.errors import SteerlensError
 from steerlens.steering.metrics.texts import MetricRun, Texts, without_closing
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ class DegeneracyConfig:
 
     max_period: int = 4
     """Longest period, in tokens, that counts as repetition."""
+
+    def check(self) -> None:
+        """Refuse a period that none can be."""
+        if self.max_period < 1:
+            raise SteerlensError(f"metrics.degeneracy.max_period={self.max_period} must be >= 1.")
 
 
 Config = DegeneracyConfig

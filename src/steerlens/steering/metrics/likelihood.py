@@ -282,7 +282,6 @@ def _bytes_per_token(lm: LoadedModel, length: int) -> int:
     estimate: keys and values, the widest layer, attention scores, and some logits.
     """
     cfg = lm.bridge.cfg
-    n_kv = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
-    keys_values = 2 * n_kv * cfg.d_head * lm.n_layers
+    keys_values = lm.kv_numbers * lm.n_layers
     vectors = 5 * (cfg.d_mlp or 4 * cfg.d_model) + 20 * cfg.d_model
     return lm.dtype.itemsize * (keys_values + vectors) + 12 * cfg.n_heads * length + 8 * 256

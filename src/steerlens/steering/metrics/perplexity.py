@@ -64,7 +64,7 @@ def measure(
 
     lm = run.evaluator or subject.lm
     n_ctx = int(lm.bridge.cfg.n_ctx)
-    bos = subject.bos if lm is subject.lm else _bos(lm)
+    bos = subject.bos if lm is subject.lm else lm.prepended_bos
     distinct = list(dict.fromkeys(texts.prompts))
     requests = [_request(lm, prompt) for prompt in distinct] if run.chat_template else distinct
     prompts = dict(zip(distinct, _tokens(requests, lm, bos), strict=True))
@@ -99,11 +99,8 @@ def _request(lm: LoadedModel, prompt: str) -> str:
     return lm.chat(prompt) if lm.tokenizer.chat_template else f"{prompt}\n"
 
 
-def _bos(lm: LoadedModel) -> int | None:
-    bos = lm.tokenizer.bos_token_id if lm.tokenizer_prepends_bos else None
-    return bos if isinstance(bos, int) else None
-
-
 def _tokens(texts: Sequence[str], lm: LoadedModel, bos: int | None) -> list[list[int]]:
+    from steerlens.engine.subject.model import with_bos
+
     tokens = lm.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-    return [ids if bos is None or ids[:1] == [bos] else [bos, *ids] for ids in tokens]
+    return [with_bos(ids, bos) for ids in tokens]

@@ -26,17 +26,29 @@ if TYPE_CHECKING:
 
 NEEDS_FEATURE = True
 
+SHOWN = (1, 5, 20)
+"""Numbers of logit-lens tokens whose success tables and figures show."""
+
 
 @dataclass
 class SuccessConfig:
     """Settings of the success."""
 
-    k: list[int] = field(default_factory=lambda: [1, 5, 20])
-    """Numbers of logit-lens tokens, two columns each."""
+    k: list[int] = field(default_factory=lambda: [*SHOWN])
+    """Numbers of logit-lens tokens, two columns each; 1, 5 and 20, which tables and figures show,
+    and others beside them."""
 
     def __post_init__(self) -> None:
         if not self.k or min(self.k) < 1:
-            raise SteerlensError(f"k={self.k} of success must be numbers of at least 1.")
+            raise SteerlensError(f"metrics.success.k={self.k} must be numbers of at least 1.")
+
+    def check(self) -> None:
+        """Refuse to leave out what tables and figures show."""
+        if missing := [k for k in SHOWN if k not in self.k]:
+            raise SteerlensError(
+                f"metrics.success.k={self.k} lacks {missing[0]}, which tables and figures show; "
+                f"write metrics.success.k={sorted({*SHOWN, *self.k})}."
+            )
 
 
 Config = SuccessConfig

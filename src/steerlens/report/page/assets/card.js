@@ -40,14 +40,15 @@
   function scores(at) {
     const { features } = data;
     const layer = features.layer[at];
-    const rows = features.numbers.filter((numbers) => numbers.values[at] !== null).map((numbers) => {
+    const rows = features.numbers.filter((numbers) => !Number.isNaN(numbers.values[at])).map((numbers) => {
+      const { values } = numbers;
       let below = 0;
       let all = 0;
-      numbers.values.forEach((value, row) => {
-        if (features.layer[row] !== layer || value === null) return;
+      for (let row = 0; row < values.length; row += 1) {
+        if (features.layer[row] !== layer || Number.isNaN(values[row])) continue;
         all += 1;
-        if (value < numbers.values[at]) below += 1;
-      });
+        if (values[row] < values[at]) below += 1;
+      }
       const name = make("span", { title: numbers.meaning, text: numbers.title });
       return [name, numbers.values[at], all > 1 ? `above ${percent(below / (all - 1 || 1))}` : "–"];
     });

@@ -77,7 +77,7 @@
     return { name, type: "line", data: points, symbolSize: 6, lineStyle: { width: 2, color: colour }, itemStyle: { color: colour }, ...more };
   }
 
-  /* From the first layer to the last, even in lightness (viridis without its ends). */
+  /* From the first layer to the last, even in lightness (viridis without its ends): red, green, blue. */
   function depth(share) {
     const stops = isDark()
       ? [[59, 82, 139], [33, 144, 141], [93, 201, 98], [253, 231, 37]]
@@ -85,7 +85,7 @@
     const at = Math.min(Math.max(share, 0), 1) * (stops.length - 1);
     const first = Math.min(Math.floor(at), stops.length - 2);
     const mix = stops[first].map((value, i) => Math.round(value + (at - first) * (stops[first + 1][i] - value)));
-    return `rgb(${mix.join(",")})`;
+    return mix;
   }
 
   Object.assign(steerlens, { chart, colours, forget, line, depth });

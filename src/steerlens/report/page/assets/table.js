@@ -8,16 +8,16 @@
     const { features } = data;
     const n = features.layer.length;
     const steered = new Set(features.steered);
-    const layers = [...new Set(features.layer)].sort((a, b) => a - b);
+    const { layers } = features;
     const columns = [
       { title: "layer", values: features.layer, key: "layer", width: "4rem" },
       { title: "feature", values: features.feature, key: "feature", width: "5.5rem" },
       ...features.numbers.map((numbers) => ({ title: numbers.title, values: numbers.values, key: numbers.name, meaning: numbers.meaning, width: "6.2rem" })),
     ];
-    const lower = features.tokens.map((text) => text.toLowerCase().replaceAll("␣", " "));
+    let lower = null; // the tokens as they are searched, from the first search on
     const first = columns.find((column) => column.key === data.ranked_by) || columns[0];
     let sort = { key: first.key, down: first.key === data.ranked_by };
-    let order = [];
+    let order = new Uint32Array();
     let chosen = 0;
 
     const search = make("input", { type: "search", id: "search", placeholder: features.labels ? "token, label or number" : "token or number", autocomplete: "off", spellcheck: "false" });
@@ -43,35 +43,44 @@
     });
     head.append(heads[0], heads[1], make("div", { role: "columnheader", text: features.labels ? "label, promoted tokens" : "promoted tokens" }), ...heads.slice(2));
 
+    /* Rows that are asked for, or null for all of them. */
     function matches() {
       const wanted = search.value.toLowerCase().replaceAll("␣", " ");
       const isSpaced = wanted.startsWith(" ");
       const text = isSpaced ? ` ${wanted.trim()}` : wanted.trim();
       const layer = layerChoice.value;
-      const hit = new Uint8Array(features.tokens.length);
+      if (!text.trim() && layer === "all" && !onlySteered.checked) return null;
+      if (text.trim() && !lower) lower = features.tokens.map((token) => token.toLowerCase().replaceAll("␣", " "));
+      const hit = new Uint8Array(features.tokens.length + 1);
       if (text.trim()) lower.forEach((token, at) => { if (token.includes(text)) hit[at] = 1; });
       const asNumber = /^\d+$/.test(text) ? Number(text) : null;
       const asPair = /^(\d+)\s*\/\s*(\d+)$/.exec(text);
-      const found = [];
+      const wantedRows = new Uint8Array(n);
       for (let row = 0; row < n; row += 1) {
         if (layer !== "all" && String(features.layer[row]) !== layer) continue;
         if (onlySteered.checked && !steered.has(row)) continue;
         if (text.trim()) {
           let is = asPair ? features.layer[row] === Number(asPair[1]) && features.feature[row] === Number(asPair[2]) : features.feature[row] === asNumber;
-          for (let at = row * features.n_promoted; !is && at < (row + 1) * features.n_promoted; at += 1) is = features.promoted[at] >= 0 && hit[features.promoted[at]] === 1;
+          for (let at = row * features.n_promoted; !is && at < (row + 1) * features.n_promoted; at += 1) is = hit[features.promoted[at]] === 1;
           if (!is && features.labels && features.labels[row]) is = features.labels[row].toLowerCase().includes(text);
           if (!is) continue;
         }
-        found.push(row);
+        wantedRows[row] = 1;
       }
-      return found;
+      return wantedRows;
+    }
+
+    /* All rows in the order of a column, missing numbers last. */
+    const sorted = new Map();
+    function rowsBy({ key, down }) {
+      const name = `${key} ${down}`;
+      if (!sorted.has(name)) sorted.set(name, steerlens.sortedRows(columns.find((column) => column.key === key).values, down));
+      return sorted.get(name);
     }
 
     function update() {
-      const { values } = columns.find((column) => column.key === sort.key);
-      const keys = new Float64Array(n);
-      for (let row = 0; row < n; row += 1) keys[row] = values[row] === null ? -Infinity : sort.down ? values[row] : -values[row];
-      order = matches().sort((a, b) => (keys[b] === keys[a] ? a - b : keys[b] > keys[a] ? 1 : -1));
+      const wanted = matches();
+      order = wanted ? rowsBy(sort).filter((row) => wanted[row]) : rowsBy(sort);
       chosen = 0;
       heads.forEach((head, at) => head.setAttribute("aria-sort", columns[at].key === sort.key ? (sort.down ? "descending" : "ascending") : "none"));
       count.textContent = order.length === n ? `${number(n)} features` : `${number(order.length)} of ${number(n)}`;
@@ -86,7 +95,7 @@
       const top = Math.max(0, Math.floor(body.scrollTop / HEIGHT) - 4);
       const visible = Math.ceil((body.clientHeight || 480) / HEIGHT) + 8;
       rows.style.transform = `translateY(${top * HEIGHT}px)`;
-      rows.replaceChildren(...order.slice(top, top + visible).map((row, at) => line(row, top + at)));
+      rows.replaceChildren(...Array.from(order.subarray(top, top + visible), (row, at) => line(row, top + at)));
       if (!order.length) rows.replaceChildren(make("p", { class: "none", text: "No feature matches." }));
     }
 

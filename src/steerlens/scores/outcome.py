@@ -1,0 +1,282 @@
+"""Outcome: how the feature's activation in texts goes with what comes of them.
+
+CorrSteer (arXiv 2508.12535): the correlation `Cov(z, y) / sqrt(Var z Var y)` over texts, `z` the
+largest activation of the feature over the tokens that were generated, `y` the outcome of the text.
+The texts are sampled without steering and the same for all features, or they are those of an
+earlier run, where a feature isn't judged by the texts that it was steered with itself. Either are
+read again by the model as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from steerlens.config.parse import parse_concept
+from steerlens.config.prompts import PROMPTS
+from steerlens.errors import SteerlensError, unknown
+from steerlens.results import CONCEPTS, GENERATIONS, RATINGS
+from steerlens.results.folder import read_tables
+from steerlens.scores import RunContext, ScoreConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from steerlens.engine.subject import Subject
+
+SUCCESS, CONCEPT_SUCCESS = "success", "concept_success"
+
+FEWEST = 30
+"""Of fewer texts there is no correlation."""
+
+
+@dataclass
+class OutcomeConfig(ScoreConfig):
+    """Settings of the outcome's correlation."""
+
+    method: str = "outcome"
+    outcome: str = SUCCESS
+    """success (how many of the generated tokens are among the feature's own logit-lens tokens),
+    concept_success (how many stand for `concept`), or with `run` a column of numbers of its
+    `generations.parquet` or `ratings.parquet`."""
+    run: str | None = None
+    """Folder of a run whose texts are read; null = texts sampled without steering."""
+    concept: Any = None
+    """outcome=concept_success: a word or a phrase, or several for the same."""
+    top_k: int = 20
+    """outcome=success: number of logit-lens tokens that stand for the feature."""
+    prompts: list[str] = field(default_factory=lambda: list(PROMPTS[:20]))
+    """Beginnings of sampled texts."""
+    samples: int = 25
+    """Sampled texts of each prompt: 500 in all."""
+    max_new_tokens: int = 30
+    """Longest continuation, in tokens."""
+    temperature: float = 1.0
+    """Of the sampling."""
+
+    def check(self) -> None:
+        """Refuse settings that can't work; see `ScoreConfig.check`."""
+        super().check()
+        if self.outcome == CONCEPT_SUCCESS:
+            if self.concept is None:
+                raise self.refusal("outcome", "counts a concept's tokens: give score.concept=WORD")
+            parse_concept(self.concept)
+        if self.run is not None:
+            outcomes_of_run(Path(self.run), self.outcome)
+            return
+        if self.outcome not in (SUCCESS, CONCEPT_SUCCESS):
+            raise self.refusal(
+                "outcome",
+                "is known of the texts of a run alone: add score.run=DIR, or choose success or "
+                "concept_success",
+            )
+        for name in ("samples", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise self.refusal(name, "must be at least 1")
+        if not 0 < self.temperature < np.inf:
+            raise self.refusal("temperature", "must be above 0, so that samples differ")
+        if not all(prompt.strip() for prompt in self.prompts):
+            raise SteerlensError("prompts of score outcome: give at least one, none empty.")
+        n_texts = len(set(self.prompts)) * self.samples
+        if n_texts < FEWEST:
+            raise self.refusal(
+                "samples",
+                f"gives {n_texts} texts, and fewer than {FEWEST} have no correlation",
+            )
+
+    def uses(self) -> Sequence[str]:
+        """Return which of the run's seed and corpus the numbers depend on."""
+        return ("seed",) if self.run is None else ()
+
+    def files(self) -> Sequence[Path]:
+        """Return the files that the numbers depend on."""
+        if self.run is None:
+            return ()
+        tables = (Path(self.run) / table.file for table in (GENERATIONS, RATINGS, CONCEPTS))
+        return [file for file in tables if file.is_file()]
+
+
+Config = OutcomeConfig
+
+
+class ReadTexts(NamedTuple):
+    """N texts, as token ids, and what came of them."""
+
+    pieces: list[np.ndarray]
+    """Token ids of prompt and text, with BOS where the SAE was trained with one."""
+    first: list[int]
+    """Where each text's own tokens begin."""
+    outcome_N: np.ndarray | None
+    """What came of each; None = each feature's own success."""
+    is_own: Mapping[int, np.ndarray]
+    """By feature, which of the texts were steered with it, (N,) bool; no entry = none."""
+
+
+def score(
+    subject: Subject, features: np.ndarray, config: OutcomeConfig, ctx: RunContext
+) -> Mapping[str, np.ndarray]:
+    """Score `features`, shape (n,).
+
+    Returns:
+        `outcome_correlation` (NaN over fewer than 30 texts, or where activation or outcome is the
+        same in all), and over how many texts it is, `outcome_texts`.
+
+    Raises:
+        SteerlensError: for a run of another model or SAE, a prompt that is too long, or NaN
+            activations.
+    """
+    import torch
+
+    from steerlens.engine.activations.pooled import largest_activations
+    from steerlens.engine.logit_lens import logit_lens
+
+    features = np.asarray(features, dtype=np.int64)
+    texts = _sampled(subject, config, ctx) if config.run is None else _of_run(subject, config)
+    largest_NF = largest_activations(
+        subject, texts.pieces, texts.first, features, ctx.memory_budget
+    )
+    lens_FK = logit_lens(
+        subject, torch.from_numpy(features), config.top_k, ctx.memory_budget
+    ).numpy()
+    correlation_F = np.full(len(features), np.nan)
+    n_texts_F = np.zeros(len(features), dtype=np.int64)
+    new = [piece[first:] for piece, first in zip(texts.pieces, texts.first, strict=True)]
+    for index, feature in enumerate(features.tolist()):
+        outcome_N = texts.outcome_N
+        if outcome_N is None:
+            outcome_N = counts_of_tokens(new, lens_FK[index])
+        counts_N = ~np.isnan(outcome_N) & ~texts.is_own.get(feature, np.zeros(len(new), bool))
+        n_texts_F[index] = counts_N.sum()
+        correlation_F[index] = correlation(largest_NF[counts_N, index], outcome_N[counts_N])
+    ctx.progress(len(features))
+    return {"outcome_correlation": correlation_F, "outcome_texts": n_texts_F}
+
+
+def correlation(z_N: np.ndarray, y_N: np.ndarray) -> float:
+    """Return Pearson's correlation; NaN of fewer than `FEWEST` pairs, or where one is constant."""
+    if len(z_N) < FEWEST or np.ptp(z_N) == 0 or np.ptp(y_N) == 0:
+        return np.nan
+    z_N, y_N = (values - values.mean() for values in (z_N.astype(float), y_N.astype(float)))
+    return float(z_N @ y_N / np.sqrt((z_N @ z_N) * (y_N @ y_N)))
+
+
+def counts_of_tokens(texts: Sequence[np.ndarray], token_ids: np.ndarray) -> np.ndarray:
+    """Return how many tokens of each text are among `token_ids`: (N,) float."""
+    text_T = np.repeat(np.arange(len(texts)), [len(ids) for ids in texts])
+    hit_T = np.isin(np.concatenate(texts), token_ids)
+    return np.bincount(text_T[hit_T], minlength=len(texts)).astype(float)
+
+
+def outcomes_of_run(folder: Path, outcome: str) -> pd.DataFrame:
+    """Return the texts of a run that have the outcome, with `layer`, `feature`, `together`,
+    `prompt`, `token_ids` and `outcome`, NaN where it is each feature's own success.
+
+    Raises:
+        SteerlensError: there is no run, it has no texts, or none with this outcome.
+    """
+    if not folder.is_dir():
+        raise SteerlensError(f"score.run: there is no folder {folder}.")
+    tables = read_tables(folder)
+    texts = tables.generations
+    has_own = outcome in (SUCCESS, CONCEPT_SUCCESS)
+    if texts.empty or not (has_own or outcome in _numbers(texts)):
+        of_ratings = tables.ratings
+        if not of_ratings.empty:
+            keys = [*CONCEPTS.keys]
+            texts = of_ratings.merge(tables.concepts[[*keys, "feature"]], how="left", on=keys)
+            texts = texts.assign(together=None)
+    if texts.empty:
+        raise SteerlensError(f"score.run={folder} has no texts; name a run that has steered.")
+    if has_own:
+        return texts.assign(outcome=np.nan)
+    if outcome not in (columns := _numbers(texts)):
+        raise unknown(f"outcome of the texts in {folder}", outcome, columns)
+    texts = texts.loc[texts[outcome].notna()]
+    return texts.assign(outcome=texts[outcome].to_numpy(dtype=float))
+
+
+def _numbers(texts: pd.DataFrame) -> list[str]:
+    """Return the columns that may be an outcome."""
+    numbers = [str(name) for name in texts if getattr(texts[name].dtype, "kind", "") in "iuf"]
+    ids = ("layer", "feature", "sample", "seed", "rank", "concept_id")
+    return [name for name in numbers if name not in ids and texts[name].notna().any()]
+
+
+def _concept_ids(subject: Subject, config: OutcomeConfig) -> np.ndarray:
+    from steerlens.scores.concepts import concept_tokens
+
+    return np.array(list(concept_tokens(subject.lm.tokenizer, parse_concept(config.concept)).texts))
+
+
+def _outcome(
+    subject: Subject, config: OutcomeConfig, new: Sequence[np.ndarray], column: np.ndarray
+) -> np.ndarray | None:
+    """Return the outcome of each text, a `column` of a run or counted; None = the feature's own."""
+    if config.outcome == SUCCESS:
+        return None
+    if config.outcome == CONCEPT_SUCCESS:
+        return counts_of_tokens(new, _concept_ids(subject, config))
+    return column
+
+
+def _sampled(subject: Subject, config: OutcomeConfig, ctx: RunContext) -> ReadTexts:
+    from steerlens.config.schema import GenerationConfig
+    from steerlens.engine.generation import unsteered_texts
+
+    settings = GenerationConfig(
+        samples=config.samples,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        stop=None,
+    )
+    rows = unsteered_texts(subject, list(dict.fromkeys(config.prompts)), settings, ctx)
+    return _read(subject, config, rows.assign(outcome=np.nan), chat_template=False)
+
+
+def _of_run(subject: Subject, config: OutcomeConfig) -> ReadTexts:
+    folder = Path(str(config.run))
+    rows = outcomes_of_run(folder, config.outcome)
+    models, saes = ({*rows[name]} for name in ("model", "sae"))
+    if subject.lm.name not in models or subject.name not in saes:
+        raise SteerlensError(
+            f"score.run={folder} has texts of {', '.join(sorted(models))} and "
+            f"{', '.join(sorted(saes))}, not of {subject.lm.name} and {subject.name}, whose "
+            "features are scored."
+        )
+    rows = rows.loc[(rows["model"] == subject.lm.name) & (rows["sae"] == subject.name)]
+    return _read(subject, config, rows, bool(read_tables(folder).chat_template))
+
+
+def _read(
+    subject: Subject, config: OutcomeConfig, rows: pd.DataFrame, chat_template: bool
+) -> ReadTexts:
+    prompts = {
+        prompt: subject.to_tokens(prompt, chat_template)[0].cpu().numpy()
+        for prompt in dict.fromkeys(rows["prompt"])
+    }
+    n_ctx = int(subject.lm.bridge.cfg.n_ctx)
+    rows = rows.loc[[len(ids) > 0 for ids in rows["token_ids"]]]
+    new = [np.asarray(ids, dtype=np.int64) for ids in rows["token_ids"]]
+    first = [len(prompts[prompt]) for prompt in rows["prompt"]]
+    pieces = [
+        np.concatenate([prompts[prompt], ids])[:n_ctx]
+        for prompt, ids in zip(rows["prompt"], new, strict=True)
+    ]
+    own: dict[int, np.ndarray] = {}
+    if "feature" in rows:
+        here_N = (rows["layer"] == subject.layer) & (rows["factor"] != 0)
+        steered_with = [
+            {int(feature), *map(int, filter(None, str(others or "").split("+")))}
+            for feature, others in zip(
+                rows["feature"].fillna(-1), rows["together"].fillna(""), strict=True
+            )
+        ]
+        for index in np.flatnonzero(here_N.to_numpy(dtype=bool)).tolist():
+            for feature in steered_with[index] - {-1}:
+                own.setdefault(feature, np.zeros(len(rows), dtype=bool))[index] = True
+    outcome_N = _outcome(subject, config, new, rows["outcome"].to_numpy(dtype=float))
+    return ReadTexts(pieces, first, outcome_N, own)
