@@ -141,6 +141,12 @@ def test_of_equal_examples_the_earlier_ones_count(subjects: list[Subject]) -> No
     assert (found.piece_FN[fires] == np.arange(4)).all()
 
 
+def test_examples_that_rounding_sets_apart_are_in_the_order_of_the_texts() -> None:
+    equal = torch.ones(3).nextafter(torch.tensor([0.0, 1.0, 2.0]))
+    value = torch.cat([equal, torch.tensor([1.001])])[None]
+    assert tally._order(value, torch.arange(4)[None]).tolist() == [[3, 0, 1, 2]]
+
+
 def test_saes_are_read_together_as_far_as_the_budget_goes(subjects: list[Subject]) -> None:
     size = sum(p.numel() * p.element_size() for p in subjects[0].sae.parameters())
     reading, other = [activation.Config()], [output.Config()]

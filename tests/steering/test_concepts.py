@@ -275,7 +275,7 @@ def test_what_an_arm_adds_is_factor_times_largest_activation_times_direction(
         columns=["concept_id", *generation.TEXT],
     )
     texts = generation.generate(
-        subject, rows, steer, settings, RunContext(), arm.steering(subject, steer, ids)
+        subject, rows, steer, settings, RunContext(), arm.steering(subject, ids)
     )
     prompt = subject.to_tokens("Note that my")[0].tolist()
     for row in texts.to_dict("records"):
@@ -296,13 +296,13 @@ def test_a_prompt_asks_and_is_rated_without_the_words_that_ask(
     whole: tuple[Steered, Path], subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    real = concept_steering.generate
+    real = concept_steering.generate_groups
 
-    def generate(subject: Subject, rows: pd.DataFrame, *rest: Any) -> pd.DataFrame:
-        seen.extend(rows["prompt"])
-        return real(subject, rows, *rest)
+    def generate_groups(subject: Subject, groups: Any, *rest: Any) -> list[pd.DataFrame]:
+        seen.extend(prompt for rows, _ in groups for prompt in rows["prompt"])
+        return real(subject, groups, *rest)
 
-    monkeypatch.setattr(concept_steering, "generate", generate)
+    monkeypatch.setattr(concept_steering, "generate_groups", generate_groups)
     found = steered(subject, config_of(whole[1], ["Prompt"])).ratings
     asked = {prompted(one, p, False) for one in CONCEPTS.concepts for p in one.choosing}
     assert asked <= set(seen)

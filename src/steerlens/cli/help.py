@@ -182,6 +182,8 @@ Look                 steerlens list KIND [filter]     experiments, models, saes,
                                                      settings
                      steerlens --help TOPIC           a verb, a group, an option, a setting, a table
                                                      or a column: --help steer.operator
+Try by hand          steerlens play [DIR]             a local page on which one moves a factor and
+                                                     sees the model write, of a run or a subject
 Redraw               steerlens report DIR             figures and tables of a finished run
 Sweep                steerlens -m KEY=A,B ...         one run for each value, joined at the end
                      steerlens join DIR [DIR ...]     the same of finished runs and sweeps

@@ -15,6 +15,7 @@ USAGE = {
     "join": "steerlens join DIR [DIR ...] [paths.output_dir=DIR]",
     "list": "steerlens list models|saes|subjects|releases|scores|concepts|judges|experiments|"
     "corpora|launchers|settings [filter]",
+    "play": "steerlens play [DIR] [port=8765] [host=127.0.0.1] [model=... sae=... layer=...]",
     "report": "steerlens report DIR",
 }
 """By verb, how it is typed."""
@@ -36,6 +37,11 @@ ABOUT = {
     "list": "Show what there is to choose from, a line each: experiments with how long they "
     "take, where that has been measured. Of `releases` and `saes` a name shows what is in it. "
     "The filter keeps the lines that have it.",
+    "play": "Load a subject once, by default the default's or that of the run in DIR, and serve a "
+    "page to this machine's browser, with a card that steers: a prompt, features found by token, "
+    "concept or number, a factor to move, and the text as it is written beside the unsteered one. "
+    "The address that it prints has a token. Settings of `steer` and `generation` are those that "
+    "texts begin with. Ctrl-C ends it.",
     "report": "Draw figures, report and summary of a finished run or sweep anew from its "
     "tables, without the model.",
 }
@@ -63,6 +69,10 @@ def run_verb(verb: str, arguments: list[str]) -> None:
             join_sweep(folder, again=True)
         else:
             report(folder)
+    elif verb == "play":
+        from steerlens.runs.play import play
+
+        play(arguments)
     elif verb in ("join", "compare"):
         _several(verb, arguments)
     elif verb == "export":
@@ -87,16 +97,13 @@ def _write_examples(file: Path, overrides: list[str]) -> None:
     """Make one corpus pass of the SAEs that `overrides` choose, for all runs to come."""
     from steerlens.config.compose import compose
     from steerlens.config.settings import parse_settings
-    from steerlens.runs.downloads import refuse_unreachable
-    from steerlens.runs.memory_check import refuse_absent_device, refuse_if_too_big
     from steerlens.runs.preflight import check
+    from steerlens.runs.run import refuse_unloadable
 
     config = compose(overrides)
     check(config)
     settings = parse_settings(config)
-    refuse_absent_device(settings.subject)
-    refuse_unreachable(settings)
-    refuse_if_too_big(settings)
+    refuse_unloadable(settings)
     from steerlens.runs.examples import write_examples
 
     print(write_examples(config, file))

@@ -57,7 +57,7 @@ def read_config(folder: Path) -> RunConfig:
         if not isinstance(settings, dict):
             raise ValueError("no mapping")
         settings.pop("chosen", None)
-        tree = OmegaConf.merge(OmegaConf.structured(RunConfig), _literal(settings))
+        tree = OmegaConf.merge(OmegaConf.structured(RunConfig), literal(settings))
     except OSError as error:
         raise SteerlensError(f"{folder} is no run's folder: it has no {CONFIG_FILE}.") from error
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
@@ -78,7 +78,7 @@ def typed_settings(kind: type[T], settings: Mapping[str, Any], whose: str = "") 
             `setting`.
     """
     try:
-        tree = OmegaConf.merge(OmegaConf.structured(kind), _literal(dict(settings)))
+        tree = OmegaConf.merge(OmegaConf.structured(kind), literal(dict(settings)))
         typed = OmegaConf.to_object(tree)
     except ConfigKeyError as error:
         names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
@@ -90,13 +90,13 @@ def typed_settings(kind: type[T], settings: Mapping[str, Any], whose: str = "") 
     return typed
 
 
-def _literal(value: Any) -> Any:
+def literal(value: Any) -> Any:
     """Return settings with every interpolation escaped, so that OmegaConf takes it for text."""
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", lambda match: f"{match[1] * 2}\\${{", value)
     if isinstance(value, dict):
-        return {key: _literal(item) for key, item in value.items()}
-    return [_literal(item) for item in value] if isinstance(value, list) else value
+        return {key: literal(item) for key, item in value.items()}
+    return [literal(item) for item in value] if isinstance(value, list) else value
 
 
 def compose_tree(overrides: Sequence[str] = ()) -> DictConfig:
@@ -126,11 +126,11 @@ def compose_jobs(overrides: Sequence[str], multirun: bool = False) -> list[DictC
             return [tree]
         of_files = swept_by_files(tree, overrides)
         if of_files:
-            first, *others = jobs(parse([*of_files, *overrides], multirun=True, loader=loader))
+            first, *further = jobs(parse([*of_files, *overrides], multirun=True, loader=loader))
             tree = _compose(first, broken)
         else:
-            others = jobs(parsed)[1:]
-        return [tree, *(_compose(job, broken) for job in others)]
+            further = jobs(parsed)[1:]
+        return [tree, *(_compose(job, broken) for job in further)]
 
 
 def run_composed(tree: DictConfig, task: TaskFunction) -> None:
@@ -203,11 +203,11 @@ def _composed_by_hydra(
 
 
 def _in_full(parsed: Sequence[Override], broken: dict[str, str]) -> list[str]:
-    others = [override for override in parsed if not is_flat(override)]
-    if len(others) == len(parsed):
+    not_flat = [override for override in parsed if not is_flat(override)]
+    if len(not_flat) == len(parsed):
         return [override.input_line or "" for override in parsed]
-    lines = [override.input_line or "" for override in others]
-    return in_full(parsed, _composed_by_hydra(lines, others, broken))
+    lines = [override.input_line or "" for override in not_flat]
+    return in_full(parsed, _composed_by_hydra(lines, not_flat, broken))
 
 
 def for_hydra(overrides: Sequence[str], multirun: bool) -> list[str]:
@@ -216,17 +216,17 @@ def for_hydra(overrides: Sequence[str], multirun: bool) -> list[str]:
     with _hydra():
         loader = GlobalHydra.instance().config_loader()
         parsed = parse(overrides, multirun=True, loader=loader)
-        others = [override for override in parsed if not is_flat(override)]
-        if len(others) == len(parsed):
+        not_flat = [override for override in parsed if not is_flat(override)]
+        if len(not_flat) == len(parsed):
             return list(overrides)
         choosing = ("score", "experiment", "subject")
         vary = multirun and any(
             override.is_sweep_override() and override.key_or_group in choosing
-            for override in others
+            for override in not_flat
         )
         if vary:
             return in_full(parsed, None)
-        first = jobs(others)[0]
+        first = jobs(not_flat)[0]
         return in_full(parsed, _composed_by_hydra(first, parse(first), broken))
 
 

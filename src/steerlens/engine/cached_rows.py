@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from steerlens.storage.store import Store
+
+GROUP = "group"
+"""The column that says which of several keys a row belongs to."""
 
 Name = TypeVar("Name", bound=Hashable)
 Value = TypeVar("Value")
@@ -40,22 +43,90 @@ def cached_rows(
     """
     import pyarrow as pa
 
-    by, wanted = list(by), rows[list(by)]
-    stored = store.read(key, by) if store else None
-    tables = [] if stored is None else [stored]
-    missing = rows
-    if stored is not None:
-        finished = wanted.merge(stored.select(by).to_pandas(), on=by, how="left", indicator="kept")
-        missing = rows.loc[(finished["kept"] == "left_only").to_numpy()]
-    progress(len(rows) - len(missing))
-    for table in compute(missing) if len(missing) else ():
-        tables.append(table)
-        if store:
-            store.add(key, table, by)
-    table = pa.concat_tables(tables, promote_options="default")
+    def of_group(missing: pd.DataFrame) -> Iterator[pa.Table]:
+        for table in compute(missing.drop(columns=GROUP)):
+            yield table.append_column(GROUP, pa.array([0] * len(table)))
+
+    return cached_groups(store, [(key, rows)], by, of_group, progress)[0]
+
+
+def cached_groups(
+    store: Store | None,
+    groups: Sequence[tuple[Mapping[str, Any], pd.DataFrame]],
+    by: Sequence[str],
+    compute: Callable[[pd.DataFrame], Iterable[pa.Table]],
+    progress: Callable[[int], None] = lambda n_stored: None,
+) -> list[pa.Table]:
+    """Give the rows of several keys their columns, computing together what any of them lacks.
+
+    Args:
+        store: where finished rows are kept, each group's under its own key; None = nowhere.
+        groups: keys, each with its rows, at least one; all rows have the same columns.
+        by: the columns of `rows` that tell those of a group apart.
+        compute: called with the rows of all groups that are missing, if any, whose column `GROUP`
+            says where they belong. Yields tables as in `cached_rows`, with that column.
+        progress: called with the number of rows that were found.
+
+    Returns:
+        For each group what `cached_rows` gives.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    by = list(by)
+    tables: list[list[pa.Table]] = []
+    missing: list[pd.DataFrame] = []
+    for number, (key, rows) in enumerate(groups):
+        stored = store.read(key, by) if store else None
+        tables.append([] if stored is None else [stored])
+        left = rows.assign(**{GROUP: number})
+        if stored is not None:
+            ids = stored.select(by).to_pandas()
+            finished = rows[by].merge(ids, on=by, how="left", indicator="kept")
+            left = left.loc[(finished["kept"] == "left_only").to_numpy()]
+        missing.append(left)
+    n_missing = sum(map(len, missing))
+    progress(sum(len(rows) for _, rows in groups) - n_missing)
+    for table in compute(pd.concat(missing)) if n_missing else ():
+        group_of_row = table[GROUP].to_numpy()
+        for number in dict.fromkeys(group_of_row.tolist()):
+            part = table.filter(pa.array(group_of_row == number)).drop_columns(GROUP)
+            tables[number].append(part)
+            if store:
+                store.add(groups[number][0], part, by)
+    return [
+        _in_order(pa.concat_tables(parts, promote_options="default"), rows[by])
+        for parts, (_, rows) in zip(tables, groups, strict=True)
+    ]
+
+
+def _in_order(table: pa.Table, wanted: pd.DataFrame) -> pa.Table:
+    """Return the row of `table` that each row of `wanted` asks for, by all of its columns."""
+    import pyarrow as pa
+
+    by = list(wanted)
     row_index = table.select(by).to_pandas()
     row_index = row_index.assign(index=range(len(row_index))).drop_duplicates(by)
     return table.take(pa.array(wanted.merge(row_index, on=by, how="left")["index"]))
+
+
+def cached_json(
+    store: Store | None, key: Mapping[str, Any], name: str, compute: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Give what JSON can hold, computed unless the store has it.
+
+    Args:
+        store: where it is kept, as a file of `key`; None = nowhere.
+        key: all that it depends on.
+        name: of the file.
+        compute: called if it isn't there.
+    """
+    return cached_values(
+        [name],
+        lambda name: store.load_json(key, name) if store else None,
+        lambda _missing: [(name, compute())],
+        lambda name, content: store.keep_json(key, name, content) if store else None,
+    )[name]
 
 
 def cached_values(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from steerlens.config.prices import Price, price_of
 from steerlens.config.schema import JudgeConfig
+from steerlens.engine.cached_rows import cached_values
 from steerlens.errors import SteerlensError, Terminated
 from steerlens.judges import cost, prompts
 from steerlens.judges.cache import AnswerCache
@@ -45,6 +46,8 @@ GRACE = 20.0
 class Question:
     """One thing to ask, for every place that wants to know it."""
 
+    number: int
+    """Among those of a call; the same in all attempts."""
     conversation: Conversation
     places: Sequence[tuple[int, str]]
     """Items, by number, and aspects."""
@@ -77,11 +80,12 @@ class LanguageModelJudge:
 
     def estimate(self, items: Sequence[Item]) -> Estimate:
         """Return what rating `items` will take, without asking anything."""
-        queue = _RatingQueue(self, items)
-        queue.look_up()
+        queue = _RatingQueue(self, tasks(items))
+        for task in queue.tasks:
+            queue.find(task.number)
         return cost.estimate(
-            ratings=sum(len(rating) for rating in queue.ratings),
-            kept=queue.cost.kept,
+            ratings=queue.n_ratings,
+            from_cache=queue.cost.from_cache,
             to_ask=[task.conversation for task in queue.to_ask],
             price=self.price,
             max_tokens=self.config.max_tokens,
@@ -104,10 +108,16 @@ class LanguageModelJudge:
                 kept.
         """
         self.cache.check()
-        queue = _RatingQueue(self, items, progress, spent_usd)
-        queue.look_up()
-        queue.ask()
-        return Rated(self.name, "llm", queue.ratings, queue.cost, queue.stopped)
+        queue = _RatingQueue(self, tasks(items), progress, spent_usd)
+        # Who gets an answer keeps it: a rating may take several, and the caller may be killed.
+        given = cached_values(
+            range(len(queue.tasks)), queue.find, queue.ask, keep=lambda _number, _rating: None
+        )
+        ratings: list[dict[str, Rating]] = [{} for _ in items]
+        for task in queue.tasks:
+            for item, aspect in task.places:
+                ratings[item][aspect] = given[task.number]
+        return Rated(self.name, "llm", ratings, queue.cost, queue.stopped)
 
 
 def language_model_judge(chat: Chat, settings: JudgeSettings) -> LanguageModelJudge:
@@ -124,59 +134,73 @@ def tasks(items: Sequence[Item]) -> list[Question]:
     for number, item in enumerate(items):
         for aspect in aspects_of(item):
             places.setdefault(prompts.conversation(item, aspect), []).append((number, aspect))
-    return [Question(conversation, where) for conversation, where in places.items()]
+    return [Question(number, *asked) for number, asked in enumerate(places.items())]
 
 
 @dataclass
 class _RatingQueue:
-    """What one call of `rate` still has to ask, what is under way, and what came.
+    """What one call of `rate` still has to ask, what is under way, and what it has cost.
 
     Only worker threads ask; all else is the caller's thread.
     """
 
     judge: LanguageModelJudge
-    items: Sequence[Item]
+    tasks: Sequence[Question]
     progress: Callable[[int], None] = nothing
     spent_usd: float = 0.0
-    tasks: list[Question] = field(init=False)
-    to_ask: deque[Question] = field(init=False)
-    ratings: list[dict[str, Rating]] = field(init=False)
+    to_ask: deque[Question] = field(default_factory=deque)
+    """The next attempts of all that isn't rated."""
     cost: Cost = field(default_factory=Cost)
     stopped: str | None = None
     under_way: dict[Future[list[Answer | Unanswered]], list[Question]] = field(default_factory=dict)
     failed_in_a_row: int = 0
 
     def __post_init__(self) -> None:
-        self.tasks = tasks(self.items)
-        self.to_ask = deque(self.tasks)
-        unrated = Rating(None, BUDGET)
-        self.ratings = [dict.fromkeys(aspects_of(item), unrated) for item in self.items]
         if self.judge.price is None:
             self.cost.usd = self.cost.usd_now = None
 
-    def look_up(self) -> None:
-        """Take from the queue what is kept, with all further attempts that are kept."""
-        for _ in range(len(self.to_ask)):
-            task: Question | None = self.to_ask.popleft()
-            while task and (answer := self.judge.cache.find(task.conversation)):
-                task = self._take(task, answer, kept=True)
-            if task:
-                self.to_ask.append(task)
+    @property
+    def n_ratings(self) -> int:
+        """How many ratings are wanted."""
+        return sum(len(task.places) for task in self.tasks)
 
-    def ask(self) -> None:
-        """Ask for all that is in the queue, as far as the budget goes."""
+    def find(self, number: int) -> Rating | None:
+        """Return a question's rating if its answers are kept, those of all attempts; or None, and
+        what is to be asked next is in the queue.
+        """
+        task = self.tasks[number]
+        while answer := self.judge.cache.find(task.conversation):
+            read = self._read(task, answer, from_cache=True)
+            if isinstance(read, Rating):
+                self.progress(len(task.places))
+                return read
+            task = read
+        self.to_ask.append(task)
+        return None
+
+    def ask(self, _numbers: Sequence[int]) -> Iterator[tuple[int, Rating]]:
+        """Yield the ratings of all that is in the queue, as they come; as far as the budget goes,
+        none beyond.
+
+        Raises:
+            SteerlensError: nothing answers.
+        """
         pool = ThreadPoolExecutor(self.judge.chat.workers, thread_name_prefix="judge")
         try:
             while self.to_ask or self.under_way:
                 self._submit(pool)
                 if not self.under_way:
                     self._stop()
+                    yield from ((task.number, Rating(None, BUDGET)) for task in self.to_ask)
                     return
                 for future in wait(self.under_way, return_when=FIRST_COMPLETED).done:
                     for task, answer in zip(
                         self.under_way.pop(future), future.result(), strict=True
                     ):
-                        self._finish(task, answer)
+                        rating = self._rating(task, answer)
+                        if rating is not None:
+                            self.progress(len(task.places))
+                            yield task.number, rating
         except BaseException as error:
             if isinstance(error, Terminated) or not isinstance(error, KeyboardInterrupt):
                 wait(self.under_way, GRACE)
@@ -218,52 +242,45 @@ class _RatingQueue:
                 self.judge.cache.keep(task.conversation, answer)
         return answers
 
-    def _finish(self, task: Question, answer: Answer | Unanswered) -> None:
+    def _rating(self, task: Question, answer: Answer | Unanswered) -> Rating | None:
+        """Return what came of a request; None if another attempt is in the queue."""
         if isinstance(answer, Answer):
             self.failed_in_a_row = 0
-            if again := self._take(task, answer, kept=False):
-                self.to_ask.appendleft(again)
-            return
-        self._record(task, Rating(None, UNANSWERED, str(answer)))
-        if isinstance(answer, TooLong):
-            return
-        self.failed_in_a_row += 1
+            read = self._read(task, answer, from_cache=False)
+            if isinstance(read, Rating):
+                return read
+            self.to_ask.appendleft(read)
+            return None
+        self.failed_in_a_row += not isinstance(answer, TooLong)
         all_failed = self.failed_in_a_row == len(self.tasks)
         if self.failed_in_a_row >= GIVE_UP or all_failed:
             raise SteerlensError(
                 f"{self.judge.name} doesn't answer: {answer}; what it has answered so far is kept, "
                 "and the same command goes on from there."
             )
+        return Rating(None, UNANSWERED, str(answer))
 
-    def _take(self, task: Question, answer: Answer, kept: bool) -> Question | None:
-        """Record the rating in an answer, or gives what to ask next."""
+    def _read(self, task: Question, answer: Answer, from_cache: bool) -> Rating | Question:
+        """Count an answer, and return the rating in it, or what to ask next."""
         config = self.judge.config
         tokens = cost.tokens_of(answer, task.conversation, config.max_tokens)
-        self.cost.add(tokens, self.judge.price, kept)
+        self.cost.add(tokens, self.judge.price, from_cache)
         value, why = parse(answer.text)
         if value is not None:
-            self._record(task, Rating(value, detail=answer.text))
-        elif task.attempt < config.attempts:
+            return Rating(value, detail=answer.text)
+        if task.attempt < config.attempts:
             further = prompts.again(task.conversation, answer.text)
             return replace(task, conversation=further, attempt=task.attempt + 1)
-        else:
-            ended = f" (it ended with {answer.stopped})" if answer.stopped else ""
-            zero = 0 if config.unparsable_is_zero else None
-            self._record(task, Rating(zero, UNPARSABLE, f"{why}{ended}: {answer.text}"))
-        return None
-
-    def _record(self, task: Question, rating: Rating) -> None:
-        for number, aspect in task.places:
-            self.ratings[number][aspect] = rating
-        self.progress(len(task.places))
+        ended = f" (it ended with {answer.stopped})" if answer.stopped else ""
+        zero = 0 if config.unparsable_is_zero else None
+        return Rating(zero, UNPARSABLE, f"{why}{ended}: {answer.text}")
 
     def _stop(self) -> None:
         """Say how far the budget went."""
-        n_missing = sum(len(task.places) for task in self.to_ask)
-        total = sum(len(rating) for rating in self.ratings)
+        n_missing, n_ratings = sum(len(task.places) for task in self.to_ask), self.n_ratings
         self.stopped = (
             f"judge.budget_usd={self.judge.config.budget_usd:g} is reached: the answers have cost "
             f"{self.spent_usd + (self.cost.usd or 0):.4f} USD, {self.cost.usd_now or 0:.4f} of it "
-            f"now, and another might exceed it; {n_missing:,} of {total:,} ratings are missing. "
-            "What is rated is kept: the same command with a larger budget goes on."
+            f"now, and another might exceed it; {n_missing:,} of {n_ratings:,} ratings are "
+            "missing. What is rated is kept: the same command with a larger budget goes on."
         )

@@ -82,7 +82,7 @@ def check(config: RunConfig) -> None:
     check_objective(config.objective, steers)
     _check_features(config.features)
     _check_shard(settings)
-    _check_corpus(config.corpus, reads_corpus(settings))
+    _check_corpus(config.corpus, settings.reads_corpus)
     _check_reference(config)
     if settings.loads_subject:
         for name, model in (("model", config.model), ("evaluator", config.evaluator)):
@@ -131,20 +131,6 @@ def _check_scalars(config: RunConfig) -> None:
         raise SteerlensError("paths.output_dir is empty; name a folder, or leave it out.")
     if config.plan not in PLANS:
         raise unknown("plan", str(config.plan), ["true", "false", "measure"])
-
-
-def reads_corpus(settings: Settings) -> bool:
-    """Tell whether the run may read its corpus: for a score, to choose features or steer in
-    their units, or for PMI of texts that no word was asked for.
-    """
-    scores = any("corpus" in score.uses() for score in settings.scores.values())
-    if settings.concepts:
-        return scores
-    toward = bool(settings.toward_words or settings.features_concept)
-    steering = settings.steering
-    of_texts = bool(steering.factors) and (not toward or steering.steer.unit == "max_activation")
-    of_features = bool(settings.features.min_examples or settings.quality_tokens)
-    return of_texts or scores or of_features
 
 
 def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:

@@ -6,13 +6,14 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from steerlens.analysis.roles import with_roles
 from steerlens.config.schema import CorpusConfig
 from steerlens.config.settings import Settings, SteeringSettings
+from steerlens.engine.cached_rows import cached_json
 from steerlens.engine.run_context import RunContext
 from steerlens.report.terminal import progress
 from steerlens.results import FEATURES, GENERATIONS, STEERING, WORDS
@@ -75,7 +76,8 @@ def steer(
             subject, ids, steering_of(subject.lm, settings), ctx.for_group(), evaluator
         )
         best = choose_factors(texts, settings.choice).dropna(axis=1, how="all")
-        scored = features.drop(columns=features.columns.intersection(best.columns[5:]))
+        measured = best.columns.difference(FEATURES.keys)
+        scored = features.drop(columns=features.columns.intersection(measured))
         best = best.merge(scored, on=list(FEATURES.keys), how="left")
         tables.append(STEERING.frame(best.assign(concept=settings.concept_label)))
         folder.add(GENERATIONS, texts)
@@ -135,13 +137,13 @@ def measure_pmi(settings: Settings, ctx: RunContext, folder: RunFolder) -> None:
         "corpus": ctx.corpus_key(),
         "code": code_digest(("analysis", "data")),
     }
-    content = ctx.store.load_json(key, PMI_FILE) if ctx.store else None
-    if content is None:
+
+    def counted() -> dict[str, Any]:
         with progress(corpus.n_tokens, "PMI", "words") as advance:
             texts = _some_texts(corpus, advance)
-            content = pmi(steering, generations, texts, settings.pmi).content()
-        if ctx.store:
-            ctx.store.keep_json(key, PMI_FILE, content)
+            return pmi(steering, generations, texts, settings.pmi).content()
+
+    content = cached_json(ctx.store, key, PMI_FILE, counted)
     write_json(folder.path / PMI_FILE, content)
     folder.note_corpus(ctx.corpus_key())
     folder.write_provenance()

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steerlens.engine.cached_rows import cached_json
+
 if TYPE_CHECKING:
     import torch
 
@@ -62,14 +64,15 @@ def card_rows(
         "layer": subject.layer,
     }
     key = {**subject.key, "cards": ids.tolist(), "logit_lens": logit_lens_k}
-    computed = ctx.store.load_json(key, CARDS_FILE) if ctx.store else None
-    if computed is None:
-        computed = {
+    computed = cached_json(
+        ctx.store,
+        key,
+        CARDS_FILE,
+        lambda: {
             "lens": _lens(subject, ids, logit_lens_k, ctx.memory_budget),
             "neighbours": _neighbours(subject, ids, ctx.memory_budget),
-        }
-        if ctx.store:
-            ctx.store.keep_json(key, CARDS_FILE, computed)
+        },
+    )
     cards = {**names, "feature": ids, **computed["lens"]}
     texts: dict[str, Any] = {"feature": [], "example": [], "tokens": [], "activations": []}
     if ctx.examples:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from steerlens.analysis.rated_arms import best_factors
-from steerlens.engine.generation import generate, text_key
+from steerlens.engine.generation import TEXT, generate_groups, text_key
 from steerlens.judges.items import Item, Rated
 from steerlens.judges.lexical import LexicalJudge, Lexicon, fit_reading
 from steerlens.judges.vocabulary import fit_vocabularies
 from steerlens.results import CHOOSING, CONCEPTS, EVALUATING, FEATURES, RATINGS
 from steerlens.scores.scoring import score_layer
-from steerlens.steering.features import measure_texts
+from steerlens.steering.features import SteeredVectors, measure_groups, texts_at_once
 from steerlens.steering.methods.arms import PROMPT, UNSTEERED, SteeringMethod, learn_arms
 from steerlens.steering.methods.prompt import prompted
 
@@ -35,8 +35,19 @@ if TYPE_CHECKING:
 
 ARM = ["method", "rank", "concept_id"]
 
-Factors = Mapping[int, Sequence[float]]
-"""Factors of each concept, by its id."""
+ROW_OF_CONCEPT = ("concept_id", *TEXT)
+"""What identifies a text of an arm."""
+
+
+@dataclass(frozen=True)
+class ArmFactors:
+    """Texts that are wanted of an arm."""
+
+    arm: SteeringMethod
+    factors: Mapping[int, Sequence[float]]
+    """Of each concept, by its id."""
+    splits: Sequence[str]
+    """Which of a concept's prompts are continued."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +85,17 @@ def steer_concepts(
     """
     chat = bool(settings.generation.chat_template)
     arms = learn_arms(subject, concepts, methods, ctx, load_weights, chat)
-    texts_of = partial(arm_texts, subject, concepts, settings, ctx, evaluator)
+    texts_of = partial(texts_of_arms, subject, concepts, settings, ctx, evaluator)
     ids = [concept.id for concept in concepts.concepts]
-    unsteered = texts_of(
-        SteeringMethod(UNSTEERED), dict.fromkeys(ids, (0.0,)), (CHOOSING, EVALUATING)
+    grid = settings.factors
+    # All together, so that batches are full.
+    unsteered, *tried = texts_of(
+        [
+            ArmFactors(
+                SteeringMethod(UNSTEERED), dict.fromkeys(ids, (0.0,)), (CHOOSING, EVALUATING)
+            ),
+            *(ArmFactors(arm, dict.fromkeys(ids, arm.factors(grid)), (CHOOSING,)) for arm in arms),
+        ]
     )
     judge = session.judge or LexicalJudge(_lexicon(concepts, unsteered))
 
@@ -88,19 +106,19 @@ def steer_concepts(
             texts, session.rate(judge, items_of(texts, concepts), ctx, where), concepts
         )
 
-    grid = settings.factors
-    tried = [texts_of(arm, dict.fromkeys(ids, arm.factors(grid)), (CHOOSING,)) for arm in arms]
     choosing = rated([unsteered, *tried])
     best = best_factors(choosing.loc[choosing["split"] == CHOOSING])
     chosen: dict[tuple[str, int], dict[int, list[float]]] = {}
     for row in best.to_dict("records"):
         of_arm = chosen.setdefault((row["method"], row["rank"]), {})
         of_arm[row["concept_id"]] = [row["factor"]]
-    chosen_texts = [
-        texts_of(arm, chosen[arm.method, arm.rank], (EVALUATING,))
-        for arm in arms
-        if (arm.method, arm.rank) in chosen
-    ]
+    chosen_texts = texts_of(
+        [
+            ArmFactors(arm, chosen[arm.method, arm.rank], (EVALUATING,))
+            for arm in arms
+            if (arm.method, arm.rank) in chosen
+        ]
+    )
     parts = [choosing, *([rated(chosen_texts)] if chosen_texts else [])]
     about = _about(arms, concepts)
     about = about.merge(best.rename(columns={"factor": "best_factor"}), how="left", on=ARM)
@@ -172,17 +190,16 @@ def _lexicon(concepts: ConceptSet, unsteered: pd.DataFrame) -> Lexicon:
     return Lexicon(fit_vocabularies(training), reading)
 
 
-def arm_texts(
+def texts_of_arms(
     subject: Subject,
     concepts: ConceptSet,
     settings: SteeringSettings,
     ctx: RunContext,
     evaluator: LoadedModel | None,
-    arm: SteeringMethod,
-    factors: Factors,
-    splits: Sequence[str],
-) -> pd.DataFrame:
-    """Make the texts of an arm toward each concept at its factors, and measure them.
+    asked: Sequence[ArmFactors],
+) -> list[pd.DataFrame]:
+    """Make the texts of each arm toward the concepts at its factors, and measure them, together as
+    many as memory has room for.
 
     Args:
         subject: model and SAE.
@@ -190,45 +207,104 @@ def arm_texts(
         settings: the edit, and how texts go on.
         ctx: memory, seed, progress, and where finished texts are kept.
         evaluator: the model whose perplexity is measured; None = the subject's own.
-        arm: what steers.
-        factors: of each concept.
-        splits: which of a concept's prompts are continued.
+        asked: arms, and which texts of them.
     """
+    rows = [_rows(of_arm, concepts, settings.generation.samples) for of_arm in asked]
+    at_once = texts_at_once(subject, settings.generation, ctx.memory_budget)
+    parts: list[list[ArmFactors]] = []
+    n_texts = at_once
+    for of_arm, of_rows in zip(asked, rows, strict=True):
+        if n_texts + len(of_rows) > at_once:
+            parts.append([])
+            n_texts = 0
+        parts[-1].append(of_arm)
+        n_texts += len(of_rows)
+    return [
+        texts
+        for part in parts
+        for texts in _texts_together(subject, concepts, settings, ctx, evaluator, part)
+    ]
+
+
+def _texts_together(
+    subject: Subject,
+    concepts: ConceptSet,
+    settings: SteeringSettings,
+    ctx: RunContext,
+    evaluator: LoadedModel | None,
+    asked: Sequence[ArmFactors],
+) -> list[pd.DataFrame]:
     steer, generation = settings.steer, settings.generation
-    steering = arm.steering(subject, steer, [concept.id for concept in concepts.concepts])
-    rows = pd.DataFrame(
-        [
-            (concept.id, factor, prompt, sample, split)
-            for concept in concepts.concepts
-            for split in splits
-            for factor in factors.get(concept.id, ())
-            for prompt in dict.fromkeys(getattr(concept, split))
-            for sample in range(generation.samples)
-        ],
-        columns=[*steering.row, "split"],
-    )
-    wanted_rows = rows.loc[:, list(steering.row)]
-    if arm.method == PROMPT:
-        of_id = {concept.id: concept for concept in concepts.concepts}
-        wanted_rows["prompt"] = [
-            prompted(of_id[id], prompt, concepts.are_instructions)
-            for id, prompt in zip(rows["concept_id"], rows["prompt"], strict=True)
-        ]
-    texts = generate(subject, wanted_rows, steer, generation, ctx, steering)
-    # What a text is measured and judged by is the prompt without the words that ask.
-    texts["prompt"] = rows["prompt"]
-    key = text_key(subject, steer, generation, ctx, steering)
-    measured = measure_texts(
+    ids = [concept.id for concept in concepts.concepts]
+    steerings = [of_arm.arm.steering(subject, ids) for of_arm in asked]
+    rows = [_rows(of_arm, concepts, generation.samples) for of_arm in asked]
+    wanted = [
+        _with_words(of_arm.arm, of_rows, concepts).drop(columns="split")
+        for of_arm, of_rows in zip(asked, rows, strict=True)
+    ]
+    # A prompted text goes on from another prompt than it is measured by, and nothing is edited.
+    vectors = [
+        None
+        if of_arm.arm.method == PROMPT
+        else SteeredVectors(subject, steer, generation, ctx, steering)
+        for of_arm, steering in zip(asked, steerings, strict=True)
+    ]
+    texts = generate_groups(
         subject,
-        texts,
-        key,
+        [*zip(wanted, steerings, strict=True)],
+        steer,
+        generation,
+        ctx,
+        vectors=[each and each.by_row for each in vectors],
+    )
+    # What a text is measured and judged by is the prompt without the words that ask.
+    texts = [
+        of_arm.assign(prompt=of_rows["prompt"]) for of_arm, of_rows in zip(texts, rows, strict=True)
+    ]
+    keys = [text_key(subject, steer, generation, ctx, steering) for steering in steerings]
+    measured = measure_groups(
+        subject,
+        [*zip(texts, keys, strict=True)],
         ctx,
         settings.metrics,
         evaluator=evaluator,
         chat_template=bool(generation.chat_template),
-        by=steering.row,
+        by=ROW_OF_CONCEPT,
+        vectors=vectors,
     )
-    return measured.assign(method=arm.method, rank=arm.rank, split=rows["split"])
+    return [
+        of_measured.assign(method=of_arm.arm.method, rank=of_arm.arm.rank, split=of_rows["split"])
+        for of_measured, of_arm, of_rows in zip(measured, asked, rows, strict=True)
+    ]
+
+
+def _rows(asked: ArmFactors, concepts: ConceptSet, samples: int) -> pd.DataFrame:
+    """Return what identifies each text of an arm, and the split of its prompt."""
+    return pd.DataFrame(
+        [
+            (concept.id, factor, prompt, sample, split)
+            for concept in concepts.concepts
+            for split in asked.splits
+            for factor in asked.factors.get(concept.id, ())
+            for prompt in dict.fromkeys(getattr(concept, split))
+            for sample in range(samples)
+        ],
+        columns=[*ROW_OF_CONCEPT, "split"],
+    )
+
+
+def _with_words(arm: SteeringMethod, rows: pd.DataFrame, concepts: ConceptSet) -> pd.DataFrame:
+    """Return the rows with the prompts that the model is given, of the method Prompt with words
+    that ask for the concept.
+    """
+    if arm.method != PROMPT:
+        return rows
+    of_id = {concept.id: concept for concept in concepts.concepts}
+    prompts = [
+        prompted(of_id[id], prompt, concepts.are_instructions)
+        for id, prompt in zip(rows["concept_id"], rows["prompt"], strict=True)
+    ]
+    return rows.assign(prompt=prompts)
 
 
 def items_of(texts: pd.DataFrame, concepts: ConceptSet) -> list[Item]:

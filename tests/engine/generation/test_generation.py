@@ -165,6 +165,14 @@ def test_the_last_token_that_fits_is_generated_rightly(subject: Subject) -> None
     assert_greedy_texts_equal_naive(subject, rows)
 
 
+def test_an_sae_whose_decoder_is_not_affine_steers_nothing(tiny_subject: MakeSubject) -> None:
+    subject = tiny_subject()
+    decode = subject.sae.decode
+    subject.sae.decode = lambda acts: decode(acts).relu()  # type: ignore[method-assign]
+    with pytest.raises(SteerlensError, match="not affine"):
+        texts_of(subject, rows_of(), **GREEDY)
+
+
 def test_a_chat_template_that_is_not_there_is_refused(subject: Subject) -> None:
     with pytest.raises(SteerlensError, match="has no chat template; use chat_template=false"):
         texts_of(subject, rows_of(), chat_template=True, **GREEDY)

@@ -20,6 +20,7 @@ from steerlens.engine.intervention.hooks import SteeringHooks
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
 from steerlens.scores import RunContext
+from steerlens.steering.methods.arms import EDITS
 from steerlens.steering.methods.directions import (
     Directions,
     detect,
@@ -35,6 +36,31 @@ from tests.support.concepts import tiny_concepts, tiny_task
 METHODS = loadable_parts("methods")
 
 MakeSubject = Callable[..., Subject]
+
+AXBENCH = {
+    "LoRA": {
+        "layers": (5, 10, 15, 20), "target": "o_proj", "rank": 4, "alpha": 32, "dropout": 0.05,
+        "epochs": 24, "batch_size": 18, "accumulate": 2, "lr": 0.0009, "weight_decay": 0.0,
+    },
+    "LoReFT": {
+        "layers": (5, 10, 15, 20), "rank": 4, "first": 5, "last": 5,
+        "epochs": 24, "batch_size": 18, "accumulate": 2, "lr": 0.0009, "weight_decay": 0.0,
+    },
+    "Probe": {"epochs": 24, "batch_size": 12, "lr": 0.005, "weight_decay": 0.001},
+    "ReFT-r1": {
+        "epochs": 3, "batch_size": 6, "lr": 0.01, "weight_decay": 0.0, "top_k": 8,
+        "latent_l1": 0.005,
+    },
+    "SSV": {"epochs": 3, "batch_size": 6, "lr": 0.01, "weight_decay": 0.0},
+}  # fmt: skip
+"""github.com/stanfordnlp/axbench: axbench/sweep/wuzhengx/2b/l20, where LsReFT is ReFT-r1,
+LinearProbe Probe, and SteeringVector SSV; the dropout is in axbench/models/lora.py."""
+
+
+@pytest.mark.parametrize("name", AXBENCH)
+def test_methods_have_axbenchs_settings_by_default(name: str) -> None:
+    config = {**METHODS, **EDITS}[name].Config()
+    assert {setting: getattr(config, setting) for setting in AXBENCH[name]} == AXBENCH[name]
 
 
 def test_a_text_has_a_prefix_a_prompt_and_a_goal(tiny_subject: MakeSubject) -> None:

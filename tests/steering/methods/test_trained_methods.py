@@ -100,6 +100,12 @@ def test_sae_a_is_the_same_however_many_texts_are_kept(tiny_subject: MakeSubject
     assert torch.equal(few.features_C, whole.features_C)
 
 
+def test_sae_a_refuses_an_sae_that_looks_back(tiny_subject: MakeSubject) -> None:
+    task = tiny_task(tiny_subject("gemma3", "temporal"))
+    with pytest.raises(SteerlensError, match=r"SAE-A can't read .*: its activations look back"):
+        sae_a.fit(task, sae_a.Config(), 0)
+
+
 def test_sae_takes_the_concepts_own_feature_or_says_what_is_wrong(
     tiny_subject: MakeSubject,
 ) -> None:

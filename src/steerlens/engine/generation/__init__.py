@@ -19,12 +19,19 @@ import torch
 from steerlens.config.registry import source_digest
 from steerlens.config.schema import GenerationConfig, SteerConfig
 from steerlens.config.steering import parse_stop
-from steerlens.engine.cached_rows import cached_rows
+from steerlens.engine.cached_rows import GROUP, cached_groups, cached_rows
 from steerlens.engine.generation.decoding import Continuation, decode, padded_length
 from steerlens.engine.generation.sampling import Sampling, row_seed
 from steerlens.engine.generation.stopping import EOS, Stopping
 from steerlens.engine.generation.targets import max_activations, row_targets
-from steerlens.engine.intervention import Operation, check_affine, feature_targets, looks_back
+from steerlens.engine.intervention import (
+    Operation,
+    Targets,
+    check_affine,
+    feature_targets,
+    join_targets,
+    looks_back,
+)
 from steerlens.engine.intervention.hooks import Edits, NoEdits, SteeringHooks, policy_named
 from steerlens.engine.memory import batches, rows_that_fit
 from steerlens.engine.subject import Subject
@@ -44,6 +51,13 @@ ROWS_AT_ONCE = 512
 """More rows make nothing faster, and lose more when a run is killed."""
 
 
+TargetsOf = Callable[[pd.DataFrame], Targets]
+"""What each row of a batch is steered with."""
+
+Vectors = dict[tuple[Any, ...], torch.Tensor | None]
+"""By what identifies a text, the final normed vectors (T, D) that its T tokens were drawn from;
+None of a text that wasn't steered."""
+
 EditsOf = Callable[[pd.DataFrame, Sequence[int]], Edits]
 """The edits of a batch of rows, whose prompts have so many tokens."""
 
@@ -61,7 +75,10 @@ class Steering:
     """The column, of int64, that says for a row which of its directions or edits is meant."""
     key: Mapping[str, Any]
     """All that it depends on besides model, SAE and row."""
-    edits_of: EditsOf
+    targets_of: TargetsOf | None = None
+    """Of directions, which are added in each row whatever its neighbours are steered with."""
+    edits_of: EditsOf | None = None
+    """Of what is no direction; its rows have batches of their own."""
 
     @property
     def row(self) -> tuple[str, ...]:
@@ -77,12 +94,13 @@ def generate(
     ctx: RunContext,
     steering: Steering | None = None,
     watch: Watch | None = None,
+    vectors: Vectors | None = None,
 ) -> pd.DataFrame:
     """Continue the prompt of every row.
 
     Returns:
         The rows in the same order, with `text`, `token_ids`, `stopped_by`, `near_ties`,
-        `first_step_kl` and `seed`.
+        `first_step_kl`, `relative_dose` and `seed`.
 
     Args:
         subject: model and SAE.
@@ -92,29 +110,80 @@ def generate(
         ctx: memory, seed, progress, and where finished texts are kept.
         steering: what takes the place of the SAE's features.
         watch: told what isn't in the store while it is written; what it raises ends the work.
+        vectors: given the vectors of what isn't in the store; None = they aren't wanted.
 
     Raises:
         SteerlensError: for a prompt that doesn't fit in the model's context, or a chat template
             that the tokenizer doesn't have.
     """
-    key = text_key(subject, steer, settings, ctx, steering)
-    by = list(steering.row if steering else ROW)
-    if rows.empty:
-        return rows
+    return generate_groups(subject, [(rows, steering)], steer, settings, ctx, watch, [vectors])[0]
+
+
+def generate_groups(
+    subject: Subject,
+    groups: Sequence[tuple[pd.DataFrame, Steering | None]],
+    steer: SteerConfig,
+    settings: GenerationConfig,
+    ctx: RunContext,
+    watch: Watch | None = None,
+    vectors: Sequence[Vectors | None] | None = None,
+) -> list[pd.DataFrame]:
+    """Continue the prompts of several groups of rows, each steered with something else, in
+    batches that directions share.
+
+    Returns:
+        For each group what `generate` gives.
+
+    Args:
+        subject: model and SAE.
+        groups: rows, and what they are steered with; all have the same columns.
+        steer: how features are steered with.
+        settings: how texts are continued.
+        ctx: memory, seed, progress, and where finished texts are kept.
+        watch: as of `generate`.
+        vectors: of each group, as of `generate`; None = of none.
+
+    Raises:
+        SteerlensError: as `generate`.
+    """
+
+    def note(batch: pd.DataFrame, texts: Sequence[Continuation]) -> None:
+        keys = batch[by].itertuples(index=False, name=None)
+        for number, row, text in zip(batch[GROUP].tolist(), keys, texts, strict=True):
+            if (vectors_of_group := wanted[number]) is not None:
+                stacked = torch.stack(text.vectors) if text.vectors else None
+                vectors_of_group[row] = stacked
 
     def texts_of(missing: pd.DataFrame) -> Iterator[pa.Table]:
         prompts = _tokenised(subject, dict.fromkeys(missing["prompt"].tolist()), settings)
         total = len(missing) * settings.max_new_tokens
         with ctx.task(total, f"layer {subject.layer}: {len(missing):,} texts", "tokens") as advance:
-            edits_of = steering.edits_of if steering else _with_features(subject, steer, ctx)
-            seeded = missing.assign(seed=_seeds(subject, missing, ctx.seed, steering))
-            for table in _batches(
-                subject, seeded, prompts, steer, settings, ctx, edits_of, advance, watch
-            ):
-                yield pa.Table.from_pandas(table, preserve_index=False)
+            seeded = pd.concat(
+                rows.assign(seed=_seeds(subject, rows, ctx.seed, steerings[number]))
+                for number, rows in missing.groupby(GROUP, sort=False)
+            )
+            for rows, edits_of in _sharing_batches(subject, seeded, steerings, steer, ctx):
+                for table in _batches(
+                    subject, rows, prompts, steer, settings, ctx, edits_of, advance, watch,
+                    note if any(each is not None for each in wanted) else None,
+                ):  # fmt: skip
+                    yield pa.Table.from_pandas(table, preserve_index=False)
 
-    columns = cached_rows(ctx.store, key, rows, by, texts_of).drop_columns(by).to_pandas()
-    return pd.concat([rows.reset_index(drop=True), columns], axis=1)
+    asked = [(rows, steering) for rows, steering in groups if len(rows)]
+    every = vectors or [None] * len(groups)
+    wanted = [each for each, (rows, _) in zip(every, groups, strict=True) if len(rows)]
+    if not asked:
+        return [rows for rows, _ in groups]
+    steerings = [steering for _, steering in asked]
+    keyed = [(text_key(subject, steer, settings, ctx, steering), rows) for rows, steering in asked]
+    by = list(steerings[0].row if steerings[0] else ROW)
+    tables = iter(cached_groups(ctx.store, keyed, by, texts_of))
+    return [
+        pd.concat([rows.reset_index(drop=True), next(tables).drop_columns(by).to_pandas()], axis=1)
+        if len(rows)
+        else rows
+        for rows, _ in groups
+    ]
 
 
 def unsteered_texts(
@@ -203,16 +272,43 @@ def _seeds(subject: Subject, rows: pd.DataFrame, seed: int, steering: Steering |
     ]
 
 
-def _with_features(subject: Subject, steer: SteerConfig, ctx: RunContext) -> EditsOf:
-    """Return rows are steered with the SAE's features and what stands in for them."""
+def _sharing_batches(
+    subject: Subject,
+    rows: pd.DataFrame,
+    steerings: Sequence[Steering | None],
+    steer: SteerConfig,
+    ctx: RunContext,
+) -> Iterator[tuple[pd.DataFrame, EditsOf]]:
+    """Yield rows that may share batches, and what gives the edits of a batch: all that directions
+    steer together, then those of each other group.
+    """
     operation = Operation(steer.operator, steer.unit, steer.keep_error)
+    targets_of: dict[int, TargetsOf] = {}
+    edits_of: dict[int, EditsOf] = {}
+    for number in rows[GROUP].unique().tolist():
+        steering = steerings[number]
+        if steering is None:
+            targets_of[number] = _with_features(subject, steer, ctx)
+        elif steering.targets_of is not None:
+            targets_of[number] = steering.targets_of
+        else:
+            assert steering.edits_of is not None
+            edits_of[number] = steering.edits_of
+
+    def added(batch: pd.DataFrame, n_prompt_B: Sequence[int]) -> Edits:
+        parts = [targets_of[number](part) for number, part in batch.groupby(GROUP, sort=False)]
+        return SteeringHooks(subject, operation, join_targets(parts), steer.positions, n_prompt_B)
+
+    if targets_of:
+        yield rows.loc[rows[GROUP].isin(list(targets_of))], added
+    for number, edits_of_group in edits_of.items():
+        yield rows.loc[rows[GROUP] == number], edits_of_group
+
+
+def _with_features(subject: Subject, steer: SteerConfig, ctx: RunContext) -> TargetsOf:
+    """Return how rows are steered with the SAE's features and what stands in for them."""
     largest_F = max_activations(subject, steer, ctx) if steer.unit == "max_activation" else None
-
-    def edits_of(batch: pd.DataFrame, _: Sequence[int]) -> Edits:
-        targets = row_targets(subject, batch, largest_F, ctx.seed)
-        return SteeringHooks(subject, operation, targets, steer.positions)
-
-    return edits_of
+    return lambda batch: row_targets(subject, batch, largest_F, ctx.seed)
 
 
 def steering_with_shares(
@@ -227,24 +323,22 @@ def steering_with_shares(
     """
     pairs = [*zip(features, shares, strict=True)]
 
-    def edits_of(batch: pd.DataFrame, _: Sequence[int]) -> Edits:
+    def targets_of(batch: pd.DataFrame) -> Targets:
         size = (len(batch), 1)
         features_BN = torch.tensor([features]).expand(len(batch), -1)
         largest_BN = None
         if steer.unit == "max_activation":
             largest_BN = max_activations(subject, steer, ctx)[features_BN]
-        targets = feature_targets(
+        return feature_targets(
             subject.sae,
             features_BN,
             factor_B=torch.tensor(batch["factor"].tolist(), dtype=torch.float64),
             weights_BN=torch.tensor([shares], dtype=torch.float64).repeat(size),
             max_activation_BN=largest_BN,
         )
-        operation = Operation(steer.operator, steer.unit, steer.keep_error)
-        return SteeringHooks(subject, operation, targets, steer.positions)
 
     name = "+".join(f"{feature}*{share!r}" for feature, share in pairs)
-    return Steering(name, "feature", {"shares": pairs}, edits_of)
+    return Steering(name, "feature", {"shares": pairs}, targets_of)
 
 
 def _tokenised(
@@ -273,6 +367,7 @@ def _batches(
     edits_of: EditsOf,
     advance: Any,
     watch: Watch | None,
+    note: Callable[[pd.DataFrame, Sequence[Continuation]], None] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Yield the missing rows with their texts, a batch at a time."""
     check_affine(subject.sae, torch.randn(1, 4, subject.sae.cfg.d_in).to(subject.sae.W_dec))
@@ -296,12 +391,14 @@ def _batches(
 
         def show(texts: Sequence[Continuation]) -> None:
             if watch:
-                watch(_table(subject, batch, prompts, texts))
+                watch(_table(subject, batch.drop(columns=GROUP), prompts, texts))
 
         texts = decode(
             subject, [prompts[index] for index in distinct], prompt_B, hooks, seeds, sampling,
-            stopping, advance, full, show if watch else None,
+            stopping, advance, full, show if watch else None, note is not None,
         )  # fmt: skip
+        if note:
+            note(batch, texts)
         unused = sum(settings.max_new_tokens - len(text.token_ids) for text in texts)
         advance(0, unused)
         finished.append(_table(subject, batch, prompts, texts))
@@ -330,6 +427,7 @@ def _table(
         stopped_by=[text.stopped_by for text in texts],
         near_ties=[text.near_ties for text in texts],
         first_step_kl=[text.first_step_kl for text in texts],
+        relative_dose=[text.relative_dose for text in texts],
     )
 
 

@@ -44,6 +44,10 @@ class Operation:
         load_part("units", self.unit)
 
 
+PLAIN = -1
+"""Stands for the feature where a plain direction is added."""
+
+
 @dataclass(frozen=True)
 class Targets:
     """What is steered in each of B rows: N features, or N plain directions.
@@ -58,7 +62,7 @@ class Targets:
     weights_BN: torch.Tensor
     """(B, N): share of each in the row's factor; 0 leaves it as it is, whatever the operator."""
     features_BN: torch.Tensor | None = None
-    """(B, N): feature ids; None for plain directions, which can only be added."""
+    """(B, N): feature ids, -1 for plain directions, which can only be added; None = all are."""
     max_activation_BN: torch.Tensor | None = None
     """(B, N): for unit max_activation."""
 
@@ -69,6 +73,35 @@ class Targets:
         """Return those of `rows` only."""
         fields = {name: value for name, value in vars(self).items() if value is not None}
         return replace(self, **{name: value[rows] for name, value in fields.items()})
+
+
+def join_targets(parts: Sequence[Targets]) -> Targets:
+    """Return the rows of all `parts`, which have the same N, in their order."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def of_all(name: str) -> list[torch.Tensor]:
+        return [value for part in parts if (value := getattr(part, name)) is not None]
+
+    features = None
+    if of_all("features_BN"):
+        features = torch.cat(
+            [
+                torch.full_like(part.weights_BN, PLAIN, dtype=torch.int64)
+                if part.features_BN is None
+                else part.features_BN
+                for part in parts
+            ]
+        )
+    largest = of_all("max_activation_BN")
+    return Targets(
+        vectors_BND=torch.cat(of_all("vectors_BND")),
+        factor_B=torch.cat(of_all("factor_B")),
+        weights_BN=torch.cat(of_all("weights_BN")),
+        features_BN=features,
+        # The unit that needs them refuses rows without.
+        max_activation_BN=torch.cat(largest) if len(largest) == len(parts) else None,
+    )
 
 
 def feature_targets(
@@ -168,8 +201,12 @@ def edited(
 
     `encoded` and `out_BLD` have B rows, or one that stands for all.
     """
-    if targets.features_BN is None:  # a plain direction isn't the SAE's to scale
-        encoded = encoded._replace(out_scale_BL=torch.ones_like(encoded.out_scale_BL))
+    # A plain direction isn't the SAE's to scale.
+    unscaled_BL = torch.ones_like(encoded.out_scale_BL)
+    if targets.features_BN is not None:
+        plain_B1 = targets.features_BN[:, :1] == PLAIN
+        unscaled_BL = torch.where(plain_B1, unscaled_BL, encoded.out_scale_BL)
+    encoded = encoded._replace(out_scale_BL=unscaled_BL)
     base_BLD, scale_BL = encoded.base_BLD, encoded.out_scale_BL
     step_BLN = _steps(operation, encoded, out_BLD, targets)
     step_BLN = step_BLN.masked_fill((targets.weights_BN == 0)[:, None], 0)
@@ -197,7 +234,7 @@ def _steps(
     acts_BLF, features_BN = encoded.acts_BLF, targets.features_BN
 
     def acts() -> torch.Tensor:
-        if features_BN is None:
+        if features_BN is None or (features_BN == PLAIN).any():
             raise SteerlensError(
                 f"steer.operator={operation.operator} needs features; a plain direction is only "
                 "added."
@@ -223,7 +260,7 @@ def check_affine(sae: SAE[Any], x_1LD: torch.Tensor) -> None:
         SteerlensError: for an SAE whose decoder isn't affine.
     """
     x_1LD = x_1LD.to(sae.device)
-    probes = torch.tensor(_probes(sae.cfg.d_sae))
+    probes = torch.tensor(sorted({0, sae.cfg.d_sae // 2, sae.cfg.d_sae - 1}))
     acts_1LF = sae.encode(x_1LD)
     scale = _out_scale(sae, x_1LD)[0, -1]
     step = acts_1LF[0, -1].max().clamp(min=1.0)
@@ -242,7 +279,3 @@ def check_affine(sae: SAE[Any], x_1LD: torch.Tensor) -> None:
                 f"an SAE of architecture {sae.cfg.architecture()!r} can't be steered exactly: its "
                 "decoder is not affine in the feature activations."
             )
-
-
-def _probes(d_sae: int) -> Sequence[int]:
-    return sorted({0, d_sae // 2, d_sae - 1})

@@ -202,15 +202,13 @@ def use_own_attention(bridge: TransformerBridge) -> bool:
 
     changed, plain = False, AttentionBridge.forward
     for module in bridge.blocks.modules():
-        if isinstance(module, AttentionBridge) and _forward_of(module) is not plain:
+        if not isinstance(module, AttentionBridge):
+            continue
+        if getattr(module.forward, "__func__", module.forward) is not plain:
             # Plainly: the bridge's own setattr would change the module that it stands for.
             object.__setattr__(module, "forward", MethodType(plain, module))
             changed = True
     return changed
-
-
-def _forward_of(module: Any) -> Any:
-    return getattr(module.forward, "__func__", module.forward)
 
 
 @dataclass(frozen=True)

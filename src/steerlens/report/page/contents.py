@@ -276,6 +276,8 @@ class Page:
     ratings: Ratings | None = None
     tables: Sequence[PlainTable] = ()
     series: Sequence[SeriesScores] = ()
+    live: Any = None
+    """What a served page has to know to ask its server (`report.play.Live`); null from disk."""
 
 
 def plain(value: Any) -> float | int | None:

@@ -31,6 +31,8 @@ SCRIPTS = (
     *("concepts.js", "table1.js", "sweep.js", "page.js"),
 )
 """Our own, in the order in which they run."""
+LIVE_SCRIPT = "live.js"
+"""Before the last of them, in a page that a server stands behind."""
 
 EMBEDDED_BYTES = 2_500_000
 """Cards in the page itself, at most so many bytes of JSON."""
@@ -76,7 +78,8 @@ def write_html(
     data = to_json(members | {"files": _file_numbers(page, file_of), "id": name}, arrays)
     text_of_cards = "{" + ",".join(embedded) + "}"
     path = folder / PAGE_FILE
-    write_text(path, html(page.title, data, text_of_cards, arrays, bool(files)))
+    is_live = page.live is not None
+    write_text(path, html(page.title, data, text_of_cards, arrays, bool(files), is_live))
     return path
 
 
@@ -118,11 +121,21 @@ def _write_data(files: Sequence[str], name: str, folder: Path) -> None:
         write_text(data / names[number], f'steerlens.addCards("{name}",{number},{text});\n')
 
 
-def html(title: str, data: str, cards: str, arrays: Sequence[str], has_files: bool) -> str:
-    """Give the page's text, of `data` and `cards` that are JSON and `arrays` that are base64."""
-    style = _asset("page.css")
+def html(
+    title: str,
+    data: str,
+    cards: str,
+    arrays: Sequence[str],
+    has_files: bool,
+    is_live: bool = False,
+) -> str:
+    """Give the page's text, of `data` and `cards` that are JSON and `arrays` that are base64; a
+    live page may ask its server.
+    """
+    style = _asset("page.css") + _asset("live.css") * is_live
     charts = CHARTS.read_text(encoding="utf-8")
-    script = "\n".join(_asset(name) for name in SCRIPTS)
+    own = [*SCRIPTS[:-1], *[LIVE_SCRIPT] * is_live, SCRIPTS[-1]]
+    script = "\n".join(_asset(name) for name in own)
     # What is hashed is the text between the tags, to the byte.
     sources = [f"'{_digest(text)}'" for text in (charts, script)]
     policy = "; ".join(
@@ -132,6 +145,7 @@ def html(title: str, data: str, cards: str, arrays: Sequence[str], has_files: bo
             f"script-src {' '.join(sources)}{DATA_SOURCE if has_files else ''}",
             f"style-src '{_digest(style)}'",
             "img-src data: blob:",
+            *["connect-src 'self'"] * is_live,
             *("base-uri 'none'", "form-action 'none'"),
         ]
     )

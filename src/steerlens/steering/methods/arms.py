@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steerlens.config.registry import parts_of, source_digest
-from steerlens.config.schema import ConceptsConfig, SteerConfig
+from steerlens.config.schema import ConceptsConfig
 from steerlens.engine.cached_rows import cached_values
 from steerlens.engine.generation import Steering
-from steerlens.engine.intervention import Operation
-from steerlens.engine.intervention.hooks import SteeringHooks
 from steerlens.errors import SteerlensError, nearest
 from steerlens.steering.methods import fitted_io, lora, loreft
 from steerlens.steering.methods.directions import Detection, Directions, direction_targets
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from steerlens.data.concept_sets import ConceptSet
+    from steerlens.engine.intervention import Targets
     from steerlens.engine.intervention.hooks import Edits
     from steerlens.engine.run_context import RunContext
     from steerlens.engine.subject import Subject
@@ -92,7 +91,7 @@ class SteeringMethod:
         of_concepts = self.learnt.detection
         return of_concepts.auroc_C[index], of_concepts.max_activation_C[index]
 
-    def steering(self, subject: Subject, steer: SteerConfig, ids: Sequence[int]) -> Steering:
+    def steering(self, subject: Subject, ids: Sequence[int]) -> Steering:
         """Return how rows are steered whose `concept_id` is one of `ids`, those of the set in
         order.
         """
@@ -102,14 +101,16 @@ class SteeringMethod:
         if isinstance(self.learnt, Fitted):
             key["max_activation"] = self.learnt.detection.max_activation_C
         index_of = {id: index for index, id in enumerate(ids)}
-        edits_of = partial(_edits, self.learnt, subject, steer, index_of)
-        return Steering(self.name, "concept_id", key, edits_of)
+        if isinstance(self.learnt, lora.Lora | loreft.Loreft):
+            edits_of = partial(_edits, self.learnt, subject, index_of)
+            return Steering(self.name, "concept_id", key, edits_of=edits_of)
+        targets_of = partial(_targets, self.learnt, subject, index_of)
+        return Steering(self.name, "concept_id", key, targets_of)
 
 
 def _edits(
-    learnt: Learnt | None,
+    learnt: lora.Lora | loreft.Loreft,
     subject: Subject,
-    steer: SteerConfig,
     index_of: Mapping[int, int],
     batch: pd.DataFrame,
     n_prompt_B: Sequence[int],
@@ -118,17 +119,20 @@ def _edits(
     factor_B = batch["factor"].tolist()
     if isinstance(learnt, lora.Lora):
         return lora.LoraEdits(subject, learnt, concept_B, factor_B)
-    if isinstance(learnt, loreft.Loreft):
-        return loreft.LoreftEdits(subject, learnt, concept_B, factor_B, n_prompt_B)
-    if learnt is None:
-        d_in = int(subject.sae.cfg.d_in)
-        directions, largest = Directions(torch.zeros(len(index_of), d_in)), None
-        factor_B = [0.0] * len(factor_B)
-    else:
-        directions, largest = learnt.directions, learnt.detection.max_activation_C
-    targets = direction_targets(subject, directions, concept_B, factor_B, largest)
-    operation = Operation(steer.operator, steer.unit, steer.keep_error)
-    return SteeringHooks(subject, operation, targets, steer.positions)
+    return loreft.LoreftEdits(subject, learnt, concept_B, factor_B, n_prompt_B)
+
+
+def _targets(
+    learnt: Fitted | None, subject: Subject, index_of: Mapping[int, int], batch: pd.DataFrame
+) -> Targets:
+    concept_B = [index_of[id] for id in batch["concept_id"]]
+    if learnt is None:  # nothing is added
+        nothing = Directions(torch.zeros(len(index_of), int(subject.sae.cfg.d_in)))
+        factor_B, largest_C = [0.0] * len(batch), [0.0] * len(index_of)
+        return direction_targets(subject, nothing, concept_B, factor_B, largest_C)
+    largest_C = learnt.detection.max_activation_C
+    factor_B = batch["factor"].tolist()
+    return direction_targets(subject, learnt.directions, concept_B, factor_B, largest_C)
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -67,7 +67,7 @@
 
   function content(at, card, why) {
     const { features } = data;
-    const parts = [scores(at)];
+    const parts = [steerlens.tryFeature ? steerlens.tryFeature(features.layer[at], features.feature[at]) : null, scores(at)];
     if (card) {
       for (const steered of card.steered) parts.push(steerlens.steering(steered));
       parts.push(make("div", { class: "pair" },

@@ -20,7 +20,7 @@
 
   main.replaceChildren(top());
   const nav = document.getElementById("nav");
-  const order = ["concepts", "table1", "results", "scores", "features"];
+  const order = [...(data.live ? ["live"] : []), "concepts", "table1", "results", "scores", "features"];
   for (const wanted of order) {
     const [id, title, build] = steerlens.parts.find((part) => part[0] === wanted);
     let part = null;
