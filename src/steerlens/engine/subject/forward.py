@@ -50,6 +50,11 @@ def final_vectors(
     return captured[0]
 
 
+def block_input(layer: int) -> str:
+    """Return the name of the hook of what enters a block."""
+    return f"blocks.{layer}.hook_in"
+
+
 @contextmanager
 def hooks_on(bridge: TransformerBridge, hooks: Sequence[tuple[str, Any]]) -> Iterator[None]:
     """Have forwards of the bridge call `hooks`, pairs of a hook's name and a function.
