@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shlex
 import zipfile
 from collections.abc import Callable
@@ -219,6 +220,30 @@ def test_a_subject_that_doesnt_fit_is_told_before_anything_is_loaded(
     monkeypatch.setattr("steerlens.runs.play.load_player", lambda *_: pytest.fail("it was loaded"))
     with pytest.raises(SteerlensError, match="it doesn't fit"):
         play([*typed, "port=0"])
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_other_machines_are_let_in_only_when_asked_for_and_with_a_warning(
+    player: Player,
+    typed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    host: str,
+    warned: bool,
+) -> None:
+    bound_to: list[str] = []
+
+    class Server:
+        def run(self, sockets: list[Any]) -> None:
+            bound_to.extend(bound.getsockname()[0] for bound in sockets)
+
+    monkeypatch.setattr("steerlens.runs.play.load_player", lambda *_: player)
+    monkeypatch.setattr("steerlens.runs.play.make_server", lambda *_: Server())
+    play([*typed, "port=0", *([f"host={host}"] if warned else [])])
+    out, err = capsys.readouterr()
+    assert bound_to == [host]
+    assert re.search(rf"Open http://{host}:\d+/[\w-]{{32}}/ \(Ctrl-C ends it\)", out)
+    assert ("whoever reaches 0.0.0.0 and knows this address" in err) == warned
 
 
 def test_a_run_is_played_with_its_subject_and_its_texts(tmp_path: Path) -> None:
