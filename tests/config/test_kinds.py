@@ -14,7 +14,7 @@ from steerlens.config.compose import compose, compose_jobs, to_config, usual_val
 from steerlens.config.kinds import KINDS, kind_of, refuse_ignored
 from steerlens.config.registry import ScoreConfig
 from steerlens.config.schema import ConceptsConfig, JudgeConfig, ModelConfig, RunConfig
-from steerlens.config.sources import source_note
+from steerlens.config.sources import source_note, unread_note
 from steerlens.errors import SteerlensError
 from steerlens.runs.preflight import check
 
@@ -31,7 +31,7 @@ IGNORED = {
     },
     "published": {
         *(*OF_TEXTS, *OF_FEATURES, "toward", "judge", "concept", "concepts"),
-        *("sae", "layer", "score", "corpus", "logit_lens_k", "shard"),
+        *("sae", "layer", "score", "corpus", "lens", "logit_lens_k", "shard"),
     },
 }
 """By kind of run, the groups and single settings that it ignores."""
@@ -62,6 +62,8 @@ def of_kind(plain: RunConfig, kind: str) -> RunConfig:
         config.judge = JudgeConfig("lexical")
     elif kind == "published":
         config.reference.alone = True
+    if kind != "published":
+        config.lens.name = "jacobian"
     assert kind_of(config).name == kind
     return config
 
@@ -106,6 +108,10 @@ def test_every_setting_is_read_or_refused(plain: RunConfig, kind: str) -> None:
     config = of_kind(plain, kind)
     of_no_word = {"features.examples"} | ({"features.top_k"} if kind != "words" else set())
     beside = of_no_word if kind in ("scores", "features", "words") else set()
+    if kind in ("features", "concept", "words"):
+        beside |= {"choice.perplexity_ratio", "choice.kl_budget", "choice.dose_budget"}
+    if kind != "published":
+        beside |= {"lens.factor"}
     refused = {}
     for key, changed in changed_once(config):
         try:
@@ -211,3 +217,14 @@ def test_a_corpus_in_the_place_of_what_ships_is_told() -> None:
     assert source_note(compose(["score=both"])) is None
     given.score.pop("input")
     assert source_note(given) is None
+
+
+def test_a_corpus_that_nothing_reads_is_told() -> None:
+    for words, told in (
+        (["corpus=webtext"], "corpus=webtext: nothing in this run reads a corpus."),
+        (["corpus.n_tokens=500"], "corpus=embedded: nothing in this run reads a corpus."),
+        (["score=both", "corpus=webtext"], None),
+        (["subject=gemma-2-2b", "features=random"], None),
+        ([], None),
+    ):
+        assert unread_note(compose(words), usual_values) == told

@@ -79,7 +79,7 @@ def test_an_estimate_asks_nothing_and_knows_what_is_kept(tmp_path: Path) -> None
     chat = Fake()
     one = judge(tmp_path, chat)
     before = one.estimate(MANY)
-    assert (before.ratings, before.kept, before.requests, chat.asked) == (60, 0, 60, [])
+    assert (before.ratings, before.from_cache, before.requests, chat.asked) == (60, 0, 60, [])
     conversations = [task.conversation for task in tasks(MANY)]
     read = sum(tokens_at_most(conversation) for conversation in conversations)
     assert before.usd_at_most == pytest.approx(PRICE.usd(read, 60 * 20))
@@ -88,7 +88,7 @@ def test_an_estimate_asks_nothing_and_knows_what_is_kept(tmp_path: Path) -> None
     assert before.usd < before.usd_at_most
     rated = one.rate(MANY[:5])
     after = one.estimate(MANY)
-    assert (after.kept, after.requests) == (15, 45)
+    assert (after.from_cache, after.requests) == (15, 45)
     assert rated.cost.usd == pytest.approx(PRICE.usd(15 * 200, 15 * 20))
     assert "15 answers are kept, 45 to ask for" in after.sentence()
     assert "unknown price" in judge(tmp_path, chat, None).estimate(MANY).sentence()
@@ -161,7 +161,7 @@ def test_failures_in_a_row_stop_the_run_and_lose_nothing(tmp_path: Path) -> None
     assert len(chat.asked) == 6 + GIVE_UP
     well = Fake()
     rated = judge(tmp_path, well).rate(MANY)
-    assert (len(well.asked), rated.cost.kept) == (54, 6)
+    assert (len(well.asked), rated.cost.from_cache) == (54, 6)
 
 
 def test_a_judge_that_is_down_is_given_up_with_many_under_way(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_refusal_keeps_what_came_before(tmp_path: Path) -> None:
     with pytest.raises(SteerlensError, match="the key is used up"):
         judge(tmp_path, Fake(refuses, workers=1)).rate(MANY)
     chat = Fake()
-    assert judge(tmp_path, chat).rate(MANY).cost.kept == 7
+    assert judge(tmp_path, chat).rate(MANY).cost.from_cache == 7
 
 
 def test_several_are_asked_together_by_a_chat_that_can(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_killed_run_goes_on_and_no_answer_is_paid_twice(
     before = len(server.asked)
     rated = load_judge(configure(server)).rate(MANY)
     assert rated.stopped is None
-    kept = rated.cost.kept
+    kept = rated.cost.from_cache
     # Two were under way when it was killed, and one or two may have been answered but not kept.
     assert 12 - 2 <= kept <= before < 60
     assert len(server.asked) == before + 60 - kept

@@ -56,11 +56,11 @@ def test_every_aspect_is_rated_and_the_rerun_asks_nothing(
     ]
     assert (rated.judge, rated.kind, rated.stopped) == (f"{client}:judge-small", "llm", None)
     assert (len(server.asked), sum(done)) == (6, 6)
-    assert (rated.cost.requests, rated.cost.kept) == (6, 0)
+    assert (rated.cost.requests, rated.cost.from_cache) == (6, 0)
     assert (rated.cost.input_tokens, rated.cost.output_tokens) == (600, 60)
     again = load_judge(config).rate(ITEMS)
     assert again.ratings == rated.ratings
-    assert (len(server.asked), again.cost.kept, again.cost.requests) == (6, 6, 6)
+    assert (len(server.asked), again.cost.from_cache, again.cost.requests) == (6, 6, 6)
 
 
 @CLIENTS
@@ -220,7 +220,7 @@ def test_answers_under_way_at_sigterm_are_kept(serve: Serve, configure: Configur
         signal.signal(signal.SIGTERM, before)
     assert len(server.asked) == 3
     server.answer = by_words
-    assert load_judge(config).rate(ITEMS).cost.kept == 3
+    assert load_judge(config).rate(ITEMS).cost.from_cache == 3
 
 
 USAGES = ["many", -5, 1.5, True, None, [3], {"a": 1}, 10**30]
@@ -265,7 +265,7 @@ def test_a_poisoned_answer_of_an_earlier_version_does_no_harm(
         content["answer"]["input_tokens"] = "many"
         file.write_text(json.dumps(content))
     rated = load_judge(config).rate(ITEMS[:1])
-    assert (rated.cost.kept, rated.cost.output_tokens) == (3, 30)
+    assert (rated.cost.from_cache, rated.cost.output_tokens) == (3, 30)
 
 
 def test_a_kept_answer_with_another_text_is_asked_for_again(
@@ -296,7 +296,7 @@ def test_an_unparsable_answer_is_asked_for_again_in_the_same_conversation(
     assert said[0] == server.asked[0]["messages"][0]["content"]
     again = load_judge(config).rate([replace(ITEMS[0], instruction=None)])
     assert again.ratings == rated.ratings
-    assert (len(server.asked), again.cost.kept) == (6, 6)
+    assert (len(server.asked), again.cost.from_cache) == (6, 6)
 
 
 @pytest.mark.parametrize(("as_zero", "value"), [(False, None), (True, 0)])

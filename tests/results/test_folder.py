@@ -9,8 +9,8 @@ import yaml
 
 from steerlens.config.schema import ChoiceConfig
 from steerlens.errors import SteerlensError
-from steerlens.results import FEATURES, GENERATIONS, STEERING
-from steerlens.results.folder import CONFIG_FILE, read_tables
+from steerlens.results import FEATURES, GENERATIONS, STEERING, TABLES
+from steerlens.results.folder import CONFIG_FILE, TABLE_OF, RunTables, read_tables
 from tests.support.frames import found_pmi, frame, generations, steering
 
 
@@ -31,6 +31,16 @@ def test_a_folder_without_steering_has_empty_tables_of_it(tmp_path: Path) -> Non
     assert found.late_from is None
     assert found.operator is None
     assert found.pmi is None
+
+
+def test_every_table_has_a_name_and_those_with_layers_are_chosen_by_layer() -> None:
+    empty = RunTables(**{name: table.frame([]) for name, table in TABLE_OF.items()})
+    assert list(TABLE_OF.values()) == list(TABLES)
+    for name, table in TABLE_OF.items():
+        assert getattr(empty.of_layers([2]), name).columns.tolist() == [*table.columns]
+    rows = frame()
+    layer = rows["layer"].min()
+    assert set(RunTables(rows).of_layers([layer]).features["layer"]) == {layer}
 
 
 def test_all_tables_are_read(tmp_path: Path) -> None:

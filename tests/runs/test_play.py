@@ -216,7 +216,7 @@ def test_a_subject_that_doesnt_fit_is_told_before_anything_is_loaded(
     def refuse(*_: Any) -> None:
         raise SteerlensError("it doesn't fit.")
 
-    monkeypatch.setattr("steerlens.runs.play.refuse_if_too_big", refuse)
+    monkeypatch.setattr("steerlens.runs.run.refuse_if_too_big", refuse)
     monkeypatch.setattr("steerlens.runs.play.load_player", lambda *_: pytest.fail("it was loaded"))
     with pytest.raises(SteerlensError, match="it doesn't fit"):
         play([*typed, "port=0"])
@@ -253,8 +253,9 @@ def test_a_run_is_played_with_its_subject_and_its_texts(tmp_path: Path) -> None:
     assert len(tables.features) == 36
     assert config.model.name == "smollm2-135m-instruct"
     assert config.steer.factors, "a run that didn't steer has the factors of steer=grid"
+    (empty := tmp_path / "empty").mkdir()
     with pytest.raises(SteerlensError, match=r"there is no features\.parquet"):
-        _what_is_played(Typed(tmp_path / "figures", (), "127.0.0.1", 0))
+        _what_is_played(Typed(empty, (), "127.0.0.1", 0))
 
 
 def test_playing_leaves_the_runs_folder_as_it_is(player: Player, tmp_path: Path) -> None:

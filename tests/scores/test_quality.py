@@ -17,7 +17,7 @@ from steerlens.engine.activations.stream import residuals
 from steerlens.engine.run_context import RunContext
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
-from steerlens.scores.quality import describe, quality
+from steerlens.scores.quality import quality, sae_rows
 from steerlens.storage.store import Store
 
 MakeSubject = Callable[..., Subject]
@@ -59,15 +59,15 @@ def test_measures_equal_the_formulas_on_all_tokens_at_once(
 def test_what_is_measured_is_found_again(tiny_subject: MakeSubject, tmp_path: Path) -> None:
     subject = tiny_subject("llama", "topk")
     run = run_on(tmp_path, "the experience , that w60", store=Store(tmp_path / "store"))
-    first = describe([subject], 10, run)
+    first = sae_rows([subject], 10, run)
     gone = dataclasses.replace(run, task=None)  # type: ignore[arg-type]
-    assert describe([subject], 10, gone) == first
+    assert sae_rows([subject], 10, gone) == first
     assert first[0]["architecture"] == "topk"
     assert first[0]["parameters"] == sum(one.numel() for one in subject.sae.parameters())
 
 
 def test_without_tokens_nothing_is_read(tiny_subject: MakeSubject) -> None:
-    (row,) = describe([tiny_subject("llama", "topk")], None, RunContext())
+    (row,) = sae_rows([tiny_subject("llama", "topk")], None, RunContext())
     assert row["d_sae"] == 48
     assert "l0" not in row
 

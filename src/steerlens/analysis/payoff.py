@@ -127,6 +127,10 @@ class LayerPayoff(NamedTuple):
     """Null where no feature of the layer is selected."""
 
 
+LEFT_OUT = 0.1
+"""A threshold that leaves out a smaller share of the features selects hardly anything."""
+
+
 class Criterion(NamedTuple):
     """One score as a guide to steering."""
 
@@ -162,6 +166,18 @@ class ControlArm(NamedTuple):
     """Features less control, pair by pair."""
 
 
+def first_selective(selected: Sequence[int]) -> int:
+    """Return where a curve over rising thresholds begins to say something: the last threshold
+    before one leaves out `LEFT_OUT` of the features that the first one selects; the number of
+    thresholds where none does.
+    """
+    most = max(selected, default=0)
+    for at, number in enumerate(selected):
+        if number < (1 - LEFT_OUT) * most:
+            return max(0, at - 1)
+    return len(selected)
+
+
 def threshold_curve(
     steering: pd.DataFrame,
     score: str = "output_score",
@@ -178,7 +194,9 @@ def threshold_curve(
     scored = _features(steering).dropna(subset=score)
     over_TN = _array(scored, score) >= np.array(thresholds)[:, None]
     rows = _with_factor(scored)
-    success_N, undecided_N = _array(rows, "success_20"), _undecided(rows)
+    success_N = _array(rows, "success_20")
+    # Without success at any factor; no where that isn't known.
+    undecided_N = rows["undecided"].fillna(value=False).to_numpy(dtype=bool)
     masks_TN = _array(rows, score) >= np.array(thresholds)[:, None]
     layers_N = _layers(rows)
     rng = np.random.default_rng(seed)
@@ -201,9 +219,10 @@ def threshold_curve(
         selected = int(mask_N.sum())
         point = Point(threshold, selected, without_factor=int(over_TN[t].sum()) - selected)
         if selected:
+            decided = success_N[mask_N & ~undecided_N]
             point = point._replace(
                 undecided=int((mask_N & undecided_N).sum()),
-                success_decided=_mean(success_N[mask_N & ~undecided_N]),
+                success_decided=float(decided.mean()) if len(decided) else None,
                 success=estimate(success_N[mask_N].mean(), resampled_TR[t], selected),
                 random=mean_and_range(random_TD[t]),
                 shuffled=mean_and_range(shuffled_TD[t]),
@@ -397,11 +416,7 @@ def _payoffs(
 
 
 def _features(steering: pd.DataFrame) -> pd.DataFrame:
-    return _sorted(features_alone(steering))
-
-
-def _sorted(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.sort_values(list(FEATURES.keys), ignore_index=True)
+    return features_alone(steering).sort_values(list(FEATURES.keys), ignore_index=True)
 
 
 def _with_factor(rows: pd.DataFrame) -> pd.DataFrame:
@@ -412,17 +427,6 @@ def _layers(rows: pd.DataFrame) -> np.ndarray:
     """Return, as (N,), the number of each feature's layer; two SAEs of a layer count as two."""
     keys = ["model", "sae", "hook_name", "layer"]
     return rows.groupby(keys, dropna=False).ngroup().to_numpy()
-
-
-def _undecided(rows: pd.DataFrame) -> np.ndarray:
-    """Return, as (N,), whether a feature has no success at any factor; no where that isn't
-    known.
-    """
-    return rows["undecided"].fillna(value=False).to_numpy(dtype=bool)
-
-
-def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if len(values) else None
 
 
 def _array(rows: pd.DataFrame, column: str) -> np.ndarray:

@@ -93,6 +93,8 @@ def _topic(words: list[str]) -> str | None:
 
 def _hydra(words: list[str]) -> int:
     """Check the overrides, then hand over to Hydra; 1 if a job failed."""
+    from hydra.types import RunMode
+
     from steerlens.config.compose import for_hydra, left_open
     from steerlens.config.overrides import with_experiment
 
@@ -115,7 +117,7 @@ def _hydra(words: list[str]) -> int:
 
             note_failure(folder, error)
         raise
-    is_sweep = args.multirun or _is_multirun(tree)
+    is_sweep = args.multirun or tree.hydra.mode is RunMode.MULTIRUN  # of a file, too
     if is_sweep and not (show_only or tree.plan):
         return _sweep(args, tree)
     if not (is_sweep or show_only):
@@ -124,13 +126,6 @@ def _hydra(words: list[str]) -> int:
     if show_only:
         args.overrides += left_open(tree)
     return _run_hydra(args)
-
-
-def _is_multirun(tree: DictConfig) -> bool:
-    """Return a file can ask for a multirun, too."""
-    from hydra.types import RunMode
-
-    return tree.hydra.mode is RunMode.MULTIRUN
 
 
 def _sweep(args: argparse.Namespace, tree: DictConfig) -> int:

@@ -97,16 +97,13 @@ def _write_examples(file: Path, overrides: list[str]) -> None:
     """Make one corpus pass of the SAEs that `overrides` choose, for all runs to come."""
     from steerlens.config.compose import compose
     from steerlens.config.settings import parse_settings
-    from steerlens.runs.downloads import refuse_unreachable
-    from steerlens.runs.memory_check import refuse_absent_device, refuse_if_too_big
     from steerlens.runs.preflight import check
+    from steerlens.runs.run import refuse_unloadable
 
     config = compose(overrides)
     check(config)
     settings = parse_settings(config)
-    refuse_absent_device(settings.subject)
-    refuse_unreachable(settings)
-    refuse_if_too_big(settings)
+    refuse_unloadable(settings)
     from steerlens.runs.examples import write_examples
 
     print(write_examples(config, file))

@@ -126,11 +126,11 @@ def compose_jobs(overrides: Sequence[str], multirun: bool = False) -> list[DictC
             return [tree]
         of_files = swept_by_files(tree, overrides)
         if of_files:
-            first, *others = jobs(parse([*of_files, *overrides], multirun=True, loader=loader))
+            first, *further = jobs(parse([*of_files, *overrides], multirun=True, loader=loader))
             tree = _compose(first, broken)
         else:
-            others = jobs(parsed)[1:]
-        return [tree, *(_compose(job, broken) for job in others)]
+            further = jobs(parsed)[1:]
+        return [tree, *(_compose(job, broken) for job in further)]
 
 
 def run_composed(tree: DictConfig, task: TaskFunction) -> None:
@@ -203,11 +203,11 @@ def _composed_by_hydra(
 
 
 def _in_full(parsed: Sequence[Override], broken: dict[str, str]) -> list[str]:
-    others = [override for override in parsed if not is_flat(override)]
-    if len(others) == len(parsed):
+    not_flat = [override for override in parsed if not is_flat(override)]
+    if len(not_flat) == len(parsed):
         return [override.input_line or "" for override in parsed]
-    lines = [override.input_line or "" for override in others]
-    return in_full(parsed, _composed_by_hydra(lines, others, broken))
+    lines = [override.input_line or "" for override in not_flat]
+    return in_full(parsed, _composed_by_hydra(lines, not_flat, broken))
 
 
 def for_hydra(overrides: Sequence[str], multirun: bool) -> list[str]:
@@ -216,17 +216,17 @@ def for_hydra(overrides: Sequence[str], multirun: bool) -> list[str]:
     with _hydra():
         loader = GlobalHydra.instance().config_loader()
         parsed = parse(overrides, multirun=True, loader=loader)
-        others = [override for override in parsed if not is_flat(override)]
-        if len(others) == len(parsed):
+        not_flat = [override for override in parsed if not is_flat(override)]
+        if len(not_flat) == len(parsed):
             return list(overrides)
         choosing = ("score", "experiment", "subject")
         vary = multirun and any(
             override.is_sweep_override() and override.key_or_group in choosing
-            for override in others
+            for override in not_flat
         )
         if vary:
             return in_full(parsed, None)
-        first = jobs(others)[0]
+        first = jobs(not_flat)[0]
         return in_full(parsed, _composed_by_hydra(first, parse(first), broken))
 
 

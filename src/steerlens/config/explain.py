@@ -24,6 +24,7 @@ GROUPS = (
     "features",
     "score",
     "corpus",
+    "lens",
     "concepts",
     "judge",
     "tracking",
@@ -97,7 +98,8 @@ def failure(
     file = re.search(r"In '([^']+)'", str(error))
     where = f" in {file[1]}.yaml" if file and file[1] != "config" else ""
     if cause is None:
-        return SteerlensError(_one_line(str(error)) or type(error).__name__)
+        lines = (line.strip() for line in str(error).splitlines())
+        return SteerlensError(" ".join(filter(None, lines)) or type(error).__name__)
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         siblings = _siblings(cause.parent_node)
         key = str(cause.full_key)
@@ -356,7 +358,3 @@ def _omegaconf_cause(error: BaseException | None) -> OmegaConfBaseException | No
 
 def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "").rstrip(".")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())

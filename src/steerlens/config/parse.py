@@ -217,13 +217,10 @@ def parse_scores(score: Any) -> dict[str, ScoreConfig]:
         if isinstance(settings, Mapping) and "method" in settings:
             settings = _method_settings(settings)
         if not isinstance(settings, ScoreConfig):
-            raise unknown("scoring method under score", str(name), [*configs, *_typed(score)])
+            methods = [key for key, value in score.items() if isinstance(value, ScoreConfig)]
+            raise unknown("scoring method under score", str(name), [*configs, *methods])
         configs[str(name)] = settings
     return configs
-
-
-def _typed(score: Mapping[Any, Any]) -> list[str]:
-    return [str(name) for name, value in score.items() if isinstance(value, ScoreConfig)]
 
 
 def _method_settings(settings: Mapping[Any, Any]) -> ScoreConfig:

@@ -92,7 +92,7 @@ def listed_features(config: ReferenceConfig) -> tuple[list[Key], int]:
     assert config.model is not None
     file = cache_file(config, "features")
     if file is None:
-        models = [name for name in KNOWN if _has(config, name)]
+        models = [name for name in KNOWN if _has_files(config, name)]
         has = f"it has files of {', '.join(models)}" if models else "give reference.features=FILE"
         name = _file_name(config.model, "features")
         raise SteerlensError(f"reference.path={config.path} has no {name}; {has}.")
@@ -111,7 +111,7 @@ def listed_features(config: ReferenceConfig) -> tuple[list[Key], int]:
     return once, len(keys) - len(once)
 
 
-def _has(config: ReferenceConfig, model: str) -> bool:
+def _has_files(config: ReferenceConfig, model: str) -> bool:
     return config.path is not None and any(
         any(Path(config.path).rglob(_file_name(model, key))) for key in ("features", *COLUMNS)
     )

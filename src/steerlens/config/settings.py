@@ -28,6 +28,7 @@ from steerlens.config.schema import (
     FeaturesConfig,
     GenerationConfig,
     JudgeConfig,
+    LensConfig,
     ModelConfig,
     PmiConfig,
     ReferenceConfig,
@@ -37,7 +38,7 @@ from steerlens.config.schema import (
     SteerConfig,
     TowardConfig,
 )
-from steerlens.config.sources import counts_need_a_pass, shipped_examples
+from steerlens.config.sources import counts_need_a_pass, reads_corpus, shipped_examples
 from steerlens.config.steering import parse_factors, parse_prompts, with_template
 
 
@@ -117,10 +118,14 @@ class Settings:
     subject: SubjectSettings
     seed: int
     corpus: CorpusConfig
+    lens: LensConfig
+    """What tells the tokens that a feature promotes."""
     shipped_examples: str | None
     """File of examples of the SAE that stands for the corpus."""
     counts_need_a_pass: bool
     """Whether `features.min_examples` has to read the corpus."""
+    reads_corpus: bool
+    """Whether anything may read the corpus."""
     quality_tokens: int | None
     """Tokens of the corpus on which the SAEs' reconstruction is measured."""
     features: FeaturesConfig
@@ -149,6 +154,11 @@ class Settings:
     def loads_subject(self) -> bool:
         """Whether the run loads its model and SAEs: not for published numbers alone."""
         return self.kind is not PUBLISHED
+
+    @property
+    def warnings(self) -> list[str]:
+        """Say what of the scores' settings works but is hardly meant, in sentences."""
+        return [line for method in self.scores.values() for line in method.warnings()]
 
     @property
     def cache_dir(self) -> Path:
@@ -206,8 +216,10 @@ def parse_settings(config: RunConfig) -> Settings:
         subject=parse_subject(config),
         seed=config.seed,
         corpus=config.corpus,
+        lens=config.lens,
         shipped_examples=shipped_examples(config),
         counts_need_a_pass=counts_need_a_pass(config),
+        reads_corpus=reads_corpus(config),
         quality_tokens=config.quality.n_tokens,
         features=config.features,
         features_concept=() if concept is None else tuple(parse_concept(concept)),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from steerlens.config.entries import entries
 from steerlens.config.parse import parse_scores
 from steerlens.config.schema import CorpusConfig, RunConfig
+from steerlens.config.steering import parse_factors
 
 AUTO, FALLBACK = "auto", "embedded"
 
@@ -48,12 +51,45 @@ def source_note(config: RunConfig) -> str | None:
     )
 
 
+def unread_note(
+    config: RunConfig, usual_values: Callable[[RunConfig], Iterable[RunConfig | None]]
+) -> str | None:
+    """Say that nothing in the run reads the corpus that somebody has chosen for it.
+
+    Args:
+        config: the run's; in a sweep other jobs may read that corpus, so it isn't refused.
+        usual_values: composes what the subject alone and the experiment alone give, whose corpus
+            nobody has chosen for this run.
+    """
+    if config.corpus.name == AUTO or reads_corpus(config):
+        return None
+    if any(usual is not None and usual.corpus == config.corpus for usual in usual_values(config)):
+        return None
+    return f"corpus={config.corpus.name}: nothing in this run reads a corpus."
+
+
 def counts_need_a_pass(config: RunConfig) -> bool:
     """Return whether `features.min_examples` has to read the corpus, because no file of examples
     tells.
     """
     least = config.features.min_examples
     return least is not None and (shipped_examples(config) is None or least > N_TEXTS)
+
+
+def reads_corpus(config: RunConfig) -> bool:
+    """Return whether the run may read its corpus: for a score or the lens, to choose features or
+    steer in their units, or for PMI of texts that no word was asked for.
+    """
+    if config.lens.name == "jacobian" and not config.lens.path:
+        return True
+    if any("corpus" in score.uses() for score in parse_scores(config.score).values()):
+        return True
+    if config.concepts is not None:
+        return False
+    toward = config.toward.words is not None or config.features.concept is not None
+    steers = bool(parse_factors(config.steer.factors))
+    of_texts = steers and (not toward or config.steer.unit == "max_activation")
+    return of_texts or bool(config.features.min_examples or config.quality.n_tokens)
 
 
 def _entry(name: str) -> CorpusConfig:

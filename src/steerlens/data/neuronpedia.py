@@ -110,27 +110,22 @@ def read_activations(
     by_source: dict[str, dict[int, list[TokenActivations]]] = {}
     read: set[str] = set()
     for file in activation_files(folder, layer, sae_source):
+        folder_name = file.parent.parent.name
         match = re.fullmatch(r"\d+_(\d+)", file.stem)
         named = int(match[1]) if match else None
         if named is not None and named not in feature_ids:
             continue
         for row in rows(file, "activations"):
             refuse_other(row, layer, model_names, file)
-            examples = by_source.setdefault(_source(row, file, layer), {})
+            # A row says itself which source it is of, or else its folder does.
+            source = row.get("layer") or (folder_name if layer_of(folder_name) == layer else "")
+            examples = by_source.setdefault(str(source), {})
             feature = _integer(row.get("index"), file) if named is None else named
             if feature not in feature_ids or (row.get("id") and str(row["id"]) in read):
                 continue
             read.add(str(row.get("id")))
             examples.setdefault(feature, []).append(_example(row, file, bos))
     return by_source[own_source(by_source, sae_source, f"score.path={folder}")] if by_source else {}
-
-
-def _source(row: Mapping[str, Any], file: Path, layer: int) -> str:
-    """Return the source that a row is of: as it says itself, else its folder; empty if neither
-    tells.
-    """
-    folder = file.parent.parent.name
-    return str(row.get("layer") or (folder if layer_of(folder) == layer else ""))
 
 
 def own_source(sources: Iterable[str], sae_source: OwnSource, where: str) -> str:

@@ -32,7 +32,7 @@ class AnswerCache:
 
     def check(self) -> None:
         """Refuse a folder that can't be written: what is paid for has to be kept."""
-        with _told(self.cache_dir):
+        with _naming_the_setting(self.cache_dir):
             for folder in (make_folder(self.cache_dir / FOLDER)).iterdir():
                 remove_leftovers(folder)
 
@@ -60,7 +60,7 @@ class AnswerCache:
         """
         key = self._key(conversation)
         file = self._file(key)
-        with _told(self.cache_dir):
+        with _naming_the_setting(self.cache_dir):
             file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, with_digest({"asked": key, "answer": asdict(answer)}))
 
@@ -73,7 +73,7 @@ class AnswerCache:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _naming_the_setting(folder: Path) -> Iterator[None]:
     """Around a write: its errors name the setting that chooses the folder."""
     try:
         yield

@@ -19,38 +19,38 @@ OVERHEAD = 64
 
 @dataclass
 class Cost:
-    """What has been asked and what it cost, kept answers included."""
+    """What has been asked and what it cost, the cache's answers included."""
 
     requests: int = 0
     """Answers, those of earlier starts included."""
-    kept: int = 0
+    from_cache: int = 0
     """Of them, those that the cache had."""
     input_tokens: int = 0
     output_tokens: int = 0
     usd: float | None = 0.0
     """None where the price isn't known."""
     usd_now: float | None = 0.0
-    """Of it, what wasn't kept."""
+    """Of it, what wasn't in the cache."""
 
-    def plus(self, other: Cost) -> Cost:
+    def plus(self, more: Cost) -> Cost:
         """Add up two counts; of what isn't known in one of them, the sum isn't known."""
 
-        def sum_of(usd: float | None, more: float | None) -> float | None:
-            return None if usd is None or more is None else usd + more
+        def sum_of(usd: float | None, usd_more: float | None) -> float | None:
+            return None if usd is None or usd_more is None else usd + usd_more
 
         return Cost(
-            self.requests + other.requests,
-            self.kept + other.kept,
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
-            sum_of(self.usd, other.usd),
-            sum_of(self.usd_now, other.usd_now),
+            self.requests + more.requests,
+            self.from_cache + more.from_cache,
+            self.input_tokens + more.input_tokens,
+            self.output_tokens + more.output_tokens,
+            sum_of(self.usd, more.usd),
+            sum_of(self.usd_now, more.usd_now),
         )
 
-    def add(self, tokens: tuple[int, int], price: Price | None, kept: bool) -> None:
+    def add(self, tokens: tuple[int, int], price: Price | None, from_cache: bool) -> None:
         """Count an answer of `tokens` read and written."""
         self.requests += 1
-        self.kept += kept
+        self.from_cache += from_cache
         self.input_tokens += tokens[0]
         self.output_tokens += tokens[1]
         if price is None or self.usd is None or self.usd_now is None:
@@ -58,14 +58,14 @@ class Cost:
             return
         usd = price.usd(*tokens)
         self.usd += usd
-        self.usd_now += 0.0 if kept else usd
+        self.usd_now += 0.0 if from_cache else usd
 
 
 class Estimate(NamedTuple):
     """What some ratings will take."""
 
     ratings: int
-    kept: int
+    from_cache: int
     """Answers that the cache has."""
     requests: int
     """Answers to ask for; those that can't be read, and are asked for again, come on top."""
@@ -82,8 +82,8 @@ class Estimate(NamedTuple):
         if self.usd is not None and self.usd_at_most is not None:
             money = f"about {self.usd:,.2f} USD, at most {self.usd_at_most:,.2f}"
         return (
-            f"{self.ratings:,} ratings: {self.kept:,} answers are kept, {self.requests:,} to ask "
-            f"for, about {self.input_tokens + self.output_tokens:,} tokens, {money}."
+            f"{self.ratings:,} ratings: {self.from_cache:,} answers are kept, {self.requests:,} to "
+            f"ask for, about {self.input_tokens + self.output_tokens:,} tokens, {money}."
         )
 
 
@@ -109,13 +109,17 @@ def tokens_of(answer: Answer, conversation: Conversation, max_tokens: int) -> tu
 
 
 def estimate(
-    ratings: int, kept: int, to_ask: Sequence[Conversation], price: Price | None, max_tokens: int
+    ratings: int,
+    from_cache: int,
+    to_ask: Sequence[Conversation],
+    price: Price | None,
+    max_tokens: int,
 ) -> Estimate:
     """Return what `to_ask` will take beside the answers that are kept."""
     read, written = sum(map(usual_tokens, to_ask)), len(to_ask) * min(USUAL_ANSWER, max_tokens)
     return Estimate(
         ratings=ratings,
-        kept=kept,
+        from_cache=from_cache,
         requests=len(to_ask),
         input_tokens=read,
         output_tokens=written,

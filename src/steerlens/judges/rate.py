@@ -85,7 +85,7 @@ class LanguageModelJudge:
             queue.find(task.number)
         return cost.estimate(
             ratings=queue.n_ratings,
-            kept=queue.cost.kept,
+            from_cache=queue.cost.from_cache,
             to_ask=[task.conversation for task in queue.to_ask],
             price=self.price,
             max_tokens=self.config.max_tokens,
@@ -170,7 +170,7 @@ class _RatingQueue:
         """
         task = self.tasks[number]
         while answer := self.judge.cache.find(task.conversation):
-            read = self._read(task, answer, kept=True)
+            read = self._read(task, answer, from_cache=True)
             if isinstance(read, Rating):
                 self.progress(len(task.places))
                 return read
@@ -246,7 +246,7 @@ class _RatingQueue:
         """Return what came of a request; None if another attempt is in the queue."""
         if isinstance(answer, Answer):
             self.failed_in_a_row = 0
-            read = self._read(task, answer, kept=False)
+            read = self._read(task, answer, from_cache=False)
             if isinstance(read, Rating):
                 return read
             self.to_ask.appendleft(read)
@@ -260,11 +260,11 @@ class _RatingQueue:
             )
         return Rating(None, UNANSWERED, str(answer))
 
-    def _read(self, task: Question, answer: Answer, kept: bool) -> Rating | Question:
+    def _read(self, task: Question, answer: Answer, from_cache: bool) -> Rating | Question:
         """Count an answer, and return the rating in it, or what to ask next."""
         config = self.judge.config
         tokens = cost.tokens_of(answer, task.conversation, config.max_tokens)
-        self.cost.add(tokens, self.judge.price, kept)
+        self.cost.add(tokens, self.judge.price, from_cache)
         value, why = parse(answer.text)
         if value is not None:
             return Rating(value, detail=answer.text)

@@ -51,6 +51,6 @@ class RatingSession:
         money = "at an unknown price" if self.cost.usd is None else f"{self.cost.usd:,.2f} USD"
         now = "" if self.cost.usd_now is None else f", {self.cost.usd_now:,.2f} of it now"
         return (
-            f"{self.judge.name}: {self.cost.requests:,} answers, {self.cost.kept:,} of them kept "
-            f"from before, {money}{now}."
+            f"{self.judge.name}: {self.cost.requests:,} answers, {self.cost.from_cache:,} of them "
+            f"kept from before, {money}{now}."
         )

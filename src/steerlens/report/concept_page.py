@@ -45,12 +45,8 @@ def is_of_a_concept(tables: RunTables) -> bool:
     """Return whether the run was asked for one concept, and nothing but its candidates was
     scored.
     """
-    return len(tables.words) == 1 and not _also_scores(tables)
-
-
-def _also_scores(tables: RunTables) -> bool:
-    """Return whether features were scored that are no candidates of a concept."""
-    return bool(tables.features["concept_score"].isna().any())
+    are_candidates = tables.features["concept_score"].notna()
+    return len(tables.words) == 1 and bool(are_candidates.all())
 
 
 def print_hanging(console: Console, lines: Iterable[Line]) -> None:

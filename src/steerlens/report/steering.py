@@ -125,7 +125,8 @@ def criteria_table(summary: Mapping[str, Any]) -> str | None:
         for end in ("highest", *(["lowest"] if score["better_reversed"] else [])):
             selected = name if end == "highest" else f"{name}, lowest first"
             within = (score[end][COMPARED] or {}).get("over_unfiltered_within_layers")
-            rows.append([selected, *start, *map(_success, score[end]), _estimate(within)])
+            successes = [_estimate(payoff["success"] if payoff else None) for payoff in score[end]]
+            rows.append([selected, *start, *successes, _estimate(within)])
     return markdown_table(header, rows) if rows else None
 
 
@@ -259,10 +260,6 @@ def _beside(example: SteeredExample, steered: bool) -> str:
         if (text.factor > 0) == steered
     )
     return "<br>".join(texts)
-
-
-def _success(payoff: Mapping[str, Any] | None) -> str:
-    return _estimate(payoff["success"] if payoff else None)
 
 
 def _with_interval(row: Mapping[str, Any], name: str) -> str:

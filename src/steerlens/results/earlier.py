@@ -33,10 +33,10 @@ def in_present_columns(table: pa.Table) -> pa.Table:
     control = table["control"].cast(pa.string())
     is_group = pc.fill_null(pc.starts_with(control, "+"), False)
     null = pa.scalar(None, pa.string())
-    others = pc.if_else(is_group, pc.utf8_slice_codeunits(control, 1), null)
+    together = pc.if_else(is_group, pc.utf8_slice_codeunits(control, 1), null)
     index = names.index("control")
     table = table.set_column(index, "control", pc.if_else(is_group, null, control))
-    return table.add_column(index + 1, "together", others)
+    return table.add_column(index + 1, "together", together)
 
 
 def in_present_settings(settings: dict[str, Any]) -> dict[str, Any]:

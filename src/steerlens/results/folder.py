@@ -25,6 +25,7 @@ from steerlens.results import (
     RATINGS,
     SAES,
     STEERING,
+    TABLES,
     WORDS,
     Table,
 )
@@ -95,17 +96,22 @@ class RunTables:
 
     def of_layers(self, layers: Collection[int]) -> RunTables:
         """Return the rows of `layers` only."""
-        names = (
-            *("features", "generations", "steering", "saes", "null_scores", "coverage"),
-            *("concepts", "ratings", "cards", "examples", "neighbours"),
-        )
-        tables = {name: getattr(self, name) for name in names}
+        frames = {
+            name: getattr(self, name) for name, table in TABLE_OF.items() if "layer" in table.keys
+        }
         rows = {
-            name: table.loc[table["layer"].isin(list(layers))] for name, table in tables.items()
+            name: frame.loc[frame["layer"].isin(list(layers))] for name, frame in frames.items()
         }
         return dataclasses.replace(
-            self, **{name: table.reset_index(drop=True) for name, table in rows.items()}
+            self, **{name: frame.reset_index(drop=True) for name, frame in rows.items()}
         )
+
+
+TABLE_OF: Mapping[str, Table] = {
+    "null_scores" if table is NULL_SCORES else table.file.removesuffix(".parquet"): table
+    for table in TABLES
+}
+"""The tables of a run by the names that `RunTables` has for them."""
 
 
 def read_tables(folder: Path) -> RunTables:
@@ -119,17 +125,11 @@ def read_tables(folder: Path) -> RunTables:
     provenance = read_json(folder / PROVENANCE_FILE) or {}
     return RunTables(
         features=FEATURES.read(folder),
-        generations=_read_or_empty(GENERATIONS, folder),
-        steering=_read_or_empty(STEERING, folder),
-        saes=_read_or_empty(SAES, folder),
-        null_scores=_read_or_empty(NULL_SCORES, folder),
-        coverage=_read_or_empty(COVERAGE, folder),
-        concepts=_read_or_empty(CONCEPTS, folder),
-        ratings=_read_or_empty(RATINGS, folder),
-        words=_read_or_empty(WORDS, folder),
-        cards=_read_or_empty(CARDS, folder),
-        examples=_read_or_empty(EXAMPLES, folder),
-        neighbours=_read_or_empty(NEIGHBOURS, folder),
+        **{
+            name: _read_or_empty(table, folder)
+            for name, table in TABLE_OF.items()
+            if table is not FEATURES
+        },
         chat_template=provenance.get("chat_template"),
         command=provenance.get("command"),
         choice=_known(ChoiceConfig, choice) if choice else None,

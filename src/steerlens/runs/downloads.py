@@ -20,7 +20,6 @@ from steerlens.config.saes import layers_with_sae
 from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
 from steerlens.config.settings import Settings, parse_subject
 from steerlens.errors import SteerlensError
-from steerlens.runs.preflight import reads_corpus
 from steerlens.runs.subject_check import local_folder
 
 WEIGHTS = (".safetensors", ".npz", ".pt", ".pth")
@@ -156,7 +155,7 @@ def _absent(settings: Settings) -> Iterator[Absent]:
                     description, f"run `hf download {repo_id} --include '{path}*'`, {copy_hub}"
                 )
     datasets = Path(os.environ.get("HF_DATASETS_CACHE") or f"{constants.HF_HOME}/datasets")
-    if settings.corpus.source == "hub" and reads_corpus(settings):
+    if settings.corpus.source == "hub" and settings.reads_corpus:
         repo_id = str(settings.corpus.path)
         if not _has_data(repo_id, datasets):
             download = f"`hf download {repo_id} --repo-type dataset --local-dir DIR`"

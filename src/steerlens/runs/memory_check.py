@@ -79,11 +79,11 @@ def estimate_weights(settings: Settings) -> int | None:
     if n_params is None:
         return None
     size = n_params + _sae_size(subject.sae, subject.model)
-    size += sum(weights.n_numbers for weights in _others(settings, n_params))
+    size += sum(weights.n_numbers for weights in _weights_beside(settings, n_params))
     return int(size * BYTES[dtype_name(subject)])
 
 
-def _others(settings: Settings, n_params: float) -> list[Weights]:
+def _weights_beside(settings: Settings, n_params: float) -> list[Weights]:
     """Return the evaluator of steered texts, a judge in this process, and the model that LoRA
     trains, if the run loads them; all of the same dtype, where the model is.
     """
@@ -123,8 +123,8 @@ def refuse_if_too_big(settings: Settings, spare: int = 0) -> None:
     available = available_memory(subject)
     if available is None or needed <= available + spare:
         return
-    others = _others(settings, _model_size(subject.model) or 0)
-    beside_model = [weights for weights in others if weights.n_numbers]
+    all_beside = _weights_beside(settings, _model_size(subject.model) or 0)
+    beside_model = [weights for weights in all_beside if weights.n_numbers]
     ways = [weights.without for weights in beside_model]
     if device == "cuda" and subject.device_map is None:
         ways.append("device_map=auto")

@@ -22,6 +22,7 @@ from steerlens.config.steering import (
     check_choice,
     check_coverage,
     check_generation,
+    check_lens,
     check_objective,
     check_pmi,
     check_selection,
@@ -34,6 +35,7 @@ from steerlens.engine.examples import read_metadata, refuse_missing_layers
 from steerlens.errors import SteerlensError, unknown
 from steerlens.results.text import visible
 from steerlens.runs.subject_check import (
+    check_context,
     check_ids,
     check_local_model,
     check_sae_source,
@@ -62,6 +64,7 @@ def check(config: RunConfig) -> None:
             check_metric()
     check_selection(config.selection)
     check_choice(config.choice)
+    check_lens(config.lens, settings.scores)
     if config.choice.success == "concept_success" and config.concept is None and not toward:
         raise SteerlensError("choice.success=concept_success needs concept=WORD.")
     check_toward(config.toward, steers)
@@ -82,7 +85,7 @@ def check(config: RunConfig) -> None:
     check_objective(config.objective, steers)
     _check_features(config.features)
     _check_shard(settings)
-    _check_corpus(config.corpus, reads_corpus(settings))
+    _check_corpus(config.corpus, settings.reads_corpus)
     _check_reference(config)
     if settings.loads_subject:
         for name, model in (("model", config.model), ("evaluator", config.evaluator)):
@@ -95,6 +98,7 @@ def check(config: RunConfig) -> None:
     if not settings.loads_subject:
         return
     check_template(settings)
+    check_context(settings)
     check_sae_source(config)
     layers = layers_with_sae(settings.subject)
     check_ids(config, layers)
@@ -131,20 +135,6 @@ def _check_scalars(config: RunConfig) -> None:
         raise SteerlensError("paths.output_dir is empty; name a folder, or leave it out.")
     if config.plan not in PLANS:
         raise unknown("plan", str(config.plan), ["true", "false", "measure"])
-
-
-def reads_corpus(settings: Settings) -> bool:
-    """Tell whether the run may read its corpus: for a score, to choose features or steer in
-    their units, or for PMI of texts that no word was asked for.
-    """
-    scores = any("corpus" in score.uses() for score in settings.scores.values())
-    if settings.concepts:
-        return scores
-    toward = bool(settings.toward_words or settings.features_concept)
-    steering = settings.steering
-    of_texts = bool(steering.factors) and (not toward or steering.steer.unit == "max_activation")
-    of_features = bool(settings.features.min_examples or settings.quality_tokens)
-    return of_texts or scores or of_features
 
 
 def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:

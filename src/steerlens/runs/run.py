@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from steerlens.config.compose import usual_values
 from steerlens.config.kinds import CONCEPT, CONCEPTS, PUBLISHED, SCORES, WORDS
 from steerlens.config.schema import RunConfig
 from steerlens.config.settings import Settings, parse_settings
-from steerlens.config.sources import source_note
+from steerlens.config.sources import source_note, unread_note
 from steerlens.data.reference import read_reference
 from steerlens.engine.run_context import RunContext
 from steerlens.report import tracking, write_report
@@ -62,15 +63,7 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
     settings = parse_settings(config)
     folder = Path(config.paths.output_dir)
     if config.plan:
-        if settings.loads_subject:
-            refuse_absent_device(settings.subject)
-            refuse_unreachable(settings)
-            refuse_if_too_big(settings)
-            print_plan(settings, measures=config.plan == "measure")
-        else:
-            if config.reference.alone:
-                read_reference(config.reference)
-            print("This would show what is published; nothing is scored (plan=true stops here).")
+        _plan(config, settings)
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # Hydra has made it; a plan leaves nothing behind
         return None
@@ -79,9 +72,7 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
         tell_begin(config)
     with Status(folder) as status:
         if settings.loads_subject:
-            refuse_absent_device(settings.subject)
-            refuse_unreachable(settings)
-            refuse_if_too_big(settings, weight_cache.size() if weight_cache else 0)
+            refuse_unloadable(settings, weight_cache.size() if weight_cache else 0)
         reference = read_reference(config.reference) if config.reference.model else None
         tree = dataclasses.asdict(config)
         _tell_other_settings(folder, tree)
@@ -109,6 +100,32 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
             tracker.finish(summary)
         print_summary(tables, summary, folder)
     return summary["objective"]["value"] if summary["objective"] else None
+
+
+def _plan(config: RunConfig, settings: Settings) -> None:
+    """Print what the run would do."""
+    if settings.loads_subject:
+        refuse_unloadable(settings)
+        print_plan(settings, measures=config.plan == "measure")
+        return
+    if config.reference.alone:
+        read_reference(config.reference)
+    print("This would show what is published; nothing is scored (plan=true stops here).")
+
+
+def refuse_unloadable(settings: Settings, spare: int = 0) -> None:
+    """Refuse what this machine can't load, before torch is imported and anything downloaded.
+
+    Args:
+        settings: the run's.
+        spare: bytes that this process holds and could give back.
+
+    Raises:
+        SteerlensError: it hasn't the device, or no way to the weights, or too little memory.
+    """
+    refuse_absent_device(settings.subject)
+    refuse_unreachable(settings)
+    refuse_if_too_big(settings, spare)
 
 
 def _wants_page(config: RunConfig, folder: Path) -> bool:
@@ -147,11 +164,12 @@ def _carry_out(
 ) -> None:
     """Write the tables of all that the run was asked for into `target`."""
     folder = RunFolder(target, settings.seed)
-    for warning in (line for method in settings.scores.values() for line in method.warnings()):
+    for warning in settings.warnings:
         logger.warning("%s", warning)
         folder.note_line(warning)
-    if settings.kind is not PUBLISHED and (note := source_note(config)):
-        print(note)
+    if settings.kind is not PUBLISHED:
+        for note in filter(None, (source_note(config), unread_note(config, usual_values))):
+            print(note)
     if reference:
         reference.write(target)
     if reference and reference.alone:
@@ -175,6 +193,7 @@ def context_of(settings: Settings) -> RunContext:
         seed=settings.seed,
         task=progress,
         corpus=settings.corpus,
+        lens=settings.lens,
         examples=settings.shipped_examples,
         store=Store(settings.cache_dir / "scores"),
     )

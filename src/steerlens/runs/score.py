@@ -68,21 +68,24 @@ def score(
         SteerlensError: there is nothing to score, or it can't be.
     """
     from steerlens.engine.corpus_pass import PiecesFired, in_groups, read_corpus
-    from steerlens.scores.quality import describe
+    from steerlens.engine.subject.sae import sae_sources
+    from steerlens.scores.quality import sae_rows
 
     refuse_absent_concept(settings)
     requests = [*settings.scores.values()]
     if settings.counts_need_a_pass:
         requests.append(PiecesFired(at_most=settings.features.min_examples or 1))
     words: WordTokens = {}
+    sources = sae_sources(settings.subject)
+    layers = tuple(source.layer for source in sources if source.layer is not None)
     for group in in_groups(models.subjects(), requests, ctx.memory_budget):
         lm = group[0].lm
         folder.note(chat_template=steering_of(lm, settings.steering).generation.chat_template)
         words = words or words_of_shard(lm, settings)
         # Of its own for each group, so that only one group's activations are in memory.
-        group_ctx = dataclasses.replace(ctx.for_group(), later=models.after)
+        group_ctx = dataclasses.replace(ctx.for_group(), later=models.after, layers=layers)
         read_corpus(group, requests, group_ctx)
-        folder.add(SAES, SAES.frame(describe(group, settings.quality_tokens, group_ctx)))
+        folder.add(SAES, SAES.frame(sae_rows(group, settings.quality_tokens, group_ctx)))
         _score_group(group, settings, group_ctx, folder)
         if words:
             _cover_group(group, words, settings, group_ctx, models, folder)
@@ -137,10 +140,10 @@ def _score_group(
         rows = FEATURES.frame(columns | label_columns(labels_here, features))
         folder.add(FEATURES, rows)
         if settings.describes_features:
-            _describe(subject, rows, settings, ctx, folder)
+            _write_cards(subject, rows, settings, ctx, folder)
 
 
-def _describe(
+def _write_cards(
     subject: Subject, rows: pd.DataFrame, settings: Settings, ctx: RunContext, folder: RunFolder
 ) -> None:
     """Write what the page shows of a layer's best features beside their scores."""
@@ -148,10 +151,10 @@ def _describe(
 
     best = rows["feature"].to_numpy()[best_of_layers(rows, BEST_OF_LAYER)]
     ids = sorted(best.tolist())
-    described = card_rows(subject, ids, settings.logit_lens_k, ctx)
-    folder.add(CARDS, CARDS.frame(described.cards))
-    folder.add(EXAMPLES, EXAMPLES.frame(described.examples))
-    folder.add(NEIGHBOURS, NEIGHBOURS.frame(described.neighbours))
+    cards = card_rows(subject, ids, settings.logit_lens_k, ctx)
+    folder.add(CARDS, CARDS.frame(cards.cards))
+    folder.add(EXAMPLES, EXAMPLES.frame(cards.examples))
+    folder.add(NEIGHBOURS, NEIGHBOURS.frame(cards.neighbours))
 
 
 def features_of(subject: Subject, settings: Settings, labels: Labels, ctx: RunContext) -> list[int]:

@@ -76,7 +76,8 @@ def steer(
             subject, ids, steering_of(subject.lm, settings), ctx.for_group(), evaluator
         )
         best = choose_factors(texts, settings.choice).dropna(axis=1, how="all")
-        scored = features.drop(columns=features.columns.intersection(best.columns[5:]))
+        measured = best.columns.difference(FEATURES.keys)
+        scored = features.drop(columns=features.columns.intersection(measured))
         best = best.merge(scored, on=list(FEATURES.keys), how="left")
         tables.append(STEERING.frame(best.assign(concept=settings.concept_label)))
         folder.add(GENERATIONS, texts)

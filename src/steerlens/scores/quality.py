@@ -21,7 +21,7 @@ TOKENS_AT_ONCE = 2048
 """Few, so that the allocator uses memory again (see `activations.stream`)."""
 
 
-def describe(
+def sae_rows(
     subjects: Sequence[Subject], n_tokens: int | None, ctx: RunContext
 ) -> list[Mapping[str, Any]]:
     """Return rows of `saes.parquet`; without `n_tokens` only what needs no text.

@@ -35,8 +35,11 @@ def text_of(value: Any, render: Render | None, column: str) -> str:
     if isinstance(value, str):
         return value.removeprefix("\ufeff")
     if not is_chat(value):
+        cells = "objects" if isinstance(value, Mapping) else f"values like {value!r:.40}"
+        if isinstance(value, list):
+            cells = "lists" if value else "empty lists"
         raise SteerlensError(
-            f"{column} holds {_told(value)}, no texts; choose a column of texts, or of chats, "
+            f"{column} holds {cells}, no texts; choose a column of texts, or of chats, "
             "which are lists of messages with role and content."
         )
     if render is None:
@@ -56,9 +59,3 @@ def is_chat(value: Any) -> bool:
             for message in value
         )
     )
-
-
-def _told(value: Any) -> str:
-    if isinstance(value, list):
-        return "lists" if value else "empty lists"
-    return "objects" if isinstance(value, Mapping) else f"values like {value!r:.40}"

@@ -61,7 +61,7 @@ class _TopExamples:
             order = _order(columns_sorted[0], columns_sorted[1])[:, : self.n]
             parts.append(
                 tuple(
-                    torch.take_along_dim(tensor, _like(tensor, order), 1)
+                    torch.take_along_dim(tensor, _with_dims_of(tensor, order), 1)
                     for tensor in columns_sorted
                 )
             )
@@ -69,7 +69,7 @@ class _TopExamples:
         return self.parts[0]
 
 
-def _like(tensor: torch.Tensor, order_FN: torch.Tensor) -> torch.Tensor:
+def _with_dims_of(tensor: torch.Tensor, order_FN: torch.Tensor) -> torch.Tensor:
     """Return `order_FN` with as many dimensions as `tensor`."""
     return order_FN.view(*order_FN.shape, *(1,) * (tensor.ndim - 2))
 

@@ -73,7 +73,8 @@ class Noise:
 
 def next_tokens(logits_BV: torch.Tensor, sampling: Sampling, noise: Noise) -> Choice:
     """Return one token for each row of float logits (B, V)."""
-    n_blocks, size = _blocks(logits_BV.shape[1])
+    size = math.isqrt(logits_BV.shape[1] - 1) + 1
+    n_blocks = -(-logits_BV.shape[1] // size)
     noise_BN = torch.empty(len(logits_BV), 0, dtype=torch.float64)
     if sampling.temperature > 0:
         noise_BN = noise.gumbel(n_blocks + size)
@@ -107,11 +108,6 @@ def _choose(
     for other_B, _ in drawn[1:]:  # what a slightly wider or narrower filter would have drawn
         near_B |= other_B != token_B
     return Choice(token_B, near_B)
-
-
-def _blocks(d_vocab: int) -> tuple[int, int]:
-    size = math.isqrt(d_vocab - 1) + 1
-    return -(-d_vocab // size), size
 
 
 def _best(values_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

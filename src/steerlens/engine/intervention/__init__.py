@@ -260,7 +260,7 @@ def check_affine(sae: SAE[Any], x_1LD: torch.Tensor) -> None:
         SteerlensError: for an SAE whose decoder isn't affine.
     """
     x_1LD = x_1LD.to(sae.device)
-    probes = torch.tensor(_probes(sae.cfg.d_sae))
+    probes = torch.tensor(sorted({0, sae.cfg.d_sae // 2, sae.cfg.d_sae - 1}))
     acts_1LF = sae.encode(x_1LD)
     scale = _out_scale(sae, x_1LD)[0, -1]
     step = acts_1LF[0, -1].max().clamp(min=1.0)
@@ -279,7 +279,3 @@ def check_affine(sae: SAE[Any], x_1LD: torch.Tensor) -> None:
                 f"an SAE of architecture {sae.cfg.architecture()!r} can't be steered exactly: its "
                 "decoder is not affine in the feature activations."
             )
-
-
-def _probes(d_sae: int) -> Sequence[int]:
-    return sorted({0, d_sae // 2, d_sae - 1})

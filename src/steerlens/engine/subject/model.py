@@ -176,7 +176,9 @@ def load_model(settings: SubjectSettings, metadata: SAEMetadata) -> LoadedModel:
         "device": str(device),
         "processing": processing or "none",
     }
-    key = {**identity, "device_map": settings.device_map, "chip": _chip(device)}
+    # A GPU's arithmetic is its own.
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    key = {**identity, "device_map": settings.device_map, "chip": chip}
     agreement = read_agreement(key, cache_dir)
     reference = None if agreement else reference_logits(hf_model, tokenizer, entry.title)
     bridge, head = _bridge(hf_model, source, settings, processing)
@@ -255,11 +257,6 @@ def _processing(metadata: SAEMetadata) -> dict[str, bool]:
 
 def _dtype(settings: SubjectSettings) -> torch.dtype:
     return resolve_dtype(settings.dtype, settings.device, settings.device_map)
-
-
-def _chip(device: torch.device) -> str | None:
-    """Return the name of the GPU, whose arithmetic is its own; None for others."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def _hf_config(entry: ModelConfig) -> Any:

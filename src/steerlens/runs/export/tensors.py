@@ -42,7 +42,10 @@ def load_safetensors(path: Path) -> list[SteeringVector]:
         raise SteerlensError(f"{path} is missing or no whole safetensors file.") from error
     about: Any = read_json(card_path(path))
     try:
-        cards = {name: _card(fields) for name, fields in about["vectors"].items()}
+        cards = {
+            name: Card(**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
+            for name, fields in about["vectors"].items()
+        }
     except (TypeError, KeyError, AttributeError) as error:
         raise SteerlensError(f"{card_path(path)} is missing or no card of steerlens.") from error
     if cards.keys() != tensors.keys():
@@ -53,8 +56,3 @@ def load_safetensors(path: Path) -> list[SteeringVector]:
 def export_snippet(path: Path) -> None:
     """Write the Python file that steers a plain Transformers model with exported vectors."""
     write_text(path, SNIPPET.read_text(encoding="utf-8"))
-
-
-def _card(fields: dict[str, Any]) -> Card:
-    lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-    return Card(**{**fields, **lists})

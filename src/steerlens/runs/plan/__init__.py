@@ -69,6 +69,7 @@ def print_plan(settings: Settings, measures: bool = False) -> None:
             keep_rates(settings, measured.rates)
         plan = _toward_concepts if settings.kind is CONCEPTS else _scores_and_texts
         rows += plan(settings, measured)
+    rows += [("warning", line) for line in settings.warnings]
     width = max(len(name) for name, _ in rows)
     print(f"This would run (plan={'measure' if measures else 'true'} stops here):")
     lines = (Line(f"  {name:<{width}}  ", Text(visible(text))) for name, text in rows)
@@ -118,13 +119,13 @@ def _release_is_here(release: str | None) -> bool:
 
 def _guessed(subject: SubjectSettings, weights: int | None) -> list[tuple[str, str]]:
     return [
-        ("layers", _told(subject)),
+        ("layers", _layers_told(subject)),
         ("disk", f"a download of {gigabytes(weights) if weights else 'unknown size'} first"),
         ("time", "unknown until the weights are here, because it is measured on them"),
     ]
 
 
-def _told(subject: SubjectSettings) -> str:
+def _layers_told(subject: SubjectSettings) -> str:
     """Tell the layers as they were asked for."""
     layers = subject.layers
     return layers if isinstance(layers, str) else ", ".join(map(str, layers))
@@ -154,7 +155,7 @@ def _toward_concepts(settings: Settings, measured: Measured | None) -> list[tupl
     """Count the texts of concepts and what rating them takes."""
     layers = list(measured.sizes) if measured else layers_with_sae(settings.subject) or []
     if not layers:
-        return [("layers", f"{_told(settings.subject)}; how many, {MEASURE} tells")]
+        return [("layers", f"{_layers_told(settings.subject)}; how many, {MEASURE} tells")]
     in_template = bool(_chat_template(settings))
     planned = planned_concepts(settings, layers[0], len(layers), in_template)
     rates = measured.rates if measured else read_rates(settings)
@@ -186,7 +187,7 @@ def _scores_and_texts(settings: Settings, measured: Measured | None) -> list[tup
     sizes = measured.sizes if measured else _sizes(settings.subject)
     if not sizes:
         return [
-            ("layers", _told(settings.subject)),
+            ("layers", _layers_told(settings.subject)),
             ("features", f"as many as the SAE's weights have, which {MEASURE} loads"),
             ("time", NOT_MEASURED),
         ]

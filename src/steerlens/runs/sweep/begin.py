@@ -42,10 +42,13 @@ def begin(overrides: Sequence[str], tree: DictConfig) -> Sweep:
         tree: what Hydra composes for a job, its own `hydra` node included.
     """
     swept = swept_by_files(tree, overrides)
-    command = sorted(word for word in [*swept, *overrides] if _of_command(word))
+    words = [*swept, *overrides]
+    elsewhere = (*NOT_THE_COMMAND, "paths.")
+    command = sorted(word for word in words if not word.lstrip("+").startswith(elsewhere))
     id = hashlib.sha256(json.dumps(command).encode()).hexdigest()[:16]
     folder = Path(tree.hydra.sweep.dir)
-    if not any(_names_folder(word) for word in overrides):
+    names_folder = ("paths.output_dir=", "hydra.sweep.dir=", "paths=")
+    if not any(word.lstrip("+").startswith(names_folder) for word in overrides):
         folder = _earlier(folder.parent, id) or folder
     refuse_foreign(folder)
     make_folder(folder)
@@ -63,15 +66,6 @@ def begin(overrides: Sequence[str], tree: DictConfig) -> Sweep:
         },
     )
     return Sweep(folder, id, goes_on)
-
-
-def _of_command(word: str) -> bool:
-    word = word.lstrip("+")
-    return not word.startswith(NOT_THE_COMMAND) and not word.startswith("paths.")
-
-
-def _names_folder(word: str) -> bool:
-    return word.lstrip("+").startswith(("paths.output_dir=", "hydra.sweep.dir=", "paths="))
 
 
 def _earlier(parent: Path, id: str) -> Path | None:

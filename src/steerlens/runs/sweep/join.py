@@ -23,22 +23,15 @@ from steerlens.report import tracking
 from steerlens.report.sweep import print_sweep, write_sweep_report
 from steerlens.report.tracking.tables import answer_rows, table_rows
 from steerlens.results import (
-    CARDS,
-    CONCEPTS,
     COVERAGE,
-    EXAMPLES,
     FEATURES,
-    GENERATIONS,
-    NEIGHBOURS,
     NULL_SCORES,
     PAGE_FILE,
-    RATINGS,
-    SAES,
     STEERING,
     SUMMARY_FILE,
     Table,
 )
-from steerlens.results.folder import RunTables, read_settings, read_tables
+from steerlens.results.folder import TABLE_OF, RunTables, read_settings, read_tables
 from steerlens.results.pmi import Pmi
 from steerlens.results.replace import written_files
 from steerlens.results.status import LEFT_OUT, STATUS_FILE, refuse_foreign
@@ -211,18 +204,10 @@ def merge(parts: Sequence[RunTables]) -> RunTables:
         return parts[0]
     pmis = [part.pmi for part in parts if part.pmi is not None]
     return RunTables(
-        features=_by_layer(FEATURES, [part.features for part in parts]),
-        generations=_by_layer(GENERATIONS, [part.generations for part in parts]),
-        steering=_by_layer(STEERING, [part.steering for part in parts]),
-        saes=_once(SAES, [part.saes for part in parts]),
-        null_scores=_once(NULL_SCORES, [part.null_scores for part in parts]),
-        coverage=_by_layer(COVERAGE, [part.coverage for part in parts]),
-        concepts=_by_layer(CONCEPTS, [part.concepts for part in parts]),
-        ratings=_by_layer(RATINGS, [part.ratings for part in parts]),
-        cards=_once(CARDS, [part.cards for part in parts]),
-        examples=_once(EXAMPLES, [part.examples for part in parts]),
-        neighbours=_once(NEIGHBOURS, [part.neighbours for part in parts]),
-        words=pd.concat([part.words for part in parts], ignore_index=True),
+        **{
+            name: _of_all(table, [getattr(part, name) for part in parts])
+            for name, table in TABLE_OF.items()
+        },
         chat_template=parts[0].chat_template,
         study=parts[0].study,
         choice=parts[0].choice,
@@ -232,14 +217,15 @@ def merge(parts: Sequence[RunTables]) -> RunTables:
     )
 
 
-def _by_layer(table: Table, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def _of_all(table: Table, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the rows of all parts by layer, each once: several shards have those of their SAEs."""
     rows = pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
-    return table.frame(rows.sort_values("layer", kind="stable", ignore_index=True))
-
-
-def _once(table: Table, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return `_by_layer`, without the rows that several shards of a layer have."""
-    return _by_layer(table, frames).drop_duplicates(list(table.keys), ignore_index=True)
+    if "layer" not in table.keys:
+        return rows
+    rows = table.frame(rows.sort_values("layer", kind="stable", ignore_index=True))
+    if "feature" in table.keys:
+        return rows
+    return rows.drop_duplicates(list(table.keys), ignore_index=True)
 
 
 def _merge_pmi(parts: Sequence[Pmi]) -> Pmi:
