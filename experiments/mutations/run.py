@@ -68,7 +68,8 @@ class Ended(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--n", type=int, default=60)
-    parser.add_argument("--room", choices=ROOMS, action="append", help="default: all four")
+    of_rooms = "of what is chosen only that; default: all four"
+    parser.add_argument("--room", choices=ROOMS, action="append", help=of_rooms)
     seconds = "of processor time for each change, at most"
     parser.add_argument("--seconds", type=int, default=120, help=seconds)
     parser.add_argument("--commit", default="HEAD", help="what is changed, with its tests")
@@ -86,7 +87,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
         tree = copy_commit(commit, Path(folder))
-        sources = [file for room in rooms for file in (tree / PACKAGE / room).rglob("*.py")]
+        sources = [file for room in ROOMS for file in (tree / PACKAGE / room).rglob("*.py")]
         if args.again:
             chosen, gone = _again(_rows(args.again), tree, args.n, commit)
             print(f"{gone} of the log are no longer there", flush=True)

@@ -255,7 +255,7 @@ def test_the_search_finds_any_single_peak(peak: int) -> None:
 
 
 def test_the_search_ends_where_both_neighbours_of_the_best_are_measured() -> None:
-    success = {5: 3.0, 7: 4.0, 8: 1.0}
+    success = {5: 1.0, 7: 2.0, 8: 0.5}
     measured = {factor: (success.get(i, 0.0), 10.0) for i, factor in enumerate(GRID)}
     assert sorted(search(measured, GRID)) == [GRID[i] for i in (2, 3, 4, 5, 6, 7, 8, 11)]
 

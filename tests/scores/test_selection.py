@@ -48,6 +48,16 @@ def test_other_counts_exchange_only_the_features_that_they_change() -> None:
     assert len(again) == 50
 
 
+def test_fewer_features_that_fire_than_wanted_are_refused_and_none_at_all() -> None:
+    pieces_F = np.array([3, 9, 10, 9])
+    every = FeaturesConfig(n=None, min_examples=10)
+    assert select_features(every, 3, 4, 1, pieces_F) == [2]
+    with pytest.raises(SteerlensError, match=r"^0 features of layer 3 fire in at least 11 seq"):
+        select_features(FeaturesConfig(n=None, min_examples=11), 3, 4, 1, pieces_F)
+    with pytest.raises(SteerlensError, match=r"^1 features .*, fewer than features\.n=2; lower"):
+        select_features(FeaturesConfig(n=2, min_examples=10), 3, 4, 1, pieces_F)
+
+
 def test_more_random_features_than_there_are_is_refused() -> None:
     with pytest.raises(SteerlensError, match="more than the SAE's 10"):
         select_features(FeaturesConfig(n=11), 0, 10, seed=0)
