@@ -139,7 +139,7 @@ def read_tables(folder: Path) -> RunTables:
         study=_known(StudyConfig, settings.get("study") or {}),
         pmi=Pmi.read(folder) if (folder / PMI_FILE).is_file() else None,
         reference=Reference.read(folder) if (folder / REFERENCE_FILE).is_file() else None,
-        notes=_notes(folder),
+        notes=tuple(map(str, provenance.get("notes", []))),
     )
 
 
@@ -178,11 +178,6 @@ def _n_layers(table: Table, folder: Path) -> int:
         return len(set(table.read(folder)["layer"].tolist()))
     except SteerlensError:
         return 0
-
-
-def _notes(folder: Path) -> tuple[str, ...]:
-    provenance = read_json(folder / PROVENANCE_FILE)
-    return tuple(map(str, provenance.get("notes", []))) if isinstance(provenance, dict) else ()
 
 
 def _read_or_empty(table: Table, folder: Path) -> pd.DataFrame:
