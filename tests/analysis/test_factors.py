@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from steerlens.analysis.factors import (
     FEATURE,
+    FactorMeans,
     Measured,
     best_factors,
     by_factor,
     choice_counts,
     choose_factors,
     next_factors,
+    safe_range,
 )
 from steerlens.config.schema import ChoiceConfig
 from steerlens.errors import SteerlensError
@@ -235,6 +239,78 @@ def test_what_cannot_be_chosen_is_refused_in_a_sentence() -> None:
     with pytest.raises(SteerlensError, match="two prompts"):
         choose_factors(table.loc[table["prompt"] == "We"], ChoiceConfig(split=True))
     assert choose_factors(table.head(0), PAPER).empty
+
+
+COSTS = {
+    1: FactorMeans(1, 10, kl=0.2, relative_dose=0.1),
+    2: FactorMeans(4, 14, kl=0.9, relative_dose=0.4),
+    4: FactorMeans(6, 16, kl=1.1, relative_dose=0.6),
+    8: FactorMeans(9, 40, kl=3.0, relative_dose=0.9),
+    0: FactorMeans(0, 10, kl=0.0, relative_dose=0.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("choice", "best", "safe"),
+    [
+        ({"rule": "kl"}, [2], (1, 2)),
+        ({"rule": "kl", "kl_budget": 1.1}, [4], (1, 4)),
+        ({"rule": "kl", "kl_budget": 0.1}, [], (NAN, NAN)),
+        ({"rule": "dose"}, [4], (1, 4)),
+        ({"rule": "dose", "dose_budget": 0.1}, [1], (1, 1)),
+        ({"rule": "perplexity_ratio"}, [2], (1, 2)),
+        ({"rule": "perplexity_ratio", "perplexity_ratio": 1.6}, [4], (1, 4)),
+        ({"rule": "budget", "perplexity_budget": 4.0}, [8], (1, 8)),
+        ({"success_cap": 4.0}, [2], (1, 2)),
+    ],
+)
+def test_most_success_within_a_budget_and_the_factors_around_it(
+    choice: dict[str, Any], best: list[float], safe: tuple[float, float]
+) -> None:
+    settings = ChoiceConfig(**choice)
+    assert best_factors(COSTS, settings) == best
+    assert safe_range(COSTS, best, settings) == pytest.approx(safe, nan_ok=True)
+
+
+def test_the_safe_range_ends_at_a_factor_that_isnt_allowed_and_at_the_other_sign() -> None:
+    kl = ChoiceConfig(rule="kl")
+    costs = {-1: 0.1, 0: 0.0, 0.5: 0.1, 1: 2.0, 2: 0.5, 4: 0.7, 8: NAN}
+    measured = {factor: FactorMeans(factor, 1, kl=cost) for factor, cost in costs.items()}
+    assert best_factors(measured, kl) == [4]
+    assert safe_range(measured, [4], kl) == (2, 4)
+    assert safe_range(measured, [-1], kl) == (-1, -1)
+    assert safe_range(measured, [0.5], kl) == (0.5, 0.5)
+
+
+def test_the_table_has_the_range_of_each_feature_and_its_costs() -> None:
+    table = texts({factor: means[:2] for factor, means in COSTS.items()})
+    for name in ("kl", "relative_dose"):
+        table[name] = [getattr(COSTS[factor], name) for factor in table["factor"]]
+    both = pd.concat([table, table.assign(control="random_direction", kl=9.0)])
+    steering = choose_factors(both, ChoiceConfig(rule="kl"))
+    own = steering.loc[steering["control"].isna()].iloc[0]
+    assert own[["best_factor", "safe_factor_low", "safe_factor_high"]].tolist() == [2, 1, 2]
+    assert own[["kl", "relative_dose"]].tolist() == [0.9, 0.4]
+    control = steering.loc[steering["control"].notna()].iloc[0]
+    names = ["best_factor", "safe_factor_low", "safe_factor_high", "kl", "success_20"]
+    assert control[names].isna().all()
+
+
+def test_a_rule_whose_cost_was_not_measured_is_refused() -> None:
+    table = texts({0: (0, 10), 2: (4, 14)})
+    with pytest.raises(SteerlensError, match="=kl weighs success against kl"):
+        choose_factors(table, ChoiceConfig(rule="kl"))
+    with pytest.raises(SteerlensError, match="perplexity_ratio needs the perplexity of texts at"):
+        choose_factors(texts({2: (4, 14)}), ChoiceConfig(rule="perplexity_ratio"))
+
+
+@pytest.mark.parametrize("rule", ["kl", "dose", "perplexity_ratio"])
+def test_the_search_knows_every_rule(rule: str) -> None:
+    known = search({float(factor): means for factor, means in COSTS.items()}, tuple(COSTS),
+                   ChoiceConfig(rule=rule))  # fmt: skip
+    assert best_factors(known, ChoiceConfig(rule=rule)) == best_factors(
+        COSTS, ChoiceConfig(rule=rule)
+    )
 
 
 def search(measured: Measured, grid: tuple[float, ...], choice: ChoiceConfig = PAPER) -> Measured:

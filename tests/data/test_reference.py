@@ -212,5 +212,5 @@ def test_an_own_run_beside_the_published_scores_says_whether_they_are_reproduced
     found = read_json(tmp_path / "out" / "summary.json")["reference"]
     assert found["reproduced"] == {"output_score": same}
     assert f"output_score is {'' if same else 'not '}reproduced" in capsys.readouterr().out
-    assert (tmp_path / "out" / "figures" / "scores_by_layer.png").is_file()
+    assert (tmp_path / "out" / "figures" / "score_distributions.png").is_file()
     assert "Beside the published scores" in (tmp_path / "out" / "report.md").read_text()

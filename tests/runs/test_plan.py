@@ -104,6 +104,15 @@ def test_texts_in_the_cache_are_told(plan: Rows, words: list[str]) -> None:
     assert plan(*steers)["steering"].endswith("; 4 texts with these settings are in the cache")
 
 
+@pytest.mark.parametrize(
+    ("factor", "told"),
+    [("0", "steers with nothing"), ("-3", "suppresses features"), ("1e5", "is beyond 1000")],
+)
+def test_a_plan_warns_as_the_run_would(plan: Rows, factor: str, told: str) -> None:
+    assert told in plan(*SCORES, f"score.factor={factor}")["warning"]
+    assert "warning" not in plan(*SCORES)
+
+
 def test_a_plan_is_true_false_or_measure(words: list[str]) -> None:
     with pytest.raises(SteerlensError, match=r"plan.*'measur'.*did you mean 'measure'"):
         check(compose([*words, "plan=measur"]))

@@ -7,23 +7,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from steerlens.analysis.factors import by_factor, next_factors
-from steerlens.config.schema import RANDOM_DIRECTION, GenerationConfig, RunConfig, SteerConfig
+from steerlens.config.schema import (
+    POSITIONS,
+    RANDOM_DIRECTION,
+    GenerationConfig,
+    RunConfig,
+    SteerConfig,
+)
 from steerlens.config.settings import SteeringSettings, parse_steering, parse_subject
-from steerlens.engine.generation import ROW
+from steerlens.engine.generation import ROW, generate
 from steerlens.engine.subject import LoadedModel, Subject
 from steerlens.errors import SteerlensError
 from steerlens.results import GENERATIONS, features_alone
 from steerlens.scores import RunContext
-from steerlens.steering.features import steer_layer, text_rows
-from steerlens.steering.metrics import Texts, perplexity
+from steerlens.steering.features import SteeredVectors, steer_layer, text_rows
+from steerlens.steering.metrics import MetricRun, Texts, perplexity
 from steerlens.steering.metrics.degeneracy import DegeneracyConfig, repetition
 from steerlens.steering.metrics.success import SuccessConfig
 from steerlens.storage.store import Store
-from tests.support.generating import count_decoded, ids_of
+from tests.support.generating import EOS, count_decoded, ids_of
+from tests.support.naive_steering import naive_change, naive_logits
 from tests.support.tiny import save_model
 
 MakeSubject = Callable[..., Subject]
@@ -97,6 +106,98 @@ def test_every_column_but_those_of_other_runs_is_filled(subject: Subject) -> Non
     with_concept = replace(settings_of(), concept=("experience",))
     counted = steer_layer(subject, [5], with_concept, RunContext())["concept_success"]
     assert min(counted.tolist()) >= 0
+
+
+def naive_kl_and_dose(subject: Subject, row: dict[str, Any], positions: str) -> tuple[float, float]:
+    """From whole forwards with and without steering before each of the text's tokens."""
+    prompt = subject.to_tokens(row["prompt"])[0].tolist()
+    new = [token for token in row["token_ids"] if token != EOS]
+    kls = []
+    for length in range(len(new)):
+        steered, plain = (
+            naive_logits(
+                subject, [*prompt, *new[:length]], len(prompt), [row["feature"]], factor, positions
+            )
+            .double()
+            .log_softmax(-1)
+            for factor in (row["factor"], 0.0)
+        )
+        kls.append(float((steered.exp() * (steered - plain)).sum()))
+    ids = [*prompt, *row["token_ids"][:-1]]
+    # What the layer reads doesn't depend on edits of its own output at earlier positions.
+    x_LD = subject.lm.bridge.run_with_cache(torch.tensor([ids]))[1][subject.hook_name][0]
+    edited = {
+        "last": range(len(prompt) - 1, len(ids)),
+        "all": range(len(ids)),
+        "generated": range(len(prompt), len(ids)),
+        "prompt": range(len(prompt)),
+    }[positions]
+    new_LD = naive_change(subject, x_LD, x_LD, [row["feature"]], row["factor"])
+    dose_L = (new_LD - x_LD).norm(dim=-1) / x_LD.norm(dim=-1)
+    return float(np.mean(kls)), float(dose_L[list(edited)].mean())
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_kl_and_dose_are_those_of_whole_forwards(subject: Subject, positions: str) -> None:
+    settings = settings_of(
+        positions=positions, factors=[2, -1], prompts=["Note that", "the w40 w41 w42"], samples=1
+    )
+    frame = steer_layer(subject, [9, 5], settings, RunContext(memory_budget=2**20))
+    for row in frame.to_dict("records"):
+        if row["factor"] == 0:
+            assert (row["kl"], row["relative_dose"]) == (0, 0)
+        elif row["control"] is pd.NA:
+            kl, dose = naive_kl_and_dose(subject, row, positions)
+            assert row["kl"] == pytest.approx(kl, rel=1e-3, abs=2e-6)
+            assert row["relative_dose"] == pytest.approx(dose, rel=1e-3)
+        else:
+            assert row["kl"] > 0
+            assert row["relative_dose"] > 0
+    assert frame["kl"].max() > 1e-3
+
+
+def test_kl_is_measured_of_texts_that_a_killed_run_has_left(
+    subject: Subject, stored: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = steer_layer(subject, [5], settings_of(), RunContext())
+
+    def killed(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(perplexity, "measure", killed)
+        with pytest.raises(KeyboardInterrupt):
+            steer_layer(subject, [5], settings_of(), stored)
+    again = steer_layer(subject, [5], settings_of(), stored)
+    pd.testing.assert_frame_equal(again, whole)
+    assert again.loc[again["factor"] != 0, "kl"].notna().all()
+
+
+def test_kl_is_of_the_tokens_that_were_generated_whatever_the_text_is_cut_into(
+    subject: Subject,
+) -> None:
+    vectors = SteeredVectors(subject, SteerConfig(), GenerationConfig(stop=None), RunContext())
+    rows = text_rows({(5, "", ""): [0.0, 2.0]}, settings_of(samples=1))
+    texts = generate(
+        subject, rows, SteerConfig(), GenerationConfig(stop=None), RunContext(),
+        vectors=vectors.by_row,
+    )  # fmt: skip
+    columns = {
+        "features": texts["feature"].to_numpy(dtype="int64"),
+        "prompts": texts["prompt"].tolist(),
+        "token_ids": ids_of(texts),
+        "factors": texts["factor"].tolist(),
+        "steered_vectors": lambda: vectors.of(texts),
+    }
+    kl, other = (
+        perplexity.measure(
+            Texts(texts=of_metric, **columns), subject, perplexity.Config(), MetricRun()
+        )["kl"]
+        for of_metric in (texts["text"].tolist(), ["w50"] * len(texts))
+    )
+    assert other == pytest.approx(kl, rel=1e-4)
+    assert sorted(kl)[:2] == [0, 0]
+    assert max(kl) > 1e-3
 
 
 def test_0_comes_along_once_and_factors_rise() -> None:
@@ -184,7 +285,8 @@ def test_a_kill_between_texts_and_metrics_loses_no_text(
             steer_layer(subject, [5], settings_of(), stored)
     decoded = count_decoded(monkeypatch)
     frame = steer_layer(subject, [5], settings_of(), stored)
-    assert decoded == []
+    # Texts are there; what their tokens were drawn from is made again, of those that are steered.
+    assert sum(decoded) == (frame["factor"] != 0).sum()
     assert min(frame["success_1"].tolist()) >= 0
 
 

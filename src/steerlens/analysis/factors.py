@@ -1,13 +1,15 @@
 """The right steering factor of every feature, from its texts (paper Section 4.1), without a model.
 
-Too weak a factor changes nothing, too strong a one gives babble. Both rules weigh the mean
-success of a feature's texts at a factor (`choice.success`: success@20 in the paper) against their
-mean perplexity. Factor 0 is the text without steering and never chosen; equally good factors give
+Too weak a factor changes nothing, too strong a one gives babble. Every rule weighs the mean
+success of a feature's texts at a factor (`choice.success`: success@20 in the paper) against what it
+costs: their mean perplexity, their divergence from the unsteered model, or the length of the
+change. Factor 0 is the text without steering and never chosen; equally good factors give
 the smallest one (of -1 and 1: 1).
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,14 +29,30 @@ FEATURE = (
 )
 """What factors are chosen for, in the order of the rows."""
 
-MEANS = ("success_1", "success_5", "success_20", "concept_success", "perplexity", "degeneracy")
+MEANS = (
+    *("success_1", "success_5", "success_20", "concept_success", "perplexity", "degeneracy"),
+    *("kl", "relative_dose"),
+)
+
+PERPLEXITY_RULES = ("budget", "perplexity_ratio")
+"""Rules that compare perplexity with that of the texts at factor 0."""
 
 COARSE = 3
 """`next_factors` first asks for every third factor."""
 
-Measured = Mapping[float, tuple[float, float]]
-"""Factor -> (mean success, mean perplexity) of one feature, NaN where there is none; factor 0
-holds the texts without steering."""
+
+class FactorMeans(NamedTuple):
+    """Means over the texts of one feature at one factor, NaN where there is none."""
+
+    success: float
+    perplexity: float
+    kl: float = math.nan
+    relative_dose: float = math.nan
+
+
+Measured = Mapping[float, FactorMeans | tuple[float, float]]
+"""Factor -> means of one feature, at least (success, perplexity); factor 0 holds the texts without
+steering."""
 
 
 class ChoiceCounts(NamedTuple):
@@ -76,8 +94,8 @@ def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFr
     alphabet, and all means are those of the other prompts.
 
     Raises:
-        SteerlensError: a rule that isn't known, texts without success, a budget without the texts
-            at factor 0, a split of features with one prompt.
+        SteerlensError: a rule that isn't known, texts without success or without what the rule
+            weighs it against, a split of features with one prompt.
     """
     chosen_on, reported_on = halves(generations) if choice.split else (generations, generations)
     means = by_factor(chosen_on)
@@ -86,6 +104,11 @@ def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFr
     each = measured_by_factor(means, choice)
     ranked = [best_factors(measured, choice) for measured in each]
     features["best_factor"] = [best[0] if best else math.nan for best in ranked]
+    ranges = [
+        safe_range(measured, best, choice) for measured, best in zip(each, ranked, strict=True)
+    ]
+    features["safe_factor_low"] = [low for low, _ in ranges]
+    features["safe_factor_high"] = [high for _, high in ranges]
     features["undecided"] = [
         is_undecided(measured, best) if best else None
         for measured, best in zip(each, ranked, strict=True)
@@ -147,18 +170,44 @@ def is_undecided(measured: Measured, best: Sequence[float]) -> bool:
     return measured[best[0]][0] == 0
 
 
+def safe_range(
+    measured: Measured, best: Sequence[float], choice: ChoiceConfig
+) -> tuple[float, float]:
+    """Return the lowest and the highest of the consecutive tried factors around the best one that
+    may be chosen, all of its sign; NaN where none is best.
+    """
+    if not best:
+        return math.nan, math.nan
+    allowed = merits(measured, choice).keys()
+    tried = sorted(factor for factor in measured if factor * best[0] > 0)
+    low = high = tried.index(best[0])
+    while low > 0 and tried[low - 1] in allowed:
+        low -= 1
+    while high + 1 < len(tried) and tried[high + 1] in allowed:
+        high += 1
+    return tried[low], tried[high]
+
+
 def merits(measured: Measured, choice: ChoiceConfig) -> dict[float, float]:
     """Return what the best factor has most of, at each factor that may be chosen."""
     merit_by_rule = load_part("rules", choice.rule)
-    steered = {factor: means for factor, means in measured.items() if factor != 0}
-    blind = all(math.isnan(perplexity) for _, perplexity in steered.values())
-    _, unsteered = measured.get(0.0, (math.nan, math.nan))
+    costs = costs_weighed(choice.rule)
+    steered = {factor: FactorMeans(*means) for factor, means in measured.items() if factor != 0}
+    blind = all(math.isnan(means.perplexity) for means in steered.values())
+    unsteered = measured.get(0.0, (math.nan, math.nan))[1]
     merit_of: dict[float, float] = {}
-    for factor, (success, perplexity) in steered.items():
-        merit = merit_by_rule(success, perplexity, blind, unsteered, choice)
-        if merit is not None and not math.isnan(success):
+    for factor, means in steered.items():
+        by_name = {name: getattr(means, name) for name in costs}
+        merit = merit_by_rule(means.success, means.perplexity, blind, unsteered, choice, **by_name)
+        if merit is not None and not math.isnan(means.success):
             merit_of[factor] = merit
     return merit_of
+
+
+def costs_weighed(rule: str) -> list[str]:
+    """Return which of the means after `FactorMeans.perplexity` a rule is given, by name."""
+    parameters = inspect.signature(load_part("rules", rule)).parameters
+    return [name for name in FactorMeans._fields[2:] if name in parameters]
 
 
 def next_factors(
@@ -226,13 +275,20 @@ def measured_by_factor(means: pd.DataFrame, choice: ChoiceConfig) -> list[Measur
         )
     unsteered = means.loc[means["factor"] == 0, "perplexity"]
     measured, budgeted = (any(x.notna().tolist()) for x in (means["perplexity"], unsteered))
-    if choice.rule == "budget" and measured and not budgeted:
+    if choice.rule in PERPLEXITY_RULES and measured and not budgeted:
         raise SteerlensError(
-            "choice.rule=budget needs the perplexity of texts at factor 0; add factor 0."
+            f"choice.rule={choice.rule} needs the perplexity of texts at factor 0; add factor 0."
         )
-    features: dict[int, dict[float, tuple[float, float]]] = {}
+    steered = means.loc[means["factor"] != 0]
+    for cost in costs_weighed(choice.rule):
+        if len(steered) and not any(steered[cost].notna().tolist()):
+            raise SteerlensError(
+                f"choice.rule={choice.rule} weighs success against {cost}, which these texts don't "
+                "have; steer again, or choose another rule."
+            )
+    features: dict[int, dict[float, FactorMeans]] = {}
     ids = means.groupby(list(FEATURE), dropna=False, sort=False).ngroup()
-    columns = (means["factor"], means[choice.success], means["perplexity"])
-    for feature, factor, success, perplexity in zip(ids, *columns, strict=True):
-        features.setdefault(feature, {})[factor] = (success, perplexity)
+    columns = (means[name] for name in (choice.success, *FactorMeans._fields[1:]))
+    for feature, factor, *numbers in zip(ids, means["factor"], *columns, strict=True):
+        features.setdefault(feature, {})[factor] = FactorMeans(*numbers)
     return list(features.values())

@@ -127,6 +127,10 @@ class LayerPayoff(NamedTuple):
     """Null where no feature of the layer is selected."""
 
 
+LEFT_OUT = 0.1
+"""A threshold that leaves out a smaller share of the features selects hardly anything."""
+
+
 class Criterion(NamedTuple):
     """One score as a guide to steering."""
 
@@ -160,6 +164,18 @@ class ControlArm(NamedTuple):
     control: Estimate
     difference: Estimate
     """Features less control, pair by pair."""
+
+
+def first_selective(selected: Sequence[int]) -> int:
+    """Return where a curve over rising thresholds begins to say something: the last threshold
+    before one leaves out `LEFT_OUT` of the features that the first one selects; the number of
+    thresholds where none does.
+    """
+    most = max(selected, default=0)
+    for at, number in enumerate(selected):
+        if number < (1 - LEFT_OUT) * most:
+            return max(0, at - 1)
+    return len(selected)
 
 
 def threshold_curve(

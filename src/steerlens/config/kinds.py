@@ -104,6 +104,12 @@ CONDITIONS: Mapping[str, tuple[Callable[[RunConfig], bool], str]] = {
         lambda config: config.choice.rule == "budget" or config.coverage.words is not None,
         "choice.rule=budget or coverage.words",
     ),
+    "choice.perplexity_ratio": (
+        lambda config: config.choice.rule == "perplexity_ratio",
+        "choice.rule=perplexity_ratio",
+    ),
+    "choice.kl_budget": (lambda config: config.choice.rule == "kl", "choice.rule=kl"),
+    "choice.dose_budget": (lambda config: config.choice.rule == "dose", "choice.rule=dose"),
     "coverage.top_k": (lambda config: config.coverage.words is not None, "coverage.words"),
     "coverage.threshold": (lambda config: config.coverage.words is not None, "coverage.words"),
 }

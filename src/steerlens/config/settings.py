@@ -153,6 +153,11 @@ class Settings:
         return self.kind is not PUBLISHED
 
     @property
+    def warnings(self) -> list[str]:
+        """Say what of the scores' settings works but is hardly meant, in sentences."""
+        return [line for method in self.scores.values() for line in method.warnings()]
+
+    @property
     def cache_dir(self) -> Path:
         """Give the folder of the cache."""
         return self.subject.cache_dir

@@ -74,7 +74,10 @@ def check_choice(choice: ChoiceConfig) -> None:
         raise unknown("choice.rule", choice.rule, parts_of("rules"))
     if choice.success not in SUCCESS:
         raise unknown("choice.success", choice.success, SUCCESS)
-    for name in ("success_cap", "perplexity_budget"):
+    for name in (
+        *("success_cap", "perplexity_budget", "perplexity_ratio"),
+        *("kl_budget", "dose_budget"),
+    ):
         number = getattr(choice, name)
         if not (math.isfinite(number) and number > 0):
             raise SteerlensError(f"choice.{name}={number} must be positive.")

@@ -159,6 +159,29 @@ def token_logits(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) -> tor
 
 
 @torch.no_grad()
+def divergence(head: Head, h_BD: torch.Tensor, other_BD: torch.Tensor) -> torch.Tensor:
+    """Return KL(first || second), in nats, of the next-token distributions of each row's two normed
+    vectors: (B,) float32.
+    """
+    return _in_tiles(lambda *tile: [_divergence(head, *tile)], h_BD, other_BD)[0]
+
+
+def _divergence(head: Head, h_BD: torch.Tensor, other_BD: torch.Tensor) -> torch.Tensor:
+    lse_B, other_lse_B = _no_logsumexp(h_BD), _no_logsumexp(other_BD)
+    parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+    chunks = zip(_logits_in_chunks(head, h_BD), _logits_in_chunks(head, other_BD), strict=True)
+    for (_, logits_BC), (_, other_BC) in chunks:
+        top_B = logits_BC.amax(dim=-1)
+        weight_BC = (logits_BC - top_B[:, None]).exp_()
+        sum_B = weight_BC.mul_(logits_BC - other_BC).sum(dim=-1)
+        parts.append((top_B.double(), sum_B.double()))
+        lse_B = _add_logsumexp(lse_B, logits_BC)
+        other_lse_B = _add_logsumexp(other_lse_B, other_BC)
+    mean_B = torch.stack([(top_B - lse_B).exp() * sum_B for top_B, sum_B in parts]).sum(dim=0)
+    return (mean_B - lse_B + other_lse_B).clamp_min(0).float()
+
+
+@torch.no_grad()
 def products_of_changes(head: Head, h_BPD: torch.Tensor, before_PD: torch.Tensor) -> torch.Tensor:
     """Return the inner products of the changes of next-token logits under P prompts.
 

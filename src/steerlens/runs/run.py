@@ -164,7 +164,7 @@ def _carry_out(
 ) -> None:
     """Write the tables of all that the run was asked for into `target`."""
     folder = RunFolder(target, settings.seed)
-    for warning in (line for method in settings.scores.values() for line in method.warnings()):
+    for warning in settings.warnings:
         logger.warning("%s", warning)
         folder.note_line(warning)
     if settings.kind is not PUBLISHED:

@@ -20,7 +20,7 @@ from steerlens.judges.lexical import LexicalJudge, Lexicon, fit_reading
 from steerlens.judges.vocabulary import fit_vocabularies
 from steerlens.results import CHOOSING, CONCEPTS, EVALUATING, FEATURES, RATINGS
 from steerlens.scores.scoring import score_layer
-from steerlens.steering.features import measure_groups
+from steerlens.steering.features import SteeredVectors, measure_groups, texts_at_once
 from steerlens.steering.methods.arms import PROMPT, UNSTEERED, SteeringMethod, learn_arms
 from steerlens.steering.methods.prompt import prompted
 
@@ -198,8 +198,8 @@ def texts_of_arms(
     evaluator: LoadedModel | None,
     asked: Sequence[ArmFactors],
 ) -> list[pd.DataFrame]:
-    """Make the texts of each arm toward the concepts at its factors, and measure them, all
-    together.
+    """Make the texts of each arm toward the concepts at its factors, and measure them, together as
+    many as memory has room for.
 
     Args:
         subject: model and SAE.
@@ -209,6 +209,31 @@ def texts_of_arms(
         evaluator: the model whose perplexity is measured; None = the subject's own.
         asked: arms, and which texts of them.
     """
+    rows = [_rows(of_arm, concepts, settings.generation.samples) for of_arm in asked]
+    at_once = texts_at_once(subject, settings.generation, ctx.memory_budget)
+    parts: list[list[ArmFactors]] = []
+    n_texts = at_once
+    for of_arm, of_rows in zip(asked, rows, strict=True):
+        if n_texts + len(of_rows) > at_once:
+            parts.append([])
+            n_texts = 0
+        parts[-1].append(of_arm)
+        n_texts += len(of_rows)
+    return [
+        texts
+        for part in parts
+        for texts in _texts_together(subject, concepts, settings, ctx, evaluator, part)
+    ]
+
+
+def _texts_together(
+    subject: Subject,
+    concepts: ConceptSet,
+    settings: SteeringSettings,
+    ctx: RunContext,
+    evaluator: LoadedModel | None,
+    asked: Sequence[ArmFactors],
+) -> list[pd.DataFrame]:
     steer, generation = settings.steer, settings.generation
     ids = [concept.id for concept in concepts.concepts]
     steerings = [of_arm.arm.steering(subject, ids) for of_arm in asked]
@@ -217,7 +242,21 @@ def texts_of_arms(
         _with_words(of_arm.arm, of_rows, concepts).drop(columns="split")
         for of_arm, of_rows in zip(asked, rows, strict=True)
     ]
-    texts = generate_groups(subject, [*zip(wanted, steerings, strict=True)], steer, generation, ctx)
+    # A prompted text goes on from another prompt than it is measured by, and nothing is edited.
+    vectors = [
+        None
+        if of_arm.arm.method == PROMPT
+        else SteeredVectors(subject, steer, generation, ctx, steering)
+        for of_arm, steering in zip(asked, steerings, strict=True)
+    ]
+    texts = generate_groups(
+        subject,
+        [*zip(wanted, steerings, strict=True)],
+        steer,
+        generation,
+        ctx,
+        vectors=[each and each.by_row for each in vectors],
+    )
     # What a text is measured and judged by is the prompt without the words that ask.
     texts = [
         of_arm.assign(prompt=of_rows["prompt"]) for of_arm, of_rows in zip(texts, rows, strict=True)
@@ -231,6 +270,7 @@ def texts_of_arms(
         evaluator=evaluator,
         chat_template=bool(generation.chat_template),
         by=ROW_OF_CONCEPT,
+        vectors=vectors,
     )
     return [
         of_measured.assign(method=of_arm.arm.method, rank=of_arm.arm.rank, split=of_rows["split"])

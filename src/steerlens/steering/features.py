@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from steerlens.analysis.factors import next_factors
+from steerlens.analysis.factors import FactorMeans, next_factors
 from steerlens.config.registry import source_digest
-from steerlens.config.schema import ChoiceConfig
+from steerlens.config.schema import ChoiceConfig, GenerationConfig, SteerConfig
 from steerlens.config.settings import SteeringSettings
 from steerlens.engine.cached_rows import GROUP, cached_groups
 from steerlens.engine.generation import (
     ROW,
     Steering,
+    Vectors,
     Watch,
     generate,
     steering_with_shares,
@@ -27,8 +29,13 @@ from steerlens.results import GENERATIONS
 from steerlens.steering.metrics import Metric, MetricRun, Texts, metrics, needs_feature
 
 if TYPE_CHECKING:
+    import torch
+
     from steerlens.engine.run_context import RunContext
     from steerlens.engine.subject import LoadedModel, Subject
+
+TEXTS_AT_LEAST = 512
+"""Texts that are measured at a time, however little memory there is."""
 
 Steered = tuple[int, str, str]
 """What a text is steered with: feature, control ("" for the feature itself), and the other features
@@ -115,13 +122,68 @@ def _measured(
     """Return rows with their texts and the columns of every metric."""
     steer, generation = settings.steer, settings.generation
     by = list(steering.row if steering else ROW)
-    texts = generate(subject, rows[by], steer, generation, ctx, steering, watch)
-    texts = pd.concat([rows, texts.drop(columns=by)], axis=1)
     key = text_key(subject, steer, generation, ctx, steering)
-    chat = bool(generation.chat_template)
-    return measure_texts(
-        subject, texts, key, ctx, settings.metrics, settings.concept, evaluator, chat
-    )
+    at_once = texts_at_once(subject, generation, ctx.memory_budget)
+    measured = []
+    for start in range(0, len(rows), at_once):
+        part = rows.iloc[start : start + at_once].reset_index(drop=True)
+        vectors = SteeredVectors(subject, steer, generation, ctx, steering)
+        texts = generate(subject, part[by], steer, generation, ctx, steering, watch, vectors.by_row)
+        texts = pd.concat([part, texts.drop(columns=by)], axis=1)
+        chat = bool(generation.chat_template)
+        measured.append(
+            measure_texts(
+                subject, texts, key, ctx, settings.metrics, settings.concept, evaluator, chat,
+                vectors=vectors,
+            )
+        )  # fmt: skip
+    return pd.concat(measured, ignore_index=True) if measured else rows
+
+
+def texts_at_once(subject: Subject, generation: GenerationConfig, memory_budget: int) -> int:
+    """Return how many texts are measured at a time, so that a quarter of the budget holds the
+    vectors that their tokens were drawn from.
+    """
+    per_text = generation.max_new_tokens * subject.lm.d_model * subject.lm.dtype.itemsize
+    return max(TEXTS_AT_LEAST, memory_budget // 4 // per_text)
+
+
+@dataclass
+class SteeredVectors:
+    """The final normed vectors that the tokens of steered texts were drawn from.
+
+    They are at hand of texts that have just been generated. Of one from the store, whose numbers
+    were lost or never measured, they are made again, with the text.
+    """
+
+    subject: Subject
+    steer: SteerConfig
+    generation: GenerationConfig
+    ctx: RunContext
+    steering: Steering | None = None
+    by_row: Vectors = field(default_factory=dict)
+
+    def of(self, texts: pd.DataFrame) -> list[torch.Tensor | None]:
+        """Return the vectors (T, D) of each of `texts`, T tokens as in its `token_ids`; None where
+        nothing steered, or where the text can't be made again token by token.
+        """
+        by = list(self.steering.row if self.steering else ROW)
+        keys = list(texts[by].itertuples(index=False, name=None))
+        steered = (texts["factor"] != 0).to_numpy()
+        missing = [key not in self.by_row and yes for key, yes in zip(keys, steered, strict=True)]
+        if any(missing):
+            silent = replace(self.ctx, store=None)
+            rows = texts.loc[missing, by].reset_index(drop=True)
+            generate(
+                self.subject, rows, self.steer, self.generation, silent, self.steering,
+                vectors=self.by_row,
+            )  # fmt: skip
+        vectors = [self.by_row.get(key) for key in keys]
+        lengths = [len(ids) for ids in texts["token_ids"]]
+        return [
+            vectors_TD if vectors_TD is not None and len(vectors_TD) == length else None
+            for vectors_TD, length in zip(vectors, lengths, strict=True)
+        ]
 
 
 def _generations(
@@ -164,7 +226,7 @@ def _search(
 
     All features go on together, so that batches are full in every round.
     """
-    measured_of: dict[Steered, dict[float, tuple[float, float]]] = {key: {} for key in steered}
+    measured_of: dict[Steered, dict[float, FactorMeans]] = {key: {} for key in steered}
     rounds: list[pd.DataFrame] = []
     while True:
         next_of = {
@@ -175,10 +237,13 @@ def _search(
             return pd.concat(rounds, ignore_index=True)
         rounds.append(texts_of(factors_of))
         groups = rounds[-1].groupby(["feature", "control", "together", "factor"], as_index=False)
-        means = groups.agg({choice.success: "mean", "perplexity": "mean"})
+        costs = FactorMeans._fields[1:]
+        means = groups.agg(dict.fromkeys((choice.success, *costs), "mean"))
         for row in means.to_dict("records"):
             measured = measured_of[row["feature"], row["control"], row["together"]]
-            measured[row["factor"]] = (row[choice.success], row["perplexity"])
+            measured[row["factor"]] = FactorMeans(
+                row[choice.success], *(row[cost] for cost in costs)
+            )
 
 
 def measure_texts(
@@ -191,6 +256,7 @@ def measure_texts(
     evaluator: LoadedModel | None = None,
     chat_template: bool = False,
     by: Sequence[str] = ROW,
+    vectors: SteeredVectors | None = None,
 ) -> pd.DataFrame:
     """Return `texts` with the columns of every metric, kept under `key`, that of the texts.
 
@@ -207,9 +273,10 @@ def measure_texts(
         evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
         chat_template: whether prompts are requests inside a template, and texts the answers.
         by: the columns that tell the texts apart.
+        vectors: what their tokens were drawn from; None = not to be had.
     """
     return measure_groups(
-        subject, [(texts, key)], ctx, settings, concept, evaluator, chat_template, by
+        subject, [(texts, key)], ctx, settings, concept, evaluator, chat_template, by, [vectors]
     )[0]
 
 
@@ -222,6 +289,7 @@ def measure_groups(
     evaluator: LoadedModel | None = None,
     chat_template: bool = False,
     by: Sequence[str] = ROW,
+    vectors: Sequence[SteeredVectors | None] | None = None,
 ) -> list[pd.DataFrame]:
     """Return the texts of several keys, which have the same columns, each as `measure_texts`
     does, measured together.
@@ -229,6 +297,8 @@ def measure_groups(
     if not (asked := [(texts, key) for texts, key in groups if len(texts)]):
         return [texts for texts, _ in groups]
     tables = [texts.reset_index(drop=True) for texts, _ in asked]
+    every = vectors or [None] * len(groups)
+    sources = [each for each, (texts, _) in zip(every, groups, strict=True) if len(texts)]
     metric_run = MetricRun(ctx.memory_budget, evaluator=evaluator, chat_template=chat_template)
     for name, metric in metrics(of_features="feature" in tables[0]).items():
         words = concept if needs_feature(metric) else ()
@@ -251,7 +321,7 @@ def measure_groups(
             label = f"layer {subject.layer}: {name}"
             with ctx.task(len(missing), label, "texts") as advance:
                 columns = metric.measure(
-                    _columns(missing),
+                    _columns(missing, sources),
                     subject,
                     config,
                     replace(metric_run, concept=words, progress=advance),
@@ -271,10 +341,24 @@ def measure_groups(
     return [next(rest) if len(texts) else texts for texts, _ in groups]
 
 
-def _columns(texts: pd.DataFrame) -> Texts:
+def _columns(texts: pd.DataFrame, sources: Sequence[SteeredVectors | None]) -> Texts:
+    """Return the texts of groups, each of which has its own source of vectors, for a metric."""
+
+    def steered_vectors() -> list[torch.Tensor | None]:
+        vectors: list[torch.Tensor | None] = [None] * len(texts)
+        numbers = texts[GROUP].to_numpy()
+        for number, source in enumerate(sources):
+            rows = np.flatnonzero(numbers == number)
+            if source is not None and len(rows):
+                for row, vectors_TD in zip(rows, source.of(texts.iloc[rows]), strict=True):
+                    vectors[row] = vectors_TD
+        return vectors
+
     return Texts(
         features=texts["feature"].to_numpy(dtype="int64") if "feature" in texts else None,
         prompts=texts["prompt"].tolist(),
         texts=texts["text"].tolist(),
         token_ids=[list(ids) for ids in texts["token_ids"]],
+        factors=texts["factor"].tolist(),
+        steered_vectors=steered_vectors,
     )

@@ -11,9 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from steerlens.analysis.resampling import Estimate
 from steerlens.errors import SteerlensError
-from steerlens.report.figures import BESIDE_NULL, FIGURES, draw_all, output_score
-from steerlens.report.figures.style import look
+from steerlens.report.figures import (
+    BESIDE_NULL,
+    FIGURES,
+    draw_all,
+    input_output,
+    output_score,
+    rated,
+)
+from steerlens.report.figures.rated import Curve
+from steerlens.report.figures.style import headline, look, new_figure, short_labels
 from steerlens.results import FEATURES, WORDS
 from steerlens.results.folder import RunTables
 from tests.support.drawing import coarse
@@ -52,11 +61,12 @@ def test_every_kind_of_table_can_be_drawn(
     layers: tuple[int, ...], change: Callable[[pd.DataFrame], pd.DataFrame]
 ) -> None:
     table = change(frame(layers, 3))
-    for draw in FIGURES.values():
+    for name, draw in FIGURES.items():
         with look():
             figure = draw(table)
-            assert figure is not None
-            figure.draw_without_rendering()
+            assert (figure is None) == (len(layers) == 1 and name.endswith("by_layer"))
+            if figure is not None:
+                figure.draw_without_rendering()
 
 
 def test_figures_are_written_as_png_and_pdf(tmp_path: Path) -> None:
@@ -103,7 +113,7 @@ def test_a_median_of_every_layer_stands_at_its_layer() -> None:
 
 
 def test_shares_above_the_thresholds_are_drawn_and_told() -> None:
-    table = frame([0], 4, output_score=[0.0, 0.05, 0.2, 0.009])
+    table = frame([0, 1], 4, output_score=[0.0, 0.05, 0.2, 0.009] * 2)
     figure = output_score.by_layer(table)
     assert figure is not None
     shares = [float(np.asarray(line.get_ydata())[0]) for line in figure.axes[1].lines]
@@ -123,11 +133,71 @@ def test_random_directions_can_be_drawn_beside_every_kind_of_table(
     layers: tuple[int, ...], change: Callable[[pd.DataFrame], pd.DataFrame]
 ) -> None:
     for null in (null_scores(layers, 5), null_scores(layers, 5, output_score=0.0)):
-        for draw in BESIDE_NULL.values():
+        for name, draw in BESIDE_NULL.items():
             with look():
                 figure = draw(change(frame(layers, 3)), null=null)
-                assert figure is not None
-                figure.draw_without_rendering()
+                assert (figure is None) == (len(layers) == 1 and name.endswith("by_layer"))
+                if figure is not None:
+                    figure.draw_without_rendering()
+
+
+def test_where_medians_are_zero_means_and_90th_percentiles_are_drawn() -> None:
+    table = frame([2, 5, 9], 10, input_score=[0.0] * 7 + [0.2, 0.4, 0.9] + [0.0] * 20)
+    figure = input_output.by_layer(table)
+    assert figure is not None
+    lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in figure.axes[0].lines}
+    np.testing.assert_allclose(lines["mean (the median is 0)"], [0.15, 0, 0])
+    np.testing.assert_allclose(lines["90th percentile"], [0.45, 0, 0])
+
+
+def test_random_directions_are_drawn_in_the_distribution_as_shares() -> None:
+    null = null_scores([0], 4, output_score=[0.5, 0.5, 0.001, 0.5])
+    figure = output_score.distribution(frame([0], 3), null)
+    assert figure is not None
+    (line,) = [line for line in figure.axes[1].lines if line.get_label() == "random directions"]
+    share = np.interp(0.1, np.asarray(line.get_xdata()), np.asarray(line.get_ydata()))
+    assert share == 0.75
+
+
+def test_an_axis_of_scores_begins_where_scores_are() -> None:
+    scores = [0.0, *np.geomspace(1e-4, 1, 999)]
+    figure = output_score.distribution(frame([0], 1000, output_score=scores))
+    assert figure is not None
+    assert figure.axes[0].get_xlim()[0] == pytest.approx(1e-4)
+    assert "0.1 % are lower" in figure.axes[0].get_xlabel()
+
+
+@pytest.mark.parametrize(
+    ("labels", "short"),
+    [
+        (["a=1, sae=x", "a=2, sae=y"], ["a=1", "a=2"]),
+        (["file=x.parquet, sae=x", "file=y.parquet, sae=y"], ["x", "y"]),
+        (["a=1, b=1", "a=1, b=2", "a=2, b=1"], ["a=1, b=1", "a=1, b=2", "a=2, b=1"]),
+        (["sae=x, a=1", "this run"], ["sae=x, a=1", "this run"]),
+        (["sae=x"], ["x"]),
+    ],
+)
+def test_labels_say_in_what_results_differ(labels: list[str], short: list[str]) -> None:
+    assert short_labels(labels) == short
+
+
+def test_a_subtitle_breaks_between_its_parts() -> None:
+    with look():
+        figure = new_figure(4, 4)
+        headline(figure, "title", "  ·  ".join(["a" * 30, "b" * 30, "c" * 10]))
+    assert figure.texts[1].get_text().split("\n") == ["a" * 30, "b" * 30 + "  ·  " + "c" * 10]
+
+
+def test_a_method_has_one_colour_in_all_figures() -> None:
+    level = [Estimate(0.5, None, None)]
+    curves = [Curve(name, [], level) for name in ("Prompt", "SAE (no filter)", "LAT", "Mine")]
+    figures = [rated.draw_by_threshold({3: of_figure}, "") for of_figure in (curves, curves[1:])]
+    colors = [
+        {line.get_label(): line.get_color() for line in figure.axes[0].lines} for figure in figures
+    ]
+    for name in ("SAE (no filter)", "LAT"):
+        assert colors[0][name] == colors[1][name]
+    assert colors[0]["SAE (no filter)"] != colors[0]["Prompt"]
 
 
 def test_random_directions_stand_beside_the_features_of_their_layer() -> None:
@@ -169,7 +239,8 @@ def test_every_feature_is_in_the_histogram_also_zeros_and_ones() -> None:
     figure = output_score.distribution(table)
     assert figure is not None
     heights = [patch.get_height() for patch in figure.axes[0].patches]  # type: ignore[attr-defined]
-    assert sum(heights) == 5
+    assert sum(heights) == pytest.approx(1)
+    assert sorted(heights)[-3:] == pytest.approx([0.2, 0.4, 0.4])
 
 
 def test_the_headline_says_model_sae_and_number_of_features() -> None:

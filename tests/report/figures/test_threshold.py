@@ -87,9 +87,9 @@ def test_a_criterion_that_works_reversed_is_drawn_both_ways() -> None:
     figure = by_criterion(steering(n=60))
     assert figure is not None
     labels = [str(line.get_label()) for line in figure.axes[0].lines]
-    assert "input_score, lowest first" in labels
-    assert "output_score, lowest first" not in labels
-    assert any(label.startswith("output_score (rank correlation 0.") for label in labels)
+    assert "input score, lowest first" in labels
+    assert "output score, lowest first" not in labels
+    assert any(label.startswith("output score (rank correlation 0.") for label in labels)
 
 
 def test_late_layers_are_drawn_once_more_by_themselves(tmp_path: Path) -> None:

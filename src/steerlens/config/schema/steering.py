@@ -117,13 +117,21 @@ class ChoiceConfig:
     """The right steering factor of every feature, from its texts at all factors."""
 
     rule: str = "paper"
-    """paper (most success per perplexity, below a cap; Section 4.1) or budget (most success within
-    a budget of perplexity)."""
+    """paper (most success per perplexity, below a cap; Section 4.1), or most success within a
+    budget: budget and perplexity_ratio (of perplexity), kl (of divergence from the unsteered
+    model), dose (of the change's length)."""
     success: str = "success_20"
     """What counts as success: success_20 (the paper), success_5, success_1, or concept_success."""
     success_cap: float = 3.0
     """rule=paper: factors whose mean success is over this are dropped."""
     perplexity_budget: float = 2.0
     """rule=budget: mean perplexity allowed, times the mean of the feature's factor-0 texts."""
+    perplexity_ratio: float = 1.5
+    """rule=perplexity_ratio: mean perplexity allowed, times the mean of the feature's factor-0
+    texts."""
+    kl_budget: float = 1.0
+    """rule=kl: mean `kl` allowed, in nats a token."""
+    dose_budget: float = 0.7
+    """rule=dose: mean `relative_dose` allowed."""
     split: bool = False
     """Choose the factor on one half of the prompts and report its means on the other half."""

@@ -54,6 +54,10 @@ ROWS_AT_ONCE = 512
 TargetsOf = Callable[[pd.DataFrame], Targets]
 """What each row of a batch is steered with."""
 
+Vectors = dict[tuple[Any, ...], torch.Tensor | None]
+"""By what identifies a text, the final normed vectors (T, D) that its T tokens were drawn from;
+None of a text that wasn't steered."""
+
 EditsOf = Callable[[pd.DataFrame, Sequence[int]], Edits]
 """The edits of a batch of rows, whose prompts have so many tokens."""
 
@@ -90,12 +94,13 @@ def generate(
     ctx: RunContext,
     steering: Steering | None = None,
     watch: Watch | None = None,
+    vectors: Vectors | None = None,
 ) -> pd.DataFrame:
     """Continue the prompt of every row.
 
     Returns:
         The rows in the same order, with `text`, `token_ids`, `stopped_by`, `near_ties`,
-        `first_step_kl` and `seed`.
+        `first_step_kl`, `relative_dose` and `seed`.
 
     Args:
         subject: model and SAE.
@@ -105,12 +110,13 @@ def generate(
         ctx: memory, seed, progress, and where finished texts are kept.
         steering: what takes the place of the SAE's features.
         watch: told what isn't in the store while it is written; what it raises ends the work.
+        vectors: given the vectors of what isn't in the store; None = they aren't wanted.
 
     Raises:
         SteerlensError: for a prompt that doesn't fit in the model's context, or a chat template
             that the tokenizer doesn't have.
     """
-    return generate_groups(subject, [(rows, steering)], steer, settings, ctx, watch)[0]
+    return generate_groups(subject, [(rows, steering)], steer, settings, ctx, watch, [vectors])[0]
 
 
 def generate_groups(
@@ -120,6 +126,7 @@ def generate_groups(
     settings: GenerationConfig,
     ctx: RunContext,
     watch: Watch | None = None,
+    vectors: Sequence[Vectors | None] | None = None,
 ) -> list[pd.DataFrame]:
     """Continue the prompts of several groups of rows, each steered with something else, in
     batches that directions share.
@@ -134,10 +141,18 @@ def generate_groups(
         settings: how texts are continued.
         ctx: memory, seed, progress, and where finished texts are kept.
         watch: as of `generate`.
+        vectors: of each group, as of `generate`; None = of none.
 
     Raises:
         SteerlensError: as `generate`.
     """
+
+    def note(batch: pd.DataFrame, texts: Sequence[Continuation]) -> None:
+        keys = batch[by].itertuples(index=False, name=None)
+        for number, row, text in zip(batch[GROUP].tolist(), keys, texts, strict=True):
+            if (vectors_of_group := wanted[number]) is not None:
+                stacked = torch.stack(text.vectors) if text.vectors else None
+                vectors_of_group[row] = stacked
 
     def texts_of(missing: pd.DataFrame) -> Iterator[pa.Table]:
         prompts = _tokenised(subject, dict.fromkeys(missing["prompt"].tolist()), settings)
@@ -149,11 +164,14 @@ def generate_groups(
             )
             for rows, edits_of in _sharing_batches(subject, seeded, steerings, steer, ctx):
                 for table in _batches(
-                    subject, rows, prompts, steer, settings, ctx, edits_of, advance, watch
-                ):
+                    subject, rows, prompts, steer, settings, ctx, edits_of, advance, watch,
+                    note if any(each is not None for each in wanted) else None,
+                ):  # fmt: skip
                     yield pa.Table.from_pandas(table, preserve_index=False)
 
     asked = [(rows, steering) for rows, steering in groups if len(rows)]
+    every = vectors or [None] * len(groups)
+    wanted = [each for each, (rows, _) in zip(every, groups, strict=True) if len(rows)]
     if not asked:
         return [rows for rows, _ in groups]
     steerings = [steering for _, steering in asked]
@@ -277,9 +295,9 @@ def _sharing_batches(
             assert steering.edits_of is not None
             edits_of[number] = steering.edits_of
 
-    def added(batch: pd.DataFrame, _: Sequence[int]) -> Edits:
+    def added(batch: pd.DataFrame, n_prompt_B: Sequence[int]) -> Edits:
         parts = [targets_of[number](part) for number, part in batch.groupby(GROUP, sort=False)]
-        return SteeringHooks(subject, operation, join_targets(parts), steer.positions)
+        return SteeringHooks(subject, operation, join_targets(parts), steer.positions, n_prompt_B)
 
     if targets_of:
         yield rows.loc[rows[GROUP].isin(list(targets_of))], added
@@ -349,6 +367,7 @@ def _batches(
     edits_of: EditsOf,
     advance: Any,
     watch: Watch | None,
+    note: Callable[[pd.DataFrame, Sequence[Continuation]], None] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Yield the missing rows with their texts, a batch at a time."""
     check_affine(subject.sae, torch.randn(1, 4, subject.sae.cfg.d_in).to(subject.sae.W_dec))
@@ -376,8 +395,10 @@ def _batches(
 
         texts = decode(
             subject, [prompts[index] for index in distinct], prompt_B, hooks, seeds, sampling,
-            stopping, advance, full, show if watch else None,
+            stopping, advance, full, show if watch else None, note is not None,
         )  # fmt: skip
+        if note:
+            note(batch, texts)
         unused = sum(settings.max_new_tokens - len(text.token_ids) for text in texts)
         advance(0, unused)
         finished.append(_table(subject, batch, prompts, texts))
@@ -406,6 +427,7 @@ def _table(
         stopped_by=[text.stopped_by for text in texts],
         near_ties=[text.near_ties for text in texts],
         first_step_kl=[text.first_step_kl for text in texts],
+        relative_dose=[text.relative_dose for text in texts],
     )
 
 

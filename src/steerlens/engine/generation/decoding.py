@@ -45,6 +45,12 @@ class Continuation:
     """How many of its tokens rounding could have decided."""
     first_step_kl: float = 0.0
     """KL(steered || unsteered) of the first steered next-token distribution, in nats."""
+    relative_dose: float | None = 0.0
+    """Norm of the change / norm of the vector that it changed, the mean over edited positions; None
+    of an edit that isn't of one vector."""
+    vectors: list[torch.Tensor] = field(default_factory=list)
+    """Final normed vectors, (D,), that its tokens were drawn from, where they are wanted and the
+    text is steered."""
 
 
 def padded_length(subject: Subject, length: int, max_new_tokens: int) -> int:
@@ -70,6 +76,7 @@ def decode(
     progress: Callable[[int], None] = lambda n: None,
     full: int | None = None,
     watch: Callable[[Sequence[Continuation]], None] | None = None,
+    keep_vectors: bool = False,
 ) -> list[Continuation]:
     """Continue each row's prompt until `stopping` ends it.
 
@@ -86,6 +93,7 @@ def decode(
         progress: called with the number of tokens that have just been drawn.
         full: how many rows a full batch has; None = as many as this one.
         watch: called with all rows after each of their tokens; what it raises ends the batch.
+        keep_vectors: whether steered texts have their `vectors`.
 
     Raises:
         SteerlensError: logits overflow in the run's dtype.
@@ -106,6 +114,7 @@ def decode(
             for text, kl in zip(texts, kl_B.tolist(), strict=True):
                 if text:
                     text.first_step_kl = kl
+        _note_edits(texts, hooks, forward.h_BD if keep_vectors else None)
         token_B, near_B = (column.tolist() for column in next_tokens(logits_BV, sampling, noise))
         progress(sum(text is not None for text in texts))
         for row, (text, token, near) in enumerate(zip(texts, token_B, near_B, strict=True)):
@@ -129,6 +138,23 @@ def decode(
             texts = [texts[row] for row in rows]
             token_B = [token_B[row] for row in rows]
         logits_BV, kl_B = forward.next(torch.tensor(token_B), hooks)
+
+
+def _note_edits(
+    texts: Sequence[Continuation | None], hooks: Edits, h_BD: torch.Tensor | None
+) -> None:
+    """Write down how strongly each text that is still going has been edited so far, and with
+    `h_BD` the vectors that its next token is drawn from.
+    """
+    if not hooks.steers:
+        return
+    factor_B = hooks.factor_B.tolist()
+    dose_B = [None] * len(texts) if hooks.dose_B is None else hooks.dose_B.tolist()
+    for row, (text, factor, dose) in enumerate(zip(texts, factor_B, dose_B, strict=True)):
+        if text and factor != 0:
+            text.relative_dose = dose
+            if h_BD is not None:
+                text.vectors.append(h_BD[row])
 
 
 def _refuse_overflow(
@@ -176,6 +202,8 @@ class _Forward:
         self._tokens_PL = torch.tensor(rows, device=subject.lm.device)
         self._n_padding = n_padding.to(subject.lm.device)
         self._cache: Any = None
+        self.h_BD = torch.empty(0)
+        """Final normed vectors of the last forward with the edits."""
 
     def prompt(self, prompt_B: torch.Tensor, hooks: Edits) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits (B, V) after each row's prompt, and the KL (B,) from the unsteered ones."""
@@ -194,7 +222,7 @@ class _Forward:
                 plain.append(self._run(tokens_RL[:, first:], []))
         self._cache, self._n_padding = joined(caches), n_padding_P[prompt_B]
         self._cache.reorder_cache(prompt_B)
-        steered_BV = self._run(self._tokens_PL[prompt_B][:, first:], hooks.hooks())
+        steered_BV = self._run_edited(self._tokens_PL[prompt_B][:, first:], hooks)
         if not plain:
             return steered_BV, torch.zeros(len(steered_BV))
         return steered_BV, _kl(hooks, steered_BV, torch.cat(plain), prompt_B)
@@ -213,7 +241,7 @@ class _Forward:
         hooks.is_prompt = False
         first = hooks.steers and hooks.fired == 0 and hooks.edits_new_tokens
         before = copied(self._cache) if first else None
-        logits_BV = self._run(tokens_B1, hooks.hooks())
+        logits_BV = self._run_edited(tokens_B1, hooks)
         if before is None:
             return logits_BV, None
         after, self._cache = self._cache, before
@@ -227,11 +255,21 @@ class _Forward:
         self._n_padding = self._n_padding[rows]
         self._cache.reorder_cache(rows)
 
+    def _run_edited(self, tokens_BL: torch.Tensor, hooks: Edits) -> torch.Tensor:
+        """Return logits (B, V) of the last position with the edits; the cache grows."""
+        self.h_BD = self._vectors(tokens_BL, hooks.hooks())
+        return self._logits(self.h_BD)
+
     def _run(self, tokens_BL: torch.Tensor, hooks: list[tuple[str, Any]]) -> torch.Tensor:
         """Return logits (B, V) of the last position; the cache grows."""
+        return self._logits(self._vectors(tokens_BL, hooks))
+
+    def _vectors(self, tokens_BL: torch.Tensor, hooks: list[tuple[str, Any]]) -> torch.Tensor:
         past = int(self._cache.get_seq_length())
         inputs = left_padded(self._n_padding, past, tokens_BL.shape[1])
-        h_BD = final_vectors(self._bridge, tokens_BL, hooks, self._cache, last=True, **inputs)
+        return final_vectors(self._bridge, tokens_BL, hooks, self._cache, last=True, **inputs)
+
+    def _logits(self, h_BD: torch.Tensor) -> torch.Tensor:
         head = self._subject.lm.head
         return head.finish(head.logits(h_BD.to(head.device)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -49,6 +50,13 @@ class Edits(Protocol):
         ...
 
     @property
+    def dose_B(self) -> torch.Tensor | None:
+        """(B,): how long the changes so far were, beside the vectors that they changed: the mean
+        over positions; None where the edit isn't of one vector.
+        """
+        ...
+
+    @property
     def steers(self) -> bool:
         """Whether any row is edited."""
         ...
@@ -83,6 +91,7 @@ class NoEdits:
 
     def __init__(self, n_rows: int) -> None:
         self.factor_B = torch.zeros(n_rows)
+        self.dose_B = torch.zeros(n_rows)
 
     def hooks(self) -> list[tuple[str, Any]]:
         """Return no hook."""
@@ -94,7 +103,7 @@ class NoEdits:
 
     def select(self, rows: torch.Tensor) -> None:
         """Go on with these rows of the batch only."""
-        self.factor_B = self.factor_B[rows]
+        self.factor_B, self.dose_B = self.factor_B[rows], self.dose_B[rows]
 
 
 class SteeringHooks:
@@ -104,8 +113,16 @@ class SteeringHooks:
     """
 
     def __init__(
-        self, subject: Subject, operation: Operation, targets: Targets, positions: str = "last"
+        self,
+        subject: Subject,
+        operation: Operation,
+        targets: Targets,
+        positions: str = "last",
+        n_prompt_B: Sequence[int] | None = None,
     ) -> None:
+        """`n_prompt_B` are the prompts' lengths in tokens, BOS included, without the padding before
+        them; None = there is none.
+        """
         self.targets = targets
         self.is_prompt = True
         self.fired = 0
@@ -117,6 +134,10 @@ class SteeringHooks:
         self._looks_back = looks_back(subject.sae)
         self._past_BLD: torch.Tensor | None = None
         self._steers = bool((targets.factor_B != 0).any())
+        self._n_prompt_B = None if n_prompt_B is None else torch.tensor(n_prompt_B)
+        device = targets.factor_B.device
+        self._dose_sum_B = torch.zeros(len(targets), dtype=torch.float64, device=device)
+        self._dosed_B = torch.zeros_like(self._dose_sum_B)
 
     @property
     def factor_B(self) -> torch.Tensor:
@@ -127,6 +148,13 @@ class SteeringHooks:
     def steers(self) -> bool:
         """Whether any row's factor isn't 0."""
         return self._steers
+
+    @property
+    def dose_B(self) -> torch.Tensor:
+        """Give the relative dose of each row so far: norm of the change / norm of the vector, the
+        mean over edited positions, (B,) float64; 0 where none was edited.
+        """
+        return self._dose_sum_B / self._dosed_B.clamp(min=1)
 
     def hooks(self) -> list[tuple[str, Any]]:
         """Return, for `run_with_hooks` or `hooks` of a TransformerBridge; none if nothing is
@@ -152,7 +180,11 @@ class SteeringHooks:
 
     def select(self, rows: torch.Tensor) -> None:
         """Go on with these rows of the batch only."""
-        self.targets = self.targets.rows(rows.to(self.targets.factor_B.device))
+        rows = rows.to(self.targets.factor_B.device)
+        self.targets = self.targets.rows(rows)
+        self._dose_sum_B, self._dosed_B = self._dose_sum_B[rows], self._dosed_B[rows]
+        if self._n_prompt_B is not None:
+            self._n_prompt_B = self._n_prompt_B[rows.cpu()]
         if self._past_BLD is not None:
             self._past_BLD = self._past_BLD[rows.to(self._past_BLD.device)]
 
@@ -190,9 +222,23 @@ class SteeringHooks:
         sae, keep_error = self._subject.sae, self._operation.keep_error
         encoded = encode(sae, x_BLD, part_BLD, keep_error, at)
         new_BLD = edited(self._operation, encoded, part_BLD, targets).to(out_BLD)
+        self._add_dose(part_BLD, new_BLD)
         if positions.start > 0:
             new_BLD = torch.cat([out_BLD[:, : positions.start], new_BLD], dim=1)
         return new_BLD.reshape(out.shape)
+
+    def _add_dose(self, before_BLD: torch.Tensor, after_BLD: torch.Tensor) -> None:
+        """Count edited positions, the last ones of the forward; padding has none."""
+        before_BLD = before_BLD.float()
+        change_BL = (after_BLD.float() - before_BLD).norm(dim=-1)
+        dose_BL = (change_BL / before_BLD.norm(dim=-1)).to(self._dose_sum_B)
+        counts_BL = torch.ones_like(dose_BL)
+        if self.is_prompt and self._n_prompt_B is not None:
+            length = dose_BL.shape[1]
+            from_end_L = torch.arange(length, 0, -1, device=dose_BL.device)
+            counts_BL = (from_end_L <= self._n_prompt_B.to(dose_BL.device)[:, None]).double()
+        self._dose_sum_B = self._dose_sum_B + torch.where(counts_BL > 0, dose_BL, 0).sum(dim=-1)
+        self._dosed_B = self._dosed_B + counts_BL.sum(dim=-1)
 
     def _positions(self, length: int) -> slice | None:
         """Return the positions of this forward that are edited; they are its last ones."""

@@ -34,6 +34,7 @@ FIGURES: dict[str, Draw] = {
 
 BESIDE_NULL = {
     "output_score_by_layer": output_score.by_layer,
+    "output_score_distribution": output_score.distribution,
     "input_output_by_layer": input_output.by_layer,
 }
 """Those that show random directions beside the features, where these were scored."""

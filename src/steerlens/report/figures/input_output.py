@@ -11,7 +11,14 @@ from matplotlib.figure import Figure
 
 from steerlens.analysis.summary import HYBRID, hybrids
 from steerlens.report.figures import style
-from steerlens.report.figures.output_score import S_OUT, null_of, quartiles, shares_above, subtitle
+from steerlens.report.figures.output_score import (
+    S_OUT,
+    counted,
+    null_of,
+    quartiles,
+    shares_above,
+    subtitle,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +34,7 @@ def by_layer(frame: pd.DataFrame, null: pd.DataFrame | None = None) -> Figure | 
     """
     both = _with_both(frame)
     layers = np.array(sorted({int(layer) for layer in both["layer"]}))
-    if not len(layers):
+    if len(layers) < 2:  # of one layer `against` says more
         return None
     span = int(layers.max() - layers.min()) + 1
     figure = style.new_figure(float(np.clip(6 + 0.3 * span, 9, 15)), 5.6)
@@ -42,7 +49,8 @@ def by_layer(frame: pd.DataFrame, null: pd.DataFrame | None = None) -> Figure | 
         shares_above(bottom, scores, symbol, beside)
         for axes in (top, bottom):
             style.legend_above(axes)
-    style.headline(figure, "Input and output score by layer", subtitle(both))
+    beside = null_of(null, dict.fromkeys(layers.tolist(), np.zeros(0)))
+    style.headline(figure, "Input and output score by layer", counted(both, beside))
     return figure
 
 
@@ -59,14 +67,12 @@ def against(frame: pd.DataFrame) -> Figure | None:
         line(HYBRID, color=style.RED, ls="--", lw=1.2)
     axes.set(xlabel=f"input score {S_IN}", ylabel=f"output score {S_OUT}")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    text = f"{counts['hybrid_share']:.1%} have both ≥ {HYBRID:g}"
-    text += f" ({counts['hybrid_share_if_independent']:.1%} if independent)"
+    share, expected = counts["hybrid_share"], counts["hybrid_share_if_independent"]
+    parts = [subtitle(both), f"{share:.1%} have both ≥ {HYBRID:g} ({expected:.1%} if independent)"]
     if counts["ratio_interval"]:
         low, high = counts["ratio_interval"]
-        text += f"\nratio {counts['ratio']:.2f}, 95 % interval {low:.2f} to {high:.2f}"
-    box = {"facecolor": "white", "edgecolor": style.GRID, "alpha": 0.9}
-    axes.text(0.98, 0.98, text, transform=axes.transAxes, ha="right", va="top", bbox=box)
-    style.headline(figure, "Input against output score", subtitle(both))
+        parts.append(f"ratio {counts['ratio']:.2f}, 95 % interval {low:.2f} to {high:.2f}")
+    style.headline(figure, "Input against output score", style.SEPARATOR.join(parts))
     return figure
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 FLOOR = 1e-12
 """Scores below it, zero too, are drawn here: a logarithmic axis has no zero."""
 
+LOWEST = 0.005
+"""The axis of a distribution begins where this share of the scores lies below."""
+
 S_OUT = r"$S_\mathrm{out}$"
 MARKS = tuple(zip(THRESHOLDS, (style.GREEN, style.RED), ("o", "s"), strict=True))
 
@@ -36,7 +39,7 @@ def by_layer(frame: pd.DataFrame, null: pd.DataFrame | None = None) -> Figure | 
     Beside those of the layer's random directions, where `null` has their scores.
     """
     scores = _scores(frame)
-    if not scores:
+    if len(scores) < 2:  # of one layer the distribution says more
         return None
     beside = null_of(null, scores)
     layers = np.array(list(scores))
@@ -47,23 +50,33 @@ def by_layer(frame: pd.DataFrame, null: pd.DataFrame | None = None) -> Figure | 
     shares_above(bottom, scores, S_OUT, beside)
     for axes in (top, bottom):
         style.legend_above(axes)
-    style.headline(figure, "Output score by layer", subtitle(_scored(frame)))
+    style.headline(figure, "Output score by layer", counted(_scored(frame), beside))
     return figure
 
 
-def distribution(frame: pd.DataFrame) -> Figure | None:
-    """Return how S_out is distributed over all features, and in every layer."""
+def counted(scored: pd.DataFrame, null: Scores) -> str:
+    """Return what was measured, and how many random directions stand beside it."""
+    n = sum(map(len, null.values()))
+    return style.SEPARATOR.join([subtitle(scored), *([f"{n:,} random directions"] if n else [])])
+
+
+def distribution(frame: pd.DataFrame, null: pd.DataFrame | None = None) -> Figure | None:
+    """Return how S_out is distributed over all features, and in every layer; in grey that of random
+    directions, where `null` has their scores.
+    """
     scores = _scores(frame)
     if not scores:
         return None
     pooled = np.concatenate(list(scores.values()))
+    of_null = null_of(null, scores)
+    beside = np.concatenate([*of_null.values(), np.zeros(0)])
     figure = style.new_figure(10, 4.4)
     left_axes, right = figure.subplots(1, 2)
-    # Down to the decade of the smallest score, and never so narrow that no threshold is seen.
-    lowest = max(float(pooled.min()), FLOOR)
+    # Down to the decade in which scores begin, and never so narrow that no threshold is seen.
+    lowest = max(float(np.quantile(pooled, LOWEST)), FLOOR)
     start = min(10.0 ** np.floor(np.log10(lowest)), THRESHOLDS[0] / 10)
-    _histogram(left_axes, pooled, start)
-    _shares(right, scores, start)
+    _histogram(left_axes, pooled, beside, start)
+    _shares(right, scores, beside, start)
     if len(scores) > 1:
         bounds = Normalize(min(scores), max(scores))
         bar = figure.colorbar(
@@ -72,13 +85,11 @@ def distribution(frame: pd.DataFrame) -> Figure | None:
         bar.locator = MaxNLocator(integer=True, nbins=8)
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     for axes in (left_axes, right):
-        _score_axis(axes, start, floored=bool((pooled < FLOOR).any()))
+        _score_axis(axes, start, float((pooled < start).mean()))
     style.legend_above(left_axes)
-    style.headline(
-        figure,
-        "Distribution of the output score",
-        subtitle(_scored(frame)),
-    )
+    if len(beside):
+        style.legend_above(right)
+    style.headline(figure, "Distribution of the output score", counted(_scored(frame), of_null))
     return figure
 
 
@@ -104,6 +115,9 @@ def quartiles(axes: Axes, scores: Scores, label: str, null: Scores | None = None
 
     In grey those of random directions, `null`.
     """
+    if mostly_zero(scores):
+        _means(axes, scores, label, null or {})
+        return
     quartiles_LQ, beside = _quartiles(scores), _quartiles(null or {})
     positive = np.maximum(quartiles_LQ[quartiles_LQ[:, 1] > 0], FLOOR)
     # Medians from 1e-7 in early layers to 0.5 in late ones would be a flat line and a wall.
@@ -124,6 +138,26 @@ def quartiles(axes: Axes, scores: Scores, label: str, null: Scores | None = None
     else:
         top = 1.08 * float(max([*quartiles_LQ[:, 2], *beside[:, 2]])) or 1.0
         axes.set_ylim(-0.03 * top, top)
+
+
+def mostly_zero(scores: Scores) -> bool:
+    """Return whether a line through the medians would lie at 0 in most layers."""
+    return float(np.mean([np.median(values) == 0 for values in scores.values()])) > 0.5
+
+
+def _means(axes: Axes, scores: Scores, label: str, null: Scores) -> None:
+    """Draw the mean and the 90th percentile of every layer, where the medians are 0."""
+    layers = list(scores)
+    top = [float(np.quantile(values, 0.9)) for values in scores.values()]
+    mean = [float(values.mean()) for values in scores.values()]
+    axes.plot(layers, top, color=style.BLUE, ls=":", marker="^", label="90th percentile")
+    axes.plot(layers, mean, color=style.BLUE, marker="o", label="mean (the median is 0)")
+    if null:
+        beside = [float(values.mean()) for values in null.values()]
+        look: dict[str, Any] = {"ls": "--", "marker": "o", "label": "random directions"}
+        axes.plot(list(null), beside, color=style.MUTED, **look)
+    axes.set_ylabel(label)
+    axes.set_ylim(bottom=0, top=None if max(top + mean) > 0 else 1)
 
 
 def _quartiles(scores: Scores) -> np.ndarray:
@@ -177,17 +211,24 @@ def _layer_ticks(axes: Axes, layers: np.ndarray) -> None:
     axes.set_xlim(layers.min() - 0.6, layers.max() + 0.6)
 
 
-def _histogram(axes: Axes, pooled: np.ndarray, start: float) -> None:
-    bins = np.geomspace(start, 1, 61)
-    axes.hist(np.clip(pooled, start, 1), bins=bins.tolist(), color=style.BLUE, alpha=0.75)
+def _histogram(axes: Axes, pooled: np.ndarray, null: np.ndarray, start: float) -> None:
+    # As shares: of features there may be ten times as many as of random directions.
+    bins = np.geomspace(start, 1, 61 if len(pooled) >= 1000 else 25).tolist()
+    drawn = np.clip(pooled, start, 1)
+    weights = np.full(len(pooled), 1 / len(pooled))
+    axes.hist(drawn, bins=bins, weights=weights, color=style.BLUE, alpha=0.75)
+    if len(null):
+        weights = np.full(len(null), 1 / len(null))
+        look: dict[str, Any] = {"histtype": "step", "color": style.INK, "lw": 1.2}
+        axes.hist(np.clip(null, start, 1), bins=bins, weights=weights, **look)
     for threshold, color, _ in MARKS:
         label = f"{(pooled >= threshold).mean():.1%} have {S_OUT} ≥ {threshold:g}"
         axes.axvline(threshold, color=color, ls="--", lw=1.4, label=label)
-    axes.set_ylabel("number of features")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.set_ylabel("share of features in a bin")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
 
 
-def _shares(axes: Axes, scores: Scores, start: float) -> None:
+def _shares(axes: Axes, scores: Scores, null: np.ndarray, start: float) -> None:
     """For every layer, the share of features with at least the score on the x axis."""
     grid = np.geomspace(start, 1, 300)
     colors = matplotlib.colormaps[style.LAYERS](np.linspace(0, 1, max(len(scores), 2)))
@@ -195,9 +236,10 @@ def _shares(axes: Axes, scores: Scores, start: float) -> None:
         places = np.array(list(scores), dtype=float)
         colors = matplotlib.colormaps[style.LAYERS](Normalize()(places))
     for values, color in zip(scores.values(), colors, strict=False):
-        drawn = np.sort(np.maximum(values, start))
-        share = 1 - np.searchsorted(drawn, grid) / len(values)
-        axes.plot(grid, share, color=color, lw=1.2)
+        axes.plot(grid, _share_above(values, grid), color=color, lw=1.2)
+    if len(null):
+        look = {"color": style.INK, "ls": "--", "lw": 1.4, "label": "random directions"}
+        axes.plot(grid, _share_above(null, grid), **look)
     for threshold, color, _ in MARKS:
         axes.axvline(threshold, color=color, ls="--", lw=1.4)
     axes.set_ylabel("share of features with at least this score")
@@ -205,13 +247,18 @@ def _shares(axes: Axes, scores: Scores, start: float) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
-def _score_axis(axes: Axes, start: float, floored: bool) -> None:
+def _share_above(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Return the share of `values` of at least each of `grid`."""
+    return 1 - np.searchsorted(np.sort(np.maximum(values, grid[0])), grid) / len(values)
+
+
+def _score_axis(axes: Axes, start: float, below: float) -> None:
     axes.set_xscale("log")
     axes.set_xlim(start, 1)
     axes.xaxis.set_major_locator(LogLocator(numticks=8))
     axes.xaxis.set_minor_locator(LogLocator(numticks=99))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    note = r" (0 is drawn at $10^{-12}$)" if floored else ""
+    note = f" ({100 * below:.2g} % are lower: drawn at the left)" if below else ""
     axes.set_xlabel(f"output score {S_OUT}{note}")
 
 
@@ -221,7 +268,7 @@ def subtitle(frame: pd.DataFrame) -> str:
     parts = [_one(names(frame, "model"), "models"), _one(names(frame, "sae"), "SAEs")]
     parts.append(f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers")
     parts.append(f"{len(frame):,} feature{'s' * (len(frame) != 1)}")
-    return "  ·  ".join(part for part in parts if part)
+    return style.SEPARATOR.join(part for part in parts if part)
 
 
 def _one(names: list[str], plural: str) -> str:

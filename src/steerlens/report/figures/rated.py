@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from steerlens.analysis.resampling import Estimate
+from steerlens.config.schema import STEERED_BY
 from steerlens.report.figures import style
+
+FIRST = ("SAE", "Prompt", "DiffMean", "ReFT-r1", "LoRA", "Random", "No steering")
+METHODS = (*FIRST, *(method for method in STEERED_BY if method not in FIRST))
+"""In the order in which they get a colour; beyond the palette the same ones with other markers."""
+
+FEW = 3
+"""More lines are drawn without their intervals, which would lie over each other."""
 
 
 class Curve(NamedTuple):
@@ -27,8 +36,8 @@ def draw_by_threshold(by_layer: Mapping[int, Sequence[Curve]], judge: str) -> Fi
     style.headline(
         figure,
         "What filtering SAE features by output score does to the rating",
-        f"{judge}, mean over the concepts that have a feature left, with 95 % intervals; level "
-        "lines are other methods",
+        f"{judge}, mean over the concepts that have a feature left, with its 95 % "
+        "interval; level lines are other methods",
     )
     return figure
 
@@ -44,24 +53,33 @@ def draw_by_factor(by_layer: Mapping[int, Sequence[Curve]], judge: str) -> Figur
     style.headline(
         figure,
         "How hard to steer",
-        f"{judge}, mean over concepts on the prompts that choose the factor, with 95 % intervals; "
-        "level lines are methods without a factor",
+        f"{judge}, mean over concepts on the prompts that choose the factor; level lines are "
+        "methods without a factor",
     )
     return figure
 
 
-def _panels(by_layer: Mapping[int, Sequence[Curve]], x_label: str) -> Figure:
-    import matplotlib
+def _look(name: str, others: list[str]) -> dict[str, Any]:
+    """Return a method's colour and marker: ours have the same in every figure."""
+    method = re.sub(r", filtered$| \(.*\)$", "", name)
+    index = METHODS.index(method) if method in METHODS else len(METHODS) + others.index(name)
+    more, color = divmod(index, len(style.PALETTE))
+    return {
+        "color": style.PALETTE[color],
+        "marker": style.MARKERS[more % len(style.MARKERS)],
+        "dashes": (5, 3) if more == 0 else (1.5, 2),
+    }
 
-    figure = style.new_figure(1.6 + 4.4 * len(by_layer), 4.6)
+
+def _panels(by_layer: Mapping[int, Sequence[Curve]], x_label: str) -> Figure:
+    figure = style.new_figure(max(1.6 + 4.4 * len(by_layer), 7.4), 5.2)
     panels = figure.subplots(1, len(by_layer), squeeze=False, sharey=True)[0]
     names = list(dict.fromkeys(curve.name for curves in by_layer.values() for curve in curves))
-    palette: Any = matplotlib.colormaps["tab20" if len(names) > 10 else "tab10"]
-    colors = palette.colors
-    color = dict(zip(names, colors, strict=False))
+    look = {name: _look(name, names) for name in names}
     for axes, (layer, curves) in zip(panels, by_layer.items(), strict=True):
-        for curve in curves:
-            _draw(axes, curve, color[curve.name])
+        n_lines = sum(bool(curve.x) for curve in curves)
+        for index, curve in enumerate(curves):
+            _draw(axes, curve, look[curve.name], n_lines <= FEW, index)
         axes.set_title(f"layer {layer}")
         axes.set_xlabel(x_label)
         axes.set_xscale("log")
@@ -72,15 +90,21 @@ def _panels(by_layer: Mapping[int, Sequence[Curve]], x_label: str) -> Figure:
         for axes in panels
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    columns = max(2, int(2 * len(by_layer) + 1))
+    columns = max(4, int(2 * len(by_layer) + 1))
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
     return figure
 
 
-def _draw(axes: Axes, curve: Curve, color: object) -> None:
+def _draw(
+    axes: Axes, curve: Curve, look: Mapping[str, Any], with_intervals: bool, index: int
+) -> None:
+    color = look["color"]
     if not curve.x:
         if curve.estimates[0] is not None:
-            axes.axhline(curve.estimates[0].value, ls="--", lw=1.2, color=color, label=curve.name)
+            # Dashes that begin at other places: of two lines at one rating both are seen.
+            dashed: Any = (4 * index, look["dashes"])
+            value = curve.estimates[0].value
+            axes.axhline(value, ls=dashed, lw=1.4, color=color, label=curve.name)
         return
     drawn = [
         (x, estimate)
@@ -96,5 +120,6 @@ def _draw(axes: Axes, curve: Curve, color: object) -> None:
         )
     )
     x = [at for at, _ in drawn]
-    axes.plot(x, value, "o-", color=color, label=curve.name)
-    axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
+    axes.plot(x, value, color=color, marker=look["marker"], label=curve.name)
+    if with_intervals:
+        axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)

@@ -6,8 +6,9 @@ them inside `look()`, because Matplotlib reads some settings only when it render
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +23,14 @@ from steerlens.storage.files import atomic_write, make_folder
 # Okabe and Ito's palette: told apart under every common kind of colour blindness.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 INK, MUTED, GRID = "#222222", "#666666", "#dddddd"
+PALETTE = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", INK)
+"""All of Okabe and Ito's that are dark enough for a line."""
+MARKERS = "os^vDPX"
+"""Of lines that may lie over each other: what is hidden under a line shows its markers."""
+SEPARATOR = "  ·  "
+"""Between the parts of a subtitle."""
+NAMED_BY = re.compile(r"^(?:model|sae|subject)=(?=[^,]*$)")
+"""Settings whose value is a name that says what it is of."""
 LAYERS = "viridis"
 """Colour map from the first layer to the last: even in lightness, so it prints in grey too."""
 
@@ -70,7 +79,7 @@ def new_figure(width: float, height: float) -> Figure:
 def headline(figure: Figure, title: str, subtitle: str) -> None:
     """Write what the figure shows, in bold, and under it what it was measured on."""
     width, height = figure.get_size_inches()
-    lines = textwrap.wrap(subtitle, int(width * 13))  # characters of this size that fit
+    lines = _lines(subtitle, int(width * 13))  # characters of this size that fit
     x, top = 0.08 / width, 1 - 0.08 / height
     figure.text(x, top, title, va="top", fontsize=12, weight="bold")
     text = "\n".join(lines)
@@ -80,6 +89,29 @@ def headline(figure: Figure, title: str, subtitle: str) -> None:
     # The layout knows nothing of these texts: keep their height free of plots.
     used = (0.36 + 0.16 * len(lines)) / height
     figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - used))
+
+
+def _lines(subtitle: str, width: int) -> list[str]:
+    """Break between the parts of a subtitle; inside a part only where it doesn't fit a line."""
+    lines: list[str] = []
+    for part in subtitle.split(SEPARATOR):
+        if lines and len(lines[-1]) + len(SEPARATOR) + len(part) <= width:
+            lines[-1] += SEPARATOR + part
+        else:
+            lines += textwrap.wrap(part, width)
+    return lines
+
+
+def short_labels(labels: Sequence[str]) -> list[str]:
+    """Return what tells results apart: of `key=value, key=value` the shortest part in which all of
+    them differ, without its key where that is model or SAE.
+    """
+    parts = [label.split(", ") for label in labels]
+    if len(labels) > 1 and len({len(part) for part in parts}) == 1:
+        columns = [column for column in zip(*parts, strict=True) if len({*column}) == len(labels)]
+        labels = min(columns, key=lambda column: max(map(len, column)), default=labels)
+    values = [NAMED_BY.sub("", label) for label in labels]
+    return values if len({*values}) == len(labels) else list(labels)
 
 
 def legend_above(axes: Axes) -> None:

@@ -10,7 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from steerlens.analysis.payoff import DRAWS, Criterion, Point, criteria, threshold_curve
+from steerlens.analysis.payoff import (
+    DRAWS,
+    Criterion,
+    Point,
+    criteria,
+    first_selective,
+    threshold_curve,
+)
 from steerlens.analysis.resampling import Draws, Estimate
 from steerlens.report.figures import style
 from steerlens.report.figures.output_score import S_OUT, subtitle
@@ -24,9 +31,6 @@ SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 """Shares of the features at which criteria are drawn."""
 
 SUCCESS = "mean success@20 at the best factor"
-
-CRITERIA = (style.BLUE, style.ORANGE, style.GREEN, style.RED, "#CC79A7", "#56B4E9", style.INK)
-"""Colours of criteria, Okabe and Ito's as well."""
 
 AT_RANDOM = (
     ("random", "as many at random", style.MUTED),
@@ -54,8 +58,25 @@ def by_threshold(steering: pd.DataFrame) -> Figure | None:
     _curve(top, points, AT_RANDOM[:kinds])
     _ratios(middle, points, RATIOS[:kinds])
     _numbers(bottom, points)
-    style.headline(figure, "Success of the features above a threshold", _subtitle(scored))
+    bottom.set_xlim(*shown_thresholds(points))
+    under = [
+        _subtitle(scored),
+        "bands: 95 % intervals over features",
+        f"at random: means of {DRAWS} draws, bands their range",
+    ]
+    style.headline(figure, "Success of the features above a threshold", style.SEPARATOR.join(under))
     return figure
+
+
+def shown_thresholds(*curves: Sequence[Point]) -> tuple[float, float]:
+    """Return the ends of the axis: from where a threshold leaves out features of any curve."""
+    starts = [
+        points[first].threshold
+        for points in curves
+        if (first := first_selective([point.selected for point in points])) < len(points)
+    ]
+    lowest = min(starts, default=min(points[0].threshold for points in curves))
+    return lowest / 1.3, 1.15
 
 
 def by_criterion(steering: pd.DataFrame) -> Figure | None:
@@ -67,7 +88,7 @@ def by_criterion(steering: pd.DataFrame) -> Figure | None:
     axes = figure.subplots()
     _unselected(axes, by_score)
     for index, criterion in enumerate(by_score):
-        _criterion(axes, criterion, CRITERIA[index % len(CRITERIA)], index // len(CRITERIA))
+        _criterion(axes, criterion, index)
     axes.set(xscale="log", xlabel="share of features selected", ylabel=SUCCESS)
     axes.set_ylim(bottom=0)
     axes.set_xticks(SHARES, minor=False)
@@ -76,7 +97,8 @@ def by_criterion(steering: pd.DataFrame) -> Figure | None:
     legend = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), title="selected by")
     for text in legend.get_texts():
         text.set_parse_math(False)  # other people's columns
-    style.headline(figure, "Scores as guides to steering", _subtitle(_features(steering)))
+    under = f"{_subtitle(_features(steering))}{style.SEPARATOR}means at the best factor"
+    style.headline(figure, "Scores as guides to steering", under)
     return figure
 
 
@@ -105,7 +127,7 @@ def _ratios(axes: Axes, points: list[Point], ratios: Sequence[tuple[str, str, st
         axes.fill_between(thresholds, columns[1], columns[2], color=color, alpha=0.2, lw=0)
         axes.plot(thresholds, columns[0], color=color, marker="o", label=label)
     axes.axhline(1, color=style.MUTED, ls="--", lw=1.2)
-    axes.set_ylabel("times")
+    axes.set_ylabel("times their success")
     style.legend_above(axes)
 
 
@@ -143,21 +165,24 @@ def _unselected(axes: Axes, by_score: list[Criterion]) -> None:
     axes.axhline(at_shares[0][1].unfiltered, color=style.MUTED, lw=1.2, label="no selection")
 
 
-def _criterion(axes: Axes, criterion: Criterion, color: str, more: int) -> None:
+def _criterion(axes: Axes, criterion: Criterion, index: int) -> None:
     """Draw a line of the highest scores; dashed that of the lowest, where these are the better
     ones.
     """
     pairs = zip(SHARES, criterion.highest, strict=True)
     best = [(share, payoff.success.value) for share, payoff in pairs if payoff]
-    marker = "os^v"[more % 4]
-    label = visible(criterion.score)
+    color = style.PALETTE[index % len(style.PALETTE)]
+    # Another marker for each, and of those with one colour too.
+    marker = style.MARKERS[(index + index // len(style.PALETTE)) % len(style.MARKERS)]
+    name = visible(criterion.score).replace("_", " ")
+    label = name
     if criterion.spearman:
         label += f" (rank correlation {criterion.spearman.value:.2f})"
     axes.plot(*np.reshape(best, (-1, 2)).T, color=color, marker=marker, label=label)
     if criterion.better_reversed:
         pairs = zip(SHARES, criterion.lowest, strict=True)
         worst = [(share, payoff.success.value) for share, payoff in pairs if payoff]
-        label = f"{visible(criterion.score)}, lowest first"
+        label = f"{name}, lowest first"
         axes.plot(*np.reshape(worst, (-1, 2)).T, color=color, ls="--", marker=marker, label=label)
 
 
@@ -172,5 +197,6 @@ def _features(steering: pd.DataFrame) -> pd.DataFrame:
 
 def _subtitle(features: pd.DataFrame) -> str:
     layers = features["layer"].to_numpy()
-    span = f"  ·  layers {layers.min()} to {layers.max()}" if len({*layers.tolist()}) > 1 else ""
-    return subtitle(features) + span
+    if len({*layers.tolist()}) == 1:
+        return subtitle(features)
+    return f"{subtitle(features)}{style.SEPARATOR}layers {layers.min()} to {layers.max()}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steerlens.analysis.payoff import first_selective
 from steerlens.analysis.ranking import ranking
 from steerlens.analysis.steering_summary import curve_rows
 from steerlens.report.page.contents import (
@@ -47,9 +48,6 @@ COLUMNS = {
     "random_score": ("random", "drawn at random: a control"),
 }
 """Title and meaning of every number of the table of features that the page shows, in order."""
-
-SHOWN_FROM = 0.1
-"""Thresholds are shown from the first that leaves out so large a share of the features."""
 
 
 def feature_table(tables: RunTables) -> FeatureTable | None:
@@ -156,9 +154,7 @@ def threshold_points(steering: Mapping[str, Any] | None) -> Sequence[ThresholdPo
     if not steering:
         return []
     rows = curve_rows(steering)
-    most = max((row["selected"] for row in rows), default=0)
-    selective = [at for at, row in enumerate(rows) if row["selected"] < (1 - SHOWN_FROM) * most]
-    first = max(0, selective[0] - 1) if selective else len(rows)
+    first = first_selective([row["selected"] for row in rows])
     names = ThresholdPoint.__dataclass_fields__
     return [
         ThresholdPoint(**{name: plain(row.get(name)) for name in names})  # type: ignore[arg-type]

@@ -82,6 +82,8 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
                 ),
             )
             if any(column in ranked for column in columns)
+            # A line from one layer to the next needs two.
+            and (name == "releases" or by_layer.groupby("release").size().max() > 1)
         },
     )
 

@@ -107,7 +107,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     differences = pd.DataFrame(_differences(rows, numbers_of))
     first = numbers_of[kinds[0], PER_TEXT]
     tried = _with_scores(arm_numbers(ratings, kinds[0], PER_TEXT, CHOOSING), member)
-    judge = f"{kinds[0]} rating, {PER_TEXT}"
+    judge = f"{kinds[0]} rating, {PER_TEXT.replace('_', ' ')}"
     figures: dict[str, Any] = {}
     if any(row.method == threshold_name(MAIN) for row in rows):
         figures["table1_threshold"] = partial(draw_by_threshold, _by_threshold(first, rows), judge)

@@ -31,6 +31,13 @@ PERPLEXITY = Column(
     "tokens.",
 )
 
+KL = Column(
+    "double",
+    "KL divergence of the steered from the unsteered next-token distribution on the steered text, "
+    "in nats: the mean over the tokens of the text, a closing EOS left out; 0 without steering, "
+    "null for a text without a token.",
+)
+
 DEGENERACY = Column(
     "double",
     "How far the text repeats itself: 1 minus the product of the shares of distinct 2-, 3- and "
@@ -50,6 +57,11 @@ MAKING = {
         "double",
         "KL divergence of the first steered next-token distribution from the unsteered one, in "
         "nats.",
+    ),
+    "relative_dose": Column(
+        "double",
+        "Norm of the change over the norm of the vector at the hook that it changes, the mean over "
+        "the edited positions; 0 without steering, null of a method that changes several layers.",
     ),
     "stopped_by": Column(
         "string", "What ended the text: `eos`, `stop` (a stop string) or `length`."

@@ -6,6 +6,7 @@ from steerlens.results.table import Column, Table
 from steerlens.results.tables.columns import (
     DEGENERACY,
     FACTOR,
+    KL,
     LAYER,
     MAKING,
     PERPLEXITY,
@@ -91,6 +92,7 @@ RATINGS = Table(
         "sample": SAMPLE,
         **TEXT,
         "perplexity": PERPLEXITY,
+        "kl": KL,
         "degeneracy": DEGENERACY,
         "judge": Column("string", "Who has rated the text."),
         **{

@@ -8,6 +8,7 @@ from steerlens.results.table import Column, Table
 from steerlens.results.tables.columns import (
     DEGENERACY,
     FACTOR,
+    KL,
     LAYER,
     MAKING,
     PERPLEXITY,
@@ -73,6 +74,7 @@ GENERATIONS = Table(
             "int64", "How many tokens of the text, tokenised again, stand for `concept`."
         ),
         "perplexity": PERPLEXITY,
+        "kl": KL,
         "degeneracy": DEGENERACY,
         **REPETITION,
         **MAKING,
@@ -96,6 +98,12 @@ STEERING = Table(
         "best_factor": Column(
             "double", "The factor that `choice` chooses; null where none may be chosen."
         ),
+        "safe_factor_low": Column(
+            "double",
+            "The lowest of the consecutive tried factors around `best_factor` that the rule of "
+            "`choice` allows; null where it allows none.",
+        ),
+        "safe_factor_high": Column("double", "The highest of them."),
         "undecided": Column(
             "bool",
             "Whether no factor that may be chosen has any success, so that `best_factor` is only "
@@ -105,6 +113,8 @@ STEERING = Table(
         "concept_success": Column("double", _AT_BEST.format("`concept_success`")),
         "perplexity": Column("double", _AT_BEST.format("perplexity")),
         "degeneracy": Column("double", _AT_BEST.format("degeneracy")),
+        "kl": Column("double", _AT_BEST.format("`kl`")),
+        "relative_dose": Column("double", _AT_BEST.format("`relative_dose`")),
         "texts": Column("int64", "How many texts these means are of."),
         "success_20_unsteered": Column("double", _UNSTEERED.format("success@20")),
         "concept_success_unsteered": Column("double", _UNSTEERED.format("`concept_success`")),

@@ -69,6 +69,7 @@ def print_plan(settings: Settings, measures: bool = False) -> None:
             keep_rates(settings, measured.rates)
         plan = _toward_concepts if settings.kind is CONCEPTS else _scores_and_texts
         rows += plan(settings, measured)
+    rows += [("warning", line) for line in settings.warnings]
     width = max(len(name) for name, _ in rows)
     print(f"This would run (plan={'measure' if measures else 'true'} stops here):")
     lines = (Line(f"  {name:<{width}}  ", Text(visible(text))) for name, text in rows)

@@ -25,6 +25,8 @@ class RowEdits:
     """
 
     edits_new_tokens = True
+    dose_B: torch.Tensor | None = None
+    """Their changes are made in several layers, so that there is no one vector to compare with."""
 
     def __init__(
         self, subject: Subject, n_concepts: int, concept_B: Sequence[int], factor_B: Sequence[float]

@@ -18,7 +18,7 @@ import torch
 
 from steerlens.engine.memory import batches, rows_that_fit
 from steerlens.engine.padding import ROWS, next_multiple, padded
-from steerlens.engine.ranks import log_probability
+from steerlens.engine.ranks import divergence, log_probability
 from steerlens.engine.subject import LoadedModel
 from steerlens.engine.subject.forward import copied, empty_cache, final_vectors
 from steerlens.engine.subject.head import Head
@@ -56,7 +56,39 @@ def mean_negative_log_likelihood(
     Raises:
         SteerlensError: logits overflow in the model's dtype.
     """
+    return likelihood_and_divergence(
+        lm, texts, prompts, memory_budget, progress, answers_only, [None] * len(texts)
+    )[0]
+
+
+@torch.no_grad()
+def likelihood_and_divergence(
+    lm: LoadedModel,
+    texts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]],
+    memory_budget: int,
+    progress: Callable[[int], None],
+    answers_only: bool,
+    steered_vectors: Sequence[torch.Tensor | None],
+) -> tuple[list[float], list[float | None]]:
+    """Return `mean_negative_log_likelihood`, and from the same logits the mean KL divergence (nats)
+    of steered next-token distributions from this model's, on each text after its prompt.
+
+    Args:
+        lm: the model, unsteered.
+        texts: as there; those with steered vectors begin with their prompt, token by token.
+        prompts: as there.
+        memory_budget: as there.
+        progress: as there.
+        answers_only: as there.
+        steered_vectors: of each text the final normed vectors (T, D) that its tokens after the
+            prompt were drawn from, at least as many as there are; None = no divergence.
+
+    Raises:
+        SteerlensError: logits overflow in the model's dtype.
+    """
     means = np.zeros(len(texts))
+    divergences: list[float | None] = [None] * len(texts)
     shared = [0] * len(texts)
     if _can_share(lm):
         shared = [_shared_length(ids, prompt) for ids, prompt in zip(texts, prompts, strict=True)]
@@ -74,7 +106,14 @@ def mean_negative_log_likelihood(
                 group_texts = [texts[index] for index in group[rows]]
                 group_first = [first[index] for index in group[rows]]
                 shape = (padded(len(group_texts), full, lm.device, length), length)
-                nll_B = _negative_log_likelihood(lm, group_texts, group_first, begun, shape)
+                nll_B, h_BLD = _negative_log_likelihood(lm, group_texts, group_first, begun, shape)
+                before = len(next(iter(begun.number))) if begun else 1  # tokens up to h_BLD[:, 0]
+                for row, index in enumerate(group[rows]):
+                    if (steered_TD := steered_vectors[index]) is not None:
+                        start = len(prompts[index]) - before
+                        h_TD = h_BLD[row, start : len(texts[index]) - before]
+                        kl_T = divergence(lm.head, steered_TD[: len(h_TD)].to(h_TD), h_TD)
+                        divergences[index] = float(kl_T.double().mean())
                 n_counted = [
                     len(ids) - at for ids, at in zip(group_texts, group_first, strict=True)
                 ]
@@ -87,7 +126,7 @@ def mean_negative_log_likelihood(
         raise SteerlensError(
             f"{lm.name} gives NaN or infinite log-probabilities in {lm.dtype}; use dtype=float32."
         )
-    return means.tolist()
+    return means.tolist(), divergences
 
 
 def _can_share(lm: LoadedModel) -> bool:
@@ -215,9 +254,10 @@ def _negative_log_likelihood(
     first: Sequence[int],
     begun: _Begun | None,
     shape: tuple[int, int],
-) -> torch.Tensor:
-    """Return the negative log-probability of each text's tokens from the one at `first` on: (B,)
-    float64.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the negative log-probability of each text's tokens from the one at `first` on, (B,)
+    float64, and the final normed vectors that they are predicted from, from the last one of
+    `begun` on.
 
     `shape` is that of the tokens that are run, padding included.
     """
@@ -227,7 +267,7 @@ def _negative_log_likelihood(
         for row, at in enumerate(first):
             real_BL[row, :at] = False
         h_BLD = _normed(lm, tokens_BL[:, :-1])
-        return _sum(lm.head, h_BLD, tokens_BL[:, 1:], real_BL[:, 1:])[: len(texts)]
+        return _sum(lm.head, h_BLD, tokens_BL[:, 1:], real_BL[:, 1:])[: len(texts)], h_BLD
     n_begun = len(next(iter(begun.number)))
     rest_BL, real_BL = _filled([ids[n_begun:] for ids in texts], (n_rows, length + 1), lm.device)
     for row, at in enumerate(first):
@@ -240,7 +280,7 @@ def _negative_log_likelihood(
         h_rest = _normed(lm, rest_BL[:, :-1], begun.cache_of_rows(which_B))
         h_BLD = torch.cat([h_BLD, h_rest], dim=1)
     nll_B = begun.nll_P[which_B] + _sum(lm.head, h_BLD, rest_BL, real_BL)
-    return nll_B[: len(texts)]
+    return nll_B[: len(texts)], h_BLD
 
 
 def _sum(

@@ -7,6 +7,10 @@ evaluator has one, is context and not predicted.
 Of texts that were written inside a chat template it is the answer's alone, given the request in the
 evaluator's own template, or where that has none the request and a line break: the template's tokens
 are the same in all texts, and would hide most of what differs.
+
+Of texts whose steered next-token distributions are at hand, the same pass gives their KL divergence
+from the unsteered ones (`kl`), where the evaluator is the model itself and reads the very tokens
+that were generated; else the model reads those once more.
 """
 
 from __future__ import annotations
@@ -14,11 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from steerlens.steering.metrics.texts import MetricRun, Texts
+from steerlens.steering.metrics.texts import MetricRun, Texts, without_closing
 
 if TYPE_CHECKING:
+    import torch
+
     from steerlens.config.schema import ModelConfig
     from steerlens.config.settings import SubjectSettings
     from steerlens.engine.subject import LoadedModel, Subject, WeightCache
@@ -55,12 +61,13 @@ def load_evaluator(
 def measure(
     texts: Texts, subject: Subject, config: PerplexityConfig, run: MetricRun
 ) -> Mapping[str, Sequence[float | None]]:
-    """Return the column `perplexity`.
+    """Return the columns `perplexity` and, of texts whose factors are known, `kl`.
 
-    Null for a text of fewer than 2 tokens (inside a template: an answer of none) and for one that
-    is longer than the evaluator's context.
+    Perplexity is null for a text of fewer than 2 tokens (inside a template: an answer of none) and
+    for one that is longer than the evaluator's context; `kl` for one without a token of its own or
+    whose steered distributions aren't to be had.
     """
-    from steerlens.steering.metrics.likelihood import mean_negative_log_likelihood
+    from steerlens.steering.metrics.likelihood import likelihood_and_divergence
 
     lm = run.evaluator or subject.lm
     n_ctx = int(lm.bridge.cfg.n_ctx)
@@ -81,18 +88,70 @@ def measure(
     fit = [index for index, ids in enumerate(tokens) if least[index] <= len(ids) <= n_ctx]
     run.progress(len(texts) - len(fit))
 
-    means = mean_negative_log_likelihood(
+    steered = _steered(texts, subject, run.chat_template)
+    same = {
+        index: text.vectors_TD
+        for index, text in steered.items()
+        if lm is subject.lm and text.ids == tokens[index]
+    }
+    means, divergences = likelihood_and_divergence(
         lm,
         [tokens[index] for index in fit],
         [prompts[texts.prompts[index]] for index in fit],
         run.memory_budget,
         run.progress,
-        answers_only=run.chat_template,
+        run.chat_template,
+        [same.get(index) for index in fit],
     )
     column: list[float | None] = [None] * len(texts)
     for index, mean in zip(fit, means, strict=True):
         column[index] = math.exp(mean)
-    return {"perplexity": column}
+    if texts.factors is None:
+        return {"perplexity": column}
+    kl = [0.0 if factor == 0 else None for factor in texts.factors]
+    for index, mean in zip(fit, divergences, strict=True):
+        kl[index] = mean if index in same else kl[index]
+    others = [index for index in steered if index not in same or index not in fit]
+    _, divergences = likelihood_and_divergence(
+        subject.lm,
+        [steered[index].ids for index in others],
+        [steered[index].prompt_ids for index in others],
+        run.memory_budget,
+        lambda done: None,
+        True,
+        [steered[index].vectors_TD for index in others],
+    )
+    for index, mean in zip(others, divergences, strict=True):
+        kl[index] = mean
+    return {"perplexity": column, "kl": kl}
+
+
+class _Steered(NamedTuple):
+    """A steered text as it was generated, without a closing EOS."""
+
+    ids: list[int]
+    """Token ids of prompt and text."""
+    prompt_ids: list[int]
+    vectors_TD: torch.Tensor
+    """What its tokens were drawn from."""
+
+
+def _steered(texts: Texts, subject: Subject, chat_template: bool) -> dict[int, _Steered]:
+    """Return the texts whose divergence can be told, by their indices."""
+    if texts.steered_vectors is None:
+        return {}
+    special = set(subject.lm.tokenizer.all_special_ids)
+    prompts: dict[str, list[int]] = {}
+    steered: dict[int, _Steered] = {}
+    for index, vectors_TD in enumerate(texts.steered_vectors()):
+        new = [*without_closing(texts.token_ids[index], special)]
+        if vectors_TD is None or not new:
+            continue
+        prompt = texts.prompts[index]
+        if prompt not in prompts:
+            prompts[prompt] = subject.to_tokens(prompt, chat_template)[0].tolist()
+        steered[index] = _Steered([*prompts[prompt], *new], prompts[prompt], vectors_TD)
+    return steered
 
 
 def _request(lm: LoadedModel, prompt: str) -> str:

@@ -10,6 +10,7 @@ from steerlens.errors import SteerlensError
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from steerlens.engine.subject import LoadedModel
 
@@ -25,6 +26,11 @@ class Texts:
     """Continuations, without the prompt."""
     token_ids: Sequence[Sequence[int]]
     """The new tokens as they were generated, a closing EOS included."""
+    factors: Sequence[float] | None = None
+    """Of each text; None = not known."""
+    steered_vectors: Callable[[], Sequence[torch.Tensor | None]] | None = None
+    """Gives the final normed vectors (T, D) that the T tokens of each text were drawn from, None of
+    a text that wasn't steered; None = they are not to be had."""
 
     def __post_init__(self) -> None:
         columns = (self.features, self.prompts, self.texts, self.token_ids)
