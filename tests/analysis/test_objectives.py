@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,15 +21,20 @@ PERPLEXITY = {"perplexity": np.linspace(20, 90, N), "perplexity_unsteered": np.f
 TABLES = RunTables(frame(), steering=steering(**PERPLEXITY))
 
 
+@pytest.fixture(scope="module")
+def summary() -> dict[str, Any]:
+    return summarise(TABLES)
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_is_a_number_or_nan(name: str) -> None:
-    assert isinstance(objective(name, TABLES.features, summarise(TABLES)), float)
+def test_every_objective_is_a_number_or_nan(name: str, summary: dict[str, Any]) -> None:
+    assert isinstance(objective(name, TABLES.features, summary), float)
     empty = RunTables(frame(output_score=None, input_score=None))
     assert math.isnan(objective(name, empty.features, summarise(empty)))
 
 
-def test_objectives_are_what_they_say() -> None:
-    features, summary = TABLES.features, summarise(TABLES)
+def test_objectives_are_what_they_say(summary: dict[str, Any]) -> None:
+    features = TABLES.features
     own = TABLES.steering.loc[TABLES.steering["control"].isna()]
     expected = {
         "mean_output_score": features["output_score"].mean(),
@@ -49,8 +55,8 @@ def test_objectives_are_what_they_say() -> None:
         assert objective(name, features, summary) == pytest.approx(float(value)), name
 
 
-def test_the_summary_has_the_objective_that_was_asked_for() -> None:
+def test_the_summary_has_the_objective_that_was_asked_for(summary: dict[str, Any]) -> None:
     asked = summarise(dataclasses.replace(TABLES, objective="success"))
     assert asked["objective"]["name"] == "success"
     assert asked["objective"]["value"] == objective("success", TABLES.features, asked)
-    assert summarise(TABLES)["objective"] is None
+    assert summary["objective"] is None

@@ -35,18 +35,25 @@ def with_texts(run: RunTables, **columns: Any) -> RunTables:
     return dataclasses.replace(run, generations=run.generations.assign(**columns))
 
 
+@pytest.fixture(scope="module")
 def many() -> RunTables:
     """Features and controls, some without a factor, some scores better than others."""
     return RunTables(frame(), generations(), steering())
+
+
+@pytest.fixture(scope="module")
+def of_many(many: RunTables) -> dict[str, Any]:
+    return found(many)
 
 
 def test_nothing_is_said_where_nothing_was_steered() -> None:
     assert steering_summary(RunTables(frame()), (0.01,)) is None
 
 
-def test_the_numbers_are_those_of_the_parts_and_valid_json() -> None:
-    run = many()
-    summary = found(run)
+def test_the_numbers_are_those_of_the_parts_and_valid_json(
+    many: RunTables, of_many: dict[str, Any]
+) -> None:
+    run, summary = many, of_many
     assert json.loads(json_text(summary)) == summary
     own = run.steering.loc[run.steering["control"].isna()]
     assert summary["features"] == len(own) == 120
@@ -62,9 +69,10 @@ def test_the_numbers_are_those_of_the_parts_and_valid_json() -> None:
     assert summary["control"]["pairs"] + summary["control"]["left_out"] == 120
 
 
-def test_payoff_and_curve_are_tables_pooled_within_layers_and_by_layer() -> None:
-    run = many()
-    summary = found(run)
+def test_payoff_and_curve_are_tables_pooled_within_layers_and_by_layer(
+    many: RunTables, of_many: dict[str, Any]
+) -> None:
+    run, summary = many, of_many
     rows = payoff_rows(summary)
     layers = ["all", "within layers", "0", "1", "2", "3"]
     assert [(row["threshold"], row["layer"]) for row in rows] == [
@@ -96,8 +104,8 @@ def test_payoff_and_curve_are_tables_pooled_within_layers_and_by_layer() -> None
     assert curve[0.1]["random_within_layers"] == point.random_within_layers.mean
 
 
-def test_the_sentence_says_what_is_left_within_layers() -> None:
-    text = " ".join(steering_explanation(found(many())))
+def test_the_sentence_says_what_is_left_within_layers(of_many: dict[str, Any]) -> None:
+    text = " ".join(steering_explanation(of_many))
     assert re.search(
         r"As many features of each layer have [\d.]+: within layers it is 1\.\d+ t", text
     )
@@ -161,8 +169,8 @@ def test_steering_that_moved_no_logit_is_told_first() -> None:
     assert found(with_texts(run, first_step_kl=None))["moved"] is None
 
 
-def test_the_sentences_say_what_selecting_buys() -> None:
-    lines = " ".join(steering_explanation(found(many())))
+def test_the_sentences_say_what_selecting_buys(of_many: dict[str, Any]) -> None:
+    lines = " ".join(steering_explanation(of_many))
     assert "features with S_out >= 0.1 have mean success@20 " in lines
     assert " times (95 % interval " in lines
     assert "Of 4 scores the highest output_score selects best: 27 features (25%)" in lines
@@ -170,8 +178,10 @@ def test_the_sentences_say_what_selecting_buys() -> None:
     assert "none may be chosen (left out of all means): 11 of 120 features." in lines
 
 
-def test_features_and_random_directions_are_compared_from_the_fewest_pairs_on() -> None:
-    summary = found(many())
+def test_features_and_random_directions_are_compared_from_the_fewest_pairs_on(
+    of_many: dict[str, Any],
+) -> None:
+    summary = of_many
     for pairs, compared in ((FEWEST, True), (FEWEST - 1, False)):
         control = {**summary["control"], "pairs": pairs}
         lines = " ".join(steering_explanation({**summary, "control": control}))

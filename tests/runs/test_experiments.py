@@ -28,6 +28,7 @@ from steerlens.config.schema import (
     RunConfig,
     TrackingConfig,
 )
+from steerlens.results.folder import ASIDE
 from steerlens.runs.preflight import check
 from tests.support.axbench import save_concepts, save_instructions
 
@@ -217,7 +218,8 @@ def finished(
     def folder(config: RunConfig, subject: str) -> Path:
         tiny = first_steps(config, *folders(subject), text)
         tiny.paths.cache_dir = str(root / "cache")
-        key = json.dumps(dataclasses.asdict(tiny), sort_keys=True)
+        settings = dataclasses.asdict(tiny).items()
+        key = json.dumps({name: value for name, value in settings if name not in ASIDE})
         if key not in made:
             made[key] = root / str(len(made))
             tiny.paths.output_dir = str(made[key])

@@ -24,9 +24,9 @@ def corpus(tmp_path: Path) -> dict[str, Any]:
     """Lines of 1 to 40 words of the tiny vocabulary, some of them empty."""
     draw = np.random.default_rng(0)
     words = [*(word for word in WORDS if word.isalpha()), *(f"w{i}" for i in range(20, 60))]
-    lines = [" ".join(draw.choice(words, draw.integers(1, 41))) for _ in range(60)]
+    lines = [" ".join(draw.choice(words, draw.integers(1, 41))) for _ in range(40)]
     file = tmp_path / "corpus.txt"
-    file.write_text("\n".join([*lines[:30], "", *lines[30:]]), encoding="utf-8")
+    file.write_text("\n".join([*lines[:20], "", *lines[20:]]), encoding="utf-8")
     return {"name": "text", "path": str(file)}
 
 
@@ -42,7 +42,7 @@ def naive(subject: Subject, corpus: dict[str, Any], length: int, n: int, k: int)
         sentences += [bos + ids[i : i + size] for i in range(0, len(ids), size)]
     acts = []
     for ids in sentences:
-        _, cache = bridge.run_with_cache(torch.tensor([ids]))
+        _, cache = bridge.run_with_cache(torch.tensor([ids]), names_filter=subject.site.read)
         acts.append(sae.encode(cache[subject.site.read].flatten(2))[0, len(bos) :])
     rows = []
     for feature in range(D_SAE):

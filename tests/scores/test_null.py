@@ -19,28 +19,34 @@ from steerlens.scores import output
 from steerlens.scores.output import Config, draw_directions, null_scores, p_values
 from steerlens.scores.scoring import null_columns, score_layer
 from steerlens.storage.store import Store
-from tests.support.naive import naive_output_score
+from tests.support.naive import naive_output_score, unsteered
 from tests.support.tiny import ARCHITECTURES, D_SAE, MODELS
 
 MakeSubject = Callable[..., Subject]
 
 
-def naive_null_score(subject: Subject, number: int, n: int, config: Config) -> float:
-    """The score of a feature whose decoder row is replaced by a random direction.
+def naive_null_scores(subject: Subject, n: int, config: Config) -> list[float]:
+    """The scores of a feature whose decoder row is replaced by each of `n` random directions.
 
     Of one that isn't active, so that the SAE's reconstruction stays what it is.
     """
     _, directions_nD = draw_directions(subject, n)
     encoded = SteeredPrompt(subject, config.prompt)._encoded
     feature = int((encoded.acts_BLF[0, -1] == 0).nonzero()[0])
+    cache = unsteered(subject, config.prompt)
+    return [naive_null_score(subject, feature, row_D, config, cache) for row_D in directions_nD]
+
+
+def naive_null_score(
+    subject: Subject, feature: int, direction_D: torch.Tensor, config: Config, cache: Any
+) -> float:
     row_D = subject.sae.W_dec.data[feature].clone()
-    direction_D = directions_nD[number]
     if getattr(subject.sae.cfg, "rescale_acts_by_decoder_norm", False):
         direction_D = direction_D * row_D.norm()  # it scales activations so, and undoes it
     subject.sae.W_dec.data[feature] = direction_D
     try:
         score, _, _ = naive_output_score(
-            subject, feature, config.prompt, config.factor, config.top_k, config.keep_error
+            subject, feature, config.prompt, config.factor, config.top_k, config.keep_error, cache
         )
     finally:
         subject.sae.W_dec.data[feature] = row_D
@@ -50,7 +56,7 @@ def naive_null_score(subject: Subject, number: int, n: int, config: Config) -> f
 def assert_equals_naive(subject: Subject, **settings: Any) -> None:
     config = Config(null_directions=9, **settings)
     found = null_scores(subject, config, RunContext())
-    expected = [naive_null_score(subject, number, 9, config) for number in range(9)]
+    expected = naive_null_scores(subject, 9, config)
     assert found == pytest.approx(expected, rel=1e-4)
     assert len(set(expected)) == 9
 

@@ -84,8 +84,9 @@ def test_the_prompt_goes_into_the_template_where_that_is_asked(tiny_subject: Mak
     subject.lm.tokenizer.chat_template = TEMPLATE
     frame = score_features(subject, features=PROBES, chat_template=True)
     rendered = subject.lm.chat(PROMPT)
+    cache = unsteered(subject, rendered)
     for row in frame.to_dict("records"):
-        score, rank, _ = naive_output_score(subject, row["feature"], rendered, 10.0)
+        score, rank, _ = naive_output_score(subject, row["feature"], rendered, 10.0, cache=cache)
         assert row["output_rank"] == rank
         assert row["output_score"] == pytest.approx(score, rel=1e-4)
     plain = score_features(subject, features=PROBES)
@@ -159,10 +160,11 @@ def test_factor_zero_steers_nothing(tiny_subject: MakeSubject) -> None:
 def test_delta_is_the_score_minus_the_unsteered_one(tiny_subject: MakeSubject) -> None:
     subject = tiny_subject()
     frame = score_features(subject, features=PROBES)
+    cache = unsteered(subject, PROMPT)
     for row in frame.to_dict("records"):
-        unsteered, _, _ = naive_output_score(subject, row["feature"], PROMPT, factor=0.0)
+        plain, _, _ = naive_output_score(subject, row["feature"], PROMPT, 0.0, cache=cache)
         difference = row["output_score"] - row["output_score_delta"]
-        assert difference == pytest.approx(unsteered, rel=1e-4)
+        assert difference == pytest.approx(plain, rel=1e-4)
 
 
 def test_a_batch_equals_one_by_one(tiny_subject: MakeSubject) -> None:

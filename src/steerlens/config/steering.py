@@ -166,7 +166,11 @@ def check_generation(generation: GenerationConfig) -> None:
 
 
 def parse_factors(value: Any) -> list[float]:
-    """Return steering factors in rising order, without 0; empty if nothing is to be steered."""
+    """Return steering factors in rising order, without 0; none if nothing is to be steered.
+
+    Raises:
+        SteerlensError: a list that names none but 0, or what is no number.
+    """
     if value is None:
         return []
     numbers = value if isinstance(value, list | tuple) else [value]
@@ -177,7 +181,13 @@ def parse_factors(value: Any) -> list[float]:
             raise SteerlensError(
                 f"steer.factors: {number!r} is not a number; write 'steer.factors=[0.5,2,8]'."
             )
-    return sorted({float(number) for number in numbers} - {0.0})
+    factors = sorted({float(number) for number in numbers} - {0.0})
+    if not factors:
+        raise SteerlensError(
+            "steer.factors=[0] steers with nothing, and texts without steering are made beside any "
+            "others; write 'steer.factors=[0.5,2,8]', or steer.factors=null for no texts."
+        )
+    return factors
 
 
 def parse_prompts(generation: GenerationConfig) -> list[str]:

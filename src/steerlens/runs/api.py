@@ -268,7 +268,9 @@ def _context(
     from steerlens.config.parse import parse_memory
     from steerlens.engine.run_context import RunContext
 
-    budget = parse_memory(memory_budget)
+    # Few bytes only make small batches: the least that a run may be given is no limit here.
+    is_bytes = isinstance(memory_budget, int) and not isinstance(memory_budget, bool)
+    budget = memory_budget if is_bytes else parse_memory(memory_budget)
     return RunContext(budget, _integer("seed", seed), corpus=corpus, examples=examples)
 
 

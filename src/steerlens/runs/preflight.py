@@ -34,6 +34,7 @@ from steerlens.engine.examples import read_metadata, refuse_missing_layers
 from steerlens.errors import SteerlensError, unknown
 from steerlens.results.text import visible
 from steerlens.runs.subject_check import (
+    check_context,
     check_ids,
     check_local_model,
     check_sae_source,
@@ -95,6 +96,7 @@ def check(config: RunConfig) -> None:
     if not settings.loads_subject:
         return
     check_template(settings)
+    check_context(settings)
     check_sae_source(config)
     layers = layers_with_sae(settings.subject)
     check_ids(config, layers)

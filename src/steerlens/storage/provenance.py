@@ -93,13 +93,16 @@ def versions() -> dict[str, str | None]:
     """Return versions of Python and of every package that can change a number; null if not
     installed.
     """
-    version_of: dict[str, str | None] = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            version_of[name] = version(name)
-        except PackageNotFoundError:
-            version_of[name] = None
-    return version_of
+    return {"python": platform.python_version()} | {name: version_of(name) for name in PACKAGES}
+
+
+@cache
+def version_of(name: str) -> str | None:
+    """Return the version of the package `name`; None if it isn't installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def now() -> str:
@@ -120,7 +123,7 @@ def code_digest(rooms: tuple[str, ...] = COMPUTING) -> str:
         digest.update(file.relative_to(package).as_posix().encode())
         digest.update(without_docstrings(file.read_text(encoding="utf-8")).encode())
     for name in LIBRARIES:
-        digest.update(f"{name}=={version(name)}".encode())
+        digest.update(f"{name}=={version_of(name)}".encode())
     return digest.hexdigest()[:16]
 
 

@@ -19,10 +19,10 @@ from huggingface_hub import constants
 
 from steerlens import SteerlensError
 from steerlens.config.compose import compose
-from steerlens.config.settings import parse_subject
-from steerlens.engine.subject import Subject, load_subjects
+from steerlens.config.settings import parse_settings, parse_subject
+from steerlens.engine.subject import Subject, WeightCache, load_subjects
 from steerlens.results import FEATURES
-from steerlens.runs.run import run
+from steerlens.runs.downloads import refuse_unreachable
 from tests.support.hub import (
     COMMIT,
     Weights,
@@ -36,6 +36,7 @@ from tests.support.hub import (
     snapshot,
 )
 from tests.support.naive import naive_output_score
+from tests.support.scoring import scored
 from tests.support.tiny import D_SAE, save_model
 
 PROMPT = "From my experience,"
@@ -50,7 +51,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def score(tmp_path: Path, *words: str) -> tuple[pd.DataFrame, dict[str, Any], Subject]:
-    """The table and the provenance of a run of a few features, and its subject loaded again."""
+    """The table and the provenance of a run that scores a few features, and its subject."""
     settings = [
         *("score=output", f'score.prompt="{PROMPT}"', "score.factor=10", "features.ids=[3,17,40]"),
         *("device=cpu", "dtype=float32", "tracking.mode=disabled"),
@@ -58,10 +59,12 @@ def score(tmp_path: Path, *words: str) -> tuple[pd.DataFrame, dict[str, Any], Su
         # The entry's size would be refused where there is little memory.
         "model.n_params=1e6",
     ]
-    config = compose([*words, *settings])
-    run(config)
+    config, weights = compose([*words, *settings]), WeightCache()
+    refuse_unreachable(parse_settings(config))
+    frame = scored(config, tmp_path / "out", weights)
     provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
-    return FEATURES.read(tmp_path / "out"), provenance, next(load_subjects(parse_subject(config)))
+    subject = next(load_subjects(parse_subject(config), weight_cache=weights))
+    return frame, provenance, subject
 
 
 def assert_same_weights(subject: Subject, weights: Weights) -> None:

@@ -38,16 +38,25 @@ def answered(tables: RunTables) -> Answer:
     return answer([Series("all", ["0"], tables)], STUDY)
 
 
-def rows_of(tables: RunTables) -> dict[str, dict[str, Any]]:
-    table = answered(tables).tables["table1"]
-    return {row["method"]: row for row in table.to_dict("records")}
+def rows_of(answer: Answer) -> dict[str, dict[str, Any]]:
+    return {row["method"]: row for row in answer.tables["table1"].to_dict("records")}
+
+
+@pytest.fixture(scope="module")
+def found(tables: RunTables) -> Answer:
+    return answered(tables)
+
+
+@pytest.fixture(scope="module")
+def rows(found: Answer) -> dict[str, dict[str, Any]]:
+    return rows_of(found)
 
 
 def naive(tables: RunTables, method: str, keep: Any) -> list[tuple[int, float]]:
     """(concept, number) of the features that are kept."""
     scores: Any = tables.features.set_index("feature")
     texts: Any = tables.ratings.loc[tables.ratings["split"] == EVALUATING]
-    found = []
+    numbered = []
     for (rank, concept), rows in texts.loc[texts["method"] == method].groupby(
         ["rank", "concept_id"]
     ):
@@ -56,22 +65,21 @@ def naive(tables: RunTables, method: str, keep: Any) -> list[tuple[int, float]]:
         numbers = []
         for pair in zip(rows["lexical_concept"], rows["lexical_fluency"], strict=True):
             numbers.append(0.0 if 0 in pair else 2 / sum(1 / one for one in pair))
-        found.append((concept, mean(numbers)))
-    return found
+        numbered.append((concept, mean(numbers)))
+    return numbered
 
 
-def test_a_row_for_every_method_and_threshold(tables: RunTables) -> None:
-    rows = rows_of(tables)
+def test_a_row_for_every_method_and_threshold(rows: dict[str, dict[str, Any]]) -> None:
     filtered = [f"SAE (output_score >= {t})" for t in ("0.0001", "0.001", "0.01", "0.1")]
     assert list(rows) == [UNFILTERED, *filtered, BY_CONFIDENCE, "DiffMean", "Prompt", "Random"]
 
 
 @pytest.mark.parametrize("threshold", [None, 0.0001, 0.001, 0.01, 0.1])
 def test_a_filtered_row_is_the_mean_over_the_features_left(
-    tables: RunTables, threshold: float | None
+    tables: RunTables, rows: dict[str, dict[str, Any]], threshold: float | None
 ) -> None:
     name = UNFILTERED if threshold is None else f"SAE (output_score >= {threshold:g})"
-    row = rows_of(tables)[name]
+    row = rows[name]
     least = -1.0 if threshold is None else threshold
     expected = naive(tables, "SAE", lambda score: score["output_score"] >= least)
     assert row[CELL] == pytest.approx(mean(number for _, number in expected))
@@ -86,15 +94,16 @@ def test_a_filtered_row_is_the_mean_over_the_features_left(
         assert low <= row[CELL] <= high
 
 
-def test_by_confidence_as_many_are_left(tables: RunTables) -> None:
+def test_by_confidence_as_many_are_left(tables: RunTables, rows: dict[str, dict[str, Any]]) -> None:
     n = len(naive(tables, "SAE", lambda score: score["output_score"] >= 0.01))
     least = sorted(tables.features["token_confidence_delta"].tolist())[-n]
     expected = naive(tables, "SAE", lambda score: score["token_confidence_delta"] >= least)
-    assert rows_of(tables)[BY_CONFIDENCE][CELL] == pytest.approx(mean(x for _, x in expected))
+    assert rows[BY_CONFIDENCE][CELL] == pytest.approx(mean(x for _, x in expected))
 
 
-def test_other_rows_detection_and_what_was_published(tables: RunTables) -> None:
-    rows = rows_of(tables)
+def test_other_rows_detection_and_what_was_published(
+    tables: RunTables, rows: dict[str, dict[str, Any]]
+) -> None:
     expected = naive(tables, "DiffMean", None)
     assert rows["DiffMean"][CELL] == pytest.approx(mean(number for _, number in expected))
     assert rows["DiffMean"]["auroc_layer_4"] == pytest.approx(0.5 + 0.05 * (N_CONCEPTS - 1) / 2)
@@ -108,8 +117,7 @@ def test_other_rows_detection_and_what_was_published(tables: RunTables) -> None:
     assert pd.isna(rows["Random"]["published_layer_20"])
 
 
-def test_differences_are_paired_by_concept(tables: RunTables) -> None:
-    found = answered(tables)
+def test_differences_are_paired_by_concept(tables: RunTables, found: Answer) -> None:
     table = found.tables["table1_differences"]
     (row,) = table.loc[
         (table["method"] == "SAE (output_score >= 0.01)")
@@ -143,19 +151,18 @@ def test_the_two_aggregations_and_the_two_kinds_never_share_a_column(tables: Run
             assert f"{kind}_{aggregation}_layer_4" in columns
 
 
-def test_jobs_of_two_layers_are_one_table(tables: RunTables) -> None:
+def test_jobs_of_two_layers_are_one_table(
+    tables: RunTables, rows: dict[str, dict[str, Any]]
+) -> None:
     other = {
         name: getattr(rated_tables(seed=5), name).assign(layer=2)
         for name in ("features", "concepts", "ratings")
     }
     merged = merge([tables, RunTables(**other)])
-    rows = rows_of(merged)
-    alone = rows_of(RunTables(**other))
-    assert rows["DiffMean"][CELL] == rows_of(tables)["DiffMean"][CELL]
-    assert (
-        rows["DiffMean"]["lexical_per_text_layer_2"]
-        == (alone["DiffMean"]["lexical_per_text_layer_2"])
-    )
+    both = rows_of(answered(merged))["DiffMean"]
+    alone = rows_of(answered(RunTables(**other)))["DiffMean"]
+    assert both[CELL] == rows["DiffMean"][CELL]
+    assert both["lexical_per_text_layer_2"] == alone["lexical_per_text_layer_2"]
 
 
 def test_missing_ratings_are_counted_with_their_reason(tables: RunTables) -> None:

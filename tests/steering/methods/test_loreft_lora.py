@@ -28,8 +28,8 @@ MakeSubject = Callable[..., Subject]
 PROMPTS = ("the experience w20 w21 w100 w101 w102", "Note that")
 N_NEW = 4
 
-QUICK_LOREFT = loreft.Config(layers=(1, 3), rank=2, first=2, last=1, epochs=3, batch_size=4)
-QUICK_LORA = lora.Config(layers=(1, 3), rank=2, epochs=3, batch_size=4, lr=0.02, dropout=0.0)
+QUICK_LOREFT = loreft.Config(layers=(0, 3), rank=2, first=2, last=1, epochs=3, batch_size=4)
+QUICK_LORA = lora.Config(layers=(0, 3), rank=2, epochs=3, batch_size=4, lr=0.02, dropout=0.0)
 
 
 @pytest.fixture
@@ -321,10 +321,10 @@ def test_layers_and_matrices_that_arent_there_are_refused(
     tiny_subject: MakeSubject, hf_model: Any
 ) -> None:
     task = tiny_task(tiny_subject(), tiny_concepts(1))
-    with pytest.raises(SteerlensError, match=r"LoReFT's layer 5 .* 0 to 3"):
-        loreft.learn(task, loreft.Config(), 0)
-    with pytest.raises(SteerlensError, match=r"LoRA's layer 5 .* 0 to 3"):
-        lora.learn(task, lora.Config(), 0, hf_model)
+    with pytest.raises(SteerlensError, match=r"LoReFT's layer 4 .* 0 to 3"):
+        loreft.learn(task, loreft.Config(layers=(3, 4)), 0)
+    with pytest.raises(SteerlensError, match=r"LoRA's layer 4 .* 0 to 3"):
+        lora.learn(task, lora.Config(layers=(3, 4)), 0, hf_model)
     with pytest.raises(SteerlensError, match="can't change 'c_proj'"):
         lora.learn(task, lora.Config(layers=(1,), target="c_proj"), 0, hf_model)
     with pytest.raises(SteerlensError, match="there is no concept 3"):

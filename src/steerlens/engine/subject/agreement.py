@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,7 @@ from steerlens.engine.subject.forward import (
 from steerlens.engine.subject.load_errors import first_line
 from steerlens.errors import SteerlensError
 from steerlens.storage.files import read_json, write_json
-from steerlens.storage.provenance import LIBRARIES, code_digest
+from steerlens.storage.provenance import LIBRARIES, code_digest, version_of
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -356,7 +355,7 @@ def keep_agreement(key: Mapping[str, Any], cache_dir: Path, agreement: Agreement
 
 
 def _file(key: Mapping[str, Any], cache_dir: Path) -> Path:
-    versions = {name: version(name) for name in LIBRARIES}
+    versions = {name: version_of(name) for name in LIBRARIES}
     identity = {**key, "versions": versions, "code": code_digest(("engine/subject",))}
     text = json.dumps(identity, sort_keys=True, default=str)
     name = hashlib.sha256(text.encode()).hexdigest()[:32]
