@@ -22,6 +22,7 @@ from steerlens.config.steering import (
     check_choice,
     check_coverage,
     check_generation,
+    check_lens,
     check_objective,
     check_pmi,
     check_selection,
@@ -63,6 +64,7 @@ def check(config: RunConfig) -> None:
             check_metric()
     check_selection(config.selection)
     check_choice(config.choice)
+    check_lens(config.lens, settings.scores)
     if config.choice.success == "concept_success" and config.concept is None and not toward:
         raise SteerlensError("choice.success=concept_success needs concept=WORD.")
     check_toward(config.toward, steers)

@@ -68,6 +68,7 @@ def score(
         SteerlensError: there is nothing to score, or it can't be.
     """
     from steerlens.engine.corpus_pass import PiecesFired, in_groups, read_corpus
+    from steerlens.engine.subject.sae import sae_sources
     from steerlens.scores.quality import sae_rows
 
     refuse_absent_concept(settings)
@@ -75,12 +76,14 @@ def score(
     if settings.counts_need_a_pass:
         requests.append(PiecesFired(at_most=settings.features.min_examples or 1))
     words: WordTokens = {}
+    sources = sae_sources(settings.subject)
+    layers = tuple(source.layer for source in sources if source.layer is not None)
     for group in in_groups(models.subjects(), requests, ctx.memory_budget):
         lm = group[0].lm
         folder.note(chat_template=steering_of(lm, settings.steering).generation.chat_template)
         words = words or words_of_shard(lm, settings)
         # Of its own for each group, so that only one group's activations are in memory.
-        group_ctx = dataclasses.replace(ctx.for_group(), later=models.after)
+        group_ctx = dataclasses.replace(ctx.for_group(), later=models.after, layers=layers)
         read_corpus(group, requests, group_ctx)
         folder.add(SAES, SAES.frame(sae_rows(group, settings.quality_tokens, group_ctx)))
         _score_group(group, settings, group_ctx, folder)
