@@ -123,13 +123,14 @@ def read_tables(folder: Path) -> RunTables:
     settings = _settings(folder)
     choice = settings.get("choice")
     provenance = read_json(folder / PROVENANCE_FILE) or {}
+    beside_features: dict[str, Any] = {
+        name: _read_or_empty(table, folder)
+        for name, table in TABLE_OF.items()
+        if table is not FEATURES
+    }
     return RunTables(
         features=FEATURES.read(folder),
-        **{
-            name: _read_or_empty(table, folder)
-            for name, table in TABLE_OF.items()
-            if table is not FEATURES
-        },
+        **beside_features,
         chat_template=provenance.get("chat_template"),
         command=provenance.get("command"),
         choice=_known(ChoiceConfig, choice) if choice else None,

@@ -241,10 +241,12 @@ def _steering(
     valid = set().union(*names_of.values())
     for key in settings.keys() - valid:
         raise unknown("setting of steer and generation", key, valid)
-    steer, generation = (
-        typed_settings(kind, {key: value for key, value in settings.items() if key in names})
-        for kind, names in names_of.items()
+    of_steer, of_generation = (
+        {key: value for key, value in settings.items() if key in names}
+        for names in names_of.values()
     )
+    steer = typed_settings(SteerConfig, of_steer)
+    generation = typed_settings(GenerationConfig, of_generation)
     generation.prompts = prompts if isinstance(prompts, str | None) else _listed("prompts", prompts)
     check_steer(steer)
     check_generation(generation)
