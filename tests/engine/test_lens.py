@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from steerlens import SteerlensError
+from steerlens import SteerlensError, score_features
 from steerlens.config.prompts import PROMPTS
 from steerlens.config.schema import CorpusConfig, LensConfig
 from steerlens.engine import jacobian as module
@@ -174,6 +174,24 @@ def test_tokens_logits_and_slopes_are_read_through_the_jacobian(
         halves = convergence(subject, features, 7, ctx)
         assert -1 <= halves.cosine <= 1
         assert 0 <= halves.overlap <= 1
+
+
+def test_python_takes_a_lens_by_name_and_keys(
+    tiny_subject: MakeSubject, lens_ctx: RunContext
+) -> None:
+    subject = tiny_subject("llama", layer=1)
+    assert lens_ctx.corpus is not None
+    frame = score_features(
+        subject, "mean_logit", [3, 9], top_k=7,
+        corpus={"name": "text", "path": lens_ctx.corpus.path},
+        lens={"name": "jacobian", "n_prompts": 4, "context_length": 8},
+    )  # fmt: skip
+    config = mean_logit.Config(top_k=7)
+    expected = mean_logit.score(subject, np.array([3, 9]), config, lens_ctx)
+    np.testing.assert_allclose(frame["mean_logit"], expected["mean_logit"], rtol=1e-5)
+    assert frame["promoted_tokens"].notna().all()
+    with pytest.raises(SteerlensError, match="did you mean 'jacobian'"):
+        score_features(subject, "mean_logit", lens="jacobean")
 
 
 def test_the_gradient_of_promoted_tokens_is_activation_times_slope(

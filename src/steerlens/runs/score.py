@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from steerlens.engine.subject import LoadedModel, Subject
     from steerlens.scores.concepts import ConceptTokens
 
+CONVERGED_ON = 512
+"""Features on which two halves of a lens's sequences are compared."""
+
 WordTokens = Mapping[str, "ConceptTokens | str"]
 """Words, each with its tokens or why it has none."""
 
@@ -115,6 +118,7 @@ def _score_group(
     group: Sequence[Subject], settings: Settings, ctx: RunContext, folder: RunFolder
 ) -> None:
     """Write the rows of each subject of a group that has read the corpus together."""
+    from steerlens.engine.lens import JACOBIAN
     from steerlens.scores.scoring import null_columns, score_layer
 
     scores = settings.scores
@@ -133,6 +137,8 @@ def _score_group(
             columns = score_layer(subject, features, scores, settings.logit_lens_k, own_ctx)
             if null := null_columns(subject, scores, own_ctx):
                 folder.add(NULL_SCORES, NULL_SCORES.frame(null))
+        if settings.lens.name == JACOBIAN and any(method.uses_lens() for method in scores.values()):
+            folder.note_line(_convergence(subject, features, settings, ctx))
         facts: dict[str, Any] = {"corpus": _corpus_facts(ctx)}
         if files := {file for method in scores.values() for file in method.examples()}:
             facts["examples"] = [file_identity(file, settings.cache_dir) for file in sorted(files)]
@@ -141,6 +147,25 @@ def _score_group(
         folder.add(FEATURES, rows)
         if settings.describes_features:
             _write_cards(subject, rows, settings, ctx, folder)
+
+
+def _convergence(
+    subject: Subject, features: Sequence[int], settings: Settings, ctx: RunContext
+) -> str:
+    """Say how far the Jacobian lens's tokens depend on the sequences that it is the mean of."""
+    import torch
+
+    from steerlens.engine.lens import convergence
+
+    if settings.lens.path:
+        return f"The Jacobian lens of layer {subject.layer} is read from {settings.lens.path}."
+    some = torch.tensor(features[:CONVERGED_ON])
+    cosine, overlap = convergence(subject, some, settings.logit_lens_k, ctx)
+    return (
+        f"The Jacobian lens of layer {subject.layer} is the mean over {settings.lens.n_prompts} "
+        f"sequences; its halves agree on {overlap:.0%} of {settings.logit_lens_k} tokens "
+        f"(mean cosine of J d {cosine:.3f}; {len(some):,} features)."
+    )
 
 
 def _write_cards(
