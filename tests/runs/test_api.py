@@ -39,8 +39,7 @@ def api_subject(
     folder = tmp_path_factory.mktemp("api")
     save_sae(folder / "sae")
     paths: dict[str, Any] = {"model.path": tiny_folder("llama"), "sae.path": folder / "sae"}
-    paths["paths.cache_dir"] = folder
-    return steerlens.load_subject("local", "local", **paths)
+    return steerlens.load_subject("local", "local", **paths, **{"paths.cache_dir": folder})
 
 
 def test_importing_the_package_does_not_import_torch() -> None:
@@ -112,36 +111,36 @@ def test_weights_steer_several_features_at_once(tiny_subject: Callable[..., Subj
     assert of_first["together"].tolist() == ["9", "9"]
 
 
-api: Any = steerlens
-"""For arguments of other types than it takes."""
+API: Any = steerlens
+"""Whose arguments no type checker looks at."""
 
 
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda s: api.generate("s", 5), "must be a subject.*not str"),
-        (lambda s: api.generate(s, 48), "no feature 48"),
-        (lambda s: api.generate(s, 5, "much"), "'much' is not a number"),
-        (lambda s: api.generate(s, 5, [None]), "None is not a number"),
-        (lambda s: api.generate(s, 5, prompts=7), "prompts=7 is no list"),
-        (lambda s: api.generate(s, 5, prompts=[""]), "'' is no text"),
-        (lambda s: api.generate(s, 5, oprator="add"), "'oprator'; did you mean 'operator'"),
-        (lambda s: api.generate(s, 5, operator="ad"), "'ad'; did you mean 'add'"),
-        (lambda s: api.generate(s, 5, max_new_tokens="x"), "max_new_tokens: Value 'x'"),
-        (lambda s: api.generate(s, 5, seed="x"), "seed='x' is not an integer"),
-        (lambda s: api.generate(s, 5, memory_budget="much"), "no amount of memory"),
-        (lambda s: api.generate(s, [5, 9], weights=[1]), "1 numbers for 2 features"),
-        (lambda s: api.generate(s, [5, 9], weights=[0, 0]), "weights are all 0"),
-        (lambda s: api.generate(s, [5, 9], weights=[1, "x"]), "weights: 'x' is not a number"),
-        (lambda s: api.find(s, ""), "names nothing"),
-        (lambda s: api.find(s, "w60", top_k="x"), "top_k='x' is not an integer"),
-        (lambda s: api.find(7, "w60"), "must be a subject.*not int"),
-        (lambda s: api.score_features(7), "must be a subject.*not int"),
-        (lambda s: api.score_features(s, factor="x"), "factor of score output: Value 'x'"),
-        (lambda s: api.score_features(s, features="x"), "must be a list of integers"),
-        (lambda s: api.score_features(s, "activation", corpus=7), "corpus=7 is no corpus"),
-        (lambda s: api.steer(s, 5, factor="x").__enter__(), "factor='x' is not a number"),
-        (lambda s: api.steer(s, 5, weights=["x"]).__enter__(), "weights='x' is not"),
+        (lambda s: API.generate("s", 5), "must be a subject.*not str"),
+        (lambda s: API.generate(s, 48), "no feature 48"),
+        (lambda s: API.generate(s, 5, "much"), "'much' is not a number"),
+        (lambda s: API.generate(s, 5, [None]), "None is not a number"),
+        (lambda s: API.generate(s, 5, prompts=7), "prompts=7 is no list"),
+        (lambda s: API.generate(s, 5, prompts=[""]), "'' is no text"),
+        (lambda s: API.generate(s, 5, oprator="add"), "'oprator'; did you mean 'operator'"),
+        (lambda s: API.generate(s, 5, operator="ad"), "'ad'; did you mean 'add'"),
+        (lambda s: API.generate(s, 5, max_new_tokens="x"), "max_new_tokens: Value 'x'"),
+        (lambda s: API.generate(s, 5, seed="x"), "seed='x' is not an integer"),
+        (lambda s: API.generate(s, 5, memory_budget="much"), "no amount of memory"),
+        (lambda s: API.generate(s, [5, 9], weights=[1]), "1 numbers for 2 features"),
+        (lambda s: API.generate(s, [5, 9], weights=[0, 0]), "weights are all 0"),
+        (lambda s: API.generate(s, [5, 9], weights=[1, "x"]), "weights: 'x' is not a number"),
+        (lambda s: API.find(s, ""), "names nothing"),
+        (lambda s: API.find(s, "w60", top_k="x"), "top_k='x' is not an integer"),
+        (lambda s: API.find(7, "w60"), "must be a subject.*not int"),
+        (lambda s: API.score_features(7), "must be a subject.*not int"),
+        (lambda s: API.score_features(s, factor="x"), "factor of score output: Value 'x'"),
+        (lambda s: API.score_features(s, features="x"), "must be a list of integers"),
+        (lambda s: API.score_features(s, "activation", corpus=7), "corpus=7 is no corpus"),
+        (lambda s: API.steer(s, 5, factor="x").__enter__(), "factor='x' is not a number"),
+        (lambda s: API.steer(s, 5, weights=["x"]).__enter__(), "weights='x' is not"),
     ],
 )
 def test_wrong_arguments_are_told_in_sentences(

@@ -241,19 +241,16 @@ def _steering(
         parse_prompts,
     )
 
-    names_of = {
-        kind: {field.name for field in fields(kind)} - {"factors", "prompts"}
-        for kind in (SteerConfig, GenerationConfig)
-    }
-    valid = set().union(*names_of.values())
-    for key in settings.keys() - valid:
-        raise unknown("setting of steer and generation", key, valid)
     of_steer, of_generation = (
-        {key: value for key, value in settings.items() if key in names}
-        for names in names_of.values()
+        {field.name for field in fields(kind)} - {"factors", "prompts"}
+        for kind in (SteerConfig, GenerationConfig)
     )
-    steer = typed_settings(SteerConfig, of_steer)
-    generation = typed_settings(GenerationConfig, of_generation)
+    for key in settings.keys() - of_steer - of_generation:
+        raise unknown("setting of steer and generation", key, of_steer | of_generation)
+    steer = typed_settings(SteerConfig, {key: settings[key] for key in settings.keys() & of_steer})
+    generation = typed_settings(
+        GenerationConfig, {key: settings[key] for key in settings.keys() & of_generation}
+    )
     generation.prompts = prompts if isinstance(prompts, str | None) else _listed("prompts", prompts)
     check_steer(steer)
     check_generation(generation)

@@ -174,6 +174,7 @@ def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered
         steered = Steered(
             concept=None if concept is None else visible(concept),
             best_factor=plain(row.get("best_factor")),
+            safe_range=_safe_range(row),
             undecided=row.get("undecided") is True,
             arms=[_arm(name, curves_of[goal, name]) for name in arms],
             prompts=[text_lines(prompt) for prompt in [*prompts][:PROMPTS]],
@@ -230,6 +231,11 @@ def _curves(texts: pd.DataFrame) -> dict[tuple[Goal, str], list[dict[Any, Any]]]
     for row in means.reset_index().to_dict("records"):
         curves.setdefault((_goal(row), row["arm"]), []).append(row)
     return curves
+
+
+def _safe_range(row: Mapping[str, Any]) -> tuple[float, float] | None:
+    low, high = (plain(row.get(f"safe_factor_{end}")) for end in ("low", "high"))
+    return None if low is None or high is None else (low, high)
 
 
 def _arm_name(together: Any, control: Any) -> str:
