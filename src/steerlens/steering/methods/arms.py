@@ -311,7 +311,7 @@ def _learn_directions(
         quick = {name: settings[name] for name in missing}
         return fit_concepts(subject, concepts, quick, ctx, chat).items()
 
-    learnt = cached_values(
+    learnt: dict[str, Any] = cached_values(
         [name for name in settings if not _trains(name)],
         lambda name: fitted_io.find(ctx.store, keys[name]),
         fit_quick,
