@@ -15,8 +15,9 @@ import pytest
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.paper import index
 from steerlens.config import explain
@@ -29,6 +30,7 @@ from steerlens.config.compose import (
     left_open,
     read_config,
     register,
+    run_composed,
     to_config,
     usual_values,
 )
@@ -187,6 +189,20 @@ def test_the_shared_cache_can_be_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STEERLENS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     assert compose().paths.cache_dir == "/caches/steerlens"
+
+
+def test_a_job_that_hydra_runs_may_compose_and_keeps_hydras_state(tmp_path: Path) -> None:
+    loaders = []
+
+    def job(_tree: DictConfig) -> None:
+        before = GlobalHydra.instance().hydra
+        assert before is not None
+        loaders.append(compose(["model=gpt2-small"]).model.name)
+        assert GlobalHydra.instance().hydra is before
+
+    run_composed(compose_tree(["layer=3", f"paths.output_dir={tmp_path}"]), job)
+    assert loaders == ["gpt2-small"]
+    assert GlobalHydra.instance().hydra is None
 
 
 def test_registering_twice_changes_nothing() -> None:

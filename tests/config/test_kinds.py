@@ -31,7 +31,7 @@ IGNORED = {
     },
     "published": {
         *(*OF_TEXTS, *OF_FEATURES, "toward", "judge", "concept", "concepts"),
-        *("sae", "layer", "score", "corpus", "logit_lens_k", "shard"),
+        *("sae", "layer", "score", "corpus", "lens", "logit_lens_k", "shard"),
     },
 }
 """By kind of run, the groups and single settings that it ignores."""
@@ -62,6 +62,8 @@ def of_kind(plain: RunConfig, kind: str) -> RunConfig:
         config.judge = JudgeConfig("lexical")
     elif kind == "published":
         config.reference.alone = True
+    if kind != "published":
+        config.lens.name = "jacobian"
     assert kind_of(config).name == kind
     return config
 
@@ -108,6 +110,8 @@ def test_every_setting_is_read_or_refused(plain: RunConfig, kind: str) -> None:
     beside = of_no_word if kind in ("scores", "features", "words") else set()
     if kind in ("features", "concept", "words"):
         beside |= {"choice.perplexity_ratio", "choice.kl_budget", "choice.dose_budget"}
+    if kind != "published":
+        beside |= {"lens.factor"}
     refused = {}
     for key, changed in changed_once(config):
         try:

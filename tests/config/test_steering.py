@@ -31,7 +31,6 @@ from steerlens.runs.preflight import check
         ([8, 0.5, 2], [0.5, 2.0, 8.0]),
         ([0, 0.5, 0.0, -0.0], [0.5]),
         ([2, 2.0, -1, 2], [-1.0, 2.0]),
-        ([0], []),
         ((1, 2), [1.0, 2.0]),
     ],
 )
@@ -45,6 +44,12 @@ def test_what_is_no_factor_is_refused(value: Any) -> None:
         parse_factors(value)
     with pytest.raises(SteerlensError, match="names no factor"):
         parse_factors([])
+
+
+@pytest.mark.parametrize("value", [0, [0], [0.0, -0.0]])
+def test_0_alone_is_refused_because_every_run_has_it(value: Any) -> None:
+    with pytest.raises(SteerlensError, match=r"steer\.factors=\[0\] steers with nothing"):
+        parse_factors(value)
 
 
 def test_the_earlier_name_of_a_unit_is_that_of_today() -> None:

@@ -216,6 +216,17 @@ def test_features_of_a_local_sae_are_counted_by_its_own_config(
     assert "features.n=17 is more than the SAE's 16 features" in refusal(*local, "features.n=17")
 
 
+def test_texts_that_leave_no_room_for_a_prompt_are_told(local: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "model" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "max_position_embeddings": 64}))
+    steers = [*local, "layer=1", "steer=grid"]
+    assert "leaves no room for a prompt: model takes 64 tokens in all" in refusal(
+        *steers, "generation.max_new_tokens=64"
+    )
+    check(compose([*steers, "generation.max_new_tokens=63"]))
+    check(compose([*local, "layer=1"]))
+
+
 def test_an_sae_of_another_width_is_refused_with_both(local: list[str], tmp_path: Path) -> None:
     local[-1] = f"sae.path={sae_folder(tmp_path / 'wide', d_in=16)}"
     message = refusal(*local)

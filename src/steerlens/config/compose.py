@@ -339,8 +339,16 @@ def _as_dataclasses(tree: DictConfig) -> RunConfig:
 
 @contextmanager
 def _hydra() -> Iterator[None]:
-    with initialize_config_dir(str(conf_dir()), job_name="steerlens", version_base=HYDRA_VERSION):
-        yield
+    """Let Hydra compose, also within a job of its own, to which what is global goes back."""
+    of_job = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(
+            str(conf_dir()), job_name="steerlens", version_base=HYDRA_VERSION
+        ):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = of_job
 
 
 def _check_searchpath(parsed: Sequence[Override]) -> None:

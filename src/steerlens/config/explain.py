@@ -24,6 +24,7 @@ GROUPS = (
     "features",
     "score",
     "corpus",
+    "lens",
     "concepts",
     "judge",
     "tracking",

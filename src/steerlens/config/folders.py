@@ -13,7 +13,7 @@ from steerlens.config.shipped import missing_release
 from steerlens.errors import SteerlensError
 from steerlens.storage.files import has_byte_order_mark, read_json_object
 
-GGUF_KEYS = {"n_layers": "block_count", "d_model": "embedding_length"}
+GGUF_KEYS = {"n_layers": "block_count", "d_model": "embedding_length", "n_ctx": "context_length"}
 """What GGUF calls facts of a model."""
 
 
@@ -45,7 +45,7 @@ def model_fact(model: ModelConfig, field: str, *keys: str) -> int | None:
     """Return `model.FIELD`, or what its GGUF or the first of `keys` in its folder's config.json
     says; None if nothing does.
     """
-    value = getattr(model, field)
+    value = getattr(model, field, None)
     if value is not None:
         return value
     if gguf := gguf_file(model):

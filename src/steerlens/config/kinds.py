@@ -21,7 +21,7 @@ EVERY = frozenset(
 )
 """What every run reads: where results go, what they are laid beside, and on what machine."""
 
-SCORING = EVERY | {"sae", "layer", "score", "corpus", "logit_lens_k", "shard"}
+SCORING = EVERY | {"sae", "layer", "score", "corpus", "lens", "logit_lens_k", "shard"}
 
 STEERING = {"steer", "generation", "evaluator", "metrics"}
 
@@ -99,6 +99,10 @@ CONDITIONS: Mapping[str, tuple[Callable[[RunConfig], bool], str]] = {
         lambda config: config.steer.unit == "max_activation",
         "steer.unit=max_activation",
     ),
+    "lens.n_prompts": (lambda config: config.lens.name != "logit", "lens=jacobian or lens=effect"),
+    "lens.context_length": (lambda config: config.lens.name == "jacobian", "lens=jacobian"),
+    "lens.path": (lambda config: config.lens.name == "jacobian", "lens=jacobian"),
+    "lens.factor": (lambda config: config.lens.name == "effect", "lens=effect"),
     "choice.success_cap": (lambda config: config.choice.rule == "paper", "choice.rule=paper"),
     "choice.perplexity_budget": (
         lambda config: config.choice.rule == "budget" or config.coverage.words is not None,

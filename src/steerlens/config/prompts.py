@@ -106,3 +106,10 @@ REQUESTS = (
     "How would you begin a conversation?",
 )
 """As many requests and open questions, our own, for prompts inside a chat template."""
+
+
+def effect_prompts(n: int) -> tuple[str, ...]:
+    """Return the neutral prompts that the effect lens finds tokens on: of every second one the
+    first n.
+    """
+    return PROMPTS[::2][:n]

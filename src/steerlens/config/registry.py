@@ -247,6 +247,12 @@ class ScoreConfig:
         """
         return None
 
+    def uses_lens(self) -> bool:
+        """Return whether the numbers depend on the tokens that a feature promotes, and so on the
+        run's lens.
+        """
+        return False
+
     def n_later(self) -> int | None:
         """Return how many SAEs of later layers the method looks at, of those that the run has; None
         = all.

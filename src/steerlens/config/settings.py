@@ -28,6 +28,7 @@ from steerlens.config.schema import (
     FeaturesConfig,
     GenerationConfig,
     JudgeConfig,
+    LensConfig,
     ModelConfig,
     PmiConfig,
     ReferenceConfig,
@@ -117,6 +118,8 @@ class Settings:
     subject: SubjectSettings
     seed: int
     corpus: CorpusConfig
+    lens: LensConfig
+    """What tells the tokens that a feature promotes."""
     shipped_examples: str | None
     """File of examples of the SAE that stands for the corpus."""
     counts_need_a_pass: bool
@@ -213,6 +216,7 @@ def parse_settings(config: RunConfig) -> Settings:
         subject=parse_subject(config),
         seed=config.seed,
         corpus=config.corpus,
+        lens=config.lens,
         shipped_examples=shipped_examples(config),
         counts_need_a_pass=counts_need_a_pass(config),
         reads_corpus=reads_corpus(config),

@@ -77,9 +77,11 @@ def counts_need_a_pass(config: RunConfig) -> bool:
 
 
 def reads_corpus(config: RunConfig) -> bool:
-    """Return whether the run may read its corpus: for a score, to choose features or steer in
-    their units, or for PMI of texts that no word was asked for.
+    """Return whether the run may read its corpus: for a score or the lens, to choose features or
+    steer in their units, or for PMI of texts that no word was asked for.
     """
+    if config.lens.name == "jacobian" and not config.lens.path:
+        return True
     if any("corpus" in score.uses() for score in parse_scores(config.score).values()):
         return True
     if config.concepts is not None:

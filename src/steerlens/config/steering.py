@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
-from steerlens.config.prompts import PROMPTS, REQUESTS
-from steerlens.config.registry import parts_of
+from steerlens.config.prompts import PROMPTS, REQUESTS, effect_prompts
+from steerlens.config.registry import ScoreConfig, parts_of
 from steerlens.config.schema import (
     CONTROLS,
+    LENSES,
     OBJECTIVES,
     POSITIONS,
     SUCCESS,
     ChoiceConfig,
     CoverageConfig,
     GenerationConfig,
+    LensConfig,
     PmiConfig,
     SelectionConfig,
     SteerConfig,
@@ -81,6 +85,48 @@ def check_choice(choice: ChoiceConfig) -> None:
         number = getattr(choice, name)
         if not (math.isfinite(number) and number > 0):
             raise SteerlensError(f"choice.{name}={number} must be positive.")
+
+
+def check_lens(lens: LensConfig, scores: Mapping[str, ScoreConfig]) -> None:
+    """Refuse what can't work, in one sentence.
+
+    Args:
+        lens: the group.
+        scores: the run's scoring methods.
+    """
+    if lens.name not in LENSES:
+        raise unknown("lens", lens.name, LENSES)
+    least = 2 if lens.name == "jacobian" else 1
+    if lens.n_prompts < least:
+        raise SteerlensError(f"lens.n_prompts={lens.n_prompts} must be at least {least}.")
+    if lens.context_length < 2:
+        raise SteerlensError(f"lens.context_length={lens.context_length} must be at least 2.")
+    if not math.isfinite(lens.factor) or lens.factor == 0:
+        raise SteerlensError(f"lens.factor={lens.factor} must be finite, and not 0.")
+    if lens.path and not Path(lens.path).is_file():
+        raise SteerlensError(f"lens.path: there is no file {lens.path}.")
+    for name, score in scores.items():
+        if getattr(score, "target", None) == "promoted" and lens.name != "jacobian":
+            raise SteerlensError(
+                f"target=promoted of score {name} reads through the Jacobian lens; add "
+                "lens=jacobian."
+            )
+    if lens.name != "effect":
+        return
+    prompts = effect_prompts(lens.n_prompts)
+    if lens.n_prompts > len(prompts):
+        raise SteerlensError(
+            f"lens.n_prompts={lens.n_prompts} is more than the {len(prompts)} neutral prompts that "
+            "lens=effect finds tokens on."
+        )
+    for name, score in scores.items():
+        after = [getattr(score, "prompt", None), *(getattr(score, "prompts", None) or ())]
+        both = [prompt for prompt in after if prompt in prompts]
+        if both and score.uses_lens():
+            raise SteerlensError(
+                f"score {name} would be taken after {both[0]!r}, on which lens=effect finds its "
+                "tokens; give it other prompts, or a smaller lens.n_prompts."
+            )
 
 
 def check_pmi(pmi: PmiConfig) -> None:
@@ -166,7 +212,11 @@ def check_generation(generation: GenerationConfig) -> None:
 
 
 def parse_factors(value: Any) -> list[float]:
-    """Return steering factors in rising order, without 0; empty if nothing is to be steered."""
+    """Return steering factors in rising order, without 0; none if nothing is to be steered.
+
+    Raises:
+        SteerlensError: a list that names none but 0, or what is no number.
+    """
     if value is None:
         return []
     numbers = value if isinstance(value, list | tuple) else [value]
@@ -177,7 +227,13 @@ def parse_factors(value: Any) -> list[float]:
             raise SteerlensError(
                 f"steer.factors: {number!r} is not a number; write 'steer.factors=[0.5,2,8]'."
             )
-    return sorted({float(number) for number in numbers} - {0.0})
+    factors = sorted({float(number) for number in numbers} - {0.0})
+    if not factors:
+        raise SteerlensError(
+            "steer.factors=[0] steers with nothing, and texts without steering are made beside any "
+            "others; write 'steer.factors=[0.5,2,8]', or steer.factors=null for no texts."
+        )
+    return factors
 
 
 def parse_prompts(generation: GenerationConfig) -> list[str]:

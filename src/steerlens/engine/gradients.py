@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from steerlens.engine.activations.stream import residuals
 from steerlens.engine.intervention import decoder_rows, encode
 from steerlens.engine.subject import Subject
 from steerlens.engine.subject.forward import final_vectors
@@ -67,3 +68,11 @@ def greedy_attribution(
         along = [(gradient_LD * d_D.float()).sum(dim=-1) for d_D in decoder_rows(sae, ids_n)]
         acts_Ln = encoded.acts_BLF[0][:, ids_n.to(sae.W_dec.device)].float()
         return Attribution(acts_Ln.cpu(), (torch.stack(along, dim=-1) * scale_L[:, None]).cpu())
+
+
+@torch.no_grad()
+def text_activations(subject: Subject, tokens_L: np.ndarray, ids_n: torch.Tensor) -> torch.Tensor:
+    """Return activations of features at all positions of a text, (L, n) float32 on the CPU."""
+    (x_1LD,), _ = residuals([subject], [np.asarray(tokens_L)])
+    acts_LF = subject.sae.encode(x_1LD.to(subject.sae.W_dec.device))[0]
+    return acts_LF[:, ids_n.to(acts_LF.device)].float().cpu()

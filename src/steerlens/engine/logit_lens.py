@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,9 @@ from steerlens.errors import SteerlensError
 
 if TYPE_CHECKING:
     from steerlens.storage.store import Store
+
+Read = Callable[[torch.Tensor], torch.Tensor]
+"""Vectors (B, W) where an SAE writes as vectors (B, D) before the final norm."""
 
 
 @torch.no_grad()
@@ -36,12 +39,12 @@ def logit_lens(
     Raises:
         SteerlensError: `k` is beyond the vocabulary.
     """
-    _check_k(subject, k)
+    check_k(subject, k)
     memo_FK = subject.logit_lens_memo
     if memo_FK is None or memo_FK.shape[1] < k:
         memo_FK = torch.full((subject.d_sae, k), -1, dtype=torch.int64)
     missing = features[memo_FK[features, 0] < 0]
-    memo_FK[missing] = _top_tokens(
+    memo_FK[missing] = top_tokens(
         subject, subject.sae.W_dec, missing, memo_FK.shape[1], memory_budget
     )
     subject.logit_lens_memo = memo_FK
@@ -89,9 +92,9 @@ def logit_lens_of_directions(
     """Return `logit_lens` of any vectors (N, D) in the place of decoder rows: (N, k) int64 token
     ids.
     """
-    _check_k(subject, k)
+    check_k(subject, k)
     every_N = torch.arange(len(directions_ND))
-    return _top_tokens(subject, directions_ND, every_N, k, memory_budget)
+    return top_tokens(subject, directions_ND, every_N, k, memory_budget)
 
 
 @torch.no_grad()
@@ -100,6 +103,7 @@ def lens_logits(
     features: torch.Tensor,
     tokens_FK: torch.Tensor,
     memory_budget: int = 2 * 1024**3,
+    read: Read | None = None,
 ) -> torch.Tensor:
     """Return the logits of each feature's tokens in unembed(LN(d_i)): (n, k) float32, on the CPU.
 
@@ -111,7 +115,9 @@ def lens_logits(
         features: (n,) feature ids.
         tokens_FK: (n, k) token ids of each.
         memory_budget: bytes for the unembedding's rows of these tokens.
+        read: as of `top_tokens`.
     """
+    read = read or subject.in_residual_stream
     head = subject.lm.head
     logits_FK = torch.empty(tokens_FK.shape, dtype=torch.float32)
     per_row = 12 * tokens_FK.shape[1] * head.weight.shape[1]
@@ -119,7 +125,7 @@ def lens_logits(
     def run(rows: slice, full: int) -> None:
         ids_B = with_rows(features[rows], padded(len(features[rows]), full, head.device))
         tokens_BK = with_rows(tokens_FK[rows], len(ids_B)).to(head.device)
-        d_BD = subject.in_residual_stream(subject.sae.W_dec[ids_B.to(subject.sae.W_dec.device)])
+        d_BD = read(subject.sae.W_dec[ids_B.to(subject.sae.W_dec.device)])
         logits_BK = token_logits(head, head.norm(d_BD.to(head.device)), tokens_BK)
         logits_FK[rows] = logits_BK[: len(features[rows])].cpu()
 
@@ -128,19 +134,35 @@ def lens_logits(
     return logits_FK
 
 
-def _check_k(subject: Subject, k: int) -> None:
+def check_k(subject: Subject, k: int) -> None:
+    """Refuse more tokens than the model has."""
     if not 1 <= k <= subject.lm.head.d_vocab:
         raise SteerlensError(
             f"top_k={k} is out of range: {subject.lm.name} has {subject.lm.head.d_vocab} tokens."
         )
 
 
-def _top_tokens(
-    subject: Subject, matrix_ND: torch.Tensor, ids_n: torch.Tensor, k: int, memory_budget: int
+@torch.no_grad()
+def top_tokens(
+    subject: Subject,
+    matrix_ND: torch.Tensor,
+    ids_n: torch.Tensor,
+    k: int,
+    memory_budget: int,
+    read: Read | None = None,
 ) -> torch.Tensor:
     """Return, as (n, k), the tokens of the rows `ids_n` of a matrix, never with n x V logits in
     memory.
+
+    Args:
+        subject: model and SAE.
+        matrix_ND: vectors where the SAE writes.
+        ids_n: which of them.
+        k: number of tokens for each.
+        memory_budget: bytes for the logits of one chunk and what their top-k needs.
+        read: what the vectors are in the residual stream before the final norm; None = themselves.
     """
+    read = read or subject.in_residual_stream
     head = subject.lm.head
     tokens_nk = torch.empty((len(ids_n), k), dtype=torch.int64)
     per_row = head.d_vocab * (matrix_ND.element_size() + 12)
@@ -148,7 +170,7 @@ def _top_tokens(
     def run(rows: slice, full: int) -> None:
         ids_B = ids_n[rows].to(matrix_ND.device)
         padded_B = with_rows(ids_B, padded(len(ids_B), full, head.device))
-        d_BD = subject.in_residual_stream(matrix_ND[padded_B]).to(head.device)
+        d_BD = read(matrix_ND[padded_B]).to(head.device)
         logits_BV = head.logits(head.norm(d_BD))[: len(ids_B)]
         tokens_nk[rows] = logits_BV.float().topk(k, dim=-1).indices.cpu()
 

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerlens.config.schema import CorpusConfig
+from steerlens.config.schema import CorpusConfig, LensConfig
 from steerlens.data.corpus import identity
 from steerlens.storage.provenance import file_identity
 from steerlens.storage.store import Store
@@ -47,6 +47,10 @@ class GroupCache:
     """What `steered_prompt` has made, by hook name, prompt, `keep_error` and template."""
     null_scores: dict[tuple[str, str], Any] = field(default_factory=dict)
     """Output scores of random directions, by hook name and settings."""
+    lens_tokens: dict[str, Any] = field(default_factory=dict)
+    """Token ids (F, k) of the run's lens, by hook name; -1 where nobody has asked."""
+    jacobians: dict[str, Any] = field(default_factory=dict)
+    """Mean Jacobians from the SAEs' hooks, by hook name."""
     later: dict[tuple[str, int | None], list[Subject]] = field(default_factory=dict)
     """The subjects after each, by its hook name and how many are wanted."""
 
@@ -65,6 +69,11 @@ class RunContext:
     work that isn't counted in features."""
     corpus: CorpusConfig | None = None
     """The run's corpus."""
+    lens: LensConfig = field(default_factory=LensConfig)
+    """What tells the tokens that a feature promotes."""
+    layers: tuple[int, ...] = ()
+    """The layers whose SAEs the run looks at, so that what serves all of them is computed once; ()
+    = not known."""
     examples: str | None = None
     """File of examples of the run's SAE that stands for the corpus."""
     store: Store | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from steerlens.errors import SteerlensError, unknown
 if TYPE_CHECKING:
     import pandas as pd
 
-    from steerlens.config.schema import CorpusConfig
+    from steerlens.config.schema import CorpusConfig, LensConfig
     from steerlens.config.settings import SteeringSettings
     from steerlens.engine.run_context import RunContext
     from steerlens.engine.subject import Subject
@@ -68,6 +68,7 @@ def score_features(
     memory_budget: int | str = 2 * 1024**3,
     seed: int = 0,
     corpus: str | Mapping[str, Any] | None = None,
+    lens: str | Mapping[str, Any] = "logit",
     **settings: Any,
 ) -> pd.DataFrame:
     """Score features of `subject`: one row each, with the columns of `features.parquet`.
@@ -82,6 +83,8 @@ def score_features(
         corpus: for methods that need texts: an option of the `corpus` group, or its name and keys,
             e.g. `{"name": "text", "path": "FILE"}`; None = the examples that ship with the SAE,
             and where there are none, `embedded`.
+        lens: what tells the tokens that a feature promotes: logit, jacobian or effect, or its name
+            and keys, e.g. `{"name": "jacobian", "n_prompts": 8}`.
         **settings: the method's own settings, e.g. `factor=10`.
 
     Raises:
@@ -90,6 +93,7 @@ def score_features(
     from steerlens.config.compose import typed_settings
     from steerlens.config.parse import parse_ids
     from steerlens.config.registry import load_part
+    from steerlens.config.steering import check_lens
     from steerlens.results import FEATURES
     from steerlens.scores.scoring import score_layer
 
@@ -102,8 +106,11 @@ def score_features(
     shipped = subject.examples if corpus is None else None
     config.resolve_source(shipped, subject.examples)
     config.check()
-    texts = _corpus(corpus or "embedded") if config.corpus_pass() else None
-    ctx = _context(memory_budget, seed, texts, shipped)
+    of_lens = _lens(lens)
+    check_lens(of_lens, {str(method): config})
+    reads = config.corpus_pass() is not None or of_lens.name == "jacobian"
+    texts = _corpus(corpus or "embedded") if reads else None
+    ctx = replace(_context(memory_budget, seed, texts, shipped), lens=of_lens)
     k = _integer("logit_lens_k", logit_lens_k)
     return FEATURES.frame(score_layer(subject, ids, {str(method): config}, k, ctx))
 
@@ -294,6 +301,18 @@ def _listed(name: str, values: Any) -> list[Any]:
     if not isinstance(values, Iterable):
         raise SteerlensError(f"{name}={values!r} is no list.")
     return list(values)
+
+
+def _lens(lens: str | Mapping[str, Any]) -> LensConfig:
+    from steerlens.config.compose import compose
+    from steerlens.config.overrides import override
+    from steerlens.config.schema import LensConfig
+
+    if lens == "logit":
+        return LensConfig()
+    keys = {"name": lens} if isinstance(lens, str) else dict(lens)
+    name = keys.pop("name", "logit")
+    return compose([f"lens={name}", *(override(f"lens.{k}", v) for k, v in keys.items())]).lens
 
 
 def _corpus(corpus: str | Mapping[str, Any]) -> CorpusConfig:

@@ -22,6 +22,7 @@ from steerlens.config.steering import (
     check_choice,
     check_coverage,
     check_generation,
+    check_lens,
     check_objective,
     check_pmi,
     check_selection,
@@ -34,6 +35,7 @@ from steerlens.engine.examples import read_metadata, refuse_missing_layers
 from steerlens.errors import SteerlensError, unknown
 from steerlens.results.text import visible
 from steerlens.runs.subject_check import (
+    check_context,
     check_ids,
     check_local_model,
     check_sae_source,
@@ -62,6 +64,7 @@ def check(config: RunConfig) -> None:
             check_metric()
     check_selection(config.selection)
     check_choice(config.choice)
+    check_lens(config.lens, settings.scores)
     if config.choice.success == "concept_success" and config.concept is None and not toward:
         raise SteerlensError("choice.success=concept_success needs concept=WORD.")
     check_toward(config.toward, steers)
@@ -95,6 +98,7 @@ def check(config: RunConfig) -> None:
     if not settings.loads_subject:
         return
     check_template(settings)
+    check_context(settings)
     check_sae_source(config)
     layers = layers_with_sae(settings.subject)
     check_ids(config, layers)

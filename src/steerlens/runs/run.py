@@ -193,6 +193,7 @@ def context_of(settings: Settings) -> RunContext:
         seed=settings.seed,
         task=progress,
         corpus=settings.corpus,
+        lens=settings.lens,
         examples=settings.shipped_examples,
         store=Store(settings.cache_dir / "scores"),
     )

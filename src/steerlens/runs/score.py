@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from steerlens.engine.subject import LoadedModel, Subject
     from steerlens.scores.concepts import ConceptTokens
 
+CONVERGED_ON = 512
+"""Features on which two halves of a lens's sequences are compared."""
+
 WordTokens = Mapping[str, "ConceptTokens | str"]
 """Words, each with its tokens or why it has none."""
 
@@ -68,6 +71,7 @@ def score(
         SteerlensError: there is nothing to score, or it can't be.
     """
     from steerlens.engine.corpus_pass import PiecesFired, in_groups, read_corpus
+    from steerlens.engine.subject.sae import sae_sources
     from steerlens.scores.quality import sae_rows
 
     refuse_absent_concept(settings)
@@ -75,12 +79,14 @@ def score(
     if settings.counts_need_a_pass:
         requests.append(PiecesFired(at_most=settings.features.min_examples or 1))
     words: WordTokens = {}
+    sources = sae_sources(settings.subject)
+    layers = tuple(source.layer for source in sources if source.layer is not None)
     for group in in_groups(models.subjects(), requests, ctx.memory_budget):
         lm = group[0].lm
         folder.note(chat_template=steering_of(lm, settings.steering).generation.chat_template)
         words = words or words_of_shard(lm, settings)
         # Of its own for each group, so that only one group's activations are in memory.
-        group_ctx = dataclasses.replace(ctx.for_group(), later=models.after)
+        group_ctx = dataclasses.replace(ctx.for_group(), later=models.after, layers=layers)
         read_corpus(group, requests, group_ctx)
         folder.add(SAES, SAES.frame(sae_rows(group, settings.quality_tokens, group_ctx)))
         _score_group(group, settings, group_ctx, folder)
@@ -112,6 +118,7 @@ def _score_group(
     group: Sequence[Subject], settings: Settings, ctx: RunContext, folder: RunFolder
 ) -> None:
     """Write the rows of each subject of a group that has read the corpus together."""
+    from steerlens.engine.lens import JACOBIAN
     from steerlens.scores.scoring import null_columns, score_layer
 
     scores = settings.scores
@@ -130,6 +137,8 @@ def _score_group(
             columns = score_layer(subject, features, scores, settings.logit_lens_k, own_ctx)
             if null := null_columns(subject, scores, own_ctx):
                 folder.add(NULL_SCORES, NULL_SCORES.frame(null))
+        if settings.lens.name == JACOBIAN and any(method.uses_lens() for method in scores.values()):
+            folder.note_line(_convergence(subject, features, settings, ctx))
         facts: dict[str, Any] = {"corpus": _corpus_facts(ctx)}
         if files := {file for method in scores.values() for file in method.examples()}:
             facts["examples"] = [file_identity(file, settings.cache_dir) for file in sorted(files)]
@@ -138,6 +147,25 @@ def _score_group(
         folder.add(FEATURES, rows)
         if settings.describes_features:
             _write_cards(subject, rows, settings, ctx, folder)
+
+
+def _convergence(
+    subject: Subject, features: Sequence[int], settings: Settings, ctx: RunContext
+) -> str:
+    """Say how far the Jacobian lens's tokens depend on the sequences that it is the mean of."""
+    import torch
+
+    from steerlens.engine.lens import convergence
+
+    if settings.lens.path:
+        return f"The Jacobian lens of layer {subject.layer} is read from {settings.lens.path}."
+    some = torch.tensor(features[:CONVERGED_ON])
+    cosine, overlap = convergence(subject, some, settings.logit_lens_k, ctx)
+    return (
+        f"The Jacobian lens of layer {subject.layer} is the mean over {settings.lens.n_prompts} "
+        f"sequences; its halves agree on {overlap:.0%} of {settings.logit_lens_k} tokens "
+        f"(mean cosine of J d {cosine:.3f}; {len(some):,} features)."
+    )
 
 
 def _write_cards(

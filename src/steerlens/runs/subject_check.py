@@ -66,6 +66,18 @@ def check_template(settings: Settings) -> None:
             raise score.refusal("chat_template", f"needs one, which {model.title} hasn't")
 
 
+def check_context(settings: Settings) -> None:
+    """Refuse texts that no prompt leaves room for in a local model's context."""
+    steering, model = settings.steering, settings.subject.model
+    n_ctx = model_fact(model, "n_ctx", "max_position_embeddings", "n_positions")
+    n_new = steering.generation.max_new_tokens
+    if steering.factors and n_ctx is not None and n_new >= n_ctx:
+        raise SteerlensError(
+            f"generation.max_new_tokens={n_new} leaves no room for a prompt: {model.title} takes "
+            f"{n_ctx} tokens in all."
+        )
+
+
 def check_ids(config: RunConfig, layers: list[int] | None) -> None:
     """Refuse features that don't exist, as far as the SAE's size and the `layers` are known."""
     features, d_sae = config.features, config.sae.d_sae

@@ -86,6 +86,10 @@ class F1Config(ScoreConfig):
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         return [file for file in files if file.is_file()]
 
+    def uses_lens(self) -> bool:
+        """Return whether the numbers depend on the run's lens."""
+        return True
+
 
 Config = F1Config
 

@@ -8,7 +8,7 @@ the mean over the positions where the feature fires.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from steerlens.engine.subject import Subject
 
 OUTPUTS = ("last", "every")
+NEXT, PROMOTED = "next", "promoted"
 
 
 @dataclass
@@ -31,8 +32,13 @@ class GradientConfig(ReadsTexts):
     """Settings of the gradient score."""
 
     method: str = "gradient"
+    target: str = NEXT
+    """next (the log-probability of the model's own next token), or promoted (the mean logit of the
+    feature's own tokens, through the Jacobian lens, which takes no backward pass)."""
+    top_k: int = 20
+    """target=promoted: number of tokens that stand for the feature."""
     outputs: str = "last"
-    """Whose log-probability: of the greedy token after the text (last), or the sum over the greedy
+    """target=next: of the greedy token after the text (last), or the sum over the greedy
     token after each of its positions (every)."""
     min_examples: int = 3
     """A feature that fires in fewer of its texts has no score (null)."""
@@ -44,6 +50,8 @@ class GradientConfig(ReadsTexts):
     def check(self) -> None:
         """Refuse settings that can't work; see `ScoreConfig.check`."""
         super().check()
+        if self.target not in (NEXT, PROMOTED):
+            raise unknown(f"target of score {self.method}", self.target, (NEXT, PROMOTED))
         if self.outputs not in OUTPUTS:
             raise unknown(f"outputs of score {self.method}", self.outputs, OUTPUTS)
         if self.max_examples < self.min_examples:
@@ -59,6 +67,14 @@ class GradientConfig(ReadsTexts):
         """Say whether the SAE's examples are enough for these settings."""
         return super().enough_ships() and self.max_examples <= N_WINDOWS
 
+    def uses_lens(self) -> bool:
+        """Return whether the numbers depend on the run's lens."""
+        return self.target == PROMOTED
+
+    def uses(self) -> Sequence[str]:
+        """Return which of the run's seed and corpus the numbers depend on."""
+        return ("corpus",) if self.target == PROMOTED else super().uses()
+
     def corpus_pass(self) -> tuple[int | None, int] | None:
         """Return what the method needs of a pass over the corpus: (context length, examples)."""
         return (self.context_length, self.max_examples) if self.reads_corpus() else None
@@ -70,17 +86,23 @@ Config = GradientConfig
 def score(
     subject: Subject, features: np.ndarray, config: GradientConfig, ctx: RunContext
 ) -> Mapping[str, np.ndarray]:
-    """Score `features`, shape (n,): `gradient`, in nats; NaN for a feature that fires in too few
-    texts.
+    """Score `features`, shape (n,): `gradient`, in nats (target=promoted: in logits); NaN for a
+    feature that fires in too few texts.
 
     Raises:
         SteerlensError: for a corpus without text, or NaN gradients.
     """
     import torch
 
-    from steerlens.engine.gradients import greedy_attribution
+    from steerlens.engine.gradients import greedy_attribution, text_activations
+    from steerlens.engine.lens import promoted_slopes, promoted_tokens
 
     features = np.asarray(features, dtype=np.int64)
+    slope_F = torch.zeros(len(features), dtype=torch.float64)
+    if config.target == PROMOTED:
+        ids_F = torch.from_numpy(features)
+        tokens_FK = promoted_tokens(subject, ids_F, config.top_k, ctx)
+        slope_F = promoted_slopes(subject, ids_F, tokens_FK, ctx).double().mean(dim=-1)
     texts_of = _texts(subject, features, config, ctx)
     # Features that share a text share its backward pass.
     readers: dict[bytes, list[tuple[int, int]]] = {}
@@ -93,10 +115,14 @@ def score(
     ctx.progress(int((unread_F == 0).sum()))
     for text in readers:
         rows, ranks = (list(column) for column in zip(*readers[text], strict=True))
-        tokens_L = np.frombuffer(text, dtype=np.int64)
+        tokens_L = np.frombuffer(text, dtype=np.int64).copy()
         ids_n = torch.from_numpy(features[rows])
-        attribution = greedy_attribution(subject, tokens_L, ids_n, config.outputs == "every")
-        acts_Ln, gradient_Ln = (x.double().numpy() for x in attribution)
+        if config.target == PROMOTED:
+            acts_Ln = text_activations(subject, tokens_L, ids_n).double().numpy()
+            gradient_Ln = np.broadcast_to(slope_F[rows].numpy(), acts_Ln.shape)
+        else:
+            attribution = greedy_attribution(subject, tokens_L, ids_n, config.outputs == "every")
+            acts_Ln, gradient_Ln = (x.double().numpy() for x in attribution)
         fires_Ln = acts_Ln > 0
         fires_Ln[: subject.n_uncounted] = False
         sum_FN[rows, ranks] = np.where(fires_Ln, acts_Ln * gradient_Ln, 0).sum(axis=0)

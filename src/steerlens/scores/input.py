@@ -76,6 +76,10 @@ class InputScoreConfig(ReadsTexts):
             return sorted(Path(str(self.path)).rglob("*.json*"))
         return super().files()
 
+    def uses_lens(self) -> bool:
+        """Return whether the numbers depend on the run's lens."""
+        return True
+
 
 Config = InputScoreConfig
 
@@ -95,11 +99,11 @@ def score(
     """
     import torch
 
-    from steerlens.engine.logit_lens import logit_lens
+    from steerlens.engine.lens import promoted_tokens
 
     features = np.asarray(features, dtype=np.int64)
     ids_F = torch.from_numpy(features)
-    lens_FK = logit_lens(subject, ids_F, config.top_k, ctx.memory_budget).numpy()
+    lens_FK = promoted_tokens(subject, ids_F, config.top_k, ctx).numpy()
     if config.source == "shipped":
         peaks = _shipped_peaks(subject, features, lens_FK, config)
     elif config.source == "neuronpedia":

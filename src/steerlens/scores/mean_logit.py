@@ -31,6 +31,10 @@ class MeanLogitConfig(ScoreConfig):
         """Return which of the run's seed and corpus the numbers depend on."""
         return ()
 
+    def uses_lens(self) -> bool:
+        """Return whether the numbers depend on the run's lens."""
+        return True
+
 
 Config = MeanLogitConfig
 
@@ -46,11 +50,11 @@ def score(
     """
     import torch
 
-    from steerlens.engine.logit_lens import lens_logits, logit_lens
+    from steerlens.engine.lens import promoted_logits, promoted_tokens
 
     ids_F = torch.tensor(np.asarray(features, dtype=np.int64))
-    tokens_FK = logit_lens(subject, ids_F, config.top_k, ctx.memory_budget)
-    mean_F = lens_logits(subject, ids_F, tokens_FK, ctx.memory_budget).double().mean(dim=-1)
+    tokens_FK = promoted_tokens(subject, ids_F, config.top_k, ctx)
+    mean_F = promoted_logits(subject, ids_F, tokens_FK, ctx).double().mean(dim=-1)
     if not torch.isfinite(mean_F).all():
         raise SteerlensError(
             f"layer {subject.layer} gives NaN scores in {subject.lm.dtype}; use dtype=float32."

@@ -65,6 +65,10 @@ class OutputScoreConfig(PromptConfig):
         if self.null_directions < 0:
             raise self.refusal("null_directions", "must be at least 0")
 
+    def uses_lens(self) -> bool:
+        """Return whether the numbers depend on the run's lens."""
+        return True
+
 
 Config = OutputScoreConfig
 
@@ -85,10 +89,10 @@ def score(
     """
     import torch
 
-    from steerlens.engine.logit_lens import logit_lens
+    from steerlens.engine.lens import promoted_tokens
 
     ids_F = torch.tensor(np.asarray(features, dtype=np.int64))
-    tokens_FK = logit_lens(subject, ids_F, config.top_k, ctx.memory_budget)
+    tokens_FK = promoted_tokens(subject, ids_F, config.top_k, ctx)
     columns = score_toward(subject, ids_F, tokens_FK, config, ctx)
     if config.null_directions:
         null_N = null_scores(subject, config, ctx)
@@ -161,11 +165,13 @@ def null_scores(subject: Subject, config: OutputScoreConfig, ctx: RunContext) ->
     import pandas as pd
     import pyarrow as pa
 
+    from steerlens.engine.lens import lens_key
+
     settings = dataclasses.asdict(config)
     at = (subject.hook_name, json.dumps(settings))
     if at in ctx.cache.null_scores:
         return ctx.cache.null_scores[at]
-    key = {**subject.key, "null of": settings}
+    key = {**subject.key, **lens_key(ctx), "null of": settings}
     directions = pd.DataFrame({"direction": np.arange(config.null_directions)})
 
     def scores_of(_missing: pd.DataFrame) -> Iterator[pa.Table]:
@@ -178,10 +184,10 @@ def null_scores(subject: Subject, config: OutputScoreConfig, ctx: RunContext) ->
 
 
 def _null_scores(subject: Subject, config: OutputScoreConfig, ctx: RunContext) -> np.ndarray:
-    from steerlens.engine.logit_lens import logit_lens_of_directions
+    from steerlens.engine.lens import promoted_tokens_of_directions
 
     ids_N, directions_ND = draw_directions(subject, config.null_directions)
-    tokens_NK = logit_lens_of_directions(subject, directions_ND, config.top_k, ctx.memory_budget)
+    tokens_NK = promoted_tokens_of_directions(subject, ids_N, directions_ND, config.top_k, ctx)
     name = f"layer {subject.layer}: null"
     with ctx.task(config.null_directions, name, "directions") as advance:
         silent = dataclasses.replace(ctx, progress=advance)

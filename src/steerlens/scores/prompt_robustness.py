@@ -47,6 +47,10 @@ class PromptRobustnessConfig(ScoreConfig):
         """Return which of the run's seed and corpus the numbers depend on."""
         return ()
 
+    def uses_lens(self) -> bool:
+        """Return whether the numbers depend on the run's lens."""
+        return True
+
 
 Config = PromptRobustnessConfig
 

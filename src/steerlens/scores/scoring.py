@@ -15,6 +15,7 @@ import torch
 from steerlens.config.registry import ScoreConfig, load_part
 from steerlens.engine.cached_rows import cached_rows
 from steerlens.engine.corpus_pass import read_corpus
+from steerlens.engine.lens import LOGIT, lens_key, promoted_tokens
 from steerlens.engine.logit_lens import kept_logit_lens, logit_lens
 from steerlens.engine.run_context import RunContext
 from steerlens.engine.subject import Subject
@@ -55,6 +56,9 @@ def score_layer(
         "logit_lens_tokens": decode_tokens(subject, lens),
         "logit_lens_token_ids": lens.tolist(),
     }
+    if ctx.lens.name != LOGIT and any(config.uses_lens() for config in configs.values()):
+        promoted = promoted_tokens(subject, torch.from_numpy(ids), k, ctx)[:, :logit_lens_k]
+        columns["promoted_tokens"] = decode_tokens(subject, promoted)
     for table in tables:
         for name in table.column_names:
             if name == "feature":
@@ -127,6 +131,7 @@ def score_key(subject: Subject, config: ScoreConfig, ctx: RunContext) -> dict[st
     return {
         **subject.key,
         **{name: of_run[name]() for name in config.uses()},
+        **(lens_key(ctx) if config.uses_lens() else {}),
         **({"later": [each.identity for each in later]} if later else {}),
         "files": files,
         "score": dataclasses.asdict(config),

@@ -79,8 +79,8 @@ def test_a_shared_batch_gives_each_row_the_same_bits_as_alone(
         pd.testing.assert_frame_equal(mixed, of_group, check_exact=True)
     texts = [tuple(of_group["text"]) for of_group in together]
     assert len(set(texts)) == len(texts)
-    assert (together[0]["first_step_kl"] > 0).all()
-    assert (together[2]["first_step_kl"] == 0).all()
+    assert min(together[0]["first_step_kl"].tolist()) > 0
+    assert set(together[2]["first_step_kl"].tolist()) == {0.0}
 
 
 def test_texts_made_together_are_kept_under_each_groups_own_key(

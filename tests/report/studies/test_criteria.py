@@ -8,9 +8,9 @@ import pytest
 from steerlens.analysis.series import Series
 from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
-from steerlens.report.studies.criteria import answer
+from steerlens.report.studies.criteria import answer, beside_null
 from steerlens.results.folder import RunTables
-from tests.support.frames import frame, steering
+from tests.support.frames import frame, null_scores, steering
 
 N = 300
 
@@ -94,3 +94,27 @@ def test_one_score_is_refused() -> None:
     table = frame((0,), 10, input_score=None)
     with pytest.raises(SteerlensError, match="at least two scores"):
         answer([Series("a", [], RunTables(table))], StudyConfig())
+
+
+def test_the_output_scores_place_among_random_directions_takes_part() -> None:
+    rng = np.random.default_rng(0)
+    score = np.concatenate([rng.random(N // 2), 5 + rng.random(N // 2)])  # by layer
+    p = rng.random(N)
+    columns = {"output_score": score, "output_score_p": p}
+    tables = RunTables(
+        frame((0, 1), N // 2, **columns),
+        steering=steering((0, 1), N // 2, success_20=1 - p, **columns),
+        null_scores=null_scores((0, 1), 9, output_score=[0.0] * 9 + [5.0] * 9),
+    )
+    found = answer([Series("a", [], tables)], StudyConfig())
+    pairs = found.tables["criteria_agreement"].set_index(["one", "other"])
+    assert ("1 - output_score_p", "output_score - null") in pairs.index
+    less = beside_null(tables).features["output_score - null"].to_numpy(float)
+    np.testing.assert_allclose(less, np.where(np.arange(N) < N // 2, score, score - 5))
+    guides = found.tables["criteria"].set_index("score")
+    assert guides.loc["1 - output_score_p", "spearman"] == pytest.approx(1)
+    payoffs = found.tables["criteria_payoff"].set_index(["score", "kept", "share"])
+    assert payoffs.loc[("1 - output_score_p", "within layers", 0.25), "p"] <= 0.05
+    text = " ".join(found.sentences)
+    assert "Keeping 25% of the features within layers" in text
+    assert "more success than as many at random has 1 - output_score_p" in text

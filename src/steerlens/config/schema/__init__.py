@@ -36,8 +36,10 @@ from steerlens.config.schema.steering import (
 from steerlens.config.schema.subject import FeaturesConfig, ModelConfig, SaeConfig
 from steerlens.config.schema.texts import (
     CORPORA,
+    LENSES,
     CorpusConfig,
     CoverageConfig,
+    LensConfig,
     PmiConfig,
     QualityConfig,
     TowardConfig,
@@ -49,6 +51,7 @@ __all__ = [
     "CORPORA",
     "EARLIER_UNITS",
     "INSTRUCTIONS",
+    "LENSES",
     "MISSING",
     "OBJECTIVES",
     "POSITIONS",
@@ -64,6 +67,7 @@ __all__ = [
     "FeaturesConfig",
     "GenerationConfig",
     "JudgeConfig",
+    "LensConfig",
     "ModelConfig",
     "PathsConfig",
     "PmiConfig",
@@ -215,6 +219,7 @@ class RunConfig:
     score: Any = MISSING
     """One scoring method's settings (`method: output, ...`), or several by name."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    lens: LensConfig = field(default_factory=LensConfig)
     pmi: PmiConfig = field(default_factory=PmiConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     coverage: CoverageConfig = field(default_factory=CoverageConfig)

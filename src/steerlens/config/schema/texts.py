@@ -41,6 +41,31 @@ class CorpusConfig:
     """Shuffles the documents; null = in their order."""
 
 
+LENSES = ("logit", "jacobian", "effect")
+
+
+@dataclass
+class LensConfig:
+    """What tells the tokens that a feature promotes, for all scores that look at them.
+
+    Success of texts is counted in the logit lens's tokens whatever this is.
+    """
+
+    name: str = "logit"
+    """logit (the paper's), jacobian (through the mean Jacobian from the SAE's hook to the last
+    block's output), or effect (whose probability rises most when the feature is amplified)."""
+    n_prompts: int = 32
+    """jacobian: sequences of the corpus that it is the mean of; effect: neutral prompts that the
+    tokens are found on, every second one of ours, so that scores are taken after others."""
+    context_length: int = 64
+    """jacobian: tokens of each sequence, BOS included."""
+    path: str | None = None
+    """jacobian: a file (safetensors) that holds `J`, `source_layers` and `d_model`, of the residual
+    stream after each block; null = computed here, and kept in the cache."""
+    factor: float = 10.0
+    """effect: steering factor s."""
+
+
 @dataclass
 class PmiConfig:
     """How success tokens and the first logit-lens token are counted in the corpus (Figure 8)."""

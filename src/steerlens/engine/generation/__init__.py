@@ -160,7 +160,7 @@ def generate_groups(
         with ctx.task(total, f"layer {subject.layer}: {len(missing):,} texts", "tokens") as advance:
             seeded = pd.concat(
                 rows.assign(seed=_seeds(subject, rows, ctx.seed, steerings[number]))
-                for number, rows in missing.groupby(GROUP, sort=False)
+                for number, rows in _by_group(missing)
             )
             for rows, edits_of in _sharing_batches(subject, seeded, steerings, steer, ctx):
                 for table in _batches(
@@ -296,13 +296,19 @@ def _sharing_batches(
             edits_of[number] = steering.edits_of
 
     def added(batch: pd.DataFrame, n_prompt_B: Sequence[int]) -> Edits:
-        parts = [targets_of[number](part) for number, part in batch.groupby(GROUP, sort=False)]
+        parts = [targets_of[number](part) for number, part in _by_group(batch)]
         return SteeringHooks(subject, operation, join_targets(parts), steer.positions, n_prompt_B)
 
     if targets_of:
         yield rows.loc[rows[GROUP].isin(list(targets_of))], added
     for number, edits_of_group in edits_of.items():
         yield rows.loc[rows[GROUP] == number], edits_of_group
+
+
+def _by_group(rows: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
+    """Yield the number of each group and its rows, in the order in which they stand."""
+    for number in rows[GROUP].unique().tolist():
+        yield number, rows.loc[rows[GROUP] == number]
 
 
 def _with_features(subject: Subject, steer: SteerConfig, ctx: RunContext) -> TargetsOf:

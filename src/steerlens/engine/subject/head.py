@@ -47,6 +47,20 @@ class Head:
         """Return the final norm of rows of residual vectors, (B, D) to (B, D)."""
         return self._norm(x_BD[:, None])[:, 0]
 
+    def without_division(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """Return the linear part of the final norm of rows, (B, D) to (B, D): centred where it
+        centres, times its gain, but not divided by their length.
+        """
+        x_BD = x_BD.float()
+        zero_1D, one_1D = torch.zeros_like(x_BD[:1]), torch.ones_like(x_BD[:1])
+        dtype = self.weight.dtype
+        bias_1D = self.norm(zero_1D.to(dtype)).float()
+        # Of equal numbers a norm that centres leaves nothing.
+        if torch.allclose(self.norm(one_1D.to(dtype)).float(), bias_1D, atol=1e-3):
+            x_BD = x_BD - x_BD.mean(dim=-1, keepdim=True)
+        rms_B1 = x_BD.square().mean(dim=-1, keepdim=True).sqrt().clamp_min(1e-30)
+        return (self.norm((x_BD / rms_B1).to(dtype)).float() - bias_1D) * rms_B1
+
     def logits(
         self,
         h_BD: torch.Tensor,

@@ -1,13 +1,16 @@
 """By which score should features be selected for steering, and do the scores agree?
 
 Every score as a guide (rank correlation with success, success of as many features as each puts
-first), and every two scores beside each other: Spearman's and Kendall's rank correlation and how
-many of the first hundred features they share. Scores agree or not over all scored features, and
-guide or not over those that were steered.
+first, with intervals that are simultaneous over all scores), and every two scores beside each
+other: Spearman's and Kendall's rank correlation and how many of the first hundred features they
+share. Where random directions were scored, the output score also takes part as its place among
+them: `1 - output_score_p`, and less the mean of its layer's. Scores agree or not over all scored
+features, and guide or not over those that were steered.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,13 +19,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from steerlens.analysis.equal_share import (
+    POOLED,
+    WITHIN_LAYERS,
+    EqualShare,
+    payoff_at_equal_share,
+)
 from steerlens.analysis.payoff import SHARES, Criterion, criteria, scores_of
-from steerlens.analysis.resampling import FEWEST, spearman, sure, top_weights
+from steerlens.analysis.resampling import FEWEST, LEVEL, spearman, sure, top_weights
 from steerlens.analysis.series import Series
 from steerlens.analysis.steering_summary import COMPARED
 from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.studies import Answer, interval_columns
+from steerlens.results import SAES
+from steerlens.results.folder import RunTables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +55,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     Raises:
         SteerlensError: fewer than two scores were computed.
     """
-    tables = series[0].tables
+    tables = beside_null(series[0].tables)
     features: Any = tables.features
     scores = [name for name in scores_of(features) if features[name].notna().any()]
     if len(scores) < 2:
@@ -60,12 +71,71 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     guides = pd.DataFrame(_guides(by_score))
     if len(guides):
         guides = guides.sort_values(GUIDE, ascending=False, ignore_index=True)
+    at_share = payoff_at_equal_share(tables.steering) if len(tables.steering) else []
+    equal = pd.DataFrame(at_share)
     notes = [f"Only {series[0].label} is looked at."] if len(series) > 1 else []
     return Answer(
-        sentences=[*_guide_sentences(by_score, guides), *_agreement_sentences(agreement), *notes],
-        tables={"criteria": guides, "criteria_agreement": agreement},
+        sentences=[
+            *_guide_sentences(by_score, guides),
+            *_equal_share_sentences(at_share),
+            *_agreement_sentences(agreement),
+            *notes,
+        ],
+        tables={
+            "criteria": guides,
+            "criteria_agreement": agreement,
+            **({"criteria_payoff": equal} if len(equal) else {}),
+        },
         figures={"criteria_agreement": partial(_draw, agreement, scores)} if pairs else {},
     )
+
+
+def beside_null(tables: RunTables) -> RunTables:
+    """Return the tables with the output score's place among its layer's random directions as two
+    more scores, where these are known.
+    """
+    null = tables.null_scores
+    if null.empty or tables.features["output_score_p"].isna().all():
+        return tables
+    of_layer = null.groupby(list(SAES.keys), as_index=False)["output_score"].mean()
+    of_layer = of_layer.rename(columns={"output_score": "null_mean"})
+
+    def added(rows: pd.DataFrame) -> pd.DataFrame:
+        means = rows[list(SAES.keys)].merge(of_layer, how="left", on=list(SAES.keys))["null_mean"]
+        return rows.assign(
+            **{
+                "1 - output_score_p": 1 - rows["output_score_p"],
+                "output_score - null": rows["output_score"] - means.set_axis(rows.index),
+            }
+        )
+
+    return dataclasses.replace(
+        tables, features=added(tables.features), steering=added(tables.steering)
+    )
+
+
+def _equal_share_sentences(at_share: Sequence[EqualShare]) -> list[str]:
+    """Return which scores keep features that have more success than as many at random, corrected
+    for the number of scores.
+    """
+    share = SHARES[COMPARED]
+    sentences = []
+    for kept in (POOLED, WITHIN_LAYERS):
+        told = [row for row in at_share if (row.kept, row.share) == (kept, share)]
+        told = sorted((row for row in told if row.p is not None), key=lambda row: -row.payoff)
+        better = [row for row in told if row.p is not None and row.p <= LEVEL and row.payoff > 1]
+        if not told:
+            continue
+        names = ", ".join(
+            f"{row.score} {row.payoff:.2f} ({row.payoff_low:.2f} to {row.payoff_high:.2f})"
+            for row in better
+        )
+        start = f"Keeping {share:.0%} of the features {kept}, {len(told)} scores compared at once"
+        if names:
+            sentences.append(f"{start}: more success than as many at random has {names}.")
+        else:
+            sentences.append(f"{start}: none has surely more success than as many at random.")
+    return sentences
 
 
 def _guides(criteria: Sequence[Criterion]) -> list[dict[str, Any]]:

@@ -51,6 +51,11 @@ FEATURES = Table(
             "list<string>",
             "The `logit_lens_k` tokens that the feature's direction promotes most, best first.",
         ),
+        "promoted_tokens": Column(
+            "list<string>",
+            "The tokens that the feature promotes most by the run's lens, where that isn't the "
+            "logit lens.",
+        ),
         "logit_lens_token_ids": Column("list<int64>", "Their ids in the model's vocabulary."),
         "input_top_examples": Column(
             "list<string>",

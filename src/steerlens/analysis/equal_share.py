@@ -1,0 +1,171 @@
+"""What every criterion buys at an equal share of the features kept, corrected for their number.
+
+Payoff is the mean success of the features that a criterion keeps over that of as many at random:
+pooled, the highest of all layers together; within layers, the same share of each layer. Intervals
+are simultaneous over all criteria (single-step max-T): the largest studentised deviation of any of
+them in bootstrap samples, which are drawn within layers, sets the width of all.
+
+Dimension letters: N features, C criteria, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from steerlens.analysis.payoff import SHARES, scores_of
+from steerlens.analysis.resampling import (
+    FEWEST,
+    LEVEL,
+    RESAMPLES,
+    over_as_many_in_each_group,
+    top_weights,
+)
+from steerlens.results import FEATURES, features_alone
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+POOLED, WITHIN_LAYERS = "pooled", "within layers"
+
+
+class EqualShare(NamedTuple):
+    """A criterion at one share kept, beside all others at that share."""
+
+    score: str
+    kept: str
+    """pooled, or within layers."""
+    share: float
+    features: float
+    """How many are kept."""
+    success: float
+    payoff: float
+    """success / that of as many at random, within layers of as many of each layer."""
+    payoff_low: float | None
+    """Simultaneous interval of all criteria; null where fewer than 8 features are kept."""
+    payoff_high: float | None
+    p: float | None
+    """Two-sided p-value of payoff = 1, corrected for the number of criteria."""
+
+
+def payoff_at_equal_share(
+    steering: pd.DataFrame,
+    shares: Sequence[float] = SHARES,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[EqualShare]:
+    """Return every criterion that is filled at every share, pooled and within layers.
+
+    Features are rows without a control and with a best factor. One without a score isn't kept by
+    it; a criterion with too few scores is left out. Those that tie for the last places count in
+    part.
+    """
+    rows = features_alone(steering).dropna(subset=["best_factor", "success_20"])
+    rows = rows.sort_values(list(FEATURES.keys), ignore_index=True)
+    if rows.empty:
+        return []
+    success_N = rows["success_20"].to_numpy(dtype=float, na_value=np.nan)
+    layer_keys = ["model", "sae", "hook_name", "layer"]
+    layers_N = rows.groupby(layer_keys, dropna=False).ngroup().to_numpy()
+    scores = {
+        name: rows[name].to_numpy(dtype=float, na_value=np.nan)
+        for name in scores_of(rows)
+        if rows[name].notna().any()
+    }
+    counts_RN = counts_within(layers_N, resamples, np.random.default_rng(seed))
+    found: list[EqualShare] = []
+    for kept, groups_N in ((POOLED, np.zeros_like(layers_N)), (WITHIN_LAYERS, layers_N)):
+        for share in shares:
+            weights = kept_by(scores, share, groups_N)
+            found += _at_share(kept, share, weights, success_N, groups_N, counts_RN)
+    return found
+
+
+def kept_by(
+    scores: Mapping[str, np.ndarray], share: float, groups_N: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the weights (N,) of the features that each criterion keeps, `share` of each group;
+    left out where a group has too few with a score.
+    """
+    weights: dict[str, np.ndarray] = {}
+    for name, score_N in scores.items():
+        weight_N = np.zeros(len(score_N))
+        for group in np.unique(groups_N):
+            of_group = groups_N == group
+            size = max(1, round(share * int(of_group.sum())))
+            if (~np.isnan(score_N[of_group])).sum() < size:
+                break
+            weight_N[of_group] = top_weights(score_N[of_group], size)
+        else:
+            weights[name] = weight_N
+    return weights
+
+
+def counts_within(groups_N: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return how often each feature is in each bootstrap sample, (R, N): as many of each group."""
+    counts_RN = np.zeros((resamples, len(groups_N)))
+    for group in np.unique(groups_N):
+        (members,) = np.nonzero(groups_N == group)
+        n = len(members)
+        counts_RN[:, members] = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
+    return counts_RN
+
+
+def max_t(
+    value_C: np.ndarray, resampled_RC: np.ndarray, null: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the half widths (C,) of simultaneous intervals at `LEVEL`, and p-values (C,) of
+    `value = null` corrected for the number of values; NaN where a value doesn't vary.
+    """
+    sd_C = np.nanstd(resampled_RC, axis=0)
+    sd_C = np.where(sd_C > 0, sd_C, np.nan)
+    if np.isnan(sd_C).all():
+        return sd_C, sd_C
+    deviation_RC = np.abs(resampled_RC - value_C) / sd_C
+    largest_R = np.nanmax(np.where(np.isfinite(deviation_RC), deviation_RC, 0), axis=1)
+    t_C = np.abs(value_C - null) / sd_C
+    p_C = (1 + (largest_R[:, None] >= t_C).sum(axis=0)) / (1 + len(largest_R))
+    return np.quantile(largest_R, 1 - LEVEL) * sd_C, np.where(np.isnan(sd_C), np.nan, p_C)
+
+
+def _at_share(
+    kept: str,
+    share: float,
+    weights: Mapping[str, np.ndarray],
+    success_N: np.ndarray,
+    groups_N: np.ndarray,
+    counts_RN: np.ndarray,
+) -> list[EqualShare]:
+    if not weights:
+        return []
+    weights_CN = np.stack(list(weights.values()))
+    one_1N = np.ones((1, len(success_N)))
+    (value_C,) = over_as_many_in_each_group(weights_CN, success_N, groups_N, one_1N)
+    resampled_RC = over_as_many_in_each_group(weights_CN, success_N, groups_N, counts_RN)
+    kept_C = weights_CN.sum(axis=1)
+    width_C = p_C = np.full(len(value_C), np.nan)
+    told_C = np.isfinite(value_C) & (kept_C >= FEWEST)
+    if told_C.any():
+        width_C, p_C = (np.full(len(value_C), np.nan) for _ in range(2))
+        width_C[told_C], p_C[told_C] = max_t(value_C[told_C], resampled_RC[:, told_C])
+    return [
+        EqualShare(
+            score=name,
+            kept=kept,
+            share=share,
+            features=float(kept_C[index]),
+            success=float(weights_CN[index] @ success_N / kept_C[index]),
+            payoff=float(value_C[index]),
+            payoff_low=_number(value_C[index] - width_C[index]),
+            payoff_high=_number(value_C[index] + width_C[index]),
+            p=_number(p_C[index]),
+        )
+        for index, name in enumerate(weights)
+        if np.isfinite(value_C[index])
+    ]
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
