@@ -24,6 +24,7 @@ from steerlens.config.entries import conf_dir, header, options
 from steerlens.config.registry import KINDS, load_part, parts_of
 from steerlens.config.schema import RunConfig
 from steerlens.results import TABLES
+from steerlens.results.tables.sweep import SWEEP
 from steerlens.storage.files import make_folder, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,7 +91,7 @@ def parts_page() -> str:
 def tables_page() -> str:
     """Return every column of every table, and what tells rows apart."""
     parts = ["# Tables", "Every column is there in every run, null where no method has filled it."]
-    for table in TABLES:
+    for table in (*TABLES, SWEEP):
         rows = [[f"`{name}`", c.kind, c.about] for name, c in table.columns.items()]
         keys = ", ".join(f"`{key}`" for key in table.keys)
         parts += [
