@@ -239,7 +239,7 @@ def test_without_a_store_or_with_small_batches_all_is_the_same(
     whole: tuple[Steered, Path], subject: Subject
 ) -> None:
     config = config_of(whole[1])
-    config.generation.batch_size = 5
+    config.generation.batch_size = 16
     again = steered(subject, config, store=False)
     assert_identical(again.ratings, whole[0].ratings)
 
