@@ -21,7 +21,7 @@ from tests.support.frames import NASTY, found_pmi, frame, null_scores, tables
 from tests.support.markdown import plain
 from tests.support.sweeps import save_run
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -23,6 +23,7 @@ from steerlens.config.schema import (
 from steerlens.config.settings import SteeringSettings, parse_steering, parse_subject
 from steerlens.engine.generation import ROW, generate
 from steerlens.engine.subject import LoadedModel, Subject
+from steerlens.engine.subject.forward import block_input, hooks_on
 from steerlens.errors import SteerlensError
 from steerlens.results import GENERATIONS, features_alone
 from steerlens.scores import RunContext
@@ -87,7 +88,7 @@ def test_the_best_features_are_also_steered_together(subject: Subject) -> None:
     steered = frame[["feature", "together"]].drop_duplicates().fillna("")
     expected = {(9, ""), (5, ""), (30, ""), (9, "5"), (9, "5+30")}  # there is no fourth
     assert {*steered.itertuples(index=False, name=None)} == expected
-    assert frame["control"].isna().all()
+    assert all(frame["control"].isna().tolist())
     assert not frame.duplicated(list(GENERATIONS.keys)).any()
     assert len(frame) == len(expected) * 3 * 2 * 2
     alone = steer_layer(subject, [9, 5, 30], settings_of(controls=[]), RunContext())
@@ -153,7 +154,7 @@ def test_kl_and_dose_are_those_of_whole_forwards(subject: Subject, positions: st
         else:
             assert row["kl"] > 0
             assert row["relative_dose"] > 0
-    assert frame["kl"].max() > 1e-3
+    assert max(frame["kl"].tolist()) > 1e-3
 
 
 def test_kl_is_measured_of_texts_that_a_killed_run_has_left(
@@ -173,28 +174,59 @@ def test_kl_is_measured_of_texts_that_a_killed_run_has_left(
     assert again.loc[again["factor"] != 0, "kl"].notna().all()
 
 
+def made(subject: Subject) -> dict[str, Any]:
+    """Columns of texts of a feature that have just been generated, and what they were made of."""
+    settings = GenerationConfig(stop=None)
+    vectors = SteeredVectors(subject, SteerConfig(), settings, RunContext())
+    rows = text_rows({(5, "", ""): [0.0, 2.0]}, settings_of(samples=1))
+    texts = generate(subject, rows, SteerConfig(), settings, RunContext(), vectors=vectors.by_row)
+    return {
+        "features": texts["feature"].to_numpy(dtype="int64"),
+        "prompts": texts["prompt"].tolist(),
+        "texts": texts["text"].tolist(),
+        "token_ids": ids_of(texts),
+        "factors": texts["factor"].tolist(),
+        "made_of": lambda: vectors.of(texts),
+    }
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "resid_post", "mlp_out"])
+def test_perplexity_goes_on_from_the_block_that_generation_has_edited(
+    tiny_subject: MakeSubject, site: str
+) -> None:
+    subject = tiny_subject("llama", "jumprelu", layer=1, site=site)
+    columns = made(subject)
+
+    def measured(columns: dict[str, Any]) -> tuple[list[float], int]:
+        n_rows: list[int] = []
+
+        def count(x_BLD: torch.Tensor, hook: Any) -> None:
+            n_rows.append(len(x_BLD))
+
+        with hooks_on(subject.lm.bridge, [(block_input(0), count)]):
+            column = perplexity.measure(
+                Texts(**columns), subject, perplexity.Config(), MetricRun()
+            )["perplexity"]
+        return column, sum(n_rows)
+
+    whole, n_whole = measured({**columns, "made_of": None})
+    going_on, n_going_on = measured(columns)
+    assert going_on == pytest.approx(whole, rel=1e-5)
+    assert n_going_on < n_whole
+
+
 def test_kl_is_of_the_tokens_that_were_generated_whatever_the_text_is_cut_into(
     subject: Subject,
 ) -> None:
-    vectors = SteeredVectors(subject, SteerConfig(), GenerationConfig(stop=None), RunContext())
-    rows = text_rows({(5, "", ""): [0.0, 2.0]}, settings_of(samples=1))
-    texts = generate(
-        subject, rows, SteerConfig(), GenerationConfig(stop=None), RunContext(),
-        vectors=vectors.by_row,
-    )  # fmt: skip
-    columns = {
-        "features": texts["feature"].to_numpy(dtype="int64"),
-        "prompts": texts["prompt"].tolist(),
-        "token_ids": ids_of(texts),
-        "factors": texts["factor"].tolist(),
-        "steered_vectors": lambda: vectors.of(texts),
-    }
-    kl, other = (
+    columns = made(subject)
+    of_texts = columns.pop("texts")
+    measured: list[Any] = [
         perplexity.measure(
             Texts(texts=of_metric, **columns), subject, perplexity.Config(), MetricRun()
         )["kl"]
-        for of_metric in (texts["text"].tolist(), ["w50"] * len(texts))
-    )
+        for of_metric in (of_texts, ["w50"] * len(of_texts))
+    ]
+    kl, other = measured
     assert other == pytest.approx(kl, rel=1e-4)
     assert sorted(kl)[:2] == [0, 0]
     assert max(kl) > 1e-3
@@ -270,7 +302,7 @@ def test_a_metric_of_other_settings_measures_anew_and_generates_nothing(
     assert whole["repetition"].tolist() == [repetition(ids, 1) for ids in ids_of(whole)]
     assert frame["success_1"].tolist() == usual["success_1"].tolist()
     assert "success_2" in frame
-    assert frame["success_20"].isna().all()
+    assert all(frame["success_20"].isna().tolist())
 
 
 def test_a_kill_between_texts_and_metrics_loses_no_text(

@@ -18,7 +18,7 @@ import pytest
 import steerlens.report.page as page_room
 from steerlens.analysis.roles import success_spans
 from steerlens.report.page import render
-from steerlens.report.page.cards import LONGEST, segments, text_lines
+from steerlens.report.page.cards import LONGEST, card_order, cards, segments, text_lines
 from steerlens.report.page.contents import plain
 from steerlens.report.page.render import CHARTS, to_json
 from steerlens.results import FEATURES
@@ -193,3 +193,13 @@ def test_charts_are_as_published_with_their_licence() -> None:
     assert 'version="6.1.0"' in text or '"6.1.0"' in text
     assert "Apache License" in (VENDOR / "LICENSE").read_text()
     assert "Apache ECharts" in (VENDOR / "NOTICE").read_text()
+
+
+def test_a_card_has_the_range_of_factors_that_the_rule_allows() -> None:
+    run = hostile_tables()
+    n = len(run.steering)
+    for high, expected in ((4.0, {(0.5, 4.0)}), (None, {None})):
+        steered = run.steering.assign(safe_factor_low=0.5, safe_factor_high=[high] * n)
+        ranged = dataclasses.replace(run, steering=steered)
+        shown = [card for _, card in cards(ranged, card_order(ranged))]
+        assert {each.safe_range for card in shown for each in card.steered} == expected

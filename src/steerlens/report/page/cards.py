@@ -159,7 +159,7 @@ def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered
     chosen = {_goal(row): row for row in features_alone(tables.steering).to_dict("records")}
     pairs = zip(tables.generations["together"], tables.generations["control"], strict=True)
     texts = tables.generations.assign(arm=[_arm_name(*pair) for pair in pairs])
-    goals = [*map(_goal, texts[["layer", "feature", "concept"]].to_dict("records"))]
+    goals = [*map(_goal, texts.filter(items=["layer", "feature", "concept"]).to_dict("records"))]
     prompts_of = _numbered(goals, texts["prompt"].tolist())
     curves_of = _curves(texts)
     rows_of: dict[Goal, list[dict[Any, Any]]] = {}
@@ -174,6 +174,7 @@ def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered
         steered = Steered(
             concept=None if concept is None else visible(concept),
             best_factor=plain(row.get("best_factor")),
+            safe_range=_safe_range(row),
             undecided=row.get("undecided") is True,
             arms=[_arm(name, curves_of[goal, name]) for name in arms],
             prompts=[text_lines(prompt) for prompt in [*prompts][:PROMPTS]],
@@ -226,9 +227,15 @@ def _curves(texts: pd.DataFrame) -> dict[tuple[Goal, str], list[dict[Any, Any]]]
     types = dict.fromkeys(["factor", *MEASURED], "Float64")
     by_factor = texts[[*ARM, *types]].astype(types).groupby([*ARM, "factor"], dropna=False)
     curves: dict[tuple[Goal, str], list[dict[Any, Any]]] = {}
-    for row in by_factor.mean().reset_index().to_dict("records"):
+    means: Any = by_factor.mean()
+    for row in means.reset_index().to_dict("records"):
         curves.setdefault((_goal(row), row["arm"]), []).append(row)
     return curves
+
+
+def _safe_range(row: Mapping[str, Any]) -> tuple[float, float] | None:
+    low, high = (plain(row.get(f"safe_factor_{end}")) for end in ("low", "high"))
+    return None if low is None or high is None else (low, high)
 
 
 def _arm_name(together: Any, control: Any) -> str:

@@ -156,6 +156,8 @@ class Steered:
 
     concept: str | None
     best_factor: float | None
+    safe_range: tuple[float, float] | None
+    """The consecutive tried factors around the best one that the rule allows; null without one."""
     undecided: bool
     arms: Sequence[Arm]
     prompts: Sequence[str]

@@ -36,6 +36,7 @@
           symbol: symbols[at % 4],
           lineStyle: { width: 2, color: colours[at % 4], type: at ? "dashed" : "solid" },
           markLine: at === 0 && steered.best_factor !== null ? { silent: true, symbol: "none", data: [{ xAxis: number(steered.best_factor) }], lineStyle: { color: c.muted, type: "dotted" }, label: { show: false } } : undefined,
+          markArea: at === 0 && steered.safe_range ? { silent: true, data: [[{ xAxis: number(steered.safe_range[0]) }, { xAxis: number(steered.safe_range[1]) }]], itemStyle: { color: c.muted, opacity: 0.12 } } : undefined,
         })),
       };
     })));
@@ -70,7 +71,7 @@
 
   steerlens.steering = (steered) => make("div", { class: "steering" },
     make("h3", { text: steered.concept ? `Steered toward ${steered.concept}` : "Steered" }),
-    make("p", { text: steered.best_factor === null ? "No factor may be chosen: at all of them its texts break down." : `Best factor ${number(steered.best_factor)}${steered.undecided ? ", undecided: no factor has any success" : ""}.` }),
+    make("p", { text: steered.best_factor === null ? "No factor may be chosen: at all of them its texts break down." : `Best factor ${number(steered.best_factor)}${steered.safe_range ? `; the rule allows ${number(steered.safe_range[0])} to ${number(steered.safe_range[1])}` : ""}${steered.undecided ? ", undecided: no factor has any success" : ""}.` }),
     texts(steered), dose(steered));
   steerlens.marked = marked;
 })();
