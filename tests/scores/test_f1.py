@@ -59,7 +59,7 @@ def test_threshold_and_f1_are_those_of_trying_every_threshold(
 ) -> None:
     subject = tiny_subject("llama", "topk")
     settings: dict[str, Any] = {"labels": str(labels), "min_output_score": 0.0}
-    frame = score_features(subject, "f1", **settings, memory_budget=2_000_000)
+    frame: Any = score_features(subject, "f1", **settings, memory_budget=2_000_000)
     split = labelled_split(str(labels), None, 0, 0, seed=0)
     train_NF = naive_largest(subject, list(split.train))
     test_NF = naive_largest(subject, list(split.test))
@@ -120,12 +120,13 @@ def test_labels_that_cannot_be_learnt_from_are_refused(tmp_path: Path) -> None:
         file.write_text(content)
         with pytest.raises(SteerlensError, match=sentence):
             f1.Config(labels=str(file)).check()
-    for settings, sentence in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({}, "score f1 needs labelled texts"),
         ({"labels": str(tmp_path / "no")}, "there is no file or folder"),
         ({"labels": "embedded"}, "name one with score.topic"),
         ({"labels": str(tmp_path)}, "name one with score.topic"),
         ({"labels": "embedded", "topic": "graphs", "n_test": 0}, "n_test=0 of score f1"),
-    ):
+    ]
+    for settings, sentence in refused:
         with pytest.raises(SteerlensError, match=sentence):
             f1.Config(**settings).check()

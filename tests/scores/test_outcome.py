@@ -62,7 +62,7 @@ def test_equals_numpys_correlation_over_sampled_texts(tiny_subject: MakeSubject)
     ours = frame["outcome_correlation"].to_numpy(float, na_value=np.nan)
     np.testing.assert_allclose(ours, expected, atol=2e-4)
     assert np.isfinite(expected).sum() > 10
-    assert (frame["outcome_texts"] == 40).all()
+    assert set(frame["outcome_texts"]) == {40}
 
 
 def test_sampled_texts_are_those_of_every_sae_and_are_found_again(
@@ -106,7 +106,7 @@ def test_a_feature_isnt_judged_by_texts_that_it_was_steered_with(
     subject = tiny_subject("llama", "topk")
     run = save_run(tmp_path / "run", subject)
     probes = [3, 5, 9, 11]
-    frame = score_features(subject, "outcome", probes, run=str(run), outcome="perplexity")
+    frame: Any = score_features(subject, "outcome", probes, run=str(run), outcome="perplexity")
     rows = GENERATIONS.read(run).to_dict("records")
     z_NF = np.stack([naive_largest(subject, r["prompt"], list(r["token_ids"])) for r in rows])
     y_N = np.array([r["perplexity"] for r in rows])
@@ -143,14 +143,15 @@ def test_without_variance_or_enough_texts_there_is_no_correlation() -> None:
 def test_what_cannot_work_is_refused(tiny_subject: MakeSubject, tmp_path: Path) -> None:
     subject = tiny_subject("llama", "topk")
     run = str(save_run(tmp_path / "run", subject))
-    for settings, sentence in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"outcome": "llm_concept"}, "known of the texts of a run alone: add score.run=DIR"),
         ({"outcome": "concept_success"}, "give score.concept=WORD"),
         ({"run": str(tmp_path / "no")}, "score.run: there is no folder"),
         ({"run": run, "outcome": "perplexty"}, "did you mean 'perplexity'"),
         ({"samples": 1}, "gives 20 texts, and fewer than 30"),
         ({"temperature": 0.0}, "temperature=0.0 of score outcome must be above 0"),
-    ):
+    ]
+    for settings, sentence in refused:
         with pytest.raises(SteerlensError, match=sentence):
             outcome.Config(**settings).check()
     other = dataclasses.replace(subject, name="another")

@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
-from steerlens.analysis.factors import by_factor, next_factors
+from steerlens.analysis.factors import FactorMeans, by_factor, next_factors
 from steerlens.config.schema import (
     POSITIONS,
     RANDOM_DIRECTION,
+    ChoiceConfig,
     GenerationConfig,
     RunConfig,
     SteerConfig,
@@ -153,7 +154,7 @@ def test_kl_and_dose_are_those_of_whole_forwards(subject: Subject, positions: st
         else:
             assert row["kl"] > 0
             assert row["relative_dose"] > 0
-    assert frame["kl"].max() > 1e-3
+    assert max(frame["kl"].tolist()) > 1e-3
 
 
 def test_kl_is_measured_of_texts_that_a_killed_run_has_left(
@@ -182,19 +183,20 @@ def test_kl_is_of_the_tokens_that_were_generated_whatever_the_text_is_cut_into(
         subject, rows, SteerConfig(), GenerationConfig(stop=None), RunContext(),
         vectors=vectors.by_row,
     )  # fmt: skip
-    columns = {
+    columns: dict[str, Any] = {
         "features": texts["feature"].to_numpy(dtype="int64"),
         "prompts": texts["prompt"].tolist(),
         "token_ids": ids_of(texts),
         "factors": texts["factor"].tolist(),
         "steered_vectors": lambda: vectors.of(texts),
     }
-    kl, other = (
+    columns_of: Any = (
         perplexity.measure(
             Texts(texts=of_metric, **columns), subject, perplexity.Config(), MetricRun()
         )["kl"]
         for of_metric in (texts["text"].tolist(), ["w50"] * len(texts))
     )
+    kl, other = columns_of
     assert other == pytest.approx(kl, rel=1e-4)
     assert sorted(kl)[:2] == [0, 0]
     assert max(kl) > 1e-3
@@ -228,6 +230,29 @@ def test_the_search_gives_the_same_texts_at_fewer_factors(subject: Subject) -> N
         while wanted := next_factors([0.0, *factors], asked):
             asked |= {factor: known[factor] for factor in wanted}
         assert set(found.loc[found["feature"] == feature, "factor"]) == set(asked)
+
+
+def test_the_search_weighs_what_the_rule_weighs(subject: Subject) -> None:
+    factors, choice = [0.3, 0.6, 1.0, 2.0, 3.0, 5.0], ChoiceConfig(rule="kl", kl_budget=0.02)
+    few = settings_of(factors=factors, controls=[], samples=1)
+    means = by_factor(steer_layer(subject, [5, 30], few, RunContext()))
+    searching = replace(few, steer=replace(few.steer, search=True), choice=choice)
+    found = steer_layer(subject, [5, 30], searching, RunContext())
+    asked_of = {}
+    for feature in (5, 30):
+        rows = means.loc[means["feature"] == feature].to_dict("records")
+        known = {
+            row["factor"]: FactorMeans(
+                row["success_20"], row["perplexity"], row["kl"], row["relative_dose"]
+            )
+            for row in rows
+        }
+        asked: dict[float, FactorMeans] = {}
+        while wanted := next_factors([0.0, *factors], asked, choice):
+            asked |= {factor: known[factor] for factor in wanted}
+        asked_of[feature] = set(asked)
+        assert set(found.loc[found["feature"] == feature, "factor"]) == set(asked)
+    assert asked_of != {5: {0.0, *factors}, 30: {0.0, *factors}}
 
 
 def test_the_table_survives_its_file(subject: Subject, tmp_path: Path) -> None:

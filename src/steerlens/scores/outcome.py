@@ -203,7 +203,7 @@ def _numbers(texts: pd.DataFrame) -> list[str]:
     """Return the columns that may be an outcome."""
     numbers = [str(name) for name in texts if getattr(texts[name].dtype, "kind", "") in "iuf"]
     ids = ("layer", "feature", "sample", "seed", "rank", "concept_id")
-    return [name for name in numbers if name not in ids and texts[name].notna().any()]
+    return [name for name in numbers if name not in ids and any(texts[name].notna().tolist())]
 
 
 def _concept_ids(subject: Subject, config: OutcomeConfig) -> np.ndarray:

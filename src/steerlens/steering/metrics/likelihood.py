@@ -108,12 +108,13 @@ def likelihood_and_divergence(
                 shape = (padded(len(group_texts), full, lm.device, length), length)
                 nll_B, h_BLD = _negative_log_likelihood(lm, group_texts, group_first, begun, shape)
                 before = len(next(iter(begun.number))) if begun else 1  # tokens up to h_BLD[:, 0]
-                for row, index in enumerate(group[rows]):
-                    if (steered_TD := steered_vectors[index]) is not None:
-                        start = len(prompts[index]) - before
-                        h_TD = h_BLD[row, start : len(texts[index]) - before]
-                        kl_T = divergence(lm.head, steered_TD[: len(h_TD)].to(h_TD), h_TD)
-                        divergences[index] = float(kl_T.double().mean())
+                h_of = {
+                    index: h_BLD[row, len(prompts[index]) - before : len(texts[index]) - before]
+                    for row, index in enumerate(group[rows])
+                    if steered_vectors[index] is not None
+                }
+                for index, kl in _mean_divergences(lm.head, h_of, steered_vectors).items():
+                    divergences[index] = kl
                 n_counted = [
                     len(ids) - at for ids, at in zip(group_texts, group_first, strict=True)
                 ]
@@ -127,6 +128,24 @@ def likelihood_and_divergence(
             f"{lm.name} gives NaN or infinite log-probabilities in {lm.dtype}; use dtype=float32."
         )
     return means.tolist(), divergences
+
+
+def _mean_divergences(
+    head: Head,
+    h_of: Mapping[int, torch.Tensor],
+    steered_vectors: Sequence[torch.Tensor | None],
+) -> dict[int, float]:
+    """Return the mean divergence of steered distributions from those of vectors (T, D), by text."""
+    if not h_of:
+        return {}
+    steered = [
+        vectors_TD[: len(h_TD)].to(h_TD)
+        for index, h_TD in h_of.items()
+        if (vectors_TD := steered_vectors[index]) is not None
+    ]
+    kl_N = divergence(head, torch.cat(steered), torch.cat(list(h_of.values()))).double()
+    parts = kl_N.split([len(h_TD) for h_TD in h_of.values()])
+    return {index: float(kl_T.mean()) for index, kl_T in zip(h_of, parts, strict=True)}
 
 
 def _can_share(lm: LoadedModel) -> bool:
