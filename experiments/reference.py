@@ -9,6 +9,7 @@ has for it; it isn't committed. `docs/llms.txt` lists the pages for programs tha
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from steerlens.config.entries import conf_dir, header, options
 from steerlens.config.registry import KINDS, load_part, parts_of
 from steerlens.config.schema import RunConfig
 from steerlens.results import TABLES
+from steerlens.results.tables.sweep import SWEEP
 from steerlens.storage.files import make_folder, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +34,9 @@ LISTED = ("subjects", "scores", "corpora", "concepts", "judges", "launchers", "e
 
 def pages() -> dict[str, str]:
     """Return the pages of the reference by their names."""
+    notebooks = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
     return {
+        **{f"notebook-{file.stem}.md": notebook_page(file) for file in notebooks},
         "index.md": INDEX,
         "settings.md": settings_page(),
         "options.md": options_page(),
@@ -87,7 +91,7 @@ def parts_page() -> str:
 def tables_page() -> str:
     """Return every column of every table, and what tells rows apart."""
     parts = ["# Tables", "Every column is there in every run, null where no method has filled it."]
-    for table in TABLES:
+    for table in (*TABLES, SWEEP):
         rows = [[f"`{name}`", c.kind, c.about] for name, c in table.columns.items()]
         keys = ", ".join(f"`{key}`" for key in table.keys)
         parts += [
@@ -107,6 +111,33 @@ def verbs_page() -> str:
     for kind in LISTED:
         parts += [f"### {kind}", f"```text\n{listing(kind)}\n```"]
     return _page(parts)
+
+
+def notebook_page(file: Path) -> str:
+    """Return a notebook as it was executed: texts, code, and what the code gave."""
+    parts: list[str] = []
+    for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+            continue
+        parts.append(f"```python\n{source}\n```")
+        parts += [text for output in cell["outputs"] if (text := _output(output))]
+    parts.append(f"The notebook itself: `docs/notebooks/{file.name}`.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _output(output: dict[str, Any]) -> str | None:
+    """Return what a cell gave: a table, or text; None for what it wrote on stderr."""
+    data = output.get("data", {})
+    if "text/html" in data:
+        html = re.sub(r"<style.*?</style>", "", "".join(data["text/html"]), flags=re.S)
+        # In one line, so that no blank line ends it for Markdown.
+        return f"<div>{' '.join(html.split())}</div>"
+    text = "".join(
+        data.get("text/plain") or (output.get("name") == "stdout" and output["text"]) or ""
+    )
+    return f"```text\n{text.rstrip()}\n```" if text.strip() else None
 
 
 def llms_text() -> str:

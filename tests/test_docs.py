@@ -24,6 +24,8 @@ from steerlens.cli.verbs import USAGE
 from steerlens.config.catalog import listing
 from steerlens.config.compose import compose_jobs, to_config
 from steerlens.results import TABLES
+from steerlens.runs import play
+from steerlens.runs.preflight import check
 from tests.support.trained import FOLDER
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +36,7 @@ PAGES = [
     *sorted(file for file in DOCS.rglob("*.md") if file.parent.name != "reference"),
 ]
 LANGUAGES = {"sh", "python", "yaml", "text", "toml"}
-OTHERS = {"cd", "export", "tmux", "git"}
+OTHERS = {"cd", "export", "tmux", "git", "ssh"}
 """Commands of other programs, which aren't checked."""
 
 
@@ -162,6 +164,10 @@ def test_a_command_composes_and_is_not_refused(
         assert listing(*typed[1:])
     elif typed[0] == "--help":
         assert help_text(*typed[1:])
+    elif typed[0] == "play":
+        played = play.parse_arguments(typed[1:])
+        if played.run is None:
+            check(play._what_is_played(played)[0])
     elif typed[0] in USAGE:
         settings = {word.partition("=")[0] for word in typed if "=" in word}
         assert settings <= {*re.findall(r"([\w.]+)=", USAGE[typed[0]]), *EXAMPLES}
@@ -284,7 +290,7 @@ def test_a_run_that_needs_nothing_runs_at_small_size(
     words: tuple[str, ...],
     files: dict[str, str],
     tiny: tuple[Path, Path, Path],
-    quick_figures: None,
+    undrawn_figures: None,
     tmp_path: Path,
 ) -> None:
     from steerlens.runs.run import run

@@ -241,7 +241,7 @@ def test_what_cannot_be_chosen_is_refused_in_a_sentence() -> None:
     assert choose_factors(table.head(0), PAPER).empty
 
 
-COSTS: Measured = {
+COSTS: Any = {
     1: FactorMeans(1, 10, kl=0.2, relative_dose=0.1),
     2: FactorMeans(4, 14, kl=0.9, relative_dose=0.4),
     4: FactorMeans(6, 16, kl=1.1, relative_dose=0.6),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import harmonic_mean
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,7 +41,8 @@ def ratings(
 
 def overall(table: pd.DataFrame, aspects: Sequence[str], aggregation: str) -> float:
     """The mean over concepts."""
-    return float(numbers(table, aspects, ["of"], aggregation)["number"].mean())
+    means: Any = numbers(table, aspects, ["of"], aggregation)["number"]
+    return float(means.mean())
 
 
 def naive(table: pd.DataFrame, aggregation: str) -> float:

@@ -60,7 +60,7 @@ def test_files_become_one_row_a_text_and_nulls_are_told(tmp_path: Path) -> None:
     }
     assert sum(found.table[FLUENCY].isna().tolist()) == 1
     assert found.findings == ["gemma2_9b_it_131_llm_fluency_score_cache.json: 1 ratings are null."]
-    of_feature = numbers(found.table, found.aspects, ["layer", "feature"], OF_MEANS)["number"]
+    of_feature: Any = numbers(found.table, found.aspects, ["layer", "feature"], OF_MEANS)["number"]
     hand = [3 / (1 / 1.5 + 1 / 2 + 1 / 1), 3 / (1 / 1 + 1 / 1.5 + 1 / 2)]
     assert of_feature.mean() == pytest.approx(sum(hand) / 2)
 
@@ -141,10 +141,11 @@ def test_the_published_files_say_what_the_paper_says() -> None:
     for layer, more in ((20, 0.07), (31, 0.13)):
         table = found.table.query(f"layer == {layer}")
         pair = (INSTRUCTION, FLUENCY)
-        means, texts = (
+        averages: list[Any] = [
             numbers(table, pair, ["layer", "feature"], one)["number"].mean()
             for one in (OF_MEANS, PER_TEXT)
-        )
+        ]
+        means, texts = averages
         assert means / texts - 1 == pytest.approx(more, abs=0.005)
     if found.absent:
         assert found.absent == (CONCEPT,)
@@ -152,5 +153,5 @@ def test_the_published_files_say_what_the_paper_says() -> None:
     # With all three files, Table 1's row without a filter.
     for layer, published in ((20, 0.293), (31, 0.387)):
         table = found.table.query(f"layer == {layer}")
-        of_feature = numbers(table, found.aspects, ["layer", "feature"], OF_MEANS)["number"]
+        of_feature: Any = numbers(table, found.aspects, ["layer", "feature"], OF_MEANS)["number"]
         assert of_feature.mean() == pytest.approx(published, abs=5e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -34,12 +35,13 @@ def test_a_folder_without_steering_has_empty_tables_of_it(tmp_path: Path) -> Non
 
 
 def test_every_table_has_a_name_and_those_with_layers_are_chosen_by_layer() -> None:
-    empty = RunTables(**{name: table.frame([]) for name, table in TABLE_OF.items()})
+    frames: dict[str, Any] = {name: table.frame([]) for name, table in TABLE_OF.items()}
+    empty = RunTables(**frames)
     assert list(TABLE_OF.values()) == list(TABLES)
     for name, table in TABLE_OF.items():
         assert getattr(empty.of_layers([2]), name).columns.tolist() == [*table.columns]
     rows = frame()
-    layer = rows["layer"].min()
+    layer = min(rows["layer"].tolist())
     assert set(RunTables(rows).of_layers([layer]).features["layer"]) == {layer}
 
 

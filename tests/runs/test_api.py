@@ -39,7 +39,8 @@ def api_subject(
     folder = tmp_path_factory.mktemp("api")
     save_sae(folder / "sae")
     paths: dict[str, Any] = {"model.path": tiny_folder("llama"), "sae.path": folder / "sae"}
-    return steerlens.load_subject("local", "local", **paths, **{"paths.cache_dir": folder})
+    paths["paths.cache_dir"] = folder
+    return steerlens.load_subject("local", "local", **paths)
 
 
 def test_importing_the_package_does_not_import_torch() -> None:
@@ -111,32 +112,36 @@ def test_weights_steer_several_features_at_once(tiny_subject: Callable[..., Subj
     assert of_first["together"].tolist() == ["9", "9"]
 
 
+API: Any = steerlens
+"""Whose arguments no type checker looks at."""
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda s: steerlens.generate("s", 5), "must be a subject.*not str"),
-        (lambda s: steerlens.generate(s, 48), "no feature 48"),
-        (lambda s: steerlens.generate(s, 5, "much"), "'much' is not a number"),
-        (lambda s: steerlens.generate(s, 5, [None]), "None is not a number"),
-        (lambda s: steerlens.generate(s, 5, prompts=7), "prompts=7 is no list"),
-        (lambda s: steerlens.generate(s, 5, prompts=[""]), "'' is no text"),
-        (lambda s: steerlens.generate(s, 5, oprator="add"), "'oprator'; did you mean 'operator'"),
-        (lambda s: steerlens.generate(s, 5, operator="ad"), "'ad'; did you mean 'add'"),
-        (lambda s: steerlens.generate(s, 5, max_new_tokens="x"), "max_new_tokens: Value 'x'"),
-        (lambda s: steerlens.generate(s, 5, seed="x"), "seed='x' is not an integer"),
-        (lambda s: steerlens.generate(s, 5, memory_budget="much"), "no amount of memory"),
-        (lambda s: steerlens.generate(s, [5, 9], weights=[1]), "1 numbers for 2 features"),
-        (lambda s: steerlens.generate(s, [5, 9], weights=[0, 0]), "weights are all 0"),
-        (lambda s: steerlens.generate(s, [5, 9], weights=[1, "x"]), "weights: 'x' is not a number"),
-        (lambda s: steerlens.find(s, ""), "names nothing"),
-        (lambda s: steerlens.find(s, "w60", top_k="x"), "top_k='x' is not an integer"),
-        (lambda s: steerlens.find(7, "w60"), "must be a subject.*not int"),
-        (lambda s: steerlens.score_features(7), "must be a subject.*not int"),
-        (lambda s: steerlens.score_features(s, factor="x"), "factor of score output: Value 'x'"),
-        (lambda s: steerlens.score_features(s, features="x"), "must be a list of integers"),
-        (lambda s: steerlens.score_features(s, "activation", corpus=7), "corpus=7 is no corpus"),
-        (lambda s: steerlens.steer(s, 5, factor="x").__enter__(), "factor='x' is not a number"),
-        (lambda s: steerlens.steer(s, 5, weights=["x"]).__enter__(), "weights='x' is not"),
+        (lambda s: API.generate("s", 5), "must be a subject.*not str"),
+        (lambda s: API.generate(s, 48), "no feature 48"),
+        (lambda s: API.generate(s, 5, "much"), "'much' is not a number"),
+        (lambda s: API.generate(s, 5, [None]), "None is not a number"),
+        (lambda s: API.generate(s, 5, prompts=7), "prompts=7 is no list"),
+        (lambda s: API.generate(s, 5, prompts=[""]), "'' is no text"),
+        (lambda s: API.generate(s, 5, oprator="add"), "'oprator'; did you mean 'operator'"),
+        (lambda s: API.generate(s, 5, operator="ad"), "'ad'; did you mean 'add'"),
+        (lambda s: API.generate(s, 5, max_new_tokens="x"), "max_new_tokens: Value 'x'"),
+        (lambda s: API.generate(s, 5, seed="x"), "seed='x' is not an integer"),
+        (lambda s: API.generate(s, 5, memory_budget="much"), "no amount of memory"),
+        (lambda s: API.generate(s, [5, 9], weights=[1]), "1 numbers for 2 features"),
+        (lambda s: API.generate(s, [5, 9], weights=[0, 0]), "weights are all 0"),
+        (lambda s: API.generate(s, [5, 9], weights=[1, "x"]), "weights: 'x' is not a number"),
+        (lambda s: API.find(s, ""), "names nothing"),
+        (lambda s: API.find(s, "w60", top_k="x"), "top_k='x' is not an integer"),
+        (lambda s: API.find(7, "w60"), "must be a subject.*not int"),
+        (lambda s: API.score_features(7), "must be a subject.*not int"),
+        (lambda s: API.score_features(s, factor="x"), "factor of score output: Value 'x'"),
+        (lambda s: API.score_features(s, features="x"), "must be a list of integers"),
+        (lambda s: API.score_features(s, "activation", corpus=7), "corpus=7 is no corpus"),
+        (lambda s: API.steer(s, 5, factor="x").__enter__(), "factor='x' is not a number"),
+        (lambda s: API.steer(s, 5, weights=["x"]).__enter__(), "weights='x' is not"),
     ],
 )
 def test_wrong_arguments_are_told_in_sentences(

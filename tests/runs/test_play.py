@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shlex
 import zipfile
 from collections.abc import Callable
@@ -215,10 +216,34 @@ def test_a_subject_that_doesnt_fit_is_told_before_anything_is_loaded(
     def refuse(*_: Any) -> None:
         raise SteerlensError("it doesn't fit.")
 
-    monkeypatch.setattr("steerlens.runs.play.refuse_if_too_big", refuse)
+    monkeypatch.setattr("steerlens.runs.run.refuse_if_too_big", refuse)
     monkeypatch.setattr("steerlens.runs.play.load_player", lambda *_: pytest.fail("it was loaded"))
     with pytest.raises(SteerlensError, match="it doesn't fit"):
         play([*typed, "port=0"])
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_other_machines_are_let_in_only_when_asked_for_and_with_a_warning(
+    player: Player,
+    typed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    host: str,
+    warned: bool,
+) -> None:
+    bound_to: list[str] = []
+
+    class Server:
+        def run(self, sockets: list[Any]) -> None:
+            bound_to.extend(bound.getsockname()[0] for bound in sockets)
+
+    monkeypatch.setattr("steerlens.runs.play.load_player", lambda *_: player)
+    monkeypatch.setattr("steerlens.runs.play.make_server", lambda *_: Server())
+    play([*typed, "port=0", *([f"host={host}"] if warned else [])])
+    out, err = capsys.readouterr()
+    assert bound_to == [host]
+    assert re.search(rf"Open http://{host}:\d+/[\w-]{{32}}/ \(Ctrl-C ends it\)", out)
+    assert ("whoever reaches 0.0.0.0 and knows this address" in err) == warned
 
 
 def test_a_run_is_played_with_its_subject_and_its_texts(tmp_path: Path) -> None:
@@ -228,8 +253,9 @@ def test_a_run_is_played_with_its_subject_and_its_texts(tmp_path: Path) -> None:
     assert len(tables.features) == 36
     assert config.model.name == "smollm2-135m-instruct"
     assert config.steer.factors, "a run that didn't steer has the factors of steer=grid"
+    (empty := tmp_path / "empty").mkdir()
     with pytest.raises(SteerlensError, match=r"there is no features\.parquet"):
-        _what_is_played(Typed(tmp_path / "figures", (), "127.0.0.1", 0))
+        _what_is_played(Typed(empty, (), "127.0.0.1", 0))
 
 
 def test_playing_leaves_the_runs_folder_as_it_is(player: Player, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_the_page_names_the_tokens_and_shows_the_features_together(done: tuple[P
     best, second = steering.sort_values("concept_score", ascending=False)["feature"].unique()
     both = steering.loc[steering["together"].notna()]
     assert both[["feature", "together"]].to_numpy().tolist() == [[best, f"{second}"]]
-    assert steering["control"].isna().all()
+    assert all(steering["control"].isna().tolist())
     assert f"layer 2, features {best} + {second} together" in page
 
 

@@ -216,6 +216,6 @@ def test_python_writes_the_texts_of_a_run(typed: tuple[Run, Path], steered: Path
     by = ["feature", "factor", "prompt"]
     of_run = GENERATIONS.read(steered)
     both = [rows.sort_values(by, ignore_index=True) for rows in (of_run, table)]
-    assert_identical(*(rows[[*by, "text", "seed", "success_20"]] for rows in both))
+    assert_identical(*(rows.filter(items=[*by, "text", "seed", "success_20"]) for rows in both))
     near = pd.Series(both[0]["perplexity"] - both[1]["perplexity"]).abs()
     assert near.max() < 1e-3

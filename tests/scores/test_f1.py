@@ -120,13 +120,13 @@ def test_labels_that_cannot_be_learnt_from_are_refused(tmp_path: Path) -> None:
         file.write_text(content)
         with pytest.raises(SteerlensError, match=sentence):
             f1.Config(labels=str(file)).check()
-    refused: list[tuple[dict[str, Any], str]] = [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({}, "score f1 needs labelled texts"),
         ({"labels": str(tmp_path / "no")}, "there is no file or folder"),
         ({"labels": "embedded"}, "name one with score.topic"),
         ({"labels": str(tmp_path)}, "name one with score.topic"),
         ({"labels": "embedded", "topic": "graphs", "n_test": 0}, "n_test=0 of score f1"),
     ]
-    for settings, sentence in refused:
+    for settings, sentence in cases:
         with pytest.raises(SteerlensError, match=sentence):
             f1.Config(**settings).check()

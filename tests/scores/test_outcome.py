@@ -62,7 +62,7 @@ def test_equals_numpys_correlation_over_sampled_texts(tiny_subject: MakeSubject)
     ours = frame["outcome_correlation"].to_numpy(float, na_value=np.nan)
     np.testing.assert_allclose(ours, expected, atol=2e-4)
     assert np.isfinite(expected).sum() > 10
-    assert set(frame["outcome_texts"]) == {40}
+    assert set(frame["outcome_texts"].tolist()) == {40}
 
 
 def test_sampled_texts_are_those_of_every_sae_and_are_found_again(
@@ -120,7 +120,7 @@ def test_a_feature_isnt_judged_by_texts_that_it_was_steered_with(
         expected = naive_correlation(z_NF[counts_N, feature], y_N[counts_N])
         ours = np.nan if pd.isna(row["outcome_correlation"]) else row["outcome_correlation"]
         assert ours == pytest.approx(expected, abs=2e-4, nan_ok=True)
-    assert pd.isna(frame["outcome_correlation"][0])  # 24 texts are too few
+    assert frame["outcome_correlation"].isna().tolist()[0]  # 24 texts are too few
 
 
 def test_texts_without_the_outcome_are_left_out(tiny_subject: MakeSubject, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_without_variance_or_enough_texts_there_is_no_correlation() -> None:
 def test_what_cannot_work_is_refused(tiny_subject: MakeSubject, tmp_path: Path) -> None:
     subject = tiny_subject("llama", "topk")
     run = str(save_run(tmp_path / "run", subject))
-    refused: list[tuple[dict[str, Any], str]] = [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"outcome": "llm_concept"}, "known of the texts of a run alone: add score.run=DIR"),
         ({"outcome": "concept_success"}, "give score.concept=WORD"),
         ({"run": str(tmp_path / "no")}, "score.run: there is no folder"),
@@ -151,7 +151,7 @@ def test_what_cannot_work_is_refused(tiny_subject: MakeSubject, tmp_path: Path) 
         ({"samples": 1}, "gives 20 texts, and fewer than 30"),
         ({"temperature": 0.0}, "temperature=0.0 of score outcome must be above 0"),
     ]
-    for settings, sentence in refused:
+    for settings, sentence in cases:
         with pytest.raises(SteerlensError, match=sentence):
             outcome.Config(**settings).check()
     other = dataclasses.replace(subject, name="another")

@@ -88,7 +88,7 @@ def test_equals_one_forward_for_each_feature_and_prompt(
     )
     assert frame["collateral_spread"].tolist() == pytest.approx([same for _, same, _ in expected])
     assert max(frame["collateral_spread"].tolist()) > 1
-    assert not any(frame["collateral_spread_later"].notna().tolist())
+    assert all(frame["collateral_spread_later"].isna().tolist())
 
 
 def test_features_of_later_saes_are_counted_in_each(tiny_subject: MakeSubject) -> None:

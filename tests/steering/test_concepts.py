@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,14 +26,14 @@ from steerlens.config.schema import (
     RunConfig,
     SteerConfig,
 )
-from steerlens.config.settings import parse_settings, parse_steering
+from steerlens.config.settings import Settings, parse_settings, parse_steering
 from steerlens.engine import generation
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
 from steerlens.judges import load_judge
 from steerlens.judges.session import RatingSession
 from steerlens.results import CHOOSING, EVALUATING, RATINGS
-from steerlens.runs.concepts import refuse_lacking_texts
+from steerlens.runs.concepts import concepts_before_loading, refuse_lacking_texts
 from steerlens.runs.plan import concepts as plan_concepts
 from steerlens.scores import RunContext, output, token_confidence
 from steerlens.steering import concepts as concept_steering
@@ -237,7 +239,7 @@ def test_without_a_store_or_with_small_batches_all_is_the_same(
     whole: tuple[Steered, Path], subject: Subject
 ) -> None:
     config = config_of(whole[1])
-    config.generation.batch_size = 5
+    config.generation.batch_size = 16
     again = steered(subject, config, store=False)
     assert_identical(again.ratings, whole[0].ratings)
 
@@ -354,6 +356,10 @@ def test_what_cannot_work_is_told(subject: Subject, tmp_path: Path) -> None:
         steered(subject, unknown_setting)
 
 
+def refuse(settings: Settings) -> None:
+    refuse_lacking_texts(settings, concepts_before_loading(settings, 2))
+
+
 @pytest.mark.parametrize(
     ("n_texts", "methods", "judge", "told"),
     [
@@ -380,10 +386,34 @@ def test_concepts_that_lack_texts_are_told_without_a_model(
         model=ModelConfig("local", path=str(tmp_path)),
     )
     if told is None:
-        refuse_lacking_texts(parse_settings(asked), 2)
+        refuse(parse_settings(asked))
         return
     with pytest.raises(SteerlensError, match=told):
-        refuse_lacking_texts(parse_settings(asked), 2)
+        refuse(parse_settings(asked))
+
+
+@pytest.mark.parametrize(
+    ("method", "typed", "told"),
+    [
+        ("SSV", {"epochs": 0}, "SSV.epochs=0 must be a whole number of at least 1"),
+        ("SSV", {"epochs": "x"}, "SSV.epochs=x must be a whole number"),
+        ("ReFT-r1", {"batch_size": True}, "ReFT-r1.batch_size=True must be a whole number"),
+        ("ReFT-r1", {"lr": -1.0}, "ReFT-r1.lr=-1.0 must be a number of at least 0"),
+        ("LoRA", {"lr": math.nan}, "LoRA.lr=nan must be a number"),
+        ("LoRA", {"layers": []}, "LoRA.layers=[] must be a list of layers"),
+        ("LoReFT", {"layers": 3}, "LoReFT.layers=3 must be a list of layers"),
+        ("LAT", {"orient": 1}, "LAT.orient=1 must be true or false"),
+        ("DiffMean", {"epoch": 2}, "DiffMean has no setting 'epoch'"),
+        ("Prompt", {"words": 2}, "Prompt has no settings"),
+    ],
+)
+def test_settings_of_methods_that_cannot_work_are_told(
+    method: str, typed: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(SteerlensError, match=re.escape(told)):
+        arms.check_settings({method: typed})
+    arms.check_settings({"LoReFT": {"first": 0, "layers": [1]}, "SAE-A": {"rank": 0}, "SSV": {}})
+    arms.check_settings(None)
 
 
 def test_too_few_unsteered_texts_are_told_without_a_model(tmp_path: Path) -> None:
@@ -394,7 +424,7 @@ def test_too_few_unsteered_texts_are_told_without_a_model(tmp_path: Path) -> Non
     concepts = replace(config.concepts, **source, instructions_path=str(tmp_path), n_prompts=2)  # type: ignore[type-var]
     asked = replace(config, concepts=concepts, model=ModelConfig("local", path=str(tmp_path)))
     with pytest.raises(SteerlensError, match=r"needs 5 of them with a perplexity; there are 4\."):
-        refuse_lacking_texts(parse_settings(asked), 2)
+        refuse(parse_settings(asked))
 
 
 def test_a_concept_without_a_token_is_told_before_the_model_is_loaded(
@@ -416,13 +446,17 @@ def test_a_plan_has_the_texts_and_ratings_that_are_made(
 ) -> None:
     monkeypatch.setattr("steerlens.data.concept_sets.load.load_concepts", lambda *_: unnamed())
     config = config_of(whole[1])
-    found = plan_concepts.planned_concepts(parse_settings(config), subject.layer, 1, False)
+    found = plan_concepts.planned_concepts(parse_settings(config), subject.layer, 1)
     n = len(whole[0].ratings)
     assert found == (3, len(METHODS) + 1, n, f"{2 * n} by judge=lexical, for nothing")
     config.judge = JudgeConfig("openai", model="gpt-4o-mini")
-    priced = plan_concepts.planned_concepts(parse_settings(config), subject.layer, 2, False)
+    priced = plan_concepts.planned_concepts(parse_settings(config), subject.layer, 2)
     assert priced.texts == 2 * n
     assert f"{4 * n} by gpt-4o-mini, about " in priced.rating
+    config.judge, lacking = JudgeConfig("lexical"), tiny_concepts(n=3, n_texts=(1, 12))
+    monkeypatch.setattr("steerlens.data.concept_sets.load.load_concepts", lambda *_: lacking)
+    with pytest.raises(SteerlensError, match="at least two texts with it and two without"):
+        plan_concepts.planned_concepts(parse_settings(config), subject.layer, 1)
 
 
 def test_nothing_of_the_model_is_changed(subject: Subject, whole: tuple[Steered, Path]) -> None:

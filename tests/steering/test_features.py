@@ -88,7 +88,7 @@ def test_the_best_features_are_also_steered_together(subject: Subject) -> None:
     steered = frame[["feature", "together"]].drop_duplicates().fillna("")
     expected = {(9, ""), (5, ""), (30, ""), (9, "5"), (9, "5+30")}  # there is no fourth
     assert {*steered.itertuples(index=False, name=None)} == expected
-    assert frame["control"].isna().all()
+    assert all(frame["control"].isna().tolist())
     assert not frame.duplicated(list(GENERATIONS.keys)).any()
     assert len(frame) == len(expected) * 3 * 2 * 2
     alone = steer_layer(subject, [9, 5, 30], settings_of(controls=[]), RunContext())
@@ -190,13 +190,13 @@ def test_kl_is_of_the_tokens_that_were_generated_whatever_the_text_is_cut_into(
         "factors": texts["factor"].tolist(),
         "steered_vectors": lambda: vectors.of(texts),
     }
-    columns_of: Any = (
+    measured: list[Any] = [
         perplexity.measure(
             Texts(texts=of_metric, **columns), subject, perplexity.Config(), MetricRun()
         )["kl"]
         for of_metric in (texts["text"].tolist(), ["w50"] * len(texts))
-    )
-    kl, other = columns_of
+    ]
+    kl, other = measured
     assert other == pytest.approx(kl, rel=1e-4)
     assert sorted(kl)[:2] == [0, 0]
     assert max(kl) > 1e-3
@@ -295,7 +295,7 @@ def test_a_metric_of_other_settings_measures_anew_and_generates_nothing(
     assert whole["repetition"].tolist() == [repetition(ids, 1) for ids in ids_of(whole)]
     assert frame["success_1"].tolist() == usual["success_1"].tolist()
     assert "success_2" in frame
-    assert frame["success_20"].isna().all()
+    assert all(frame["success_20"].isna().tolist())
 
 
 def test_a_kill_between_texts_and_metrics_loses_no_text(

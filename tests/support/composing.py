@@ -1,7 +1,7 @@
 """Composing without reading every file again: most of what a tiny run or subject would cost.
 
 Hydra resolves the defaults lists and merges some 25 files for every composition, a fifth of a
-second, and a command composes three times. What it makes of one choice of options is the same until
+second. What it makes of one choice of options is the same until
 a schema is registered, so tests make it once; each setting is still put in by Hydra itself.
 """
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from hydra._internal import config_loader_impl as loader
+from hydra._internal import config_loader_impl
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.defaults_list import DefaultsList, Overrides
 from hydra.core.config_store import ConfigStore
@@ -25,6 +25,7 @@ from steerlens.config.entries import conf_dir
 @contextmanager
 def composed_once() -> Iterator[None]:
     """While it lasts, options are merged once for each choice of them, and words parsed once."""
+    loader: Any = config_loader_impl
     make_list = loader.create_defaults_list
     merge = loader.ConfigLoaderImpl._compose_config_from_defaults_list
     load = CachingConfigRepository.load_config

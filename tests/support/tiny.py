@@ -195,9 +195,10 @@ def save_byte_tokenizer(folder: Path) -> None:
     )
     tokenizer.train_from_iterator([*often, __doc__ or "", *MODELS, *MENDED, *SMALL], trainer)
     bpe = json.loads(tokenizer.to_str())["model"]
+    merges: Any = [tuple(pair) for pair in bpe["merges"]]
     Qwen2Tokenizer(
         vocab=bpe["vocab"],
-        merges=[tuple(pair) for pair in bpe["merges"]],
+        merges=merges,
         bos_token="<bos>",
         eos_token="<eos>",
         unk_token="<unk>",

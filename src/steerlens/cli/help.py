@@ -20,6 +20,7 @@ from steerlens.config.entries import conf_dir, entries, header, options
 from steerlens.config.registry import load_part, parts_of
 from steerlens.errors import SteerlensError, nearest
 from steerlens.results import TABLES, Table
+from steerlens.results.tables.sweep import SWEEP
 
 WIDTH = 96
 
@@ -44,7 +45,7 @@ def help_text(topic: str | None = None) -> str:
         (_groups(), _group),
         ([setting.key for setting in all_settings()], _setting),
         ([f"score.{method}" for method in parts_of("scores")], _method),
-        ([table.file for table in TABLES], _table),
+        ([table.file for table in (*TABLES, SWEEP)], _table),
     ]
     if equals and option in options().get(group, []):
         return _option(group, option)
@@ -59,7 +60,7 @@ def help_text(topic: str | None = None) -> str:
         for setting in all_settings()
         if topic in (setting.key.rpartition(".")[2], _flat(setting.key))
     ]
-    pages_of += [_column(table, topic) for table in TABLES if topic in table.columns]
+    pages_of += [_column(table, topic) for table in (*TABLES, SWEEP) if topic in table.columns]
     if pages_of:
         return "\n\n".join(pages_of)
     words = [*(name for names, _ in pages for name in names), *chain(*options().values())]
@@ -130,7 +131,7 @@ def _method(name: str) -> str:
 
 def _table(file: str) -> str:
     """Return what the rows of a table are, and its columns."""
-    (table,) = [table for table in TABLES if table.file == file]
+    (table,) = [table for table in (*TABLES, SWEEP) if table.file == file]
     rows = [_row((f"{name} ({c.kind})", c.about)) for name, c in table.columns.items()]
     return "\n".join([_filled(f"{file}: {table.about}"), "", "Columns", *rows])
 

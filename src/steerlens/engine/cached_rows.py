@@ -95,7 +95,7 @@ def cached_groups(
             if store:
                 store.add(groups[number][0], part, by)
     return [
-        _in_order(pa.concat_tables(parts, promote_options="default"), rows.loc[:, by])
+        _in_order(pa.concat_tables(parts, promote_options="default"), rows.filter(items=by))
         for parts, (_, rows) in zip(tables, groups, strict=True)
     ]
 

@@ -167,7 +167,7 @@ def _entries(file: Path) -> Mapping[tuple[int, int], dict[str, Any]]:
     equal keys.
     """
     try:
-        content = parse_json(read_text(file), object_pairs_hook=_once)
+        content = parse_json(read_text(file), object_pairs_hook=_unique_keys)
     except (OSError, ValueError) as error:
         raise SteerlensError(f"{file} is no JSON file that can be read ({error}).") from error
     if not isinstance(content, dict) or not content:
@@ -181,7 +181,7 @@ def _entries(file: Path) -> Mapping[tuple[int, int], dict[str, Any]]:
     return entries
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         raise ValueError("a key is there twice")

@@ -111,7 +111,8 @@ class LoadedRun:
     def __repr__(self) -> str:
         state = f"; {self.tables.unfinished}" if self.tables.unfinished else ""
         n = len(self.features)
-        return f"<run {self.folder}: {run_title(self.summary)}, {n:,} features{visible(state)}>"
+        counted = f"{n:,} feature{'s' * (n != 1)}"
+        return f"<run {self.folder}: {run_title(self.summary)}, {counted}{visible(state)}>"
 
     def _repr_html_(self) -> str:
         """Show the run in a notebook: what came out, and the best features."""

@@ -23,8 +23,9 @@ def in_present_columns(table: pa.Table) -> pa.Table:
     Features that were steered together once stood in `control`, as "+57+208".
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
+    import pyarrow.compute
 
+    pc: Any = pyarrow.compute  # whose functions are made when it is imported
     names = table.column_names
     if not set(COLUMNS.values()) & set(names):
         table = table.rename_columns([COLUMNS.get(name, name) for name in names])

@@ -123,13 +123,14 @@ def read_tables(folder: Path) -> RunTables:
     settings = _settings(folder)
     choice = settings.get("choice")
     provenance = read_json(folder / PROVENANCE_FILE) or {}
+    beside_features: dict[str, Any] = {
+        name: _read_or_empty(table, folder)
+        for name, table in TABLE_OF.items()
+        if table is not FEATURES
+    }
     return RunTables(
         features=FEATURES.read(folder),
-        **{
-            name: _read_or_empty(table, folder)
-            for name, table in TABLE_OF.items()
-            if table is not FEATURES
-        },
+        **beside_features,
         chat_template=provenance.get("chat_template"),
         command=provenance.get("command"),
         choice=_known(ChoiceConfig, choice) if choice else None,
@@ -139,7 +140,7 @@ def read_tables(folder: Path) -> RunTables:
         study=_known(StudyConfig, settings.get("study") or {}),
         pmi=Pmi.read(folder) if (folder / PMI_FILE).is_file() else None,
         reference=Reference.read(folder) if (folder / REFERENCE_FILE).is_file() else None,
-        notes=_notes(folder),
+        notes=tuple(map(str, provenance.get("notes", []))),
     )
 
 
@@ -178,11 +179,6 @@ def _n_layers(table: Table, folder: Path) -> int:
         return len(set(table.read(folder)["layer"].tolist()))
     except SteerlensError:
         return 0
-
-
-def _notes(folder: Path) -> tuple[str, ...]:
-    provenance = read_json(folder / PROVENANCE_FILE)
-    return tuple(map(str, provenance.get("notes", []))) if isinstance(provenance, dict) else ()
 
 
 def _read_or_empty(table: Table, folder: Path) -> pd.DataFrame:

@@ -241,16 +241,15 @@ def _steering(
         parse_prompts,
     )
 
-    names_of = {
-        kind: {field.name for field in fields(kind)} - {"factors", "prompts"}
+    of_steer, of_generation = (
+        {field.name for field in fields(kind)} - {"factors", "prompts"}
         for kind in (SteerConfig, GenerationConfig)
-    }
-    valid = set().union(*names_of.values())
-    for key in settings.keys() - valid:
-        raise unknown("setting of steer and generation", key, valid)
-    steer, generation = (
-        typed_settings(kind, {key: value for key, value in settings.items() if key in names})
-        for kind, names in names_of.items()
+    )
+    for key in settings.keys() - of_steer - of_generation:
+        raise unknown("setting of steer and generation", key, of_steer | of_generation)
+    steer = typed_settings(SteerConfig, {key: settings[key] for key in settings.keys() & of_steer})
+    generation = typed_settings(
+        GenerationConfig, {key: settings[key] for key in settings.keys() & of_generation}
     )
     generation.prompts = prompts if isinstance(prompts, str | None) else _listed("prompts", prompts)
     check_steer(steer)

@@ -50,7 +50,7 @@ def steer_toward_concepts(
     assert settings.concepts is not None
     for source in sae_sources(settings.subject):
         if source.layer is not None:
-            refuse_lacking_texts(settings, source.layer)
+            refuse_lacking_texts(settings, concepts_before_loading(settings, source.layer))
     for subject in models.subjects():
         start = time.perf_counter()
         steering = steering_of(subject.lm, settings.steering)
@@ -90,25 +90,30 @@ def concepts_of_shard(settings: Settings, layer: int, chat_template: bool) -> Co
     return dataclasses.replace(concepts, concepts=tuple(part(concepts.concepts, settings.shard)))
 
 
-def refuse_lacking_texts(settings: Settings, layer: int) -> None:
-    """Refuse concepts that lack texts for a method or for judge=lexical, without a model.
+def concepts_before_loading(settings: Settings, layer: int) -> ConceptSet:
+    """Load this shard's part of the concepts of a layer, whose model isn't loaded yet."""
+    chat = settings.steering.generation.chat_template
+    if chat == AUTO:
+        chat = has_chat_template(settings.subject.model)
+    return concepts_of_shard(settings, layer, bool(chat))
+
+
+def refuse_lacking_texts(settings: Settings, concepts: ConceptSet) -> None:
+    """Refuse concepts that lack texts for a method or for judge=lexical, and settings that a
+    method can't work with, without a model.
 
     Args:
-        settings: their concepts, judge and texts say what is needed.
-        layer: whose concepts they are.
+        settings: its methods, judge and texts say what is needed.
+        concepts: of a layer.
 
     Raises:
         SteerlensError: a concept can't be learnt, or there would be too few unsteered texts.
     """
-    from steerlens.steering.methods.arms import PROMPT, SAE
+    from steerlens.steering.methods.arms import PROMPT, SAE, check_settings
 
     assert settings.concepts is not None
     assert settings.judge is not None
-    generation = settings.steering.generation
-    chat = generation.chat_template
-    if chat == AUTO:
-        chat = has_chat_template(settings.subject.model)
-    concepts = concepts_of_shard(settings, layer, bool(chat))
+    check_settings(settings.concepts.settings)
     named = all(concept.feature is not None for concept in concepts.concepts)
     need_none = {PROMPT, "Random", *([SAE] if named else [])}
     if not need_none.issuperset(settings.concepts.methods):
@@ -119,4 +124,4 @@ def refuse_lacking_texts(settings: Settings, layer: int) -> None:
         prompts = sum(
             len((*concept.choosing, *concept.evaluating)) for concept in concepts.concepts
         )
-        refuse_too_few_unsteered(prompts * generation.samples)
+        refuse_too_few_unsteered(prompts * settings.steering.generation.samples)

@@ -45,10 +45,9 @@ from steerlens.results import FEATURES
 from steerlens.results.folder import RunTables, read_tables, unfinished
 from steerlens.results.text import visible_token
 from steerlens.runs.api import FACTORS, shares_of
-from steerlens.runs.downloads import refuse_unreachable
-from steerlens.runs.memory_check import refuse_absent_device, refuse_if_too_big
 from steerlens.runs.models import RunModels, steering_of
 from steerlens.runs.preflight import check, tell_begin
+from steerlens.runs.run import context_of, refuse_unloadable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,9 +102,7 @@ def play(arguments: Sequence[str]) -> None:
     config, tables = _what_is_played(typed)
     check(config)
     settings = parse_settings(config)
-    refuse_absent_device(settings.subject)
-    refuse_unreachable(settings)
-    refuse_if_too_big(settings)
+    refuse_unloadable(settings)
     with open_socket(typed.host, typed.port) as bound, tempfile.TemporaryDirectory() as folder:
         tell_begin(config)
         player = load_player(config, settings, tables)
@@ -188,7 +185,6 @@ class Player:
 def load_player(config: RunConfig, settings: Settings, tables: RunTables | None) -> Player:
     """Load the model and its SAEs; without a run's tables, look up what each feature promotes."""
     from steerlens.engine.subject import WeightCache
-    from steerlens.runs.run import context_of
     from steerlens.scores.concepts import Vocabulary
 
     with phase("importing torch and SAELens"):

@@ -76,7 +76,7 @@ def steer(
             subject, ids, steering_of(subject.lm, settings), ctx.for_group(), evaluator
         )
         best = choose_factors(texts, settings.choice).dropna(axis=1, how="all")
-        measured = best.columns.difference(FEATURES.keys)
+        measured = best.columns.difference(list(FEATURES.keys))
         scored = features.drop(columns=features.columns.intersection(measured))
         best = best.merge(scored, on=list(FEATURES.keys), how="left")
         tables.append(STEERING.frame(best.assign(concept=settings.concept_label)))

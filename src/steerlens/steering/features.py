@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -306,7 +306,7 @@ def measure_groups(
         config = settings.get(name) or metric.Config()
         of_metric = {
             "metric": name,
-            "settings": asdict(config) if is_dataclass(config) else None,
+            "settings": dict(vars(config)),
             "source": source_digest("metrics", name),
             "concept": words,
             "evaluator": None if evaluator is None else evaluator.identity,

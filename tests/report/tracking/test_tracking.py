@@ -21,7 +21,7 @@ from steerlens.report.tracking import NullTracker, run_name, start
 from steerlens.results.folder import RunTables
 from tests.support.frames import frame, null_scores, tables
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
 
 
 def track(folder: Path, mode: str = "offline", run: RunTables | None = None) -> None:
@@ -280,9 +280,20 @@ def test_the_page_is_html_and_too_large_an_artifact_as_wandb_reads_them_back(
         kinds = {record.WhichOneof("record_type") for record in records}
     assert "exit" in kinds, "read to its end"
     items = [item for record in records for item in record.history.item]
-    logged = {item.key or item.nested_key[0] for item in items}
-    assert {"features", "by_factor/success_20"} <= logged
-    assert ("report" in logged) == bool(files)
+    logged: dict[tuple[str, ...], list[Any]] = {}
+    for item in items:
+        logged.setdefault(tuple(item.nested_key), []).append(json.loads(item.value_json))
+    assert logged["factor",] == [0, 0.5, 2, 8]
+    success = logged["by_factor/success_20",]
+    assert len(success) == 4
+    assert success[0] < success[-1]
+    kind_of = {key[0]: kind for key, [kind, *_] in logged.items() if key[1:] == ("_type",)}
+    for name in ("features", "layers", "texts", "payoff", "threshold_curve"):
+        assert kind_of[name] == "table-file"
+    [path], [n_rows] = logged["texts", "path"], logged["texts", "nrows"]
+    rows = json.loads((written.parent / "files" / path).read_text(encoding="utf-8"))
+    assert len(rows["data"]) == n_rows == 96
+    assert kind_of.get("report") == ("html-file" if files else None)
     assert ("artifact" in kinds) >= (not files)
     media = [*written.parent.glob("files/media/html/report*.html")]
     assert [path.read_text() for path in media] == [page.read_text()] * files

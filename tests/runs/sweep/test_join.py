@@ -12,6 +12,7 @@ import pytest
 from steerlens.errors import SteerlensError
 from steerlens.results import COVERAGE, FEATURES, NULL_SCORES, STEERING
 from steerlens.results.folder import RunTables
+from steerlens.results.tables.sweep import SWEEP
 from steerlens.runs.sweep import join, join_sweep
 from steerlens.runs.sweep.join import merge
 from steerlens.storage.files import read_json
@@ -41,6 +42,7 @@ def test_rows_of_all_jobs_say_which_job_and_settings_they_are_of(tmp_path: Path)
     joined = join_sweep(sweep)
     table = FEATURES.read(sweep)
     assert joined.complete
+    assert [name for name in csv(sweep) if name != "score.factor"] == [*SWEEP.columns]
     assert len(table) == 2 * len(frame())
     assert table["job"].drop_duplicates().tolist() == ["0", "1"]
     assert table["score.factor"].drop_duplicates().tolist() == ["5", "10"]

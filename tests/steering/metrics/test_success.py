@@ -28,6 +28,7 @@ def test_equals_counting_one_text_at_a_time(tiny_subject: MakeSubject, kind: str
     tokenizer: Any = subject.lm.tokenizer
     texts = random_texts(subject, n=60, longest=40)
     columns = measure(texts, subject)
+    assert texts.features is not None
     for i in range(len(texts)):
         again = tokenizer(texts.texts[i])["input_ids"][1:]  # as the authors cut off the BOS
         generated = [token for token in texts.token_ids[i] if token != EOS]

@@ -34,6 +34,7 @@ def text_of(subject: Subject, ids: Sequence[int]) -> str:
 
 def chosen(texts: Texts, indices: Sequence[int]) -> Texts:
     """Some of `texts`, in the order of `indices`."""
+    assert texts.features is not None
     return Texts(
         features=texts.features[list(indices)],
         prompts=[texts.prompts[i] for i in indices],

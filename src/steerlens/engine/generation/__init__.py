@@ -149,7 +149,9 @@ def generate_groups(
 
     def note(batch: pd.DataFrame, texts: Sequence[Continuation]) -> None:
         keys = batch[by].itertuples(index=False, name=None)
-        for number, row, text in zip(batch[GROUP].tolist(), keys, texts, strict=True):
+        for number, row, text in zip(
+            batch[GROUP].to_numpy(dtype=int).tolist(), keys, texts, strict=True
+        ):
             if (vectors_of_group := wanted[number]) is not None:
                 stacked = torch.stack(text.vectors) if text.vectors else None
                 vectors_of_group[row] = stacked
@@ -285,7 +287,7 @@ def _sharing_batches(
     operation = Operation(steer.operator, steer.unit, steer.keep_error)
     targets_of: dict[int, TargetsOf] = {}
     edits_of: dict[int, EditsOf] = {}
-    for number in rows[GROUP].unique().tolist():
+    for number in dict.fromkeys(rows[GROUP].to_numpy(dtype=int).tolist()):
         steering = steerings[number]
         if steering is None:
             targets_of[number] = _with_features(subject, steer, ctx)
@@ -307,7 +309,7 @@ def _sharing_batches(
 
 def _by_group(rows: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
     """Yield the number of each group and its rows, in the order in which they stand."""
-    for number in rows[GROUP].unique().tolist():
+    for number in dict.fromkeys(rows[GROUP].to_numpy(dtype=int).tolist()):
         yield number, rows.loc[rows[GROUP] == number]
 
 

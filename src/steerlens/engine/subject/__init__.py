@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from steerlens.engine.subject.belonging import check_belongs
 from steerlens.engine.subject.model import LoadedModel, load_model, with_bos
 from steerlens.engine.subject.sae import SaeSource, load_sae, sae_sources
 from steerlens.engine.subject.site import Site
-from steerlens.engine.subject.weight_cache import LoadedSae, WeightCache
+from steerlens.engine.subject.weight_cache import WeightCache
 from steerlens.errors import SteerlensError
 from steerlens.storage.provenance import code_digest
 
@@ -132,7 +133,11 @@ def load_subjects(
         SteerlensError: something can't be loaded, or doesn't belong together.
     """
     for source in sae_sources(settings):
-        sae, sae_identity = _sae(source, settings, weight_cache)
+        load = partial(load_sae, source, settings)
+        key = (source, settings.dtype, settings.device)
+        sae, sae_identity = (
+            load() if weight_cache is None else weight_cache.sae(key, settings.memory_budget, load)
+        )
         lm = lm or shared_model(settings, sae.cfg.metadata, weight_cache)
         site = check_belongs(lm, sae, source, settings)
         of_sae = sae.cfg.metadata.prepend_bos
@@ -183,15 +188,6 @@ def untrained_positions(metadata: SAEMetadata) -> int:
     """
     start = slice(*(metadata.seqpos_slice or (None,))).start
     return max(start or 0, int(bool(metadata.exclude_first_position)))
-
-
-def _sae(
-    source: SaeSource, settings: SubjectSettings, weight_cache: WeightCache | None
-) -> LoadedSae:
-    if weight_cache is None:
-        return load_sae(source, settings)
-    key = (source, settings.dtype, settings.device)
-    return weight_cache.sae(key, settings.memory_budget, lambda: load_sae(source, settings))
 
 
 def shared_model(

@@ -159,7 +159,7 @@ def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered
     chosen = {_goal(row): row for row in features_alone(tables.steering).to_dict("records")}
     pairs = zip(tables.generations["together"], tables.generations["control"], strict=True)
     texts = tables.generations.assign(arm=[_arm_name(*pair) for pair in pairs])
-    goals = [*map(_goal, texts[["layer", "feature", "concept"]].to_dict("records"))]
+    goals = [*map(_goal, texts.filter(items=["layer", "feature", "concept"]).to_dict("records"))]
     prompts_of = _numbered(goals, texts["prompt"].tolist())
     curves_of = _curves(texts)
     rows_of: dict[Goal, list[dict[Any, Any]]] = {}
@@ -227,7 +227,8 @@ def _curves(texts: pd.DataFrame) -> dict[tuple[Goal, str], list[dict[Any, Any]]]
     types = dict.fromkeys(["factor", *MEASURED], "Float64")
     by_factor = texts[[*ARM, *types]].astype(types).groupby([*ARM, "factor"], dropna=False)
     curves: dict[tuple[Goal, str], list[dict[Any, Any]]] = {}
-    for row in by_factor.mean().reset_index().to_dict("records"):
+    means: Any = by_factor.mean()
+    for row in means.reset_index().to_dict("records"):
         curves.setdefault((_goal(row), row["arm"]), []).append(row)
     return curves
 

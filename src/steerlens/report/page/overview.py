@@ -113,7 +113,7 @@ def _question(tables: RunTables, summary: Mapping[str, Any]) -> str:
         sentence += f"; {_counted(n, 'feature')} steered with, in {texts}"
     if len(tables.ratings):
         methods = tables.ratings["method"].nunique()
-        n_concepts = tables.ratings["concept_id"].nunique()
+        n_concepts = len(set(tables.ratings["concept_id"].tolist()))
         sentence += (
             f"; {_counted(len(tables.ratings), 'text')} of {methods} methods toward "
             f"{_counted(n_concepts, 'concept')} rated"

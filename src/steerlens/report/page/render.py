@@ -215,8 +215,8 @@ def _fields(value: Any) -> Any:
         if isinstance(value, Card):
             return {name: member for name, member in members.items() if member not in _EMPTY}
         return members
-    if hasattr(value, "item"):  # a number of NumPy
-        return value.item()
+    if callable(item := getattr(value, "item", None)):  # a number of NumPy
+        return item()
     raise TypeError(f"{type(value).__name__} is no part of a page")
 
 

@@ -93,7 +93,7 @@ def _other_numbers(frame: pd.DataFrame) -> list[str]:
     ]
 
 
-def _is_filled(column: pd.Series) -> bool:
+def _is_filled(column: Any) -> bool:
     return bool(column.notna().any())
 
 

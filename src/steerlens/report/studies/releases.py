@@ -83,7 +83,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
             )
             if any(column in ranked for column in columns)
             # A line from one layer to the next needs two.
-            and (name == "releases" or by_layer.groupby("release").size().max() > 1)
+            and (name == "releases" or max(by_layer.groupby("release").size().tolist()) > 1)
         },
     )
 

@@ -89,7 +89,7 @@ def _row(steering: pd.DataFrame, arguments: Mapping[str, Any]) -> dict[str, Any]
     if rows.empty:
         typed = " ".join(f"{key}={value}" for key, value in arguments.items())
         raise SteerlensError(f"the run didn't steer with {typed or 'any feature'}.")
-    if rows["concept_success"].notna().any():
+    if any(rows["concept_success"].notna().tolist()):
         best = best_toward(rows)
     else:
         order = ["concept_score", "success_20", "output_score"]

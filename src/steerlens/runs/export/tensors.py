@@ -42,10 +42,10 @@ def load_safetensors(path: Path) -> list[SteeringVector]:
         raise SteerlensError(f"{path} is missing or no whole safetensors file.") from error
     about: Any = read_json(card_path(path))
     try:
-        cards = {
-            name: Card(**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
-            for name, fields in about["vectors"].items()
-        }
+        cards: dict[str, Card] = {}
+        for name, fields in about["vectors"].items():
+            lists = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
+            cards[name] = Card(**{**fields, **lists})
     except (TypeError, KeyError, AttributeError) as error:
         raise SteerlensError(f"{card_path(path)} is missing or no card of steerlens.") from error
     if cards.keys() != tensors.keys():

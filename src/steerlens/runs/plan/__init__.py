@@ -156,8 +156,7 @@ def _toward_concepts(settings: Settings, measured: Measured | None) -> list[tupl
     layers = list(measured.sizes) if measured else layers_with_sae(settings.subject) or []
     if not layers:
         return [("layers", f"{_layers_told(settings.subject)}; how many, {MEASURE} tells")]
-    in_template = bool(_chat_template(settings))
-    planned = planned_concepts(settings, layers[0], len(layers), in_template)
+    planned = planned_concepts(settings, layers[0], len(layers))
     rates = measured.rates if measured else read_rates(settings)
     return [
         ("layers", ", ".join(map(str, layers))),

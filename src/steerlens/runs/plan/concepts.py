@@ -23,23 +23,24 @@ class PlannedConcepts(NamedTuple):
     """What rating them takes, in a sentence."""
 
 
-def planned_concepts(
-    settings: Settings, layer: int, n_layers: int, chat_template: bool
-) -> PlannedConcepts:
+def planned_concepts(settings: Settings, layer: int, n_layers: int) -> PlannedConcepts:
     """Count what steering toward the concepts of `layer`, and as many in all others, would make.
 
     Args:
         settings: the run's.
         layer: one of its layers.
         n_layers: how many there are.
-        chat_template: whether texts are answers inside one.
+
+    Raises:
+        SteerlensError: a concept can't be learnt, or there would be too few texts for the judge.
     """
-    from steerlens.data.concept_sets.load import load_concepts
+    from steerlens.runs.concepts import concepts_before_loading, refuse_lacking_texts
     from steerlens.steering.methods.arms import EDITS, PROMPT, SAE
 
     methods = settings.concepts
     assert methods is not None
-    concepts = load_concepts(methods, layer, settings.seed, chat_template)
+    concepts = concepts_before_loading(settings, layer)
+    refuse_lacking_texts(settings, concepts)
     named = all(concept.feature is not None for concept in concepts.concepts)
     n_factors = len(settings.steering.factors)
     alone = (*EDITS, PROMPT)

@@ -203,11 +203,12 @@ def merge(parts: Sequence[RunTables]) -> RunTables:
     if len(parts) == 1:
         return parts[0]
     pmis = [part.pmi for part in parts if part.pmi is not None]
+    tables: dict[str, Any] = {
+        name: _of_all(table, [getattr(part, name) for part in parts])
+        for name, table in TABLE_OF.items()
+    }
     return RunTables(
-        **{
-            name: _of_all(table, [getattr(part, name) for part in parts])
-            for name, table in TABLE_OF.items()
-        },
+        **tables,
         chat_template=parts[0].chat_template,
         study=parts[0].study,
         choice=parts[0].choice,

@@ -84,7 +84,7 @@ class Vocabulary:
         token_ids: set[int] = set()
         for concept_name in concepts:
             words = content_words(concept_name)
-            ids = {i for word in words for i in _of_word(self._tokenizer, word, self._by_word)}
+            ids = {i for word in words for i in _ids_of_word(self._tokenizer, word, self._by_word)}
             if not ids:
                 raise _no_token(concept_name, self._by_word)
             token_ids |= ids
@@ -217,7 +217,7 @@ def _decoded(tokenizer: Any) -> list[str]:
     return backend.decode_batch(ids, skip_special_tokens=False)  # 25 times as fast
 
 
-def _of_word(tokenizer: Any, word: str, by_word: Mapping[str, list[int]]) -> list[int]:
+def _ids_of_word(tokenizer: Any, word: str, by_word: Mapping[str, list[int]]) -> list[int]:
     ids = [id_ for form in forms(word) for id_ in by_word.get(form, ())]
     return ids or by_word.get(_first_piece(tokenizer, word) or word, [])
 
