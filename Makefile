@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP = $(BIN)/python -m pip install --quiet $(if $(INDEX),--extra-index-url $(INDEX)) \
   --constraint constraints.txt
-# One thread a worker: torch's own threads would fight over the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+# One thread a worker: torch's own threads would fight over the cores. Work is stolen, so that a
+# file's tests stay together and what they share is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 # What the demo runs on where the default can't be had, and words that are in its vocabulary.
 FIXTURE := model=local model.path=tests/fixtures/trained/model sae=local \

@@ -290,7 +290,7 @@ def test_a_run_that_needs_nothing_runs_at_small_size(
     words: tuple[str, ...],
     files: dict[str, str],
     tiny: tuple[Path, Path, Path],
-    quick_figures: None,
+    undrawn_figures: None,
     tmp_path: Path,
 ) -> None:
     from steerlens.runs.run import run

@@ -473,7 +473,10 @@ def test_a_method_of_ones_own_needs_no_change_of_ours(my_method: Path) -> None:
 
 @pytest.mark.parametrize(
     ("code", "error"),
-    [("import nothing_like_this", "ModuleNotFoundError"), ("raise SystemExit(3)", "SystemExit: 3")],
+    [
+        ("import nothing_like_this", "ModuleNotFoundError"),
+        pytest.param("raise SystemExit(3)", "SystemExit: 3", marks=pytest.mark.slow),
+    ],
 )
 def test_a_method_that_cannot_be_imported_is_told_only_to_those_who_ask(
     my_method: Path, code: str, error: str

@@ -106,7 +106,9 @@ def naive_activations(
     )
     found = []
     for document, piece in cut:
-        _, cache = subject.lm.bridge.run_with_cache(torch.from_numpy(piece).long()[None])
+        _, cache = subject.lm.bridge.run_with_cache(
+            torch.from_numpy(piece).long()[None], names_filter=subject.hook_name
+        )
         acts_LF = subject.sae.encode(cache[subject.hook_name])[0].clamp(min=0)
         acts_LF[0] = 0
         found.append((document, piece, acts_LF.numpy()))

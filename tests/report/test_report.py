@@ -19,7 +19,7 @@ from steerlens.results.folder import CONFIG_FILE, RunTables, read_tables
 from steerlens.storage.files import write_json
 from tests.support.frames import NASTY, found_pmi, frame, null_scores, tables
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
 
 
 def files(folder: Path) -> dict[str, bytes]:

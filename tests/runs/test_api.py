@@ -39,7 +39,8 @@ def api_subject(
     folder = tmp_path_factory.mktemp("api")
     save_sae(folder / "sae")
     paths: dict[str, Any] = {"model.path": tiny_folder("llama"), "sae.path": folder / "sae"}
-    return steerlens.load_subject("local", "local", **paths, **{"paths.cache_dir": folder})
+    paths["paths.cache_dir"] = folder
+    return steerlens.load_subject("local", "local", **paths)
 
 
 def test_importing_the_package_does_not_import_torch() -> None:

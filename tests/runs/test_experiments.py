@@ -79,10 +79,18 @@ OF_THE_PAPER = ["smollm2", "gemma-2-2b", "gemma-2-9b", "llama-3.1-8b", "pythia-7
 """And the default."""
 
 
-def once(subjects: list[str]) -> list[Any]:
-    """The first of `subjects`, and the others where there is time."""
-    first, *others = subjects
-    return [first, *(pytest.param(subject, marks=pytest.mark.slow) for subject in others)]
+def once(names: list[str]) -> list[Any]:
+    """The first of `names`, and the others where there is time."""
+    first, *others = names
+    return [first, *(pytest.param(name, marks=pytest.mark.slow) for name in others)]
+
+
+ALIKE = {
+    "table1_embedded": "table1_smollm2",
+    "sae_training": "one_release",
+    "optuna": "paper/steering",
+}
+"""Experiments whose first steps are nearly those of another."""
 
 
 FIGURES = {
@@ -144,7 +152,7 @@ def test_the_experiments_are_found() -> None:
         f"paper/table_{n}" for n in (2, 3, 4, 5)
     ]
     assert {*numbered, "paper/appendix_d", "demo", "filter"} <= set(EXPERIMENTS)
-    assert {*FIGURES, *REPORTED, *WITHOUT_SUBJECT} <= set(EXPERIMENTS)
+    assert {*FIGURES, *REPORTED, *WITHOUT_SUBJECT, *ALIKE, *ALIKE.values()} <= set(EXPERIMENTS)
 
 
 def test_every_subject_has_a_tiny_one_of_its_type() -> None:
@@ -320,7 +328,10 @@ def test_an_experiment_of_the_paper_shows_what_it_is_for(
     assert_shown(name, finished(config, subject))
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in OTHERS],
+)
 def test_any_other_experiment_shows_what_it_is_for(
     name: str, text: Path, finished: Callable[[RunConfig, str], Path]
 ) -> None:
@@ -344,7 +355,7 @@ def test_model_types_are_compared_on_every_type(
 
 
 @pytest.mark.parametrize(
-    "name", ["criteria", "controls", "dataset_size", "dataset_size_texts", "compare_releases"]
+    "name", once(["criteria", "controls", "dataset_size", "dataset_size_texts", "compare_releases"])
 )
 def test_a_study_of_one_feature_is_told_without_a_claim(
     name: str, finished: Callable[[RunConfig, str], Path]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from steerlens.results import FEATURES, GENERATIONS
+from tests.support import forked
 from tests.support.frames import assert_identical
 from tests.support.tiny import save_sae
 
@@ -17,12 +17,9 @@ PROCESSES = 16
 
 def work(words: list[str]) -> None:
     """One process's run."""
-    import torch
-
     from steerlens.config.compose import compose
     from steerlens.runs.run import run
 
-    torch.set_num_threads(1)
     run(compose(words))
 
 
@@ -32,7 +29,7 @@ def files(folder: Path) -> set[str]:
 
 @pytest.mark.slow
 def test_sixteen_processes_share_a_cache(
-    tiny_folder: Callable[[str], Path], tmp_path: Path
+    tiny_folder: Callable[[str], Path], tmp_path: Path, undrawn_figures: None
 ) -> None:
     sae = save_sae(tmp_path / "sae", layer=2)
     text = tmp_path / "text.txt"
@@ -50,15 +47,7 @@ def test_sixteen_processes_share_a_cache(
     work(run("alone", cache=tmp_path / "another"))
     # Half want the same, half a quarter of it: they write the same parts, and others.
     shards = [f"shard={n % 4}/4" if n % 2 else "shard=null" for n in range(PROCESSES)]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["steerlens.scores.scoring", "steerlens.steering.features", "steerlens.runs.run"]
-    )
-    processes = [
-        context.Process(target=work, args=(run(str(n), shard),)) for n, shard in enumerate(shards)
-    ]
-    for process in processes:
-        process.start()
+    processes = [forked.start(work, run(str(n), shard)) for n, shard in enumerate(shards)]
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * PROCESSES

@@ -16,6 +16,8 @@ from steerlens.runs.preflight import check
 from steerlens.runs.run import run
 from tests.support.tiny import D_SAE, save_sae
 
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
+
 SCORES = ("score.null_directions=9",)
 STEERS = (*SCORES, "generation.max_new_tokens=4", "generation.n_prompts=2")
 LOADERS = ("torch", "sae_lens", "transformer_lens")

@@ -39,7 +39,7 @@ def words(tiny_folder: Callable[[str], Path], tmp_path: Path) -> list[str]:
 
 
 def test_nothing_is_computed_twice(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn_figures: None
 ) -> None:
     calls: list[str] = []
 

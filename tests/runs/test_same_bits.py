@@ -71,7 +71,10 @@ def assert_same_bits(compute: Callable[[slice], Sequence[np.ndarray]], n: int) -
             assert np.concatenate([np.asarray(one) for one in part]).tolist() == column.tolist()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+DTYPES = ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_scores(subject: Subject, dtype: str) -> None:
     cast(subject, dtype)
     features, run = np.random.default_rng(0).permutation(subject.d_sae)[:40], RunContext()
@@ -92,13 +95,13 @@ def test_scores(subject: Subject, dtype: str) -> None:
     assert_same_bits(compute, len(features))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_likelihoods(subject: Subject, dtype: str) -> None:
     cast(subject, dtype)
     rng = np.random.default_rng(0)
     vocabulary, longest = subject.lm.head.d_vocab, 40
     prompts = [[0, *rng.integers(3, vocabulary, n).tolist()] for n in (0, 1, 4, 4, 8, 9)]
-    of_text = [prompts[i] for i in [0, 1, *rng.integers(0, 6, 40).tolist()]]
+    of_text = [prompts[i] for i in [0, 1, *rng.integers(0, 6, n_texts(subject) - 2).tolist()]]
     texts = [
         [*prompt[: len(prompt) - int(rng.random() < 0.2)], *rng.integers(3, vocabulary, n).tolist()]
         for prompt, n in zip(of_text, rng.integers(1, longest, len(of_text)), strict=True)
@@ -120,7 +123,7 @@ def test_texts(subject: Subject, positions: str) -> None:
     pairs = rows_of([5, 9, 30], [0.0, 0.5, 2.0], PROMPTS, together=["1+7"])
     many = rows_of([5, 9], [1.0], PROMPTS, together=["1+2+3+4+6"])
     rows = pd.concat([alone, pairs, many], ignore_index=True)
-    rows = rows.sample(42, random_state=0, ignore_index=True)
+    rows = rows.sample(n_texts(subject), random_state=0, ignore_index=True)
     model: Any = subject.lm.bridge.original_model
     model.generation_config.eos_token_id = list(range(1, subject.lm.head.d_vocab, 9))
     settings: dict[str, Any] = {"max_new_tokens": 6, "stop": None, "temperature": 0.8}
@@ -134,8 +137,17 @@ def test_texts(subject: Subject, positions: str) -> None:
     assert_same_bits(compute, len(rows))
 
 
+def is_trained(subject: Subject) -> bool:
+    return subject.lm.d_model > 100
+
+
+def n_texts(subject: Subject) -> int:
+    """Texts enough for batches of several sizes; those of the trained model take minutes."""
+    return 14 if is_trained(subject) else 42
+
+
 def cast(subject: Subject, dtype: str) -> None:
-    if dtype == "bfloat16" and subject.lm.d_model > 100:
+    if dtype == "bfloat16" and is_trained(subject):
         pytest.skip("processors without bfloat16 take minutes for it")
     subject.lm.bridge.original_model.to(getattr(torch, dtype))
     subject.sae.to(getattr(torch, dtype))

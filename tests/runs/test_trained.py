@@ -9,7 +9,7 @@ import torch
 
 import steerlens
 from steerlens.data.corpus.installed import documents
-from tests.support.naive import naive_output_score
+from tests.support.naive import naive_output_score, unsteered
 from tests.support.trained import FOLDER, trained_subject
 
 PROMPT = "From my experience,"
@@ -28,8 +28,9 @@ def test_no_path_of_the_machine_that_built_it_is_in_it() -> None:
 def test_scores_equal_one_forward_per_feature() -> None:
     subject = trained_subject()
     features = range(0, subject.d_sae, subject.d_sae // 12)
+    cache = unsteered(subject, PROMPT)
     for row in steerlens.score_features(subject, features=features).to_dict("records"):
-        score, rank, _ = naive_output_score(subject, row["feature"], PROMPT, 10.0)
+        score, rank, _ = naive_output_score(subject, row["feature"], PROMPT, 10.0, cache=cache)
         assert row["output_score"] == pytest.approx(score, rel=1e-4)
         assert row["output_rank"] == rank
 

@@ -23,6 +23,8 @@ from tests.support.naive import naive_output_score, unsteered
 from tests.support.tiny import ARCHITECTURES, D_SAE, MODELS
 
 MakeSubject = Callable[..., Subject]
+OFTEN = ("gemma2", "gpt2", "neox")
+"""Types of models that differ in their norms; `test_output` compares features on all of them."""
 
 
 def naive_null_scores(subject: Subject, n: int, config: Config) -> list[float]:
@@ -63,7 +65,15 @@ def assert_equals_naive(subject: Subject, **settings: Any) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "architecture"),
-    [*((kind, "jumprelu") for kind in MODELS), *(("llama", name) for name in ARCHITECTURES)],
+    [
+        *((kind, "jumprelu") for kind in OFTEN),
+        *(
+            pytest.param(kind, "jumprelu", marks=pytest.mark.slow)
+            for kind in MODELS
+            if kind not in OFTEN
+        ),
+        *(("llama", name) for name in ARCHITECTURES),
+    ],
 )
 def test_a_random_direction_is_scored_in_the_place_of_a_decoder_row(
     tiny_subject: MakeSubject, kind: str, architecture: str

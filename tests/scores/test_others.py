@@ -10,7 +10,7 @@ import pytest
 from steerlens import SteerlensError, score_features
 from steerlens.engine.subject import Subject
 from steerlens.scores import prompt_robustness
-from tests.support.naive import naive_output_score, naive_steered_logits
+from tests.support.naive import naive_output_score, naive_steered_logits, unsteered
 from tests.support.tiny import D_SAE, D_VOCAB
 
 MakeSubject = Callable[..., Subject]
@@ -26,8 +26,10 @@ def test_token_confidence_equals_one_forward_per_feature(
     subject = tiny_subject(kind, "topk", site=site)
     frame = score_features(subject, "token_confidence", PROBES, k=k, memory_budget=60_000)
 
+    cache = unsteered(subject, PROMPT)
+
     def confidence(feature: int, factor: float) -> float:
-        logits, _ = naive_steered_logits(subject, feature, PROMPT, factor)
+        logits, _ = naive_steered_logits(subject, feature, PROMPT, factor, cache=cache)
         return -float(logits.log_softmax(-1).topk(k).values.mean())
 
     for feature, delta in zip(PROBES, frame["token_confidence_delta"], strict=True):

@@ -34,7 +34,7 @@ from steerlens.steering.coverage import cover_layer, prompt_settings, word_token
 from steerlens.steering.features import steer_layer
 from steerlens.storage.store import Store
 from tests.support.generating import count_decoded
-from tests.support.naive import naive_logit_lens, naive_steered_logits
+from tests.support.naive import naive_logit_lens, naive_steered_logits, unsteered
 from tests.support.tiny import D_SAE, D_VOCAB, make_decided, save_model, save_sae
 
 WORDS = ["w96", "zebra", "w27", "w52", "w60 w70 w80", "w145", "experience", "w135", "w12", "w64"]
@@ -88,10 +88,13 @@ def naive_best(subject: Subject, word: str) -> tuple[int, int, float] | None:
     vocabulary = [str(subject.lm.tokenizer.decode([i])).strip().lower() for i in range(D_VOCAB)]
     ids = [i for i, text in enumerate(vocabulary) if text in word.split()]
     scores = {}
+    cache = unsteered(subject, "From my experience,")
     for feature in range(D_SAE):
         if not {*naive_logit_lens(subject, feature, TOP_K).tolist()} & {*ids}:
             continue
-        logits, _ = naive_steered_logits(subject, feature, "From my experience,", FACTOR)
+        logits, _ = naive_steered_logits(
+            subject, feature, "From my experience,", FACTOR, cache=cache
+        )
         best = max(ids, key=lambda i: float(logits[i]))
         rank = int((logits > logits[best]).sum())
         scores[feature] = (1 - rank / D_VOCAB) * float(logits.softmax(-1)[best])
@@ -239,9 +242,10 @@ def test_the_score_has_the_settings_of_the_run(subject: Subject) -> None:
     (other,) = covered(subject, ["w145"], config)["concept_score"]
     ids = [subject.lm.tokenizer.convert_tokens_to_ids("w145")]
     scores = []
+    cache = unsteered(subject, "Note that")
     for feature in range(D_SAE):
         if ids[0] in naive_logit_lens(subject, feature, TOP_K).tolist():
-            logits, _ = naive_steered_logits(subject, feature, "Note that", 4.0)
+            logits, _ = naive_steered_logits(subject, feature, "Note that", 4.0, cache=cache)
             rank = int((logits > logits[ids[0]]).sum())
             scores.append((1 - rank / D_VOCAB) * float(logits.softmax(-1)[ids[0]]))
     assert other == pytest.approx(max(scores), abs=1e-6)

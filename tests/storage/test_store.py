@@ -200,6 +200,7 @@ def test_a_cache_that_can_not_be_written_stops_nothing(
     assert "nothing is kept there" in caplog.text
 
 
+@pytest.mark.slow
 def test_processes_may_write_the_same_key_at_once(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from steerlens.storage.store import Store; "

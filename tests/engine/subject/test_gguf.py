@@ -200,7 +200,7 @@ def test_a_cache_without_room_or_that_is_no_folder_is_told(
         load(file, tmp_path)
 
 
-def test_a_run_is_of_the_ggufs_sha256(tmp_path: Path) -> None:
+def test_a_run_is_of_the_ggufs_sha256(tmp_path: Path, undrawn_figures: None) -> None:
     from steerlens.config.compose import compose
 
     file, _ = save_pair(tmp_path)
@@ -225,7 +225,7 @@ def test_an_sae_of_another_gguf_is_refused_when_it_is_loaded(tmp_path: Path) -> 
 
 
 def test_a_run_on_the_original_says_that_its_saes_are_of_the_quantised_copy(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], undrawn_figures: None
 ) -> None:
     from steerlens.config.compose import compose
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from steerlens.report.figures import STEERING_FIGURES, draw_steering
 from steerlens.report.figures.style import look
 from steerlens.report.figures.threshold import by_criterion, by_threshold
 from tests.support.drawing import coarse
+from tests.support.pairs import some_slow
 from tests.support.steering import steering
 
 
@@ -35,12 +37,18 @@ def features_only(table: pd.DataFrame) -> pd.DataFrame:
     return table.loc[table["control"].isna()]
 
 
-@pytest.mark.parametrize("layers", [[5], range(4)], ids=str)
 @pytest.mark.parametrize(
-    "change", [no_success, equal_scores, half_null, many_methods, features_only]
+    ("layers", "change"),
+    some_slow(
+        product(
+            [(5,), (0, 1, 2, 3)],
+            [no_success, equal_scores, half_null, many_methods, features_only],
+        )
+    ),
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_every_kind_of_table_can_be_drawn(
-    layers: list[int], change: Callable[[pd.DataFrame], pd.DataFrame]
+    layers: tuple[int, ...], change: Callable[[pd.DataFrame], pd.DataFrame]
 ) -> None:
     table = change(steering(layers, 8))
     for draw in STEERING_FIGURES.values():

@@ -86,7 +86,9 @@ def intervals(tables: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 8])
+@pytest.mark.parametrize(
+    "n", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3)), FEWEST]
+)
 @pytest.mark.parametrize("name", parts_of("studies"))
 def test_a_study_of_few_claims_nothing_and_says_that_they_are_few(
     name: str, n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -182,7 +182,9 @@ def test_without_ratings_there_is_no_table(tables: RunTables) -> None:
         answered(RunTables(tables.features))
 
 
-def test_published_ratings_give_the_rows_that_they_can(tmp_path: Path, quick_figures: None) -> None:
+def test_published_ratings_give_the_rows_that_they_can(
+    tmp_path: Path, undrawn_figures: None
+) -> None:
     folder = tmp_path / "ratings"
     folder.mkdir()
     words = {"concept": [2, 0, 1], "instruct": [2, 2, None], "fluency": [1, 2, 2]}
@@ -222,7 +224,7 @@ def published(folder: Path, root: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.skipif(not RELEASED.is_dir(), reason="the authors' ratings are not here")
-def test_the_authors_ratings(tmp_path: Path, quick_figures: None) -> None:
+def test_the_authors_ratings(tmp_path: Path, undrawn_figures: None) -> None:
     rows = published(RELEASED, tmp_path)
     assert list(rows) == [f"{UNFILTERED}, only instruction and fluency"]
     (row,) = rows.values()

@@ -21,7 +21,7 @@ from steerlens.report.tracking import NullTracker, run_name, start
 from steerlens.results.folder import RunTables
 from tests.support.frames import frame, null_scores, tables
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
 
 
 def track(folder: Path, mode: str = "offline", run: RunTables | None = None) -> None:

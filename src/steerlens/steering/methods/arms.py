@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -217,6 +218,15 @@ def _settings(name: str, settings: Any) -> Any:
     return _config(method.Config(), method_name, typed)
 
 
+def check_settings(settings: Mapping[str, Mapping[str, Any]] | None) -> None:
+    """Refuse `concepts.settings` that a method doesn't have or can't work with."""
+    for method, typed in (settings or {}).items():
+        if method not in EDITS and method not in parts_of("methods"):
+            raise SteerlensError(f"concepts.settings: {method} has no settings.")
+        part = EDITS.get(method) or method_named(method)
+        _config(part.Config(), method, typed)
+
+
 def _config(config: Any, method: str, typed: Mapping[str, Any]) -> Any:
     names = [field.name for field in dataclasses.fields(config)]
     for key in typed:
@@ -227,7 +237,38 @@ def _config(config: Any, method: str, typed: Mapping[str, Any]) -> Any:
     as_tuples = {
         key: tuple(value) if isinstance(value, list) else value for key, value in typed.items()
     }
+    for key, value in as_tuples.items():
+        if wanted := _wanted(key, getattr(config, key), value):
+            shown = list(value) if isinstance(value, tuple) else value
+            raise SteerlensError(f"concepts.settings: {method}.{key}={shown} must be {wanted}.")
     return dataclasses.replace(config, **as_tuples)
+
+
+MAY_BE_0 = ("first", "last")
+"""How many positions LoReFT edits."""
+
+
+def _wanted(key: str, default: Any, value: Any) -> str | None:
+    """Return what a setting must be, in words, if `value` isn't that; None if it is.
+
+    A number isn't negative, and one that counts isn't 0 where the default isn't.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if isinstance(default, int):
+        least = int(default > 0 and key not in MAY_BE_0)
+        is_right = is_number and isinstance(value, int) and value >= least
+        return None if is_right else f"a whole number of at least {least}"
+    if isinstance(default, float):
+        is_right = is_number and math.isfinite(value) and value >= 0
+        return None if is_right else "a number of at least 0"
+    if isinstance(default, tuple):
+        is_right = isinstance(value, tuple) and len(value) and all(type(v) is int for v in value)
+        return None if is_right else "a list of layers"
+    if isinstance(default, str):
+        return None if isinstance(value, str) else "a word"
+    return None
 
 
 def _key(
