@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ NAN = float("nan")
 GRID = (0.2, 0.4, 0.8, 1.2, 1.6, 2, 3, 4, 6, 8, 10, 20)
 
 
-def texts(measured: Measured, feature: int = 0) -> pd.DataFrame:
+def texts(measured: Mapping[float, tuple[float, float]], feature: int = 0) -> pd.DataFrame:
     """Texts of one feature: one at every factor with these numbers."""
     rows = [
         {"factor": factor, "success_20": success, "perplexity": perplexity}
@@ -315,7 +316,7 @@ def test_the_search_knows_every_rule(rule: str) -> None:
 
 def search(measured: Measured, grid: tuple[float, ...], choice: ChoiceConfig = PAPER) -> Measured:
     """What a search from coarse to fine has measured when it is done."""
-    known: dict[float, tuple[float, float]] = {}
+    known: dict[float, Any] = {}
     while ask := next_factors(grid, known, choice):
         assert not {*ask} & {*known}
         known |= {factor: measured[factor] for factor in ask}
