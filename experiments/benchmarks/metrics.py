@@ -20,7 +20,7 @@ from steerlens.engine.generation import generate
 from steerlens.engine.run_context import ScoreRun
 from steerlens.engine.subject import load_subjects
 from steerlens.runs.models import steering_of
-from steerlens.steering.features import text_rows
+from steerlens.steering.features import SteeredVectors, text_rows
 from steerlens.steering.metrics import MetricRun, Texts, metrics
 
 SETTINGS = ["layer=19", "steer=grid", "generation.n_prompts=10", "generation.chat_template=auto"]
@@ -40,11 +40,12 @@ def main() -> None:
     arms = {(feature, "", ""): factors for feature in range(args.features)}
     rows = text_rows(arms, steering)
     run, metric_run = ScoreRun(), MetricRun(chat_template=bool(generation.chat_template))
+    vectors = SteeredVectors(subject, steering.steer, generation, run)
 
     def seconds_of_texts() -> float:
         nonlocal texts
         start = time.process_time()
-        texts = generate(subject, rows, steering.steer, generation, run)
+        texts = generate(subject, rows, steering.steer, generation, run, vectors=vectors.by_row)
         return time.process_time() - start
 
     texts = generate(subject, rows.head(16), steering.steer, generation, run)  # what happens once
@@ -54,6 +55,8 @@ def main() -> None:
         prompts=texts["prompt"].tolist(),
         texts=texts["text"].tolist(),
         token_ids=[list(ids) for ids in texts["token_ids"]],
+        factors=texts["factor"].tolist(),
+        made_of=lambda: vectors.of(texts),
     )
     n_tokens = sum(map(len, columns.token_ids))
     print(f"{len(texts)} texts of {n_tokens:,} tokens: {of_texts:.2f} s", flush=True)

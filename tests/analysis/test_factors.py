@@ -34,7 +34,7 @@ def texts(measured: Measured, feature: int = 0) -> pd.DataFrame:
     """Texts of one feature: one at every factor with these numbers."""
     rows = [
         {"factor": factor, "success_20": success, "perplexity": perplexity}
-        for factor, (success, perplexity) in measured.items()
+        for factor, (success, perplexity, *_) in measured.items()
     ]
     place = {"model": "toy", "sae": "toy-sae", "hook_name": "hook", "layer": 0, "feature": feature}
     rows = [{**place, "prompt": "Note that", "sample": 0, **row} for row in rows]
@@ -275,7 +275,7 @@ def test_most_success_within_a_budget_and_the_factors_around_it(
 def test_the_safe_range_ends_at_a_factor_that_isnt_allowed_and_at_the_other_sign() -> None:
     kl = ChoiceConfig(rule="kl")
     costs = {-1: 0.1, 0: 0.0, 0.5: 0.1, 1: 2.0, 2: 0.5, 4: 0.7, 8: NAN}
-    measured = {factor: FactorMeans(factor, 1, kl=cost) for factor, cost in costs.items()}
+    measured: Measured = {factor: FactorMeans(factor, 1, kl=cost) for factor, cost in costs.items()}
     assert best_factors(measured, kl) == [4]
     assert safe_range(measured, [4], kl) == (2, 4)
     assert safe_range(measured, [-1], kl) == (-1, -1)
@@ -315,7 +315,7 @@ def test_the_search_knows_every_rule(rule: str) -> None:
 
 def search(measured: Measured, grid: tuple[float, ...], choice: ChoiceConfig = PAPER) -> Measured:
     """What a search from coarse to fine has measured when it is done."""
-    known: dict[float, tuple[float, float]] = {}
+    known: dict[float, Any] = {}
     while ask := next_factors(grid, known, choice):
         assert not {*ask} & {*known}
         known |= {factor: measured[factor] for factor in ask}

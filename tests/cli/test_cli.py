@@ -97,7 +97,7 @@ def test_the_run_gets_a_plain_configuration(steerlens: Steerlens, ran: list[RunC
         "dtype=float32",
         "seed=0",
     )
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "run, gpt2-small with gpt2-small-res-jb, layer 3 ...\n")
     (config,) = ran
     assert type(config) is RunConfig
     assert config.score["output"].prompt == "From my experience,"
@@ -204,14 +204,16 @@ def test_the_other_jobs_go_on_when_one_fails(steerlens: Steerlens, ran: list[Run
     code, _, err = steerlens("--multirun", *GPT2, "seed=1,13,14,2")
     assert code == 1
     assert [config.seed for config in ran] == [1, 13, 14, 2]
-    assert err.splitlines() == [
+    assert [line for line in err.splitlines() if not line.endswith(" ...")] == [
         "steerlens: ValueError: an unlucky number; run again with debug=true for the traceback.",
         "steerlens: nothing to score.",
     ]
 
 
 def test_a_failed_run_is_one_sentence_without_a_traceback(steerlens: Steerlens) -> None:
-    assert steerlens(*GPT2, "seed=14") == (1, "", "steerlens: nothing to score.\n")
+    code, out, err = steerlens(*GPT2, "seed=14")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[1:] == ["steerlens: nothing to score."]
 
 
 def test_hydra_leaves_the_loggers_of_other_libraries_alone(steerlens: Steerlens) -> None:
@@ -227,7 +229,9 @@ def test_debug_shows_the_traceback(steerlens: Steerlens) -> None:
 
 
 def test_an_interrupt_has_the_shells_exit_code(steerlens: Steerlens) -> None:
-    assert steerlens(*GPT2, "seed=15") == (130, "", "steerlens: interrupted\n")
+    code, out, err = steerlens(*GPT2, "seed=15")
+    assert (code, out) == (130, "")
+    assert err.splitlines()[1:] == ["steerlens: interrupted"]
 
 
 def test_sigterm_ends_with_its_exit_code(
@@ -239,7 +243,7 @@ def test_sigterm_ends_with_its_exit_code(
     finally:
         signal.signal(signal.SIGTERM, before)
     assert code == 143
-    assert err.startswith("steerlens: ended by SIGTERM; what is finished is kept")
+    assert "\nsteerlens: ended by SIGTERM; what is finished is kept" in err
 
 
 @pytest.mark.parametrize("debug", ["false", "true"])
@@ -455,10 +459,13 @@ def test_the_module_is_the_same_command() -> None:
     assert done.stdout.startswith("model=gpt2-small ")
 
 
-def test_a_terminal_is_told_at_once_what_was_asked_for(
+def test_what_was_asked_for_is_told_at_once_and_in_a_pipe_unless_it_is_refused(
     steerlens: Steerlens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert steerlens(*GPT2, "layer=3")[1:] == ("", "")
+    _, out, err = steerlens(*GPT2, "layer=3")
+    assert (out, err.splitlines()[1:]) == ("", [])
+    assert err.endswith("gpt2-small with gpt2-small-res-jb, layer 3 ...\n")
+    assert steerlens(*GPT2, "layer=99")[2].startswith("steerlens: layer 99")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     _, _, err = steerlens(*GPT2, "layer=99")
     first, refused = err.splitlines()

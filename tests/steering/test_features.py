@@ -23,6 +23,7 @@ from steerlens.config.schema import (
 from steerlens.config.settings import SteeringSettings, parse_steering, parse_subject
 from steerlens.engine.generation import ROW, generate
 from steerlens.engine.subject import LoadedModel, Subject
+from steerlens.engine.subject.forward import block_input, hooks_on
 from steerlens.errors import SteerlensError
 from steerlens.results import GENERATIONS, features_alone
 from steerlens.scores import RunContext
@@ -173,27 +174,57 @@ def test_kl_is_measured_of_texts_that_a_killed_run_has_left(
     assert again.loc[again["factor"] != 0, "kl"].notna().all()
 
 
+def made(subject: Subject) -> dict[str, Any]:
+    """Columns of texts of a feature that have just been generated, and what they were made of."""
+    settings = GenerationConfig(stop=None)
+    vectors = SteeredVectors(subject, SteerConfig(), settings, RunContext())
+    rows = text_rows({(5, "", ""): [0.0, 2.0]}, settings_of(samples=1))
+    texts = generate(subject, rows, SteerConfig(), settings, RunContext(), vectors=vectors.by_row)
+    return {
+        "features": texts["feature"].to_numpy(dtype="int64"),
+        "prompts": texts["prompt"].tolist(),
+        "texts": texts["text"].tolist(),
+        "token_ids": ids_of(texts),
+        "factors": texts["factor"].tolist(),
+        "made_of": lambda: vectors.of(texts),
+    }
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "resid_post", "mlp_out"])
+def test_perplexity_goes_on_from_the_block_that_generation_has_edited(
+    tiny_subject: MakeSubject, site: str
+) -> None:
+    subject = tiny_subject("llama", "jumprelu", layer=1, site=site)
+    columns = made(subject)
+
+    def measured(columns: dict[str, Any]) -> tuple[list[float], int]:
+        n_rows: list[int] = []
+
+        def count(x_BLD: torch.Tensor, hook: Any) -> None:
+            n_rows.append(len(x_BLD))
+
+        with hooks_on(subject.lm.bridge, [(block_input(0), count)]):
+            column = perplexity.measure(
+                Texts(**columns), subject, perplexity.Config(), MetricRun()
+            )["perplexity"]
+        return column, sum(n_rows)
+
+    whole, n_whole = measured({**columns, "made_of": None})
+    going_on, n_going_on = measured(columns)
+    assert going_on == pytest.approx(whole, rel=1e-5)
+    assert n_going_on < n_whole
+
+
 def test_kl_is_of_the_tokens_that_were_generated_whatever_the_text_is_cut_into(
     subject: Subject,
 ) -> None:
-    vectors = SteeredVectors(subject, SteerConfig(), GenerationConfig(stop=None), RunContext())
-    rows = text_rows({(5, "", ""): [0.0, 2.0]}, settings_of(samples=1))
-    texts = generate(
-        subject, rows, SteerConfig(), GenerationConfig(stop=None), RunContext(),
-        vectors=vectors.by_row,
-    )  # fmt: skip
-    columns = {
-        "features": texts["feature"].to_numpy(dtype="int64"),
-        "prompts": texts["prompt"].tolist(),
-        "token_ids": ids_of(texts),
-        "factors": texts["factor"].tolist(),
-        "steered_vectors": lambda: vectors.of(texts),
-    }
+    columns = made(subject)
+    of_texts = columns.pop("texts")
     measured: list[Any] = [
         perplexity.measure(
             Texts(texts=of_metric, **columns), subject, perplexity.Config(), MetricRun()
         )["kl"]
-        for of_metric in (texts["text"].tolist(), ["w50"] * len(texts))
+        for of_metric in (of_texts, ["w50"] * len(of_texts))
     ]
     kl, other = measured
     assert other == pytest.approx(kl, rel=1e-4)

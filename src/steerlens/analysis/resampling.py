@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RESAMPLES = 1_000
 """Bootstrap samples unless said."""
@@ -192,15 +195,26 @@ def p_of_ratio(resampled_R: np.ndarray, features: float) -> float | None:
     return min(1.0, float(2 * (1 + (finite <= 1).sum()) / (1 + len(finite))))
 
 
+def adjusted_p_values(p_values: Sequence[float] | np.ndarray | pd.Series) -> np.ndarray:
+    """Return p-values corrected for their number, (N,), as Benjamini and Hochberg (1995) do.
+
+    The same as `scipy.stats.false_discovery_control`, for which every run would import scipy.stats:
+    a second, a fifth of all that figures and report take.
+    """
+    p_N = np.asarray(p_values, dtype=np.float64)
+    order_N = np.argsort(p_N)[::-1]
+    of_rank_N = p_N[order_N] * (len(p_N) / np.arange(len(p_N), 0, -1))
+    adjusted_N = np.empty_like(p_N)
+    adjusted_N[order_N] = np.minimum.accumulate(of_rank_N)
+    return adjusted_N.clip(max=1)
+
+
 def sure(p_values: Sequence[float | None], level: float = LEVEL) -> list[bool]:
     """Return whether each is a discovery among all of them (Benjamini and Hochberg); None is none.
 
     Of many scores some look good by chance, so that each alone must not be held against the level.
     """
-    from scipy.stats import false_discovery_control
-
-    tested = [p for p in p_values if p is not None]
-    adjusted = iter(false_discovery_control(tested) if tested else [])
+    adjusted = iter(adjusted_p_values([p for p in p_values if p is not None]))
     return [p is not None and next(adjusted) <= level for p in p_values]
 
 

@@ -11,7 +11,7 @@ from steerlens.analysis.agreement import agreement, reproduced
 from steerlens.analysis.coverage import coverage_summary
 from steerlens.analysis.objectives import objective
 from steerlens.analysis.ranking import TIE_DECIMALS, best_features, ranking, top_score
-from steerlens.analysis.resampling import FEWEST, LEVEL, plain
+from steerlens.analysis.resampling import FEWEST, LEVEL, adjusted_p_values, plain
 from steerlens.analysis.steering_summary import steering_summary
 from steerlens.analysis.toward import words_summary
 from steerlens.results import SAES
@@ -118,8 +118,6 @@ def null_statistics(frame: pd.DataFrame, null: pd.DataFrame) -> dict[str, Any]:
     of features in their layer (Benjamini and Hochberg). Null where there are no random directions,
     or too few for such a p-value.
     """
-    from scipy.stats import false_discovery_control
-
     keys, name = list(SAES.keys), "output_score_null"
     scored = frame.loc[frame["output_score"].notna()]
     scores = directions = weights = np.zeros(0)
@@ -143,7 +141,7 @@ def null_statistics(frame: pd.DataFrame, null: pd.DataFrame) -> dict[str, Any]:
     tested = scored.loc[scored["output_score_p"].notna()] if enough else scored.head(0)
     if len(tested):
         tested = tested.astype({"output_score_p": float})
-        q_F = tested.groupby(keys)["output_score_p"].transform(false_discovery_control)
+        q_F = tested.groupby(keys)["output_score_p"].transform(adjusted_p_values)
         shares = {
             "p": float((tested["output_score_p"] <= LEVEL).mean()),
             "q": float((q_F <= LEVEL).mean()),

@@ -189,7 +189,8 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     if named := _output_dir(overrides):
         refuse_foreign(named)
     configs = [to_config(tree) for tree in trees]
-    if sys.stderr.isatty():  # somebody is waiting; what was refused stays one sentence elsewhere
+    is_watched = sys.stderr.isatty()
+    if is_watched:
         tell_begin(configs[0], len(configs))
     refused = []
     for config in configs:
@@ -202,6 +203,8 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     check_one_model(configs)
     # The default folder carries the time at which Hydra composes, which is still to come.
     make_folder(named or Path(configs[0].paths.output_dir).parent)
+    if not is_watched:  # where a refusal stays one sentence
+        tell_begin(configs[0], len(configs))
     return trees[0]
 
 
@@ -274,7 +277,7 @@ def _job(tree: DictConfig) -> float | None:
     from steerlens.config.compose import to_config
     from steerlens.results.status import LEFT_OUT, STATUS_FILE, note_failure, refuse_foreign
     from steerlens.runs.downloads import CachedPart, ask_hub_for_nothing, cached_part
-    from steerlens.runs.preflight import check
+    from steerlens.runs.preflight import check, tell_begin
     from steerlens.runs.sweep.jobs import start_job
     from steerlens.storage.files import write_json
 
@@ -304,6 +307,8 @@ def _job(tree: DictConfig) -> float | None:
     except Exception as error:
         note_failure(folder, error)
         raise
+    if of_sweep and not sys.stderr.isatty():
+        tell_begin(config)
     from steerlens.runs.run import run
 
     if not of_sweep:

@@ -154,7 +154,10 @@ def check_gguf(model: ModelConfig, file: Path, cache_dir: Path) -> GgufHeader:
     header = read_header(file)
     _refuse_parts(file, int(header.fields.get("split.count") or 1))
     if model.sha256:
-        _check_sha256(model, file, file_identity(file, cache_dir)["sha256"])
+        sha256 = file_identity(file, cache_dir)["sha256"]
+        _check_sha256(model, file, sha256)
+        if converted_folder(sha256, cache_dir).is_dir():
+            return header  # the rest was right then; asking Transformers takes a second
     if importlib.util.find_spec("gguf") is None:
         raise SteerlensError(
             f"{file} can't be read without the package gguf: pip install 'gguf>=0.10'."
@@ -166,6 +169,12 @@ def check_gguf(model: ModelConfig, file: Path, cache_dir: Path) -> GgufHeader:
             f"{file} has no tokenizer; convert the model again with its tokenizer."
         )
     return header
+
+
+def converted_folder(sha256: str, cache_dir: Path) -> Path:
+    """Return where the copy of a GGUF lies that Transformers loads, once it has been made."""
+    versions = "-".join(f"{name}-{version(name)}" for name in ("transformers", "gguf"))
+    return cache_dir / "gguf" / f"{sha256[:32]}-{versions}"
 
 
 def _refuse_parts(file: Path, n_parts: int = 1) -> None:
@@ -315,9 +324,10 @@ class _Reader:
         if kind in NUMBERS:
             self._at += struct.calcsize(f"<{NUMBERS[kind]}") * length
         elif kind == STRING:
-            for _ in range(length):
-                n_bytes = self._number("Q")  # moves on by itself
-                self._at += n_bytes
+            read, content, at = struct.Struct("<Q").unpack_from, self._content, self._at
+            for _ in range(length):  # as often as there are tokens, so with nothing in between
+                at += 8 + read(content, at)[0]
+            self._at = at
         else:
             raise ValueError(f"an array of type {kind}")
         return length

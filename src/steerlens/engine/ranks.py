@@ -159,29 +159,6 @@ def token_logits(head: Head, h_BD: torch.Tensor, tokens_BK: torch.Tensor) -> tor
 
 
 @torch.no_grad()
-def divergence(head: Head, h_BD: torch.Tensor, other_BD: torch.Tensor) -> torch.Tensor:
-    """Return KL(first || second), in nats, of the next-token distributions of each row's two normed
-    vectors: (B,) float32.
-    """
-    return _in_tiles(lambda *tile: [_divergence(head, *tile)], h_BD, other_BD)[0]
-
-
-def _divergence(head: Head, h_BD: torch.Tensor, other_BD: torch.Tensor) -> torch.Tensor:
-    lse_B, other_lse_B = _no_logsumexp(h_BD), _no_logsumexp(other_BD)
-    parts: list[tuple[torch.Tensor, torch.Tensor]] = []
-    chunks = zip(_logits_in_chunks(head, h_BD), _logits_in_chunks(head, other_BD), strict=True)
-    for (_, logits_BC), (_, other_BC) in chunks:
-        top_B = logits_BC.amax(dim=-1)
-        weight_BC = (logits_BC - top_B[:, None]).exp_()
-        sum_B = weight_BC.mul_(logits_BC - other_BC).sum(dim=-1)
-        parts.append((top_B.double(), sum_B.double()))
-        lse_B = _add_logsumexp(lse_B, logits_BC)
-        other_lse_B = _add_logsumexp(other_lse_B, other_BC)
-    mean_B = torch.stack([(top_B - lse_B).exp() * sum_B for top_B, sum_B in parts]).sum(dim=0)
-    return (mean_B - lse_B + other_lse_B).clamp_min(0).float()
-
-
-@torch.no_grad()
 def products_of_changes(head: Head, h_BPD: torch.Tensor, before_PD: torch.Tensor) -> torch.Tensor:
     """Return the inner products of the changes of next-token logits under P prompts.
 
@@ -219,9 +196,45 @@ def _log_probability(head: Head, h_BD: torch.Tensor, token_B: torch.Tensor) -> t
     lse_B = _no_logsumexp(h_BD)
     own_B = lse_B.float()
     for start, logits_BC in _logits_in_chunks(head, h_BD):
-        at_B = token_B - start
-        here_B = (at_B >= 0) & (at_B < logits_BC.shape[1])
-        found_B = logits_BC.gather(1, at_B.clamp(0, logits_BC.shape[1] - 1)[:, None])[:, 0]
-        own_B = torch.where(here_B, found_B, own_B)
+        own_B = _own_in_chunk(own_B, token_B - start, logits_BC)
         lse_B = _add_logsumexp(lse_B, logits_BC)
     return (own_B - lse_B).float()
+
+
+@torch.no_grad()
+def log_probability_and_divergence(
+    head: Head, h_BD: torch.Tensor, token_B: torch.Tensor, steered_BD: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return `log_probability`, and KL(steered || this), in nats, of each row's two next-token
+    distributions: (B,) float32 each.
+    """
+    columns = _in_tiles(partial(_log_probability_and_divergence, head), h_BD, token_B, steered_BD)
+    return columns[0], columns[1]
+
+
+def _log_probability_and_divergence(
+    head: Head, h_BD: torch.Tensor, token_B: torch.Tensor, steered_BD: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    lse_B, steered_lse_B = _no_logsumexp(h_BD), _no_logsumexp(h_BD)
+    own_B = lse_B.float()
+    parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+    chunks = zip(_logits_in_chunks(head, h_BD), _logits_in_chunks(head, steered_BD), strict=True)
+    for (start, logits_BC), (_, steered_BC) in chunks:
+        own_B = _own_in_chunk(own_B, token_B - start, logits_BC)
+        top_B = steered_BC.amax(dim=-1)
+        weight_BC = (steered_BC - top_B[:, None]).exp_()
+        sum_B = weight_BC.sum(dim=-1)
+        steered_lse_B = torch.logaddexp(steered_lse_B, top_B.double() + sum_B.double().log())
+        apart_B = weight_BC.mul_(steered_BC.sub_(logits_BC)).sum(dim=-1)
+        parts.append((top_B.double(), apart_B.double()))
+        lse_B = _add_logsumexp(lse_B, logits_BC)
+    mean_B = torch.stack([(top_B - steered_lse_B).exp() * sum_B for top_B, sum_B in parts]).sum(0)
+    kl_B = (mean_B - steered_lse_B + lse_B).clamp_min(0)
+    return (own_B - lse_B).float(), kl_B.float()
+
+
+def _own_in_chunk(own_B: torch.Tensor, at_B: torch.Tensor, logits_BC: torch.Tensor) -> torch.Tensor:
+    """Return `own_B` with the logits of the tokens that are in this chunk, at `at_B`."""
+    here_B = (at_B >= 0) & (at_B < logits_BC.shape[1])
+    in_chunk_B = logits_BC.gather(1, at_B.clamp(0, logits_BC.shape[1] - 1)[:, None])[:, 0]
+    return torch.where(here_B, in_chunk_B, own_B)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,6 @@ from steerlens.runs.downloads import refuse_unreachable
 from steerlens.runs.memory_check import refuse_absent_device, refuse_if_too_big
 from steerlens.runs.models import RunModels
 from steerlens.runs.plan import print_plan
-from steerlens.runs.preflight import tell_begin
 from steerlens.runs.published import write_published_ratings, write_published_scores
 from steerlens.runs.run_folder import RunFolder
 from steerlens.runs.score import score
@@ -68,8 +66,6 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
             folder.rmdir()  # Hydra has made it; a plan leaves nothing behind
         return None
     refuse_foreign(folder)
-    if not sys.stderr.isatty():  # else the command has told it
-        tell_begin(config)
     with Status(folder) as status:
         if settings.loads_subject:
             refuse_unloadable(settings, weight_cache.size() if weight_cache else 0)

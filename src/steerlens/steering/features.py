@@ -19,6 +19,7 @@ from steerlens.engine.cached_rows import GROUP, cached_groups
 from steerlens.engine.generation import (
     ROW,
     Steering,
+    TextVectors,
     Vectors,
     Watch,
     generate,
@@ -141,19 +142,19 @@ def _measured(
 
 
 def texts_at_once(subject: Subject, generation: GenerationConfig, memory_budget: int) -> int:
-    """Return how many texts are measured at a time, so that a quarter of the budget holds the
-    vectors that their tokens were drawn from.
+    """Return how many texts are measured at a time, so that a quarter of the budget holds what they
+    were made of (`TextVectors`).
     """
-    per_text = generation.max_new_tokens * subject.lm.d_model * subject.lm.dtype.itemsize
+    per_text = 2 * generation.max_new_tokens * subject.lm.d_model * subject.lm.dtype.itemsize
     return max(TEXTS_AT_LEAST, memory_budget // 4 // per_text)
 
 
 @dataclass
 class SteeredVectors:
-    """The final normed vectors that the tokens of steered texts were drawn from.
+    """What texts were made of.
 
-    They are at hand of texts that have just been generated. Of one from the store, whose numbers
-    were lost or never measured, they are made again, with the text.
+    It is at hand of texts that have just been generated. Of one from the store, whose numbers
+    were lost or never measured, it is made again, with the text.
     """
 
     subject: Subject
@@ -163,14 +164,13 @@ class SteeredVectors:
     steering: Steering | None = None
     by_row: Vectors = field(default_factory=dict)
 
-    def of(self, texts: pd.DataFrame) -> list[torch.Tensor | None]:
-        """Return the vectors (T, D) of each of `texts`, T tokens as in its `token_ids`; None where
-        nothing steered, or where the text can't be made again token by token.
+    def of(self, texts: pd.DataFrame) -> list[TextVectors]:
+        """Return what each of `texts` was made of, T tokens as in its `token_ids`; nothing where
+        the text can't be made again token by token.
         """
         by = list(self.steering.row if self.steering else ROW)
         keys = list(texts[by].itertuples(index=False, name=None))
-        steered = (texts["factor"] != 0).to_numpy()
-        missing = [key not in self.by_row and yes for key, yes in zip(keys, steered, strict=True)]
+        missing = [key not in self.by_row for key in keys]
         if any(missing):
             silent = replace(self.ctx, store=None)
             rows = texts.loc[missing, by].reset_index(drop=True)
@@ -178,12 +178,18 @@ class SteeredVectors:
                 self.subject, rows, self.steer, self.generation, silent, self.steering,
                 vectors=self.by_row,
             )  # fmt: skip
-        vectors = [self.by_row.get(key) for key in keys]
+        vectors = [self.by_row[key] for key in keys]
         lengths = [len(ids) for ids in texts["token_ids"]]
         return [
-            vectors_TD if vectors_TD is not None and len(vectors_TD) == length else None
-            for vectors_TD, length in zip(vectors, lengths, strict=True)
+            TextVectors(
+                _of_length(made_of.drawn_TD, length), _of_length(made_of.entering_TD, length - 1)
+            )
+            for made_of, length in zip(vectors, lengths, strict=True)
         ]
+
+
+def _of_length(vectors: torch.Tensor | None, length: int) -> torch.Tensor | None:
+    return vectors if vectors is not None and len(vectors) == length else None
 
 
 def _generations(
@@ -236,12 +242,13 @@ def _search(
         if not factors_of:
             return pd.concat(rounds, ignore_index=True)
         rounds.append(texts_of(factors_of))
-        groups = rounds[-1].groupby(["feature", "control", "together", "factor"], as_index=False)
         costs = FactorMeans._fields[1:]
+        measured = rounds[-1].astype(dict.fromkeys(costs, float))  # also where all are null
+        groups = measured.groupby(["feature", "control", "together", "factor"], as_index=False)
         means = groups.agg(dict.fromkeys((choice.success, *costs), "mean"))
         for row in means.to_dict("records"):
-            measured = measured_of[row["feature"], row["control"], row["together"]]
-            measured[row["factor"]] = FactorMeans(
+            means_of = measured_of[row["feature"], row["control"], row["together"]]
+            means_of[row["factor"]] = FactorMeans(
                 row[choice.success], *(row[cost] for cost in costs)
             )
 
@@ -344,14 +351,14 @@ def measure_groups(
 def _columns(texts: pd.DataFrame, sources: Sequence[SteeredVectors | None]) -> Texts:
     """Return the texts of groups, each of which has its own source of vectors, for a metric."""
 
-    def steered_vectors() -> list[torch.Tensor | None]:
-        vectors: list[torch.Tensor | None] = [None] * len(texts)
+    def made_of() -> list[TextVectors]:
+        vectors = [TextVectors()] * len(texts)
         numbers = texts[GROUP].to_numpy()
         for number, source in enumerate(sources):
             rows = np.flatnonzero(numbers == number)
             if source is not None and len(rows):
-                for row, vectors_TD in zip(rows, source.of(texts.iloc[rows]), strict=True):
-                    vectors[row] = vectors_TD
+                for row, of_text in zip(rows, source.of(texts.iloc[rows]), strict=True):
+                    vectors[row] = of_text
         return vectors
 
     return Texts(
@@ -360,5 +367,5 @@ def _columns(texts: pd.DataFrame, sources: Sequence[SteeredVectors | None]) -> T
         texts=texts["text"].tolist(),
         token_ids=[list(ids) for ids in texts["token_ids"]],
         factors=texts["factor"].tolist(),
-        steered_vectors=steered_vectors,
+        made_of=made_of,
     )

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steerlens.data.concept_sets import Concept, ConceptSet, FeatureRef, LabelledText
 from steerlens.data.neuronpedia import layer_of
 from steerlens.errors import SteerlensError, nearest
 from steerlens.storage.files import parse_json, read_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METADATA = ("metadata.jsonl", "generate")
 TRAIN = ("train_data.parquet", "generate")
@@ -88,6 +89,8 @@ def _find(path: Path, file: tuple[str, str]) -> Path | None:
 
 
 def _read(file: Path | None) -> pd.DataFrame | None:
+    import pandas as pd
+
     if file is None:
         return None
     try:
@@ -104,6 +107,8 @@ def _complete(table: pd.DataFrame | None) -> tuple[pd.DataFrame | None, int]:
 
     A missing output is an empty one.
     """
+    import pandas as pd
+
     if table is None:
         return None, 0
     has = table[["input", "concept_id", "category", "concept_genre"]].notna().all(axis=1)

@@ -20,6 +20,7 @@ from steerlens.engine.activations import Activations
 from steerlens.engine.activations.tally import Tally
 from steerlens.engine.memory import batches, rows_that_fit
 from steerlens.engine.subject import Subject
+from steerlens.engine.subject.forward import hooks_on
 from steerlens.engine.subject.site import never_fires
 from steerlens.errors import SteerlensError
 
@@ -144,8 +145,8 @@ def residuals(
     names = dict.fromkeys(subject.site.read for subject in subjects)
     hooks: list[Any] = [(name, functools.partial(catch, name=name)) for name in names]
     lm = subjects[0].lm
-    with contextlib.suppress(_HookReached):
-        lm.bridge.run_with_hooks(torch.from_numpy(tokens).to(lm.device), fwd_hooks=hooks)
+    with contextlib.suppress(_HookReached), hooks_on(lm.bridge, hooks):
+        lm.bridge(torch.from_numpy(tokens).to(lm.device))
     for name in names:
         if name not in by_hook:
             raise never_fires(name, lm)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -54,9 +54,19 @@ ROWS_AT_ONCE = 512
 TargetsOf = Callable[[pd.DataFrame], Targets]
 """What each row of a batch is steered with."""
 
-Vectors = dict[tuple[Any, ...], torch.Tensor | None]
-"""By what identifies a text, the final normed vectors (T, D) that its T tokens were drawn from;
-None of a text that wasn't steered."""
+
+class TextVectors(NamedTuple):
+    """What a text was made of, T tokens long; None where it wasn't looked at."""
+
+    drawn_TD: torch.Tensor | None = None
+    """Final normed vectors that its tokens were drawn from, of a steered text."""
+    entering_TD: torch.Tensor | None = None
+    """(T - 1, D): what its tokens but the last brought to the first block that the edit can change,
+    which without the edit is the same."""
+
+
+Vectors = dict[tuple[Any, ...], TextVectors]
+"""By what identifies a text."""
 
 EditsOf = Callable[[pd.DataFrame, Sequence[int]], Edits]
 """The edits of a batch of rows, whose prompts have so many tokens."""
@@ -153,8 +163,10 @@ def generate_groups(
             batch[GROUP].to_numpy(dtype=int).tolist(), keys, texts, strict=True
         ):
             if (vectors_of_group := wanted[number]) is not None:
-                stacked = torch.stack(text.vectors) if text.vectors else None
-                vectors_of_group[row] = stacked
+                parts = (text.vectors, text.entering)
+                vectors_of_group[row] = TextVectors(
+                    *(torch.stack(part) if part else None for part in parts)
+                )
 
     def texts_of(missing: pd.DataFrame) -> Iterator[pa.Table]:
         prompts = _tokenised(subject, dict.fromkeys(missing["prompt"].tolist()), settings)

@@ -22,6 +22,7 @@ from steerlens.engine.intervention.hooks import Edits
 from steerlens.engine.padding import ROWS, next_multiple, padded, with_rows
 from steerlens.engine.subject import Subject
 from steerlens.engine.subject.forward import (
+    block_input,
     copied,
     final_vectors,
     joined,
@@ -51,6 +52,9 @@ class Continuation:
     vectors: list[torch.Tensor] = field(default_factory=list)
     """Final normed vectors, (D,), that its tokens were drawn from, where they are wanted and the
     text is steered."""
+    entering: list[torch.Tensor] = field(default_factory=list)
+    """What its tokens but the last brought to the first block that an edit can change, (D,): the
+    same without the edit. Where they are wanted, and have been looked at."""
 
 
 def padded_length(subject: Subject, length: int, max_new_tokens: int) -> int:
@@ -93,7 +97,7 @@ def decode(
         progress: called with the number of tokens that have just been drawn.
         full: how many rows a full batch has; None = as many as this one.
         watch: called with all rows after each of their tokens; what it raises ends the batch.
-        keep_vectors: whether steered texts have their `vectors`.
+        keep_vectors: whether texts have their `vectors` and what is `entering`.
 
     Raises:
         SteerlensError: logits overflow in the run's dtype.
@@ -106,7 +110,8 @@ def decode(
     rows = [row if row < len(continuations) else 0 for row in range(len(texts))]
     hooks.select(torch.tensor(rows))
     noise = Noise([seeds[row] for row in rows])
-    forward = _Forward(subject, prompts, stopping.max_new_tokens)
+    first_block = hooks.first_block if keep_vectors else None
+    forward = _Forward(subject, prompts, stopping.max_new_tokens, first_block)
     logits_BV, kl_B = forward.prompt(with_rows(prompt_B, len(texts)), hooks)
     while True:
         _refuse_overflow(subject, logits_BV, kl_B, texts, hooks)
@@ -138,6 +143,10 @@ def decode(
             texts = [texts[row] for row in rows]
             token_B = [token_B[row] for row in rows]
         logits_BV, kl_B = forward.next(torch.tensor(token_B), hooks)
+        if forward.entering_BD is not None:
+            for text, entering_D in zip(texts, forward.entering_BD, strict=True):
+                if text:
+                    text.entering.append(entering_D)
 
 
 def _note_edits(
@@ -191,9 +200,14 @@ class _Forward:
     """Forwards of a batch, with the keys and values of what came before."""
 
     def __init__(
-        self, subject: Subject, prompts: Sequence[Sequence[int]], max_new_tokens: int
+        self,
+        subject: Subject,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        first_block: int | None = None,
     ) -> None:
         self._subject = subject
+        self._first_block = first_block
         self._bridge = subject.lm.bridge
         self._length = padded_length(subject, max(map(len, prompts)), max_new_tokens)
         n_padding = torch.tensor([self._length - len(prompt) for prompt in prompts])
@@ -204,6 +218,9 @@ class _Forward:
         self._cache: Any = None
         self.h_BD = torch.empty(0)
         """Final normed vectors of the last forward with the edits."""
+        self.entering_BD: torch.Tensor | None = None
+        """What enters block `first_block` at the last position of the last forward with the edits;
+        None where there is no such block."""
 
     def prompt(self, prompt_B: torch.Tensor, hooks: Edits) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits (B, V) after each row's prompt, and the KL (B,) from the unsteered ones."""
@@ -257,7 +274,14 @@ class _Forward:
 
     def _run_edited(self, tokens_BL: torch.Tensor, hooks: Edits) -> torch.Tensor:
         """Return logits (B, V) of the last position with the edits; the cache grows."""
-        self.h_BD = self._vectors(tokens_BL, hooks.hooks())
+
+        def look(x_BLD: torch.Tensor, hook: Any) -> None:
+            self.entering_BD = x_BLD[:, -1]
+
+        looks: list[tuple[str, Any]] = []
+        if self._first_block is not None:  # first, because the edit may be at the same hook
+            looks = [(block_input(self._first_block), look)]
+        self.h_BD = self._vectors(tokens_BL, [*looks, *hooks.hooks()])
         return self._logits(self.h_BD)
 
     def _run(self, tokens_BL: torch.Tensor, hooks: list[tuple[str, Any]]) -> torch.Tensor:

@@ -45,6 +45,11 @@ class Edits(Protocol):
     """How many forwards were edited."""
 
     @property
+    def first_block(self) -> int | None:
+        """The first block that an edit can change, within it or at its input; None = any."""
+        ...
+
+    @property
     def factor_B(self) -> torch.Tensor:
         """(B,): 0 in rows that aren't edited."""
         ...
@@ -86,6 +91,7 @@ class NoEdits:
 
     is_prompt = True
     fired = 0
+    first_block = None
     steers = False
     edits_new_tokens = False
 
@@ -138,6 +144,11 @@ class SteeringHooks:
         device = targets.factor_B.device
         self._dose_sum_B = torch.zeros(len(targets), dtype=torch.float64, device=device)
         self._dosed_B = torch.zeros_like(self._dose_sum_B)
+
+    @property
+    def first_block(self) -> int:
+        """Give the block that the SAE reads and writes in."""
+        return self._subject.layer
 
     @property
     def factor_B(self) -> torch.Tensor:

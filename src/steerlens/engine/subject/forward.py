@@ -7,7 +7,8 @@ model's own logits.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from steerlens.errors import SteerlensError
 
 if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
 
 
@@ -43,14 +45,46 @@ def final_vectors(
         captured.append(h_BLD[:, -1] if last else h_BLD)
         return h_BLD[:0]  # the unembedding is not the model's to do here
 
-    bridge.run_with_hooks(
-        tokens_BL,
-        fwd_hooks=[*hooks, ("unembed.hook_in", catch)],
-        past_key_values=cache,
-        use_cache=cache is not None,
-        **inputs,
-    )
+    with hooks_on(bridge, [*hooks, ("unembed.hook_in", catch)]):
+        bridge(tokens_BL, past_key_values=cache, use_cache=cache is not None, **inputs)
     return captured[0]
+
+
+def block_input(layer: int) -> str:
+    """Return the name of the hook of what enters a block."""
+    return f"blocks.{layer}.hook_in"
+
+
+@contextmanager
+def hooks_on(bridge: TransformerBridge, hooks: Sequence[tuple[str, Any]]) -> Iterator[None]:
+    """Have forwards of the bridge call `hooks`, pairs of a hook's name and a function.
+
+    As `bridge.hooks` does, which makes the table of all names several times for every forward: of
+    a small model that takes as long as a few rows.
+
+    Raises:
+        KeyError: the model has no hook of that name.
+    """
+    points = _hook_points(bridge)
+    bridge.context_level += 1
+    try:
+        for name, function in hooks:
+            bridge.check_hooks_to_add(str(points[name].name))
+            points[name].add_hook(function, level=bridge.context_level)
+        yield
+    finally:
+        for name, _ in hooks:
+            points[name].remove_hooks("fwd", level=bridge.context_level)
+        bridge.context_level -= 1
+
+
+def _hook_points(bridge: TransformerBridge) -> dict[str, HookPoint]:
+    """Return all hooks by name, aliases included; the bridge makes the table anew each time."""
+    attribute = "steerlens_hook_points"
+    if attribute not in bridge.__dict__:
+        # Plainly: the bridge's own setattr would look for the attribute in the model.
+        object.__setattr__(bridge, attribute, bridge.hook_dict)
+    return bridge.__dict__[attribute]
 
 
 def left_padded(n_padding_B: torch.Tensor, past: int, length: int) -> dict[str, Any]:

@@ -11,13 +11,12 @@ import sys
 import uuid
 from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from steerlens.config.gguf import GgufHeader, check_gguf, gguf_file
+from steerlens.config.gguf import GgufHeader, check_gguf, converted_folder, gguf_file
 from steerlens.config.schema import ModelConfig
 from steerlens.engine.subject.load_errors import first_line, refuse_made_up_weights
 from steerlens.errors import SteerlensError
@@ -40,8 +39,7 @@ def loadable(entry: ModelConfig, cache_dir: Path) -> ModelConfig:
         return entry
     header = check_gguf(entry, file, cache_dir)
     sha256 = file_identity(file, cache_dir)["sha256"]
-    versions = "-".join(f"{name}-{version(name)}" for name in ("transformers", "gguf"))
-    folder = cache_dir / "gguf" / f"{sha256[:32]}-{versions}"
+    folder = converted_folder(sha256, cache_dir)
     if not folder.is_dir():
         _convert_into(folder, file, header, cache_dir)
     return dataclasses.replace(entry, path=str(folder), revision=None)

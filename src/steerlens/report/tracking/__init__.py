@@ -173,9 +173,16 @@ class WandbTracker:
             console="off",
             disable_code=True,
         )
-        if "finish_timeout" in type(settings).model_fields:  # since wandb 0.22 or so
-            settings.finish_timeout = FINISH_TIMEOUT
-            settings.finish_timeout_raises = False
+        # Not in every version: the timeout is there since wandb 0.22 or so. `provenance.json` has
+        # the versions, and listing every package takes as long as the rest of the start.
+        optional = {
+            "finish_timeout": FINISH_TIMEOUT,
+            "finish_timeout_raises": False,
+            "x_save_requirements": False,
+        }
+        for name, value in optional.items():
+            if name in type(settings).model_fields:
+                setattr(settings, name, value)
         mode: Any = config.mode
         self._run = wandb.init(
             project=config.project,

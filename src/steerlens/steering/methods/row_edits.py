@@ -25,6 +25,7 @@ class RowEdits:
     """
 
     edits_new_tokens = True
+    first_block = None
     dose_B: torch.Tensor | None = None
     """Their changes are made in several layers, so that there is no one vector to compare with."""
 

@@ -17,6 +17,7 @@ import torch
 from steerlens.engine.activations.stream import TOKENS_ON_CPU, TOKENS_ON_GPU
 from steerlens.engine.memory import rows_that_fit
 from steerlens.engine.subject import Subject
+from steerlens.engine.subject.forward import hooks_on
 from steerlens.engine.subject.head import Head
 from steerlens.steering.methods.task import Task
 
@@ -148,11 +149,9 @@ def goal_losses(
         captured.append(h_RLD)
         return h_RLD[:0]  # the unembedding is not the model's to do here
 
-    subject.lm.bridge.run_with_hooks(
-        tokens.to(subject.lm.device),
-        fwd_hooks=[*hooks, ("unembed.hook_in", catch)],
-        use_cache=False,
-    )
+    bridge = subject.lm.bridge
+    with hooks_on(bridge, [*hooks, ("unembed.hook_in", catch)]):
+        bridge(tokens.to(subject.lm.device), use_cache=False)
     h_RLD = captured[0]
     goal_RL = batch.goal_RL[:, 1:].to(h_RLD.device)
     targets_N = batch.tokens_RL[:, 1:].to(h_RLD.device)[goal_RL]

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from steerlens.engine.generation import TextVectors
 from steerlens.engine.memory import batches, rows_that_fit
 from steerlens.engine.padding import ROWS, next_multiple, padded
-from steerlens.engine.ranks import divergence, log_probability
+from steerlens.engine.ranks import log_probability, log_probability_and_divergence
 from steerlens.engine.subject import LoadedModel
-from steerlens.engine.subject.forward import copied, empty_cache, final_vectors
+from steerlens.engine.subject.forward import block_input, copied, empty_cache, final_vectors
 from steerlens.engine.subject.head import Head
 from steerlens.errors import SteerlensError
 
@@ -57,7 +58,7 @@ def mean_negative_log_likelihood(
         SteerlensError: logits overflow in the model's dtype.
     """
     return likelihood_and_divergence(
-        lm, texts, prompts, memory_budget, progress, answers_only, [None] * len(texts)
+        lm, texts, prompts, memory_budget, progress, answers_only, [TextVectors()] * len(texts)
     )[0]
 
 
@@ -69,7 +70,8 @@ def likelihood_and_divergence(
     memory_budget: int,
     progress: Callable[[int], None],
     answers_only: bool,
-    steered_vectors: Sequence[torch.Tensor | None],
+    made_of: Sequence[TextVectors],
+    first_block: int = 0,
 ) -> tuple[list[float], list[float | None]]:
     """Return `mean_negative_log_likelihood`, and from the same logits the mean KL divergence (nats)
     of steered next-token distributions from this model's, on each text after its prompt.
@@ -81,8 +83,10 @@ def likelihood_and_divergence(
         memory_budget: as there.
         progress: as there.
         answers_only: as there.
-        steered_vectors: of each text the final normed vectors (T, D) that its tokens after the
-            prompt were drawn from, at least as many as there are; None = no divergence.
+        made_of: what each text was made of, of at least as many tokens as there are after the
+            prompt. Without vectors that they were drawn from, it has no divergence; with what
+            entered a block, only that block and the later ones are run.
+        first_block: the block that it entered.
 
     Raises:
         SteerlensError: logits overflow in the model's dtype.
@@ -93,8 +97,12 @@ def likelihood_and_divergence(
     if _can_share(lm):
         shared = [_shared_length(ids, prompt) for ids, prompt in zip(texts, prompts, strict=True)]
     first = [len(prompt) if answers_only else 1 for prompt in prompts]
+    # In 16 bits the same vectors from another batch are rounded otherwise, visibly.
+    goes_on = lm.dtype == torch.float32 and not lm.rows_from_start
+    entering = [made_of_text.entering_TD if goes_on else None for made_of_text in made_of]
     for begun, n_begun, going_on in _begun(lm, texts, shared, memory_budget, not answers_only):
-        for length, group in _of_same_length(lm, texts, n_begun, going_on).items():
+        by_length = _of_same_length(lm, texts, n_begun, going_on)
+        for length, later, group in _by_first_block(by_length, entering, prompts, n_begun):
 
             def run(
                 rows: slice,
@@ -102,18 +110,29 @@ def likelihood_and_divergence(
                 begun: _Begun | None = begun,
                 group: list[int] = group,
                 length: int = length,
+                later: bool = later,
             ) -> None:
                 group_texts = [texts[index] for index in group[rows]]
                 group_first = [first[index] for index in group[rows]]
                 shape = (padded(len(group_texts), full, lm.device, length), length)
-                nll_B, h_BLD = _negative_log_likelihood(lm, group_texts, group_first, begun, shape)
-                before = len(next(iter(begun.number))) if begun else 1  # tokens up to h_BLD[:, 0]
-                for row, index in enumerate(group[rows]):
-                    if (steered_TD := steered_vectors[index]) is not None:
-                        start = len(prompts[index]) - before
-                        h_TD = h_BLD[row, start : len(texts[index]) - before]
-                        kl_T = divergence(lm.head, steered_TD[: len(h_TD)].to(h_TD), h_TD)
-                        divergences[index] = float(kl_T.double().mean())
+                steered = [
+                    None if vectors_TD is None else vectors_TD[: len(texts[index]) - len(prompt)]
+                    for index in group[rows]
+                    for vectors_TD, prompt in [(made_of[index].drawn_TD, prompts[index])]
+                ]
+                from_block = None
+                if later:
+                    parts = [
+                        entering_TD[: len(texts[index]) - len(prompts[index]) - 1]
+                        for index in group[rows]
+                        if (entering_TD := entering[index]) is not None
+                    ]
+                    from_block = (first_block, parts)
+                nll_B, kl_of_row = _negative_log_likelihood(
+                    lm, group_texts, group_first, begun, shape, steered, from_block
+                )
+                for row, kl in kl_of_row.items():
+                    divergences[group[rows][row]] = kl
                 n_counted = [
                     len(ids) - at for ids, at in zip(group_texts, group_first, strict=True)
                 ]
@@ -160,12 +179,13 @@ class _Begun:
     nll_P: torch.Tensor
     """Negative log-probability of their tokens but the first, float64; 0 where they don't count."""
 
-    def cache_of_rows(self, which_B: torch.Tensor) -> Any:
-        """Return keys and values in B rows: a copy, because a forward appends to what it is
-        given.
+    def cache_of_rows(self, which_B: torch.Tensor, first_block: int = 0) -> Any:
+        """Return keys and values in B rows from a block on, and in one before: a copy, because a
+        forward appends to what it is given.
         """
         cache = copied(self.cache)
-        cache.reorder_cache(which_B)
+        for block, layer in enumerate(cache.layers):
+            layer.reorder_cache(which_B if block >= first_block else which_B[:1])
         return cache
 
 
@@ -239,6 +259,26 @@ def _of_same_length(
     return dict(sorted(groups.items(), reverse=True))
 
 
+def _by_first_block(
+    by_length: Mapping[int, list[int]],
+    entering: Sequence[torch.Tensor | None],
+    prompts: Sequence[Sequence[int]],
+    n_begun: int,
+) -> Iterator[tuple[int, bool, list[int]]]:
+    """Yield texts of a length that begin alike: whether a later block is their first, of which we
+    know what enters it after the prompt, and their indices.
+    """
+    for length, indices in by_length.items():
+        for later in (False, True):
+            group = [
+                index
+                for index in indices
+                if later == (entering[index] is not None and n_begun == len(prompts[index]) > 0)
+            ]
+            if group:
+                yield length, later, group
+
+
 def _rows_at_once(lm: LoadedModel, n_begun: int, length: int, memory_budget: int) -> int:
     """Return rows of `length` tokens in a batch: from half of the budget, because beginnings
     stay while the texts that go on from them are run.
@@ -254,12 +294,16 @@ def _negative_log_likelihood(
     first: Sequence[int],
     begun: _Begun | None,
     shape: tuple[int, int],
-) -> tuple[torch.Tensor, torch.Tensor]:
+    steered: Sequence[torch.Tensor | None],
+    from_block: tuple[int, Sequence[torch.Tensor]] | None = None,
+) -> tuple[torch.Tensor, dict[int, float]]:
     """Return the negative log-probability of each text's tokens from the one at `first` on, (B,)
-    float64, and the final normed vectors that they are predicted from, from the last one of
-    `begun` on.
+    float64, and the mean divergence of the `steered` ones, by row.
 
-    `shape` is that of the tokens that are run, padding included.
+    `shape` is that of the tokens that are run, padding included; `steered` has the vectors (T, D)
+    that each text's last T tokens were drawn from, and `from_block` a block, and what the tokens of
+    each text after the beginning, but the last, bring to it: where that is known, the blocks before
+    run in one row, which is given up there.
     """
     n_rows, length = shape
     if begun is None:
@@ -267,7 +311,8 @@ def _negative_log_likelihood(
         for row, at in enumerate(first):
             real_BL[row, :at] = False
         h_BLD = _normed(lm, tokens_BL[:, :-1])
-        return _sum(lm.head, h_BLD, tokens_BL[:, 1:], real_BL[:, 1:])[: len(texts)], h_BLD
+        ends = [len(ids) - 1 for ids in texts]
+        return _read(lm.head, h_BLD, tokens_BL[:, 1:], real_BL[:, 1:], steered, ends)
     n_begun = len(next(iter(begun.number)))
     rest_BL, real_BL = _filled([ids[n_begun:] for ids in texts], (n_rows, length + 1), lm.device)
     for row, at in enumerate(first):
@@ -277,10 +322,56 @@ def _negative_log_likelihood(
     which_B = which_B.to(begun.h_PD.device)
     h_BLD = begun.h_PD[which_B, None]
     if length > 0:
-        h_rest = _normed(lm, rest_BL[:, :-1], begun.cache_of_rows(which_B))
+        if from_block is None:
+            h_rest = _normed(lm, rest_BL[:, :-1], begun.cache_of_rows(which_B))
+        else:
+            block, parts = from_block
+            entering_BLD = begun.h_PD.new_zeros(n_rows, length, begun.h_PD.shape[1])
+            for row, part_TD in enumerate(parts):
+                entering_BLD[row, : len(part_TD)] = part_TD
+            h_rest = final_vectors(
+                lm.bridge,
+                rest_BL[:1, :-1],
+                [(block_input(block), lambda x_1LD, hook: entering_BLD.to(x_1LD))],
+                begun.cache_of_rows(which_B, block),
+            )
         h_BLD = torch.cat([h_BLD, h_rest], dim=1)
-    nll_B = begun.nll_P[which_B] + _sum(lm.head, h_BLD, rest_BL, real_BL)
-    return nll_B[: len(texts)], h_BLD
+    ends = [len(ids) - n_begun for ids in texts]
+    nll_B, kl_of_row = _read(lm.head, h_BLD, rest_BL, real_BL, steered, ends)
+    return begun.nll_P[which_B][: len(texts)] + nll_B, kl_of_row
+
+
+def _read(
+    head: Head,
+    h_BLD: torch.Tensor,
+    targets_BL: torch.Tensor,
+    real_BL: torch.Tensor,
+    steered: Sequence[torch.Tensor | None],
+    ends: Sequence[int],
+) -> tuple[torch.Tensor, dict[int, float]]:
+    """Return `_sum` of the first rows, one for each of `ends`, and the mean divergence of those
+    that are `steered`, both from the same logits.
+
+    The T vectors of a steered row are compared with the last T of `h_BLD` before its end.
+    """
+    steered_BL = torch.zeros(real_BL.shape, dtype=torch.bool)
+    for row, (vectors_TD, end) in enumerate(zip(steered, ends, strict=True)):
+        if vectors_TD is not None:
+            steered_BL[row, end - len(vectors_TD) : end] = True
+    steered_BL = steered_BL.to(h_BLD.device)
+    nll_B = _sum(head, h_BLD, targets_BL, real_BL.to(h_BLD.device) & ~steered_BL)
+    vectors = [vectors_TD.to(h_BLD) for vectors_TD in steered if vectors_TD is not None]
+    if not vectors:
+        return nll_B[: len(ends)], {}
+    log_probability_N, kl_N = log_probability_and_divergence(
+        head, h_BLD[steered_BL], targets_BL.to(h_BLD.device)[steered_BL], torch.cat(vectors)
+    )
+    nll_BL = torch.zeros(steered_BL.shape, dtype=torch.float64, device=h_BLD.device)
+    nll_BL[steered_BL] = -log_probability_N.double()
+    rows = [row for row, vectors_TD in enumerate(steered) if vectors_TD is not None]
+    parts = kl_N.double().split([len(vectors_TD) for vectors_TD in vectors])
+    kl_of_row = {row: float(kl_T.mean()) for row, kl_T in zip(rows, parts, strict=True)}
+    return (nll_B + nll_BL.sum(dim=-1))[: len(ends)], kl_of_row
 
 
 def _sum(

@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from steerlens.steering.metrics.texts import MetricRun, Texts, without_closing
 
 if TYPE_CHECKING:
-    import torch
-
     from steerlens.config.schema import ModelConfig
     from steerlens.config.settings import SubjectSettings
+    from steerlens.engine.generation import TextVectors
     from steerlens.engine.subject import LoadedModel, Subject, WeightCache
 
 
@@ -67,6 +66,7 @@ def measure(
     for one that is longer than the evaluator's context; `kl` for one without a token of its own or
     whose steered distributions aren't to be had.
     """
+    from steerlens.engine.generation import TextVectors
     from steerlens.steering.metrics.likelihood import likelihood_and_divergence
 
     lm = run.evaluator or subject.lm
@@ -88,12 +88,13 @@ def measure(
     fit = [index for index, ids in enumerate(tokens) if least[index] <= len(ids) <= n_ctx]
     run.progress(len(texts) - len(fit))
 
-    steered = _steered(texts, subject, run.chat_template)
+    generated = _generated(texts, subject, run.chat_template)
     same = {
-        index: text.vectors_TD
-        for index, text in steered.items()
+        index: text.vectors
+        for index, text in generated.items()
         if lm is subject.lm and text.ids == tokens[index]
     }
+    nothing = TextVectors()
     means, divergences = likelihood_and_divergence(
         lm,
         [tokens[index] for index in fit],
@@ -101,7 +102,8 @@ def measure(
         run.memory_budget,
         run.progress,
         run.chat_template,
-        [same.get(index) for index in fit],
+        [same.get(index, nothing) for index in fit],
+        subject.layer,
     )
     column: list[float | None] = [None] * len(texts)
     for index, mean in zip(fit, means, strict=True):
@@ -110,48 +112,53 @@ def measure(
         return {"perplexity": column}
     kl = [0.0 if factor == 0 else None for factor in texts.factors]
     for index, mean in zip(fit, divergences, strict=True):
-        kl[index] = mean if index in same else kl[index]
-    others = [index for index in steered if index not in same or index not in fit]
+        kl[index] = kl[index] if mean is None else mean
+    compared = {index for index in fit if index in same}
+    others = [
+        index
+        for index, text in generated.items()
+        if text.vectors.drawn_TD is not None and index not in compared
+    ]
     _, divergences = likelihood_and_divergence(
         subject.lm,
-        [steered[index].ids for index in others],
-        [steered[index].prompt_ids for index in others],
+        [generated[index].ids for index in others],
+        [generated[index].prompt_ids for index in others],
         run.memory_budget,
         lambda done: None,
         True,
-        [steered[index].vectors_TD for index in others],
+        [generated[index].vectors for index in others],
+        subject.layer,
     )
     for index, mean in zip(others, divergences, strict=True):
         kl[index] = mean
     return {"perplexity": column, "kl": kl}
 
 
-class _Steered(NamedTuple):
-    """A steered text as it was generated, without a closing EOS."""
+class _Generated(NamedTuple):
+    """A text as it was generated, without a closing EOS."""
 
     ids: list[int]
     """Token ids of prompt and text."""
     prompt_ids: list[int]
-    vectors_TD: torch.Tensor
-    """What its tokens were drawn from."""
+    vectors: TextVectors
 
 
-def _steered(texts: Texts, subject: Subject, chat_template: bool) -> dict[int, _Steered]:
-    """Return the texts whose divergence can be told, by their indices."""
-    if texts.steered_vectors is None:
+def _generated(texts: Texts, subject: Subject, chat_template: bool) -> dict[int, _Generated]:
+    """Return the texts of which something is known that they were made of, by their indices."""
+    if texts.made_of is None:
         return {}
     special = set(subject.lm.tokenizer.all_special_ids)
     prompts: dict[str, list[int]] = {}
-    steered: dict[int, _Steered] = {}
-    for index, vectors_TD in enumerate(texts.steered_vectors()):
+    generated: dict[int, _Generated] = {}
+    for index, vectors in enumerate(texts.made_of()):
         new = [*without_closing(texts.token_ids[index], special)]
-        if vectors_TD is None or not new:
+        if all(part is None for part in vectors) or not new:
             continue
         prompt = texts.prompts[index]
         if prompt not in prompts:
             prompts[prompt] = subject.to_tokens(prompt, chat_template)[0].tolist()
-        steered[index] = _Steered([*prompts[prompt], *new], prompts[prompt], vectors_TD)
-    return steered
+        generated[index] = _Generated([*prompts[prompt], *new], prompts[prompt], vectors)
+    return generated
 
 
 def _request(lm: LoadedModel, prompt: str) -> str:

@@ -10,8 +10,8 @@ from steerlens.errors import SteerlensError
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
+    from steerlens.engine.generation import TextVectors
     from steerlens.engine.subject import LoadedModel
 
 
@@ -28,9 +28,8 @@ class Texts:
     """The new tokens as they were generated, a closing EOS included."""
     factors: Sequence[float] | None = None
     """Of each text; None = not known."""
-    steered_vectors: Callable[[], Sequence[torch.Tensor | None]] | None = None
-    """Gives the final normed vectors (T, D) that the T tokens of each text were drawn from, None of
-    a text that wasn't steered; None = they are not to be had."""
+    made_of: Callable[[], Sequence[TextVectors]] | None = None
+    """Gives the vectors that each text was made of; None = they are not to be had."""
 
     def __post_init__(self) -> None:
         columns = (self.features, self.prompts, self.texts, self.token_ids)
