@@ -35,7 +35,7 @@ def texts(measured: Mapping[float, tuple[float, float]], feature: int = 0) -> pd
     """Texts of one feature: one at every factor with these numbers."""
     rows = [
         {"factor": factor, "success_20": success, "perplexity": perplexity}
-        for factor, (success, perplexity) in measured.items()
+        for factor, (success, perplexity, *_) in measured.items()
     ]
     place = {"model": "toy", "sae": "toy-sae", "hook_name": "hook", "layer": 0, "feature": feature}
     rows = [{**place, "prompt": "Note that", "sample": 0, **row} for row in rows]
@@ -276,7 +276,7 @@ def test_most_success_within_a_budget_and_the_factors_around_it(
 def test_the_safe_range_ends_at_a_factor_that_isnt_allowed_and_at_the_other_sign() -> None:
     kl = ChoiceConfig(rule="kl")
     costs = {-1: 0.1, 0: 0.0, 0.5: 0.1, 1: 2.0, 2: 0.5, 4: 0.7, 8: NAN}
-    measured = {factor: FactorMeans(factor, 1, kl=cost) for factor, cost in costs.items()}
+    measured: Measured = {factor: FactorMeans(factor, 1, kl=cost) for factor, cost in costs.items()}
     assert best_factors(measured, kl) == [4]
     assert safe_range(measured, [4], kl) == (2, 4)
     assert safe_range(measured, [-1], kl) == (-1, -1)

@@ -189,7 +189,7 @@ def test_python_takes_a_lens_by_name_and_keys(
     config = mean_logit.Config(top_k=7)
     expected = mean_logit.score(subject, np.array([3, 9]), config, lens_ctx)
     np.testing.assert_allclose(frame["mean_logit"], expected["mean_logit"], rtol=1e-5)
-    assert frame["promoted_tokens"].notna().all()
+    assert all(frame["promoted_tokens"].notna().tolist())
     with pytest.raises(SteerlensError, match="did you mean 'jacobian'"):
         score_features(subject, "mean_logit", lens="jacobean")
 
@@ -221,7 +221,7 @@ def test_the_gradient_of_promoted_tokens_is_activation_times_slope(
                 acts += acts_L[acts_L > 0].tolist()
         if acts:
             checked += 1
-            expected = float(np.mean(acts) * slope_F[feature])
+            expected = float(np.mean(acts)) * float(slope_F[feature])
             assert scores[feature] == pytest.approx(expected, rel=1e-3)
         else:
             assert np.isnan(scores[feature])

@@ -106,7 +106,7 @@ def test_a_feature_isnt_judged_by_texts_that_it_was_steered_with(
     subject = tiny_subject("llama", "topk")
     run = save_run(tmp_path / "run", subject)
     probes = [3, 5, 9, 11]
-    frame = score_features(subject, "outcome", probes, run=str(run), outcome="perplexity")
+    frame: Any = score_features(subject, "outcome", probes, run=str(run), outcome="perplexity")
     rows = GENERATIONS.read(run).to_dict("records")
     z_NF = np.stack([naive_largest(subject, r["prompt"], list(r["token_ids"])) for r in rows])
     y_N = np.array([r["perplexity"] for r in rows])

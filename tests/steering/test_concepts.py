@@ -300,9 +300,11 @@ def test_a_prompt_asks_and_is_rated_without_the_words_that_ask(
     seen: list[str] = []
     real = concept_steering.generate_groups
 
-    def generate_groups(subject: Subject, groups: Any, *rest: Any) -> list[pd.DataFrame]:
+    def generate_groups(
+        subject: Subject, groups: Any, *rest: Any, **others: Any
+    ) -> list[pd.DataFrame]:
         seen.extend(prompt for rows, _ in groups for prompt in rows["prompt"])
-        return real(subject, groups, *rest)
+        return real(subject, groups, *rest, **others)
 
     monkeypatch.setattr(concept_steering, "generate_groups", generate_groups)
     found = steered(subject, config_of(whole[1], ["Prompt"])).ratings

@@ -72,7 +72,7 @@ def payoff_at_equal_share(
     scores = {
         name: rows[name].to_numpy(dtype=float, na_value=np.nan)
         for name in scores_of(rows)
-        if rows[name].notna().any()
+        if any(rows[name].notna().tolist())
     }
     counts_RN = counts_within(layers_N, resamples, np.random.default_rng(seed))
     found: list[EqualShare] = []

@@ -242,12 +242,13 @@ def _search(
         if not factors_of:
             return pd.concat(rounds, ignore_index=True)
         rounds.append(texts_of(factors_of))
-        groups = rounds[-1].groupby(["feature", "control", "together", "factor"], as_index=False)
         costs = FactorMeans._fields[1:]
+        measured = rounds[-1].astype(dict.fromkeys(costs, float))  # also where all are null
+        groups = measured.groupby(["feature", "control", "together", "factor"], as_index=False)
         means = groups.agg(dict.fromkeys((choice.success, *costs), "mean"))
         for row in means.to_dict("records"):
-            measured = measured_of[row["feature"], row["control"], row["together"]]
-            measured[row["factor"]] = FactorMeans(
+            means_of = measured_of[row["feature"], row["control"], row["together"]]
+            means_of[row["factor"]] = FactorMeans(
                 row[choice.success], *(row[cost] for cost in costs)
             )
 

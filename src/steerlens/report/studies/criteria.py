@@ -94,18 +94,18 @@ def beside_null(tables: RunTables) -> RunTables:
     """Return the tables with the output score's place among its layer's random directions as two
     more scores, where these are known.
     """
-    null = tables.null_scores
-    if null.empty or tables.features["output_score_p"].isna().all():
+    null: Any = tables.null_scores
+    if null.empty or not any(tables.features["output_score_p"].notna().tolist()):
         return tables
-    of_layer = null.groupby(list(SAES.keys), as_index=False)["output_score"].mean()
-    of_layer = of_layer.rename(columns={"output_score": "null_mean"})
+    keys = list(SAES.keys)
+    means = null.groupby(keys)["output_score"].mean().rename("null_mean").reset_index()
 
     def added(rows: pd.DataFrame) -> pd.DataFrame:
-        means = rows[list(SAES.keys)].merge(of_layer, how="left", on=list(SAES.keys))["null_mean"]
+        of_row = rows[keys].merge(means, how="left", on=keys)["null_mean"]
         return rows.assign(
             **{
                 "1 - output_score_p": 1 - rows["output_score_p"],
-                "output_score - null": rows["output_score"] - means.set_axis(rows.index),
+                "output_score - null": rows["output_score"] - of_row.set_axis(rows.index),
             }
         )
 
