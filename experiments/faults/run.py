@@ -207,11 +207,15 @@ def difference(folder: Path, expected: Path) -> str | None:
 
 
 def read_comparable(file: Path) -> str:
-    """Read a text without how long a sweep's jobs took, which is never twice the same."""
+    """Read a text without what is never twice the same: how long a sweep's jobs took, and where
+    the command wrote.
+    """
     if file.suffix == ".csv":
         return pd.read_csv(file).drop(columns="seconds", errors="ignore").to_csv()
     lines, has_seconds = [], False
     for line in file.read_text(encoding="utf-8").split("\n"):
+        if line.startswith("    steerlens "):
+            continue
         has_seconds = line.endswith("| seconds |") or (has_seconds and line.startswith("|"))
         lines.append(line.rstrip("|").rpartition("|")[0] if has_seconds else line)
     return "\n".join(lines)

@@ -191,6 +191,18 @@ def test_the_shared_cache_can_be_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compose().paths.cache_dir == "/caches/steerlens"
 
 
+@pytest.mark.parametrize(
+    "typed", ["concepts.settings={SSV: {lr: 0.5}}", "concepts.settings.SSV.lr=0.5"]
+)
+def test_settings_of_a_method_are_added_to_those_of_an_experiment(typed: str) -> None:
+    config = compose(["experiment=table1_embedded", typed, "concepts.settings.LAT.orient=true"])
+    assert config.concepts is not None
+    settings = config.concepts.settings
+    assert settings["SSV"] == {"epochs": 3, "lr": 0.5}
+    assert settings["LAT"] == {"orient": True}
+    assert set(settings) == {"SSV", "ReFT-r1", "LoReFT", "LoRA", "LAT"}
+
+
 def test_a_job_that_hydra_runs_may_compose_and_keeps_hydras_state(tmp_path: Path) -> None:
     loaders = []
 

@@ -162,7 +162,7 @@ def test_the_published_scores_alone_are_a_run_without_torch(
     assert {len(file["sha256"]) for file in provenance["reference"]} == {64}
     told = "1 scores are of features that aren't listed"
     assert told in capsys.readouterr().out
-    assert "aren&#39;t listed" in (out / "report.md").read_text()
+    assert "aren't listed" in (out / "report.md").read_text()
     assert told in read_json(out / "summary.json")["reference"]["findings"][0]
 
 

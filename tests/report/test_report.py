@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import json
 import re
 from pathlib import Path
@@ -14,10 +13,13 @@ from steerlens.analysis.summary import summarise
 from steerlens.errors import SteerlensError
 from steerlens.report import report, report_text
 from steerlens.report.figures import FIGURES, STEERING_FIGURES
+from steerlens.report.page.overview import run_overview
 from steerlens.results import COVERAGE, FEATURES, GENERATIONS, NULL_SCORES, STEERING
 from steerlens.results.folder import CONFIG_FILE, RunTables, read_tables
-from steerlens.storage.files import write_json
+from steerlens.storage.files import read_json, write_json
 from tests.support.frames import NASTY, found_pmi, frame, null_scores, tables
+from tests.support.markdown import plain
+from tests.support.sweeps import save_run
 
 pytestmark = pytest.mark.usefixtures("undrawn_figures")
 
@@ -50,7 +52,7 @@ def test_random_directions_stand_in_the_table_by_layer(
     text = (tmp_path / "report.md").read_text()
     table = text.partition("## By layer")[2].partition("## Best")[0].strip().splitlines()
     assert "random q25" in table[0]
-    assert html.unescape(table[0]).endswith("p <= 0.05 | q <= 0.05 |")
+    assert plain(table[0]).endswith("p <= 0.05 | q <= 0.05 |")
     assert all(row.endswith("| 50.0% |") for row in table[2:])
     assert len({row.count("|") for row in table}) == 1
     for shown in (text, capsys.readouterr().out):
@@ -80,7 +82,7 @@ def test_tokens_cannot_break_the_report(tmp_path: Path) -> None:
     assert "<b>" not in text
     rows = text.partition("## Best output features")[2].splitlines()
     assert {row.count("|") for row in rows if row.startswith("|")} == {8}
-    assert "[bold␣red]x[/]" in html.unescape(text)
+    assert "[bold␣red]x[/]" in plain(text)
 
 
 def test_a_run_without_output_scores_can_be_reported(tmp_path: Path) -> None:
@@ -88,7 +90,8 @@ def test_a_run_without_output_scores_can_be_reported(tmp_path: Path) -> None:
     FEATURES.write(FEATURES.frame(columns), tmp_path)
     report(tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert text == "# m with s, t\n\n2 features, 0 with an output score, 0 with an input score.\n"
+    assert text.split("\n\n")[:2] == ["# m with s, t", "2 features of s, t at layer 0 of m."]
+    assert "- 2 features, none with a score." in text
 
 
 def test_a_folder_without_results_is_refused_with_the_newest_run(
@@ -110,6 +113,27 @@ def test_a_failed_run_without_results_is_told_as_such(tmp_path: Path) -> None:
     write_json(tmp_path / "status.json", {"state": "failed", "reason": "x"})
     with pytest.raises(SteerlensError, match="its run is failed and has no features"):
         report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "its run is failed and has no features.parquet" in page
+    assert '"state":"x"' in page
+
+
+def test_tables_that_cannot_be_read_are_told_on_the_page(tmp_path: Path) -> None:
+    save_run(tmp_path)
+    (tmp_path / "features.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(SteerlensError, match=r"features\.parquet"):
+        report(tmp_path)
+    assert "A run without results" in (tmp_path / "report.html").read_text()
+
+
+def test_the_report_has_the_top_of_the_page(tmp_path: Path) -> None:
+    save_run(tmp_path)
+    report(tmp_path)
+    overview = run_overview(read_tables(tmp_path), read_json(tmp_path / "summary.json"), tmp_path)
+    text = plain((tmp_path / "report.md").read_text())
+    for line in (overview.question, *overview.notes, *overview.sentences):
+        assert line in text
+    assert "&#" not in text
 
 
 def test_an_unfinished_run_is_told_as_such_before_any_number(
@@ -121,7 +145,7 @@ def test_an_unfinished_run_is_told_as_such_before_any_number(
     report(tmp_path)
     told = "unfinished: 2 of 8 layers; ended by SIGTERM"
     assert capsys.readouterr().out.splitlines()[0] == f"{told}."
-    lines = html.unescape((tmp_path / "report.md").read_text()).split("\n\n")
+    lines = plain((tmp_path / "report.md").read_text()).split("\n\n")
     assert lines[1] == f"**{told}.**"
     write_json(tmp_path / "status.json", {**status, "state": "done"})
     report(tmp_path)
@@ -186,10 +210,11 @@ def test_texts_cannot_break_the_report(tmp_path: Path) -> None:
     found = steered(tmp_path, **{"a_b|<i>": range(12)})
     text = report_text(found, summarise(found), {}, tmp_path).partition("## Steering")[2]
     assert text.replace("\n", "").isprintable()
-    assert set(re.findall(r"<[^>]*>", text.replace("<br>", ""))) <= {"<strong>", "</strong>"}
+    tags = re.findall(r"<[^>]*>", text.replace("<br>", ""))
+    assert set(tags) <= {"<strong>", "</strong>"}
     for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.M):
         assert len({line.count("|") for line in table.splitlines()}) == 1
-    assert "a_b|<i>" in html.unescape(text)
+    assert "a_b|<i>" in plain(text)
 
 
 def test_a_run_in_which_steering_moved_no_logit_says_so(tmp_path: Path) -> None:

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import unicodedata
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from steerlens.results.text import csv_text, markdown, visible, visible_token, visible_tokens
 from tests.support.frames import NASTY
+from tests.support.markdown import rendered
 
 
 @pytest.mark.parametrize(
@@ -48,10 +49,19 @@ def test_missing_tokens_are_a_dash_and_an_empty_one_is_quoted() -> None:
 
 
 def test_markdown_shows_tokens_as_they_are_also_in_a_table_cell() -> None:
-    for token in NASTY:
+    signs = np.random.default_rng(0).choice([*"\\`*_{}[]()<>&|~$#!:@\"'-+=.1a b/w\n"], (2000, 6))
+    made_up = ["".join(row) for row in signs]
+    for token in (*NASTY, "-x", "1. a", "# a", "&amp;", "<b>", "a_b", "__init__", *made_up):
         shown = visible(token)
-        assert html.unescape(markdown(shown)) == shown
-        assert not set("|<>`*[]") & set(markdown(shown))
+        for before, after in (("", ""), ("x ", " y"), ("| |\n| --- |\n| ", " |")):
+            words = rendered(f"{before}{markdown(shown)}{after}").split()
+            assert words == f"{before[-2:].strip('| ')} {shown} {after.strip('| ')}".split()
+
+
+def test_markdown_can_be_read_as_it_stands() -> None:
+    for text in ("output_score_p <= 0.05 (5% by chance)", 'isn\'t S_out: "x", \\n!', "-0.5", "-"):
+        assert markdown(text) == text
+    assert markdown("a_ *c*") == "a\\_ \\*c\\*"
 
 
 def test_no_cell_of_csv_is_a_formula_and_numbers_stay() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from steerlens.errors import SteerlensError
 from steerlens.runs.compare import compare
 from steerlens.storage.files import read_json, write_json
 from tests.support.frames import frame
+from tests.support.markdown import plain
 from tests.support.sweeps import save_failed_job, save_job, save_run, save_sweep
 
 pytestmark = pytest.mark.usefixtures("undrawn_figures")
@@ -72,7 +72,7 @@ def test_what_is_unfinished_is_told_before_any_number(
     compare(sweep, tmp_path / "other", tmp_path / "out")
     told = "sweep: job 1 interrupted: unfinished: 3 of 8 layers; ended by SIGTERM"
     assert capsys.readouterr().out.splitlines()[0].endswith(told)
-    assert f"{told}.**" in html.unescape((tmp_path / "out" / "report.md").read_text())
+    assert f"{told}.**" in plain((tmp_path / "out" / "report.md").read_text())
 
 
 def test_a_comparison_is_written_into_no_folder_of_somebody_elses(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import json
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from steerlens.results import SAES
 from steerlens.runs import downloads as cached
 from steerlens.runs.downloads import ask_hub_for_nothing, cached_part, refuse_unreachable
 from tests.support.hub import save_gemma_scope_2, save_saelens_5, snapshot
+from tests.support.markdown import plain
 from tests.support.tiny import make_decided, save_model
 
 GEMMA = ["model=gemma-3-270m", "sae=gemma-scope-2-270m"]
@@ -168,7 +168,7 @@ def test_model_types_compares_what_is_there_and_names_the_rest(
         "hub's cache",
     ]
     assert summary["left_out"] == left_out
-    report = html.unescape((out / "report.md").read_text())
+    report = plain((out / "report.md").read_text())
     for line in left_out:
         assert line in report
         assert line.removeprefix("job") in shown

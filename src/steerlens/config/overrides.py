@@ -202,10 +202,16 @@ def with_experiment(overrides: Sequence[str]) -> list[str]:
     option that refers to it (`features=concept`, `score=concept`). As an override without an
     experiment `concept=WORD` stands for `experiment=concept concept=WORD`, on the command line and
     in Python; a file says which experiment it is about under its `defaults`.
+
+    Settings of methods have no schema here: they are added to the few that an experiment names.
     """
     keys = {word.lstrip("+").partition("=")[0] for word in overrides}
     is_all = "concept" in keys and "experiment" not in keys
-    return ["experiment=concept", *overrides] if is_all else [*overrides]
+    words = [
+        f"++{word}" if word.startswith(("concepts.settings=", "concepts.settings.")) else word
+        for word in overrides
+    ]
+    return ["experiment=concept", *words] if is_all else words
 
 
 def jobs(parsed: Sequence[Override]) -> list[list[str]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from steerlens.analysis.ranking import best_features, title_of
 from steerlens.analysis.resampling import LEVEL
 from steerlens.analysis.series import Series
-from steerlens.analysis.summary import MEANINGS, SCORES, THRESHOLDS, explanation, summarise
+from steerlens.analysis.summary import MEANINGS, SCORES, THRESHOLDS, summarise
 from steerlens.errors import SteerlensError
 from steerlens.report.answer import answer_section
 from steerlens.report.concept_page import is_of_a_concept
@@ -31,19 +31,32 @@ from steerlens.results.text import (
     visible_token,
     visible_tokens,
 )
-from steerlens.storage.files import write_json, write_text
+from steerlens.storage.files import CONFIG_FILE, write_json, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BEST_ROWS = 50
+    from steerlens.report.page.contents import Overview
+
+BEST_ROWS = 20
 
 
 def report(folder: Path) -> None:
-    """Redraw the figures of the run in `folder`, rewrite its summary and `report.md`, show both."""
+    """Redraw the figures of the run in `folder`, rewrite its summary and reports, show both.
+
+    Raises:
+        SteerlensError: there are no tables, or they can't be read; the page of a run says it, too.
+    """
     # Matplotlib and rich only after the folder is known to hold a run: refusing stays quick.
     folder = Path(folder)
-    tables = _read(folder)
+    try:
+        tables = _read(folder)
+    except SteerlensError as error:
+        if read_status(folder) or (folder / CONFIG_FILE).is_file():
+            from steerlens.report.page import write_page_without_tables
+
+            write_page_without_tables(f"{error}", folder)
+        raise
     from steerlens.report.terminal import print_summary
 
     summary, _ = write_report(tables, folder)
@@ -126,21 +139,18 @@ def report_text(
         for path in paths
         if path.suffix == ".png"
     ]
+    from steerlens.report.page.overview import run_overview
+
+    top = _top(tables, run_overview(tables, summary, folder))
     if is_of_a_concept(tables):
         (word,) = summary["words"]
         title = f"# {_names(summary['model'])}: steering toward {markdown(visible(word['word']))}"
         sections = [*toward_sections(tables), *pictures, *candidates_section(tables)]
-        parts = [title, *_warning(tables), *sections]
-        return "\n\n".join(parts) + "\n"
-    overall = summary["overall"]
-    scored = [f"{overall[f'{name}_count']:,} with an {name.replace('_', ' ')}" for name in SCORES]
-    counts = ", ".join([f"{overall['features']:,} features", *scored])
+        return "\n\n".join([title, *top, *sections]) + "\n"
     parts = [
         f"# {_names(summary['model'])} with {_names(summary['sae'])}",
-        *_warning(tables),
-        f"{counts}.",
-        *(markdown(visible(note)) for note in tables.notes),
-        *answer_section(summary.get("study")),
+        *top,
+        *answer_section(summary.get("study"), with_sentences=False),
         *pictures,
     ]
     if len(tables.words):
@@ -148,9 +158,8 @@ def report_text(
     if by := summary["ranked_by"]:
         parts += [
             "## By layer",
-            _layer_table([*summary["layers"], {"layer": "all", **overall}]),
+            _layer_table([*summary["layers"], {"layer": "all", **summary["overall"]}]),
             f"## {markdown(visible(title_of(by)))}",
-            *(" ".join(lines) for lines in [explanation(summary)] if lines),
             _best_table(best_features(tables.features, BEST_ROWS), by),
         ]
     parts += reference_section(tables)
@@ -160,9 +169,17 @@ def report_text(
     return "\n\n".join(parts) + "\n"
 
 
-def _warning(tables: RunTables) -> list[str]:
-    """Say before any number that a run hasn't come to its end."""
-    return [f"**{markdown(visible(tables.unfinished))}.**"] if tables.unfinished else []
+def _top(tables: RunTables, overview: Overview) -> list[str]:
+    """Say what the page says at its top: whether the run has come to its end, what was run, what
+    came out, and the command; not when it was, so that reporting twice changes nothing.
+    """
+    return [
+        *([f"**{markdown(overview.state)}.**"] if tables.unfinished else []),
+        markdown(overview.question),
+        *(markdown(note) for note in overview.notes),
+        "\n".join(f"- {markdown(sentence)}" for sentence in overview.sentences),
+        *([f"    {overview.command}"] if overview.command else []),
+    ]
 
 
 def _names(names: str | list[str] | None) -> str:

@@ -11,12 +11,15 @@ from steerlens.report.tables import print_sentences, print_table
 from steerlens.results.text import markdown, markdown_table, visible
 
 
-def answer_section(study: Mapping[str, Any] | None) -> list[str]:
-    """Return the report's parts on the study, if there is one."""
+def answer_section(study: Mapping[str, Any] | None, with_sentences: bool = True) -> list[str]:
+    """Return the report's parts on the study, if there is one; `with_sentences` where the report
+    doesn't have them before.
+    """
     if study is None:
         return []
     parts = [f"## {markdown(visible(study['name'])).capitalize()}"]
-    parts.append("\n".join(f"- {markdown(visible(line))}" for line in study["sentences"]))
+    if with_sentences:
+        parts.append("\n".join(f"- {markdown(visible(line))}" for line in study["sentences"]))
     for name, rows in study["tables"].items():
         if rows:
             header, cells = answer_cells(rows)

@@ -21,7 +21,6 @@ from steerlens.analysis.steering_summary import (
     COMPARED,
     curve_rows,
     payoff_rows,
-    steering_explanation,
 )
 from steerlens.results.folder import RunTables
 from steerlens.results.pmi import Pmi
@@ -45,10 +44,6 @@ ROLE_TITLES = {"input": "Input features", "output": "Output features", "hybrid":
 
 def steering_sections(tables: RunTables, summary: Mapping[str, Any]) -> list[str]:
     """Return the report's parts on steering, from the part of `summary.json` on it."""
-
-    def display(name: str) -> str:
-        return markdown(visible(name))
-
     steered = (tables.steering, tables.generations)
     titled = {
         "Best steered features": best_steered_table(*steered),
@@ -58,10 +53,8 @@ def steering_sections(tables: RunTables, summary: Mapping[str, Any]) -> list[str
         **{title: role_table(*steered, role) for role, title in ROLE_TITLES.items()},
         "Success tokens and the first logit-lens token": pmi_part(tables.pmi),
     }
-    sentences = [f"- {line}" for line in steering_explanation(summary, display)]
     return [
         "## Steering",
-        "\n".join(sentences),
         *(part for title, table in titled.items() if table for part in (f"### {title}", table)),
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steerlens.analysis.toward import words_explanation, words_summary
+from steerlens.analysis.toward import words_summary
 from steerlens.analysis.toward_texts import Toward, steered_toward
 from steerlens.report.concept_page import template_sentence
 from steerlens.report.steering import marked
@@ -41,9 +41,7 @@ def toward_sections(tables: RunTables) -> list[str]:
     texts.
     """
     words = words_summary(tables.words)
-    parts = ["\n".join(f"- {_plain(line)}" for line in words_explanation(words))]
-    if len(words) > 1:
-        parts.append(_words_table(words))
+    parts = [_words_table(words)] if len(words) > 1 else []
     for word in words:
         features = steered_toward(tables, word)
         parts += _word_parts(word, features, tables) if features else []

@@ -22,7 +22,23 @@ _FORMULA = re.compile(r"[=+\-@\t\r]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\"}
-_MARKDOWN = set("\\`*_{}[]()<>&|~$#!:@\"'")
+_MARKDOWN = re.compile(
+    r"""
+    \\(?=[!-/:-@\[-`{-~]|\Z)    # a backslash that would make what follows a plain character
+    | [`*\[\]|~$]
+    | (?<![^\W_])_ | _(?![^\W_])   # but not inside a word, where it means nothing
+    | <(?=[A-Za-z/!?]|\Z) | &(?=[A-Za-z\#]|\Z)
+    | :(?=//) | (?<=www)\.        # an address that would become a link
+    """,
+    re.VERBOSE,
+)
+"""What begins something in Markdown or HTML."""
+_ENTITIES = {"<": "&lt;", "&": "&amp;", "|": "&#124;"}
+"""Signs that not everything that shows Markdown takes as they are behind a backslash."""
+_MARKDOWN_LINE = re.compile(
+    r"^(?P<before>\s*(?:(?=[#>=])|(?=[-+](?:\s|[-+]|\Z))|\d+(?=[.)](?:\s|\Z))))(?!-\Z)"
+)
+"""What does so at the start of a line; but for a dash alone, as a table has it for null."""
 
 
 def visible(text: str) -> str:
@@ -84,8 +100,11 @@ def number(value: Any, spec: str) -> str:
 
 
 def markdown(visible: str) -> str:
-    """Return text that is already `visible`, in a form that Markdown and HTML show as it is."""
-    return "".join(f"&#{ord(char)};" if char in _MARKDOWN else char for char in visible)
+    """Return text that is already `visible`, in a form that Markdown and HTML show as it is; with
+    backslash or entity only where one is needed, so that it can be read as it stands.
+    """
+    escaped = _MARKDOWN.sub(lambda sign: _ENTITIES.get(sign[0], f"\\{sign[0]}"), visible)
+    return _MARKDOWN_LINE.sub(r"\g<before>\\", escaped)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

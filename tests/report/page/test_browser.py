@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steerlens.report.page import render
+from steerlens.report.page import render, write_page_without_tables
+from steerlens.results import FEATURES
 from steerlens.results.folder import RunTables
 from tests.report.page.runs import HOSTILE, hostile_tables, save_page
 from tests.support.frames import frame, generations, null_scores, steering
@@ -209,6 +211,31 @@ def test_no_text_runs_or_leaves_its_place(opened: Opened, tmp_path: Path) -> Non
     opened.tab.fill("input[type=search]", "<script>")
     opened.tab.wait_for_timeout(200)
     assert opened.tab.evaluate("window.broken") is None
+    assert opened.faults == []
+
+
+def test_a_run_with_little_in_it_has_a_page_that_says_so(opened: Opened, tmp_path: Path) -> None:
+    nothing = RunTables(frame((0,), 4, output_score=np.nan, input_score=np.nan))
+    long = RunTables(frame((0,), 4, label="a" * 100_000, input_top_examples=[["b" * 100_000]] * 4))
+    pages = {
+        "0 features, none with a score": RunTables(FEATURES.frame([])),
+        "4 features, none with a score": nothing,
+        "Unfinished: it was killed": dataclasses.replace(
+            plain_tables(), unfinished="it was killed"
+        ),
+        "generations.parquet is missing": RunTables(frame((0,), 4), steering=steering((0,), 3)),
+        "provenance.json is missing": long,
+    }
+    for number, (told, tables) in enumerate(pages.items()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        opened.open(save_page(tables, folder), "#layer=0&feature=1")
+        assert told in opened.tab.locator("#top").inner_text()
+        opened.tab.wait_for_selector("#card h2")
+    opened.tab.wait_for_selector("#card .window")
+    assert "more characters" in opened.tab.locator("#card").inner_text()
+    opened.open(write_page_without_tables("there is no features.parquet", tmp_path))
+    assert "there is no features.parquet" in opened.tab.locator("#top").inner_text()
     assert opened.faults == []
 
 

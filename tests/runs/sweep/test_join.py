@@ -193,7 +193,7 @@ def test_jobs_without_results_are_listed_with_their_reason(
     out = capsys.readouterr().out
     assert "Job 1 failed: no \\x1b[31mlayer." in out
     assert set(FEATURES.read(sweep)["job"]) == {"0"}
-    assert "&#92;x1b" in (sweep / "report.md").read_text()
+    assert "\\x1b" in (sweep / "report.md").read_text()
 
 
 def test_joining_again_changes_nothing(tmp_path: Path) -> None:

@@ -16,13 +16,19 @@ from steerlens.report.page.cards import card_order, cards, n_in_the_page
 from steerlens.report.page.concepts import concept_results
 from steerlens.report.page.contents import Page
 from steerlens.report.page.joined import write_comparison_page, write_sweep_page
-from steerlens.report.page.overview import run_overview, run_title
+from steerlens.report.page.overview import overview_without_tables, run_overview, run_title
 from steerlens.report.page.ratings import ratings
 from steerlens.report.page.render import write_html
 from steerlens.report.page.scores import feature_table, layer_scores, threshold_points
 from steerlens.results.folder import RunTables
 
-__all__ = ["run_page", "write_comparison_page", "write_run_page", "write_sweep_page"]
+__all__ = [
+    "run_page",
+    "write_comparison_page",
+    "write_page_without_tables",
+    "write_run_page",
+    "write_sweep_page",
+]
 
 
 def write_run_page(tables: RunTables, summary: Mapping[str, Any], folder: Path) -> Path:
@@ -30,6 +36,12 @@ def write_run_page(tables: RunTables, summary: Mapping[str, Any], folder: Path) 
     order = card_order(tables)
     page = run_page(tables, summary, folder)
     return write_html(page, cards(tables, order), n_in_the_page(tables, order), folder)
+
+
+def write_page_without_tables(why: str, folder: Path) -> Path:
+    """Write the page of a run whose tables aren't there or can't be read; gives its path."""
+    page = Page(title="A run without results", overview=overview_without_tables(why, folder))
+    return write_html(page, (), 0, folder)
 
 
 def run_page(tables: RunTables, summary: Mapping[str, Any], folder: Path) -> Page:

@@ -16,6 +16,16 @@ Numbers = Sequence[float | int | None]
 
 
 @dataclass(frozen=True)
+class KeyNumber:
+    """A number that a reader looks for first."""
+
+    value: str
+    meaning: str
+    beside: str
+    """What it is to be compared with; may be empty."""
+
+
+@dataclass(frozen=True)
 class Overview:
     """The top of a page."""
 
@@ -33,6 +43,7 @@ class Overview:
     """What repeats the run; null = not known."""
     facts: Sequence[tuple[str, str]]
     """Model, SAE, versions and so on, by name."""
+    key_numbers: Sequence[KeyNumber] = ()
 
 
 @dataclass(frozen=True)

@@ -5,27 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steerlens.analysis.coverage import coverage_explanation
 from steerlens.analysis.steering_summary import steering_explanation
-from steerlens.analysis.summary import explanation
+from steerlens.analysis.summary import STEERABLE, explanation
 from steerlens.analysis.toward import words_explanation
 from steerlens.analysis.toward_texts import steered_toward
 from steerlens.report.concept_page import is_of_a_concept, share_sentence
-from steerlens.report.page.contents import Overview
+from steerlens.report.page.contents import KeyNumber, Overview
 from steerlens.report.reference import reference_lines
-from steerlens.results.folder import RunTables
+from steerlens.results import SAES
+from steerlens.results.folder import RunTables, unfinished
 from steerlens.results.status import read_status
 from steerlens.results.text import number, visible, visible_token
 from steerlens.storage.files import read_json
 from steerlens.storage.provenance import PROVENANCE_FILE
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 VERSIONS = ("steerlens", "python", "torch", "transformers", "transformer-lens", "sae-lens")
 
 
 def run_title(summary: Mapping[str, Any]) -> str:
     """Give the names of model and SAE."""
+    if not summary.get("model"):
+        return "A run without features"
     return visible(f"{_names(summary.get('model'))} with {_names(summary.get('sae'))}")
 
 
@@ -39,7 +45,51 @@ def run_overview(tables: RunTables, summary: Mapping[str, Any], folder: Path) ->
         notes=[visible(note) for note in (*tables.notes, *_doubts(tables, provenance))],
         state=visible(tables.unfinished or "done"),
         command=visible(tables.command) if tables.command else None,
-        facts=_facts(tables, provenance if isinstance(provenance, dict) else {}, folder),
+        facts=_facts(tables.saes, provenance if isinstance(provenance, dict) else {}, folder),
+        key_numbers=[*key_numbers(tables, summary)],
+    )
+
+
+def key_numbers(tables: RunTables, summary: Mapping[str, Any]) -> Iterator[KeyNumber]:
+    """Give the few numbers that say most of a run."""
+    overall = summary.get("overall") or {}
+    yield KeyNumber(f"{len(tables.features):,}", "features", "")
+    high = STEERABLE
+    names = [("output_score", "S_out", "amplified, they write their own tokens")]
+    names += [("input_score", "S_in", "they fire on their own tokens")]
+    # Candidates for a concept say nothing of features in general.
+    for name, symbol, meaning in names if not is_of_a_concept(tables) else []:
+        if overall.get(f"{name}_count"):
+            null = overall.get(f"{name}_null_at_least_{high:g}")
+            beside = "" if null is None else f"random directions: {null:.1%}"
+            share = f"{overall[f'{name}_at_least_{high:g}']:.1%}"
+            yield KeyNumber(share, f"have {symbol} ≥ {high:g}: {meaning}", beside)
+    if len(tables.words):
+        found = sum(bool(word["found"]) for word in summary["words"])
+        yield KeyNumber(f"{found} of {len(tables.words)}", "words have a feature toward them", "")
+    if len(tables.generations):
+        n = len(tables.steering[["layer", "feature"]].drop_duplicates())
+        yield KeyNumber(
+            f"{len(tables.generations):,}", "texts", f"{_counted(n, 'feature')} steered"
+        )
+    if len(tables.ratings):
+        methods = tables.ratings["method"].nunique()
+        yield KeyNumber(f"{len(tables.ratings):,}", "rated texts", _counted(methods, "method"))
+
+
+def overview_without_tables(why: str, folder: Path) -> Overview:
+    """Give the top of the page of a run whose tables aren't there or can't be read."""
+    provenance = read_json(folder / PROVENANCE_FILE)
+    provenance = provenance if isinstance(provenance, dict) else {}
+    command = provenance.get("command")
+    return Overview(
+        kind="run",
+        question="Nothing of this run can be shown.",
+        sentences=[],
+        notes=[visible(why)],
+        state=visible(unfinished(folder) or "done"),
+        command=visible(str(command)) if command else None,
+        facts=_facts(SAES.frame([]), provenance, folder),
     )
 
 
@@ -47,6 +97,8 @@ def _doubts(tables: RunTables, provenance: Any) -> Iterator[str]:
     """Say what of the run isn't there, or may read differently today."""
     if len(tables.steering) and not len(tables.generations):
         yield "generations.parquet is missing: what the steered features wrote can't be shown."
+    if provenance is None:
+        yield f"{PROVENANCE_FILE} is missing: with which command and versions isn't known."
     if len(tables.generations) and not len(tables.steering):
         yield "steering.parquet is missing: best factors can't be shown."
     versions = provenance.get("versions") if isinstance(provenance, dict) else None
@@ -89,6 +141,8 @@ def _steered_toward(tables: RunTables, words: Sequence[Mapping[str, Any]]) -> It
 
 def _question(tables: RunTables, summary: Mapping[str, Any]) -> str:
     """Say what was run, in a sentence."""
+    if not len(tables.features):
+        return "Nothing was scored: the table of features is empty."
     layers = sorted(set(tables.features["layer"].tolist()))
     where = f"at layer {layers[0]}" if len(layers) == 1 else f"at {len(layers)} layers"
     if len(layers) > 1:
@@ -121,14 +175,16 @@ def _question(tables: RunTables, summary: Mapping[str, Any]) -> str:
     return f"{sentence}."
 
 
-def _facts(tables: RunTables, provenance: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
+def _facts(
+    described: pd.DataFrame, provenance: Mapping[str, Any], folder: Path
+) -> list[tuple[str, str]]:
     """Model, SAEs, versions, commit, seed and date, as far as they are known."""
     model = provenance.get("model") or {}
     versions = provenance.get("versions") or {}
     git = provenance.get("git") or {}
     saes = [
         f"layer {row['layer']}: {row['architecture']}, {row['d_sae']:,} features"
-        for row in tables.saes.dropna(subset=["architecture", "d_sae"]).to_dict("records")
+        for row in described.dropna(subset=["architecture", "d_sae"]).to_dict("records")
     ]
     file = model.get("file") or model.get("path") or model.get("repo_id")
     machine = ", ".join(str(model[name]) for name in ("dtype", "device") if model.get(name))

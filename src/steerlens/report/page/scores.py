@@ -24,6 +24,9 @@ from steerlens.results.text import visible, visible_token
 if TYPE_CHECKING:
     import pandas as pd
 
+LONGEST = 200
+"""Characters of a label or a token that are shown in the table."""
+
 PROMOTED = 10
 """Promoted tokens of every feature; its card has all that the table has."""
 
@@ -70,7 +73,8 @@ def feature_table(tables: RunTables) -> FeatureTable | None:
         promoted=promoted,
         n_promoted=PROMOTED,
         labels=[
-            visible(label) if isinstance(label, str) else None for label in frame["label"].tolist()
+            _cut(visible(label)) if isinstance(label, str) else None
+            for label in frame["label"].tolist()
         ]
         if has_labels
         else None,
@@ -119,7 +123,11 @@ def _promoted(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:
         promoted += [-1] * (PROMOTED - len(first))
     index_N = np.asarray(promoted, dtype=np.int64)
     index_N[index_N < 0] = len(index_of)
-    return [visible_token(token) for token in index_of], unsigned(index_N)
+    return [_cut(visible_token(token)) for token in index_of], unsigned(index_N)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def layer_scores(tables: RunTables) -> list[LayerScores]:

@@ -14,6 +14,7 @@
     return make("section", { id: "top", "aria-labelledby": "title" }, make("h1", { id: "title", text: data.title }), state,
       make("p", { class: "asked", text: overview.question }),
       overview.notes.length ? make("ul", { class: "warn" }, overview.notes.map((text) => make("li", { text }))) : null,
+      overview.key_numbers.length > 1 ? make("ul", { class: "numbers" }, overview.key_numbers.map(({ value, meaning, beside }) => make("li", {}, make("strong", { text: value }), make("span", { text: meaning }), beside ? make("small", { text: beside }) : null))) : null,
       overview.sentences.length ? make("ul", { class: "sentences" }, overview.sentences.map((text) => make("li", { text }))) : null,
       command, facts);
   }
@@ -34,7 +35,6 @@
     main.append(part);
     nav.append(make("a", { href: `#${id}`, text: title }));
   }
-  if (data.features === null && data.overview.kind === "run") main.append(make("p", { class: "none", text: "This run has no feature." }));
   steerlens.follow();
   document.documentElement.dataset.ready = "yes";
 })();

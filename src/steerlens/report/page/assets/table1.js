@@ -14,7 +14,10 @@
         const shift = (at - (layers.length - 1) / 2) * (0.6 / layers.length);
         const intervals = reversed.flatMap((method, y) => {
           const arm = of(method);
-          return arm && arm.low !== null ? [[{ coord: [arm.low, y - shift] }, { coord: [arm.high, y - shift] }]] : [];
+          if (!arm) return [];
+          // A bar from 0, and over it the interval.
+          const bar = [{ coord: [0, y - shift], lineStyle: { width: 0.5 * Math.min(16, 24 / layers.length), opacity: 0.35, cap: "butt" } }, { coord: [arm.value, y - shift] }];
+          return arm.low === null ? [bar] : [bar, [{ coord: [arm.low, y - shift] }, { coord: [arm.high, y - shift] }]];
         });
         return [{
           name: `layer ${layer}`, type: "scatter", symbolSize: 9, itemStyle: { color: colours[at % 4] },
