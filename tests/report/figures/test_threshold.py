@@ -12,7 +12,7 @@ from steerlens.analysis.payoff import threshold_curve
 from steerlens.report.figures import STEERING_FIGURES, draw_steering
 from steerlens.report.figures.style import look
 from steerlens.report.figures.threshold import by_criterion, by_threshold
-from tests.support.drawing import coarse
+from tests.support.drawing import coarse, undrawn
 from tests.support.pairs import some_slow
 from tests.support.steering import steering
 
@@ -101,18 +101,19 @@ def test_a_criterion_that_works_reversed_is_drawn_both_ways() -> None:
 
 
 def test_late_layers_are_drawn_once_more_by_themselves(tmp_path: Path) -> None:
+    table = steering(range(4), 8)
     with coarse():
-        table = steering(range(4), 8)
         both = draw_steering(table, tmp_path / "both", late_from=2)
-        names = {*STEERING_FIGURES, *(f"{name}_late_layers" for name in STEERING_FIGURES)}
-        assert set(both) == names
-        files = {path.name for path in (tmp_path / "both" / "figures").iterdir()}
-        assert files == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
+        late = draw_steering(table.loc[table["layer"] >= 2], tmp_path / "late")
+    names = {*STEERING_FIGURES, *(f"{name}_late_layers" for name in STEERING_FIGURES)}
+    assert set(both) == names
+    files = {path.name for path in (tmp_path / "both" / "figures").iterdir()}
+    assert files == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
+    alone, again = late["success_by_threshold"][0], both["success_by_threshold_late_layers"][0]
+    assert alone.read_bytes() == again.read_bytes()
+    with undrawn():
         for late_from in (None, 0, 9):  # unknown, all late, none late
             assert set(draw_steering(table, tmp_path, late_from)) == {*STEERING_FIGURES}
-        late = draw_steering(table.loc[table["layer"] >= 2], tmp_path / "late")
-        alone, again = late["success_by_threshold"][0], both["success_by_threshold_late_layers"][0]
-        assert alone.read_bytes() == again.read_bytes()
 
 
 def test_without_best_factors_there_is_no_figure_and_no_folder(tmp_path: Path) -> None:

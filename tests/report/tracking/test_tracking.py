@@ -241,8 +241,9 @@ def wandb_records(path: Path) -> Iterator[Any]:
     The file is a LevelDB log after a head of 7 bytes: blocks of 32 KiB, in which every chunk has a
     head of 7 bytes (checksum, length, and 1 = whole, 2 = first, 3 = middle, 4 = last).
     """
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2
 
+    messages: Any = wandb_internal_pb2  # whose classes are made when it is imported
     data, at, begun = path.read_bytes(), 7, b""
     assert data.startswith(b":W&B")
     while at + 7 <= len(data):
@@ -253,7 +254,7 @@ def wandb_records(path: Path) -> Iterator[Any]:
         begun += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):
-            record = Record()
+            record = messages.Record()
             record.ParseFromString(begun)
             yield record
             begun = b""

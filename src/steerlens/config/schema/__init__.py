@@ -166,10 +166,10 @@ class Chosen:
 
 def metric_defaults() -> dict[str, Any]:
     """Return the settings of every metric that has some, by its name."""
-    configs: dict[str, Any] = {
-        name: part.Config for name, part in loadable_parts("metrics").items()
+    configs = {name: part.Config() for name, part in loadable_parts("metrics").items()}
+    return {
+        name: config for name, config in configs.items() if is_dataclass(config) and fields(config)
     }
-    return {name: kind() for name, kind in configs.items() if is_dataclass(kind) and fields(kind)}
 
 
 @dataclass
