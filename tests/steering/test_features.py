@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -197,7 +197,7 @@ def test_perplexity_goes_on_from_the_block_that_generation_has_edited(
     subject = tiny_subject("llama", "jumprelu", layer=1, site=site)
     columns = made(subject)
 
-    def measured(columns: dict[str, Any]) -> tuple[list[float], int]:
+    def measured(columns: dict[str, Any]) -> tuple[Sequence[float | None], int]:
         n_rows: list[int] = []
 
         def count(x_BLD: torch.Tensor, hook: Any) -> None:
