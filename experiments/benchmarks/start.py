@@ -70,14 +70,29 @@ def _run(settings: list[str], folder: Path) -> dict[str, float]:
 def _command(record: Path) -> None:
     """Be the command `steerlens`, and write down how long each of its phases took."""
     from steerlens import cli
-    from steerlens.report import terminal
 
     times: dict[str, float] = {}
-    write, phase, progress = sys.stderr.write, terminal.phase, terminal.progress
+    write = sys.stderr.write
 
     def first_write(text: str) -> int:
-        times.setdefault("first line", time.process_time())
+        times["first line"] = time.process_time()
+        sys.stderr.write = write
+        _time_phases(times)
         return write(text)
+
+    sys.stderr.write = first_write
+    try:
+        cli.main()
+    finally:
+        times["all"] = time.process_time()
+        record.write_text(json.dumps(times), encoding="utf-8")
+
+
+def _time_phases(times: dict[str, float]) -> None:
+    """Have the phases of the run write into `times` how long they take."""
+    from steerlens.report import terminal
+
+    phase, progress = terminal.phase, terminal.progress
 
     @contextmanager
     def timed_phase(description: str, *args: Any) -> Iterator[None]:
@@ -98,13 +113,7 @@ def _command(record: Path) -> None:
 
             yield timed
 
-    sys.stderr.write = first_write
     terminal.phase, terminal.progress = timed_phase, timed_progress
-    try:
-        cli.main()
-    finally:
-        times["all"] = time.process_time()
-        record.write_text(json.dumps(times), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -258,6 +258,11 @@ def test_nothing_sticks_out(browser: Any, page: Path, width: int, scheme: Any) -
 def test_it_prints(opened: Opened, page: Path) -> None:
     opened.open(page, "#layer=3&feature=1")
     document = opened.tab.pdf()
+    opened.tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert opened.tab.evaluate("document.documentElement.dataset.theme") == "light"
+    assert opened.tab.locator(".facts:not([open])").count() == 0
+    opened.tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert opened.tab.evaluate("document.documentElement.dataset.theme") is None
     assert document.startswith(b"%PDF")
     assert len(document) > 20_000
     assert opened.faults == []

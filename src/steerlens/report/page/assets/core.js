@@ -208,6 +208,18 @@ const steerlens = (window.steerlens = {});
     themed.forEach((f) => f());
   }
   document.getElementById("theme").addEventListener("click", () => setTheme(isDark() ? "light" : "dark"));
+  /* Paper is white, and shows what is folded away. */
+  let before = null;
+  window.addEventListener("beforeprint", () => {
+    before = document.documentElement.dataset.theme || "";
+    document.querySelectorAll(".facts").forEach((details) => { details.open = true; });
+    setTheme("light");
+  });
+  window.addEventListener("afterprint", () => {
+    if (before === "") delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = before;
+    themed.forEach((f) => f());
+  });
   dark.addEventListener("change", () => themed.forEach((f) => f()));
 
   Object.assign(steerlens, {

@@ -150,6 +150,7 @@
       next = placeOf(event);
       if (!isWaiting) requestAnimationFrame(() => { const [left, top] = next; next = null; showAt(left, top); });
     });
+    window.addEventListener("beforeprint", () => { if (plot) { plot.getZr().flush(); paint(); } });
     box.addEventListener("mouseleave", () => requestAnimationFrame(hide));
     box.addEventListener("mousedown", (event) => { pressed = placeOf(event); });
     box.addEventListener("click", (event) => {
