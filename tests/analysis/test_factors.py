@@ -31,7 +31,7 @@ NAN = float("nan")
 GRID = (0.2, 0.4, 0.8, 1.2, 1.6, 2, 3, 4, 6, 8, 10, 20)
 
 
-def texts(measured: Mapping[float, tuple[float, float]], feature: int = 0) -> pd.DataFrame:
+def texts(measured: Mapping[float, Any], feature: int = 0) -> pd.DataFrame:
     """Texts of one feature: one at every factor with these numbers."""
     rows = [
         {"factor": factor, "success_20": success, "perplexity": perplexity}

@@ -73,7 +73,7 @@ def key_numbers(tables: RunTables, summary: Mapping[str, Any]) -> Iterator[KeyNu
             f"{len(tables.generations):,}", "texts", f"{_counted(n, 'feature')} steered"
         )
     if len(tables.ratings):
-        methods = tables.ratings["method"].nunique()
+        methods = len(set(tables.ratings["method"].tolist()))
         yield KeyNumber(f"{len(tables.ratings):,}", "rated texts", _counted(methods, "method"))
 
 
