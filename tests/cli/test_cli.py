@@ -332,7 +332,7 @@ def test_an_unwritable_folder_is_one_sentence(steerlens: Steerlens, tmp_path: Pa
         (["version"], "unknown verb 'version'; did you mean: steerlens --version"),
         (["concept", "layer=5"], "did you mean: steerlens concept=WORD layer=5"),
         (["concept", "sea"], "did you mean: steerlens concept=sea"),
-        (["frobnicate"], "verbs are compare, examples, export, join, list, report"),
+        (["frobnicate"], "verbs are compare, examples, export, join, list, play, report"),
         (["list"], "usage: steerlens list"),
         (["list", "models", "a", "b"], "usage: steerlens list"),
         (["report"], "usage: steerlens report DIR"),

@@ -153,8 +153,8 @@ def texts_at_once(subject: Subject, generation: GenerationConfig, memory_budget:
 class SteeredVectors:
     """What texts were made of.
 
-    It is at hand of texts that have just been generated. Of one from the store, whose numbers
-    were lost or never measured, it is made again, with the text.
+    It is at hand of texts that have just been generated. Of a steered one from the store, whose
+    numbers were lost or never measured, it is made again, with the text: its divergence needs it.
     """
 
     subject: Subject
@@ -170,7 +170,10 @@ class SteeredVectors:
         """
         by = list(self.steering.row if self.steering else ROW)
         keys = list(texts[by].itertuples(index=False, name=None))
-        missing = [key not in self.by_row for key in keys]
+        steered = (texts["factor"] != 0).tolist()
+        missing = [
+            key not in self.by_row and changed for key, changed in zip(keys, steered, strict=True)
+        ]
         if any(missing):
             silent = replace(self.ctx, store=None)
             rows = texts.loc[missing, by].reset_index(drop=True)
@@ -178,7 +181,7 @@ class SteeredVectors:
                 self.subject, rows, self.steer, self.generation, silent, self.steering,
                 vectors=self.by_row,
             )  # fmt: skip
-        vectors = [self.by_row[key] for key in keys]
+        vectors = [self.by_row.get(key, TextVectors()) for key in keys]
         lengths = [len(ids) for ids in texts["token_ids"]]
         return [
             TextVectors(

@@ -84,15 +84,16 @@ def test_finished_rows_are_not_run_any_more(
     model: Any = subject.lm.bridge.original_model
     model.generation_config.eos_token_id = list(range(1, 211, 5))
     sizes: list[int] = []
-    real = subject.lm.bridge.run_with_hooks
+    bridge_type: Any = type(subject.lm.bridge)
+    real = bridge_type.forward
 
-    def counted(tokens_BL: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def counted(bridge: Any, tokens_BL: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if tokens_BL.shape[1] == 1 and kwargs["past_key_values"].get_seq_length() >= n_prompt:
             sizes.append(len(tokens_BL))
-        return real(tokens_BL, *args, **kwargs)
+        return real(bridge, tokens_BL, *args, **kwargs)
 
     n_prompt = LENGTHS  # no prompt here is longer
-    monkeypatch.setattr(subject.lm.bridge, "run_with_hooks", counted)
+    monkeypatch.setattr(bridge_type, "forward", counted)
     texts = texts_of(subject, rows, **SAMPLED)
     lengths = [len(ids) for ids in ids_of(texts)]
     alive = [sum(length > step for length in lengths) for step in range(1, max(lengths))]

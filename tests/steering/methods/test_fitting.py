@@ -162,9 +162,11 @@ def test_few_concepts_at_a_time_give_the_same(tiny_subject: MakeSubject) -> None
         assert few[name].detection.auroc_C == whole[name].detection.auroc_C
 
 
-def test_what_is_missing_is_said_before_the_model_reads(tiny_subject: MakeSubject) -> None:
+def test_what_is_missing_is_said_before_the_model_reads(
+    tiny_subject: MakeSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     subject, concepts = tiny_subject(), tiny_concepts()
-    subject.lm.bridge.run_with_hooks = None  # type: ignore[assignment]
+    monkeypatch.setattr(type(subject.lm.bridge), "forward", None)
     run = RunContext()
     with pytest.raises(SteerlensError, match="did you mean 'DiffMean'"):
         fit_concepts(subject, concepts, {"DifMean": None}, run)

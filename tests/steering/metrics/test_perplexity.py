@@ -195,18 +195,22 @@ def test_running_out_of_memory_changes_nothing(
     tiny_subject: MakeSubject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = tiny_subject("gemma2")
-    texts = random_texts(subject)
+    texts = random_texts(subject, 160)
     expected = measure(texts, subject)
     monkeypatch.setattr(padding, "ROWS", 8)
-    forward = subject.lm.bridge.run_with_hooks
+    bridge_type: Any = type(subject.lm.bridge)
+    forward = bridge_type.forward
+    refused: list[int] = []
 
-    def at_most_eight(tokens: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def at_most_eight(bridge: Any, tokens: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if len(tokens) > 8:
+            refused.append(len(tokens))
             raise MemoryError
-        return forward(tokens, *args, **kwargs)
+        return forward(bridge, tokens, *args, **kwargs)
 
-    monkeypatch.setattr(subject.lm.bridge, "run_with_hooks", at_most_eight)
+    monkeypatch.setattr(bridge_type, "forward", at_most_eight)
     assert measure(texts, subject) == expected
+    assert refused
 
 
 def test_the_model_never_makes_logits(
