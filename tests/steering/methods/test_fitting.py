@@ -20,7 +20,7 @@ from steerlens.engine.intervention.hooks import SteeringHooks
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
 from steerlens.scores import RunContext
-from steerlens.steering.methods.arms import EDITS
+from steerlens.steering.methods.arms import EDITS, _settings
 from steerlens.steering.methods.directions import (
     Directions,
     detect,
@@ -61,6 +61,11 @@ LinearProbe Probe, and SteeringVector SSV; the dropout is in axbench/models/lora
 def test_methods_have_axbenchs_settings_by_default(name: str) -> None:
     config = {**METHODS, **EDITS}[name].Config()
     assert {setting: getattr(config, setting) for setting in AXBENCH[name]} == AXBENCH[name]
+
+
+def test_the_second_feature_of_sae_a_has_rank_1() -> None:
+    assert _settings("SAE-A", {"SAE-A": {"rank": 0}}).rank == 0
+    assert [_settings(f"SAE-A {n}", None).rank for n in (2, 3)] == [1, 2]
 
 
 def test_a_text_has_a_prefix_a_prompt_and_a_goal(tiny_subject: MakeSubject) -> None:
