@@ -105,7 +105,7 @@ FIGURES = {
     "paper/figure_10": "success_by_threshold",
     "demo": "input_output_by_layer",
     "filter": "success_by_criterion",
-    "gemma_2_2b": "output_score_by_layer",
+    "gemma_2_2b": "output_score_distribution",  # by layer, too, where it has several
     "controls": "controls",
     "one_release": "releases_by_layer",
     "compare_releases": "releases_by_layer",
