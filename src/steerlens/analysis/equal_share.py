@@ -75,12 +75,12 @@ def payoff_at_equal_share(
         if any(rows[name].notna().tolist())
     }
     counts_RN = counts_within(layers_N, resamples, np.random.default_rng(seed))
-    found: list[EqualShare] = []
+    rows_of_criteria: list[EqualShare] = []
     for kept, groups_N in ((POOLED, np.zeros_like(layers_N)), (WITHIN_LAYERS, layers_N)):
         for share in shares:
             weights = kept_by(scores, share, groups_N)
-            found += _at_share(kept, share, weights, success_N, groups_N, counts_RN)
-    return found
+            rows_of_criteria += _at_share(kept, share, weights, success_N, groups_N, counts_RN)
+    return rows_of_criteria
 
 
 def kept_by(

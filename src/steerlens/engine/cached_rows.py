@@ -82,8 +82,8 @@ def cached_groups(
         left = rows.assign(**{GROUP: number})
         if stored is not None:
             ids = stored.select(by).to_pandas()
-            finished = rows[by].merge(ids, on=by, how="left", indicator="kept")
-            left = left.loc[(finished["kept"] == "left_only").to_numpy()]
+            finished = rows[by].merge(ids, on=by, how="left", indicator="source")
+            left = left.loc[(finished["source"] == "left_only").to_numpy()]
         missing.append(left)
     n_missing = sum(map(len, missing))
     progress(sum(len(rows) for _, rows in groups) - n_missing)
@@ -100,14 +100,14 @@ def cached_groups(
     ]
 
 
-def _in_order(table: pa.Table, wanted: pd.DataFrame) -> pa.Table:
-    """Return the row of `table` that each row of `wanted` asks for, by all of its columns."""
+def _in_order(table: pa.Table, rows: pd.DataFrame) -> pa.Table:
+    """Return the row of `table` that each row of `rows` asks for, by all of its columns."""
     import pyarrow as pa
 
-    by = list(wanted)
+    by = list(rows)
     row_index = table.select(by).to_pandas()
     row_index = row_index.assign(index=range(len(row_index))).drop_duplicates(by)
-    return table.take(pa.array(wanted.merge(row_index, on=by, how="left")["index"]))
+    return table.take(pa.array(rows.merge(row_index, on=by, how="left")["index"]))
 
 
 def cached_json(

@@ -384,7 +384,7 @@ def repeated(
     overrides = [*words, "steer=grid", *(_word(*item) for item in of_request.items())]
     is_said = len(writing.features) == 1 and bool(writing.factors)
     command = shlex.join(["steerlens", *overrides]) if is_said else None
-    others = {
+    chosen = {
         "operator": writing.operator,
         "positions": writing.positions,
         **{name: getattr(steer, name) for name in ("unit", "keep_error")},
@@ -396,7 +396,7 @@ def repeated(
     usual = {"top_k": None, "top_p": None, "default_max_activation": None}
     keywords = {
         **({"weights": list(writing.weights)} if len(writing.features) > 1 else {}),
-        **{name: value for name, value in others.items() if usual.get(name, ...) != value},
+        **{name: value for name, value in chosen.items() if usual.get(name, ...) != value},
     }
     arguments = [repr(list(writing.features)), repr(list(writing.factors)), repr([writing.prompt])]
     arguments += [f"{name}={value!r}" for name, value in keywords.items()]

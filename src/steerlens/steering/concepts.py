@@ -196,7 +196,7 @@ def texts_of_arms(
     settings: SteeringSettings,
     ctx: RunContext,
     evaluator: LoadedModel | None,
-    asked: Sequence[ArmFactors],
+    arm_factors: Sequence[ArmFactors],
 ) -> list[pd.DataFrame]:
     """Make the texts of each arm toward the concepts at its factors, and measure them, together as
     many as memory has room for.
@@ -207,13 +207,13 @@ def texts_of_arms(
         settings: the edit, and how texts go on.
         ctx: memory, seed, progress, and where finished texts are kept.
         evaluator: the model whose perplexity is measured; None = the subject's own.
-        asked: arms, and which texts of them.
+        arm_factors: arms, and which texts of them.
     """
-    rows = [_rows(of_arm, concepts, settings.generation.samples) for of_arm in asked]
+    rows = [_rows(of_arm, concepts, settings.generation.samples) for of_arm in arm_factors]
     at_once = texts_at_once(subject, settings.generation, ctx.memory_budget)
     parts: list[list[ArmFactors]] = []
     n_texts = at_once
-    for of_arm, of_rows in zip(asked, rows, strict=True):
+    for of_arm, of_rows in zip(arm_factors, rows, strict=True):
         if n_texts + len(of_rows) > at_once:
             parts.append([])
             n_texts = 0
@@ -232,26 +232,26 @@ def _texts_together(
     settings: SteeringSettings,
     ctx: RunContext,
     evaluator: LoadedModel | None,
-    asked: Sequence[ArmFactors],
+    arm_factors: Sequence[ArmFactors],
 ) -> list[pd.DataFrame]:
     steer, generation = settings.steer, settings.generation
     ids = [concept.id for concept in concepts.concepts]
-    steerings = [of_arm.arm.steering(subject, ids) for of_arm in asked]
-    rows = [_rows(of_arm, concepts, generation.samples) for of_arm in asked]
-    wanted = [
+    steerings = [of_arm.arm.steering(subject, ids) for of_arm in arm_factors]
+    rows = [_rows(of_arm, concepts, generation.samples) for of_arm in arm_factors]
+    text_rows = [
         _with_words(of_arm.arm, of_rows, concepts).drop(columns="split")
-        for of_arm, of_rows in zip(asked, rows, strict=True)
+        for of_arm, of_rows in zip(arm_factors, rows, strict=True)
     ]
     # A prompted text goes on from another prompt than it is measured by, and nothing is edited.
     vectors = [
         None
         if of_arm.arm.method == PROMPT
         else SteeredVectors(subject, steer, generation, ctx, steering)
-        for of_arm, steering in zip(asked, steerings, strict=True)
+        for of_arm, steering in zip(arm_factors, steerings, strict=True)
     ]
     texts = generate_groups(
         subject,
-        [*zip(wanted, steerings, strict=True)],
+        [*zip(text_rows, steerings, strict=True)],
         steer,
         generation,
         ctx,
@@ -274,18 +274,18 @@ def _texts_together(
     )
     return [
         of_measured.assign(method=of_arm.arm.method, rank=of_arm.arm.rank, split=of_rows["split"])
-        for of_measured, of_arm, of_rows in zip(measured, asked, rows, strict=True)
+        for of_measured, of_arm, of_rows in zip(measured, arm_factors, rows, strict=True)
     ]
 
 
-def _rows(asked: ArmFactors, concepts: ConceptSet, samples: int) -> pd.DataFrame:
+def _rows(of_arm: ArmFactors, concepts: ConceptSet, samples: int) -> pd.DataFrame:
     """Return what identifies each text of an arm, and the split of its prompt."""
     return pd.DataFrame(
         [
             (concept.id, factor, prompt, sample, split)
             for concept in concepts.concepts
-            for split in asked.splits
-            for factor in asked.factors.get(concept.id, ())
+            for split in of_arm.splits
+            for factor in of_arm.factors.get(concept.id, ())
             for prompt in dict.fromkeys(getattr(concept, split))
             for sample in range(samples)
         ],

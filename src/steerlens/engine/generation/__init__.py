@@ -162,7 +162,7 @@ def generate_groups(
         for number, row, text in zip(
             batch[GROUP].to_numpy(dtype=int).tolist(), keys, texts, strict=True
         ):
-            if (vectors_of_group := wanted[number]) is not None:
+            if (vectors_of_group := vectors_of[number]) is not None:
                 parts = (text.vectors, text.entering)
                 vectors_of_group[row] = TextVectors(
                     *(torch.stack(part) if part else None for part in parts)
@@ -179,17 +179,23 @@ def generate_groups(
             for rows, edits_of in _sharing_batches(subject, seeded, steerings, steer, ctx):
                 for table in _batches(
                     subject, rows, prompts, steer, settings, ctx, edits_of, advance, watch,
-                    note if any(each is not None for each in wanted) else None,
+                    note if any(by_row is not None for by_row in vectors_of) else None,
                 ):  # fmt: skip
                     yield pa.Table.from_pandas(table, preserve_index=False)
 
-    asked = [(rows, steering) for rows, steering in groups if len(rows)]
-    every = vectors or [None] * len(groups)
-    wanted = [each for each, (rows, _) in zip(every, groups, strict=True) if len(rows)]
-    if not asked:
+    vectors = vectors or [None] * len(groups)
+    filled = [
+        (rows, steering, by_row)
+        for (rows, steering), by_row in zip(groups, vectors, strict=True)
+        if len(rows)
+    ]
+    if not filled:
         return [rows for rows, _ in groups]
-    steerings = [steering for _, steering in asked]
-    keyed = [(text_key(subject, steer, settings, ctx, steering), rows) for rows, steering in asked]
+    steerings = [steering for _, steering, _ in filled]
+    vectors_of = [by_row for _, _, by_row in filled]
+    keyed = [
+        (text_key(subject, steer, settings, ctx, steering), rows) for rows, steering, _ in filled
+    ]
     by = list(steerings[0].row if steerings[0] else ROW)
     tables = iter(cached_groups(ctx.store, keyed, by, texts_of))
     return [

@@ -57,44 +57,44 @@ def parse_body(body: bytes) -> dict[str, Any]:
         raise ValueError(constant)
 
     try:
-        asked = json.loads(body.decode("utf-8"), parse_constant=refuse)
+        fields = json.loads(body.decode("utf-8"), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise SteerlensError("the request is no JSON.") from error
-    if not isinstance(asked, dict):
+    if not isinstance(fields, dict):
         raise SteerlensError("the request is no JSON object.")
-    return asked
+    return fields
 
 
-def parse_writing(asked: dict[str, Any]) -> Writing:
+def parse_writing(fields: dict[str, Any]) -> Writing:
     """Return what is to be written.
 
     Raises:
         SteerlensError: a key is missing, unknown or of another type, or asks for too much.
     """
     names = list(Writing.__dataclass_fields__)
-    for key in asked.keys() - set(names):
+    for key in fields.keys() - set(names):
         raise unknown("key of a request", str(key)[:40], names)
-    if absent := [name for name in names if name not in asked]:
+    if absent := [name for name in names if name not in fields]:
         raise SteerlensError(f"the request has no {absent[0]}.")
-    features = _list("features", asked["features"], 1, FEATURES, _integer(0, 2**31))
-    weights = _list("weights", asked["weights"], 1, FEATURES, _number(-STRONGEST, STRONGEST))
+    features = _list("features", fields["features"], 1, FEATURES, _integer(0, 2**31))
+    weights = _list("weights", fields["weights"], 1, FEATURES, _number(-STRONGEST, STRONGEST))
     if len(set(features)) < len(features):
         raise SteerlensError("features names one twice.")
     if len(weights) != len(features):
         raise SteerlensError(f"weights has {len(weights)} numbers for {len(features)} features.")
-    factors = _list("factors", asked["factors"], 0, FACTORS, _number(-STRONGEST, STRONGEST))
+    factors = _list("factors", fields["factors"], 0, FACTORS, _number(-STRONGEST, STRONGEST))
     return Writing(
-        layer=_integer(0, 2**31)("layer", asked["layer"]),
+        layer=_integer(0, 2**31)("layer", fields["layer"]),
         features=features,
         weights=weights,
         factors=tuple(sorted({float(factor) for factor in factors} - {0.0})),
-        prompt=parse_text("prompt", asked["prompt"], PROMPT_CHARS),
-        chat_template=_boolean("chat_template", asked["chat_template"]),
-        operator=parse_text("operator", asked["operator"], 40),
-        positions=parse_text("positions", asked["positions"], 40),
-        max_new_tokens=_integer(1, NEW_TOKENS)("max_new_tokens", asked["max_new_tokens"]),
-        temperature=_number(0.0, HOTTEST)("temperature", asked["temperature"]),
-        seed=_integer(0, 2**31)("seed", asked["seed"]),
+        prompt=parse_text("prompt", fields["prompt"], PROMPT_CHARS),
+        chat_template=_boolean("chat_template", fields["chat_template"]),
+        operator=parse_text("operator", fields["operator"], 40),
+        positions=parse_text("positions", fields["positions"], 40),
+        max_new_tokens=_integer(1, NEW_TOKENS)("max_new_tokens", fields["max_new_tokens"]),
+        temperature=_number(0.0, HOTTEST)("temperature", fields["temperature"]),
+        seed=_integer(0, 2**31)("seed", fields["seed"]),
     )
 
 

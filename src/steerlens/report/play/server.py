@@ -191,7 +191,7 @@ def _routes(bench: Bench, folder: Path, token: str) -> Starlette:
 
     queue = ModelQueue()
 
-    async def asked(request: Request) -> dict[str, Any]:
+    async def fields_of(request: Request) -> dict[str, Any]:
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
             raise HTTPException(415, "the request is no JSON.")
         body = bytearray()
@@ -216,7 +216,7 @@ def _routes(bench: Bench, folder: Path, token: str) -> Starlette:
         return FileResponse(path, headers=HEADERS, media_type="text/javascript")
 
     async def write(request: Request) -> Response:
-        writing = parse_writing(await asked(request))
+        writing = parse_writing(await fields_of(request))
         events = queue.events(lambda tell: bench.write(writing, tell))
         first = await anext(events, None)  # so that a full queue has its own status
 
@@ -232,12 +232,12 @@ def _routes(bench: Bench, folder: Path, token: str) -> Starlette:
         return StreamingResponse(lines(), headers=HEADERS, media_type="application/x-ndjson")
 
     async def find(request: Request) -> Response:
-        concept = parse_text("concept", (await asked(request)).get("concept"), CONCEPT_CHARS)
+        concept = parse_text("concept", (await fields_of(request)).get("concept"), CONCEPT_CHARS)
         matches = await asyncio.to_thread(bench.find, concept)
         return Response(to_json(matches), headers=HEADERS, media_type="application/json")
 
     async def vector(request: Request) -> Response:
-        writing = parse_writing(await asked(request))
+        writing = parse_writing(await fields_of(request))
         files: list[tuple[str, bytes]] = []
         async for event in queue.events(lambda _: files.append(bench.vector(writing))):
             if "error" in event:

@@ -114,22 +114,22 @@ def measure(
     for index, mean in zip(fit, divergences, strict=True):
         kl[index] = kl[index] if mean is None else mean
     compared = {index for index in fit if index in same}
-    others = [
+    retokenised = [
         index
         for index, text in generated.items()
         if text.vectors.drawn_TD is not None and index not in compared
     ]
     _, divergences = likelihood_and_divergence(
         subject.lm,
-        [generated[index].ids for index in others],
-        [generated[index].prompt_ids for index in others],
+        [generated[index].ids for index in retokenised],
+        [generated[index].prompt_ids for index in retokenised],
         run.memory_budget,
         lambda done: None,
         True,
-        [generated[index].vectors for index in others],
+        [generated[index].vectors for index in retokenised],
         subject.layer,
     )
-    for index, mean in zip(others, divergences, strict=True):
+    for index, mean in zip(retokenised, divergences, strict=True):
         kl[index] = mean
     return {"perplexity": column, "kl": kl}
 
