@@ -209,16 +209,16 @@ def texts_of_arms(
         evaluator: the model whose perplexity is measured; None = the subject's own.
         arm_factors: arms, and which texts of them.
     """
-    rows = [_rows(of_arm, concepts, settings.generation.samples) for of_arm in arm_factors]
     at_once = texts_at_once(subject, settings.generation, ctx.memory_budget)
-    parts: list[list[ArmFactors]] = []
+    parts: list[list[tuple[ArmFactors, pd.DataFrame]]] = []
     n_texts = at_once
-    for of_arm, of_rows in zip(arm_factors, rows, strict=True):
-        if n_texts + len(of_rows) > at_once:
+    for of_arm in arm_factors:
+        rows = _rows(of_arm, concepts, settings.generation.samples)
+        if n_texts + len(rows) > at_once:
             parts.append([])
             n_texts = 0
-        parts[-1].append(of_arm)
-        n_texts += len(of_rows)
+        parts[-1].append((of_arm, rows))
+        n_texts += len(rows)
     return [
         texts
         for part in parts
@@ -232,22 +232,21 @@ def _texts_together(
     settings: SteeringSettings,
     ctx: RunContext,
     evaluator: LoadedModel | None,
-    arm_factors: Sequence[ArmFactors],
+    arms_and_rows: Sequence[tuple[ArmFactors, pd.DataFrame]],
 ) -> list[pd.DataFrame]:
+    arms = [of_arm.arm for of_arm, _ in arms_and_rows]
+    rows = [of_rows for _, of_rows in arms_and_rows]
     steer, generation = settings.steer, settings.generation
     ids = [concept.id for concept in concepts.concepts]
-    steerings = [of_arm.arm.steering(subject, ids) for of_arm in arm_factors]
-    rows = [_rows(of_arm, concepts, generation.samples) for of_arm in arm_factors]
+    steerings = [arm.steering(subject, ids) for arm in arms]
     text_rows = [
-        _with_words(of_arm.arm, of_rows, concepts).drop(columns="split")
-        for of_arm, of_rows in zip(arm_factors, rows, strict=True)
+        _with_words(arm, of_rows, concepts).drop(columns="split")
+        for arm, of_rows in zip(arms, rows, strict=True)
     ]
     # A prompted text goes on from another prompt than it is measured by, and nothing is edited.
     vectors = [
-        None
-        if of_arm.arm.method == PROMPT
-        else SteeredVectors(subject, steer, generation, ctx, steering)
-        for of_arm, steering in zip(arm_factors, steerings, strict=True)
+        None if arm.method == PROMPT else SteeredVectors(subject, steer, generation, ctx, steering)
+        for arm, steering in zip(arms, steerings, strict=True)
     ]
     texts = generate_groups(
         subject,
@@ -273,8 +272,8 @@ def _texts_together(
         vectors=vectors,
     )
     return [
-        of_measured.assign(method=of_arm.arm.method, rank=of_arm.arm.rank, split=of_rows["split"])
-        for of_measured, of_arm, of_rows in zip(measured, arm_factors, rows, strict=True)
+        of_measured.assign(method=arm.method, rank=arm.rank, split=of_rows["split"])
+        for of_measured, arm, of_rows in zip(measured, arms, rows, strict=True)
     ]
 
 
