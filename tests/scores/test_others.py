@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from steerlens import SteerlensError, score_features
+from steerlens.config.registry import load_part
 from steerlens.engine.subject import Subject
 from steerlens.scores import prompt_robustness
 from tests.support.naive import naive_output_score, naive_steered_logits, unsteered
@@ -98,3 +100,19 @@ def test_random_scores_depend_on_seed_layer_and_feature_alone(tiny_subject: Make
     other = score_features(subject, "random", seed=2)["random_score"].to_numpy(float)
     assert not np.intersect1d(every, other).size
     assert 0 <= every.min() <= every.max() < 1
+
+
+def test_methods_are_given_ids_that_torch_takes_without_a_warning(
+    tiny_subject: MakeSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = load_part("scores", "random")
+    real, given = method.score, []
+
+    def noted(subject: Subject, features: np.ndarray, *rest: Any) -> Any:
+        given.append(features)
+        return real(subject, features, *rest)
+
+    monkeypatch.setattr(method, "score", noted)
+    score_features(tiny_subject(), "random", range(4))
+    assert given
+    assert all(features.flags.writeable for features in given)

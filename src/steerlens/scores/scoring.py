@@ -99,7 +99,8 @@ def _score(subject: Subject, ids: np.ndarray, config: ScoreConfig, ctx: RunConte
     def scores_of(missing: pd.DataFrame) -> Iterator[pa.Table]:
         at_once = min(BLOCK, config.AT_ONCE or BLOCK)
         for start in range(0, len(missing), at_once):
-            block = missing["feature"].to_numpy()[start : start + at_once]
+            # A copy, as pandas gives read-only arrays, which torch warns of.
+            block = missing["feature"].to_numpy(copy=True)[start : start + at_once]
             yield _score_block(subject, block, config, ctx)
 
     rows = pd.DataFrame({"feature": ids})
