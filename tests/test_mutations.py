@@ -30,7 +30,7 @@ def share(counts: list[int], é: float = 0.5, *, most: "int" = 2) -> dict[str, 4
             continue
         total += count
         print(f"{total + 1}")
-    counts[0] = total
+    counts[0] = -(-total // limit)
     name = total
     if total == 0:
         raise ValueError("none")
@@ -49,8 +49,11 @@ CHANGES = [
     ("dropped line", "continue", "pass"),
     ("dropped line", "total += count", "pass"),
     ("dropped line", 'print(f"{total + 1}")', "pass"),
-    ("dropped line", "counts[0] = total", "pass"),
+    ("dropped line", "counts[0] = -(-total // limit)", "pass"),
     ("constant", "0", "1"),
+    ("operator", "-", ""),
+    ("operator", "-", ""),
+    ("operator", "//", "*"),
     ("comparison", "==", "!="),
     ("constant", "0", "1"),
     ("dropped line", 'raise ValueError("none")', "pass"),

@@ -93,8 +93,9 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
-        if isinstance(node.op, (ast.Not, ast.USub)):
-            self._add("operator", self._start(node), self._start(node.operand), "")
+        word = {ast.Not: "not ", ast.USub: "-"}.get(type(node.op))
+        if word is not None:  # a bracket may follow, which isn't the operand's
+            self._add("operator", self._start(node), self._start(node) + len(word), "")
         self.generic_visit(node)
 
     def visit_Compare(self, node: ast.Compare) -> None:
