@@ -317,7 +317,7 @@ def control_arm(
     values_CN = np.stack([own_N, control_N, own_N - control_N])
     n = len(pairs)
     counts = counts_of_resamples(n, resamples, np.random.default_rng(seed))
-    resampled_CR = np.reshape([values_CN @ counts_N / n for counts_N in counts], (-1, 3)).T
+    resampled_CR = np.concatenate([values_CN @ counts_RN.T / n for counts_RN in counts], axis=1)
     estimates = [
         estimate(values_N.mean(), resampled_R, n)
         for values_N, resampled_R in zip(values_CN, resampled_CR, strict=True)
