@@ -72,7 +72,11 @@ def _toward(row: Mapping[str, Any], generations: pd.DataFrame, tokens: Mapping[i
     n_texts = [int((side["concept_success"] > 0).sum()) for side in sides]
     continuations = [
         {
-            text["prompt"]: Continuation(text["factor"], text["text"], _spans(text, tokens))
+            text["prompt"]: Continuation(
+                text["factor"],
+                text["text"],
+                success_spans(text["text"], [tokens[i] for i in text["token_ids"] if i in tokens]),
+            )
             for text in side.drop_duplicates("prompt").to_dict("records")
         }
         for side in sides
@@ -83,10 +87,6 @@ def _toward(row: Mapping[str, Any], generations: pd.DataFrame, tokens: Mapping[i
         if prompt in continuations[1]
     ]
     return Toward(row, _writes(row), len(sides[1]), n_texts[1], n_texts[0], pairs)
-
-
-def _spans(text: Mapping[str, Any], tokens: Mapping[int, str]) -> tuple[tuple[int, int], ...]:
-    return success_spans(text["text"], [tokens[id_] for id_ in text["token_ids"] if id_ in tokens])
 
 
 def _writes(row: Mapping[str, Any]) -> list[str]:

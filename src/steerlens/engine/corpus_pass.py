@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from steerlens.config.registry import ScoreConfig
 from steerlens.data.corpus import texts
@@ -146,9 +146,10 @@ def _read(
     from steerlens.engine.activations.stream import activations
 
     assert ctx.corpus is not None
-    keys = {
-        subject.hook_name: _key(subject, length, n_examples, ctx, details) for subject in subjects
-    }
+    of_pass = {"corpus": ctx.corpus_key(), "context_length": length, "n_examples": n_examples}
+    if details:
+        of_pass["details"] = True
+    keys = {subject.hook_name: {**subject.key, **of_pass} for subject in subjects}
 
     def kept(subject: Subject, name: str) -> Activations | None:
         store, key = ctx.store, keys[subject.hook_name]
@@ -195,15 +196,6 @@ def _read(
 
 
 FINISHED, BEGUN = "activations.safetensors", "begun.safetensors"
-
-
-def _key(
-    subject: Subject, length: int, n_examples: int, ctx: RunContext, details: bool
-) -> dict[str, Any]:
-    facts = {"corpus": ctx.corpus_key(), "context_length": length, "n_examples": n_examples}
-    if details:
-        facts["details"] = True
-    return {**subject.key, **facts}
 
 
 def _tell_if_short(ctx: RunContext, n_tokens: int) -> None:

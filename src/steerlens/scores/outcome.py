@@ -206,12 +206,6 @@ def _numbers(texts: pd.DataFrame) -> list[str]:
     return [name for name in numbers if name not in ids and any(texts[name].notna().tolist())]
 
 
-def _concept_ids(subject: Subject, config: OutcomeConfig) -> np.ndarray:
-    from steerlens.scores.concepts import concept_tokens
-
-    return np.array(list(concept_tokens(subject.lm.tokenizer, parse_concept(config.concept)).texts))
-
-
 def _outcome(
     subject: Subject, config: OutcomeConfig, new: Sequence[np.ndarray], column: np.ndarray
 ) -> np.ndarray | None:
@@ -219,7 +213,10 @@ def _outcome(
     if config.outcome == SUCCESS:
         return None
     if config.outcome == CONCEPT_SUCCESS:
-        return counts_of_tokens(new, _concept_ids(subject, config))
+        from steerlens.scores.concepts import concept_tokens
+
+        tokens = concept_tokens(subject.lm.tokenizer, parse_concept(config.concept))
+        return counts_of_tokens(new, np.array(list(tokens.texts)))
     return column
 
 
