@@ -172,8 +172,13 @@ def test_ids_and_layer_choose_rows(steerlens: Run, folders: dict[str, Path]) -> 
     assert frame["feature"].tolist() == [7, 2]
 
 
-def test_several_scores_are_nested(steerlens: Run, folders: dict[str, Path]) -> None:
-    done = steerlens("score=all", "score.output.factor=0", "layer=1")
+def test_several_scores_are_nested(
+    steerlens: Run, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the my Note that\n" * 30)
+    corpus = ("corpus=text", f"corpus.path={text}")
+    done = steerlens("score=all", "score.output.factor=0", "layer=1", *corpus)
     assert done.returncode == 0, done.stderr
     delta = FEATURES.read(folders["out"])["output_score_delta"].to_numpy(float)
     assert abs(delta).max() < 1e-7
