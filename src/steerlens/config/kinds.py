@@ -45,12 +45,12 @@ SCORES = Kind(
 FEATURES = Kind(
     "features",
     "steers with features, and toward no word",
-    SCORES.reads | STEERING | {"selection", "choice", "pmi", "coverage", "concept"},
+    SCORES.reads | STEERING | {"selection", "choice", "pmi", "coverage", "concept", "evaluate"},
 )
 CONCEPT = Kind(
     "concept",
     "steers with the features that may stand for a word (features.concept)",
-    SCORES.reads | STEERING | {"selection", "choice", "coverage", "concept"},
+    SCORES.reads | STEERING | {"selection", "choice", "coverage", "concept", "evaluate"},
 )
 WORDS = Kind(
     "words",
@@ -114,6 +114,10 @@ CONDITIONS: Mapping[str, tuple[Callable[[RunConfig], bool], str]] = {
     ),
     "choice.kl_budget": (lambda config: config.choice.rule == "kl", "choice.rule=kl"),
     "choice.dose_budget": (lambda config: config.choice.rule == "dose", "choice.rule=dose"),
+    **{
+        f"evaluate.{key}": (lambda config: bool(config.evaluate.tasks), "evaluate.tasks")
+        for key in ("folder", "n_items", "num_fewshot")
+    },
     "coverage.top_k": (lambda config: config.coverage.words is not None, "coverage.words"),
     "coverage.threshold": (lambda config: config.coverage.words is not None, "coverage.words"),
 }

@@ -25,6 +25,7 @@ from steerlens.config.schema import (
     ConceptsConfig,
     CorpusConfig,
     CoverageConfig,
+    EvaluateConfig,
     FeaturesConfig,
     GenerationConfig,
     JudgeConfig,
@@ -145,6 +146,7 @@ class Settings:
     coverage_words: tuple[str, ...]
     toward: TowardConfig
     toward_words: tuple[str, ...]
+    evaluate: EvaluateConfig
     pmi: PmiConfig
     concepts: ConceptsConfig | None
     judge: JudgeConfig | None
@@ -235,6 +237,7 @@ def parse_settings(config: RunConfig) -> Settings:
         coverage_words=tuple(parse_words(config.coverage.words)),
         toward=config.toward,
         toward_words=tuple(parse_words(config.toward.words, "toward.words")),
+        evaluate=config.evaluate,
         pmi=config.pmi,
         concepts=config.concepts,
         judge=config.judge,

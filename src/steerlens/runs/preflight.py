@@ -21,6 +21,7 @@ from steerlens.config.settings import Settings, parse_settings
 from steerlens.config.steering import (
     check_choice,
     check_coverage,
+    check_evaluate,
     check_generation,
     check_lens,
     check_objective,
@@ -31,6 +32,7 @@ from steerlens.config.steering import (
     check_toward,
 )
 from steerlens.data.neuronpedia import explanation_files
+from steerlens.data.tasks import check_tasks
 from steerlens.engine.examples import read_metadata, refuse_missing_layers
 from steerlens.errors import SteerlensError, unknown
 from steerlens.results.text import visible
@@ -65,6 +67,7 @@ def check(config: RunConfig) -> None:
     check_selection(config.selection)
     check_choice(config.choice)
     check_lens(config.lens, settings.scores)
+    check_evaluate(config.evaluate)
     if config.choice.success == "concept_success" and config.concept is None and not toward:
         raise SteerlensError("choice.success=concept_success needs concept=WORD.")
     check_toward(config.toward, steers)
@@ -93,6 +96,7 @@ def check(config: RunConfig) -> None:
                 check_local_model(model, f"{name}.path", Path(config.paths.cache_dir))
     if config.chosen.refusal and config.chosen.kind == settings.kind.name:
         raise SteerlensError(config.chosen.refusal)
+    check_tasks(config.evaluate)
     if config.labels:
         explanation_files(Path(config.labels))
     if not settings.loads_subject:
