@@ -266,9 +266,7 @@ def first_steps(config: RunConfig, model: Path, saes: Path, text: Path) -> RunCo
             config.toward, words=config.toward.words and ["w60", "w61", "music"]
         ),
         corpus=CorpusConfig(name="text", source="text", path=str(text), context_length=16),
-        evaluate=dataclasses.replace(
-            config.evaluate, n_items=8 if config.evaluate.tasks else None
-        ),
+        evaluate=dataclasses.replace(config.evaluate, n_items=8 if config.evaluate.tasks else None),
         concepts=config.concepts and _tiny_concepts(config.concepts, text.parent),
         judge=config.judge and JudgeConfig("lexical"),
         pmi=PmiConfig(min_count=1, min_together=1),

@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "surprise",
         output_type="loglikelihood",
         doc_to_choice=None,
-        doc_to_target="{{choices[0]}}",
+        doc_to_target=" {{choices[0]}}",
         metric_list=[{"metric": "perplexity"}],
     )
     return save_task(folder, "nothing", items=ITEMS[:0])

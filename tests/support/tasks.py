@@ -11,7 +11,7 @@ WORDS = "w20 w21 w22 w23 w24 w25 w26 w27 w28 w29 w30 w31"
 ITEMS = [
     {
         "text": " ".join([*WORDS.split()[: 2 + i % 5], f"w{40 + i}"]),
-        "choices": [f"w{50 + i}", f"w{60 + i} w{61 + i}", "the experience"],
+        "choices": [f"w{50 + i} the", f"w{60 + i} w{61 + i}", f"the w{20 + i}"],
         "answer": i % 3,
     }
     for i in range(9)

@@ -77,6 +77,8 @@ def load_tasks(config: EvaluateConfig) -> list[Task]:
         try:
             with quiet():
                 tasks |= manager.load([name])["tasks"]
+        except IndexError as error:  # the harness looks at the first one
+            raise SteerlensError(f"evaluate.tasks=[{name}] has no items.") from error
         except Exception as error:
             # Whatever of the harness, of `datasets` or of the network it is.
             why = str(error).strip().split("\n")[0] or type(error).__name__
@@ -133,7 +135,7 @@ def _build_requests(name: str, task: Task, config: EvaluateConfig) -> None:
     elif task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=0)
-    if not any(True for _ in task.doc_iterator()):
+    if not len(task.eval_docs):
         raise SteerlensError(f"evaluate.tasks=[{name}] has no items.")
     with quiet():
         task.build_all_requests(limit=config.n_items)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steerlens.analysis.resampling import mean_estimate
+from steerlens.analysis.resampling import FEWEST, mean_estimate
 from steerlens.analysis.series import Series
 from steerlens.config.schema import ChoiceConfig, StudyConfig
 from steerlens.errors import SteerlensError
@@ -119,14 +119,21 @@ def _sentences(by_factor: pd.DataFrame, features: pd.DataFrame, success: str) ->
         first = rows.loc[rows["factor"] == 0].to_dict("records")
         told = [
             f"at factor {row['factor']:g} {_with_interval(row, 'accuracy', '.0%')}"
-            f" ({name} {row[success]:.2f})"
+            + ("" if pd.isna(row[success]) else f", {name} {row[success]:.2f}")
             for row in rows.loc[rows["factor"] != 0].to_dict("records")
         ]
-        before = f"{_with_interval(first[0], 'accuracy', '.0%')} unsteered, " if first else ""
+        before = f"{_with_interval(first[0], 'accuracy', '.0%')} unsteered; " if first else ""
         sentences.append(
             f"Accuracy on {task} ({rows['items'].iloc[0]} items, {rows['features'].iloc[0]} "
-            f"features): {before}{', '.join(told)}."
+            f"features): {before}{'; '.join(told)}."
         )
+    for what in ("items", "features"):
+        if (fewest := int(of_features[what].min())) < FEWEST:
+            measured = "accuracies" if what == "items" else "means of success"
+            sentences.append(
+                f"{fewest} {what if fewest > 1 else what[:-1]} can't tell {measured} apart; it "
+                f"takes at least {FEWEST}."
+            )
     lost = of_features.loc[of_features["change_high"] < 0]
     steered = of_features.loc[of_features["factor"] != 0]
     if len(steered):
@@ -142,8 +149,8 @@ def _sentences(by_factor: pd.DataFrame, features: pd.DataFrame, success: str) ->
     if len(best):
         n = len(best[["layer", "feature"]].drop_duplicates())
         sentences.append(
-            f"At its best factor, a feature changes the accuracy by "
-            f"{best['change'].mean():+.1%} (mean over {n} features and all tasks)."
+            f"At its best factor, a feature changes the accuracy by {best['change'].mean():+.1%} "
+            f"(mean over {n} feature{'s' * (n > 1)} and all tasks)."
         )
     for control, rows in by_factor.groupby("steered", sort=False):
         if control != FEATURE:
