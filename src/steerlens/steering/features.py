@@ -75,6 +75,10 @@ def steer_layer(
         measured = _search(steered, factors, settings.choice, texts_of)
     else:
         measured = texts_of(dict.fromkeys(steered, factors))
+    if settings.shares:
+        weighted, shares = zip(*settings.shares.items(), strict=True)
+        at_once = _together(subject, weighted, shares, settings, ctx, evaluator)
+        measured = pd.concat([measured, at_once], ignore_index=True)
     return _generations(subject, measured, settings)
 
 
@@ -101,6 +105,20 @@ def steer_together(
         evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
         watch: told the texts as they are written.
     """
+    measured = _together(subject, features, shares, settings, ctx, evaluator, watch)
+    return _generations(subject, measured, settings)
+
+
+def _together(
+    subject: Subject,
+    features: Sequence[int],
+    shares: Sequence[float],
+    settings: SteeringSettings,
+    ctx: RunContext,
+    evaluator: LoadedModel | None,
+    watch: Watch | None = None,
+) -> pd.DataFrame:
+    """Return measured texts of features at once."""
     first, *others = features
     steered = (first, "", "+".join(map(str, others)))
     rows = text_rows({steered: [0.0, *settings.factors]}, settings)
@@ -108,8 +126,7 @@ def steer_together(
     steering = (
         None if are_equal else steering_with_shares(subject, features, shares, settings.steer, ctx)
     )
-    measured = _measured(subject, rows, settings, ctx, evaluator, steering, watch)
-    return _generations(subject, measured, settings)
+    return _measured(subject, rows, settings, ctx, evaluator, steering, watch)
 
 
 def _measured(
@@ -154,8 +171,9 @@ def texts_at_once(subject: Subject, generation: GenerationConfig, memory_budget:
 class SteeredVectors:
     """What texts were made of.
 
-    It is at hand of texts that have just been generated. Of a steered one from the store, whose
-    numbers were lost or never measured, it is made again, with the text: its divergence needs it.
+    It is at hand of texts that have just been generated. Of those from the store, whose numbers
+    were lost or never measured, it is made again, with the text: divergences need it, and the
+    perplexity of a text has the same bits only if it is computed in the same way.
     """
 
     subject: Subject
@@ -171,10 +189,7 @@ class SteeredVectors:
         """
         by = list(self.steering.row if self.steering else ROW)
         keys = list(texts[by].itertuples(index=False, name=None))
-        steered = (texts["factor"] != 0).tolist()
-        missing = [
-            key not in self.by_row and changed for key, changed in zip(keys, steered, strict=True)
-        ]
+        missing = [key not in self.by_row for key in keys]
         if any(missing):
             silent = replace(self.ctx, store=None)
             rows = texts.loc[missing, by].reset_index(drop=True)
