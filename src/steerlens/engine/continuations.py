@@ -85,6 +85,7 @@ class Continuations:
         self._beginnings: dict[tuple[int, int, int], Any] = {}
         self._bytes_left = memory_budget // 2
 
+    @torch.no_grad()
     def score(
         self, edits_of: EditsOf, progress: Callable[[int], None] = lambda done: None
     ) -> list[Continued]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -27,6 +26,7 @@ from steerlens.engine.generation.targets import max_activations, row_targets
 from steerlens.engine.intervention import Operation, check_affine
 from steerlens.engine.intervention.hooks import Edits, NoEdits, SteeringHooks
 from steerlens.results import CAPABILITY
+from steerlens.storage.provenance import version_of
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -161,7 +161,7 @@ def _identity(task: Task, subject: Subject) -> dict[str, Any]:
     }
     return {
         "name": task.task_name,
-        "harness": version("lm_eval"),
+        "harness": version_of("lm_eval"),
         "asked": hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest(),
         "n_ctx": int(subject.lm.bridge.cfg.n_ctx),
         **settings,
