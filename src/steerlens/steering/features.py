@@ -156,8 +156,9 @@ def texts_at_once(subject: Subject, generation: GenerationConfig, memory_budget:
 class SteeredVectors:
     """What texts were made of.
 
-    It is at hand of texts that have just been generated. Of a steered one from the store, whose
-    numbers were lost or never measured, it is made again, with the text: its divergence needs it.
+    It is at hand of texts that have just been generated. Of those from the store, whose numbers
+    were lost or never measured, it is made again, with the text: divergences need it, and the
+    perplexity of a text has the same bits only if it is computed in the same way.
     """
 
     subject: Subject
@@ -173,10 +174,7 @@ class SteeredVectors:
         """
         by = list(self.steering.row if self.steering else ROW)
         keys = list(texts[by].itertuples(index=False, name=None))
-        steered = (texts["factor"] != 0).tolist()
-        missing = [
-            key not in self.by_row and changed for key, changed in zip(keys, steered, strict=True)
-        ]
+        missing = [key not in self.by_row for key in keys]
         if any(missing):
             silent = replace(self.ctx, store=None)
             rows = texts.loc[missing, by].reset_index(drop=True)
