@@ -27,15 +27,8 @@ IGNORED = {
     "concept": {"toward", "pmi"},
     "words": {"selection", "pmi", "concept", "evaluate"},
     "concepts": {
-        *(
-            *OF_FEATURES,
-            "toward",
-            "concept",
-            "evaluate",
-            "steer.search",
-            "steer.controls",
-            "steer.together",
-        ),
+        *(*OF_FEATURES, "toward", "concept", "evaluate", "steer.search", "steer.controls"),
+        *("steer.together", "steer.weights"),
         *("steer.default_max_activation", "generation.prompts", "generation.n_prompts"),
     },
     "published": {
