@@ -169,23 +169,30 @@ class Continuations:
         context_of = [row for row, ids in enumerate(contexts) for _ in self._pairs_of[ids]]
         indices = [index for ids in contexts for index in self._pairs_of[ids]]
         continuations = [self.pairs[index].continuation for index in indices]
-        n_tokens = max(map(len, continuations))
-        row_N = torch.tensor(context_of, device=h_BD.device)
-        h_NTD = h_BD[row_N, None]
-        if n_tokens > 1:
-            row_N = row_N.to(device)
+        # What the context itself says of the first token, then the rest of the longer ones.
+        vectors = [h_BD[row, None] for row in context_of]
+        longer = [row for row, ids in enumerate(continuations) if len(ids) > 1]
+        if longer:
+            row_N = torch.tensor([context_of[row] for row in longer], device=device)
             cache.reorder_cache(row_N)
             edits.select(row_N)
             edits.is_prompt = False
-            padded = [[*ids[:-1], *[0] * (n_tokens - len(ids))] for ids in continuations]
-            inputs = left_padded(n_padding_B[row_N], length, n_tokens - 1)
+            n_tokens = max(len(continuations[row]) for row in longer) - 1
+            padded = [
+                [*ids[:-1], *[0] * (n_tokens - len(ids) + 1)]
+                for ids in (continuations[row] for row in longer)
+            ]
+            inputs = left_padded(n_padding_B[row_N], length, n_tokens)
             rest_NTD = final_vectors(
                 bridge, torch.tensor(padded, device=device), edits.hooks(), cache, **inputs
             )
-            h_NTD = torch.cat([h_NTD, rest_NTD], dim=1)
-        targets = [torch.tensor(ids, device=h_NTD.device) for ids in continuations]
-        h_MD = torch.cat([h_TD[: len(ids)] for h_TD, ids in zip(h_NTD, continuations, strict=True)])
-        log_probability_M, greedy_M = log_probability_and_greedy(lm.head, h_MD, torch.cat(targets))
+            for row, rest_TD in zip(longer, rest_NTD, strict=True):
+                n_rest = len(continuations[row]) - 1
+                vectors[row] = torch.cat([vectors[row], rest_TD[:n_rest]])
+        targets = [torch.tensor(ids, device=h_BD.device) for ids in continuations]
+        log_probability_M, greedy_M = log_probability_and_greedy(
+            lm.head, torch.cat(vectors), torch.cat(targets)
+        )
         lengths = [len(ids) for ids in continuations]
         parts = zip(log_probability_M.double().split(lengths), greedy_M.split(lengths), strict=True)
         return {
