@@ -99,14 +99,18 @@ def fit(task: Task, config: SaeTsConfig, seed: int) -> Directions:
 
 def _features(task: Task, seed: int) -> torch.Tensor:
     """Return, as (C,), the feature of each concept."""
+    subject = task.subject
     if all(concept.feature is not None for concept in task.concepts):
-        for concept in task.concepts:
-            concept.check_feature(task.subject.layer, task.subject.d_sae, task.subject.name)
-        named = [concept.feature.feature for concept in task.concepts if concept.feature]
-        return torch.tensor(named)
-    found = sae_a.fit(task, sae_a.Config(), seed)
-    assert found.features_C is not None
-    return found.features_C
+        best_C = torch.zeros(len(task), dtype=torch.int64)
+    else:
+        found = sae_a.fit(task, sae_a.Config(), seed)
+        assert found.features_C is not None
+        best_C = found.features_C
+    for index, concept in enumerate(task.concepts):
+        if concept.feature is not None:
+            concept.check_feature(subject.layer, subject.d_sae, subject.name)
+            best_C[index] = concept.feature.feature
+    return best_C
 
 
 def effects(task: Task, features: Sequence[int], config: SaeTsConfig, seed: int) -> torch.Tensor:
