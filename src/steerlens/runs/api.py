@@ -5,10 +5,9 @@ What is wrong is told as in the command, in one sentence.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
-from numbers import Integral, Real
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from steerlens.errors import SteerlensError, unknown
@@ -194,6 +193,7 @@ def generate(
         SteerlensError: for what doesn't exist or has no meaning, in one sentence.
     """
     from steerlens.config.parse import parse_ids
+    from steerlens.config.steering import shares_of
     from steerlens.runs.models import steering_of
     from steerlens.steering.features import steer_layer, steer_together
 
@@ -203,28 +203,8 @@ def generate(
     ctx = _context(memory_budget, seed, _corpus("embedded"), subject.examples)
     if weights is None:
         return steer_layer(subject, ids, steering, ctx)
-    return steer_together(subject, ids, shares_of(weights, len(ids)), steering, ctx)
-
-
-def shares_of(weights: Sequence[float], n_features: int) -> tuple[float, ...]:
-    """Return each feature's share of the factor, from weights of any sum.
-
-    Raises:
-        SteerlensError: as many weights as features aren't given, or they give no share.
-    """
-    numbers = _listed("weights", weights)
-    for number in numbers:
-        is_number = isinstance(number, Real) and not isinstance(number, bool)
-        if not is_number or not math.isfinite(number):
-            raise SteerlensError(f"weights: {number!r} is not a number.")
-    if len(numbers) != n_features:
-        raise SteerlensError(f"weights has {len(numbers)} numbers for {n_features} features.")
-    total = sum(map(abs, numbers))
-    if not total:
-        raise SteerlensError("weights are all 0; give a feature another one.")
-    if len(set(numbers)) == 1 and numbers[0] > 0:
-        return (1 / n_features,) * n_features  # as `steer.together` has it, to the last bit
-    return tuple(number / total for number in numbers)
+    shares = shares_of(_listed("weights", weights), len(ids))
+    return steer_together(subject, ids, shares, steering, ctx)
 
 
 def _steering(
@@ -242,7 +222,7 @@ def _steering(
     )
 
     of_steer, of_generation = (
-        {field.name for field in fields(kind)} - {"factors", "prompts"}
+        {field.name for field in fields(kind)} - {"factors", "weights", "prompts"}
         for kind in (SteerConfig, GenerationConfig)
     )
     for key in settings.keys() - of_steer - of_generation:

@@ -74,6 +74,10 @@ def steer_layer(
         measured = _search(steered, factors, settings.choice, texts_of)
     else:
         measured = texts_of(dict.fromkeys(steered, factors))
+    if settings.shares:
+        weighted, shares = zip(*settings.shares.items(), strict=True)
+        at_once = _together(subject, weighted, shares, settings, ctx, evaluator)
+        measured = pd.concat([measured, at_once], ignore_index=True)
     return _generations(subject, measured, settings)
 
 
@@ -100,6 +104,20 @@ def steer_together(
         evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
         watch: told the texts as they are written.
     """
+    measured = _together(subject, features, shares, settings, ctx, evaluator, watch)
+    return _generations(subject, measured, settings)
+
+
+def _together(
+    subject: Subject,
+    features: Sequence[int],
+    shares: Sequence[float],
+    settings: SteeringSettings,
+    ctx: RunContext,
+    evaluator: LoadedModel | None,
+    watch: Watch | None = None,
+) -> pd.DataFrame:
+    """Return measured texts of features at once."""
     first, *others = features
     steered = (first, "", "+".join(map(str, others)))
     rows = text_rows({steered: [0.0, *settings.factors]}, settings)
@@ -107,8 +125,7 @@ def steer_together(
     steering = (
         None if are_equal else steering_with_shares(subject, features, shares, settings.steer, ctx)
     )
-    measured = _measured(subject, rows, settings, ctx, evaluator, steering, watch)
-    return _generations(subject, measured, settings)
+    return _measured(subject, rows, settings, ctx, evaluator, steering, watch)
 
 
 def _measured(

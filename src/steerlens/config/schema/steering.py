@@ -67,6 +67,9 @@ class SteerConfig:
     together: list[int] = field(default_factory=list)
     """Also steer with the n best features of a layer at once, by selection.score, each with an
     equal share of the factor: `[2,5]`."""
+    weights: list[float] = field(default_factory=list)
+    """Also steer with the features of features.ids at once, each with its weight's part of the
+    factor: `[1,-0.5]`. The first one's tokens count as success."""
 
     def __post_init__(self) -> None:
         self.unit = unit_of_today(self.unit)

@@ -84,8 +84,8 @@ def cards(tables: RunTables, order: Sequence[int]) -> Iterator[tuple[str, Card]]
     lists = {
         name: frame[name].tolist()
         for name in (
-            *("logit_lens_tokens", "input_top_examples", "neuronpedia_url"),
-            "activation_frequency",
+            *("logit_lens_tokens", "promoted_tokens", "input_top_examples"),
+            *("neuronpedia_url", "activation_frequency"),
         )
     }
     for row in order:
@@ -100,6 +100,7 @@ def cards(tables: RunTables, order: Sequence[int]) -> Iterator[tuple[str, Card]]
             Card(
                 promoted=[*map(token, _list(value["logit_lens_tokens"]))],
                 promoted_logits=_numbers(description.get("logit_lens_logits")),
+                by_lens=[*map(token, _list(value["promoted_tokens"]))],
                 suppressed=[*map(token, _list(description.get("suppressed_tokens")))],
                 suppressed_logits=_numbers(description.get("suppressed_logits")),
                 windows=windows,

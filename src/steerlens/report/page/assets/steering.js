@@ -7,7 +7,7 @@
   /* A text whose tokens of interest are marked. */
   function marked(segments) {
     return make("bdi", { class: "text" }, segments.map(([text, kind]) => (kind
-      ? make("mark", { class: KINDS[kind], title: ["", "one of the feature's own tokens", "a token of the concept", "its own token, and the concept's"][kind], text })
+      ? make("mark", { class: KINDS[kind], title: ["", "one of the feature's 20 logit-lens tokens, which success@20 counts", "a token of the concept", "its own token, and the concept's"][kind], text })
       : document.createTextNode(text))));
   }
 
@@ -16,7 +16,7 @@
     const names = factors.map((factor) => number(factor));
     const values = (arm, key) => factors.map((factor) => { const at = arm.factors.indexOf(factor); return at < 0 ? null : arm[key][at]; });
     const measures = [
-      ["success", "success@20", "tokens of its own a text"],
+      ["success", "success@20", "tokens a text that are among its 20 logit-lens tokens"],
       ["concept_success", "concept success", "tokens of the concept a text"],
       ["perplexity", "perplexity", "of prompt and text, unsteered model"],
       ["kl", "KL, nats", "first steered next-token distribution from the unsteered"],
@@ -65,7 +65,7 @@
     slider.addEventListener("input", draw);
     draw();
     return make("div", {}, make("label", { class: "slider" }, make("span", { text: "Factor" }), slider, shown),
-      make("p", { class: "explains" }, make("mark", { class: "own", text: "its own tokens" }), " ", steered.concept ? make("mark", { class: "concept", text: "tokens of the concept" }) : null,
+      make("p", { class: "explains" }, make("mark", { class: "own", text: "its 20 logit-lens tokens" }), " ", steered.concept ? make("mark", { class: "concept", text: "tokens of the concept" }) : null,
         steered.n_prompts > steered.prompts.length ? ` The first ${steered.prompts.length} of ${steered.n_prompts} prompts; all are in generations.parquet.` : ""), list);
   }
 
