@@ -49,6 +49,7 @@ def steer_layer(
     settings: SteeringSettings,
     ctx: RunContext,
     evaluator: LoadedModel | None = None,
+    rate: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """Return rows of `generations.parquet`: every feature and control at every factor, 0 included,
     or with `steer.search` at those that the search asks for.
@@ -59,11 +60,13 @@ def steer_layer(
         settings: factors, edit, prompts, and what is steered toward.
         ctx: memory, seed, progress, and where finished texts are kept.
         evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
+        rate: gives texts a judge's columns; None = none rates them.
     """
     factors, steer = [0.0, *settings.factors], settings.steer
 
     def texts_of(factors_of: Mapping[Steered, Sequence[float]]) -> pd.DataFrame:
-        return _measured(subject, text_rows(factors_of, settings), settings, ctx, evaluator)
+        texts = _measured(subject, text_rows(factors_of, settings), settings, ctx, evaluator)
+        return rate(texts) if rate else texts
 
     steered: list[Steered] = [
         (feature, control, "") for feature in features for control in ["", *steer.controls]
@@ -260,14 +263,14 @@ def _search(
         if not factors_of:
             return pd.concat(rounds, ignore_index=True)
         rounds.append(texts_of(factors_of))
-        costs = FactorMeans._fields[1:]
+        costs = [name for name in FactorMeans._fields[1:] if name in rounds[-1]]
         measured = rounds[-1].astype(dict.fromkeys(costs, float))  # also where all are null
         groups = measured.groupby(["feature", "control", "together", "factor"], as_index=False)
         means = groups.agg(dict.fromkeys((choice.success, *costs), "mean"))
         for row in means.to_dict("records"):
             means_of = measured_of[row["feature"], row["control"], row["together"]]
             means_of[row["factor"]] = FactorMeans(
-                row[choice.success], *(row[cost] for cost in costs)
+                row[choice.success], **{cost: row[cost] for cost in costs}
             )
 
 
