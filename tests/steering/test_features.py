@@ -27,7 +27,7 @@ from steerlens.engine.subject.forward import block_input, hooks_on
 from steerlens.errors import SteerlensError
 from steerlens.results import GENERATIONS, features_alone
 from steerlens.scores import RunContext
-from steerlens.steering.features import SteeredVectors, steer_layer, text_rows
+from steerlens.steering.features import SteeredVectors, steer_layer, steer_together, text_rows
 from steerlens.steering.metrics import MetricRun, Texts, likelihood, perplexity
 from steerlens.steering.metrics.degeneracy import DegeneracyConfig, repetition
 from steerlens.steering.metrics.success import SuccessConfig
@@ -94,6 +94,18 @@ def test_the_best_features_are_also_steered_together(subject: Subject) -> None:
     alone = steer_layer(subject, [9, 5, 30], settings_of(controls=[]), RunContext())
     own = features_alone(frame).reset_index(drop=True)
     pd.testing.assert_frame_equal(own, alone)
+
+
+def test_features_are_also_steered_at_once_by_their_weights(subject: Subject) -> None:
+    settings = settings_of(controls=[])
+    weighted = replace(settings, shares={9: 0.25, 5: -0.75})
+    frame = steer_layer(subject, [5, 9], weighted, RunContext())
+    at_once = frame.loc[frame["together"].notna()].reset_index(drop=True)
+    assert {*zip(at_once["feature"], at_once["together"], strict=True)} == {(9, "5")}
+    expected = steer_together(subject, [9, 5], [0.25, -0.75], settings, RunContext())
+    pd.testing.assert_frame_equal(at_once, expected)
+    alone = steer_layer(subject, [5, 9], settings, RunContext())
+    pd.testing.assert_frame_equal(features_alone(frame).reset_index(drop=True), alone)
 
 
 def test_every_column_but_those_of_other_runs_is_filled(subject: Subject) -> None:
