@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from steerlens.config.prompts import REQUESTS
+from steerlens.config.schema import ConceptsConfig
 from steerlens.data.concept_sets import Concept, ConceptSet, LabelledText
 from steerlens.data.concept_sets.embedded import (
     LEAST,
@@ -20,6 +21,7 @@ from steerlens.data.concept_sets.embedded import (
     as_answers,
     embedded_concepts,
 )
+from steerlens.data.concept_sets.load import load_concepts
 from steerlens.data.corpus.installed import documents
 from steerlens.errors import SteerlensError
 
@@ -146,6 +148,26 @@ def test_a_topic_with_few_texts_has_them_all_and_says_so(root: Path) -> None:
     assert LEAST <= len(moor.positives) < 24
     assert len(moor.negatives) == len(moor.positives)
     assert f"moor has {len(moor.positives)} of 24 texts to train" in found.notes[0]
+
+
+def test_more_texts_than_any_topic_has_are_refused_with_the_most(root: Path) -> None:
+    most = max(len(concept.positives) for concept in made(root, n_train=60).concepts)
+    assert most == 60
+    with pytest.raises(SteerlensError, match=r"^n_train=5,000 is more texts than .* has most, \d+"):
+        made(root, n_train=5000)
+    with pytest.raises(SteerlensError, match=r"^n_test=5,000 is more texts than"):
+        made(root, n_test=5000)
+
+
+def test_all_topics_that_have_fewer_are_told_in_one_line(root: Path) -> None:
+    (note,) = made(root, n_test=60).notes
+    assert note.count(" of 24 texts to train and ") == note.count(";") + 1 > 1
+
+
+def test_only_as_many_concepts_as_there_are() -> None:
+    config = ConceptsConfig(name="embedded", source="embedded", n_train=12, n_test=6, n=21)
+    with pytest.raises(SteerlensError, match=r"concepts.n=21 is more than the \d+ concepts of"):
+        load_concepts(config, 0, 0)
 
 
 def test_no_documentation_at_all_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from steerlens.config.schema import CONCEPT_SOURCES, ConceptsConfig
-from steerlens.data.concept_sets import ConceptSet
+from steerlens.data.concept_sets import ConceptSet, refuse_too_many
 from steerlens.data.concept_sets.axbench import axbench_folder, axbench_hub
 from steerlens.data.concept_sets.embedded import as_answers, embedded_concepts
 from steerlens.data.concept_sets.instructions import with_instructions
@@ -39,6 +39,7 @@ def load_concepts(
             concepts = axbench_hub(path, subset, config.revision)
     if config.only:
         concepts = concepts.only(config.only)
+    refuse_too_many(config.n, len(concepts), concepts.name)
     concepts = replace(concepts, concepts=concepts.concepts[: config.n])
     if not concepts.are_instructions:
         return as_answers(concepts, config.n_prompts, seed) if chat_template else concepts
