@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from steerlens.config.prompts import REQUESTS
 from steerlens.config.schema import ConceptsConfig
-from steerlens.data.concept_sets import Concept, ConceptSet, LabelledText
+from steerlens.data.concept_sets import Concept, ConceptSet, LabelledText, load
 from steerlens.data.concept_sets.embedded import (
     LEAST,
     OPENING,
@@ -21,7 +22,6 @@ from steerlens.data.concept_sets.embedded import (
     as_answers,
     embedded_concepts,
 )
-from steerlens.data.concept_sets.load import load_concepts
 from steerlens.data.corpus.installed import documents
 from steerlens.errors import SteerlensError
 
@@ -167,10 +167,12 @@ def test_all_topics_that_have_fewer_are_told_in_one_line(root: Path) -> None:
     assert of_topics == ["land", "moor"]
 
 
-def test_only_as_many_concepts_as_there_are() -> None:
-    config = ConceptsConfig(name="embedded", source="embedded", n_train=12, n_test=6, n=21)
-    with pytest.raises(SteerlensError, match=r"concepts.n=21 is more than the \d+ concepts of"):
-        load_concepts(config, 0, 0)
+def test_only_as_many_concepts_as_there_are(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "_embedded", lambda *_settings: made(root))
+    config = ConceptsConfig(name="embedded", source="embedded", n=3)
+    assert len(load.load_concepts(config, 0, 0)) == 3
+    with pytest.raises(SteerlensError, match=r"concepts.n=4 is more than the 3 concepts of"):
+        load.load_concepts(dataclasses.replace(config, n=4), 0, 0)
 
 
 def test_no_documentation_at_all_is_refused(tmp_path: Path) -> None:

@@ -55,13 +55,16 @@ def test_a_tokenizer_without_a_backend_gives_the_same(
     assert set(fast.texts.values()) == {"experience", "w17"}
 
 
-@pytest.mark.parametrize("word", ["experience", "Files", "the model of tokens", "tokenisation"])
-def test_a_tokenizer_read_from_its_file_gives_the_same(word: str) -> None:
+def test_a_tokenizer_read_from_its_file_gives_the_same() -> None:
     tokenizer = trained_subject().lm.tokenizer
     in_file = FileTokenizer(FOLDER / "model" / "tokenizer.json")
     assert len(in_file) == len(tokenizer)
     assert {*in_file.all_special_ids} == {*tokenizer.all_special_ids}
-    assert concept_tokens(in_file, word) == concept_tokens(tokenizer, word)
+    for word in ("experience", "Files", "the model of tokens", "translations"):
+        assert concept_tokens(in_file, word) == concept_tokens(tokenizer, word)
+    for vocabulary in (in_file, tokenizer):
+        with pytest.raises(SteerlensError, match="'tokenisation'; near it are tokenization"):
+            concept_tokens(vocabulary, "tokenisation")
 
 
 def test_special_tokens_stand_for_nothing(tiny_subject: Callable[..., Subject]) -> None:
