@@ -22,9 +22,9 @@ OF_TEXTS = {"steer", "generation", "evaluator", "selection", "choice", "pmi", "c
 OF_FEATURES = {"features", "labels", "selection", "choice", "pmi", "coverage", "quality"}
 IGNORED = {
     "scores": {*OF_TEXTS, "toward", "judge", "concept"},
-    "features": {"toward", "judge"},
-    "concept": {"toward", "judge", "pmi"},
-    "words": {"judge", "selection", "pmi", "concept"},
+    "features": {"toward"},
+    "concept": {"toward", "pmi"},
+    "words": {"selection", "pmi", "concept"},
     "concepts": {
         *(*OF_FEATURES, "toward", "concept", "steer.search", "steer.controls", "steer.together"),
         *("steer.default_max_activation", "generation.prompts", "generation.n_prompts"),
@@ -110,6 +110,7 @@ def test_every_setting_is_read_or_refused(plain: RunConfig, kind: str) -> None:
     beside = of_no_word if kind in ("scores", "features", "words") else set()
     if kind in ("features", "concept", "words"):
         beside |= {"choice.perplexity_ratio", "choice.kl_budget", "choice.dose_budget"}
+        beside |= {"judge"}  # of choice.rule=judge
     if kind != "published":
         beside |= {"lens.factor"}
     refused = {}

@@ -21,7 +21,11 @@ from steerlens.config.settings import parse_settings, parse_steering
 from steerlens.report.play.queue import Left
 from steerlens.report.play.requests import Writing, parse_writing
 from steerlens.report.play.server import open_socket
+from steerlens.runs.models import RunModels
 from steerlens.runs.play import Player, Typed, _what_is_played, load_player, parse_arguments, play
+from steerlens.runs.preflight import check
+from steerlens.runs.run import context_of
+from steerlens.steering.features import steer_layer
 from tests.report.play.served import ASKED
 from tests.support.sweeps import save_run
 from tests.support.tiny import D_SAE, save_sae
@@ -45,9 +49,10 @@ def typed(
 
 
 @pytest.fixture(scope="module")
-def player(typed: list[str]) -> Player:
+def player(typed: list[str], tmp_path_factory: pytest.TempPathFactory) -> Player:
     config, tables = _what_is_played(parse_arguments(typed))
-    return load_player(config, parse_settings(config), tables)
+    finished = tmp_path_factory.mktemp("finished")
+    return load_player(config, parse_settings(config), tables, finished)
 
 
 def writing(**asked: Any) -> Writing:
@@ -69,16 +74,20 @@ def test_a_subject_is_played_with_all_its_features(player: Player) -> None:
     assert player.live.seed == 3
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"factors": [0.5, 2, -8]},
-        {"operator": "clamp", "positions": "all", "temperature": 0.0},
-        {"features": [5, 9], "weights": [2, 2]},
-        {"features": [5, 9], "weights": [1, -3]},
-        {"prompt": 'It\'s "the", $x'},
-    ],
-)
+ASKED_FOR: list[dict[str, Any]] = [
+    {"factors": [0.5, 2, -8]},
+    {"operator": "clamp", "positions": "all", "temperature": 0.0},
+    {"features": [9, 5], "weights": [2, 2]},
+    {"features": [9, 5], "weights": [1, -3]},
+    {"prompt": 'It\'s "the", $x'},
+]
+
+
+def shown(events: dict[str, Any], kind: str = "done") -> list[str]:
+    return ["".join(part for part, _ in text.segments) for text in events[kind]]
+
+
+@pytest.mark.parametrize("asked", ASKED_FOR)
 def test_texts_are_those_that_the_python_to_copy_writes(
     player: Player, asked: dict[str, Any]
 ) -> None:
@@ -87,18 +96,36 @@ def test_texts_are_those_that_the_python_to_copy_writes(
     exec(events["repeat"]["python"], names)
     table = names["texts"]
     assert [text.factor for text in events["done"]] == table["factor"].tolist()
-    shown = ["".join(part for part, _ in text.segments) for text in events["done"]]
-    assert shown == table["text"].tolist()
+    assert shown(events) == table["text"].tolist()
     assert [text.success for text in events["done"]] == table["success_20"].tolist()
-    grown = ["".join(part for part, _ in text.segments) for text in events["texts"]]
-    assert grown == shown
+    assert shown(events, "texts") == shown(events)
+
+
+@pytest.mark.parametrize("asked", ASKED_FOR)
+def test_texts_are_those_that_the_command_to_copy_writes(
+    player: Player, asked: dict[str, Any]
+) -> None:
+    events = events_of(player, **asked)
+    command = shlex.split(events["repeat"]["command"])
+    assert command[0] == "steerlens"
+    config = compose(command[1:])
+    check(config)
+    settings = parse_settings(config)
+    (subject,) = RunModels(settings.subject).subjects()
+    ids = sorted(asked.get("features", [5]))
+    table = steer_layer(subject, ids, settings.steering, context_of(settings))
+    names = asked.get("features", [5])
+    others = "+".join(map(str, names[1:]))
+    of_all = table["together"].fillna("") == others
+    rows = table.loc[of_all & (table["feature"] == names[0])].sort_values("factor")
+    texts = sorted(zip([text.factor for text in events["done"]], shown(events), strict=True))
+    assert texts == list(zip(rows["factor"], rows["text"], strict=True))
 
 
 @pytest.mark.parametrize("prompt", ["Note that", 'It\'s "the", ${x}, [1]'])
-def test_the_command_to_copy_asks_for_the_same_texts(player: Player, prompt: str) -> None:
+def test_the_command_to_copy_asks_for_the_same_settings(player: Player, prompt: str) -> None:
     asked = {"operator": "clamp", "temperature": 0.0, "prompt": prompt, "factors": [0.5, 2]}
     command = shlex.split(events_of(player, **asked)["repeat"]["command"])
-    assert command[0] == "steerlens"
     config = compose(command[1:])
     steering = parse_steering(config)
     assert steering.prompts == (prompt,)
@@ -109,10 +136,17 @@ def test_the_command_to_copy_asks_for_the_same_texts(player: Player, prompt: str
     assert config.chosen.refusal is None
 
 
-def test_the_command_line_cant_say_shares(player: Player) -> None:
-    repeat = events_of(player, features=[5, 9], weights=[1, 3])["repeat"]
-    assert repeat["command"] is None
-    assert "weights=[1.0, 3.0]" in repeat["python"]
+def test_what_was_written_is_not_written_again(
+    player: Player, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"prompt": "the", "seed": 8, "features": [7]}
+    before = events_of(player, factors=[2, 4], **asked)
+    again = events_of(player, factors=[2, 3, 4], **asked)
+    assert [text.factor for text in again["texts"]] == [3]
+    of_before = {text.factor: text for text in before["done"]}
+    assert {text.factor: text for text in again["done"] if text.factor != 3} == of_before
+    monkeypatch.setattr("steerlens.engine.generation.decode", lambda *_: pytest.fail("again"))
+    assert events_of(player, factors=[2, 3, 4], **asked)["done"] == again["done"]
 
 
 def test_whoever_has_left_is_not_written_for(player: Player) -> None:

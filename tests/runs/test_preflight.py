@@ -314,6 +314,23 @@ def test_missing_folders_are_told(local: list[str]) -> None:
             r"selection\.top_n compares all",
         ),
         (
+            ["steer=grid", "steer.weights=[1,2]", "features.ids=[5]"],
+            "steer.weights has 2 numbers for 1 features",
+        ),
+        (["steer=grid", "steer.weights=[1,2]"], "is of the features of features.ids"),
+        (
+            ["steer=grid", "steer.weights=[1,2]", "features.ids=[9,5]", "shard=0/2"],
+            "it can't go with a shard",
+        ),
+        (
+            ["steer=grid", "steer.weights=[0,0]", "features.ids=[9,5]"],
+            "steer.weights are all 0",
+        ),
+        (
+            ["steer=grid", "steer.weights=[1,2]", "features.ids=[9,5]", "steer.together=[2]"],
+            "steer.together doesn't go with steer.weights",
+        ),
+        (
             ["shard=0/2", "steer=grid", "steer.together=[2]"],
             r"steer\.together compares all",
         ),

@@ -27,7 +27,7 @@ from steerlens.engine.subject.forward import block_input, hooks_on
 from steerlens.errors import SteerlensError
 from steerlens.results import GENERATIONS, features_alone
 from steerlens.scores import RunContext
-from steerlens.steering.features import SteeredVectors, steer_layer, text_rows
+from steerlens.steering.features import SteeredVectors, steer_layer, steer_together, text_rows
 from steerlens.steering.metrics import MetricRun, Texts, perplexity
 from steerlens.steering.metrics.degeneracy import DegeneracyConfig, repetition
 from steerlens.steering.metrics.success import SuccessConfig
@@ -94,6 +94,18 @@ def test_the_best_features_are_also_steered_together(subject: Subject) -> None:
     alone = steer_layer(subject, [9, 5, 30], settings_of(controls=[]), RunContext())
     own = features_alone(frame).reset_index(drop=True)
     pd.testing.assert_frame_equal(own, alone)
+
+
+def test_features_are_also_steered_at_once_by_their_weights(subject: Subject) -> None:
+    settings = settings_of(controls=[])
+    weighted = replace(settings, shares={9: 0.25, 5: -0.75})
+    frame = steer_layer(subject, [5, 9], weighted, RunContext())
+    at_once = frame.loc[frame["together"].notna()].reset_index(drop=True)
+    assert {*zip(at_once["feature"], at_once["together"], strict=True)} == {(9, "5")}
+    expected = steer_together(subject, [9, 5], [0.25, -0.75], settings, RunContext())
+    pd.testing.assert_frame_equal(at_once, expected)
+    alone = steer_layer(subject, [5, 9], settings, RunContext())
+    pd.testing.assert_frame_equal(features_alone(frame).reset_index(drop=True), alone)
 
 
 def test_every_column_but_those_of_other_runs_is_filled(subject: Subject) -> None:
@@ -170,7 +182,7 @@ def test_kl_is_measured_of_texts_that_a_killed_run_has_left(
         with pytest.raises(KeyboardInterrupt):
             steer_layer(subject, [5], settings_of(), stored)
     again = steer_layer(subject, [5], settings_of(), stored)
-    pd.testing.assert_frame_equal(again, whole)
+    pd.testing.assert_frame_equal(again, whole, check_exact=True)
     assert again.loc[again["factor"] != 0, "kl"].notna().all()
 
 
@@ -317,8 +329,7 @@ def test_a_kill_between_texts_and_metrics_loses_no_text(
             steer_layer(subject, [5], settings_of(), stored)
     decoded = count_decoded(monkeypatch)
     frame = steer_layer(subject, [5], settings_of(), stored)
-    # Texts are there; what their tokens were drawn from is made again, of those that are steered.
-    assert sum(decoded) == (frame["factor"] != 0).sum()
+    assert sum(decoded) == len(frame)  # texts are there; what they were made of is made again
     assert min(frame["success_1"].tolist()) >= 0
 
 
@@ -332,8 +343,7 @@ def test_another_evaluator_measures_anew_and_keeps_the_texts(
     decoded = count_decoded(monkeypatch)
     other = load_other(subject, save_model(tmp_path / "judge", "llama", seed=3))
     judged = steer_layer(subject, [5], settings_of(), stored, other)
-    # Only what the divergence of steered texts needs is made again.
-    assert sum(decoded) == (own["factor"] != 0).sum()
+    assert sum(decoded) == len(own)  # what they were made of, for the divergence
     assert judged["kl"].tolist() == pytest.approx(own["kl"].tolist(), abs=1e-5)
     assert judged["text"].tolist() == own["text"].tolist()
     assert not set(judged["perplexity"]) & set(own["perplexity"])

@@ -14,6 +14,7 @@ from steerlens.config.kinds import PUBLISHED, Kind, kind_of
 from steerlens.config.parse import (
     layer_numbers,
     parse_concept,
+    parse_ids,
     parse_memory,
     parse_scores,
     parse_shard,
@@ -39,7 +40,8 @@ from steerlens.config.schema import (
     TowardConfig,
 )
 from steerlens.config.sources import counts_need_a_pass, reads_corpus, shipped_examples
-from steerlens.config.steering import parse_factors, parse_prompts, with_template
+from steerlens.config.steering import parse_factors, parse_prompts, shares_of, with_template
+from steerlens.errors import SteerlensError
 
 
 class Shard(NamedTuple):
@@ -89,6 +91,8 @@ class SteeringSettings:
     """The names of what is steered toward; () for no concept."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """The settings of metrics by their names; the others' are their defaults."""
+    shares: Mapping[int, float] = field(default_factory=dict)
+    """Features that are also steered with at once, and each one's share of the factor."""
 
     @property
     def concept_label(self) -> str | None:
@@ -208,7 +212,22 @@ def parse_steering(config: RunConfig) -> SteeringSettings:
         choice=config.choice,
         concept=() if config.concept is None else tuple(parse_concept(config.concept)),
         metrics=config.metrics,
+        shares=_shares(config),
     )
+
+
+def _shares(config: RunConfig) -> dict[int, float]:
+    """Return the shares that `steer.weights` gives to the features of `features.ids`."""
+    weights = config.steer.weights
+    if not weights:
+        return {}
+    if config.features.ids is None or config.shard is not None or config.toward.words is not None:
+        raise SteerlensError(
+            "steer.weights is of the features of features.ids, all of them, as in "
+            "'features.ids=[5,9] steer.weights=[1,-0.5]'; it can't go with a shard or toward.words."
+        )
+    ids = parse_ids(config.features.ids)
+    return dict(zip(ids, shares_of(weights, len(ids), "steer.weights"), strict=True))
 
 
 def parse_settings(config: RunConfig) -> Settings:

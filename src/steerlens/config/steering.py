@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
@@ -59,9 +59,35 @@ def check_steer(steer: SteerConfig) -> None:
     for n in steer.together:
         if n < 2:
             raise SteerlensError(f"steer.together: {n} features together must be at least 2.")
+    for name in ("together", "search"):
+        if steer.weights and getattr(steer, name):
+            raise SteerlensError(f"steer.{name} doesn't go with steer.weights; leave one out.")
     default = steer.default_max_activation
     if default is not None and not (math.isfinite(default) and default > 0):
         raise SteerlensError(f"steer.default_max_activation={default} must be positive.")
+
+
+def shares_of(
+    weights: Iterable[float], n_features: int, name: str = "weights"
+) -> tuple[float, ...]:
+    """Return each feature's share of the factor, from weights of any sum.
+
+    Raises:
+        SteerlensError: as many weights as features aren't given, or they give no share.
+    """
+    numbers = list(weights)
+    for number in numbers:
+        is_number = isinstance(number, Real) and not isinstance(number, bool)
+        if not is_number or not math.isfinite(number):
+            raise SteerlensError(f"{name}: {number!r} is not a number.")
+    if len(numbers) != n_features:
+        raise SteerlensError(f"{name} has {len(numbers)} numbers for {n_features} features.")
+    total = sum(map(abs, numbers))
+    if not total:
+        raise SteerlensError(f"{name} are all 0; give a feature another one.")
+    if len(set(numbers)) == 1 and numbers[0] > 0:
+        return (1 / n_features,) * n_features  # as `steer.together` has it, to the last bit
+    return tuple(number / total for number in numbers)
 
 
 def check_selection(selection: SelectionConfig) -> None:

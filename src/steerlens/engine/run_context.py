@@ -16,6 +16,7 @@ from steerlens.storage.store import Store
 
 if TYPE_CHECKING:
     from steerlens.engine.activations import Activations
+    from steerlens.engine.generation.decoding import PromptStates
     from steerlens.engine.subject import Subject
 
 
@@ -78,6 +79,9 @@ class RunContext:
     """File of examples of the run's SAE that stands for the corpus."""
     store: Store | None = None
     """Where finished scores are kept."""
+    prompt_states: PromptStates | None = None
+    """What prompts have left, where texts of the same ones are asked for again and again; None =
+    prompts are run anew for each batch."""
     later: Callable[[int], Iterable[Subject]] = _no_subjects
     """Loads the SAEs of the run's layers after this one, in rising order."""
     cache: GroupCache = field(default_factory=GroupCache)

@@ -5,10 +5,9 @@ What is wrong is told as in the command, in one sentence.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
-from numbers import Integral, Real
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from steerlens.errors import SteerlensError, unknown
@@ -83,8 +82,9 @@ def score_features(
         corpus: for methods that need texts: an option of the `corpus` group, or its name and keys,
             e.g. `{"name": "text", "path": "FILE"}`; None = the examples that ship with the SAE,
             and where there are none, `embedded`.
-        lens: what tells the tokens that a feature promotes: logit, jacobian or effect, or its name
-            and keys, e.g. `{"name": "jacobian", "n_prompts": 8}`.
+        lens: what tells the tokens that a feature promotes: logit, jacobian (from the file that
+            ships with the SAE, if neither corpus nor keys are given) or effect, or its name and
+            keys, e.g. `{"name": "jacobian", "n_prompts": 8}`.
         **settings: the method's own settings, e.g. `factor=10`.
 
     Raises:
@@ -93,6 +93,7 @@ def score_features(
     from steerlens.config.compose import typed_settings
     from steerlens.config.parse import parse_ids
     from steerlens.config.registry import load_part
+    from steerlens.config.sources import resolve_lens
     from steerlens.config.steering import check_lens
     from steerlens.results import FEATURES
     from steerlens.scores.scoring import score_layer
@@ -107,8 +108,11 @@ def score_features(
     config.resolve_source(shipped, subject.examples)
     config.check()
     of_lens = _lens(lens)
+    if corpus is None:
+        resolve_lens(of_lens, subject.jacobians)
     check_lens(of_lens, {str(method): config})
-    reads = config.corpus_pass() is not None or of_lens.name == "jacobian"
+    computes = of_lens.name == "jacobian" and not of_lens.path
+    reads = config.corpus_pass() is not None or computes
     texts = _corpus(corpus or "embedded") if reads else None
     ctx = replace(_context(memory_budget, seed, texts, shipped), lens=of_lens)
     k = _integer("logit_lens_k", logit_lens_k)
@@ -194,6 +198,7 @@ def generate(
         SteerlensError: for what doesn't exist or has no meaning, in one sentence.
     """
     from steerlens.config.parse import parse_ids
+    from steerlens.config.steering import shares_of
     from steerlens.runs.models import steering_of
     from steerlens.steering.features import steer_layer, steer_together
 
@@ -203,28 +208,8 @@ def generate(
     ctx = _context(memory_budget, seed, _corpus("embedded"), subject.examples)
     if weights is None:
         return steer_layer(subject, ids, steering, ctx)
-    return steer_together(subject, ids, shares_of(weights, len(ids)), steering, ctx)
-
-
-def shares_of(weights: Sequence[float], n_features: int) -> tuple[float, ...]:
-    """Return each feature's share of the factor, from weights of any sum.
-
-    Raises:
-        SteerlensError: as many weights as features aren't given, or they give no share.
-    """
-    numbers = _listed("weights", weights)
-    for number in numbers:
-        is_number = isinstance(number, Real) and not isinstance(number, bool)
-        if not is_number or not math.isfinite(number):
-            raise SteerlensError(f"weights: {number!r} is not a number.")
-    if len(numbers) != n_features:
-        raise SteerlensError(f"weights has {len(numbers)} numbers for {n_features} features.")
-    total = sum(map(abs, numbers))
-    if not total:
-        raise SteerlensError("weights are all 0; give a feature another one.")
-    if len(set(numbers)) == 1 and numbers[0] > 0:
-        return (1 / n_features,) * n_features  # as `steer.together` has it, to the last bit
-    return tuple(number / total for number in numbers)
+    shares = shares_of(_listed("weights", weights), len(ids))
+    return steer_together(subject, ids, shares, steering, ctx)
 
 
 def _steering(
@@ -242,7 +227,7 @@ def _steering(
     )
 
     of_steer, of_generation = (
-        {field.name for field in fields(kind)} - {"factors", "prompts"}
+        {field.name for field in fields(kind)} - {"factors", "weights", "prompts"}
         for kind in (SteerConfig, GenerationConfig)
     )
     for key in settings.keys() - of_steer - of_generation:
@@ -311,7 +296,8 @@ def _lens(lens: str | Mapping[str, Any]) -> LensConfig:
         return LensConfig()
     keys = {"name": lens} if isinstance(lens, str) else dict(lens)
     name = keys.pop("name", "logit")
-    return compose([f"lens={name}", *(override(f"lens.{k}", v) for k, v in keys.items())]).lens
+    overrides = [override(f"lens.{key}", value) for key, value in keys.items()]
+    return compose([f"lens={name}", *overrides, "sae.jacobians=null"]).lens
 
 
 def _corpus(corpus: str | Mapping[str, Any]) -> CorpusConfig:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from operator import attrgetter
@@ -26,7 +26,7 @@ from steerlens.config.parse import parse_ids
 from steerlens.config.registry import parts_of
 from steerlens.config.schema import POSITIONS, RunConfig
 from steerlens.config.settings import Settings, SteeringSettings, parse_settings
-from steerlens.config.steering import check_steer
+from steerlens.config.steering import check_steer, shares_of
 from steerlens.errors import SteerlensError, unknown
 from steerlens.report.page.cards import segments
 from steerlens.report.page.contents import plain
@@ -44,10 +44,11 @@ from steerlens.report.terminal import phase
 from steerlens.results import FEATURES
 from steerlens.results.folder import RunTables, read_tables, unfinished
 from steerlens.results.text import visible_token
-from steerlens.runs.api import FACTORS, shares_of
+from steerlens.runs.api import FACTORS
 from steerlens.runs.models import RunModels, steering_of
 from steerlens.runs.preflight import check, tell_begin
 from steerlens.runs.run import context_of, refuse_unloadable
+from steerlens.storage.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +106,7 @@ def play(arguments: Sequence[str]) -> None:
     refuse_unloadable(settings)
     with open_socket(typed.host, typed.port) as bound, tempfile.TemporaryDirectory() as folder:
         tell_begin(config)
-        player = load_player(config, settings, tables)
+        player = load_player(config, settings, tables, Path(folder) / "texts")
         token = new_token()
         with phase("writing the page"):
             title = f"{config.model.title} with {config.sae.title}"
@@ -182,8 +183,18 @@ class Player:
     bench: Bench
 
 
-def load_player(config: RunConfig, settings: Settings, tables: RunTables | None) -> Player:
-    """Load the model and its SAEs; without a run's tables, look up what each feature promotes."""
+def load_player(
+    config: RunConfig, settings: Settings, tables: RunTables | None, finished: Path
+) -> Player:
+    """Load the model and its SAEs; without a run's tables, look up what each feature promotes.
+
+    Args:
+        config: of the run, or what was typed.
+        settings: the same, parsed.
+        tables: of the run; None = there is no run.
+        finished: folder where texts are kept that are asked for again while it plays.
+    """
+    from steerlens.engine.generation.decoding import PromptStates
     from steerlens.engine.subject import WeightCache
     from steerlens.scores.concepts import Vocabulary
 
@@ -204,8 +215,9 @@ def load_player(config: RunConfig, settings: Settings, tables: RunTables | None)
     steering = steering_of(lm, settings.steering)
     vocabulary = Vocabulary(lm.tokenizer)
     words = _subject_words(config)
-    # Nothing is kept in the cache, and no bar is shown: a text may be left at any token.
-    ctx = replace(ctx, store=None)
+    # Nothing is kept in the cache: these texts are asked for again now or never.
+    states = PromptStates(ctx.memory_budget // 8)
+    ctx = replace(ctx, store=Store(finished), prompt_states=states)
 
     def write(writing: Writing, tell: Tell) -> None:
         write_texts(writing, tell, subject_of, steering, ctx, words)
@@ -234,7 +246,28 @@ def load_player(config: RunConfig, settings: Settings, tables: RunTables | None)
         seed=settings.seed,
         limits=LIMITS,
     )
+    with phase("writing a first token"), suppress(SteerlensError):  # which the page tells then
+        write(_usual(live, int(tables.features["feature"].iloc[0])), lambda _: None)
     return Player(tables, live, Bench(write, find, vector))
+
+
+def _usual(live: Live, feature: int) -> Writing:
+    """Return what the page asks for at first, but for the number of tokens: once it is written, the
+    prompt is kept, and all has been done that happens once.
+    """
+    return Writing(
+        layer=live.layers[0],
+        features=(feature,),
+        weights=(1.0,),
+        factors=tuple(live.factors),
+        prompt=live.prompt,
+        chat_template=live.chat_template,
+        operator=live.operator,
+        positions=live.position,
+        max_new_tokens=1,
+        temperature=live.temperature,
+        seed=live.seed,
+    )
 
 
 def _features(models: RunModels, settings: Settings, ctx: RunContext) -> pd.DataFrame:
@@ -337,6 +370,7 @@ def steering_for(writing: Writing, base: SteeringSettings) -> SteeringSettings:
         search=False,
         controls=[],
         together=[],
+        weights=[],
     )
     check_steer(steer)
     generation = replace(
@@ -355,16 +389,15 @@ def steering_for(writing: Writing, base: SteeringSettings) -> SteeringSettings:
         generation=generation,
         prompts=(writing.prompt,),
         concept=(),
+        shares={},
     )
 
 
 def repeated(
     writing: Writing, settings: SteeringSettings, words: Sequence[str] | None
 ) -> dict[str, str | None]:
-    """Return the command and the Python that write the same texts; None where there is none.
-
-    The command line steers several features by equal shares of the factor, in the order of their
-    scores, so it can't say every mix.
+    """Return the command and the Python that write the same texts; None where there is none: of a
+    subject that is no entry, and the command without a factor.
     """
     if words is None:
         return {"command": None, "python": None}
@@ -381,9 +414,10 @@ def repeated(
         "generation.temperature": writing.temperature,
         "seed": writing.seed,
     }
+    if len(writing.features) > 1:
+        of_request["steer.weights"] = list(writing.weights)
     overrides = [*words, "steer=grid", *(_word(*item) for item in of_request.items())]
-    is_said = len(writing.features) == 1 and bool(writing.factors)
-    command = shlex.join(["steerlens", *overrides]) if is_said else None
+    command = shlex.join(["steerlens", *overrides]) if writing.factors else None
     chosen = {
         "operator": writing.operator,
         "positions": writing.positions,
@@ -436,7 +470,7 @@ def _subject_words(config: RunConfig) -> list[str] | None:
     except (SteerlensError, OSError):
         return None
     of_request = {
-        "steer": ("factors", "operator", "positions", "search", "controls", "together"),
+        "steer": ("factors", "operator", "positions", "search", "controls", "together", "weights"),
         "generation": (
             *("prompts", "n_prompts", "samples", "chat_template", "max_new_tokens"),
             *("temperature", "batch_size"),

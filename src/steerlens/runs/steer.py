@@ -7,6 +7,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -27,6 +28,7 @@ from steerlens.storage.provenance import code_digest
 
 if TYPE_CHECKING:
     from steerlens.engine.subject import LoadedModel
+    from steerlens.judges.session import RatingSession
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ def steer(
     ctx: RunContext,
     models: RunModels,
     folder: RunFolder,
+    session: RatingSession | None = None,
 ) -> pd.DataFrame:
     """Steer with features, and choose the best factor of each; writes both tables by layers.
 
@@ -71,21 +74,32 @@ def steer(
         ctx: memory, seed, and the store of finished texts.
         models: model, SAEs and evaluator.
         folder: where the tables go.
+        session: the judge by whose ratings factors are chosen, for rule=judge.
 
     Returns:
         Their rows of `steering.parquet`.
     """
     from steerlens.analysis.factors import choose_factors
     from steerlens.steering.features import steer_layer
+    from steerlens.steering.rated import missing_ratings, with_ratings
 
     evaluator = models.evaluator
     tables: list[pd.DataFrame] = []
     for subject in models.subjects(features["layer"].tolist()):
         start = time.perf_counter()
         ids = features.loc[features["layer"] == subject.layer, "feature"].tolist()
-        texts = steer_layer(
-            subject, ids, steering_of(subject.lm, settings), ctx.for_group(), evaluator
+        steering = steering_of(subject.lm, settings)
+        rate = session and partial(
+            with_ratings,
+            concept=str(settings.concept_label),
+            are_answers=bool(steering.generation.chat_template),
+            session=session,
+            ctx=ctx,
+            where=f"layer {subject.layer}",
         )
+        texts = steer_layer(subject, ids, steering, ctx.for_group(), evaluator, rate)
+        if session and (line := missing_ratings(texts)):
+            folder.note_line(f"Layer {subject.layer}: {line}")
         best = choose_factors(texts, settings.choice).dropna(axis=1, how="all")
         measured = best.columns.difference(list(FEATURES.keys))
         scored = features.drop(columns=features.columns.intersection(measured))
@@ -93,7 +107,16 @@ def steer(
         tables.append(STEERING.frame(best.assign(concept=settings.concept_label)))
         folder.add(GENERATIONS, texts)
         folder.add(STEERING, tables[-1])
-        folder.finish_stage(subject, "steering", start, evaluator=evaluator and evaluator.identity)
+        judged: dict[str, Any] = {}
+        if session:
+            judged["judge"] = {"cost": vars(session.cost), "stopped": session.stopped}
+        folder.finish_stage(
+            subject,
+            "steering",
+            start,
+            evaluator=evaluator and evaluator.identity,
+            **judged,
+        )
     return pd.concat(tables, ignore_index=True)
 
 
@@ -126,6 +149,7 @@ def write_answer(
         steering,
         threshold,
         settings.features.top_k,
+        settings.steering.choice,
     )
     folder.add(WORDS, WORDS.frame([row]))
 

@@ -214,7 +214,7 @@ def _steered(
     if not features:
         return {}
     steer = replace(settings.steer, controls=[], together=[], search=False)
-    alone = replace(settings, steer=steer, concept=())
+    alone = replace(settings, steer=steer, concept=(), shares={})
     texts = steer_layer(subject, sorted({*features.values()}), alone, ctx, evaluator)
     glued = not settings.generation.chat_template
     at_best = words_shown(texts, features, settings.choice.perplexity_budget, glued)

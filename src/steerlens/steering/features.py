@@ -52,6 +52,7 @@ def steer_layer(
     settings: SteeringSettings,
     ctx: RunContext,
     evaluator: LoadedModel | None = None,
+    rate: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """Return rows of `generations.parquet`: every feature and control at every factor, 0 included,
     or with `steer.search` at those that the search asks for.
@@ -62,11 +63,13 @@ def steer_layer(
         settings: factors, edit, prompts, and what is steered toward.
         ctx: memory, seed, progress, and where finished texts are kept.
         evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
+        rate: gives texts a judge's columns; None = none rates them.
     """
     factors, steer = [0.0, *settings.factors], settings.steer
 
     def texts_of(factors_of: Mapping[Steered, Sequence[float]]) -> pd.DataFrame:
-        return _measured(subject, text_rows(factors_of, settings), settings, ctx, evaluator)
+        texts = _measured(subject, text_rows(factors_of, settings), settings, ctx, evaluator)
+        return rate(texts) if rate else texts
 
     steered: list[Steered] = [
         (feature, control, "") for feature in features for control in ["", *steer.controls]
@@ -85,6 +88,10 @@ def steer_layer(
         measured = _search(steered, factors, settings.choice, texts_of)
     else:
         measured = texts_of(dict.fromkeys(steered, factors))
+    if settings.shares:
+        weighted, shares = zip(*settings.shares.items(), strict=True)
+        at_once = _together(subject, weighted, shares, settings, ctx, evaluator)
+        measured = pd.concat([measured, at_once], ignore_index=True)
     return _generations(subject, measured, settings)
 
 
@@ -111,6 +118,20 @@ def steer_together(
         evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
         watch: told the texts as they are written.
     """
+    measured = _together(subject, features, shares, settings, ctx, evaluator, watch)
+    return _generations(subject, measured, settings)
+
+
+def _together(
+    subject: Subject,
+    features: Sequence[int],
+    shares: Sequence[float],
+    settings: SteeringSettings,
+    ctx: RunContext,
+    evaluator: LoadedModel | None,
+    watch: Watch | None = None,
+) -> pd.DataFrame:
+    """Return measured texts of features at once."""
     first, *others = features
     steered = (first, "", "+".join(map(str, others)))
     rows = text_rows({steered: [0.0, *settings.factors]}, settings)
@@ -118,8 +139,7 @@ def steer_together(
     steering = (
         None if are_equal else steering_with_shares(subject, features, shares, settings.steer, ctx)
     )
-    measured = _measured(subject, rows, settings, ctx, evaluator, steering, watch)
-    return _generations(subject, measured, settings)
+    return _measured(subject, rows, settings, ctx, evaluator, steering, watch)
 
 
 def _measured(
@@ -164,8 +184,9 @@ def texts_at_once(subject: Subject, generation: GenerationConfig, memory_budget:
 class SteeredVectors:
     """What texts were made of.
 
-    It is at hand of texts that have just been generated. Of a steered one from the store, whose
-    numbers were lost or never measured, it is made again, with the text: its divergence needs it.
+    It is at hand of texts that have just been generated. Of those from the store, whose numbers
+    were lost or never measured, it is made again, with the text: divergences need it, and the
+    perplexity of a text has the same bits only if it is computed in the same way.
     """
 
     subject: Subject
@@ -181,10 +202,7 @@ class SteeredVectors:
         """
         by = list(self.steering.row if self.steering else ROW)
         keys = list(texts[by].itertuples(index=False, name=None))
-        steered = (texts["factor"] != 0).tolist()
-        missing = [
-            key not in self.by_row and changed for key, changed in zip(keys, steered, strict=True)
-        ]
+        missing = [key not in self.by_row for key in keys]
         if any(missing):
             silent = replace(self.ctx, store=None)
             rows = texts.loc[missing, by].reset_index(drop=True)
@@ -256,14 +274,14 @@ def _search(
         if not factors_of:
             return pd.concat(rounds, ignore_index=True)
         rounds.append(texts_of(factors_of))
-        costs = FactorMeans._fields[1:]
+        costs = [name for name in FactorMeans._fields[1:] if name in rounds[-1]]
         measured = rounds[-1].astype(dict.fromkeys(costs, float))  # also where all are null
         groups = measured.groupby(["feature", "control", "together", "factor"], as_index=False)
         means = groups.agg(dict.fromkeys((choice.success, *costs), "mean"))
         for row in means.to_dict("records"):
             means_of = measured_of[row["feature"], row["control"], row["together"]]
             means_of[row["factor"]] = FactorMeans(
-                row[choice.success], *(row[cost] for cost in costs)
+                row[choice.success], **{cost: row[cost] for cost in costs}
             )
 
 

@@ -13,13 +13,14 @@ import torch
 
 from steerlens import SteerlensError, load_subject
 from steerlens.config.schema import POSITIONS
-from steerlens.engine.generation.decoding import LENGTHS, decode
+from steerlens.engine.generation.decoding import LENGTHS, PromptStates, _state_bytes, decode
 from steerlens.engine.generation.sampling import Sampling
 from steerlens.engine.generation.stopping import Stopping
 from steerlens.engine.intervention import Operation, feature_targets
 from steerlens.engine.intervention.hooks import SteeringHooks
 from steerlens.engine.padding import ROWS, next_multiple
 from steerlens.engine.subject import Subject
+from steerlens.scores import RunContext
 from tests.support.generating import (
     GREEDY,
     PROMPTS,
@@ -99,6 +100,47 @@ def test_finished_rows_are_not_run_any_more(
     alive = [sum(length > step for length in lengths) for step in range(1, max(lengths))]
     assert sizes == [next_multiple(n, ROWS) for n in alive]
     assert sizes[0] > sizes[-1]
+
+
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_prompts_that_come_again_are_not_run_again_and_give_the_same_bits(
+    tiny_subject: MakeSubject, monkeypatch: pytest.MonkeyPatch, positions: str
+) -> None:
+    subject = tiny_subject()
+    forwards: list[tuple[int, ...]] = []
+    bridge_type: Any = type(subject.lm.bridge)
+    real = bridge_type.forward
+
+    def noted(bridge: Any, tokens_BL: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        forwards.append(tuple(tokens_BL.shape))
+        return real(bridge, tokens_BL, *args, **kwargs)
+
+    monkeypatch.setattr(bridge_type, "forward", noted)
+    run = RunContext(prompt_states=PromptStates(2**30))
+
+    def forwards_of(factor: float, run: RunContext) -> tuple[int, pd.DataFrame]:
+        forwards.clear()
+        rows = mixed_rows().assign(factor=lambda rows: rows["factor"] * factor)
+        texts = texts_of(subject, rows, run, positions=positions, **SAMPLED)
+        return len(forwards), texts
+
+    forwards_of(1.0, run)
+    n_again, texts = forwards_of(2.0, run)
+    n_alone, expected = forwards_of(2.0, RunContext())
+    assert n_again == n_alone - (2 if positions == "last" else 1)
+    pd.testing.assert_frame_equal(texts, expected, check_exact=True)
+
+
+def test_states_of_prompts_take_no_more_memory_than_they_may(tiny_subject: MakeSubject) -> None:
+    subject = tiny_subject()
+    states = PromptStates(10_000)
+    run = RunContext(prompt_states=states)
+    for prompt in PROMPTS:
+        rows = rows_of(prompts=[prompt])
+        again = texts_of(subject, rows, run, **SAMPLED)
+        pd.testing.assert_frame_equal(again, texts_of(subject, rows, **SAMPLED))
+        assert sum(map(_state_bytes, states._states.values())) <= 10_000
+    texts_of(subject, rows_of(), RunContext(prompt_states=PromptStates(0)), **SAMPLED)
 
 
 def test_progress_counts_every_token(subject: Subject) -> None:

@@ -96,7 +96,7 @@ def test_a_factor_that_is_not_written_yet_is_asked_for(page: Tab) -> None:
     slider.focus()
     page.tab.keyboard.press("ArrowRight")
     page.tab.wait_for_selector("#live tbody tr:nth-child(6)")
-    assert page.server.written.begun[-1].factors == (2.1,)
+    assert page.server.written.begun[-1].factors == (0.5, 1, 2, 2.1, 4)
     assert page.tab.locator("#live .slider output").inner_text() == "2.1"
     n_begun = len(page.server.written.begun)
     page.tab.locator("#live tbody button", has_text="0.5").click()

@@ -22,6 +22,7 @@ from steerlens.config.schema.missing import MISSING
 from steerlens.config.schema.steering import (
     CONTROLS,
     EARLIER_UNITS,
+    JUDGE,
     OBJECTIVES,
     POSITIONS,
     RANDOM_DIRECTION,
@@ -51,6 +52,7 @@ __all__ = [
     "CORPORA",
     "EARLIER_UNITS",
     "INSTRUCTIONS",
+    "JUDGE",
     "LENSES",
     "MISSING",
     "OBJECTIVES",

@@ -60,8 +60,10 @@ class LensConfig:
     context_length: int = 64
     """jacobian: tokens of each sequence, BOS included."""
     path: str | None = None
-    """jacobian: a file (safetensors) that holds `J`, `source_layers` and `d_model`, of the residual
-    stream after each block; null = computed here, and kept in the cache."""
+    """jacobian: a file that holds `J`, `source_layers` and `d_model`, of the residual stream after
+    each block, safetensors or one of the hub's `neuronpedia/jacobian-lens`; null = the one that
+    ships with the SAE, or where there is none, or a corpus or other sequences are asked for,
+    computed here and kept in the cache."""
     factor: float = 10.0
     """effect: steering factor s."""
 

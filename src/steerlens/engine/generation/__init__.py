@@ -421,7 +421,7 @@ def _batches(
 
         texts = decode(
             subject, [prompts[index] for index in distinct], prompt_B, hooks, seeds, sampling,
-            stopping, advance, full, show if watch else None, note is not None,
+            stopping, advance, full, show if watch else None, note is not None, ctx.prompt_states,
         )  # fmt: skip
         if note:
             note(batch, texts)

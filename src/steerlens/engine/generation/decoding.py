@@ -8,9 +8,10 @@ Finished rows leave as soon as the batch is padded to fewer without them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -57,6 +58,45 @@ class Continuation:
     same without the edit. Where they are wanted, and have been looked at."""
 
 
+class PromptState(NamedTuple):
+    """What forwards of P prompts without an edit have left."""
+
+    cache: Any
+    """Keys and values (P, ...) of the positions before the first that an edit can change."""
+    plain_PV: torch.Tensor | None
+    """Logits after the prompts; None where no row is steered."""
+
+
+class PromptStates:
+    """States of the latest prompts, so that texts of prompts that come again begin at once.
+
+    What they begin from is the same to the last bit.
+    """
+
+    def __init__(self, n_bytes: int) -> None:
+        """Keep at most `n_bytes` of keys, values and logits."""
+        self._n_bytes = n_bytes
+        self._states: OrderedDict[Hashable, PromptState] = OrderedDict()
+
+    def get(self, key: Hashable) -> PromptState | None:
+        """Return the state that was added under `key`, if it is still there."""
+        if key in self._states:
+            self._states.move_to_end(key)
+        return self._states.get(key)
+
+    def add(self, key: Hashable, state: PromptState) -> None:
+        """Keep a state, and drop those that were asked for longest ago where it doesn't fit."""
+        self._states[key] = state
+        while sum(map(_state_bytes, self._states.values())) > self._n_bytes:
+            self._states.popitem(last=False)
+
+
+def _state_bytes(state: PromptState) -> int:
+    layers = (layer for layer in state.cache.layers if layer.is_initialized)
+    parts = [part for layer in layers for part in (layer.keys, layer.values)]
+    return sum(part.nbytes for part in [*parts, state.plain_PV] if part is not None)
+
+
 def padded_length(subject: Subject, length: int, max_new_tokens: int) -> int:
     """Return how long a prompt of `length` tokens is with its padding, as far as the context goes.
 
@@ -81,6 +121,7 @@ def decode(
     full: int | None = None,
     watch: Callable[[Sequence[Continuation]], None] | None = None,
     keep_vectors: bool = False,
+    states: PromptStates | None = None,
 ) -> list[Continuation]:
     """Continue each row's prompt until `stopping` ends it.
 
@@ -98,6 +139,7 @@ def decode(
         full: how many rows a full batch has; None = as many as this one.
         watch: called with all rows after each of their tokens; what it raises ends the batch.
         keep_vectors: whether texts have their `vectors` and what is `entering`.
+        states: of prompts of earlier batches; None = every prompt is run.
 
     Raises:
         SteerlensError: logits overflow in the run's dtype.
@@ -111,7 +153,7 @@ def decode(
     hooks.select(torch.tensor(rows))
     noise = Noise([seeds[row] for row in rows])
     first_block = hooks.first_block if keep_vectors else None
-    forward = _Forward(subject, prompts, stopping.max_new_tokens, first_block)
+    forward = _Forward(subject, prompts, stopping.max_new_tokens, first_block, states)
     logits_BV, kl_B = forward.prompt(with_rows(prompt_B, len(texts)), hooks)
     while True:
         _refuse_overflow(subject, logits_BV, kl_B, texts, hooks)
@@ -205,8 +247,10 @@ class _Forward:
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
         first_block: int | None = None,
+        states: PromptStates | None = None,
     ) -> None:
         self._subject = subject
+        self._states = states
         self._first_block = first_block
         self._bridge = subject.lm.bridge
         self._length = padded_length(subject, max(map(len, prompts)), max_new_tokens)
@@ -227,6 +271,24 @@ class _Forward:
         prompt_B = prompt_B.to(self._n_padding.device)
         first = hooks.first_position(self._length)
         hooks.is_prompt = True
+        state = self._state(first, hooks.steers)
+        self._cache, self._n_padding = copied(state.cache), self._n_padding[prompt_B]
+        self._cache.reorder_cache(prompt_B)
+        steered_BV = self._run_edited(self._tokens_PL[prompt_B][:, first:], hooks)
+        if state.plain_PV is None:
+            return steered_BV, torch.zeros(len(steered_BV))
+        return steered_BV, _kl(hooks, steered_BV, state.plain_PV, prompt_B)
+
+    def _state(self, first: int, steers: bool) -> PromptState:
+        """Return what the prompts leave before the position `first`, and where rows are steered
+        their logits.
+        """
+        key = (
+            self._bridge, first, steers, tuple(self._n_padding.tolist()),
+            *map(tuple, self._tokens_PL.tolist()),
+        )  # fmt: skip
+        if self._states is not None and (state := self._states.get(key)):
+            return state
         n_padding_P, caches, plain = self._n_padding, [], []
         # Always as many at once: how many prompts there are depends on the batch.
         for tokens_RL, n_padding_R in self._tiles():
@@ -235,14 +297,16 @@ class _Forward:
             if first > 0:
                 self._run(tokens_RL[:, :first], [])
             caches.append(copied(self._cache))
-            if hooks.steers:
+            if steers:
                 plain.append(self._run(tokens_RL[:, first:], []))
-        self._cache, self._n_padding = joined(caches), n_padding_P[prompt_B]
-        self._cache.reorder_cache(prompt_B)
-        steered_BV = self._run_edited(self._tokens_PL[prompt_B][:, first:], hooks)
-        if not plain:
-            return steered_BV, torch.zeros(len(steered_BV))
-        return steered_BV, _kl(hooks, steered_BV, torch.cat(plain), prompt_B)
+        self._n_padding = n_padding_P
+        n_prompts, cache = len(n_padding_P), joined(caches)
+        plain_PV = torch.cat(plain)[:n_prompts].clone() if plain else None
+        if self._states is not None:
+            # Without the rows that only fill up the last tile.
+            cache.reorder_cache(torch.arange(n_prompts, device=n_padding_P.device))
+            self._states.add(key, PromptState(cache, plain_PV))
+        return PromptState(cache, plain_PV)
 
     def _tiles(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield tokens and number of padding tokens of `ROWS` prompts at a time."""

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from steerlens.config.compose import read_config
+from steerlens.errors import SteerlensError
 from steerlens.report.concept_page import is_of_a_concept
 from steerlens.report.page.cards import card_order, cards, n_in_the_page
 from steerlens.report.page.concepts import concept_results
@@ -49,7 +51,7 @@ def run_page(tables: RunTables, summary: Mapping[str, Any], folder: Path) -> Pag
     return Page(
         title=run_title(summary),
         overview=run_overview(tables, summary, folder),
-        features=feature_table(tables),
+        features=feature_table(tables, _other_lens(tables, folder)),
         ranked_by=summary.get("ranked_by"),
         layers=layer_scores(tables),
         # What selecting by S_out buys isn't asked where features are chosen for a word.
@@ -57,3 +59,13 @@ def run_page(tables: RunTables, summary: Mapping[str, Any], folder: Path) -> Pag
         concepts=concept_results(tables, is_of_a_concept(tables)),
         ratings=ratings(tables, summary.get("study")),
     )
+
+
+def _other_lens(tables: RunTables, folder: Path) -> str | None:
+    """Return the run's lens, where it isn't the logit lens; None where it is, or isn't known."""
+    if not len(tables.features) or tables.features["promoted_tokens"].isna().all():
+        return None
+    try:
+        return read_config(folder).lens.name
+    except SteerlensError:
+        return None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from steerlens.analysis.factors import no_factor
 from steerlens.analysis.ranking import BEST_OF_LAYER, best_of_layers
 from steerlens.analysis.roles import TOP_K, Span, success_spans
 from steerlens.analysis.toward import words_summary
@@ -84,8 +85,8 @@ def cards(tables: RunTables, order: Sequence[int]) -> Iterator[tuple[str, Card]]
     lists = {
         name: frame[name].tolist()
         for name in (
-            *("logit_lens_tokens", "input_top_examples", "neuronpedia_url"),
-            "activation_frequency",
+            *("logit_lens_tokens", "promoted_tokens", "input_top_examples"),
+            *("neuronpedia_url", "activation_frequency"),
         )
     }
     for row in order:
@@ -100,6 +101,7 @@ def cards(tables: RunTables, order: Sequence[int]) -> Iterator[tuple[str, Card]]
             Card(
                 promoted=[*map(token, _list(value["logit_lens_tokens"]))],
                 promoted_logits=_numbers(description.get("logit_lens_logits")),
+                by_lens=[*map(token, _list(value["promoted_tokens"]))],
                 suppressed=[*map(token, _list(description.get("suppressed_tokens")))],
                 suppressed_logits=_numbers(description.get("suppressed_logits")),
                 windows=windows,
@@ -175,6 +177,7 @@ def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered
             concept=None if concept is None else visible(concept),
             best_factor=plain(row.get("best_factor")),
             safe_range=_safe_range(row),
+            why_none=no_factor(tables.choice),
             undecided=row.get("undecided") is True,
             arms=[_arm(name, curves_of[goal, name]) for name in arms],
             prompts=[text_lines(prompt) for prompt in [*prompts][:PROMPTS]],

@@ -70,13 +70,15 @@ class FeatureTable:
     numbers: Sequence[NumberColumn]
     """The one that ranks the features first."""
     tokens: Sequence[str]
-    """The different promoted tokens."""
+    """The different promoted tokens, of the logit lens."""
     promoted: np.ndarray
     """(n * n_promoted,), indices into `tokens`, the strongest first; `len(tokens)` = none."""
     n_promoted: int
     labels: Sequence[str | None] | None
     steered: np.ndarray
     """Rows of the features that were steered with."""
+    lens: str | None
+    """What tells the tokens by which the run's scores know a feature; None = the logit lens."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,8 @@ class Steered:
     best_factor: float | None
     safe_range: tuple[float, float] | None
     """The consecutive tried factors around the best one that the rule allows; null without one."""
+    why_none: str
+    """What to say where there is no best factor."""
     undecided: bool
     arms: Sequence[Arm]
     prompts: Sequence[str]
@@ -179,7 +183,10 @@ class Card:
     """What is known of one feature beside its row of the table; what is empty isn't written."""
 
     promoted: Sequence[str]
+    """Tokens of the logit lens, which success counts and texts have marked."""
     promoted_logits: Numbers | None
+    by_lens: Sequence[str]
+    """Tokens by which the run's scores know it, where another lens tells them."""
     suppressed: Sequence[str]
     suppressed_logits: Numbers | None
     windows: Sequence[Window]

@@ -53,8 +53,13 @@ COLUMNS = {
 """Title and meaning of every number of the table of features that the page shows, in order."""
 
 
-def feature_table(tables: RunTables) -> FeatureTable | None:
-    """All features with their numbers and promoted tokens; None where there is no feature."""
+def feature_table(tables: RunTables, lens: str | None = None) -> FeatureTable | None:
+    """All features with their numbers and promoted tokens; None where there is no feature.
+
+    Args:
+        tables: of the run.
+        lens: the run's, where it isn't the logit lens.
+    """
     frame = tables.features
     if not len(frame):
         return None
@@ -79,6 +84,7 @@ def feature_table(tables: RunTables) -> FeatureTable | None:
         if has_labels
         else None,
         steered=unsigned([row for row, key in enumerate(keys) if key in steered]),
+        lens=lens,
     )
 
 

@@ -49,7 +49,8 @@ CONCEPTS = Table(
         ),
         "max_activation": Column(
             "double",
-            "Largest score of a text's token in the method's direction; the factor is times it.",
+            "What the factor is times: the largest score of a text's token in the method's "
+            "direction, or what the method itself says (CorrSteer, RePS).",
         ),
         "best_factor": Column(
             "double", "The factor with the highest mean rating on the prompts that choose it."

@@ -53,6 +53,7 @@ def print_plan(settings: Settings, measures: bool = False) -> None:
         ("SAE", subject.sae.title),
         ("scores", ", ".join(methods)),
         *_texts_of(settings),
+        *_lens_of(settings),
         ("device", f"{device_type(subject)}, {dtype_name(subject)}"),
         (
             "memory",
@@ -87,6 +88,24 @@ def _texts_of(settings: Settings) -> list[tuple[str, str]]:
         text = corpus.path or corpus.name
         rows.append(("corpus", f"a pass of our own over corpus={corpus.name} ({text})"))
     return rows
+
+
+def _lens_of(settings: Settings) -> list[tuple[str, str]]:
+    """Return where the Jacobian lens comes from, if it is the run's."""
+    lens = settings.lens
+    if lens.name != "jacobian":
+        return []
+    if lens.path and lens.path == settings.subject.sae.jacobians:
+        return [("lens", f"jacobian, read from {Path(lens.path).name}, which ships")]
+    if lens.path:
+        return [("lens", f"jacobian, read from {lens.path}")]
+    return [
+        (
+            "lens",
+            f"jacobian, computed once for all layers from {lens.n_prompts} sequences of "
+            f"{lens.context_length} tokens of corpus={settings.corpus.name}",
+        )
+    ]
 
 
 def weights_are_here(subject: SubjectSettings) -> bool:

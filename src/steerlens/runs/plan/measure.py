@@ -150,7 +150,9 @@ def _seconds_a_text(settings: Settings, subject: Subject) -> float:
 
     steering = steering_of(subject.lm, settings.steering)
     steer = dataclasses.replace(steering.steer, controls=[], together=[], search=False)
-    few = dataclasses.replace(steering, steer=steer, factors=steering.factors[-1:], concept=())
+    few = dataclasses.replace(
+        steering, steer=steer, factors=steering.factors[-1:], concept=(), shares={}
+    )
     ctx = RunContext(
         settings.subject.memory_budget,
         settings.seed,

@@ -28,7 +28,7 @@ def planned_texts(settings: Settings, n_features: int) -> PlannedTexts | None:
     if settings.toward_words:
         n_steered = min(n_features, len(settings.toward_words) * settings.toward.top_n)
     steer = steering.steer
-    arms = n_steered * (1 + len(steer.controls)) + len(steer.together)
+    arms = n_steered * (1 + len(steer.controls)) + len(steer.together) + bool(steering.shares)
     of_factor = len(steering.prompts) * steering.generation.samples
     n_texts = arms * (1 + len(steering.factors)) * of_factor
     return PlannedTexts(n_steered, n_texts)

@@ -84,13 +84,12 @@ class SteeringMethod:
         return None
 
     def detection(self, index: int) -> tuple[float | None, float | None]:
-        """Return the area under the ROC curve and largest score of the concept at `index`, if it
-        detects.
+        """Return the area under the ROC curve of the concept at `index`, if it detects, and how
+        much of its direction the factor 1 adds.
         """
         if not isinstance(self.learnt, Fitted) or self.method == TOGETHER:
             return None, None
-        of_concepts = self.learnt.detection
-        return of_concepts.auroc_C[index], of_concepts.max_activation_C[index]
+        return self.learnt.detection.auroc_C[index], self.learnt.scale_C[index]
 
     def steering(self, subject: Subject, ids: Sequence[int]) -> Steering:
         """Return how rows are steered whose `concept_id` is one of `ids`, those of the set in
@@ -100,7 +99,7 @@ class SteeringMethod:
         if self.learnt is not None:
             key["tensors"] = _digest(fitted_io.tensors_of(self.learnt))
         if isinstance(self.learnt, Fitted):
-            key["max_activation"] = self.learnt.detection.max_activation_C
+            key["max_activation"] = self.learnt.scale_C
         index_of = {id: index for index, id in enumerate(ids)}
         if isinstance(self.learnt, lora.Lora | loreft.Loreft):
             edits_of = partial(_edits, self.learnt, subject, index_of)
@@ -131,9 +130,8 @@ def _targets(
         nothing = Directions(torch.zeros(len(index_of), int(subject.sae.cfg.d_in)))
         factor_B, largest_C = [0.0] * len(batch), [0.0] * len(index_of)
         return direction_targets(subject, nothing, concept_B, factor_B, largest_C)
-    largest_C = learnt.detection.max_activation_C
     factor_B = batch["factor"].tolist()
-    return direction_targets(subject, learnt.directions, concept_B, factor_B, largest_C)
+    return direction_targets(subject, learnt.directions, concept_B, factor_B, learnt.scale_C)
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -22,11 +22,21 @@ DEFAULT_MAX_ACTIVATION = 50.0
 
 
 @dataclass(frozen=True)
+class Latents:
+    """K features of the SAE for each of C concepts, of different weight."""
+
+    ids_CK: torch.Tensor
+    weights_CK: torch.Tensor
+    """float32; 0 for what only fills the row."""
+
+
+@dataclass(frozen=True)
 class Directions:
     """One direction for each of C concepts.
 
     A token with vector `x` has the score `x @ v`, at least 0 where `rectified`; a feature of the
-    SAE has its activation. A text has the largest score of its tokens (AxBench).
+    SAE has its activation, and `latents` the weighted sum of theirs. A text has the largest score
+    of its tokens (AxBench).
     """
 
     vectors_CD: torch.Tensor
@@ -34,6 +44,12 @@ class Directions:
     rectified: bool = False
     features_C: torch.Tensor | None = None
     """(C,) the SAE's features, if that is what the directions are."""
+    latents: Latents | None = None
+    """The SAE's features whose activations detect the concepts, where the directions aren't one
+    of them each."""
+    scale_C: torch.Tensor | None = None
+    """(C,) how much of the direction the factor 1 adds, where the method says so; None = as much
+    as the largest score of the concept's texts to test on (AxBench)."""
 
     def __len__(self) -> int:
         return len(self.vectors_CD)
@@ -42,10 +58,19 @@ class Directions:
 def joined(parts: Sequence[Directions]) -> Directions:
     """Return the directions of several groups of concepts, found by one method."""
     features = [part.features_C for part in parts if part.features_C is not None]
+    latents = [part.latents for part in parts if part.latents is not None]
+    scales = [part.scale_C for part in parts if part.scale_C is not None]
     return replace(
         parts[0],
         vectors_CD=torch.cat([part.vectors_CD for part in parts]),
         features_C=torch.cat(features) if features else None,
+        latents=Latents(
+            torch.cat([part.ids_CK for part in latents]),
+            torch.cat([part.weights_CK for part in latents]),
+        )
+        if latents
+        else None,
+        scale_C=torch.cat(scales) if scales else None,
     )
 
 
@@ -61,6 +86,11 @@ def text_scores(subject: Subject, directions: Directions, vectors: TokenVectors)
     texts = range(len(vectors))
     if directions.features_C is not None:
         return largest_activations(subject, vectors, texts, directions.features_C).float()
+    if directions.latents is not None:
+        ids_CK, weights_CK = directions.latents.ids_CK.cpu(), directions.latents.weights_CK.cpu()
+        ids_U, index_CK = torch.unique(ids_CK, return_inverse=True)
+        weights_CU = torch.zeros(len(ids_CK), len(ids_U)).scatter_add(1, index_CK, weights_CK)
+        return largest_activations(subject, vectors, texts, ids_U, weights_CU.T).float()
     v_CD = directions.vectors_CD.to(vectors.x_TD)
     scores = [(vectors.of([text]) @ v_CD.T).amax(dim=0) for text in texts]
     scores_NC = torch.stack(scores)
@@ -73,9 +103,10 @@ def largest_activations(
     vectors: TokenVectors,
     texts: Sequence[int],
     features: torch.Tensor | None = None,
+    weights_FC: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return, as (N, F), of each text, the largest activation of every feature, or of
-    `features`.
+    `features`; with weights, as (N, C), that of weighted sums of them.
     """
     W_dec = subject.sae.W_dec
     parts: list[torch.Tensor] = []
@@ -85,10 +116,13 @@ def largest_activations(
         acts_TF = subject.sae.encode(x_1TD)[0]
         if features is not None:
             acts_TF = acts_TF[:, features.to(acts_TF.device)]
+        if weights_FC is not None:
+            acts_TF = acts_TF @ weights_FC.to(acts_TF)
         lengths = vectors.length_N[batch].long().to(acts_TF.device)
         parts.append(torch.segment_reduce(acts_TF.contiguous(), "max", lengths=lengths, axis=0))
     if not parts:
-        return W_dec.new_empty(0, subject.d_sae if features is None else len(features))
+        width = subject.d_sae if features is None else len(features)
+        return W_dec.new_empty(0, width if weights_FC is None else weights_FC.shape[1])
     return torch.cat(parts)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steerlens.steering.methods.directions import Detection, Directions
+from steerlens.steering.methods.directions import Detection, Directions, Latents
 from steerlens.steering.methods.fitting import Fitted
 from steerlens.steering.methods.lora import Lora
 from steerlens.steering.methods.loreft import Loreft
@@ -56,12 +56,15 @@ def tensors_of(learnt: Learnt) -> dict[str, torch.Tensor]:
     """Return all tensors, by name."""
     if isinstance(learnt, Fitted):
         directions = learnt.directions
-        named = {"vectors_CD": directions.vectors_CD}
-        return (
-            named
-            if directions.features_C is None
-            else {**named, "features_C": directions.features_C}
-        )
+        latents = directions.latents
+        named = {
+            "vectors_CD": directions.vectors_CD,
+            "features_C": directions.features_C,
+            "ids_CK": latents and latents.ids_CK,
+            "weights_CK": latents and latents.weights_CK,
+            "scale_C": directions.scale_C,
+        }
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
     parts = ("down", "up") if isinstance(learnt, Lora) else ("rotate", "weight", "bias")
     return {
         f"{part}.{layer}": tensor
@@ -85,8 +88,15 @@ def _facts(learnt: Learnt) -> dict[str, Any]:
 
 def _made(tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> Learnt:
     if facts["kind"] == "directions":
+        latents = None
+        if "ids_CK" in tensors:
+            latents = Latents(tensors["ids_CK"], tensors["weights_CK"])
         directions = Directions(
-            tensors["vectors_CD"], facts["rectified"], tensors.get("features_C")
+            tensors["vectors_CD"],
+            facts["rectified"],
+            tensors.get("features_C"),
+            latents,
+            tensors.get("scale_C"),
         )
         return Fitted(facts["method"], directions, Detection(**facts["detection"]))
     parts: dict[str, dict[int, torch.Tensor]] = {}

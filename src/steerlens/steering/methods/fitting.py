@@ -30,6 +30,13 @@ class Fitted:
     detection: Detection
     """On the texts to test on."""
 
+    @property
+    def scale_C(self) -> list[float]:
+        """How much of each concept's direction the factor 1 adds."""
+        if self.directions.scale_C is not None:
+            return self.directions.scale_C.tolist()
+        return self.detection.max_activation_C
+
 
 def join_fitted(parts: Sequence[Fitted]) -> Fitted:
     """Stack what one method has found for several groups of concepts."""
@@ -82,7 +89,7 @@ def fit_concepts(
                 step_sizes.append(n_done)
                 advance(n_done)
 
-            task = Task(subject, tuple(group), train, ctx.memory_budget // 2, progress)
+            task = Task(subject, tuple(group), train, ctx.memory_budget // 2, progress, ctx)
             for n, (name, config) in enumerate(configs.items(), start=1):
                 directions[name].append(methods[name].fit(task, config, ctx.seed))
                 progress(n * len(group) - sum(steps))

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
-from steerlens.engine.intervention import decoder_rows, looks_back
+from steerlens.engine.intervention import decoder_rows
 from steerlens.errors import SteerlensError
-from steerlens.steering.methods.directions import Directions, largest_activations
+from steerlens.steering.methods.directions import Directions
+from steerlens.steering.methods.pooled import FEATURES_AT_ONCE, pooled_latents
 from steerlens.steering.methods.task import Task
 
 NAME = "SAE-A"
-
-FEATURES_AT_ONCE = 4096
 
 
 @dataclass
@@ -41,25 +40,10 @@ def fit(task: Task, config: SaeAConfig, seed: int) -> Directions:
         raise SteerlensError(
             f"SAE-A's rank {config.rank}: {subject.name} has {subject.d_sae} features."
         )
-    if looks_back(subject.sae):
-        raise SteerlensError(f"SAE-A can't read {subject.name}: its activations look back.")
     best: list[int] = []
-    activations_of_text: dict[int, torch.Tensor] = {}  # by text: many concepts have the same
-    most = max(1, task.memory_budget // (4 * subject.d_sae))
-    for concept, positives in enumerate(task.labelled.positives):
-        texts = task.labelled.of(concept)
-        missing = [text for text in texts if text not in activations_of_text]
-        if len(activations_of_text) + len(missing) > most:
-            activations_of_text = {
-                text: activations_of_text[text] for text in texts if text in activations_of_text
-            }
-        activations_of_text |= zip(
-            missing, largest_activations(subject, task.vectors, missing), strict=True
-        )
-        acts_NF = torch.stack([activations_of_text[text] for text in texts])
-        n = len(positives)
-        order_F = auroc(acts_NF[:n], acts_NF[n:]).argsort(descending=True, stable=True)
-        best.append(int(order_F[config.rank]))
+    for acts_NF, n_positive in pooled_latents(task, NAME):
+        auroc_F = auroc(acts_NF[:n_positive], acts_NF[n_positive:])
+        best.append(int(auroc_F.argsort(descending=True, stable=True)[config.rank]))
     features_C = torch.tensor(best)
     return Directions(decoder_rows(subject.sae, features_C).float(), features_C=features_C)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from steerlens.engine.generation.sampling import row_seed
+from steerlens.engine.run_context import RunContext
 from steerlens.steering.methods.labelled import Labelled, TokenVectors, token_vectors
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class Task:
     """Bytes for what a method runs at once."""
     progress: Callable[[int], None] = lambda done: None
     """Called with the number of concepts that a method has just finished, if that takes long."""
+    ctx: RunContext = field(default_factory=RunContext)
+    """The run around it, for a method that has the model write or scores features."""
 
     def __len__(self) -> int:
         return len(self.concepts)

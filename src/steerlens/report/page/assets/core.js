@@ -30,7 +30,7 @@ const steerlens = (window.steerlens = {});
     features.layers = [...new Set(features.layer)].sort((a, b) => a - b);
   }
   /* What a card has where nothing is written. */
-  const nothing = { promoted: [], promoted_logits: null, suppressed: [], suppressed_logits: null, windows: [], marked: [],
+  const nothing = { promoted: [], promoted_logits: null, by_lens: [], suppressed: [], suppressed_logits: null, windows: [], marked: [],
     histogram: [], histogram_range: null, frequency: null, neighbours: [], url: null, steered: [] };
   const cards = new Map();
   function add(more) {

@@ -87,7 +87,7 @@
       vector.disabled = !chosen.length;
       stop.disabled = !running;
       command.disabled = !repeat.command;
-      command.title = repeat.python && !repeat.command ? "The command line steers one feature, or several by equal shares." : "";
+      command.title = repeat.python && !repeat.command ? "A command steers; choose a factor that isn't 0." : "";
       python.disabled = !repeat.python;
       if (!chosen.length) say("Choose a feature: search for a token or a concept, or open one in the table below.");
     }
@@ -165,16 +165,19 @@
 
     function take(event) {
       if (event.repeat) repeat = event.repeat;
-      if (event.own) own.replaceChildren("Marked are their own tokens: ", ...event.own.slice(0, 40).map((text) => token(text)));
+      if (event.own) own.replaceChildren("Marked are their 20 logit-lens tokens; success@20 counts those of the first feature: ", ...event.own.slice(0, 40).map((text) => token(text)));
       if (event.waiting) say(`${number(event.waiting)} requests are before this one …`);
       if (event.error) throw new Error(event.error);
-      for (const text of event.texts || event.done || []) texts.set(text.factor, text);
+      for (const text of event.texts || event.done || []) if (event.done || !isWhole(text.factor)) texts.set(text.factor, text);
       if (event.texts) say("Writing …");
     }
 
-    async function send(factors) {
+    /* Asks for the slider's factor, those that are shown, and more; what has been written isn't written again, so that the command to copy has all of them. */
+    async function send(more) {
       if (!chosen.length) return;
       if (running) running.abort();
+      const factors = [...new Set([factorNow(), ...more, ...[...texts.keys()].reverse()])].filter((factor) => factor !== 0).slice(0, live.limits.factors);
+      texts = new Map([...texts].filter(([factor]) => factor === 0 || factors.includes(factor)));
       const request = new AbortController();
       running = request;
       say("Asking …");
@@ -201,13 +204,16 @@
       }
     }
 
-    const sendAll = () => send([...new Set([...live.factors, ...[...texts.keys()], factorNow()])].filter((factor) => factor !== 0).slice(0, live.limits.factors));
+    const sendAll = () => send(live.factors);
+
+    /* A text has its numbers once it has been written to its end. */
+    const isWhole = (factor) => texts.has(factor) && texts.get(factor).success !== null;
 
     function moved() {
       draw();
       clearTimeout(timer);
       if (texts.has(factorNow())) return;
-      timer = setTimeout(() => (texts.size ? send([factorNow()].filter((factor) => factor !== 0)) : sendAll()), PAUSE);
+      timer = setTimeout(() => send(texts.size ? [] : live.factors), PAUSE);
     }
 
     async function exportVector() {

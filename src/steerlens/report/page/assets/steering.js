@@ -7,7 +7,7 @@
   /* A text whose tokens of interest are marked. */
   function marked(segments) {
     return make("bdi", { class: "text" }, segments.map(([text, kind]) => (kind
-      ? make("mark", { class: KINDS[kind], title: ["", "one of the feature's own tokens", "a token of the concept", "its own token, and the concept's"][kind], text })
+      ? make("mark", { class: KINDS[kind], title: ["", "one of the feature's 20 logit-lens tokens, which success@20 counts", "a token of the concept", "its own token, and the concept's"][kind], text })
       : document.createTextNode(text))));
   }
 
@@ -16,7 +16,7 @@
     const names = factors.map((factor) => number(factor));
     const values = (arm, key) => factors.map((factor) => { const at = arm.factors.indexOf(factor); return at < 0 ? null : arm[key][at]; });
     const measures = [
-      ["success", "success@20", "tokens of its own a text"],
+      ["success", "success@20", "tokens a text that are among its 20 logit-lens tokens"],
       ["concept_success", "concept success", "tokens of the concept a text"],
       ["perplexity", "perplexity", "of prompt and text, unsteered model"],
       ["kl", "KL, nats", "first steered next-token distribution from the unsteered"],
@@ -65,13 +65,13 @@
     slider.addEventListener("input", draw);
     draw();
     return make("div", {}, make("label", { class: "slider" }, make("span", { text: "Factor" }), slider, shown),
-      make("p", { class: "explains" }, make("mark", { class: "own", text: "its own tokens" }), " ", steered.concept ? make("mark", { class: "concept", text: "tokens of the concept" }) : null,
+      make("p", { class: "explains" }, make("mark", { class: "own", text: "its 20 logit-lens tokens" }), " ", steered.concept ? make("mark", { class: "concept", text: "tokens of the concept" }) : null,
         steered.n_prompts > steered.prompts.length ? ` The first ${steered.prompts.length} of ${steered.n_prompts} prompts; all are in generations.parquet.` : ""), list);
   }
 
   steerlens.steering = (steered) => make("div", { class: "steering" },
     make("h3", { text: steered.concept ? `Steered toward ${steered.concept}` : "Steered" }),
-    make("p", { text: steered.best_factor === null ? "No factor may be chosen: at all of them its texts break down." : `Best factor ${number(steered.best_factor)}${steered.safe_range ? `; the rule allows ${number(steered.safe_range[0])} to ${number(steered.safe_range[1])}` : ""}${steered.undecided ? ", undecided: no factor has any success" : ""}.` }),
+    make("p", { text: steered.best_factor === null ? `${steered.why_none[0].toUpperCase()}${steered.why_none.slice(1)}.` : `Best factor ${number(steered.best_factor)}${steered.safe_range ? `; the rule allows ${number(steered.safe_range[0])} to ${number(steered.safe_range[1])}` : ""}${steered.undecided ? ", undecided: no factor has any success" : ""}.` }),
     texts(steered), dose(steered));
   steerlens.marked = marked;
 })();

@@ -41,7 +41,7 @@
       } } });
       return make("div", { role: "columnheader", class: "number" }, button);
     });
-    head.append(heads[0], heads[1], make("div", { role: "columnheader", text: features.labels ? "label, promoted tokens" : "promoted tokens" }), ...heads.slice(2));
+    head.append(heads[0], heads[1], make("div", { role: "columnheader", text: features.labels ? "label, promoted tokens" : "promoted tokens", title: "by the logit lens, the strongest first" }), ...heads.slice(2));
 
     /* Rows that are asked for, or null for all of them. */
     function matches() {
