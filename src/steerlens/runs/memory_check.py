@@ -91,12 +91,12 @@ def _weights_beside(settings: Settings, n_params: float) -> list[Weights]:
     if settings.evaluator and settings.steering.factors:
         name = f"the evaluator {settings.evaluator.title}"
         beside_model.append(Weights(name, _model_size(settings.evaluator) or 0, "evaluator=null"))
-    if settings.concepts is None:
-        return beside_model
+    concepts = settings.concepts
     if judge := local_model(settings.judge):
         name = f"the judge {judge.title}"
-        beside_model.append(Weights(name, _model_size(judge) or 0, "judge=lexical"))
-    if LORA in settings.concepts.methods:
+        without = "another choice.rule" if concepts is None else "judge=lexical"
+        beside_model.append(Weights(name, _model_size(judge) or 0, without))
+    if concepts is not None and LORA in concepts.methods:
         name = f"the copy of {settings.subject.model.title} that LoRA trains"
         beside_model.append(Weights(name, n_params, "concepts.methods without LoRA"))
     return beside_model
