@@ -283,8 +283,8 @@ def _tiny_concepts(concepts: ConceptsConfig, folder: Path) -> ConceptsConfig:
     quick = {"epochs": 1}
     settings = dict.fromkeys(("Probe", "SSV", "ReFT-r1", "LoReFT", "LoRA"), quick)
     return dataclasses.replace(
-        concepts, source="folder", path=str(path), subset=None, n_prompts=4, settings=settings,
-        instructions="genre", instructions_path=str(folder),
+        concepts, source="folder", path=str(path), subset=None, n=None, n_prompts=4,
+        settings=settings, instructions="genre", instructions_path=str(folder),
     )  # fmt: skip
 
 
