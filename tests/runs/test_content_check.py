@@ -94,6 +94,12 @@ def test_concepts_of_a_folder_are_known_by_its_metadata(tmp_path: Path) -> None:
     assert "unknown concept of set 'nope'" in refusal(*words, "concepts.only=[nope]")
     labels = ["score=f1", f"score.labels={folder}"]
     assert "unknown concept of score.labels" in refusal(*labels, "score.topic=nope")
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    (pairs / "morality.json").write_text("[]")
+    assert "'moral'; did you mean 'morality'" in refusal(
+        *words[:2], f"concepts.path={pairs}", "concepts.only=[moral]"
+    )
     (tmp_path / "empty").mkdir()
     assert "has no metadata.jsonl" in refusal(*words[:2], f"concepts.path={tmp_path / 'empty'}")
 

@@ -119,6 +119,10 @@ def test_a_judge_and_instructions_of_the_hub_are_refused_as_well(
         words = [*folder, f"concepts.instructions={instructions}"]
         with pytest.raises(SteerlensError, match=f"instructions .*{way}.$"):
             refuse_unreachable(parse_settings(compose(words)))
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    (pairs / "morality.json").write_text("[]")
+    refuse_unreachable(parse_settings(compose([*folder[:-1], f"concepts.path={pairs}"])))
     own = tmp_path / "own.json"
     own.write_text("[]")
     refuse_unreachable(parse_settings(compose([*folder, f"concepts.instructions_path={own}"])))

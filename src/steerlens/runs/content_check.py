@@ -13,8 +13,8 @@ from steerlens.config.parse import parse_ids
 from steerlens.config.schema import ConceptsConfig, SelectionConfig
 from steerlens.config.settings import Settings
 from steerlens.data.concept_sets import refuse_too_many
-from steerlens.data.concept_sets.axbench import concept_names
 from steerlens.data.concept_sets.embedded import TOPICS
+from steerlens.data.concept_sets.load import names_of_folder
 from steerlens.data.neuronpedia import UNNAMED, activation_files, explanation_files, rows
 from steerlens.errors import SteerlensError, unknown
 from steerlens.scores.concepts import FileTokenizer, Vocabulary
@@ -113,7 +113,7 @@ def _check_concepts(concepts: ConceptsConfig) -> None:
     if concepts.source == "embedded":
         names, where = list(TOPICS), "embedded"
     elif concepts.source == "folder" and "{layer}" not in str(concepts.path):
-        names, where = concept_names(Path(str(concepts.path))), Path(str(concepts.path)).name
+        names, where = names_of_folder(Path(str(concepts.path))), Path(str(concepts.path)).name
     else:
         return
     for name in concepts.only:

@@ -20,6 +20,7 @@ from steerlens.config.parse import parse_layers
 from steerlens.config.saes import layers_with_sae
 from steerlens.config.schema import ConceptsConfig, ModelConfig, RunConfig, SaeConfig
 from steerlens.config.settings import Settings, parse_subject
+from steerlens.data.concept_sets.load import holds_pairs
 from steerlens.errors import SteerlensError
 from steerlens.runs.subject_check import local_folder
 
@@ -122,6 +123,8 @@ def _instructions_of_hub(concepts: ConceptsConfig | None) -> Absent | None:
     asks it for them each time, so that they are never here.
     """
     if concepts is None or concepts.source == "embedded" or concepts.instructions_path:
+        return None
+    if concepts.source == "folder" and holds_pairs(Path(str(concepts.path))):
         return None
     give = "and give concepts.instructions_path"
     if concepts.instructions == "genre":

@@ -67,9 +67,15 @@ def _metadata_file(path: Path) -> Path:
     file = _find(path, METADATA)
     if file is None:
         raise SteerlensError(
-            f"concepts: {path} has no {METADATA[0]}, neither in it nor in {METADATA[1]}/."
+            f"concepts: {path} has no {METADATA[0]}, neither in it nor in {METADATA[1]}/, and no "
+            "JSON files of contrast pairs."
         )
     return file
+
+
+def has_metadata(path: Path) -> bool:
+    """Return whether a folder says of what concepts its tables are."""
+    return _find(path, METADATA) is not None
 
 
 def axbench_hub(repo: str, subset: str, revision: str | None = None) -> ConceptSet:

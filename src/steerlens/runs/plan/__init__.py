@@ -182,7 +182,11 @@ def _toward_concepts(settings: Settings, measured: Measured | None) -> list[tupl
         ("concepts", f"{planned.concepts:,}, each in {planned.arms} ways"),
         ("steering", f"{planned.texts:,} texts, {_about(planned.texts, rates)}"),
         ("ratings", planned.rating),
-        ("time", "besides, what methods learn: minutes for SSV, ReFT-r1, LoReFT and LoRA each"),
+        (
+            "time",
+            "besides, what methods learn: minutes each for SSV, ReFT-r1, LoReFT, LoRA, SAE-TS and "
+            "RePS",
+        ),
         ("disk", f"about {gigabytes(planned.texts * TEXT_BYTES + 1e6)} in the run's folder"),
     ]
 
@@ -262,6 +266,9 @@ def _scores_and_texts(settings: Settings, measured: Measured | None) -> list[tup
                 + (f"; {n_kept:,} texts with these settings are in the cache" if n_kept else ""),
             )
         )
+    if steering and settings.evaluate.tasks:
+        tasks = ", ".join(settings.evaluate.tasks)
+        rows.append(("tasks", f"{tasks}: up to {steering.edits:,} times each, and once unsteered"))
     if steering and (words := planned_words(settings, len(counts))):
         n_bytes += words.words * len(counts) * TABLE_BYTES
         rows.append(
