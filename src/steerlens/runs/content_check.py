@@ -14,7 +14,7 @@ from steerlens.config.schema import ConceptsConfig, SelectionConfig
 from steerlens.config.settings import Settings
 from steerlens.data.concept_sets import refuse_too_many
 from steerlens.data.concept_sets.embedded import TOPICS
-from steerlens.data.concept_sets.load import names_of_folder
+from steerlens.data.concept_sets.folders import names_of_folder
 from steerlens.data.neuronpedia import UNNAMED, activation_files, explanation_files, rows
 from steerlens.errors import SteerlensError, unknown
 from steerlens.scores.concepts import FileTokenizer, Vocabulary

@@ -20,7 +20,7 @@ from steerlens.config.parse import parse_layers
 from steerlens.config.saes import layers_with_sae
 from steerlens.config.schema import ConceptsConfig, ModelConfig, RunConfig, SaeConfig
 from steerlens.config.settings import Settings, parse_subject
-from steerlens.data.concept_sets.load import holds_pairs
+from steerlens.data.concept_sets.folders import holds_pairs
 from steerlens.errors import SteerlensError
 from steerlens.runs.subject_check import local_folder
 

@@ -8,14 +8,10 @@ from pathlib import Path
 
 from steerlens.config.schema import CONCEPT_SOURCES, ConceptsConfig
 from steerlens.data.concept_sets import ConceptSet, refuse_too_many
-from steerlens.data.concept_sets.axbench import (
-    axbench_folder,
-    axbench_hub,
-    concept_names,
-    has_metadata,
-)
-from steerlens.data.concept_sets.contrast import contrast_files, contrast_folder
+from steerlens.data.concept_sets.axbench import axbench_folder, axbench_hub
+from steerlens.data.concept_sets.contrast import contrast_folder
 from steerlens.data.concept_sets.embedded import as_answers, embedded_concepts
+from steerlens.data.concept_sets.folders import holds_pairs, names_of_folder
 from steerlens.data.concept_sets.instructions import with_instructions
 from steerlens.errors import unknown
 
@@ -64,19 +60,3 @@ def _folder(path: Path, config: ConceptsConfig, seed: int) -> ConceptSet:
         if name not in names:
             raise unknown(f"concept of {path.name}", name, names)
     return contrast_folder(path, config.n_train, config.n_test, config.n_prompts, seed, config.only)
-
-
-def holds_pairs(path: Path) -> bool:
-    """Return whether a folder holds contrast pairs, rather than AxBench's tables."""
-    return not has_metadata(path) and bool(contrast_files(path))
-
-
-def names_of_folder(path: Path) -> list[str]:
-    """Return the names of a folder's concepts, without their texts.
-
-    Raises:
-        SteerlensError: it holds none, or they can't be read.
-    """
-    if holds_pairs(path):
-        return [file.stem for file in contrast_files(path)]
-    return concept_names(path)
