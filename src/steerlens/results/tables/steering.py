@@ -75,6 +75,11 @@ GENERATIONS = Table(
         ),
         "perplexity": PERPLEXITY,
         "kl": KL,
+        "rating": Column(
+            "double",
+            "With choice.rule=judge the harmonic mean of the judge's ratings, 0 to 2; null where "
+            "one is missing. The ratings stand in columns as those of `ratings.parquet`.",
+        ),
         "degeneracy": DEGENERACY,
         **REPETITION,
         **MAKING,
@@ -115,6 +120,7 @@ STEERING = Table(
         "degeneracy": Column("double", _AT_BEST.format("degeneracy")),
         "kl": Column("double", _AT_BEST.format("`kl`")),
         "relative_dose": Column("double", _AT_BEST.format("`relative_dose`")),
+        "rating": Column("double", _AT_BEST.format("`rating`")),
         "texts": Column("int64", "How many texts these means are of."),
         "success_20_unsteered": Column("double", _UNSTEERED.format("success@20")),
         "concept_success_unsteered": Column("double", _UNSTEERED.format("`concept_success`")),
