@@ -282,7 +282,8 @@ def _tiny_concepts(concepts: ConceptsConfig, folder: Path) -> ConceptsConfig:
         save_concepts(path, LAYERS[-1])
         save_instructions(instructions)
     quick = {"epochs": 1}
-    settings = dict.fromkeys(("Probe", "SSV", "ReFT-r1", "LoReFT", "LoRA"), quick)
+    settings = dict.fromkeys(("Probe", "SSV", "ReFT-r1", "RePS", "LoReFT", "LoRA"), quick)
+    settings["SAE-TS"] = {"vectors": 4, "prompts": 1, "tokens": 2}
     return dataclasses.replace(
         concepts, source="folder", path=str(path), subset=None, n_prompts=4, settings=settings,
         instructions="genre", instructions_path=str(folder),

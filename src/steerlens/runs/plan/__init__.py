@@ -182,7 +182,11 @@ def _toward_concepts(settings: Settings, measured: Measured | None) -> list[tupl
         ("concepts", f"{planned.concepts:,}, each in {planned.arms} ways"),
         ("steering", f"{planned.texts:,} texts, {_about(planned.texts, rates)}"),
         ("ratings", planned.rating),
-        ("time", "besides, what methods learn: minutes for SSV, ReFT-r1, LoReFT and LoRA each"),
+        (
+            "time",
+            "besides, what methods learn: minutes each for SSV, ReFT-r1, LoReFT, LoRA, SAE-TS and "
+            "RePS",
+        ),
         ("disk", f"about {gigabytes(planned.texts * TEXT_BYTES + 1e6)} in the run's folder"),
     ]
 
