@@ -4,9 +4,9 @@ Every score as a guide (rank correlation with success, success of as many featur
 first, with intervals that are simultaneous over all scores), and every two scores beside each
 other: Spearman's and Kendall's rank correlation and how many of the first hundred features they
 share. Where random directions were scored, the output score also takes part as its place among
-them: `1 - output_score_p`, and less the mean of its layer's. The best pair of scores is held against the
-best score, both chosen and counted on different features (`criteria_combined`). Scores agree or not over all scored
-features, and guide or not over those that were steered.
+them: `1 - output_score_p`, and less the mean of its layer's. The best pair of scores is held
+against the best score, both chosen and counted on different features. Scores agree or not over all
+scored features, and guide or not over those that were steered.
 """
 
 from __future__ import annotations
