@@ -113,6 +113,7 @@ FIGURES = {
     "model_types": "releases_by_layer",
     "criteria": "criteria_agreement",
     "factors": "factors",
+    "capability": "capability",
     "dataset_size": "sizes",
     "dataset_size_texts": "sizes",
     "table1_embedded": "table1_factor",
@@ -266,6 +267,7 @@ def first_steps(config: RunConfig, model: Path, saes: Path, text: Path) -> RunCo
             config.toward, words=config.toward.words and ["w60", "w61", "music"]
         ),
         corpus=CorpusConfig(name="text", source="text", path=str(text), context_length=16),
+        evaluate=dataclasses.replace(config.evaluate, n_items=8 if config.evaluate.tasks else None),
         concepts=config.concepts and _tiny_concepts(config.concepts, text.parent),
         judge=config.judge and JudgeConfig("lexical"),
         pmi=PmiConfig(min_count=1, min_together=1),

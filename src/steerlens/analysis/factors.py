@@ -31,7 +31,7 @@ FEATURE = (
 
 MEANS = (
     *("success_1", "success_5", "success_20", "concept_success", "perplexity", "degeneracy"),
-    *("kl", "relative_dose"),
+    *("kl", "relative_dose", "drift"),
 )
 
 PERPLEXITY_RULES = ("budget", "perplexity_ratio")

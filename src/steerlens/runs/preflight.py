@@ -25,6 +25,7 @@ from steerlens.config.settings import Settings, parse_settings
 from steerlens.config.steering import (
     check_choice,
     check_coverage,
+    check_evaluate,
     check_generation,
     check_lens,
     check_objective,
@@ -35,6 +36,7 @@ from steerlens.config.steering import (
     check_toward,
 )
 from steerlens.data.neuronpedia import explanation_files
+from steerlens.data.tasks import check_tasks
 from steerlens.engine.examples import read_metadata, refuse_missing_layers
 from steerlens.engine.lens_file import is_of_pytorch, model_beside, read_lens_file
 from steerlens.errors import SteerlensError, unknown
@@ -70,6 +72,7 @@ def check(config: RunConfig) -> None:
     check_selection(config.selection)
     check_choice(config.choice)
     check_lens(config.lens, settings.scores)
+    check_evaluate(config.evaluate)
     if config.choice.success == "concept_success" and config.concept is None and not toward:
         raise SteerlensError("choice.success=concept_success needs concept=WORD.")
     if steers and config.choice.rule == JUDGE:
@@ -100,6 +103,7 @@ def check(config: RunConfig) -> None:
                 check_local_model(model, f"{name}.path", Path(config.paths.cache_dir))
     if config.chosen.refusal and config.chosen.kind == settings.kind.name:
         raise SteerlensError(config.chosen.refusal)
+    check_tasks(config.evaluate)
     if config.labels:
         explanation_files(Path(config.labels))
     if not settings.loads_subject:

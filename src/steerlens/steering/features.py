@@ -28,6 +28,7 @@ from steerlens.engine.generation import (
 )
 from steerlens.results import GENERATIONS
 from steerlens.steering.metrics import Metric, MetricRun, Texts, metrics, needs_feature
+from steerlens.steering.metrics.drift import with_drift
 
 if TYPE_CHECKING:
     import torch
@@ -216,6 +217,7 @@ def _of_length(vectors: torch.Tensor | None, length: int) -> torch.Tensor | None
 def _generations(
     subject: Subject, measured: pd.DataFrame, settings: SteeringSettings
 ) -> pd.DataFrame:
+    measured = with_drift(measured)
     return GENERATIONS.frame(
         measured.assign(
             model=subject.lm.name,
@@ -331,6 +333,8 @@ def measure_groups(
     for name, metric in metrics(of_features="feature" in tables[0]).items():
         words = concept if needs_feature(metric) else ()
         config = settings.get(name) or metric.Config()
+        if not getattr(config, "enabled", True):
+            continue
         of_metric = {
             "metric": name,
             "settings": dict(vars(config)),
