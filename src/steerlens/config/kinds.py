@@ -45,12 +45,14 @@ SCORES = Kind(
 FEATURES = Kind(
     "features",
     "steers with features, and toward no word",
-    SCORES.reads | STEERING | {"selection", "choice", "judge", "pmi", "coverage", "concept"},
+    SCORES.reads
+    | STEERING
+    | {"selection", "choice", "judge", "pmi", "coverage", "concept", "evaluate"},
 )
 CONCEPT = Kind(
     "concept",
     "steers with the features that may stand for a word (features.concept)",
-    SCORES.reads | STEERING | {"selection", "choice", "judge", "coverage", "concept"},
+    SCORES.reads | STEERING | {"selection", "choice", "judge", "coverage", "concept", "evaluate"},
 )
 WORDS = Kind(
     "words",
@@ -114,6 +116,10 @@ CONDITIONS: Mapping[str, tuple[Callable[[RunConfig], bool], str]] = {
     ),
     "choice.kl_budget": (lambda config: config.choice.rule == "kl", "choice.rule=kl"),
     "choice.dose_budget": (lambda config: config.choice.rule == "dose", "choice.rule=dose"),
+    **{
+        f"evaluate.{key}": (lambda config: bool(config.evaluate.tasks), "evaluate.tasks")
+        for key in ("folder", "n_items", "num_fewshot")
+    },
     "judge": (
         lambda config: config.choice.rule == JUDGE or config.concepts is not None,
         "choice.rule=judge or concepts=NAME",

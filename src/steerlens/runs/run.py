@@ -15,6 +15,7 @@ from steerlens.config.schema import JUDGE, RunConfig
 from steerlens.config.settings import Settings, parse_settings
 from steerlens.config.sources import source_note, unread_note
 from steerlens.data.reference import read_reference
+from steerlens.data.tasks import load_tasks
 from steerlens.engine.run_context import RunContext
 from steerlens.report import tracking, write_report
 from steerlens.report.terminal import phase, print_summary, progress
@@ -32,7 +33,7 @@ from steerlens.runs.plan import print_plan
 from steerlens.runs.published import write_published_ratings, write_published_scores
 from steerlens.runs.run_folder import RunFolder
 from steerlens.runs.score import score
-from steerlens.runs.steer import measure_pmi, select, steer, write_answer
+from steerlens.runs.steer import evaluate, measure_pmi, select, steer, write_answer
 from steerlens.runs.toward import steer_toward_words
 from steerlens.storage.files import CONFIG_FILE, JOB_FILE, write_text
 from steerlens.storage.store import Store
@@ -213,6 +214,8 @@ def score_and_steer(
         folder: where each table goes as soon as a layer is finished.
         session: the judge by whose ratings factors are chosen; None for other rules.
     """
+    # Before hours of work: their items may have to be fetched.
+    tasks = load_tasks(settings.evaluate) if settings.evaluate.tasks else []
     features = score(settings, ctx, models, folder)
     lm = models.lm
     assert lm is not None
@@ -225,6 +228,8 @@ def score_and_steer(
     steered = STEERING.frame([])
     if len(selected):
         steered = steer(selected, settings.steering, ctx, models, folder, session)
+        if tasks:
+            evaluate(selected, settings, tasks, ctx, models, folder)
     if settings.kind is CONCEPT:
         write_answer(features, steered, settings, lm, folder)
     elif len(selected):

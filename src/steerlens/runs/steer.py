@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from steerlens.config.settings import Settings, SteeringSettings
 from steerlens.engine.cached_rows import cached_json
 from steerlens.engine.run_context import RunContext
 from steerlens.report.terminal import progress
-from steerlens.results import FEATURES, GENERATIONS, STEERING, WORDS
+from steerlens.results import CAPABILITY, FEATURES, GENERATIONS, STEERING, WORDS
 from steerlens.results.pmi import PMI_FILE
 from steerlens.runs.models import RunModels, steering_of
 from steerlens.runs.run_folder import RunFolder
@@ -26,8 +27,12 @@ from steerlens.storage.files import json_text, write_json
 from steerlens.storage.provenance import code_digest
 
 if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
     from steerlens.engine.subject import LoadedModel
     from steerlens.judges.session import RatingSession
+
+logger = logging.getLogger(__name__)
 
 
 def select(features: pd.DataFrame, settings: Settings) -> pd.DataFrame:
@@ -41,6 +46,14 @@ def select(features: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     # Another shard may have features over the threshold where this one has none.
     may_be_none = settings.shard is not None or bool(settings.steering.concept)
     rows = chosen(features, settings.selection, may_be_none)
+    top_n = settings.selection.top_n
+    if top_n is not None and len(rows) < top_n and not may_be_none:
+        logger.warning(
+            "selection.top_n=%s is more than the %s features that there are to choose from: all "
+            "of them are steered with.",
+            top_n,
+            len(rows),
+        )
     if settings.steering.steer.together and len(rows):
         best = best_first(rows, settings.selection.score)
         rows = pd.concat([best, rows.drop(index=best.index)])
@@ -107,6 +120,34 @@ def steer(
             **judged,
         )
     return pd.concat(tables, ignore_index=True)
+
+
+def evaluate(
+    features: pd.DataFrame,
+    settings: Settings,
+    tasks: Sequence[Task],
+    ctx: RunContext,
+    models: RunModels,
+    folder: RunFolder,
+) -> None:
+    """Write how the model answers tasks while it is steered, layer by layer.
+
+    Args:
+        features: rows of the table of features; for `steer.together` the best first.
+        settings: the run's.
+        tasks: of lm-evaluation-harness.
+        ctx: memory, seed, and the store of finished answers.
+        models: model and SAEs.
+        folder: where the table goes.
+    """
+    from steerlens.steering.capability import evaluate_layer
+
+    for subject in models.subjects(features["layer"].tolist()):
+        start = time.perf_counter()
+        ids = features.loc[features["layer"] == subject.layer, "feature"].tolist()
+        rows = evaluate_layer(subject, ids, tasks, settings.steering, ctx.for_group())
+        folder.add(CAPABILITY, rows)
+        folder.finish_stage(subject, "tasks", start)
 
 
 def write_answer(

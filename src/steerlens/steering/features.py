@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -28,12 +29,15 @@ from steerlens.engine.generation import (
 )
 from steerlens.results import GENERATIONS
 from steerlens.steering.metrics import Metric, MetricRun, Texts, metrics, needs_feature
+from steerlens.steering.metrics.drift import with_drift
 
 if TYPE_CHECKING:
     import torch
 
     from steerlens.engine.run_context import RunContext
     from steerlens.engine.subject import LoadedModel, Subject
+
+logger = logging.getLogger(__name__)
 
 TEXTS_AT_LEAST = 512
 """Texts that are measured at a time, however little memory there is."""
@@ -71,7 +75,15 @@ def steer_layer(
     steered: list[Steered] = [
         (feature, control, "") for feature in features for control in ["", *steer.controls]
     ]
-    groups = (features[:n] for n in steer.together if n <= len(features))
+    groups = [features[:n] for n in steer.together if n <= len(features)]
+    if len(groups) < len(steer.together):
+        logger.warning(
+            "layer %s has %s features to steer with, fewer than steer.together=%s: larger groups "
+            "are left out.",
+            subject.layer,
+            len(features),
+            steer.together,
+        )
     steered += [(first, "", "+".join(map(str, others))) for first, *others in groups]
     if steer.search:
         measured = _search(steered, factors, settings.choice, texts_of)
@@ -216,6 +228,7 @@ def _of_length(vectors: torch.Tensor | None, length: int) -> torch.Tensor | None
 def _generations(
     subject: Subject, measured: pd.DataFrame, settings: SteeringSettings
 ) -> pd.DataFrame:
+    measured = with_drift(measured)
     return GENERATIONS.frame(
         measured.assign(
             model=subject.lm.name,
@@ -331,6 +344,8 @@ def measure_groups(
     for name, metric in metrics(of_features="feature" in tables[0]).items():
         words = concept if needs_feature(metric) else ()
         config = settings.get(name) or metric.Config()
+        if not getattr(config, "enabled", True):
+            continue
         of_metric = {
             "metric": name,
             "settings": dict(vars(config)),

@@ -40,6 +40,7 @@ from steerlens.config.schema.texts import (
     LENSES,
     CorpusConfig,
     CoverageConfig,
+    EvaluateConfig,
     LensConfig,
     PmiConfig,
     QualityConfig,
@@ -66,6 +67,7 @@ __all__ = [
     "ConceptsConfig",
     "CorpusConfig",
     "CoverageConfig",
+    "EvaluateConfig",
     "FeaturesConfig",
     "GenerationConfig",
     "JudgeConfig",
@@ -228,6 +230,7 @@ class RunConfig:
     quality: QualityConfig = field(default_factory=QualityConfig)
     coverage: CoverageConfig = field(default_factory=CoverageConfig)
     toward: TowardConfig = field(default_factory=TowardConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     concepts: ConceptsConfig | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from steerlens.config.schema.missing import MISSING
@@ -86,6 +86,21 @@ class QualityConfig:
 
     n_tokens: int | None = None
     """Tokens of the corpus that are encoded and decoded; null = none."""
+
+
+@dataclass
+class EvaluateConfig:
+    """What steering costs the model: tasks of lm-evaluation-harness, under the run's own edit."""
+
+    tasks: list[str] = field(default_factory=list)
+    """Names of the harness' tasks or groups of tasks, for every steered feature at every factor;
+    definitions, opposites and sums ship, the others' items come from the hub. [] = none."""
+    folder: str | None = None
+    """Folder of your own tasks, YAML files in the harness' format."""
+    n_items: int | None = None
+    """Only the first n items of each task; null = all."""
+    num_fewshot: int | None = None
+    """Answered items in front of each; null = what the task says."""
 
 
 @dataclass

@@ -75,6 +75,17 @@ GENERATIONS = Table(
         ),
         "perplexity": PERPLEXITY,
         "kl": KL,
+        "rating": Column(
+            "double",
+            "With choice.rule=judge the harmonic mean of the judge's ratings, 0 to 2; null where "
+            "one is missing. The ratings stand in columns as those of `ratings.parquet`.",
+        ),
+        "drift": Column(
+            "int64",
+            "How many features fire in the text that don't in the unsteered one of the same prompt "
+            "and sample, without the steered ones, on tokens that aren't the feature's own; null "
+            "without `metrics.drift.enabled=true`.",
+        ),
         "degeneracy": DEGENERACY,
         **REPETITION,
         **MAKING,
@@ -113,8 +124,10 @@ STEERING = Table(
         "concept_success": Column("double", _AT_BEST.format("`concept_success`")),
         "perplexity": Column("double", _AT_BEST.format("perplexity")),
         "degeneracy": Column("double", _AT_BEST.format("degeneracy")),
+        "drift": Column("double", _AT_BEST.format("`drift`")),
         "kl": Column("double", _AT_BEST.format("`kl`")),
         "relative_dose": Column("double", _AT_BEST.format("`relative_dose`")),
+        "rating": Column("double", _AT_BEST.format("`rating`")),
         "texts": Column("int64", "How many texts these means are of."),
         "success_20_unsteered": Column("double", _UNSTEERED.format("success@20")),
         "concept_success_unsteered": Column("double", _UNSTEERED.format("`concept_success`")),
@@ -123,6 +136,44 @@ STEERING = Table(
     },
 )
 """One row per feature (and control, and features together): means at its best factor."""
+
+
+CAPABILITY = Table(
+    file="capability.parquet",
+    about="One row per feature (and control, and features together), factor and task of "
+    "`evaluate.tasks`: how the model answers under the edit. Rows at factor 0 are there for every "
+    "feature.",
+    keys=(*SUBJECT, "layer", "feature", "control", "together", "task", "factor"),
+    nullable=("control", "together"),
+    columns={
+        **SUBJECT,
+        **{name: column for name, column in _STEERED.items() if name != "concept"},
+        "task": Column("string", "The task's name in lm-evaluation-harness."),
+        "factor": FACTOR,
+        "metric": Column(
+            "string", "What an item counts: the task's first metric, `acc` for right or wrong."
+        ),
+        "items": Column("int64", "How many items the task has here."),
+        "accuracy": Column("double", "Mean of `metric` over the items."),
+        "accuracy_low": Column(
+            "double", "Lower end of its 95 % interval over items; null for fewer than 8."
+        ),
+        "accuracy_high": Column("double", "Upper end of it."),
+        "accuracy_unsteered": Column("double", "The accuracy of the same items without the edit."),
+        "changed": Column("int64", "How many answers aren't the unsteered ones."),
+        "worse": Column("int64", "How many of these count for less than the unsteered ones."),
+        "side_effect_ratio": Column(
+            "double", "`worse` / `changed` (CorrSteer, arXiv 2508.12535); null where none changed."
+        ),
+        "item_scores": Column("list<double>", "`metric` of every item, in the task's order."),
+        "answers": Column(
+            "list<string>",
+            "The answer to every item: the number of the most probable choice, from 0, or what "
+            "the model has written.",
+        ),
+    },
+)
+"""One row per feature, factor and task."""
 
 
 def features_alone(rows: pd.DataFrame) -> pd.DataFrame:

@@ -266,6 +266,9 @@ def _scores_and_texts(settings: Settings, measured: Measured | None) -> list[tup
                 + (f"; {n_kept:,} texts with these settings are in the cache" if n_kept else ""),
             )
         )
+    if steering and settings.evaluate.tasks:
+        tasks = ", ".join(settings.evaluate.tasks)
+        rows.append(("tasks", f"{tasks}: up to {steering.edits:,} times each, and once unsteered"))
     if steering and (words := planned_words(settings, len(counts))):
         n_bytes += words.words * len(counts) * TABLE_BYTES
         rows.append(
