@@ -30,19 +30,20 @@ class Curve(NamedTuple):
     estimates: Sequence[Estimate | None]
 
 
-def draw_by_threshold(by_layer: Mapping[int, Sequence[Curve]], judge: str) -> Figure:
+def draw_by_threshold(by_layer: Mapping[int, Sequence[Curve]], counted: str, judge: str) -> Figure:
     """Return the overall rating against the least output score, a panel for every layer."""
     figure = _panels(by_layer, "least output score")
     style.headline(
         figure,
         "What filtering SAE features by output score does to the rating",
+        counted,
         f"{judge}, mean over the concepts that have a feature left, with its 95 % "
-        "interval; level lines are other methods",
+        "bootstrap interval over concepts; level lines are other methods",
     )
     return figure
 
 
-def draw_by_factor(by_layer: Mapping[int, Sequence[Curve]], judge: str) -> Figure:
+def draw_by_factor(by_layer: Mapping[int, Sequence[Curve]], counted: str, judge: str) -> Figure:
     """Return the overall rating against the steering factor, a panel for every layer."""
     figure = _panels(by_layer, "steering factor")
     factors = sorted({x for curves in by_layer.values() for curve in curves for x in curve.x})
@@ -53,6 +54,7 @@ def draw_by_factor(by_layer: Mapping[int, Sequence[Curve]], judge: str) -> Figur
     style.headline(
         figure,
         "How hard to steer",
+        counted,
         f"{judge}, mean over concepts on the prompts that choose the factor; level lines are "
         "methods without a factor",
     )
