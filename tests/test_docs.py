@@ -109,6 +109,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     save(root / "reference", "gemma2_9b", features=None)
     save_sae(root / "sae-of-gguf", layer=3)
     save_concepts(root / "concepts", 5)
+    (root / "pairs").mkdir()
+    pairs = [{"positive": f"{n} is odd.", "negative": f"{n} is even."} for n in range(1, 9)]
+    (root / "pairs" / "morality.json").write_text(json.dumps(pairs))
     write_gguf(root / "model.gguf")
     return {
         "MODEL_DIR": str(FOLDER / "model"),
@@ -120,6 +123,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "FILE.gguf": str(root / "model.gguf"),
         "RATINGS_DIR": str(root / "ratings"),
         "CONCEPTS_DIR": str(root / "concepts"),
+        "PAIRS_DIR": str(root / "pairs"),
         "REFERENCE_DIR": str(root / "reference"),
         "NEURONPEDIA_DIR": str(root / "neuronpedia"),
         "SAE of the GGUF": str(root / "sae-of-gguf"),

@@ -68,8 +68,12 @@ def main() -> None:
     for release in releases:
         shutil.rmtree(PACKAGE / release, ignore_errors=True)
         shutil.copytree(arguments.target / release, PACKAGE / release)
-    text = json.dumps(card(arguments.scratch, arguments.target, releases), indent=1)
-    (PACKAGE / "card.json").write_text(text + "\n")
+    path = PACKAGE / "card.json"
+    earlier = json.loads(path.read_text()) if path.is_file() else {}
+    shipped = card(arguments.scratch, arguments.target, releases)
+    if "jacobians" in earlier:  # of the model, written by `jacobians.py`
+        shipped["jacobians"] = earlier["jacobians"]
+    path.write_text(json.dumps(shipped, indent=1) + "\n")
 
 
 if __name__ == "__main__":

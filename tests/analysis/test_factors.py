@@ -18,8 +18,10 @@ from steerlens.analysis.factors import (
     choice_counts,
     choose_factors,
     next_factors,
+    no_factor,
     safe_range,
 )
+from steerlens.config.registry import parts_of
 from steerlens.config.schema import ChoiceConfig
 from steerlens.errors import SteerlensError
 from steerlens.results import GENERATIONS, STEERING
@@ -297,12 +299,58 @@ def test_the_table_has_the_range_of_each_feature_and_its_costs() -> None:
     assert control[names].isna().all()
 
 
+def test_every_rule_says_what_a_feature_without_a_factor_is_beyond() -> None:
+    said = {rule: no_factor(ChoiceConfig(rule=rule)) for rule in parts_of("rules")}
+    assert said["kl"] == (
+        "no factor may be chosen: at all of them the divergence from the unsteered model is over "
+        "1 nat a token (choice.rule=kl)"
+    )
+    assert len({sentence.partition(":")[2] for sentence in said.values()}) == len(said)
+    assert "over 0.5 of the residual" in no_factor(ChoiceConfig(rule="dose", dose_budget=0.5))
+    assert no_factor(None) == "no factor may be chosen"
+
+
 def test_a_rule_whose_cost_was_not_measured_is_refused() -> None:
     table = texts({0: (0, 10), 2: (4, 14)})
     with pytest.raises(SteerlensError, match="=kl weighs success against kl"):
         choose_factors(table, ChoiceConfig(rule="kl"))
     with pytest.raises(SteerlensError, match="perplexity_ratio needs the perplexity of texts at"):
         choose_factors(texts({2: (4, 14)}), ChoiceConfig(rule="perplexity_ratio"))
+
+
+def rated(ratings: Mapping[float, list[float]], feature: int = 0) -> pd.DataFrame:
+    """Texts of one feature on four prompts, with their ratings at each factor, without success."""
+    parts = [
+        texts({factor: (0, 10)}, feature).assign(prompt=prompt, rating=rating)
+        for factor, of_factor in ratings.items()
+        for prompt, rating in zip("abcd", of_factor, strict=True)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_a_judge_chooses_on_every_second_prompt_and_the_others_are_reported() -> None:
+    table = pd.concat(
+        [
+            # Best at 2 on a and c; at 4 on b and d, and on all together.
+            rated({0: [2, 2, 2, 2], 2: [2, 0, 1, 1], 4: [1, 2, 1, 2], 8: [0, 0, 0, 0]}),
+            rated({0: [0] * 4, 2: [NAN, 0, NAN, 0], 4: [1, NAN, NAN, NAN]}, feature=1),
+            rated({0: [0] * 4, 2: [NAN, 1, NAN, 1]}, feature=2),
+            rated({0: [0] * 4, 2: [0] * 4, 4: [0] * 4}, feature=3),
+        ]
+    )
+    judge = ChoiceConfig(rule="judge")
+    names = ["best_factor", "safe_factor_high", "rating"]
+    steering = choose_factors(table, judge).set_index("feature").astype(dict.fromkeys(names, float))
+    assert steering["best_factor"].tolist() == pytest.approx([2, 4, NAN, 2], nan_ok=True)
+    assert steering["safe_factor_high"].tolist() == pytest.approx([8, 4, NAN, 4], nan_ok=True)
+    assert steering["rating"].tolist() == pytest.approx([0.5, NAN, NAN, 0], nan_ok=True)
+    assert steering["undecided"].fillna(value=False).tolist() == [False, False, False, True]
+    counts = choice_counts(table, judge)
+    assert (counts.without_factor, counts.without_success, counts.tied) == (1, 1, 1)
+    with pytest.raises(SteerlensError, match="no text is rated, so no factor"):
+        choose_factors(rated({0: [1] * 4, 2: [NAN] * 4}), judge)
+    with pytest.raises(SteerlensError, match="no text is rated, so no factor"):
+        choose_factors(rated({0: [1] * 4, 2: [1] * 4}).drop(columns="rating"), judge)
 
 
 @pytest.mark.parametrize("rule", ["kl", "dose", "perplexity_ratio"])

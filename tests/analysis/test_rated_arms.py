@@ -13,6 +13,7 @@ from steerlens.analysis.rated_arms import (
     arm_numbers,
     aspects_of,
     best_factors,
+    changed_texts,
     judges_agreement,
     kinds_of,
     over_concepts,
@@ -45,6 +46,30 @@ def test_a_tie_goes_to_the_smaller_factor() -> None:
     smallest = ratings.groupby(["method", "rank", "concept_id"])["factor"].min()
     found: Any = best_factors(ratings).set_index(["method", "rank", "concept_id"])["factor"]
     assert found.to_dict() == smallest.to_dict()
+
+
+def test_a_changed_text_is_worse_whose_ratings_but_the_concepts_add_up_to_less() -> None:
+    rows = [
+        # method, factor, prompt, text, concept, instruction, fluency
+        ("No steering", 0.0, "a", "same", 0, 2, 2),
+        ("No steering", 0.0, "b", "plain", 0, 1, 1),
+        ("No steering", 0.0, "c", "plain", 0, 2, 2),
+        ("No steering", 0.0, "d", "plain", 0, 2, None),
+        ("SAE", 2.0, "a", "same", 2, 0, 0),  # the same text, however it is rated
+        ("SAE", 2.0, "b", "other", 2, 2, 0),  # as good
+        ("SAE", 2.0, "c", "other", 2, 1, 2),  # worse
+        ("SAE", 2.0, "d", "other", 2, 0, 0),  # nothing to compare with
+        ("LoRA", 1.0, "a", "same", 2, 2, 2),
+    ]
+    names = ["method", "factor", "prompt", "text", "llm_concept", "llm_instruction", "llm_fluency"]
+    ratings = pd.DataFrame(rows, columns=pd.Index(names))
+    ratings = ratings.assign(rank=0, concept_id=7, sample=0, split="evaluating")
+    counts: Any = changed_texts(ratings).set_index("method")
+    assert counts.loc["SAE", ["changed", "worse", "side_effect_ratio"]].tolist() == [2, 1, 0.5]
+    assert counts.loc["LoRA", ["changed", "worse"]].tolist() == [0, 0]
+    assert pd.isna(counts.loc["LoRA", "side_effect_ratio"])
+    assert changed_texts(ratings.assign(split="choosing")).empty
+    assert changed_texts(ratings.drop(columns=["llm_instruction", "llm_fluency"])).empty
 
 
 def test_texts_without_a_rating_choose_nothing() -> None:

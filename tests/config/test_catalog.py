@@ -13,6 +13,7 @@ from steerlens.cli.help import help_text
 from steerlens.config import catalog
 from steerlens.config.entries import conf_dir, known_models
 from steerlens.config.registry import parts_of
+from steerlens.config.schema import STEERED_BY
 from steerlens.errors import SteerlensError
 
 
@@ -30,6 +31,14 @@ def test_every_scoring_method_is_listed_with_its_first_line() -> None:
     shown = catalog.listing("scores")
     assert all(f"score={name} " in shown for name in parts_of("scores"))
     assert "Output score S_out" in shown
+
+
+def test_every_way_of_steering_toward_concepts_is_listed_and_said() -> None:
+    shown = {line.split("  ")[0]: line for line in catalog.listing("methods").splitlines()}
+    assert {*STEERED_BY, *parts_of("methods")} == {*shown}
+    for line in shown.values():
+        assert line.endswith(".")
+    assert "trained to prefer" in shown["RePS"]
 
 
 def test_the_releases_are_those_of_saelens() -> None:

@@ -19,14 +19,16 @@ from steerlens.errors import SteerlensError
 from steerlens.runs.preflight import check
 
 OF_TEXTS = {"steer", "generation", "evaluator", "selection", "choice", "pmi", "coverage", "metrics"}
+OF_TEXTS |= {"evaluate"}
 OF_FEATURES = {"features", "labels", "selection", "choice", "pmi", "coverage", "quality"}
 IGNORED = {
     "scores": {*OF_TEXTS, "toward", "judge", "concept"},
-    "features": {"toward", "judge"},
-    "concept": {"toward", "judge", "pmi"},
-    "words": {"judge", "selection", "pmi", "concept"},
+    "features": {"toward"},
+    "concept": {"toward", "pmi"},
+    "words": {"selection", "pmi", "concept", "evaluate"},
     "concepts": {
-        *(*OF_FEATURES, "toward", "concept", "steer.search", "steer.controls", "steer.together"),
+        *(*OF_FEATURES, "toward", "concept", "evaluate", "steer.search", "steer.controls"),
+        *("steer.together", "steer.weights"),
         *("steer.default_max_activation", "generation.prompts", "generation.n_prompts"),
     },
     "published": {
@@ -53,6 +55,8 @@ def of_kind(plain: RunConfig, kind: str) -> RunConfig:
         config.steer.unit = "max_activation"
     if kind in ("features", "concept", "words"):
         config.coverage.words = ["water"]
+    if kind in ("features", "concept"):
+        config.evaluate.tasks = ["sums"]
     if kind == "concept":
         config.features.concept = "water"
     elif kind == "words":
@@ -110,6 +114,7 @@ def test_every_setting_is_read_or_refused(plain: RunConfig, kind: str) -> None:
     beside = of_no_word if kind in ("scores", "features", "words") else set()
     if kind in ("features", "concept", "words"):
         beside |= {"choice.perplexity_ratio", "choice.kl_budget", "choice.dose_budget"}
+        beside |= {"judge"}  # of choice.rule=judge
     if kind != "published":
         beside |= {"lens.factor"}
     refused = {}

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from steerlens.config import shipped
 from steerlens.config.compose import compose
+from steerlens.config.sources import reads_corpus
 from steerlens.errors import SteerlensError
 from steerlens.runs.preflight import check
 from tests.support.shipped import LAYERS, MODEL, save_distribution
@@ -23,6 +28,15 @@ def refusal(*overrides: str) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+def save_jacobians(
+    file: Path, layers: Iterable[int], width: int = 576, model: str = "smollm2-135m-instruct"
+) -> None:
+    """Write Jacobians of these layers, all 0."""
+    layers_S = np.array([*layers])
+    J_SDD = np.zeros((len(layers_S), width, width), np.float16)
+    save_file({"J": J_SDD, "source_layers": layers_S}, file, {"model": model})
 
 
 @pytest.fixture
@@ -81,6 +95,51 @@ def test_a_release_that_an_installed_distribution_lacks_is_told_with_those_that_
     monkeypatch.syspath_prepend(tmp_path)
     message = refusal("sae=smollm2-batchtopk")
     assert "isn't in the installed steerlens-smollm2, which has smollm2-topk: pip inst" in message
+
+
+def test_the_jacobian_lens_reads_what_ships_unless_other_sequences_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = save_distribution(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    file = module / "jacobians.safetensors"
+    asked = ("lens=jacobian", "layer=all")
+    assert compose([*asked]).lens.path is None  # an earlier distribution
+    save_jacobians(file, LAYERS)
+    ours = compose([*asked])
+    assert ours.lens.path == str(file)
+    assert not reads_corpus(ours)
+    check(ours)
+    assert compose([]).lens.path is None
+    for other in (
+        *("corpus=embedded", "corpus.n_tokens=9000", "lens.n_prompts=8", "lens.context_length=32"),
+        *("model=gemma-2-2b", "sae.jacobians=null", "lens=effect"),
+    ):
+        assert compose([*asked, other]).lens.path is None
+    by_hand = tmp_path / "by_hand.safetensors"
+    assert compose([*asked, f"lens.path={by_hand}"]).lens.path == str(by_hand)
+
+
+def test_a_lens_file_of_another_model_or_layer_is_refused_before_torch_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_distribution(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "lens.safetensors"
+
+    def refusal_of(*arguments: Any, **keywords: Any) -> str:
+        save_jacobians(file, *arguments, **keywords)
+        return refusal("lens=jacobian", "layer=all", f"lens.path={file}")
+
+    assert refusal_of([4, 9]) == f"lens.path={file} has no layer 14, only 4, 9."
+    assert "is of a model with vectors of size 8, not of" in refusal_of(LAYERS, width=8)
+    assert f"lens.path={file} belongs to the model gemma-2-2b, not to" in refusal_of(
+        LAYERS, model="gemma-2-2b"
+    )
+    file.write_bytes(b"nothing")
+    asked = ("lens=jacobian", f"lens.path={file}")
+    assert refusal(*asked).startswith(f"lens.path={file} is truncated, or no file with J")
+    assert refusal("lens=jacobian", "lens.path=no") == "lens.path: there is no file no."
 
 
 def test_torch_is_not_imported_to_say_so() -> None:

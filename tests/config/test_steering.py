@@ -176,6 +176,22 @@ def refusal(*words: str) -> str:
             ["coverage.words needs at least two prompts"],
         ),
         (["choice.rule=budge"], ["choice.rule 'budge'", "'budget'"]),
+        (
+            ["steer=grid", "choice.rule=judge"],
+            ["choice.rule=judge needs a language model, judge=openai|anthropic|local."],
+        ),
+        (
+            ["steer=grid", "choice.rule=judge", "judge=lexical"],
+            ["choice.rule=judge needs a language model", "learns its words from a set of concepts"],
+        ),
+        (
+            ["steer=grid", "choice.rule=judge", "judge=local", "judge.model=m"],
+            ["choice.rule=judge needs concept=WORD"],
+        ),
+        (
+            ["steer=grid", "judge=local", "judge.model=m"],
+            ["judge=local is read only beside choice.rule=judge or concepts=NAME"],
+        ),
         (["choice.success_cap=0"], ["choice.success_cap=0.0 must be positive"]),
         (["choice.perplexity_budget=inf"], ["choice.perplexity_budget=inf must be positive"]),
     ],

@@ -177,7 +177,7 @@ def test_tokens_logits_and_slopes_are_read_through_the_jacobian(
 
 
 def test_python_takes_a_lens_by_name_and_keys(
-    tiny_subject: MakeSubject, lens_ctx: RunContext
+    tiny_subject: MakeSubject, lens_ctx: RunContext, tmp_path: Path
 ) -> None:
     subject = tiny_subject("llama", layer=1)
     assert lens_ctx.corpus is not None
@@ -190,6 +190,17 @@ def test_python_takes_a_lens_by_name_and_keys(
     expected = mean_logit.score(subject, np.array([3, 9]), config, lens_ctx)
     np.testing.assert_allclose(frame["mean_logit"], expected["mean_logit"], rtol=1e-5)
     assert all(frame["promoted_tokens"].notna().tolist())
+    # What ships with the SAE, if nothing else is asked for.
+    file = tmp_path / "ships.safetensors"
+    J_DD = torch.randn(D_MODEL, D_MODEL)
+    save_file({"J": J_DD[None], "source_layers": torch.tensor([1])}, file)
+    shipped = score_features(
+        dataclasses.replace(subject, jacobians=str(file)), "mean_logit", [3, 9], top_k=7,
+        lens="jacobian",
+    )  # fmt: skip
+    ctx = RunContext(lens=LensConfig("jacobian", path=str(file)))
+    expected = mean_logit.score(subject, np.array([3, 9]), config, ctx)
+    np.testing.assert_allclose(shipped["mean_logit"], expected["mean_logit"], rtol=1e-5)
     with pytest.raises(SteerlensError, match="did you mean 'jacobian'"):
         score_features(subject, "mean_logit", lens="jacobean")
 
@@ -288,9 +299,9 @@ def test_a_fitted_file_is_read_and_one_of_another_model_or_layer_refused(
     for saved, sentence in (
         (lambda: save(J_SDD, [0, 2]), "has no layer 1, only 0, 2"),
         (lambda: save(torch.randn(1, 8, 8), [1]), "is of a model with vectors of size 8, not of"),
-        (lambda: save(J_SDD, [1, 2], model="another"), "is of another, not of"),
+        (lambda: save(J_SDD, [1, 2], model="google/gemma-2-2b"), "is of google/gemma-2-2b, not of"),
         (lambda: save_file({"x": J_SDD}, file), "has no J of shape"),
-        (lambda: file.write_bytes(b"nothing"), "truncated or no safetensors file"),
+        (lambda: file.write_bytes(b"nothing"), "is truncated, or no file with J"),
     ):
         saved()
         with pytest.raises(SteerlensError, match=sentence):
@@ -298,6 +309,55 @@ def test_a_fitted_file_is_read_and_one_of_another_model_or_layer_refused(
     save(J_SDD, [1, 2])
     with pytest.raises(SteerlensError, match="residual stream after blocks"):
         jacobian(tiny_subject("llama", layer=1, site="mlp_out"), ctx.for_group())
+
+
+def test_what_is_packed_for_the_distribution_is_read_as_the_mean(
+    tiny_subject: MakeSubject, lens_ctx: RunContext, tmp_path: Path
+) -> None:
+    from experiments.smollm2.jacobians import agreement, pack
+
+    subject = tiny_subject("llama", layer=1)
+    halves = jacobian(subject, lens_ctx)
+    file = tmp_path / "jacobians.safetensors"
+    file.write_bytes(pack(halves, subject.lm.name))
+    ctx = RunContext(lens=LensConfig("jacobian", path=str(file)))
+    for layer in (1, 3):
+        own = tiny_subject("llama", layer=layer)
+        read_DD = jacobian(own, ctx.for_group()).mean(own.site.write)
+        torch.testing.assert_close(
+            read_DD, halves.mean(own.site.write), rtol=1e-3, atol=1e-3, check_dtype=True
+        )
+    numbers = agreement(subject, halves)
+    assert numbers["tokens_in_float32"] > 0.98
+    assert 0 < numbers["tokens_in_both_halves"] < 1
+    assert 0.5 < numbers["cosine_of_halves"] < 1
+
+
+def test_the_hubs_fitted_files_are_read(tiny_subject: MakeSubject, tmp_path: Path) -> None:
+    subject = tiny_subject("llama", layer=1)
+    file = tmp_path / "tiny_jacobian_lens.pt"
+    ctx = RunContext(lens=LensConfig("jacobian", path=str(file)))
+    J_DD = torch.randn(D_MODEL, D_MODEL).half()
+    others: dict[str, Any] = {"n_prompts": 9, "source_layers": [0, 1], "d_model": D_MODEL}
+    torch.save({"J": {0: torch.zeros_like(J_DD), 1: J_DD}, **others}, file)
+    config = tmp_path / "config.yaml"
+    for named in ("hf_model_name: somebody/tiny", "no: name", "[", ""):
+        config.write_text(named)
+        halves = jacobian(subject, ctx.for_group())
+        assert torch.equal(halves.mean(subject.site.write), J_DD.float())
+    config.write_text("hf_model_name: google/gemma-2-2b")
+    with pytest.raises(SteerlensError, match="is of google/gemma-2-2b, not of"):
+        jacobian(subject, ctx.for_group())
+    config.unlink()
+    for saved, sentence in (
+        ({"J": {0: J_DD}}, "has no layer 1, only 0"),
+        ({"J": {1: torch.randn(8, 8)}}, "is of a model with vectors of size 8, not of"),
+        ({"jacobians": {1: J_DD}}, "has no J of one"),
+        ({"J": {1: J_DD}, "more": Path("x")}, "is truncated, or holds more than J"),
+    ):
+        torch.save(saved, file)
+        with pytest.raises(SteerlensError, match=sentence):
+            jacobian(subject, ctx.for_group())
 
 
 def test_a_corpus_with_too_few_long_documents_is_refused(

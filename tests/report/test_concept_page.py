@@ -6,10 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from rich.cells import cell_len
 from rich.text import Text
 
+from steerlens.config.schema import ChoiceConfig
 from steerlens.report.concept_page import (
     Line,
     concept_page,
@@ -134,6 +136,23 @@ def test_a_run_toward_several_words_ends_with_what_to_do_next() -> None:
     assert not any("seed=1" in line for line in next_steps)
     titles = [one.text.plain for one in words_page(tables) if "which writes" in one.text.plain]
     assert [title.partition(":")[0] for title in titles] == ["sun", "moon", "king"]
+
+
+def test_the_range_of_factors_or_why_there_is_none_is_told() -> None:
+    tables = word_tables()
+    steered = tables.steering.assign(safe_factor_low=0.5, safe_factor_high=4.0)
+    where = console(200)
+    show(dataclasses.replace(tables, steering=steered), where)
+    assert "factor 2 (allowed: 0.5 to 4): " in shown(where)
+    without = tables.steering.assign(best_factor=pd.NA, safe_factor_low=pd.NA)
+    choice = ChoiceConfig(rule="kl", kl_budget=0.25)
+    where = console(200)
+    texts = tables.generations.assign(success_20=1, kl=9.0)
+    found = dataclasses.replace(tables, generations=texts, choice=choice)
+    show(dataclasses.replace(found, steering=STEERING.frame(without)), where)
+    text = shown(where)
+    assert "no factor may be chosen: at all of them the divergence from the unsteered" in text
+    assert "over 0.25 nat a token (choice.rule=kl)" in text
 
 
 def test_a_word_that_is_not_found_is_told_with_the_reason() -> None:

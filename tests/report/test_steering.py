@@ -114,7 +114,11 @@ def test_the_best_steered_features_stand_beside_unsteered_texts() -> None:
     features, texts = of_every_role(success_20=[0.5, 2.0, 1.0, None] * 2, best_factor=2.0)
     rows = cells(best_steered_table(features, texts, n=3, prompts=2))
     assert [row[:2] for row in rows] == [["0", "1"], ["1", "1"], ["0", "2"]]
-    assert rows[0][2:7] == ["0.00", "0.9000", "2", "2.00", "30"]
+    assert rows[0][2:8] == ["0.00", "0.9000", "2", "-", "2.00", "30"]
+    ranged = features.assign(safe_factor_low=0.5, safe_factor_high=[8.0, 4.0, 0.5, 2.0] * 2)
+    assert [row[5] for row in cells(best_steered_table(ranged, texts, n=3))] == [
+        *("0.5 to 4", "0.5 to 4", "0.5")
+    ]
     for row in rows:
         assert all(cell.count("<br>") == 1 and "Note that …" in cell for cell in row[-2:])
 

@@ -112,6 +112,7 @@ FIGURES = {
     "sae_training": "releases_by_layer",
     "model_types": "releases_by_layer",
     "criteria": "criteria_agreement",
+    "capability": "capability",
     "dataset_size": "sizes",
     "dataset_size_texts": "sizes",
     "table1_embedded": "table1_factor",
@@ -265,6 +266,7 @@ def first_steps(config: RunConfig, model: Path, saes: Path, text: Path) -> RunCo
             config.toward, words=config.toward.words and ["w60", "w61", "music"]
         ),
         corpus=CorpusConfig(name="text", source="text", path=str(text), context_length=16),
+        evaluate=dataclasses.replace(config.evaluate, n_items=8 if config.evaluate.tasks else None),
         concepts=config.concepts and _tiny_concepts(config.concepts, text.parent),
         judge=config.judge and JudgeConfig("lexical"),
         pmi=PmiConfig(min_count=1, min_together=1),
@@ -281,7 +283,8 @@ def _tiny_concepts(concepts: ConceptsConfig, folder: Path) -> ConceptsConfig:
         save_concepts(path, LAYERS[-1])
         save_instructions(instructions)
     quick = {"epochs": 1}
-    settings = dict.fromkeys(("Probe", "SSV", "ReFT-r1", "LoReFT", "LoRA"), quick)
+    settings = dict.fromkeys(("Probe", "SSV", "ReFT-r1", "RePS", "LoReFT", "LoRA"), quick)
+    settings["SAE-TS"] = {"vectors": 4, "prompts": 1, "tokens": 2}
     return dataclasses.replace(
         concepts, source="folder", path=str(path), subset=None, n_prompts=4, settings=settings,
         instructions="genre", instructions_path=str(folder),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from steerlens.analysis.capability import compared_answers
 from steerlens.config.schema import ChoiceConfig
-from steerlens.results import FEATURES, GENERATIONS, NULL_SCORES, STEERING
+from steerlens.results import CAPABILITY, FEATURES, GENERATIONS, NULL_SCORES, STEERING
 from steerlens.results.folder import RunTables
 from steerlens.results.pmi import Pmi
 
@@ -81,6 +83,36 @@ def generations(
         row |= {"model": "toy", "sae": "toy-sae", "stopped_by": "length", "seed": index}
         row |= {"hook_name": f"blocks.{row['layer']}.hook_resid_post", "near_ties": 0}
     return GENERATIONS.frame(pd.DataFrame(rows).assign(**columns))
+
+
+def capability(
+    n: int = 6,
+    items: int = 40,
+    factors: Iterable[float] = (0.0, 0.5, 2.0, 8.0),
+    layers: Iterable[int] = (0, 1),
+    **columns: Any,
+) -> pd.DataFrame:
+    """Answers of `n` features in each of `layers`, and of a random direction beside each, to two
+    tasks: a right answer is lost to the item's place in a row, the earlier the stronger the
+    feature; random directions lose none."""
+    before = [float(item % 4 > 0) for item in range(items)]
+    rows = []
+    for layer, feature, control, task, factor in product(
+        layers, range(n), (None, "random_direction"), ("one", "two"), factors
+    ):
+        lost = 0 if control else min(items, round(items * factor / 20) + feature * (factor > 0))
+        after = [0.0] * lost + before[lost:]
+        answers = [
+            f"{score:g}{'' if item >= lost else ' lost'}" for item, score in enumerate(after)
+        ]
+        of_row = compared_answers(
+            {"item_scores": after, "answers": answers},
+            {"item_scores": before, "answers": [f"{score:g}" for score in before]},
+        )
+        about = {"layer": layer, "feature": feature, "control": control, "task": task}
+        rows.append({**about, "factor": factor, "metric": "acc", **of_row})
+    filled = {"model": "toy", "sae": "toy-sae", "hook_name": "blocks.0.hook_resid_post"} | columns
+    return CAPABILITY.frame(pd.DataFrame(rows).assign(**filled))
 
 
 def steering(layers: Iterable[int] = (0, 1), n: int = 6, **columns: Any) -> pd.DataFrame:

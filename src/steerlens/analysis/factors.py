@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from steerlens.config.registry import load_part
-from steerlens.config.schema import ChoiceConfig
+from steerlens.config.schema import JUDGE, ChoiceConfig
 from steerlens.errors import SteerlensError
 from steerlens.results import GENERATIONS, STEERING
 
@@ -31,7 +31,7 @@ FEATURE = (
 
 MEANS = (
     *("success_1", "success_5", "success_20", "concept_success", "perplexity", "degeneracy"),
-    *("kl", "relative_dose"),
+    *("kl", "relative_dose", "drift"),
 )
 
 PERPLEXITY_RULES = ("budget", "perplexity_ratio")
@@ -48,6 +48,7 @@ class FactorMeans(NamedTuple):
     perplexity: float
     kl: float = math.nan
     relative_dose: float = math.nan
+    rating: float = math.nan
 
 
 Measured = Mapping[float, FactorMeans | tuple[float, float]]
@@ -90,16 +91,16 @@ def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFr
 
     Where no factor may be chosen, `best_factor`, the means and `texts` are null; where none of them
     has any success the smallest is taken, and the row is `undecided`. With
-    `choice.split` the factor is chosen on every second prompt of a feature, in the order of the
+    `choice.splits` the factor is chosen on every second prompt of a feature, in the order of the
     alphabet, and all means are those of the other prompts.
 
     Raises:
         SteerlensError: a rule that isn't known, texts without success or without what the rule
             weighs it against, a split of features with one prompt.
     """
-    chosen_on, reported_on = halves(generations) if choice.split else (generations, generations)
+    chosen_on, reported_on = halves(generations) if choice.splits else (generations, generations)
     means = by_factor(chosen_on)
-    reported = by_factor(reported_on) if choice.split else means
+    reported = by_factor(reported_on) if choice.splits else means
     features = means[[*FEATURE]].drop_duplicates(ignore_index=True)
     each = measured_by_factor(means, choice)
     ranked = [best_factors(measured, choice) for measured in each]
@@ -110,7 +111,7 @@ def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFr
     features["safe_factor_low"] = [low for low, _ in ranges]
     features["safe_factor_high"] = [high for _, high in ranges]
     features["undecided"] = [
-        is_undecided(measured, best) if best else None
+        is_undecided(measured, best, choice) if best else None
         for measured, best in zip(each, ranked, strict=True)
     ]
     without = ["success_20", "concept_success", "perplexity"]
@@ -132,16 +133,16 @@ def choice_counts(generations: pd.DataFrame, choice: ChoiceConfig) -> ChoiceCoun
     """Return how many features and controls have no factor, no success, or more than one best
     factor.
 
-    Counted where the factor is chosen: with `choice.split` on that half of the prompts.
+    Counted where the factor is chosen: with `choice.splits` on that half of the prompts.
     """
-    chosen_on, _ = halves(generations) if choice.split else (generations, None)
+    chosen_on, _ = halves(generations) if choice.splits else (generations, None)
     each = measured_by_factor(by_factor(chosen_on), choice)
     ranked = [(measured, best_factors(measured, choice)) for measured in each]
     return ChoiceCounts(
         features=len(ranked),
         without_factor=sum(not best for _, best in ranked),
         without_success=sum(
-            bool(best) and is_undecided(measured, best) for measured, best in ranked
+            bool(best) and is_undecided(measured, best, choice) for measured, best in ranked
         ),
         tied=sum(len(best) > 1 for _, best in ranked),
     )
@@ -165,9 +166,12 @@ def best_factors(measured: Measured, choice: ChoiceConfig) -> list[float]:
     return sorted(tied, key=lambda factor: (abs(factor), factor < 0))
 
 
-def is_undecided(measured: Measured, best: Sequence[float]) -> bool:
-    """Return whether the best factors have no success, so that the smallest says nothing."""
-    return measured[best[0]][0] == 0
+def is_undecided(measured: Measured, best: Sequence[float], choice: ChoiceConfig) -> bool:
+    """Return whether the best factors have no success, or rated ones no rating over 0, so that the
+    smallest says nothing.
+    """
+    means = FactorMeans(*measured[best[0]])
+    return (means.rating if choice.rule == JUDGE else means.success) == 0
 
 
 def safe_range(
@@ -186,6 +190,28 @@ def safe_range(
     while high + 1 < len(tried) and tried[high + 1] in allowed:
         high += 1
     return tried[low], tried[high]
+
+
+LIMITS = {
+    "paper": "mean success is over {success_cap:g}",
+    "budget": "perplexity is over {perplexity_budget:g} times the unsteered",
+    "perplexity_ratio": "perplexity is over {perplexity_ratio:g} times the unsteered",
+    "kl": "the divergence from the unsteered model is over {kl_budget:g} nat a token",
+    "dose": "the change is over {dose_budget:g} of the residual stream's norm",
+    JUDGE: "no text is rated",
+}
+"""What a factor that may not be chosen is beyond, by rule."""
+
+
+def no_factor(choice: ChoiceConfig | None) -> str:
+    """Say why a feature has no best factor, to go on after its name; None = the rule isn't known.
+
+    A rule of another package says nothing of its limit.
+    """
+    if choice is None:
+        return "no factor may be chosen"
+    limit = LIMITS.get(choice.rule, "the rule isn't met").format(**vars(choice))
+    return f"no factor may be chosen: at all of them {limit} (choice.rule={choice.rule})"
 
 
 def merits(measured: Measured, choice: ChoiceConfig) -> dict[float, float]:
@@ -259,8 +285,9 @@ def halves(generations: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     features = prompts.groupby(list(FEATURE), dropna=False)
     if min(features.size().tolist(), default=2) < 2:
         raise SteerlensError(
-            "choice.split=true needs at least two prompts for every feature; "
-            "add prompts, or leave it out."
+            "a factor that is chosen on other prompts than it is measured on (choice.split=true, "
+            "choice.rule=judge) needs at least two prompts for every feature; add prompts, or "
+            "leave it out."
         )
     prompts["odd"] = features.cumcount() % 2 == 1
     odd = generations.loc[:, keys].merge(prompts, how="left", on=keys)["odd"].to_numpy(dtype=bool)
@@ -279,9 +306,17 @@ def measured_by_factor(means: pd.DataFrame, choice: ChoiceConfig) -> list[Measur
         raise SteerlensError(
             f"choice.rule={choice.rule} needs the perplexity of texts at factor 0; add factor 0."
         )
+    # Only a judge's texts have a rating.
+    absent = [name for name in FactorMeans._fields[1:] if name not in means]
+    means = means.assign(**dict.fromkeys(absent, math.nan))
     steered = means.loc[means["factor"] != 0]
     for cost in costs_weighed(choice.rule):
         if len(steered) and not any(steered[cost].notna().tolist()):
+            if choice.rule == JUDGE:
+                raise SteerlensError(
+                    "choice.rule=judge: no text is rated, so no factor can be chosen. Texts are "
+                    "kept: the same command with a judge that answers goes on from there."
+                )
             raise SteerlensError(
                 f"choice.rule={choice.rule} weighs success against {cost}, which these texts don't "
                 "have; steer again, or choose another rule."

@@ -76,6 +76,37 @@ def best_factors(ratings: pd.DataFrame) -> pd.DataFrame:
     return best[[*ARM, "factor", "undecided"]].reset_index(drop=True)
 
 
+def changed_texts(ratings: pd.DataFrame) -> pd.DataFrame:
+    """Return of each arm and concept how many texts steering has `changed`, how many of these are
+    `worse`, and the `side_effect_ratio`, the one over the other (CorrSteer, arXiv 2508.12535).
+
+    The texts are those of the prompts that evaluate, beside the unsteered one of the same prompt
+    and sample. A text is worse whose ratings, but that of the concept, add up to less; texts that
+    lack one are left out. Empty where no unsteered text or no such aspect is rated.
+    """
+    columns = [*ARM, "changed", "worse", "side_effect_ratio"]
+    kinds = kinds_of(ratings)
+    aspects = [
+        aspect
+        for aspect in (aspects_of(ratings, kinds[0]) if kinds else [])
+        if not aspect.endswith("_concept")
+    ]
+    same = ["concept_id", "prompt", "sample"]
+    rows: Any = ratings.loc[ratings["split"] == EVALUATING].dropna(subset=aspects)
+    rows = rows.assign(rating=rows[aspects].sum(axis=1))
+    unsteered = rows.loc[rows["factor"] == 0, [*same, "text", "rating"]].drop_duplicates(same)
+    steered = rows.loc[rows["factor"] != 0]
+    both = steered.merge(unsteered, on=same, suffixes=("", "_unsteered"))
+    if not aspects or both.empty:
+        return pd.DataFrame(columns=pd.Index(columns))
+    changed = (both["text"] != both["text_unsteered"]).astype(bool)
+    worse = changed & (both["rating"] < both["rating_unsteered"]).astype(bool)
+    counts = both[ARM].assign(changed=changed, worse=worse).groupby(ARM, as_index=False).sum()
+    ratio = counts["worse"] / counts["changed"].where(counts["changed"] > 0)
+    counts = counts.astype({"changed": "Int64", "worse": "Int64"})
+    return counts.assign(side_effect_ratio=ratio)[columns]
+
+
 def arm_numbers(
     ratings: pd.DataFrame, kind: str, aggregation: str, split: str = EVALUATING
 ) -> pd.DataFrame:

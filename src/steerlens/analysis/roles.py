@@ -17,6 +17,7 @@ import numpy as np
 
 from steerlens.analysis.summary import HYBRID
 from steerlens.results import FEATURES, features_alone
+from steerlens.results.text import safe_range
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +67,8 @@ class SteeredExample:
     passages: tuple[Passage, ...]
     undecided: bool = False
     """Whether the best factor is only the smallest, as none has any success."""
+    safe_range: str = "-"
+    """The tried factors around the best one that the rule allows."""
 
 
 def with_roles(steering: pd.DataFrame) -> pd.DataFrame:
@@ -234,6 +237,7 @@ def _example(
         tokens=tuple(tokens) if isinstance(tokens, Sequence) else (),
         passages=tuple(passages),
         undecided=bool(row["undecided"] is True),
+        safe_range=safe_range(row),
     )
 
 

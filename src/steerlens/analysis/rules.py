@@ -3,7 +3,7 @@
 A rule is given, of one feature at one factor, the mean success and the mean perplexity of its texts
 (NaN where there is none; `blind` where no factor has any), the mean perplexity of its texts without
 steering, and the settings `choice`. It returns the factor's merit, of which the best has most, or
-None where the factor may not be chosen. A rule that has `kl` or `relative_dose` among its
+None where the factor may not be chosen. A rule that has `kl`, `relative_dose` or `rating` among its
 parameters is given these means, too, by name.
 """
 
@@ -61,3 +61,16 @@ def dose(
 ) -> float | None:
     """Return most success within a budget of relative dose."""
     return success if relative_dose <= choice.dose_budget else None
+
+
+def judge(
+    success: float,
+    perplexity: float,
+    blind: bool,
+    unsteered: float,
+    choice: ChoiceConfig,
+    *,
+    rating: float,
+) -> float | None:
+    """Return the judge's mean rating, each text's the harmonic mean of its aspects (AxBench)."""
+    return None if math.isnan(rating) else rating

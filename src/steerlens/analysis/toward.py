@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from steerlens.analysis.factors import no_factor
+from steerlens.config.schema import ChoiceConfig
 from steerlens.results import FEATURES, features_alone
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def word_row(
     steering: pd.DataFrame,
     threshold: float | None,
     top_k: int,
+    choice: ChoiceConfig | None = None,
 ) -> dict[str, Any]:
     """Return the row of `words.parquet` of a word whose candidates were scored and perhaps steered
     with.
@@ -44,6 +47,7 @@ def word_row(
         steering: the rows of `steering.parquet` of the features that were steered with toward it.
         threshold: the least output score toward it of a feature to steer with; None = any.
         top_k: number of logit-lens tokens by which candidates were found.
+        choice: how factors were chosen.
     """
     row: dict[str, Any] = {"word": word, "candidates": len(scored)}
     row |= {"tokens": [*tokens.values()], "token_ids": [*tokens]}
@@ -58,7 +62,7 @@ def word_row(
         return {**row, "reason": f"{score}, and below {threshold:g} a feature hardly steers"}
     best = best_toward(steering).to_dict("records")
     if not best or not isinstance(best[0]["best_factor"], float):
-        return {**row, "reason": "no factor may be chosen: at all of them its texts break down"}
+        return {**row, "reason": no_factor(choice)}
     names = ("best_factor", "concept_success", "concept_success_unsteered", "texts")
     row |= {name: best[0][name] for name in (*order, *names)}
     if not row["concept_success"] > row["concept_success_unsteered"]:

@@ -179,8 +179,8 @@ Run                  steerlens [KEY=VALUE ...]        score features; without ar
                                                      phrase, and show what they write
                      steerlens steer=grid ...         score features, then steer with them
 Look                 steerlens list KIND [filter]     experiments, models, saes, subjects, releases,
-                                                     scores, corpora, concepts, judges, launchers,
-                                                     settings
+                                                     scores, methods, corpora, concepts, judges,
+                                                     launchers, settings
                      steerlens --help TOPIC           a verb, a group, an option, a setting, a table
                                                      or a column: --help steer.operator
 Try by hand          steerlens play [DIR]             a local page on which one moves a factor and

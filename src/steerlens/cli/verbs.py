@@ -13,8 +13,8 @@ USAGE = {
     "examples": "steerlens examples FILE.parquet [model=... sae=... layer=... corpus=...]",
     "export": "steerlens export DIR [layer=L] [feature=I] [factor=S]",
     "join": "steerlens join DIR [DIR ...] [paths.output_dir=DIR]",
-    "list": "steerlens list models|saes|subjects|releases|scores|concepts|judges|experiments|"
-    "corpora|launchers|settings [filter]",
+    "list": "steerlens list models|saes|subjects|releases|scores|methods|concepts|judges|"
+    "experiments|corpora|launchers|settings [filter]",
     "play": "steerlens play [DIR] [port=8765] [host=127.0.0.1] [model=... sae=... layer=...]",
     "report": "steerlens report DIR",
 }

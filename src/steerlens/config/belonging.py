@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from steerlens.config.entries import entries, known_models
@@ -14,14 +15,8 @@ from steerlens.storage.provenance import file_identity
 
 
 def refuse_other_model(item: str, model_name: str, model: ModelConfig) -> None:
-    """Refuse `item`, which belongs to the model `model_name`, on another `model`.
-
-    A local folder may have any name: there, only the name of another known model counts.
-    """
-    if _short(model_name) in {_short(name) for name in model_names(model)}:
-        return
-    is_known = _short(model_name) in {_short(name) for name in known_models()}
-    if model.name in ("local", "hub") and not is_known:
+    """Refuse `item`, which belongs to the model `model_name`, on another `model`."""
+    if not is_other_model(model_name, model_names(model)):
         return
     saes = [name for name, entry in entries("sae").items() if entry.get("model") == model.name]
     alternative = f"sae={' or sae='.join(saes)}" if saes else "sae=local sae.path=DIR"
@@ -31,6 +26,17 @@ def refuse_other_model(item: str, model_name: str, model: ModelConfig) -> None:
         f"{item} belongs to the model {model_name}, not to {model.title}; choose "
         f"{alternative}, or if that is the same model, say so with {same}."
     )
+
+
+def is_other_model(model_name: str, names: Sequence[str]) -> bool:
+    """Return whether `model_name` is of another model than the one that is called `names`.
+
+    A local folder or a repository may have any name: there, only that of another known model is.
+    """
+    if _short(model_name) in {_short(name) for name in names}:
+        return False
+    is_known = _short(model_name) in {_short(name) for name in known_models()}
+    return is_known or not {"local", "hub"} & {*names}
 
 
 def refuse_other_gguf(item: str, trained_on: str, model: ModelConfig, cache_dir: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import itertools
 import re
@@ -13,8 +14,9 @@ import yaml
 
 from steerlens.config.docstrings import all_settings
 from steerlens.config.entries import Entry, conf_dir, entries, header, options, resolved
-from steerlens.config.registry import load_part, parts_of
+from steerlens.config.registry import KINDS, PACKAGE, load_part, parts_of
 from steerlens.config.resolvers import register
+from steerlens.config.schema import STEERED_BY
 from steerlens.errors import SteerlensError, nearest, unknown
 
 SAE_SETTINGS = ("site", "width", "l0")
@@ -29,6 +31,7 @@ def listing(kind: str, filter: str = "") -> str:
         "subjects": _subjects,
         "releases": _releases,
         "scores": _scores,
+        "methods": _methods,
         "concepts": partial(_group, "concepts"),
         "judges": partial(_group, "judge"),
         "experiments": _experiments,
@@ -205,6 +208,23 @@ def _scores() -> list[list[str]]:
         except SteerlensError as error:
             about = f"({error})"
         rows.append([f"score={name}", about])
+    return rows
+
+
+def _methods() -> list[list[str]]:
+    """Return the ways of steering toward concepts; of ours the files are read, not imported."""
+    about = {"SAE together": "Several of the features that detect the concept best, at once."}
+    for file in sorted((PACKAGE / KINDS["methods"].home).glob("[!_]*.py")):
+        doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        name, _, line = doc.split("\n")[0].partition(": ")
+        about[name] = f"{line[:1].upper()}{line[1:]}"
+    names = [*STEERED_BY, *(name for name in parts_of("methods") if name not in STEERED_BY)]
+    rows = []
+    for name in names:
+        if name not in about:
+            doc = load_part("methods", name).__doc__ or ""
+            about[name] = doc.strip().split("\n")[0]
+        rows.append([name, about[name]])
     return rows
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steerlens.config.overrides import as_typed
-from steerlens.config.schema import JudgeConfig, ModelConfig, RunConfig
+from steerlens.config.schema import JUDGE, JudgeConfig, ModelConfig, RunConfig
 from steerlens.config.steering import parse_factors
 from steerlens.errors import SteerlensError
 
@@ -45,17 +45,19 @@ SCORES = Kind(
 FEATURES = Kind(
     "features",
     "steers with features, and toward no word",
-    SCORES.reads | STEERING | {"selection", "choice", "pmi", "coverage", "concept"},
+    SCORES.reads
+    | STEERING
+    | {"selection", "choice", "judge", "pmi", "coverage", "concept", "evaluate"},
 )
 CONCEPT = Kind(
     "concept",
     "steers with the features that may stand for a word (features.concept)",
-    SCORES.reads | STEERING | {"selection", "choice", "coverage", "concept"},
+    SCORES.reads | STEERING | {"selection", "choice", "judge", "coverage", "concept", "evaluate"},
 )
 WORDS = Kind(
     "words",
     "steers toward one word of toward.words after the other",
-    SCORES.reads | STEERING | {"toward", "choice", "coverage"},
+    SCORES.reads | STEERING | {"toward", "choice", "judge", "coverage"},
 )
 CONCEPTS = Kind(
     "concepts",
@@ -114,6 +116,14 @@ CONDITIONS: Mapping[str, tuple[Callable[[RunConfig], bool], str]] = {
     ),
     "choice.kl_budget": (lambda config: config.choice.rule == "kl", "choice.rule=kl"),
     "choice.dose_budget": (lambda config: config.choice.rule == "dose", "choice.rule=dose"),
+    **{
+        f"evaluate.{key}": (lambda config: bool(config.evaluate.tasks), "evaluate.tasks")
+        for key in ("folder", "n_items", "num_fewshot")
+    },
+    "judge": (
+        lambda config: config.choice.rule == JUDGE or config.concepts is not None,
+        "choice.rule=judge or concepts=NAME",
+    ),
     "coverage.top_k": (lambda config: config.coverage.words is not None, "coverage.words"),
     "coverage.threshold": (lambda config: config.coverage.words is not None, "coverage.words"),
 }
@@ -194,7 +204,10 @@ def _remedy(kind: Kind, group: str) -> str:
     """Say what to do about a setting of `group` that runs of `kind` ignore."""
     readers = [other for other in KINDS if any(r.partition(".")[0] == group for r in other.reads)]
     if group == "judge":
-        return "a judge rates the texts of concepts=NAME: add that, or leave the judge out"
+        return (
+            "a judge rates the texts of concepts=NAME, or of features with choice.rule=judge: add "
+            "that, or leave the judge out"
+        )
     if group == "toward":
         return "these settings are for toward.words: add that, or leave it out"
     if group == "concept":

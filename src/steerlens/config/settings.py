@@ -26,6 +26,7 @@ from steerlens.config.schema import (
     ConceptsConfig,
     CorpusConfig,
     CoverageConfig,
+    EvaluateConfig,
     FeaturesConfig,
     GenerationConfig,
     JudgeConfig,
@@ -149,6 +150,7 @@ class Settings:
     coverage_words: tuple[str, ...]
     toward: TowardConfig
     toward_words: tuple[str, ...]
+    evaluate: EvaluateConfig
     pmi: PmiConfig
     concepts: ConceptsConfig | None
     judge: JudgeConfig | None
@@ -254,6 +256,7 @@ def parse_settings(config: RunConfig) -> Settings:
         coverage_words=tuple(parse_words(config.coverage.words)),
         toward=config.toward,
         toward_words=tuple(parse_words(config.toward.words, "toward.words")),
+        evaluate=config.evaluate,
         pmi=config.pmi,
         concepts=config.concepts,
         judge=config.judge,

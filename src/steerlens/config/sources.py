@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 from steerlens.config.entries import entries
 from steerlens.config.parse import parse_scores
-from steerlens.config.schema import CorpusConfig, RunConfig
+from steerlens.config.schema import CorpusConfig, LensConfig, ModelConfig, RunConfig, SaeConfig
 from steerlens.config.steering import parse_factors
 
 AUTO, FALLBACK = "auto", "embedded"
@@ -30,6 +32,8 @@ def resolve_sources(config: RunConfig) -> None:
     for score in scores.values():
         score.resolve_source(shipped_examples(config), config.sae.examples)
     config.score = scores
+    if config.corpus.name == AUTO:
+        resolve_lens(config.lens, jacobians_of(config.sae, config.model))
 
 
 def shipped_examples(config: RunConfig) -> str | None:
@@ -37,6 +41,22 @@ def shipped_examples(config: RunConfig) -> str | None:
     hand, or the SAE has none.
     """
     return config.sae.examples if config.corpus.name == AUTO else None
+
+
+def jacobians_of(sae: SaeConfig, model: ModelConfig) -> str | None:
+    """Return the file of Jacobians that ships with an SAE; None on another model than its own, or
+    where nothing ships, as in an earlier distribution.
+    """
+    file = sae.jacobians
+    return file if file and model.name == sae.model and Path(file).is_file() else None
+
+
+def resolve_lens(lens: LensConfig, jacobians: str | None) -> None:
+    """Let the lens read the `jacobians` that ship with the SAE, unless it is another lens, or other
+    sequences or a file are asked for.
+    """
+    if lens == LensConfig(**_keys("lens", "jacobian")):
+        lens.path = jacobians
 
 
 def source_note(config: RunConfig) -> str | None:
@@ -93,5 +113,8 @@ def reads_corpus(config: RunConfig) -> bool:
 
 
 def _entry(name: str) -> CorpusConfig:
-    values = {key: value for key, value in entries("corpus")[name].items() if key != "about"}
-    return CorpusConfig(**values)
+    return CorpusConfig(**_keys("corpus", name))
+
+
+def _keys(group: str, name: str) -> dict[str, Any]:
+    return {key: value for key, value in entries(group)[name].items() if key != "about"}

@@ -19,6 +19,7 @@ from steerlens.config.schema import (
     SUCCESS,
     ChoiceConfig,
     CoverageConfig,
+    EvaluateConfig,
     GenerationConfig,
     LensConfig,
     PmiConfig,
@@ -111,6 +112,16 @@ def check_choice(choice: ChoiceConfig) -> None:
         number = getattr(choice, name)
         if not (math.isfinite(number) and number > 0):
             raise SteerlensError(f"choice.{name}={number} must be positive.")
+
+
+def check_evaluate(evaluate: EvaluateConfig) -> None:
+    """Refuse what can't work, in one sentence; which tasks there are is `data.tasks`' to know."""
+    if evaluate.n_items is not None and evaluate.n_items < 1:
+        raise SteerlensError(f"evaluate.n_items={evaluate.n_items} must be at least 1.")
+    if evaluate.num_fewshot is not None and evaluate.num_fewshot < 0:
+        raise SteerlensError(f"evaluate.num_fewshot={evaluate.num_fewshot} must be at least 0.")
+    if evaluate.folder is not None and not Path(evaluate.folder).is_dir():
+        raise SteerlensError(f"evaluate.folder: there is no folder {evaluate.folder}.")
 
 
 def check_lens(lens: LensConfig, scores: Mapping[str, ScoreConfig]) -> None:

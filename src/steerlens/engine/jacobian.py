@@ -9,7 +9,6 @@ source positions and the hooks of all layers at once.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,12 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
+from steerlens.config.belonging import is_other_model
 from steerlens.config.sources import FALLBACK
 from steerlens.data.corpus import texts
 from steerlens.data.corpus.sequences import numbered_pieces
+from steerlens.engine.lens_file import read_lens_file
 from steerlens.engine.subject import Subject
 from steerlens.engine.subject.forward import final_vectors
 from steerlens.engine.subject.site import never_fires
@@ -88,7 +88,7 @@ def _computed(subject: Subject, ctx: RunContext) -> Halves:
     }
     halves = Halves(0, ({}, {}))
     if ctx.store and (content := ctx.store.load(key, FILE)):
-        halves = _unpacked(load(content))
+        halves = unpacked(load(content))
     if halves.n == ctx.lens.n_prompts:
         return halves
     sequences = sequences_of_corpus(subject, ctx)
@@ -117,7 +117,8 @@ def _packed(halves: Halves) -> dict[str, torch.Tensor]:
     return {"n": torch.tensor([halves.n]), **tensors}
 
 
-def _unpacked(tensors: dict[str, torch.Tensor]) -> Halves:
+def unpacked(tensors: dict[str, torch.Tensor]) -> Halves:
+    """Return the halves that a run has kept, from the tensors of its file."""
     sums: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = ({}, {})
     for key, tensor in tensors.items():
         half, _, name = key.partition("/")
@@ -216,41 +217,14 @@ def _of_file(path: Path, subject: Subject) -> Halves:
     Raises:
         SteerlensError: it can't be read, or is of another model, site or layer.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise SteerlensError(
-            f"lens.path={path} is truncated or no safetensors file with J, source_layers and "
-            "d_model."
-        ) from error
-    J_SDD, layers = tensors.get("J"), tensors.get("source_layers")
-    if layers is None and "source_layers" in metadata:
-        layers = torch.tensor(json.loads(metadata["source_layers"]))
-    if J_SDD is None or layers is None or J_SDD.ndim != 3 or len(J_SDD) != layers.numel():
-        raise SteerlensError(
-            f"lens.path={path} has no J of shape (layers, d_model, d_model) with source_layers."
-        )
-    width = J_SDD.shape[-1]
-    named = metadata.get("model")
-    if J_SDD.shape[1:] != (subject.lm.d_model, subject.lm.d_model) or (
-        named and named not in subject.lm.names
-    ):
-        whose = named or f"a model with vectors of size {width}"
-        raise SteerlensError(
-            f"lens.path={path} is of {whose}, not of {subject.lm.name}, whose vectors have size "
-            f"{subject.lm.d_model}."
-        )
+    file = read_lens_file(path)
+    if file.model and is_other_model(file.model, subject.lm.names):
+        raise SteerlensError(f"lens.path={path} is of {file.model}, not of {subject.lm.name}.")
+    file.refuse_other_width(subject.lm.d_model, subject.lm.name)
     if not subject.site.write.endswith("hook_resid_post"):
         raise SteerlensError(
             f"lens.path={path} is of the residual stream after blocks, but {subject.name} writes "
             f"at {subject.site.write}; leave the file out, so that it is computed."
         )
-    numbers = layers.flatten().tolist()
-    if subject.layer not in numbers:
-        raise SteerlensError(
-            f"lens.path={path} has no layer {subject.layer}, only {', '.join(map(str, numbers))}."
-        )
-    J_DD = J_SDD[numbers.index(subject.layer)].float()
+    J_DD = file.jacobian(subject.layer)
     return Halves(2, ({subject.site.write: J_DD}, {subject.site.write: J_DD}))

@@ -202,6 +202,32 @@ def _log_probability(head: Head, h_BD: torch.Tensor, token_B: torch.Tensor) -> t
 
 
 @torch.no_grad()
+def log_probability_and_greedy(
+    head: Head, h_BD: torch.Tensor, token_B: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return `log_probability`, and whether the token is the most probable one, which greedy
+    decoding would take: (B,) float32 and bool.
+    """
+    columns = _in_tiles(partial(_log_probability_and_greedy, head), h_BD, token_B)
+    return columns[0], columns[1]
+
+
+def _log_probability_and_greedy(
+    head: Head, h_BD: torch.Tensor, token_B: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    lse_B = _no_logsumexp(h_BD)
+    own_B = lse_B.float()
+    best_B, best_token_B = torch.full_like(own_B, -torch.inf), torch.zeros_like(token_B)
+    for start, logits_BC in _logits_in_chunks(head, h_BD):
+        own_B = _own_in_chunk(own_B, token_B - start, logits_BC)
+        top_B, at_B = logits_BC.max(dim=-1)
+        best_token_B = torch.where(top_B > best_B, at_B + start, best_token_B)
+        best_B = torch.maximum(best_B, top_B)
+        lse_B = _add_logsumexp(lse_B, logits_BC)
+    return (own_B - lse_B).float(), best_token_B == token_B
+
+
+@torch.no_grad()
 def log_probability_and_divergence(
     head: Head, h_BD: torch.Tensor, token_B: torch.Tensor, steered_BD: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
+from steerlens.analysis.factors import no_factor
 from steerlens.analysis.roles import Continuation
 from steerlens.analysis.toward import words_explanation, words_summary
 from steerlens.analysis.toward_texts import Pair, Toward, steered_toward
+from steerlens.config.schema import ChoiceConfig
 from steerlens.results.folder import RunTables
-from steerlens.results.text import number, visible, visible_token, visible_tokens
+from steerlens.results.text import number, safe_range, visible, visible_token, visible_tokens
 
 FEATURES = 5
 PROMPTS = 3
@@ -79,7 +81,7 @@ def concept_page(tables: RunTables) -> Iterator[Line]:
         yield _line(template_sentence(tables))
     for feature in features[:FEATURES]:
         yield _line()
-        yield from _feature(feature, PROMPTS if feature.adds else 1)
+        yield from _feature(feature, PROMPTS if feature.adds else 1, tables.choice)
     for row in tables.steering.dropna(subset="together").to_dict("records"):
         yield _line()
         together = f"{row['feature']}+{row['together']}".replace("+", " + ")
@@ -174,7 +176,7 @@ def share_sentence(feature: Toward) -> str:
     """Say how many tokens of the concept stand in how many texts, and without steering."""
     row = feature.row
     return (
-        f"factor {number(row['best_factor'], 'g')}: "
+        f"factor {number(row['best_factor'], 'g')} (allowed: {safe_range(row)}): "
         f"{number(row['concept_success'], '.2g')} of its tokens a text "
         f"(unsteered {number(row['concept_success_unsteered'], '.2g')}), in {feature.shown} of "
         f"{feature.n_texts} texts (unsteered {feature.shown_unsteered})"
@@ -197,7 +199,7 @@ def _perplexities(row: Mapping[str, Any]) -> str:
     return f"{steered} (unsteered {unsteered})"
 
 
-def _feature(feature: Toward, n_prompts: int) -> Iterator[Line]:
+def _feature(feature: Toward, n_prompts: int, choice: ChoiceConfig | None) -> Iterator[Line]:
     row = feature.row
     yield _line(f"layer {row['layer']}, feature {row['feature']}", style="bold")
     yield Line("  writes  ", Text(_writes(feature, TOKENS)))
@@ -212,7 +214,7 @@ def _feature(feature: Toward, n_prompts: int) -> Iterator[Line]:
     )
     yield Line("  output score  ", Text(scores))
     if not feature.pairs:
-        yield Line("  ", Text("no factor may be chosen: at all of them the texts break down"))
+        yield Line("  ", Text(no_factor(choice)))
         return
     yield Line("  ", Text(f"{share_sentence(feature)}; perplexity {_perplexities(row)}"))
     yield from _pairs(feature.pairs[:n_prompts])

@@ -209,6 +209,7 @@ def best_steered_table(
         [
             *_feature(feature),
             factor_cell(feature),
+            feature.safe_range,
             number(feature.success, ".2f"),
             number(feature.perplexity, ".4g"),
             _tokens(feature),
@@ -217,7 +218,7 @@ def best_steered_table(
         ]
         for feature in best_steered(steering, generations, n, prompts)
     ]
-    header = [*FEATURE, "best factor", "success@20", "perplexity", "logit lens"]
+    header = [*FEATURE, "best factor", "allowed", "success@20", "perplexity", "logit lens"]
     return markdown_table([*header, "unsteered", "steered"], rows) if rows else None
 
 

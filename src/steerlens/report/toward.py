@@ -14,6 +14,7 @@ from steerlens.results.text import (
     markdown,
     markdown_table,
     number,
+    safe_range,
     visible,
     visible_token,
     visible_tokens,
@@ -118,6 +119,7 @@ def _chosen_by(tables: RunTables) -> str:
 
 def _features_table(features: Sequence[Toward]) -> str:
     header = ["layer", "feature", "writes", *NUMBERS, "texts with it", "unsteered texts with it"]
+    header.append("factors allowed")
     return markdown_table(
         header,
         [
@@ -127,6 +129,7 @@ def _features_table(features: Sequence[Toward]) -> str:
                 *(number(feature.row[name], spec) for name, spec in NUMBERS.values()),
                 f"{feature.shown} of {feature.n_texts}",
                 str(feature.shown_unsteered),
+                safe_range(feature.row),
             ]
             for feature in features
         ],

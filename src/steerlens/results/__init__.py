@@ -18,6 +18,7 @@ from steerlens.results.tables.features import (
     SAES,
 )
 from steerlens.results.tables.steering import (
+    CAPABILITY,
     COVERAGE,
     GENERATIONS,
     STEERING,
@@ -26,6 +27,7 @@ from steerlens.results.tables.steering import (
 )
 
 __all__ = [
+    "CAPABILITY",
     "CARDS",
     "CHOOSING",
     "CONCEPTS",
@@ -58,6 +60,6 @@ PAGE_FILE, PAGE_DATA = "report.html", "report.data"
 
 TABLES = (
     *(FEATURES, SAES, NULL_SCORES, COVERAGE, CONCEPTS, RATINGS),
-    *(GENERATIONS, STEERING, WORDS, CARDS, EXAMPLES, NEIGHBOURS),
+    *(GENERATIONS, STEERING, CAPABILITY, WORDS, CARDS, EXAMPLES, NEIGHBOURS),
 )
 """All that a run may write."""

@@ -14,6 +14,7 @@ from steerlens.config.parse import parse_layers
 from steerlens.config.schema import ChoiceConfig, StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.results import (
+    CAPABILITY,
     CARDS,
     CONCEPTS,
     COVERAGE,
@@ -55,6 +56,8 @@ class RunTables:
     features: pd.DataFrame
     generations: pd.DataFrame = field(default_factory=lambda: GENERATIONS.frame([]))
     steering: pd.DataFrame = field(default_factory=lambda: STEERING.frame([]))
+    capability: pd.DataFrame = field(default_factory=lambda: CAPABILITY.frame([]))
+    """Empty where no tasks were asked for."""
     saes: pd.DataFrame = field(default_factory=lambda: SAES.frame([]))
     null_scores: pd.DataFrame = field(default_factory=lambda: NULL_SCORES.frame([]))
     """Empty where no output score was computed, or none of random directions."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -97,6 +97,16 @@ def visible_tokens(tokens: Any, n: int = 5) -> str:
 def number(value: Any, spec: str) -> str:
     """Return a number in the format `spec`; `-` for null, which is None or pandas' NA."""
     return format(value, spec) if isinstance(value, int | float) else "-"
+
+
+def safe_range(row: Mapping[str, Any]) -> str:
+    """Return the tried factors around the best one that its rule allows, `1 to 8`; `-` for none.
+
+    Args:
+        row: of `steering.parquet`; earlier ones have no range.
+    """
+    low, high = (number(row.get(f"safe_factor_{end}"), "g") for end in ("low", "high"))
+    return low if low == high else f"{low} to {high}"
 
 
 def markdown(visible: str) -> str:

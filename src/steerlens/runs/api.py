@@ -82,8 +82,9 @@ def score_features(
         corpus: for methods that need texts: an option of the `corpus` group, or its name and keys,
             e.g. `{"name": "text", "path": "FILE"}`; None = the examples that ship with the SAE,
             and where there are none, `embedded`.
-        lens: what tells the tokens that a feature promotes: logit, jacobian or effect, or its name
-            and keys, e.g. `{"name": "jacobian", "n_prompts": 8}`.
+        lens: what tells the tokens that a feature promotes: logit, jacobian (from the file that
+            ships with the SAE, if neither corpus nor keys are given) or effect, or its name and
+            keys, e.g. `{"name": "jacobian", "n_prompts": 8}`.
         **settings: the method's own settings, e.g. `factor=10`.
 
     Raises:
@@ -92,6 +93,7 @@ def score_features(
     from steerlens.config.compose import typed_settings
     from steerlens.config.parse import parse_ids
     from steerlens.config.registry import load_part
+    from steerlens.config.sources import resolve_lens
     from steerlens.config.steering import check_lens
     from steerlens.results import FEATURES
     from steerlens.scores.scoring import score_layer
@@ -106,8 +108,11 @@ def score_features(
     config.resolve_source(shipped, subject.examples)
     config.check()
     of_lens = _lens(lens)
+    if corpus is None:
+        resolve_lens(of_lens, subject.jacobians)
     check_lens(of_lens, {str(method): config})
-    reads = config.corpus_pass() is not None or of_lens.name == "jacobian"
+    computes = of_lens.name == "jacobian" and not of_lens.path
+    reads = config.corpus_pass() is not None or computes
     texts = _corpus(corpus or "embedded") if reads else None
     ctx = replace(_context(memory_budget, seed, texts, shipped), lens=of_lens)
     k = _integer("logit_lens_k", logit_lens_k)
@@ -291,7 +296,8 @@ def _lens(lens: str | Mapping[str, Any]) -> LensConfig:
         return LensConfig()
     keys = {"name": lens} if isinstance(lens, str) else dict(lens)
     name = keys.pop("name", "logit")
-    return compose([f"lens={name}", *(override(f"lens.{k}", v) for k, v in keys.items())]).lens
+    overrides = [override(f"lens.{key}", value) for key, value in keys.items()]
+    return compose([f"lens={name}", *overrides, "sae.jacobians=null"]).lens
 
 
 def _corpus(corpus: str | Mapping[str, Any]) -> CorpusConfig:

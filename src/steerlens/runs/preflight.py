@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from steerlens.config.belonging import refuse_other_model
@@ -13,14 +14,18 @@ from steerlens.config.parse import parse_feature_file, parse_ids
 from steerlens.config.saes import layers_with_sae
 from steerlens.config.schema import (
     CORPORA,
+    JUDGE,
     CorpusConfig,
     FeaturesConfig,
+    JudgeConfig,
+    ModelConfig,
     RunConfig,
 )
 from steerlens.config.settings import Settings, parse_settings
 from steerlens.config.steering import (
     check_choice,
     check_coverage,
+    check_evaluate,
     check_generation,
     check_lens,
     check_objective,
@@ -31,7 +36,9 @@ from steerlens.config.steering import (
     check_toward,
 )
 from steerlens.data.neuronpedia import explanation_files
+from steerlens.data.tasks import check_tasks
 from steerlens.engine.examples import read_metadata, refuse_missing_layers
+from steerlens.engine.lens_file import is_of_pytorch, model_beside, read_lens_file
 from steerlens.errors import SteerlensError, unknown
 from steerlens.results.text import visible
 from steerlens.runs.subject_check import (
@@ -65,8 +72,11 @@ def check(config: RunConfig) -> None:
     check_selection(config.selection)
     check_choice(config.choice)
     check_lens(config.lens, settings.scores)
+    check_evaluate(config.evaluate)
     if config.choice.success == "concept_success" and config.concept is None and not toward:
         raise SteerlensError("choice.success=concept_success needs concept=WORD.")
+    if steers and config.choice.rule == JUDGE:
+        _check_judge_of_factors(config.judge, bool(config.concept or toward))
     check_toward(config.toward, steers)
     for key, value in (("concept", config.concept), ("shard", config.shard)):
         if toward and value is not None:
@@ -93,6 +103,7 @@ def check(config: RunConfig) -> None:
                 check_local_model(model, f"{name}.path", Path(config.paths.cache_dir))
     if config.chosen.refusal and config.chosen.kind == settings.kind.name:
         raise SteerlensError(config.chosen.refusal)
+    check_tasks(config.evaluate)
     if config.labels:
         explanation_files(Path(config.labels))
     if not settings.loads_subject:
@@ -104,6 +115,8 @@ def check(config: RunConfig) -> None:
     check_ids(config, layers)
     for file in {file for score in scores for file in score.examples()}:
         refuse_missing_layers(file, read_metadata(file), layers or [])
+    if config.lens.path:
+        _check_lens_file(Path(config.lens.path), config.model, layers or [])
 
 
 def tell_begin(config: RunConfig, n_jobs: int = 1) -> None:
@@ -137,6 +150,16 @@ def _check_scalars(config: RunConfig) -> None:
         raise unknown("plan", str(config.plan), ["true", "false", "measure"])
 
 
+def _check_lens_file(path: Path, model: ModelConfig, layers: Iterable[int]) -> None:
+    """Refuse Jacobians of another model or layer, as far as that is told without torch."""
+    file = None if is_of_pytorch(path) else read_lens_file(path)
+    if whose := file.model if file else model_beside(path):
+        refuse_other_model(f"lens.path={path}", whose, model)
+    if file:
+        file.refuse_other_width(model.d_model, model.title)
+        file.refuse_missing_layers(layers)
+
+
 def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:
     if corpus.source not in CORPORA:
         raise unknown("corpus.source", corpus.source, CORPORA)
@@ -165,6 +188,18 @@ def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:
         from steerlens.data.corpus import refuse_without_text
 
         refuse_without_text(corpus)
+
+
+def _check_judge_of_factors(judge: JudgeConfig | None, is_toward: bool) -> None:
+    if judge is None or judge.name == "lexical":
+        lexical = "; judge=lexical learns its words from a set of concepts" if judge else ""
+        raise SteerlensError(
+            f"choice.rule=judge needs a language model, judge=openai|anthropic|local{lexical}."
+        )
+    if not is_toward:
+        raise SteerlensError(
+            "choice.rule=judge needs concept=WORD, toward which the judge rates the texts."
+        )
 
 
 def _check_features(features: FeaturesConfig) -> None:

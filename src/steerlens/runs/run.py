@@ -11,10 +11,11 @@ import yaml
 
 from steerlens.config.compose import usual_values
 from steerlens.config.kinds import CONCEPT, CONCEPTS, PUBLISHED, SCORES, WORDS
-from steerlens.config.schema import RunConfig
+from steerlens.config.schema import JUDGE, RunConfig
 from steerlens.config.settings import Settings, parse_settings
 from steerlens.config.sources import source_note, unread_note
 from steerlens.data.reference import read_reference
+from steerlens.data.tasks import load_tasks
 from steerlens.engine.run_context import RunContext
 from steerlens.report import tracking, write_report
 from steerlens.report.terminal import phase, print_summary, progress
@@ -32,7 +33,7 @@ from steerlens.runs.plan import print_plan
 from steerlens.runs.published import write_published_ratings, write_published_scores
 from steerlens.runs.run_folder import RunFolder
 from steerlens.runs.score import score
-from steerlens.runs.steer import measure_pmi, select, steer, write_answer
+from steerlens.runs.steer import evaluate, measure_pmi, select, steer, write_answer
 from steerlens.runs.toward import steer_toward_words
 from steerlens.storage.files import CONFIG_FILE, JOB_FILE, write_text
 from steerlens.storage.store import Store
@@ -179,7 +180,9 @@ def _carry_out(
     if settings.kind is CONCEPTS:
         steer_toward_concepts(settings, _rating_session(config), ctx, models, folder)
     else:
-        score_and_steer(settings, ctx, models, folder)
+        by_rating = settings.steering.choice.rule == JUDGE and settings.kind is not SCORES
+        session = _rating_session(config) if by_rating else None
+        score_and_steer(settings, ctx, models, folder, session)
 
 
 def context_of(settings: Settings) -> RunContext:
@@ -196,7 +199,11 @@ def context_of(settings: Settings) -> RunContext:
 
 
 def score_and_steer(
-    settings: Settings, ctx: RunContext, models: RunModels, folder: RunFolder
+    settings: Settings,
+    ctx: RunContext,
+    models: RunModels,
+    folder: RunFolder,
+    session: RatingSession | None = None,
 ) -> None:
     """Load, score, select, steer and measure, as far as the run is asked for.
 
@@ -205,23 +212,31 @@ def score_and_steer(
         ctx: memory, seed, corpus and store.
         models: loads the model, the SAEs and the evaluator.
         folder: where each table goes as soon as a layer is finished.
+        session: the judge by whose ratings factors are chosen; None for other rules.
     """
+    # Before hours of work: their items may have to be fetched.
+    tasks = load_tasks(settings.evaluate) if settings.evaluate.tasks else []
     features = score(settings, ctx, models, folder)
     lm = models.lm
     assert lm is not None
     if settings.kind is SCORES:
         return
     if settings.kind is WORDS:
-        steer_toward_words(features, settings, ctx, models, lm, folder)
+        steer_toward_words(features, settings, ctx, models, lm, folder, session)
         return
     selected = select(features, settings)
     steered = STEERING.frame([])
     if len(selected):
-        steered = steer(selected, settings.steering, ctx, models, folder)
+        steered = steer(selected, settings.steering, ctx, models, folder, session)
+        if tasks:
+            evaluate(selected, settings, tasks, ctx, models, folder)
     if settings.kind is CONCEPT:
         write_answer(features, steered, settings, lm, folder)
     elif len(selected):
         measure_pmi(settings, ctx, folder)
+    if session:
+        for line in filter(None, (session.sentence(), session.stopped)):
+            print(line)
 
 
 def _rating_session(config: RunConfig) -> RatingSession:

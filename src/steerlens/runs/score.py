@@ -157,8 +157,10 @@ def _convergence(
 
     from steerlens.engine.lens import convergence
 
-    if settings.lens.path:
-        return f"The Jacobian lens of layer {subject.layer} is read from {settings.lens.path}."
+    if path := settings.lens.path:
+        sae = settings.subject.sae
+        ships = f", which ships with sae={sae.name}" if path == sae.jacobians else ""
+        return f"The Jacobian lens of layer {subject.layer} is read from {path}{ships}."
     some = torch.tensor(features[:CONVERGED_ON])
     cosine, overlap = convergence(subject, some, settings.logit_lens_k, ctx)
     return (

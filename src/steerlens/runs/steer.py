@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -16,7 +17,7 @@ from steerlens.config.settings import Settings, SteeringSettings
 from steerlens.engine.cached_rows import cached_json
 from steerlens.engine.run_context import RunContext
 from steerlens.report.terminal import progress
-from steerlens.results import FEATURES, GENERATIONS, STEERING, WORDS
+from steerlens.results import CAPABILITY, FEATURES, GENERATIONS, STEERING, WORDS
 from steerlens.results.pmi import PMI_FILE
 from steerlens.runs.models import RunModels, steering_of
 from steerlens.runs.run_folder import RunFolder
@@ -25,7 +26,10 @@ from steerlens.storage.files import json_text, write_json
 from steerlens.storage.provenance import code_digest
 
 if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
     from steerlens.engine.subject import LoadedModel
+    from steerlens.judges.session import RatingSession
 
 
 def select(features: pd.DataFrame, settings: Settings) -> pd.DataFrame:
@@ -51,6 +55,7 @@ def steer(
     ctx: RunContext,
     models: RunModels,
     folder: RunFolder,
+    session: RatingSession | None = None,
 ) -> pd.DataFrame:
     """Steer with features, and choose the best factor of each; writes both tables by layers.
 
@@ -60,21 +65,32 @@ def steer(
         ctx: memory, seed, and the store of finished texts.
         models: model, SAEs and evaluator.
         folder: where the tables go.
+        session: the judge by whose ratings factors are chosen, for rule=judge.
 
     Returns:
         Their rows of `steering.parquet`.
     """
     from steerlens.analysis.factors import choose_factors
     from steerlens.steering.features import steer_layer
+    from steerlens.steering.rated import missing_ratings, with_ratings
 
     evaluator = models.evaluator
     tables: list[pd.DataFrame] = []
     for subject in models.subjects(features["layer"].tolist()):
         start = time.perf_counter()
         ids = features.loc[features["layer"] == subject.layer, "feature"].tolist()
-        texts = steer_layer(
-            subject, ids, steering_of(subject.lm, settings), ctx.for_group(), evaluator
+        steering = steering_of(subject.lm, settings)
+        rate = session and partial(
+            with_ratings,
+            concept=str(settings.concept_label),
+            are_answers=bool(steering.generation.chat_template),
+            session=session,
+            ctx=ctx,
+            where=f"layer {subject.layer}",
         )
+        texts = steer_layer(subject, ids, steering, ctx.for_group(), evaluator, rate)
+        if session and (line := missing_ratings(texts)):
+            folder.note_line(f"Layer {subject.layer}: {line}")
         best = choose_factors(texts, settings.choice).dropna(axis=1, how="all")
         measured = best.columns.difference(list(FEATURES.keys))
         scored = features.drop(columns=features.columns.intersection(measured))
@@ -82,8 +98,45 @@ def steer(
         tables.append(STEERING.frame(best.assign(concept=settings.concept_label)))
         folder.add(GENERATIONS, texts)
         folder.add(STEERING, tables[-1])
-        folder.finish_stage(subject, "steering", start, evaluator=evaluator and evaluator.identity)
+        judged: dict[str, Any] = {}
+        if session:
+            judged["judge"] = {"cost": vars(session.cost), "stopped": session.stopped}
+        folder.finish_stage(
+            subject,
+            "steering",
+            start,
+            evaluator=evaluator and evaluator.identity,
+            **judged,
+        )
     return pd.concat(tables, ignore_index=True)
+
+
+def evaluate(
+    features: pd.DataFrame,
+    settings: Settings,
+    tasks: Sequence[Task],
+    ctx: RunContext,
+    models: RunModels,
+    folder: RunFolder,
+) -> None:
+    """Write how the model answers tasks while it is steered, layer by layer.
+
+    Args:
+        features: rows of the table of features; for `steer.together` the best first.
+        settings: the run's.
+        tasks: of lm-evaluation-harness.
+        ctx: memory, seed, and the store of finished answers.
+        models: model and SAEs.
+        folder: where the table goes.
+    """
+    from steerlens.steering.capability import evaluate_layer
+
+    for subject in models.subjects(features["layer"].tolist()):
+        start = time.perf_counter()
+        ids = features.loc[features["layer"] == subject.layer, "feature"].tolist()
+        rows = evaluate_layer(subject, ids, tasks, settings.steering, ctx.for_group())
+        folder.add(CAPABILITY, rows)
+        folder.finish_stage(subject, "tasks", start)
 
 
 def write_answer(
@@ -115,6 +168,7 @@ def write_answer(
         steering,
         threshold,
         settings.features.top_k,
+        settings.steering.choice,
     )
     folder.add(WORDS, WORDS.frame([row]))
 

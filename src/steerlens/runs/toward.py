@@ -18,6 +18,7 @@ from steerlens.runs.steer import steer
 
 if TYPE_CHECKING:
     from steerlens.engine.subject import LoadedModel
+    from steerlens.judges.session import RatingSession
     from steerlens.scores.concepts import ConceptTokens
 
 
@@ -28,6 +29,7 @@ def steer_toward_words(
     models: RunModels,
     lm: LoadedModel,
     folder: RunFolder,
+    session: RatingSession | None = None,
 ) -> None:
     """Steer toward one word of `toward.words` after the other until enough have a feature.
 
@@ -41,6 +43,7 @@ def steer_toward_words(
         models: model, SAEs and evaluator.
         lm: the run's model.
         folder: where the tables go.
+        session: the judge, for choice.rule=judge.
     """
     from steerlens.analysis.toward import word_row
     from steerlens.steering.coverage import tokens_or_reason
@@ -65,10 +68,11 @@ def steer_toward_words(
         steering = STEERING.frame([])
         if len(rows):
             toward_word = dataclasses.replace(settings.steering, concept=(word,))
-            steering = steer(rows, toward_word, ctx, models, folder)
+            steering = steer(rows, toward_word, ctx, models, folder, session)
         candidates = scored.loc[scored["word"] == word]
         top_k = settings.features.top_k
-        row = word_row(word, of_word.texts, candidates, steering, toward.threshold, top_k)
+        choice = settings.steering.choice
+        row = word_row(word, of_word.texts, candidates, steering, toward.threshold, top_k, choice)
         tried.append(row)
         n_found += row.get("reason") is None
         if n_found == enough:

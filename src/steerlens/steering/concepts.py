@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from steerlens.analysis.rated_arms import best_factors
+from steerlens.analysis.rated_arms import best_factors, changed_texts
 from steerlens.engine.generation import TEXT, generate_groups, text_key
 from steerlens.judges.items import Item, Rated
 from steerlens.judges.lexical import LexicalJudge, Lexicon, fit_reading
@@ -122,6 +122,7 @@ def steer_concepts(
     parts = [choosing, *([rated(chosen_texts)] if chosen_texts else [])]
     about = _about(arms, concepts)
     about = about.merge(best.rename(columns={"factor": "best_factor"}), how="left", on=ARM)
+    about = about.merge(changed_texts(pd.concat(parts)), how="left", on=ARM)
     of_subject = {"model": subject.lm.name, "sae": subject.name, "hook_name": subject.hook_name}
     where = {**of_subject, "layer": subject.layer}
     return Steered(

@@ -28,6 +28,7 @@ from steerlens.engine.generation import (
 )
 from steerlens.results import GENERATIONS
 from steerlens.steering.metrics import Metric, MetricRun, Texts, metrics, needs_feature
+from steerlens.steering.metrics.drift import with_drift
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,7 @@ def steer_layer(
     settings: SteeringSettings,
     ctx: RunContext,
     evaluator: LoadedModel | None = None,
+    rate: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """Return rows of `generations.parquet`: every feature and control at every factor, 0 included,
     or with `steer.search` at those that the search asks for.
@@ -59,11 +61,13 @@ def steer_layer(
         settings: factors, edit, prompts, and what is steered toward.
         ctx: memory, seed, progress, and where finished texts are kept.
         evaluator: the model whose perplexity is measured; None = the subject's own, unsteered.
+        rate: gives texts a judge's columns; None = none rates them.
     """
     factors, steer = [0.0, *settings.factors], settings.steer
 
     def texts_of(factors_of: Mapping[Steered, Sequence[float]]) -> pd.DataFrame:
-        return _measured(subject, text_rows(factors_of, settings), settings, ctx, evaluator)
+        texts = _measured(subject, text_rows(factors_of, settings), settings, ctx, evaluator)
+        return rate(texts) if rate else texts
 
     steered: list[Steered] = [
         (feature, control, "") for feature in features for control in ["", *steer.controls]
@@ -213,6 +217,7 @@ def _of_length(vectors: torch.Tensor | None, length: int) -> torch.Tensor | None
 def _generations(
     subject: Subject, measured: pd.DataFrame, settings: SteeringSettings
 ) -> pd.DataFrame:
+    measured = with_drift(measured)
     return GENERATIONS.frame(
         measured.assign(
             model=subject.lm.name,
@@ -260,14 +265,14 @@ def _search(
         if not factors_of:
             return pd.concat(rounds, ignore_index=True)
         rounds.append(texts_of(factors_of))
-        costs = FactorMeans._fields[1:]
+        costs = [name for name in FactorMeans._fields[1:] if name in rounds[-1]]
         measured = rounds[-1].astype(dict.fromkeys(costs, float))  # also where all are null
         groups = measured.groupby(["feature", "control", "together", "factor"], as_index=False)
         means = groups.agg(dict.fromkeys((choice.success, *costs), "mean"))
         for row in means.to_dict("records"):
             means_of = measured_of[row["feature"], row["control"], row["together"]]
             means_of[row["factor"]] = FactorMeans(
-                row[choice.success], *(row[cost] for cost in costs)
+                row[choice.success], **{cost: row[cost] for cost in costs}
             )
 
 
@@ -328,6 +333,8 @@ def measure_groups(
     for name, metric in metrics(of_features="feature" in tables[0]).items():
         words = concept if needs_feature(metric) else ()
         config = settings.get(name) or metric.Config()
+        if not getattr(config, "enabled", True):
+            continue
         of_metric = {
             "metric": name,
             "settings": dict(vars(config)),

@@ -41,6 +41,7 @@ PACKAGES = (
     "safetensors",
     "gguf",
     "datasets",
+    "lm_eval",
     "peft",
     "scikit-learn",
     "openai",

@@ -21,7 +21,7 @@ from steerlens.report.figures import (
     output_score,
     rated,
 )
-from steerlens.report.figures.rated import Curve
+from steerlens.report.figures.rated import Curve, References
 from steerlens.report.figures.style import headline, look, new_figure, short_labels
 from steerlens.results import FEATURES, WORDS
 from steerlens.results.folder import RunTables
@@ -187,13 +187,31 @@ def test_a_subtitle_breaks_between_its_parts() -> None:
 def test_a_method_has_one_colour_in_all_figures() -> None:
     level = [Estimate(0.5, None, None)]
     curves = [Curve(name, [], level) for name in ("Prompt", "SAE (no filter)", "LAT", "Mine")]
-    figures = [rated.draw_by_threshold({3: of_figure}, "") for of_figure in (curves, curves[1:])]
+    none = References("", {})
+    figures = [
+        rated.draw_by_threshold({3: of_figure}, "20 concepts", "mine", none)
+        for of_figure in (curves, curves[1:])
+    ]
     colors = [
         {line.get_label(): line.get_color() for line in figure.axes[0].lines} for figure in figures
     ]
     for name in ("SAE (no filter)", "LAT"):
         assert colors[0][name] == colors[1][name]
     assert colors[0]["SAE (no filter)"] != colors[0]["Prompt"]
+
+
+def test_published_ratings_are_lines_with_their_names_judge_and_model() -> None:
+    curves = [Curve("SAE", [0.5, 1, 2], [Estimate(value, None, None) for value in (0.2, 1, 0.4)])]
+    published = References("of a model, by a judge", {"A": 0.9, "B": 0.895, "C": 0.3})
+    figure = rated.draw_by_factor({3: curves, 7: curves}, "20 concepts", "mine", published)
+    for axes in figure.axes:
+        heights = [line.get_ydata() for line in axes.lines if len(line.get_xdata()) == 2]
+        assert sorted(float(np.asarray(height)[0]) for height in heights) == [0.3, 0.895, 0.9]
+    assert [[text.get_text() for text in axes.texts] for axes in figure.axes] == [
+        [],
+        ["C 0.30", "B 0.90, A 0.90"],
+    ]
+    assert "Grey: of a model, by a judge" in " ".join(figure.texts[1].get_text().split())
 
 
 def test_random_directions_stand_beside_the_features_of_their_layer() -> None:

@@ -23,7 +23,7 @@ from steerlens.results.folder import RunTables
 from steerlens.storage.files import json_text
 from tests.report.studies.test_controls import planted, result
 from tests.report.studies.test_releases import release
-from tests.support.frames import frame, generations, null_scores, steering
+from tests.support.frames import capability, frame, generations, null_scores, steering
 from tests.support.ratings import rated_tables
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
@@ -70,6 +70,9 @@ def asked(name: str, n: int) -> list[Series]:
         made = [result(planted, n=n, prompts=8)]
     elif name == "table1":
         made = [Series("a", [], of_concepts(n))]
+    elif name == "capability":
+        answers = capability(n, items=n, layers=(0,))
+        made = [Series("a", [], replace(run_of(n), capability=answers))]
     else:
         made = [Series("a", [], run_of(n))]
     return [replace(one, tables=replace(one.tables, study=study)) for one in made]
@@ -106,7 +109,7 @@ def test_a_study_of_few_claims_nothing_and_says_that_they_are_few(
         assert not intervals(summary["tables"])
         assert not re.search(CLAIMS, text)
         assert f"{FEWEST}" in text or "no chosen factor" in text  # how many it takes
-    elif name in ("controls", "sizes", "table1"):
+    elif name in ("controls", "sizes", "table1", "capability"):
         assert intervals(summary["tables"])
         assert figures
 

@@ -16,7 +16,13 @@ from steerlens.config.compose import compose
 from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.studies import Answer
-from steerlens.report.studies.table1 import BY_CONFIDENCE, PUBLISHED, UNFILTERED, answer
+from steerlens.report.studies.table1 import (
+    BY_CONFIDENCE,
+    LEADERBOARD,
+    PUBLISHED,
+    UNFILTERED,
+    answer,
+)
 from steerlens.results import EVALUATING
 from steerlens.results.folder import RunTables
 from steerlens.runs.preflight import check
@@ -175,6 +181,13 @@ def test_missing_ratings_are_counted_with_their_reason(tables: RunTables) -> Non
         f"3 of {len(ratings)} ratings of concept are missing (2 budget, 1 unparsable)" in line
         for line in said
     )
+
+
+def test_the_figures_name_axbenchs_leaderboard_its_models_and_judges() -> None:
+    assert LEADERBOARD.rating_of["RePS"] == 0.72
+    assert all(0 < rating <= 2 for rating in LEADERBOARD.rating_of.values())
+    assert "Gemma-2 2B and 9B" in LEADERBOARD.note
+    assert "gpt-4o-mini" in LEADERBOARD.note
 
 
 def test_without_ratings_there_is_no_table(tables: RunTables) -> None:

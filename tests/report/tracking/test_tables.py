@@ -46,6 +46,9 @@ def test_texts_are_those_of_the_best_features_without_and_at_the_best_factor() -
     assert {row["factor"] for row in rows} == {0.0, 2.0}
     assert len(rows) == 10 * 2 * 4
     assert text_rows(found, 7) == rows[:7]
+    costs = found.generations.assign(kl=0.5, relative_dose=0.1)
+    (row,) = text_rows(dataclasses.replace(found, generations=costs), 1)
+    assert (row["kl"], row["relative_dose"]) == (0.5, 0.1)
 
 
 def test_texts_and_prompts_are_escaped() -> None:

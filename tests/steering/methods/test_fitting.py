@@ -144,7 +144,8 @@ def test_a_score_that_is_never_positive_has_axbenchs_default(tiny_subject: MakeS
 def test_all_methods_end_with_directions_and_their_detection(tiny_subject: MakeSubject) -> None:
     subject = tiny_subject("llama", "topk")
     concepts = tiny_concepts(n_texts=(20, 20), n_test=12)
-    configs = {name: method.Config() for name, method in METHODS.items()}
+    quick = {"RePS": {"epochs": 1}, "SAE-TS": {"vectors": 4, "prompts": 1, "tokens": 2}}
+    configs = {name: method.Config(**quick.get(name, {})) for name, method in METHODS.items()}
     found = fit_concepts(subject, concepts, configs, RunContext())
     assert list(found) == list(METHODS)
     for fitted in found.values():

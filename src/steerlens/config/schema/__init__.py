@@ -22,6 +22,7 @@ from steerlens.config.schema.missing import MISSING
 from steerlens.config.schema.steering import (
     CONTROLS,
     EARLIER_UNITS,
+    JUDGE,
     OBJECTIVES,
     POSITIONS,
     RANDOM_DIRECTION,
@@ -39,6 +40,7 @@ from steerlens.config.schema.texts import (
     LENSES,
     CorpusConfig,
     CoverageConfig,
+    EvaluateConfig,
     LensConfig,
     PmiConfig,
     QualityConfig,
@@ -51,6 +53,7 @@ __all__ = [
     "CORPORA",
     "EARLIER_UNITS",
     "INSTRUCTIONS",
+    "JUDGE",
     "LENSES",
     "MISSING",
     "OBJECTIVES",
@@ -64,6 +67,7 @@ __all__ = [
     "ConceptsConfig",
     "CorpusConfig",
     "CoverageConfig",
+    "EvaluateConfig",
     "FeaturesConfig",
     "GenerationConfig",
     "JudgeConfig",
@@ -226,6 +230,7 @@ class RunConfig:
     quality: QualityConfig = field(default_factory=QualityConfig)
     coverage: CoverageConfig = field(default_factory=CoverageConfig)
     toward: TowardConfig = field(default_factory=TowardConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     concepts: ConceptsConfig | None = None

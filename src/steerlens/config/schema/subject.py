@@ -75,6 +75,9 @@ class SaeConfig:
     examples: str | None = None
     """File of examples of its features (`steerlens examples`), from which scores are taken that
     need texts, unless a corpus is given."""
+    jacobians: str | None = None
+    """File of Jacobians of its layers (as `lens.path`), which lens=jacobian reads unless a corpus
+    or other sequences are asked for."""
 
     @property
     def title(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from steerlens.config.schema.missing import MISSING
@@ -60,8 +60,10 @@ class LensConfig:
     context_length: int = 64
     """jacobian: tokens of each sequence, BOS included."""
     path: str | None = None
-    """jacobian: a file (safetensors) that holds `J`, `source_layers` and `d_model`, of the residual
-    stream after each block; null = computed here, and kept in the cache."""
+    """jacobian: a file that holds `J`, `source_layers` and `d_model`, of the residual stream after
+    each block, safetensors or one of the hub's `neuronpedia/jacobian-lens`; null = the one that
+    ships with the SAE, or where there is none, or a corpus or other sequences are asked for,
+    computed here and kept in the cache."""
     factor: float = 10.0
     """effect: steering factor s."""
 
@@ -84,6 +86,21 @@ class QualityConfig:
 
     n_tokens: int | None = None
     """Tokens of the corpus that are encoded and decoded; null = none."""
+
+
+@dataclass
+class EvaluateConfig:
+    """What steering costs the model: tasks of lm-evaluation-harness, under the run's own edit."""
+
+    tasks: list[str] = field(default_factory=list)
+    """Names of the harness' tasks or groups of tasks, for every steered feature at every factor;
+    definitions, opposites and sums ship, the others' items come from the hub. [] = none."""
+    folder: str | None = None
+    """Folder of your own tasks, YAML files in the harness' format."""
+    n_items: int | None = None
+    """Only the first n items of each task; null = all."""
+    num_fewshot: int | None = None
+    """Answered items in front of each; null = what the task says."""
 
 
 @dataclass

@@ -52,11 +52,17 @@ def axbench_folder(path: Path) -> ConceptSet:
     metadata = _find(path, METADATA)
     if metadata is None:
         raise SteerlensError(
-            f"concepts: {path} has no {METADATA[0]}, neither in it nor in {METADATA[1]}/."
+            f"concepts: {path} has no {METADATA[0]}, neither in it nor in {METADATA[1]}/, and no "
+            "JSON files of contrast pairs."
         )
     tables = {name: _read(_find(path, file)) for name, file in (("train", TRAIN), ("test", TEST))}
     metadata_of, n_null = _metadata(metadata)
     return _assembled(path.name, metadata_of, **tables, n_null=n_null)
+
+
+def has_metadata(path: Path) -> bool:
+    """Return whether a folder says of what concepts its tables are."""
+    return _find(path, METADATA) is not None
 
 
 def axbench_hub(repo: str, subset: str, revision: str | None = None) -> ConceptSet:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from steerlens.config.schema import CONCEPT_SOURCES, ConceptsConfig
 from steerlens.data.concept_sets import ConceptSet
-from steerlens.data.concept_sets.axbench import axbench_folder, axbench_hub
+from steerlens.data.concept_sets.axbench import axbench_folder, axbench_hub, has_metadata
+from steerlens.data.concept_sets.contrast import contrast_files, contrast_folder
 from steerlens.data.concept_sets.embedded import as_answers, embedded_concepts
 from steerlens.data.concept_sets.instructions import with_instructions
 from steerlens.errors import unknown
@@ -31,7 +32,7 @@ def load_concepts(
     else:
         path = str(config.path).replace("{layer}", str(layer))
         if config.source == "folder":
-            concepts = axbench_folder(Path(path))
+            concepts = _folder(Path(path), config, seed)
         elif config.source != "hub":
             raise unknown("concepts.source", config.source, CONCEPT_SOURCES)
         else:
@@ -46,3 +47,14 @@ def load_concepts(
     return with_instructions(
         concepts, config.instructions, Path(file) if file else None, config.n_prompts
     )
+
+
+def _folder(path: Path, config: ConceptsConfig, seed: int) -> ConceptSet:
+    """Return the concepts of a folder in AxBench's layout, or of contrast pairs."""
+    files = contrast_files(path)
+    if has_metadata(path) or not files:
+        return axbench_folder(path)
+    for name in config.only:
+        if name not in (names := [file.stem for file in files]):
+            raise unknown(f"concept of {path.name}", name, names)
+    return contrast_folder(path, config.n_train, config.n_test, config.n_prompts, seed, config.only)

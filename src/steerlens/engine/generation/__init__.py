@@ -399,7 +399,7 @@ def _batches(
     check_affine(subject.sae, torch.randn(1, 4, subject.sae.cfg.d_in).to(subject.sae.W_dec))
     sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
     stopping = Stopping(
-        subject.lm.tokenizer, _eos_ids(subject), parse_stop(settings.stop), settings.max_new_tokens
+        subject.lm.tokenizer, eos_ids(subject), parse_stop(settings.stop), settings.max_new_tokens
     )
     lengths = {
         prompt: padded_length(subject, len(ids), settings.max_new_tokens)
@@ -479,9 +479,9 @@ def _decoded(
     ]
 
 
-def _eos_ids(subject: Subject) -> set[int]:
-    """Return of the tokenizer and of the model's settings, where chat models have their end of
-    turn.
+def eos_ids(subject: Subject) -> set[int]:
+    """Return the tokens that end a text: of the tokenizer and of the model's settings, where chat
+    models have their end of turn.
     """
     hf_model: Any = subject.lm.bridge.original_model
     of_generation: Any = getattr(getattr(hf_model, "generation_config", None), "eos_token_id", None)

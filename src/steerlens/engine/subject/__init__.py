@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steerlens.config.settings import SubjectSettings
+from steerlens.config.sources import jacobians_of
 from steerlens.engine.subject.belonging import check_belongs
 from steerlens.engine.subject.model import LoadedModel, load_model, with_bos
 from steerlens.engine.subject.sae import SaeSource, load_sae, sae_sources
@@ -48,6 +49,8 @@ class Subject:
     """What was loaded, and how: written to provenance.json."""
     examples: str | None = None
     """File of examples of the SAE's features, which may stand for a corpus."""
+    jacobians: str | None = None
+    """File of Jacobians of the SAE's layers, which the Jacobian lens may read."""
 
     logit_lens_memo: torch.Tensor | None = field(default=None, repr=False)
     """(F, K) token ids that `logit_lens` has found; -1 where it hasn't been asked."""
@@ -152,6 +155,7 @@ def load_subjects(
             prepend_bos=prepend_bos,
             n_uncounted=n_uncounted,
             examples=settings.sae.examples,
+            jacobians=jacobians_of(settings.sae, settings.model),
         )
         subject.identity = {
             **sae_identity,

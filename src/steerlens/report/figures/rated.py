@@ -22,6 +22,19 @@ FEW = 3
 """More lines are drawn without their intervals, which would lie over each other."""
 
 
+NEAR = 0.04
+"""Reference lines closer than this share of the axis have one label."""
+
+
+class References(NamedTuple):
+    """Ratings that others have published, drawn as thin lines."""
+
+    note: str
+    """Whose they are, of which model and by which judge."""
+    rating_of: Mapping[str, float]
+    """By method, 0 to 2."""
+
+
 class Curve(NamedTuple):
     """A method's estimates at every x; without x one estimate, a level line."""
 
@@ -30,22 +43,26 @@ class Curve(NamedTuple):
     estimates: Sequence[Estimate | None]
 
 
-def draw_by_threshold(by_layer: Mapping[int, Sequence[Curve]], counted: str, judge: str) -> Figure:
+def draw_by_threshold(
+    by_layer: Mapping[int, Sequence[Curve]], counted: str, judge: str, references: References
+) -> Figure:
     """Return the overall rating against the least output score, a panel for every layer."""
-    figure = _panels(by_layer, "least output score")
+    figure = _panels(by_layer, "least output score", references)
     style.headline(
         figure,
         "What filtering SAE features by output score does to the rating",
         counted,
         f"{judge}, mean over the concepts that have a feature left, with its 95 % "
-        "bootstrap interval over concepts; level lines are other methods",
+        f"bootstrap interval over concepts; level lines are other methods. Grey: {references.note}",
     )
     return figure
 
 
-def draw_by_factor(by_layer: Mapping[int, Sequence[Curve]], counted: str, judge: str) -> Figure:
+def draw_by_factor(
+    by_layer: Mapping[int, Sequence[Curve]], counted: str, judge: str, references: References
+) -> Figure:
     """Return the overall rating against the steering factor, a panel for every layer."""
-    figure = _panels(by_layer, "steering factor")
+    figure = _panels(by_layer, "steering factor", references)
     factors = sorted({x for curves in by_layer.values() for curve in curves for x in curve.x})
     for axes in figure.axes:
         labels = [f"{factor:g}" for factor in factors]
@@ -56,7 +73,7 @@ def draw_by_factor(by_layer: Mapping[int, Sequence[Curve]], counted: str, judge:
         "How hard to steer",
         counted,
         f"{judge}, mean over concepts on the prompts that choose the factor; level lines are "
-        "methods without a factor",
+        f"methods without a factor. Grey: {references.note}",
     )
     return figure
 
@@ -73,7 +90,9 @@ def _look(name: str, others: list[str]) -> dict[str, Any]:
     }
 
 
-def _panels(by_layer: Mapping[int, Sequence[Curve]], x_label: str) -> Figure:
+def _panels(
+    by_layer: Mapping[int, Sequence[Curve]], x_label: str, references: References
+) -> Figure:
     figure = style.new_figure(max(1.6 + 4.4 * len(by_layer), 7.4), 5.2)
     panels = figure.subplots(1, len(by_layer), squeeze=False, sharey=True)[0]
     names = list(dict.fromkeys(curve.name for curves in by_layer.values() for curve in curves))
@@ -86,7 +105,11 @@ def _panels(by_layer: Mapping[int, Sequence[Curve]], x_label: str) -> Figure:
         axes.set_xlabel(x_label)
         axes.set_xscale("log")
     panels[0].set_ylabel("overall rating (0 to 2)")
+    for axes in panels:
+        for rating in references.rating_of.values():
+            axes.axhline(rating, lw=0.8, ls=":", color=style.MUTED, zorder=0.5)
     panels[0].set_ylim(bottom=0)
+    _name_references(panels[-1], references)
     handles = {
         label: handle
         for axes in panels
@@ -95,6 +118,23 @@ def _panels(by_layer: Mapping[int, Sequence[Curve]], x_label: str) -> Figure:
     columns = max(4, int(2 * len(by_layer) + 1))
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
     return figure
+
+
+def _name_references(axes: Axes, references: References) -> None:
+    """Write the names of the lines beside the last panel, those that lie together in one line."""
+    near = NEAR * axes.get_ylim()[1]
+    groups: list[list[tuple[float, str]]] = []
+    for rating, name in sorted((rating, name) for name, rating in references.rating_of.items()):
+        if not groups or rating - groups[-1][0][0] >= near:
+            groups.append([])
+        groups[-1].append((rating, f"{name} {rating:.2f}"))
+    for group in groups:
+        axes.annotate(
+            ", ".join(name for _, name in group),
+            (1.0, sum(rating for rating, _ in group) / len(group)),
+            xycoords=axes.get_yaxis_transform(), xytext=(4, 0), textcoords="offset points",
+            fontsize=7, color=style.MUTED, va="center", annotation_clip=False,
+        )  # fmt: skip
 
 
 def _draw(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +25,7 @@ LEAST_SCORE = 1e-5
 HARDLY = 0.01
 """Below this output score a feature hardly steers (the paper's threshold)."""
 RING: dict[str, Any] = {"s": 90, "facecolor": "none", "lw": 1.6, "zorder": 3}
+ALLOWED: dict[str, Any] = {"lw": 7, "alpha": 0.25, "marker": "o", "markersize": 7, "mew": 0}
 COLORS = (style.RED, style.BLUE, style.GREEN, style.ORANGE, style.MUTED)
 
 
@@ -51,7 +54,8 @@ def by_steering_factor(steering: pd.DataFrame, generations: pd.DataFrame) -> Fig
         figure,
         "Steering toward a word, by factor",
         f"{subtitle(steering)}{style.SEPARATOR}{style.n_of([len(generations)], 'text')}",
-        "means over prompts; dashed: unsteered; ring: the factor that is chosen",
+        "means over prompts; dashed: unsteered; ring: the factor that is chosen; broad: those "
+        "around it that the rule allows",
     )
     return figure
 
@@ -70,6 +74,10 @@ def _word(axes: np.ndarray, rows: pd.DataFrame, texts: pd.DataFrame) -> None:
             panel.plot(steered["factor"], values, "o-", color=color, label=label)
             chosen = steered.loc[steered["factor"] == row["best_factor"], name]
             at = [row["best_factor"]] * len(chosen)
+            factors = steered["factor"].to_numpy(dtype=float)
+            low, high = _allowed(row)
+            allowed = (factors >= low) & (factors <= high)
+            panel.plot(factors[allowed], values[allowed], color=color, **ALLOWED)
             panel.scatter(at, chosen.to_numpy(dtype=float), edgecolor=color, **RING)
             without = of_feature.loc[of_feature["factor"] == 0, name].to_numpy(dtype=float)
             panel.axhline(float(without.mean()), color=color, lw=1, ls="--", alpha=0.6)
@@ -77,6 +85,12 @@ def _word(axes: np.ndarray, rows: pd.DataFrame, texts: pd.DataFrame) -> None:
     factors = sorted({factor for factor in means["factor"].tolist() if factor > 0})
     axes[0].set_xticks(factors[:: max(1, len(factors) // 6)])
     axes[0].legend(loc="upper left", fontsize=8)
+
+
+def _allowed(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Return between which factors the rule allows all that were tried; NaN where it does none."""
+    low, high = (row.get(f"safe_factor_{end}") for end in ("low", "high"))
+    return (low, high) if isinstance(low, float) and isinstance(high, float) else (nan, nan)
 
 
 def score_by_layer(features: pd.DataFrame) -> Figure | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from steerlens.analysis.factors import no_factor
 from steerlens.analysis.ranking import BEST_OF_LAYER, best_of_layers
 from steerlens.analysis.roles import TOP_K, Span, success_spans
 from steerlens.analysis.toward import words_summary
@@ -176,6 +177,7 @@ def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered
             concept=None if concept is None else visible(concept),
             best_factor=plain(row.get("best_factor")),
             safe_range=_safe_range(row),
+            why_none=no_factor(tables.choice),
             undecided=row.get("undecided") is True,
             arms=[_arm(name, curves_of[goal, name]) for name in arms],
             prompts=[text_lines(prompt) for prompt in [*prompts][:PROMPTS]],

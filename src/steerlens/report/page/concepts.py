@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from steerlens.analysis.factors import no_factor
 from steerlens.analysis.toward import words_explanation, words_summary
 from steerlens.analysis.toward_texts import Toward, steered_toward
+from steerlens.config.schema import ChoiceConfig
 from steerlens.report.page.contents import Candidate, Concept, plain
 from steerlens.results.folder import RunTables
 from steerlens.results.text import visible, visible_token
@@ -31,7 +33,8 @@ def concept_results(tables: RunTables, is_alone: bool) -> list[Concept]:
 def _concept(tables: RunTables, word: Mapping[str, Any], is_alone: bool) -> Concept:
     features = steered_toward(tables, word)
     candidates = [
-        _steered(feature, at == 0 and word["found"]) for at, feature in enumerate(features)
+        _steered(feature, at == 0 and word["found"], tables.choice)
+        for at, feature in enumerate(features)
     ]
     if is_alone:
         steered = {(feature.row["layer"], feature.row["feature"]) for feature in features}
@@ -51,12 +54,12 @@ def _concept(tables: RunTables, word: Mapping[str, Any], is_alone: bool) -> Conc
     )
 
 
-def _steered(feature: Toward, is_best: bool) -> Candidate:
+def _steered(feature: Toward, is_best: bool, choice: ChoiceConfig | None) -> Candidate:
     row = feature.row
     if is_best:
         why = "chosen: it writes most tokens of the concept"
     elif not feature.pairs:
-        why = "no factor may be chosen: at all of them its texts break down"
+        why = no_factor(choice)
     elif feature.adds:
         why = "steers, less than the chosen one"
     else:

@@ -160,6 +160,8 @@ class Steered:
     best_factor: float | None
     safe_range: tuple[float, float] | None
     """The consecutive tried factors around the best one that the rule allows; null without one."""
+    why_none: str
+    """What to say where there is no best factor."""
     undecided: bool
     arms: Sequence[Arm]
     prompts: Sequence[str]

@@ -3,8 +3,9 @@
 A row for every method, the SAE's features also filtered by output score, and a column for every
 layer, kind of judge and aggregation: `per_text` is AxBench's, `of_means` the paper's (see
 `analysis.ratings`), and they are never mixed. A filtered row is of the concepts that have a feature
-left. Beside it what the paper has published for Gemma-2-9B-it; other models, concepts and judges
-have other numbers. Intervals are 95 % bootstrap intervals over concepts.
+left. Beside it what the paper has published for Gemma-2-9B-it, and in the figures AxBench's
+leaderboard; other models, concepts and judges have other numbers. Intervals are 95 % bootstrap
+intervals over concepts.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ from steerlens.analysis.resampling import FEWEST, Estimate
 from steerlens.analysis.series import Series
 from steerlens.config.schema import STEERED_BY, StudyConfig
 from steerlens.errors import SteerlensError
-from steerlens.report.figures.rated import Curve, draw_by_factor, draw_by_threshold
+from steerlens.report.figures.rated import (
+    Curve,
+    References,
+    draw_by_factor,
+    draw_by_threshold,
+)
 from steerlens.report.figures.style import n_of
 from steerlens.report.studies import Answer, interval_columns
 from steerlens.results import CHOOSING, EVALUATING
@@ -45,7 +51,7 @@ SAID = (MAIN, 0.1)
 """Thresholds of which sentences are said."""
 BY_CONFIDENCE = "SAE (token_confidence_delta)"
 """As many features as output_score >= `MAIN` leaves, those with the highest."""
-OTHERS = ("DiffMean", "ReFT-r1", "Random")
+OTHERS = ("DiffMean", "ReFT-r1", "RePS", "Random")
 """What SAE rows are compared with, concept by concept."""
 
 PUBLISHED = {
@@ -65,6 +71,24 @@ PUBLISHED = {
 and unfiltered rows are the paper's `of_means`, the others AxBench's `per_text`."""
 
 PUBLISHED_LAYERS = (20, 31)
+
+
+LEADERBOARD = References(
+    "AxBench's leaderboard: Gemma-2 2B and 9B, Concept500, mean of four layers, rated by "
+    "gpt-4o-mini; SAELogits of 9B layer 31 alone; filtered SAE of 9B, rated by Claude 3.7 Sonnet",
+    {
+        "HyperSteer": 0.917,
+        "Prompt": 0.894,
+        "RePS": 0.720,
+        "filtered SAE, layer 20": 0.546,
+        "ReFT-r1": 0.543,
+        "filtered SAE, layer 31": 0.470,
+        "SAELogits": 0.351,
+        "DiffMean": 0.239,
+        "SAE": 0.165,
+    },
+)
+"""github.com/stanfordnlp/axbench, `per_text`. Filtered SAE is the paper's, and `of_means`."""
 
 
 def threshold_name(threshold: float) -> str:
@@ -112,11 +136,12 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     figures: dict[str, Any] = {}
     if any(row.method == threshold_name(MAIN) for row in rows):
         n = _counted(ratings, EVALUATING)
-        curves_of = _by_threshold(first, rows)
-        figures["table1_threshold"] = partial(draw_by_threshold, curves_of, n, judge)
+        figures["table1_threshold"] = partial(
+            draw_by_threshold, _by_threshold(first, rows), n, judge, LEADERBOARD
+        )
     if tried["factor"].nunique() > 1:
         n = _counted(ratings, CHOOSING)
-        figures["table1_factor"] = partial(draw_by_factor, _by_factor(tried), n, judge)
+        figures["table1_factor"] = partial(draw_by_factor, _by_factor(tried), n, judge, LEADERBOARD)
     left_out = [f"Only {member.label} is looked at."] if len(series) > 1 else []
     return Answer(
         sentences=[

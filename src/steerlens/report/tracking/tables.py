@@ -41,7 +41,7 @@ CURVES = ("success_20", "perplexity", "degeneracy")
 
 TEXTS = (
     *("layer", "feature", "factor", "prompt", "text", "success_20", "perplexity", "degeneracy"),
-    *("first_step_kl", "stopped_by", "near_ties"),
+    *("first_step_kl", "kl", "relative_dose", "stopped_by", "near_ties"),
 )
 """Columns of the table of texts."""
 

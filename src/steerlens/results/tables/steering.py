@@ -75,6 +75,12 @@ GENERATIONS = Table(
         ),
         "perplexity": PERPLEXITY,
         "kl": KL,
+        "drift": Column(
+            "int64",
+            "How many features fire in the text that don't in the unsteered one of the same prompt "
+            "and sample, without the steered ones, on tokens that aren't the feature's own; null "
+            "without `metrics.drift.enabled=true`.",
+        ),
         "degeneracy": DEGENERACY,
         **REPETITION,
         **MAKING,
@@ -113,6 +119,7 @@ STEERING = Table(
         "concept_success": Column("double", _AT_BEST.format("`concept_success`")),
         "perplexity": Column("double", _AT_BEST.format("perplexity")),
         "degeneracy": Column("double", _AT_BEST.format("degeneracy")),
+        "drift": Column("double", _AT_BEST.format("`drift`")),
         "kl": Column("double", _AT_BEST.format("`kl`")),
         "relative_dose": Column("double", _AT_BEST.format("`relative_dose`")),
         "texts": Column("int64", "How many texts these means are of."),
@@ -123,6 +130,44 @@ STEERING = Table(
     },
 )
 """One row per feature (and control, and features together): means at its best factor."""
+
+
+CAPABILITY = Table(
+    file="capability.parquet",
+    about="One row per feature (and control, and features together), factor and task of "
+    "`evaluate.tasks`: how the model answers under the edit. Rows at factor 0 are there for every "
+    "feature.",
+    keys=(*SUBJECT, "layer", "feature", "control", "together", "task", "factor"),
+    nullable=("control", "together"),
+    columns={
+        **SUBJECT,
+        **{name: column for name, column in _STEERED.items() if name != "concept"},
+        "task": Column("string", "The task's name in lm-evaluation-harness."),
+        "factor": FACTOR,
+        "metric": Column(
+            "string", "What an item counts: the task's first metric, `acc` for right or wrong."
+        ),
+        "items": Column("int64", "How many items the task has here."),
+        "accuracy": Column("double", "Mean of `metric` over the items."),
+        "accuracy_low": Column(
+            "double", "Lower end of its 95 % interval over items; null for fewer than 8."
+        ),
+        "accuracy_high": Column("double", "Upper end of it."),
+        "accuracy_unsteered": Column("double", "The accuracy of the same items without the edit."),
+        "changed": Column("int64", "How many answers aren't the unsteered ones."),
+        "worse": Column("int64", "How many of these count for less than the unsteered ones."),
+        "side_effect_ratio": Column(
+            "double", "`worse` / `changed` (CorrSteer, arXiv 2508.12535); null where none changed."
+        ),
+        "item_scores": Column("list<double>", "`metric` of every item, in the task's order."),
+        "answers": Column(
+            "list<string>",
+            "The answer to every item: the number of the most probable choice, from 0, or what "
+            "the model has written.",
+        ),
+    },
+)
+"""One row per feature, factor and task."""
 
 
 def features_alone(rows: pd.DataFrame) -> pd.DataFrame:

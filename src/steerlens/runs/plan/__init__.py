@@ -53,6 +53,7 @@ def print_plan(settings: Settings, measures: bool = False) -> None:
         ("SAE", subject.sae.title),
         ("scores", ", ".join(methods)),
         *_texts_of(settings),
+        *_lens_of(settings),
         ("device", f"{device_type(subject)}, {dtype_name(subject)}"),
         (
             "memory",
@@ -87,6 +88,24 @@ def _texts_of(settings: Settings) -> list[tuple[str, str]]:
         text = corpus.path or corpus.name
         rows.append(("corpus", f"a pass of our own over corpus={corpus.name} ({text})"))
     return rows
+
+
+def _lens_of(settings: Settings) -> list[tuple[str, str]]:
+    """Return where the Jacobian lens comes from, if it is the run's."""
+    lens = settings.lens
+    if lens.name != "jacobian":
+        return []
+    if lens.path and lens.path == settings.subject.sae.jacobians:
+        return [("lens", f"jacobian, read from {Path(lens.path).name}, which ships")]
+    if lens.path:
+        return [("lens", f"jacobian, read from {lens.path}")]
+    return [
+        (
+            "lens",
+            f"jacobian, computed once for all layers from {lens.n_prompts} sequences of "
+            f"{lens.context_length} tokens of corpus={settings.corpus.name}",
+        )
+    ]
 
 
 def weights_are_here(subject: SubjectSettings) -> bool:
@@ -163,7 +182,11 @@ def _toward_concepts(settings: Settings, measured: Measured | None) -> list[tupl
         ("concepts", f"{planned.concepts:,}, each in {planned.arms} ways"),
         ("steering", f"{planned.texts:,} texts, {_about(planned.texts, rates)}"),
         ("ratings", planned.rating),
-        ("time", "besides, what methods learn: minutes for SSV, ReFT-r1, LoReFT and LoRA each"),
+        (
+            "time",
+            "besides, what methods learn: minutes each for SSV, ReFT-r1, LoReFT, LoRA, SAE-TS and "
+            "RePS",
+        ),
         ("disk", f"about {gigabytes(planned.texts * TEXT_BYTES + 1e6)} in the run's folder"),
     ]
 
@@ -243,6 +266,9 @@ def _scores_and_texts(settings: Settings, measured: Measured | None) -> list[tup
                 + (f"; {n_kept:,} texts with these settings are in the cache" if n_kept else ""),
             )
         )
+    if steering and settings.evaluate.tasks:
+        tasks = ", ".join(settings.evaluate.tasks)
+        rows.append(("tasks", f"{tasks}: up to {steering.edits:,} times each, and once unsteered"))
     if steering and (words := planned_words(settings, len(counts))):
         n_bytes += words.words * len(counts) * TABLE_BYTES
         rows.append(

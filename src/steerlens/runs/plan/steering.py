@@ -14,6 +14,8 @@ class PlannedTexts(NamedTuple):
     features: int
     """At most: a threshold may leave fewer."""
     texts: int
+    edits: int
+    """Features, controls and features together, each at every factor but 0."""
 
 
 def planned_texts(settings: Settings, n_features: int) -> PlannedTexts | None:
@@ -31,7 +33,7 @@ def planned_texts(settings: Settings, n_features: int) -> PlannedTexts | None:
     arms = n_steered * (1 + len(steer.controls)) + len(steer.together) + bool(steering.shares)
     of_factor = len(steering.prompts) * steering.generation.samples
     n_texts = arms * (1 + len(steering.factors)) * of_factor
-    return PlannedTexts(n_steered, n_texts)
+    return PlannedTexts(n_steered, n_texts, arms * len(steering.factors))
 
 
 class PlannedWords(NamedTuple):

@@ -4,13 +4,14 @@ A metric is a module with
 
 - a first docstring line that says what it measures;
 - `Config`, a dataclass: the metric's settings, `metrics.NAME.KEY` of a run; it may have a `check()`
-  that refuses what can't work before anything is loaded;
+  that refuses what can't work before anything is loaded, and a field `enabled`, without which
+  nothing is measured;
 - `measure(texts, subject, config, run)`, which returns columns of `generations.parquet`, each with
   one entry per text, in the order of `texts`. A text's numbers must not depend on the others;
 - `NEEDS_FEATURE = True`, if it can't be measured on texts that no feature was steered with.
 
-Every metric is measured on every text that it can be. Its numbers become columns of the table of
-texts, and their means columns of the table of steering.
+Every metric that is enabled is measured on every text that it can be. Its numbers become columns of
+the table of texts, and their means columns of the table of steering.
 """
 
 from __future__ import annotations
