@@ -112,6 +112,7 @@ FIGURES = {
     "sae_training": "releases_by_layer",
     "model_types": "releases_by_layer",
     "criteria": "criteria_agreement",
+    "factors": "factors",
     "capability": "capability",
     "dataset_size": "sizes",
     "dataset_size_texts": "sizes",
@@ -286,8 +287,8 @@ def _tiny_concepts(concepts: ConceptsConfig, folder: Path) -> ConceptsConfig:
     settings = dict.fromkeys(("Probe", "SSV", "ReFT-r1", "RePS", "LoReFT", "LoRA"), quick)
     settings["SAE-TS"] = {"vectors": 4, "prompts": 1, "tokens": 2}
     return dataclasses.replace(
-        concepts, source="folder", path=str(path), subset=None, n_prompts=4, settings=settings,
-        instructions="genre", instructions_path=str(folder),
+        concepts, source="folder", path=str(path), subset=None, n=None, n_prompts=4,
+        settings=settings, instructions="genre", instructions_path=str(folder),
     )  # fmt: skip
 
 
@@ -358,7 +359,13 @@ def test_model_types_are_compared_on_every_type(
 
 
 @pytest.mark.parametrize(
-    "name", once(["criteria", "controls", "dataset_size", "dataset_size_texts", "compare_releases"])
+    "name",
+    once(
+        [
+            *("criteria", "controls", "dataset_size", "dataset_size_texts", "compare_releases"),
+            "factors",
+        ]
+    ),
 )
 def test_a_study_of_one_feature_is_told_without_a_claim(
     name: str, finished: Callable[[RunConfig, str], Path]
