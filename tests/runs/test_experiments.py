@@ -112,6 +112,7 @@ FIGURES = {
     "sae_training": "releases_by_layer",
     "model_types": "releases_by_layer",
     "criteria": "criteria_agreement",
+    "factors": "factors",
     "capability": "capability",
     "dataset_size": "sizes",
     "dataset_size_texts": "sizes",
@@ -358,7 +359,13 @@ def test_model_types_are_compared_on_every_type(
 
 
 @pytest.mark.parametrize(
-    "name", once(["criteria", "controls", "dataset_size", "dataset_size_texts", "compare_releases"])
+    "name",
+    once(
+        [
+            *("criteria", "controls", "dataset_size", "dataset_size_texts", "compare_releases"),
+            "factors",
+        ]
+    ),
 )
 def test_a_study_of_one_feature_is_told_without_a_claim(
     name: str, finished: Callable[[RunConfig, str], Path]

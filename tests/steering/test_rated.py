@@ -131,6 +131,8 @@ def test_a_run_says_how_many_texts_are_not_rated_and_keeps_all(
         reported = own.loc[own["prompt"].isin(["It is", "We"])]
         reported = reported.loc[reported["factor"] == row["best_factor"], "rating"]
         assert row["rating"] == pytest.approx(reported.mean())
-    assert STEERING.read(tmp_path)["rating"].notna().all()
+    table = STEERING.read(tmp_path)
+    assert table["rating"].notna().all()
+    assert not {"llm_concept", "llm_fluency"} & {*table}  # or they would be scores to select by
     with pytest.raises(SteerlensError, match="no text is rated"):
         steered(lambda item: True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from steerlens.config.registry import load_part
 from steerlens.config.schema import JUDGE, ChoiceConfig
 from steerlens.errors import SteerlensError
-from steerlens.results import GENERATIONS, STEERING
+from steerlens.results import GENERATIONS, RATINGS, STEERING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +36,9 @@ MEANS = (
 
 PERPLEXITY_RULES = ("budget", "perplexity_ratio")
 """Rules that compare perplexity with that of the texts at factor 0."""
+
+RATING = "rating"
+"""The column that only a judge's texts have."""
 
 COARSE = 3
 """`next_factors` first asks for every third factor."""
@@ -76,7 +79,7 @@ def by_factor(generations: pd.DataFrame) -> pd.DataFrame:
     mean of nothing is NaN.
     """
     keys = [*FEATURE, "factor"]
-    numbers = [*MEANS, *_numbers_of_other_metrics(generations)]
+    numbers = [*MEANS, *_further_numbers(generations)]
     rows = generations.loc[:, [*keys, *numbers]].astype(dict.fromkeys(numbers, float))
     # Sums of floats depend on their order, and a choice may hang on the last digit.
     rows = rows.sort_values(by=["perplexity", "degeneracy"])
@@ -119,14 +122,19 @@ def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFr
     chosen = features.merge(
         reported, how="left", left_on=[*FEATURE, "best_factor"], right_on=[*FEATURE, "factor"]
     ).merge(unsteered, how="left", on=[*FEATURE], suffixes=("", "_unsteered"))
-    names = {*STEERING.columns, *_numbers_of_other_metrics(generations)}
+    names = {*STEERING.columns, *_further_numbers(generations)}
     return STEERING.frame({name: chosen[name] for name in chosen.columns if name in names})
 
 
-def _numbers_of_other_metrics(generations: pd.DataFrame) -> list[str]:
-    """Return the columns of numbers that metrics of other packages have added to the texts."""
-    others = [name for name in generations.columns if name not in GENERATIONS.columns]
-    return generations[others].select_dtypes("number").columns.tolist()
+def _further_numbers(generations: pd.DataFrame) -> list[str]:
+    """Return the columns of numbers beside `MEANS`: the rating of rated texts, and what metrics of
+    other packages have added.
+    """
+    ours = {*GENERATIONS.columns, *RATINGS.columns}
+    others = [name for name in generations.columns if name not in ours]
+    numbers = generations[others].select_dtypes("number").columns.tolist()
+    is_rated = RATING in generations and any(generations[RATING].notna().tolist())
+    return [*numbers, *([RATING] if is_rated else [])]
 
 
 def choice_counts(generations: pd.DataFrame, choice: ChoiceConfig) -> ChoiceCounts:
@@ -306,7 +314,6 @@ def measured_by_factor(means: pd.DataFrame, choice: ChoiceConfig) -> list[Measur
         raise SteerlensError(
             f"choice.rule={choice.rule} needs the perplexity of texts at factor 0; add factor 0."
         )
-    # Only a judge's texts have a rating.
     absent = [name for name in FactorMeans._fields[1:] if name not in means]
     means = means.assign(**dict.fromkeys(absent, math.nan))
     steered = means.loc[means["factor"] != 0]

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from steerlens.analysis.factors import RATING
 from steerlens.analysis.ratings import harmonic
 from steerlens.judges.items import ASPECTS, Item
 
 if TYPE_CHECKING:
     from steerlens.engine.run_context import RunContext
     from steerlens.judges.session import RatingSession
-
-RATING = "rating"
 
 
 def with_ratings(

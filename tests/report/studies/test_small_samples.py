@@ -75,6 +75,11 @@ def asked(name: str, n: int) -> list[Series]:
         made = [Series("a", [], replace(run_of(n), capability=answers))]
     else:
         made = [Series("a", [], run_of(n))]
+    if name == "factors":
+        tables = made[0].tables
+        factor = tables.generations["factor"]
+        costs = tables.generations.assign(kl=0.4 * factor, relative_dose=0.1 * factor)
+        made = [replace(made[0], tables=replace(tables, generations=costs))]
     return [replace(one, tables=replace(one.tables, study=study)) for one in made]
 
 
@@ -109,7 +114,7 @@ def test_a_study_of_few_claims_nothing_and_says_that_they_are_few(
         assert not intervals(summary["tables"])
         assert not re.search(CLAIMS, text)
         assert f"{FEWEST}" in text or "no chosen factor" in text  # how many it takes
-    elif name in ("controls", "sizes", "table1", "capability"):
+    elif name in ("controls", "factors", "sizes", "table1", "capability"):
         assert intervals(summary["tables"])
         assert figures
 

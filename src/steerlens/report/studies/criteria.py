@@ -4,8 +4,9 @@ Every score as a guide (rank correlation with success, success of as many featur
 first, with intervals that are simultaneous over all scores), and every two scores beside each
 other: Spearman's and Kendall's rank correlation and how many of the first hundred features they
 share. Where random directions were scored, the output score also takes part as its place among
-them: `1 - output_score_p`, and less the mean of its layer's. Scores agree or not over all scored
-features, and guide or not over those that were steered.
+them: `1 - output_score_p`, and less the mean of its layer's. The best pair of scores is held
+against the best score, both chosen and counted on different features. Scores agree or not over all
+scored features, and guide or not over those that were steered.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from steerlens.analysis.combined_criteria import Combined, combined_criteria
 from steerlens.analysis.equal_share import (
     POOLED,
     WITHIN_LAYERS,
@@ -26,7 +28,7 @@ from steerlens.analysis.equal_share import (
     payoff_at_equal_share,
 )
 from steerlens.analysis.payoff import SHARES, Criterion, criteria, scores_of
-from steerlens.analysis.resampling import FEWEST, LEVEL, spearman, sure, top_weights
+from steerlens.analysis.resampling import FEWEST, LEVEL, Estimate, spearman, sure, top_weights
 from steerlens.analysis.series import Series
 from steerlens.analysis.steering_summary import COMPARED
 from steerlens.config.schema import StudyConfig
@@ -73,11 +75,13 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
         guides = guides.sort_values(GUIDE, ascending=False, ignore_index=True)
     at_share = payoff_at_equal_share(tables.steering) if len(tables.steering) else []
     equal = pd.DataFrame(at_share)
+    combined = combined_criteria(tables.steering) if len(tables.steering) else []
     notes = [f"Only {series[0].label} is looked at."] if len(series) > 1 else []
     return Answer(
         sentences=[
             *_guide_sentences(by_score, guides),
             *_equal_share_sentences(at_share),
+            *_combined_sentences(combined),
             *_agreement_sentences(agreement),
             *notes,
         ],
@@ -85,6 +89,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
             "criteria": guides,
             "criteria_agreement": agreement,
             **({"criteria_payoff": equal} if len(equal) else {}),
+            **({"criteria_combined": _combined_table(combined)} if combined else {}),
         },
         figures={"criteria_agreement": partial(_draw, agreement, scores)} if pairs else {},
     )
@@ -136,6 +141,45 @@ def _equal_share_sentences(at_share: Sequence[EqualShare]) -> list[str]:
         else:
             sentences.append(f"{start}: none has surely more success than as many at random.")
     return sentences
+
+
+def _combined_sentences(rows: Sequence[Combined]) -> list[str]:
+    """Return whether two scores together select better than the best one."""
+    sentences = []
+    for row in rows:
+        less = row.pair_less_single
+        verdict = "can't be told from it"
+        if less.low is not None and less.high is not None and not less.low <= 0 <= less.high:
+            verdict = "is surely better" if less.low > 0 else "is surely worse"
+        sentences.append(
+            f"Two scores together, chosen and counted on different features ({row.kept}, "
+            f"{row.share:.0%} kept): the best pair, {row.pair}, has "
+            f"{_told(row.pair_payoff)} times the success of as many at random, the best score, "
+            f"{row.single}, {_told(row.single_payoff)}; the pair {verdict} (difference "
+            f"{_told(less)})."
+        )
+    return sentences
+
+
+def _told(estimate: Estimate) -> str:
+    between = "" if estimate.low is None else f" ({estimate.low:.2f} to {estimate.high:.2f})"
+    return f"{estimate.value:.2f}{between}"
+
+
+def _combined_table(rows: Sequence[Combined]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                **{name: getattr(row, name) for name in Combined._fields[:5]},
+                **{
+                    column: value
+                    for name in Combined._fields[5:]
+                    for column, value in interval_columns(name, getattr(row, name)).items()
+                },
+            }
+            for row in rows
+        ]
+    )
 
 
 def _guides(criteria: Sequence[Criterion]) -> list[dict[str, Any]]:

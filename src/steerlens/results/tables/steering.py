@@ -75,6 +75,11 @@ GENERATIONS = Table(
         ),
         "perplexity": PERPLEXITY,
         "kl": KL,
+        "rating": Column(
+            "double",
+            "With choice.rule=judge the harmonic mean of the judge's ratings, 0 to 2; null where "
+            "one is missing. The ratings stand in columns as those of `ratings.parquet`.",
+        ),
         "drift": Column(
             "int64",
             "How many features fire in the text that don't in the unsteered one of the same prompt "
@@ -122,6 +127,7 @@ STEERING = Table(
         "drift": Column("double", _AT_BEST.format("`drift`")),
         "kl": Column("double", _AT_BEST.format("`kl`")),
         "relative_dose": Column("double", _AT_BEST.format("`relative_dose`")),
+        "rating": Column("double", _AT_BEST.format("`rating`")),
         "texts": Column("int64", "How many texts these means are of."),
         "success_20_unsteered": Column("double", _UNSTEERED.format("success@20")),
         "concept_success_unsteered": Column("double", _UNSTEERED.format("`concept_success`")),
