@@ -134,7 +134,7 @@ def test_a_killed_run_goes_on_with_the_next_edit(
     assert (unsteered["changed"] == 0).all()
     assert unsteered["side_effect_ratio"].isna().all()
     strong = rows.loc[(rows["factor"] == 30) & (rows["task"] == "choosing")]
-    assert (strong["changed"] > 0).any()
+    assert max(strong["changed"]) > 0
     assert set(rows["items"]) == {8}
     assert rows["accuracy_low"].notna().all()
 
