@@ -188,6 +188,16 @@ class _Names:
         self.all_tasks = names
 
 
+def test_fewer_items_than_asked_for_are_told(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks_of(folder, "choosing", n_items=len(ITEMS))
+    assert not caplog.messages
+    tasks_of(folder, "choosing", n_items=len(ITEMS) + 1)
+    n_there = f"n_items={len(ITEMS) + 1} is more than the {len(ITEMS)} items of choosing"
+    assert n_there in caplog.text
+
+
 def test_items_that_cannot_be_fetched_are_told_in_one_sentence(tmp_path: Path) -> None:
     folder = save_task(tmp_path, "far")
     text = (folder / "far.yaml").read_text().split("\n", 1)[1]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.tasks import TaskManager
 
+logger = logging.getLogger(__name__)
+
 FOLDER = Path(__file__).parent
 
 INSTALL = "pip install 'steerlens[capability]'"
@@ -138,7 +140,15 @@ def _build_requests(name: str, task: Task, config: EvaluateConfig) -> None:
     elif task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=0)
-    if not len(task.eval_docs):
+    n_there = len(task.eval_docs)
+    if not n_there:
         raise SteerlensError(f"evaluate.tasks=[{name}] has no items.")
+    if config.n_items is not None and config.n_items > n_there:
+        logger.warning(
+            "evaluate.n_items=%s is more than the %s items of %s: all of them are asked.",
+            config.n_items,
+            n_there,
+            name,
+        )
     with quiet():
         task.build_all_requests(limit=config.n_items)
