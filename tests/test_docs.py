@@ -103,6 +103,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (root / "labels.jsonl").write_text(json.dumps(label) + "\n")
     for name in ("ratings", "neuronpedia", "reference"):
         (root / name).mkdir()
+    (root / "neuronpedia" / "19_1.json").write_text('{"activations": []}')
     listed = {str(layer): [7] for layer in range(42)}
     none = {"input_scores": None, "output_scores": None}
     save(root / "reference", "gemma_9b", features=listed, **none)

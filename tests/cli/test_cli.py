@@ -255,6 +255,22 @@ def test_escapes_in_errors_are_shown_not_sent(steerlens: Steerlens, debug: str) 
     assert r"the SAE of \x1b]0;PWNED\x07 in C:\models is none." in err
 
 
+def test_escapes_in_warnings_are_shown_not_sent(
+    steerlens: Steerlens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+
+    def warn(*_words: object) -> int:
+        logging.getLogger("steerlens.somewhere").warning("a plugin says %s", "\x1b]0;PWNED\x07")
+        return 0
+
+    monkeypatch.setattr("steerlens.cli._dispatch", warn)
+    for _ in range(2):  # one line each, also in a process that runs several commands
+        assert steerlens() == (0, "", "a plugin says \\x1b]0;PWNED\\x07\n")
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])
+    assert steerlens() == (0, "", "")
+
+
 def test_a_folder_of_somebody_elses_is_not_written_to(
     steerlens: Steerlens, ran: list[RunConfig], tmp_path: Path
 ) -> None:

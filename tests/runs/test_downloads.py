@@ -102,6 +102,32 @@ def test_what_is_not_here_is_refused_with_the_way_to_get_it(
     refuse_unreachable(parse_settings(dataclasses.replace(gemma, layer=[5, 9])))
 
 
+def test_a_judge_and_instructions_of_the_hub_are_refused_as_well(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    table1 = ["experiment=table1_embedded", f"paths.cache_dir={tmp_path}"]
+    refuse_unreachable(parse_settings(compose(table1)))
+    of_hub = parse_settings(compose([*table1, "judge=local", "judge.model=a/judge"]))
+    with pytest.raises(SteerlensError, match="the model a/judge isn't on this machine"):
+        refuse_unreachable(of_hub)
+    folder = [*table1, "concepts=folder", f"concepts.path={tmp_path}"]
+    for instructions, way in (
+        ("alpaca_eval", "concepts.instructions_path=DIR/alpaca_eval.json"),
+        ("genre", "concepts.instructions_path=DIR"),
+    ):
+        words = [*folder, f"concepts.instructions={instructions}"]
+        with pytest.raises(SteerlensError, match=f"instructions .*{way}.$"):
+            refuse_unreachable(parse_settings(compose(words)))
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    (pairs / "morality.json").write_text("[]")
+    refuse_unreachable(parse_settings(compose([*folder[:-1], f"concepts.path={pairs}"])))
+    own = tmp_path / "own.json"
+    own.write_text("[]")
+    refuse_unreachable(parse_settings(compose([*folder, f"concepts.instructions_path={own}"])))
+
+
 def test_without_a_network_the_hub_is_not_asked_for_what_is_here(
     gemma: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

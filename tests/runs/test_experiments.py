@@ -287,8 +287,8 @@ def _tiny_concepts(concepts: ConceptsConfig, folder: Path) -> ConceptsConfig:
     settings = dict.fromkeys(("Probe", "SSV", "ReFT-r1", "RePS", "LoReFT", "LoRA"), quick)
     settings["SAE-TS"] = {"vectors": 4, "prompts": 1, "tokens": 2}
     return dataclasses.replace(
-        concepts, source="folder", path=str(path), subset=None, n_prompts=4, settings=settings,
-        instructions="genre", instructions_path=str(folder),
+        concepts, source="folder", path=str(path), subset=None, n=None, n_prompts=4,
+        settings=settings, instructions="genre", instructions_path=str(folder),
     )  # fmt: skip
 
 

@@ -84,6 +84,9 @@ def test_a_local_judge_and_the_copy_that_lora_trains_are_held_at_the_same_time(
         (["judge=local", "judge.model=some/judge", "concepts.methods=[SAE]"], own),
     ]:
         assert fit.estimate_weights(settings_of([*local, *overrides])) == 4 * size
+    rates = ["judge=local", f"judge.model={judge}", "choice.rule=judge", "concept=water"]
+    of_features = ["model=local", "sae=local", *folders, *rates, "dtype=float32"]
+    assert fit.estimate_weights(settings_of(of_features)) == 4 * (own + 10 * 100)
 
 
 @pytest.mark.usefixtures("machine")

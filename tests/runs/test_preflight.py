@@ -223,6 +223,12 @@ def test_texts_that_leave_no_room_for_a_prompt_are_told(local: list[str], tmp_pa
     assert "leaves no room for a prompt: model takes 64 tokens in all" in refusal(
         *steers, "generation.max_new_tokens=64"
     )
+    for words, what in (
+        (["score=input", "score.context_length=65"], "context_length=65 of score input"),
+        (["lens=jacobian", "lens.context_length=65"], "lens.context_length=65"),
+    ):
+        told = refusal(*local, "layer=1", "corpus=embedded", *words)
+        assert told == f"{what} is more than the 64 tokens of model."
     check(compose([*steers, "generation.max_new_tokens=63"]))
     check(compose([*local, "layer=1"]))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import logging
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     _end_in_order_at_sigterm()
     debug = any(word.lower() in ("debug=true", "debug=1") for word in words)
     try:
-        sys.exit(_dispatch(words))
+        with _warnings_shown():
+            sys.exit(_dispatch(words))
     except Terminated:
         goes_on = "what is finished is kept, and the same command goes on from there"
         print(f"steerlens: ended by SIGTERM; {goes_on}.", file=sys.stderr)
@@ -46,6 +48,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     except Exception as error:
         _tell(error, debug)
         sys.exit(1)
+
+
+class _Shown(logging.Formatter):
+    """Lines in which what can't be seen is written as an escape: warnings quote others, too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line."""
+        from steerlens.results.text import shown
+
+        return shown(super().format(record))
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Print warnings on stderr, unless somebody says where they go (`hydra/job_logging=...`)."""
+    logger, handler = logging.getLogger("steerlens"), logging.StreamHandler()
+    if logger.handlers:
+        yield
+        return
+    handler.setFormatter(_Shown())
+    handler.addFilter(lambda _record: not logging.getLogger().handlers)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _end_in_order_at_sigterm() -> None:
@@ -237,7 +265,8 @@ def _run_hydra(args: argparse.Namespace, tree: DictConfig | None = None) -> int:
 
     def task(tree: DictConfig) -> float | None:
         try:
-            return _job(tree)
+            with _warnings_shown():  # in a launcher's process, which hasn't begun here
+                return _job(tree)
         except Exception as error:  # not raised: Hydra goes on, and status.json says why
             _tell(error, bool(tree.get("debug")))
             failed.append(error)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from steerlens.config.gguf import gguf_file, read_header
+from steerlens.config.gguf import converted_folder, gguf_file, read_header
 from steerlens.config.hooks import layer_of_hook
 from steerlens.config.sae_formats import SAE_CONFIG, SAE_WEIGHTS, sae_config, weights_file
 from steerlens.config.schema import ModelConfig
 from steerlens.config.shipped import missing_release
 from steerlens.errors import SteerlensError
 from steerlens.storage.files import has_byte_order_mark, read_json_object
+from steerlens.storage.provenance import file_identity
 
+TOKENIZER = "tokenizer.json"
 GGUF_KEYS = {"n_layers": "block_count", "d_model": "embedding_length", "n_ctx": "context_length"}
 """What GGUF calls facts of a model."""
 
@@ -62,6 +64,34 @@ def model_fact(model: ModelConfig, field: str, *keys: str) -> int | None:
 def count_layers(model: ModelConfig) -> int | None:
     """Return the number of the model's blocks, if anything tells before it is downloaded."""
     return model_fact(model, "n_layers", "num_hidden_layers", "n_layer", "num_layers")
+
+
+def vocabulary_size(model: ModelConfig) -> int | None:
+    """Return the number of the model's tokens, if anything tells before it is downloaded."""
+    if model.d_vocab is None and (gguf := gguf_file(model)):
+        return read_header(gguf).fields.get("tokenizer.ggml.tokens")  # of an array the length
+    return model_fact(model, "d_vocab", "vocab_size")
+
+
+def tokenizer_file(model: ModelConfig, cache_dir: Path) -> Path | None:
+    """Return the model's `tokenizer.json`, which is read without torch, if it is on this machine.
+
+    Of a GGUF it is that of the converted copy, if that has been made.
+    """
+    if gguf := gguf_file(model):
+        sha256 = file_identity(gguf, cache_dir)["sha256"]
+        folder = converted_folder(sha256, cache_dir)
+    else:
+        folder = Path(model.path)
+    file = folder / TOKENIZER
+    if file.is_file():
+        return file
+    if folder.exists() or gguf:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    in_hub = try_to_load_from_cache(model.path, TOKENIZER, revision=model.revision)
+    return Path(in_hub) if isinstance(in_hub, str) else None
 
 
 def has_chat_template(model: ModelConfig) -> bool | None:

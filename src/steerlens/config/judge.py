@@ -8,9 +8,10 @@ import os
 import re
 from urllib.parse import urlsplit
 
+from steerlens.config.entries import entries
 from steerlens.config.prices import base_url, price_of
 from steerlens.config.registry import load_part, parts_of
-from steerlens.config.schema import JudgeConfig
+from steerlens.config.schema import JudgeConfig, ModelConfig
 from steerlens.errors import SteerlensError
 
 KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
@@ -27,6 +28,18 @@ def check_model(judge: JudgeConfig) -> None:
     """Refuse a judge without a model, for one that is a language model."""
     if not (judge.model or "").strip():
         raise SteerlensError(f"judge={judge.name} needs judge.model=NAME.")
+
+
+def local_model(judge: JudgeConfig | None) -> ModelConfig | None:
+    """Return the model that a judge loads in this process, with its size if an entry of
+    `conf/model` is of the same one; None where none is loaded.
+    """
+    if judge is None or judge.name != "local" or not judge.model:
+        return None
+    sizes = {entry["path"]: entry.get("n_params") for entry in entries("model").values()}
+    size = sizes.get(judge.model)
+    n_params = None if size is None else float(size)
+    return ModelConfig(name=judge.model, path=judge.model, n_params=n_params)
 
 
 def check_server(judge: JudgeConfig, client: str) -> None:

@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,9 @@ def parse(
         if _is_bare(text):
             raise _no_equal_sign(overrides, index)
         try:
-            override = parser.parse_overrides([text])[0]
+            # Once for all that ask: of thousands of feature ids it takes seconds. What a pattern
+            # matches, the loader tells.
+            override = parser.parse_overrides([text])[0] if "glob(" in text else _parsed(text)
         except HydraException as error:
             # An unquoted value with spaces is unreadable up to the first of them.
             if any(_is_bare(word) for word in overrides[index + 1 : index + 2]):
@@ -141,6 +144,11 @@ def parse(
             raise _several_values(override)
         parsed.append(override)
     return parsed
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Override:
+    return OverridesParser.create().parse_overrides([text])[0]
 
 
 def _is_bare(word: str) -> bool:

@@ -183,6 +183,9 @@ class ScoreConfig:
     AT_ONCE: ClassVar[int | None] = None
     """Features that are scored, and kept, at a time, where each takes long; None = as many as of
     other methods."""
+    FILLS: ClassVar[Sequence[str]] = ()
+    """Columns of numbers that the method fills, which `selection.score` may name; () where it
+    doesn't say."""
 
     def check(self) -> None:
         """Refuse settings that can't work, before anything is loaded.

@@ -163,8 +163,15 @@ class Settings:
 
     @property
     def warnings(self) -> list[str]:
-        """Say what of the scores' settings works but is hardly meant, in sentences."""
-        return [line for method in self.scores.values() for line in method.warnings()]
+        """Say what of the settings works but is hardly meant, in sentences."""
+        lines = [line for method in self.scores.values() for line in method.warnings()]
+        wanted, n_prompts = self.steering.generation.n_prompts, len(self.steering.prompts)
+        if self.steering.factors and self.concepts is None and (wanted or 0) > n_prompts:
+            lines.append(
+                f"generation.n_prompts={wanted} is more than the {n_prompts} of "
+                "generation.prompts: all of them are used."
+            )
+        return lines
 
     @property
     def cache_dir(self) -> Path:

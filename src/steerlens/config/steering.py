@@ -287,7 +287,13 @@ def parse_prompts(generation: GenerationConfig) -> list[str]:
     for prompt in prompts:
         if not isinstance(prompt, str) or not prompt.strip():
             raise SteerlensError(f"generation.prompts: {prompt!r} is no text; {form}")
-    return list(dict.fromkeys(prompts))[: generation.n_prompts]
+    every = list(dict.fromkeys(prompts))
+    if generation.prompts is None and (generation.n_prompts or 0) > len(every):
+        raise SteerlensError(
+            f"generation.n_prompts={generation.n_prompts} is more than the {len(every)} neutral "
+            "prompts that there are; give prompts of your own with generation.prompts, or fewer."
+        )
+    return every[: generation.n_prompts]
 
 
 def parse_stop(value: Any) -> list[str]:

@@ -87,6 +87,7 @@ def read_corpus(
         missing = [subject for subject in subjects if (subject.hook_name, length) not in finished]
         for together in alike(missing):
             _read(together, length, n_examples, ctx, details)
+            _tell_if_short(ctx, finished[together[0].hook_name, length].n_tokens)
 
 
 def alike(subjects: Sequence[Subject]) -> list[list[Subject]]:
@@ -191,7 +192,6 @@ def _read(
         ctx.cache.activations[subject.hook_name, length] = activations_of_one
         if ctx.store:
             (ctx.store.folder(keys[subject.hook_name]) / BEGUN).unlink(missing_ok=True)
-    _tell_if_short(ctx, tallies[0].n_tokens)
 
 
 FINISHED, BEGUN = "activations.safetensors", "begun.safetensors"

@@ -8,7 +8,8 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerlens.config.judge import check_model, refuse_settings_of_others
+from steerlens.config.folders import has_chat_template
+from steerlens.config.judge import check_model, local_model, refuse_settings_of_others
 from steerlens.config.schema import JudgeConfig, ModelConfig
 from steerlens.errors import SteerlensError
 from steerlens.judges.chat import Answer, Conversation, TooLong, Unanswered
@@ -35,18 +36,19 @@ class LocalChat:
         from steerlens.engine.subject.device import resolve_device, resolve_dtype
 
         assert settings.judge is not None
-        path = str(settings.judge.model)
+        entry = local_model(settings.judge)
+        assert entry is not None
         cache_dir = Path(settings.paths.cache_dir)
         self.batch = settings.judge.concurrency
         self._max_tokens = settings.judge.max_tokens
         self._abandoned = threading.Event()
         dtype = resolve_dtype(settings.dtype, settings.device, settings.device_map)
         device = resolve_device(settings.device)
-        self._model, self._tokenizer = _load(path, cache_dir, dtype, device)
+        self._model, self._tokenizer = _load(entry, cache_dir, dtype, device)
         self.identity: Mapping[str, Any] = {
             "judge": "local",
-            "model": path,
-            **model_identity(ModelConfig(name=path, path=path), cache_dir),
+            "model": entry.path,
+            **model_identity(entry, cache_dir),
             "dtype": str(self._model.dtype),
             "max_tokens": self._max_tokens,
         }
@@ -137,8 +139,10 @@ class LocalChat:
         return Answer(text, len(prompt_ids), written, stopped="stop" if ended else "length")
 
 
-def _load(path: str, cache_dir: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
-    """Return the model and tokenizer.
+def _load(
+    model: ModelConfig, cache_dir: Path, dtype: torch.dtype, device: torch.device
+) -> tuple[Any, Any]:
+    """Return the judge's model and tokenizer.
 
     Raises:
         SteerlensError: they can't be loaded, or have no chat template.
@@ -150,23 +154,20 @@ def _load(path: str, cache_dir: Path, dtype: torch.dtype, device: torch.device) 
     from steerlens.engine.subject.model import load_tokenizer, silence_transformers
 
     silence_transformers()
-    entry = loadable(ModelConfig(name=path, path=path), cache_dir)
+    entry = loadable(model, cache_dir)
     tokenizer = load_tokenizer(entry)
     if not tokenizer.chat_template:
-        raise SteerlensError(
-            f"judge.model={path} has no chat template, so it follows no instructions; choose an "
-            "instruction model."
-        )
+        raise _no_template(model)
     model_class: Any = AutoModelForCausalLM
     try:
-        model = model_class.from_pretrained(
+        loaded = model_class.from_pretrained(
             entry.path, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     except MemoryError:
         raise
     except Exception as error:
         raise load_error(entry, error) from error
-    return model.to(device).eval(), tokenizer
+    return loaded.to(device).eval(), tokenizer
 
 
 def check(config: JudgeConfig) -> None:
@@ -178,6 +179,16 @@ def check(config: JudgeConfig) -> None:
             f"judge.temperature={config.temperature}: judge=local always takes the most probable "
             "token; leave it out."
         )
+    model = local_model(config)
+    if model and has_chat_template(model) is False:
+        raise _no_template(model)
+
+
+def _no_template(model: ModelConfig) -> SteerlensError:
+    return SteerlensError(
+        f"judge.model={model.path} has no chat template, so it follows no instructions; choose an "
+        "instruction model."
+    )
 
 
 def load(settings: JudgeSettings, lexicon: Lexicon | None = None) -> Judge:

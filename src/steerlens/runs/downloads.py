@@ -15,10 +15,12 @@ from urllib.parse import urlsplit
 from steerlens.config.catalog import read_release, releases
 from steerlens.config.folders import count_layers
 from steerlens.config.gguf import gguf_file
+from steerlens.config.judge import local_model
 from steerlens.config.parse import parse_layers
 from steerlens.config.saes import layers_with_sae
-from steerlens.config.schema import ModelConfig, RunConfig, SaeConfig
+from steerlens.config.schema import ConceptsConfig, ModelConfig, RunConfig, SaeConfig
 from steerlens.config.settings import Settings, parse_subject
+from steerlens.data.concept_sets.folders import holds_pairs
 from steerlens.errors import SteerlensError
 from steerlens.runs.subject_check import local_folder
 
@@ -100,13 +102,37 @@ def refuse_unreachable(settings: Settings) -> None:
 
 
 def _uses_hub(settings: Settings) -> bool:
-    subject, concepts = settings.subject, settings.concepts
+    concepts = settings.concepts
     return (
-        any(_is_of_hub(model) for model in (subject.model, settings.evaluator) if model)
-        or subject.sae.path is None
+        any(map(_is_of_hub, _models(settings)))
+        or settings.subject.sae.path is None
         or settings.corpus.source == "hub"
         or (concepts is not None and concepts.source == "hub")
+        or _instructions_of_hub(concepts) is not None
     )
+
+
+def _models(settings: Settings) -> list[ModelConfig]:
+    """Return every model that the run loads."""
+    models = (settings.subject.model, settings.evaluator, local_model(settings.judge))
+    return [model for model in models if model]
+
+
+def _instructions_of_hub(concepts: ConceptsConfig | None) -> Absent | None:
+    """Return the instructions that concepts are steered on, if they come from the hub: `datasets`
+    asks it for them each time, so that they are never here.
+    """
+    if concepts is None or concepts.source == "embedded" or concepts.instructions_path:
+        return None
+    if concepts.source == "folder" and holds_pairs(Path(str(concepts.path))):
+        return None
+    give = "and give concepts.instructions_path"
+    if concepts.instructions == "genre":
+        way = "save instructions as DIR/text.jsonl, DIR/math.jsonl and DIR/code.jsonl"
+        return Absent("a file of instructions for each genre", f"{way}, {give}=DIR")
+    repo_id, file = "tatsu-lab/alpaca_eval", "alpaca_eval.json"
+    way = f"run `hf download {repo_id} {file} --repo-type dataset --local-dir DIR`"
+    return Absent(f"the file of instructions {repo_id}", f"{way}, {give}=DIR/{file}")
 
 
 def _is_of_hub(model: ModelConfig) -> bool:
@@ -138,8 +164,8 @@ def _absent(settings: Settings) -> Iterator[Absent]:
     copy = "copy its cache (here {}) and set HF_HUB_OFFLINE=1"
     copy_hub = copy.format(constants.HF_HUB_CACHE)
     subject = settings.subject
-    for model in (subject.model, settings.evaluator):
-        if model and not _has_model(model):
+    for model in _models(settings):
+        if not _has_model(model):
             way = f"run `hf download {model.path}`, {copy_hub}"
             yield Absent(f"the model {model.path}", way)
     n_layers = count_layers(subject.model)
@@ -166,6 +192,8 @@ def _absent(settings: Settings) -> Iterator[Absent]:
         if not _has_data(repo_id, datasets):
             way = f"begin the same run, {copy.format(datasets)}"
             yield Absent(f"the concept set {repo_id}", way)
+    if instructions := _instructions_of_hub(settings.concepts):
+        yield instructions
 
 
 def _has_data(repo_id: str, cache: Path) -> bool:

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import psutil
 
-from steerlens.config.entries import entries
 from steerlens.config.folders import sae_folders, tensor_shapes
 from steerlens.config.gguf import gguf_file, read_header
+from steerlens.config.judge import local_model
 from steerlens.config.parse import parse_dtype
 from steerlens.config.schema import ModelConfig, SaeConfig
 from steerlens.config.settings import Settings, SubjectSettings
@@ -91,23 +91,15 @@ def _weights_beside(settings: Settings, n_params: float) -> list[Weights]:
     if settings.evaluator and settings.steering.factors:
         name = f"the evaluator {settings.evaluator.title}"
         beside_model.append(Weights(name, _model_size(settings.evaluator) or 0, "evaluator=null"))
-    if settings.concepts is None:
-        return beside_model
-    if settings.judge is not None and settings.judge.name == "local":
-        judge = _judge(str(settings.judge.model))
+    concepts = settings.concepts
+    if judge := local_model(settings.judge):
         name = f"the judge {judge.title}"
-        beside_model.append(Weights(name, _model_size(judge) or 0, "judge=lexical"))
-    if LORA in settings.concepts.methods:
+        without = "another choice.rule" if concepts is None else "judge=lexical"
+        beside_model.append(Weights(name, _model_size(judge) or 0, without))
+    if concepts is not None and LORA in concepts.methods:
         name = f"the copy of {settings.subject.model.title} that LoRA trains"
         beside_model.append(Weights(name, n_params, "concepts.methods without LoRA"))
     return beside_model
-
-
-def _judge(path: str) -> ModelConfig:
-    """Return a judge's model, with its size if an entry of `conf/model` is of the same one."""
-    sizes = {entry["path"]: entry.get("n_params") for entry in entries("model").values()}
-    size = sizes.get(path)
-    return ModelConfig(name=path, path=path, n_params=None if size is None else float(size))
 
 
 def refuse_if_too_big(settings: Settings, spare: int = 0) -> None:

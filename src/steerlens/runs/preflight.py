@@ -9,7 +9,7 @@ from pathlib import Path
 
 from steerlens.config.belonging import refuse_other_model
 from steerlens.config.concepts import check_concepts
-from steerlens.config.judge import check_judge
+from steerlens.config.judge import check_judge, local_model
 from steerlens.config.parse import parse_feature_file, parse_ids
 from steerlens.config.saes import layers_with_sae
 from steerlens.config.schema import (
@@ -35,12 +35,12 @@ from steerlens.config.steering import (
     check_study,
     check_toward,
 )
-from steerlens.data.neuronpedia import explanation_files
 from steerlens.data.tasks import check_tasks
 from steerlens.engine.examples import read_metadata, refuse_missing_layers
 from steerlens.engine.lens_file import is_of_pytorch, model_beside, read_lens_file
 from steerlens.errors import SteerlensError, unknown
 from steerlens.results.text import visible
+from steerlens.runs.content_check import check_contents
 from steerlens.runs.subject_check import (
     check_context,
     check_ids,
@@ -98,14 +98,17 @@ def check(config: RunConfig) -> None:
     _check_corpus(config.corpus, settings.reads_corpus)
     _check_reference(config)
     if settings.loads_subject:
-        for name, model in (("model", config.model), ("evaluator", config.evaluator)):
+        models = {
+            "model.path": config.model,
+            "evaluator.path": config.evaluator,
+            "judge.model": local_model(config.judge),
+        }
+        for key, model in models.items():
             if model:
-                check_local_model(model, f"{name}.path", Path(config.paths.cache_dir))
+                check_local_model(model, key, Path(config.paths.cache_dir))
     if config.chosen.refusal and config.chosen.kind == settings.kind.name:
         raise SteerlensError(config.chosen.refusal)
     check_tasks(config.evaluate)
-    if config.labels:
-        explanation_files(Path(config.labels))
     if not settings.loads_subject:
         return
     check_template(settings)
@@ -113,6 +116,7 @@ def check(config: RunConfig) -> None:
     check_sae_source(config)
     layers = layers_with_sae(settings.subject)
     check_ids(config, layers)
+    check_contents(settings, layers or [])
     for file in {file for score in scores for file in score.examples()}:
         refuse_missing_layers(file, read_metadata(file), layers or [])
     if config.lens.path:

@@ -75,6 +75,8 @@ def score(
     from steerlens.scores.quality import sae_rows
 
     refuse_absent_concept(settings)
+    names = model_names(settings.subject.model)
+    labels = read_labels(Path(settings.labels), names) if settings.labels else {}
     requests = [*settings.scores.values()]
     if settings.counts_need_a_pass:
         requests.append(PiecesFired(at_most=settings.features.min_examples or 1))
@@ -89,7 +91,7 @@ def score(
         group_ctx = dataclasses.replace(ctx.for_group(), later=models.after, layers=layers)
         read_corpus(group, requests, group_ctx)
         folder.add(SAES, SAES.frame(sae_rows(group, settings.quality_tokens, group_ctx)))
-        _score_group(group, settings, group_ctx, folder)
+        _score_group(group, settings, labels, group_ctx, folder)
         if words:
             _cover_group(group, words, settings, group_ctx, models, folder)
     features = folder.rows(FEATURES)
@@ -115,15 +117,17 @@ def refuse_absent_concept(settings: Settings) -> None:
 
 
 def _score_group(
-    group: Sequence[Subject], settings: Settings, ctx: RunContext, folder: RunFolder
+    group: Sequence[Subject],
+    settings: Settings,
+    labels: Mapping[str, Labels],
+    ctx: RunContext,
+    folder: RunFolder,
 ) -> None:
     """Write the rows of each subject of a group that has read the corpus together."""
     from steerlens.engine.lens import JACOBIAN
     from steerlens.scores.scoring import null_columns, score_layer
 
     scores = settings.scores
-    names = model_names(settings.subject.model)
-    labels = read_labels(Path(settings.labels), names) if settings.labels else {}
     for subject in group:
         source = source_of_sae(subject.sae.cfg.metadata.neuronpedia_id, subject.layer, subject.name)
         labels_here = labels_of_layer(labels, subject.layer, source, f"labels={settings.labels}")

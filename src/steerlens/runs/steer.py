@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from steerlens.engine.subject import LoadedModel
     from steerlens.judges.session import RatingSession
 
+logger = logging.getLogger(__name__)
+
 
 def select(features: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """Choose the rows of the table of features to steer with, those steered together first.
@@ -43,6 +46,14 @@ def select(features: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     # Another shard may have features over the threshold where this one has none.
     may_be_none = settings.shard is not None or bool(settings.steering.concept)
     rows = chosen(features, settings.selection, may_be_none)
+    top_n = settings.selection.top_n
+    if top_n is not None and len(rows) < top_n and not may_be_none:
+        logger.warning(
+            "selection.top_n=%s is more than the %s features that there are to choose from: all "
+            "of them are steered with.",
+            top_n,
+            len(rows),
+        )
     if settings.steering.steer.together and len(rows):
         best = best_first(rows, settings.selection.score)
         rows = pd.concat([best, rows.drop(index=best.index)])
@@ -72,7 +83,7 @@ def steer(
     """
     from steerlens.analysis.factors import choose_factors
     from steerlens.steering.features import steer_layer
-    from steerlens.steering.rated import missing_ratings, with_ratings
+    from steerlens.steering.rated import missing_ratings, side_effects, with_ratings
 
     evaluator = models.evaluator
     tables: list[pd.DataFrame] = []
@@ -91,7 +102,10 @@ def steer(
         texts = steer_layer(subject, ids, steering, ctx.for_group(), evaluator, rate)
         if session and (line := missing_ratings(texts)):
             folder.note_line(f"Layer {subject.layer}: {line}")
-        best = choose_factors(texts, settings.choice).dropna(axis=1, how="all")
+        best = choose_factors(texts, settings.choice)
+        if session:
+            best = best.assign(**side_effects(texts, best))
+        best = best.dropna(axis=1, how="all")
         measured = best.columns.difference(list(FEATURES.keys))
         scored = features.drop(columns=features.columns.intersection(measured))
         best = best.merge(scored, on=list(FEATURES.keys), how="left")

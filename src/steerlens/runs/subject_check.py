@@ -67,7 +67,7 @@ def check_template(settings: Settings) -> None:
 
 
 def check_context(settings: Settings) -> None:
-    """Refuse texts that no prompt leaves room for in a local model's context."""
+    """Refuse texts that a local model's context has no room for: with no prompt, or of a corpus."""
     steering, model = settings.steering, settings.subject.model
     n_ctx = model_fact(model, "n_ctx", "max_position_embeddings", "n_positions")
     n_new = steering.generation.max_new_tokens
@@ -76,6 +76,17 @@ def check_context(settings: Settings) -> None:
             f"generation.max_new_tokens={n_new} leaves no room for a prompt: {model.title} takes "
             f"{n_ctx} tokens in all."
         )
+    lengths = [
+        (f"context_length={length} of score {name}", length)
+        for name, score in settings.scores.items()
+        if (length := getattr(score, "context_length", None)) is not None
+    ]
+    if settings.lens.name == "jacobian" and not settings.lens.path:
+        length = settings.lens.context_length
+        lengths.append((f"lens.context_length={length}", length))
+    for what, length in lengths:
+        if n_ctx is not None and length > n_ctx:
+            raise SteerlensError(f"{what} is more than the {n_ctx} tokens of {model.title}.")
 
 
 def check_ids(config: RunConfig, layers: list[int] | None) -> None:
@@ -86,8 +97,13 @@ def check_ids(config: RunConfig, layers: list[int] | None) -> None:
         d_sae = None if None in sizes else max(size for size in sizes if size is not None)
     if features.ids is not None:
         parse_ids(features.ids, d_sae)
-    if features.n is not None and d_sae is not None and features.n > d_sae:
-        raise SteerlensError(f"features.n={features.n} is more than the SAE's {d_sae} features.")
+    counts = {"features.n": features.n}
+    if config.concepts is not None:
+        counts["concepts.features"] = config.concepts.features
+        counts["concepts.together"] = config.concepts.together
+    for key, n in counts.items():
+        if n is not None and d_sae is not None and n > d_sae:
+            raise SteerlensError(f"{key}={n} is more than the SAE's {d_sae} features.")
     if features.file is not None:
         in_file = list(parse_feature_file(features.file, d_sae))
         for layer in layers or []:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ class ActivationConfig(ReadsTexts):
     """Settings of the activation statistics."""
 
     method: str = "activation"
+
+    FILLS: ClassVar[Sequence[str]] = ("activation_frequency", "mean_activation", "max_activation")
 
     def corpus_pass(self) -> tuple[int | None, int] | None:
         """Return what the method needs of a pass over the corpus: (context length, examples)."""

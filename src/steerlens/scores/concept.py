@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ class ConceptScoreConfig(output.PromptConfig):
     method: str = "concept"
     concept: Any = None
     """A word or a phrase, or several for the same."""
+
+    FILLS: ClassVar[Sequence[str]] = ("concept_score",)
 
     def check(self) -> None:
         """Refuse settings that can't work; see `ScoreConfig.check`."""

@@ -12,12 +12,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from steerlens.data.concept_sets.axbench import concept_names
+from steerlens.data.concept_sets.embedded import TOPICS
 from steerlens.data.concept_sets.labelled import EMBEDDED, labelled_split, read_labels
-from steerlens.errors import SteerlensError
+from steerlens.errors import SteerlensError, unknown
 from steerlens.scores import RunContext, ScoreConfig, output
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ class F1Config(ScoreConfig):
     keep_error: bool = True
     """Keep the SAE's reconstruction error in the output score."""
 
+    FILLS: ClassVar[Sequence[str]] = ("f1", "f1_threshold")
+
     def check(self) -> None:
         """Refuse settings that can't work; see `ScoreConfig.check`."""
         super().check()
@@ -69,10 +73,14 @@ class F1Config(ScoreConfig):
             raise SteerlensError(f"score.labels: there is no file or folder {self.labels}.")
         if path.is_file():
             read_labels(path)
-        elif self.topic is None:
+            return
+        if self.topic is None:
             raise SteerlensError(
                 f"score.labels={self.labels} holds several concepts: name one with score.topic."
             )
+        names = [*TOPICS] if self.labels == EMBEDDED else concept_names(path)
+        if self.topic not in names:
+            raise unknown(f"concept of score.labels={self.labels}", self.topic, names)
 
     def uses(self) -> Sequence[str]:
         """Return which of the run's seed and corpus the numbers depend on."""

@@ -47,6 +47,8 @@ class GradientConfig(ReadsTexts):
 
     AT_ONCE: ClassVar[int] = 64
 
+    FILLS: ClassVar[Sequence[str]] = ("gradient",)
+
     def check(self) -> None:
         """Refuse settings that can't work; see `ScoreConfig.check`."""
         super().check()

@@ -46,6 +46,8 @@ class InputScoreConfig(ReadsTexts):
 
     SOURCES: ClassVar[Sequence[str]] = (*ReadsTexts.SOURCES, "neuronpedia")
 
+    FILLS: ClassVar[Sequence[str]] = ("input_score", "input_score_unique", "input_examples")
+
     def check(self) -> None:
         """Refuse settings that can't work; see `ScoreConfig.check`."""
         super().check()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ class MeanLogitConfig(ScoreConfig):
     method: str = "mean_logit"
     top_k: int = 20
     """Number of logit-lens tokens that stand for the feature."""
+
+    FILLS: ClassVar[Sequence[str]] = ("mean_logit",)
 
     def uses(self) -> Sequence[str]:
         """Return which of the run's seed and corpus the numbers depend on."""

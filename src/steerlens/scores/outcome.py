@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -57,6 +57,8 @@ class OutcomeConfig(ScoreConfig):
     """Longest continuation, in tokens."""
     temperature: float = 1.0
     """Of the sampling."""
+
+    FILLS: ClassVar[Sequence[str]] = ("outcome_correlation", "outcome_texts")
 
     def check(self) -> None:
         """Refuse settings that can't work; see `ScoreConfig.check`."""

@@ -16,7 +16,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -58,6 +58,14 @@ class OutputScoreConfig(PromptConfig):
     method: str = "output"
     null_directions: int = 499
     """Random directions of each layer whose scores are the null distribution; 0 = none."""
+
+    FILLS: ClassVar[Sequence[str]] = (
+        "output_score",
+        "output_score_delta",
+        "output_score_p",
+        "output_rank",
+        "output_probability",
+    )
 
     def check(self) -> None:
         """Refuse settings that can't work; see `ScoreConfig.check`."""

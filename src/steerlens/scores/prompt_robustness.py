@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -34,6 +34,8 @@ class PromptRobustnessConfig(ScoreConfig):
     """Number of logit-lens tokens that stand for the feature."""
     keep_error: bool = True
     """Keep the SAE's reconstruction error."""
+
+    FILLS: ClassVar[Sequence[str]] = ("output_score_mean", "output_score_std")
 
     def check(self) -> None:
         """Refuse settings that can't work; see `ScoreConfig.check`."""

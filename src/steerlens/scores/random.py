@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ class RandomScoreConfig(ScoreConfig):
     """Settings of the random score."""
 
     method: str = "random"
+
+    FILLS: ClassVar[Sequence[str]] = ("random_score",)
 
     def uses(self) -> Sequence[str]:
         """Return which of the run's seed and corpus the numbers depend on."""

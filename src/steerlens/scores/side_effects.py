@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -42,6 +42,12 @@ class SideEffectsConfig(ScoreConfig):
     = none, null = all. They are in memory together."""
     keep_error: bool = True
     """Keep the SAE's reconstruction error."""
+
+    FILLS: ClassVar[Sequence[str]] = (
+        "effect_stability",
+        "collateral_spread",
+        "collateral_spread_later",
+    )
 
     def check(self) -> None:
         """Refuse settings that can't work; see `ScoreConfig.check`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -34,6 +34,8 @@ class TokenConfidenceConfig(ScoreConfig):
     """Number of most probable tokens; with 1 a sharper distribution scores lower, not higher."""
     keep_error: bool = True
     """Keep the SAE's reconstruction error."""
+
+    FILLS: ClassVar[Sequence[str]] = ("token_confidence_delta",)
 
     def uses(self) -> Sequence[str]:
         """Return which of the run's seed and corpus the numbers depend on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
     from steerlens.engine.run_context import RunContext
     from steerlens.engine.subject import LoadedModel, Subject
+
+logger = logging.getLogger(__name__)
 
 TEXTS_AT_LEAST = 512
 """Texts that are measured at a time, however little memory there is."""
@@ -72,7 +75,15 @@ def steer_layer(
     steered: list[Steered] = [
         (feature, control, "") for feature in features for control in ["", *steer.controls]
     ]
-    groups = (features[:n] for n in steer.together if n <= len(features))
+    groups = [features[:n] for n in steer.together if n <= len(features)]
+    if len(groups) < len(steer.together):
+        logger.warning(
+            "layer %s has %s features to steer with, fewer than steer.together=%s: larger groups "
+            "are left out.",
+            subject.layer,
+            len(features),
+            steer.together,
+        )
     steered += [(first, "", "+".join(map(str, others))) for first, *others in groups]
     if steer.search:
         measured = _search(steered, factors, settings.choice, texts_of)

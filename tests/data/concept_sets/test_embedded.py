@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from steerlens.config.prompts import REQUESTS
-from steerlens.data.concept_sets import Concept, ConceptSet, LabelledText
+from steerlens.config.schema import ConceptsConfig
+from steerlens.data.concept_sets import Concept, ConceptSet, LabelledText, load
 from steerlens.data.concept_sets.embedded import (
     LEAST,
     OPENING,
@@ -146,6 +148,31 @@ def test_a_topic_with_few_texts_has_them_all_and_says_so(root: Path) -> None:
     assert LEAST <= len(moor.positives) < 24
     assert len(moor.negatives) == len(moor.positives)
     assert f"moor has {len(moor.positives)} of 24 texts to train" in found.notes[0]
+
+
+def test_more_texts_than_any_topic_has_are_refused_with_the_most(root: Path) -> None:
+    most = max(len(concept.positives) for concept in made(root, n_train=60).concepts)
+    assert most == 60
+    with pytest.raises(SteerlensError, match=r"^n_train=5,000 is more texts than .* has most, \d+"):
+        made(root, n_train=5000)
+    with pytest.raises(SteerlensError, match=r"^n_test=5,000 is more texts than"):
+        made(root, n_test=5000)
+
+
+def test_all_topics_that_have_fewer_are_told_in_one_line(root: Path) -> None:
+    for module in trained("moors.part{}", 3):
+        write_module(root, module, "moor", LEAST)
+    (note,) = made(root, n_test=30, topics={**SUBJECTS, "moor": ("moors",)}).notes
+    of_topics = [sentence.partition(" has ")[0] for sentence in note.split("; ")]
+    assert of_topics == ["land", "moor"]
+
+
+def test_only_as_many_concepts_as_there_are(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "_embedded", lambda *_settings: made(root))
+    config = ConceptsConfig(name="embedded", source="embedded", n=3)
+    assert len(load.load_concepts(config, 0, 0)) == 3
+    with pytest.raises(SteerlensError, match=r"concepts.n=4 is more than the 3 concepts of"):
+        load.load_concepts(dataclasses.replace(config, n=4), 0, 0)
 
 
 def test_no_documentation_at_all_is_refused(tmp_path: Path) -> None:

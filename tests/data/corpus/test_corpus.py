@@ -205,6 +205,24 @@ def test_chats_are_rendered(tmp_path: Path, source: str) -> None:
     assert list(texts(settings, contents)) == ["the first", "the first\nthe second"]
 
 
+@pytest.mark.parametrize("source", ["json", "parquet"])
+def test_contents_of_chats_may_be_null_or_parts_of_text(tmp_path: Path, source: str) -> None:
+    parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
+    calls = [*CHAT, {"role": "assistant", "content": None}, {"role": "tool", "content": "4"}]
+    file = tmp_path / "a.data"
+    rows = {"calls": calls, "parts": [{"role": "user", "content": parts}]}
+    if source == "json":
+        file.write_text(json.dumps(rows))
+    else:
+        pd.DataFrame({name: [chat] for name, chat in rows.items()}).to_parquet(file)
+    for column, text in (("calls", "the first\n\n4"), ("parts", "one two")):
+        assert list(texts(corpus(source, file, column=column), contents)) == [text]
+    images = [{"role": "user", "content": [{"type": "image", "url": "x"}]}]
+    file.write_text(json.dumps({"x": images}))
+    with pytest.raises(SteerlensError, match="holds lists"):
+        texts(corpus("json", file, column="x"), contents)
+
+
 def test_broken_json_is_told_in_one_sentence(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     for text, told in [

@@ -11,10 +11,16 @@ from transformers import PreTrainedTokenizerFast
 
 from steerlens import SteerlensError
 from steerlens.engine.subject import Subject
-from steerlens.scores.concepts import candidates, concept_tokens, mean_max_activation, names
+from steerlens.scores.concepts import (
+    FileTokenizer,
+    candidates,
+    concept_tokens,
+    mean_max_activation,
+    names,
+)
 from tests.support.naive import naive_logit_lens
 from tests.support.tiny import D_SAE, MODELS
-from tests.support.trained import trained_subject
+from tests.support.trained import FOLDER, trained_subject
 
 SPACED = ("_file", "file", "_Files", "FILE", "_filing", "_profile", "_fi", "_unfiled", "\n", "_the")
 
@@ -47,6 +53,18 @@ def test_a_tokenizer_without_a_backend_gives_the_same(
     monkeypatch.setattr(type(tokenizer), "backend_tokenizer", None)
     assert concept_tokens(tokenizer, ["experience", "w17"]) == fast
     assert set(fast.texts.values()) == {"experience", "w17"}
+
+
+def test_a_tokenizer_read_from_its_file_gives_the_same() -> None:
+    tokenizer = trained_subject().lm.tokenizer
+    in_file = FileTokenizer(FOLDER / "model" / "tokenizer.json")
+    assert len(in_file) == len(tokenizer)
+    assert {*in_file.all_special_ids} == {*tokenizer.all_special_ids}
+    for word in ("experience", "Files", "the model of tokens", "translations"):
+        assert concept_tokens(in_file, word) == concept_tokens(tokenizer, word)
+    for vocabulary in (in_file, tokenizer):
+        with pytest.raises(SteerlensError, match="'tokenisation'; near it are tokenization"):
+            concept_tokens(vocabulary, "tokenisation")
 
 
 def test_special_tokens_stand_for_nothing(tiny_subject: Callable[..., Subject]) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from steerlens.errors import SteerlensError, unknown
 
-__all__ = ["Concept", "ConceptSet", "FeatureRef", "LabelledText"]
+__all__ = ["Concept", "ConceptSet", "FeatureRef", "LabelledText", "refuse_too_many"]
 
 
 class LabelledText(NamedTuple):
@@ -124,3 +124,9 @@ class ConceptSet:
         """Refuse references that don't name a feature of this SAE: it must be another one's."""
         for concept in self.concepts:
             concept.check_feature(layer, d_sae, sae)
+
+
+def refuse_too_many(n: int | None, n_there: int, where: str) -> None:
+    """Refuse `concepts.n` where it is more than the `n_there` concepts of the set `where`."""
+    if n is not None and n > n_there:
+        raise SteerlensError(f"concepts.n={n:,} is more than the {n_there:,} concepts of {where}.")

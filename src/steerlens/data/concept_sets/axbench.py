@@ -47,17 +47,30 @@ def axbench_folder(path: Path) -> ConceptSet:
         SteerlensError: for a folder without metadata, a file that can't be read, or a table that
             lacks a column.
     """
+    metadata_of, n_null = _metadata(_metadata_file(path))
+    tables = {name: _read(_find(path, file)) for name, file in (("train", TRAIN), ("test", TEST))}
+    return _assembled(path.name, metadata_of, **tables, n_null=n_null)
+
+
+def concept_names(path: Path) -> list[str]:
+    """Return the names of the concepts of a folder, from its metadata alone.
+
+    Raises:
+        SteerlensError: for a folder without metadata, or metadata that can't be read.
+    """
+    return [row.name for row in _metadata(_metadata_file(path))[0].values()]
+
+
+def _metadata_file(path: Path) -> Path:
     if not path.is_dir():
         raise SteerlensError(f"concepts: there is no folder {path}.")
-    metadata = _find(path, METADATA)
-    if metadata is None:
+    file = _find(path, METADATA)
+    if file is None:
         raise SteerlensError(
             f"concepts: {path} has no {METADATA[0]}, neither in it nor in {METADATA[1]}/, and no "
             "JSON files of contrast pairs."
         )
-    tables = {name: _read(_find(path, file)) for name, file in (("train", TRAIN), ("test", TEST))}
-    metadata_of, n_null = _metadata(metadata)
-    return _assembled(path.name, metadata_of, **tables, n_null=n_null)
+    return file
 
 
 def has_metadata(path: Path) -> bool:

@@ -113,12 +113,14 @@ def embedded_concepts(
         topics: modules of each concept.
 
     Raises:
-        SteerlensError: if fewer than two topics have texts, or there are too few prompts.
+        SteerlensError: if fewer than two topics have texts, none has as many as are wanted, or
+            there are too few prompts.
     """
     roots = None if roots is None else list(roots)
     topic_of = _Topics(topics)
     texts_of_topic: dict[str, tuple[list[LabelledText], list[LabelledText]]] = {}
     notes: list[str] = []
+    short: list[str] = []
     prompts_used: set[str] = set()
     for name in topics:
         train, test = _texts_of(name, topic_of, n_train, n_test, seed, roots, prompts_used)
@@ -129,9 +131,9 @@ def embedded_concepts(
             )
             continue
         if (len(train), len(test)) != (n_train, n_test):
-            notes.append(
+            short.append(
                 f"{name} has {len(train)} of {n_train} texts to train and {len(test)} of {n_test} "
-                "to test on."
+                "to test on"
             )
         texts_of_topic[name] = (train, test)
     if len(texts_of_topic) < 2:
@@ -139,6 +141,15 @@ def embedded_concepts(
             "the installed documentation has texts of fewer than two topics; install steerlens "
             "with its dependencies, or use another concept set."
         )
+    for part, (key, n) in enumerate((("n_train", n_train), ("n_test", n_test))):
+        most, largest = max((len(texts[part]), name) for name, texts in texts_of_topic.items())
+        if most < n:
+            raise SteerlensError(
+                f"{key}={n:,} is more texts than any topic of the installed documentation has; "
+                f"{largest} has most, {most:,}."
+            )
+    if short:
+        notes.append("; ".join(short) + ".")
     openings = _openings(topic_of, seed, roots)
     concepts = [
         Concept(

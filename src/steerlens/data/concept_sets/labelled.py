@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from steerlens.data.concept_sets import LabelledText
+from steerlens.data.concept_sets import Concept, LabelledText
 from steerlens.data.concept_sets.axbench import axbench_folder
 from steerlens.data.concept_sets.embedded import embedded_concepts
 from steerlens.errors import SteerlensError
 from steerlens.storage.files import parse_json, read_text
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
 FEWEST = 2
@@ -49,10 +53,9 @@ def labelled_split(labels: str, topic: str | None, n_train: int, n_test: int, se
         sides = [[text for text, label in texts if label is side] for side in (True, False)]
         return _split([side[::2] for side in sides], [side[1::2] for side in sides])
     if labels == EMBEDDED:
-        concepts = embedded_concepts(n_train, n_test, 2, seed)
+        concept = _topic(topic or "", n_train, n_test, seed)
     else:
-        concepts = axbench_folder(path)
-    concept = concepts.only([topic or ""]).concepts[0]
+        concept = axbench_folder(path).only([topic or ""]).concepts[0]
     for name in ("positives", "negatives", "test_positives", "test_negatives"):
         if not getattr(concept, name):
             raise SteerlensError(f"the concept {topic!r} of score.labels={labels} has no {name}.")
@@ -60,6 +63,25 @@ def labelled_split(labels: str, topic: str | None, n_train: int, n_test: int, se
         [_whole(concept.positives), _whole(concept.negatives)],
         [_whole(concept.test_positives), _whole(concept.test_negatives)],
     )
+
+
+@cache
+def _topic(name: str, n_train: int, n_test: int, seed: int) -> Concept:
+    """Return a topic of the installed documentation, once for all layers: reading it takes some
+    seconds. That it has fewer texts than wanted is told.
+    """
+    concept = embedded_concepts(n_train, n_test, 2, seed).only([name]).concepts[0]
+    has = len(concept.positives), len(concept.test_positives)
+    if has != (n_train, n_test):
+        logger.warning(
+            "the topic %s has %s of %s texts to learn from, and %s of %s to test on.",
+            name,
+            has[0],
+            n_train,
+            has[1],
+            n_test,
+        )
+    return concept
 
 
 def _whole(texts: Sequence[LabelledText]) -> list[str]:
@@ -81,7 +103,7 @@ def read_labels(path: Path) -> list[tuple[str, bool]]:
     form = 'each line must be {"text": ..., "label": true or false}'
     texts: list[tuple[str, bool]] = []
     try:
-        lines = read_text(path).splitlines()
+        lines = read_text(path).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise SteerlensError(f"score.labels={path} can't be read ({reason}); {form}.") from error

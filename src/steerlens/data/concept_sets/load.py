@@ -7,10 +7,11 @@ from functools import cache
 from pathlib import Path
 
 from steerlens.config.schema import CONCEPT_SOURCES, ConceptsConfig
-from steerlens.data.concept_sets import ConceptSet
-from steerlens.data.concept_sets.axbench import axbench_folder, axbench_hub, has_metadata
-from steerlens.data.concept_sets.contrast import contrast_files, contrast_folder
+from steerlens.data.concept_sets import ConceptSet, refuse_too_many
+from steerlens.data.concept_sets.axbench import axbench_folder, axbench_hub
+from steerlens.data.concept_sets.contrast import contrast_folder
 from steerlens.data.concept_sets.embedded import as_answers, embedded_concepts
+from steerlens.data.concept_sets.folders import holds_pairs, names_of_folder
 from steerlens.data.concept_sets.instructions import with_instructions
 from steerlens.errors import unknown
 
@@ -40,6 +41,7 @@ def load_concepts(
             concepts = axbench_hub(path, subset, config.revision)
     if config.only:
         concepts = concepts.only(config.only)
+    refuse_too_many(config.n, len(concepts), concepts.name)
     concepts = replace(concepts, concepts=concepts.concepts[: config.n])
     if not concepts.are_instructions:
         return as_answers(concepts, config.n_prompts, seed) if chat_template else concepts
@@ -51,10 +53,10 @@ def load_concepts(
 
 def _folder(path: Path, config: ConceptsConfig, seed: int) -> ConceptSet:
     """Return the concepts of a folder in AxBench's layout, or of contrast pairs."""
-    files = contrast_files(path)
-    if has_metadata(path) or not files:
+    if not holds_pairs(path):
         return axbench_folder(path)
+    names = names_of_folder(path)
     for name in config.only:
-        if name not in (names := [file.stem for file in files]):
+        if name not in names:
             raise unknown(f"concept of {path.name}", name, names)
     return contrast_folder(path, config.n_train, config.n_test, config.n_prompts, seed, config.only)

@@ -34,7 +34,8 @@ def text_of(value: Any, render: Render | None, column: str) -> str:
         return ""
     if isinstance(value, str):
         return value.removeprefix("\ufeff")
-    if not is_chat(value):
+    chat = chat_of(value)
+    if chat is None:
         cells = "objects" if isinstance(value, Mapping) else f"values like {value!r:.40}"
         if isinstance(value, list):
             cells = "lists" if value else "empty lists"
@@ -44,18 +45,33 @@ def text_of(value: Any, render: Render | None, column: str) -> str:
         )
     if render is None:
         raise SteerlensError(f"{column} holds chats, no texts; choose a column of texts.")
-    return render(value)
+    return render(chat)
 
 
-def is_chat(value: Any) -> bool:
-    """Tell whether `value` is a list of messages with a role and a text as content."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(message, Mapping)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-            for message in value
-        )
-    )
+def chat_of(value: Any) -> Chat | None:
+    """Return the messages of a list of objects with a role and a content; None for all else.
+
+    A content is a text, a list of parts of which each is a text, or null: a call of a tool, say,
+    which says nothing.
+    """
+    if not isinstance(value, list) or not value:
+        return None
+    messages = []
+    for message in value:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            return None
+        content = _content(message.get("content", False))
+        if content is None:
+            return None
+        messages.append({**message, "content": content})
+    return messages
+
+
+def _content(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value or ""
+    if not isinstance(value, list):
+        return None
+    parts = [part.get("text") if isinstance(part, Mapping) else None for part in value]
+    texts = [part for part in parts if isinstance(part, str)]
+    return "".join(texts) if len(texts) == len(parts) else None

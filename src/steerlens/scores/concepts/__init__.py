@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steerlens.errors import SteerlensError, nearest
@@ -63,6 +64,31 @@ def concept_tokens(tokenizer: Any, concept: str | Sequence[str]) -> ConceptToken
         SteerlensError: if no token stands for a concept, with the nearest words of the vocabulary.
     """
     return Vocabulary(tokenizer).tokens(concept)
+
+
+class FileTokenizer:
+    """A `tokenizer.json` with what `Vocabulary` asks of Transformers' tokenizers, whose import
+    would bring torch.
+    """
+
+    def __init__(self, file: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self.backend_tokenizer = Tokenizer.from_file(str(file))
+        added = self.backend_tokenizer.get_added_tokens_decoder()
+        self.all_special_ids = [id_ for id_, token in added.items() if token.special]
+
+    def __len__(self) -> int:
+        return self.backend_tokenizer.get_vocab_size()
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        """Return the token ids of a text, as `input_ids`."""
+        encoding = self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return {"input_ids": encoding.ids}
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, special ones among them."""
+        return self.backend_tokenizer.decode(ids, skip_special_tokens=False)
 
 
 class Vocabulary:

@@ -1,0 +1,123 @@
+"""Checks of names and counts against what files and vocabularies hold, without loading a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain
+from pathlib import Path
+
+from steerlens.config.folders import tokenizer_file, vocabulary_size
+from steerlens.config.kinds import CONCEPT, FEATURES
+from steerlens.config.parse import parse_ids
+from steerlens.config.schema import ConceptsConfig, SelectionConfig
+from steerlens.config.settings import Settings
+from steerlens.data.concept_sets import refuse_too_many
+from steerlens.data.concept_sets.embedded import TOPICS
+from steerlens.data.concept_sets.folders import names_of_folder
+from steerlens.data.neuronpedia import UNNAMED, activation_files, explanation_files, rows
+from steerlens.errors import SteerlensError, unknown
+from steerlens.scores.concepts import FileTokenizer, Vocabulary
+
+
+def check_contents(settings: Settings, layers: Sequence[int]) -> None:
+    """Refuse names that aren't where they are looked up, and counts of more than there is.
+
+    Args:
+        settings: the run's.
+        layers: its layers, as far as they are told before the weights are here.
+
+    Raises:
+        SteerlensError: which name or count, and what there is.
+    """
+    _check_selection(settings)
+    _check_together(settings)
+    _check_tokens(settings)
+    if settings.concepts is not None:
+        _check_concepts(settings.concepts)
+    if settings.labels:
+        for file in explanation_files(Path(settings.labels)):
+            next(rows(file, "explanations"), None)
+    for score in settings.scores.values():
+        if getattr(score, "source", None) == "neuronpedia":
+            for layer in layers:
+                activation_files(Path(str(getattr(score, "path", None))), layer, UNNAMED)
+
+
+def _check_selection(settings: Settings) -> None:
+    """Refuse to select by a score that the run's methods don't compute, as far as they say."""
+    selection, together = settings.selection, settings.steering.steer.together
+    if settings.kind not in (FEATURES, CONCEPT):
+        return
+    selects = selection.threshold is not None or selection.top_n is not None or together
+    if not selects and selection.score == SelectionConfig().score:
+        return
+    columns = [score.FILLS for score in settings.scores.values()]
+    if all(columns) and selection.score not in chain(*columns):
+        raise unknown("selection.score", selection.score, [*chain(*columns)])
+
+
+def _check_together(settings: Settings) -> None:
+    """Refuse to steer with more features at once than the run looks at in a layer."""
+    features = settings.features
+    n_ids = None if features.ids is None else len(parse_ids(features.ids))
+    counts = {
+        "the {n} of features.ids": n_ids,
+        "features.n={n}": features.n,
+        "selection.top_n={n}": settings.selection.top_n,
+    }
+    for wanted in settings.steering.steer.together:
+        for what, n in counts.items():
+            if n is not None and wanted > n:
+                raise SteerlensError(
+                    f"steer.together: {wanted} features together are more than {what.format(n=n)}."
+                )
+
+
+def _check_tokens(settings: Settings) -> None:
+    """Refuse more tokens of a feature than there are, and a concept that no token stands for."""
+    model = settings.subject.model
+    counts = [
+        ("logit_lens_k", settings.logit_lens_k, ""),
+        ("features.top_k", settings.features.top_k, ""),
+        ("coverage.top_k", settings.coverage.top_k, ""),
+        ("generation.top_k", settings.steering.generation.top_k, ""),
+    ]
+    for name, score in settings.scores.items():
+        of_score = f" of score {name}"
+        counts += [(key, getattr(score, key, None), of_score) for key in ("top_k", "k")]
+    n_tokens = vocabulary_size(model)
+    for key, count, whose in counts:
+        if count is not None and n_tokens is not None and count > n_tokens:
+            raise SteerlensError(
+                f"{key}={count}{whose} is more than the {n_tokens} tokens of {model.title}."
+            )
+    file = tokenizer_file(model, settings.cache_dir) if settings.features_concept else None
+    if file and (vocabulary := _vocabulary(file)):
+        vocabulary.tokens(settings.features_concept)
+
+
+@cache
+def _vocabulary(file: Path) -> Vocabulary | None:
+    """Decode a tokenizer once for all jobs of a sweep; None where it can't be read alone."""
+    try:
+        return Vocabulary(FileTokenizer(file))
+    except Exception:  # what `tokenizers` raises; loading the model tells what is wrong
+        return None
+
+
+def _check_concepts(concepts: ConceptsConfig) -> None:
+    """Refuse names and numbers of concepts that the set doesn't have, as far as that is told before
+    its texts are read.
+    """
+    if concepts.source == "embedded":
+        names, where = list(TOPICS), "embedded"
+    elif concepts.source == "folder" and "{layer}" not in str(concepts.path):
+        names, where = names_of_folder(Path(str(concepts.path))), Path(str(concepts.path)).name
+    else:
+        return
+    for name in concepts.only:
+        if name not in names:
+            raise unknown(f"concept of {where}", name, set(names))
+    n_named = sum(name in concepts.only for name in names) if concepts.only else len(names)
+    refuse_too_many(concepts.n, n_named, where)
