@@ -17,6 +17,7 @@ import pytest
 
 import steerlens.report.page as page_room
 from steerlens.analysis.roles import success_spans
+from steerlens.config.schema import ChoiceConfig
 from steerlens.report.page import render
 from steerlens.report.page.cards import LONGEST, card_order, cards, segments, text_lines
 from steerlens.report.page.contents import plain
@@ -215,3 +216,6 @@ def test_a_card_has_the_range_of_factors_that_the_rule_allows() -> None:
         ranged = dataclasses.replace(run, steering=steered)
         shown = [card for _, card in cards(ranged, card_order(ranged))]
         assert {each.safe_range for card in shown for each in card.steered} == expected
+    kl = dataclasses.replace(run, choice=ChoiceConfig(rule="kl"))
+    (why,) = {each.why_none for _, card in cards(kl, card_order(kl)) for each in card.steered}
+    assert why.endswith("over 1 nat a token (choice.rule=kl)")
