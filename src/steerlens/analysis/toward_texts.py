@@ -72,11 +72,7 @@ def _toward(row: Mapping[str, Any], generations: pd.DataFrame, tokens: Mapping[i
     n_texts = [int((side["concept_success"] > 0).sum()) for side in sides]
     continuations = [
         {
-            text["prompt"]: Continuation(
-                text["factor"],
-                text["text"],
-                success_spans(text["text"], [tokens[i] for i in text["token_ids"] if i in tokens]),
-            )
+            text["prompt"]: Continuation(text["factor"], text["text"], _spans(text, tokens))
             for text in side.drop_duplicates("prompt").to_dict("records")
         }
         for side in sides
@@ -87,6 +83,12 @@ def _toward(row: Mapping[str, Any], generations: pd.DataFrame, tokens: Mapping[i
         if prompt in continuations[1]
     ]
     return Toward(row, _writes(row), len(sides[1]), n_texts[1], n_texts[0], pairs)
+
+
+def _spans(text: Mapping[str, Any], tokens: Mapping[int, str]) -> tuple[tuple[int, int], ...]:
+    ids = text["token_ids"]
+    written = [tokens[id_] for id_ in ids if id_ in tokens] if hasattr(ids, "__len__") else []
+    return success_spans(text["text"], written)
 
 
 def _writes(row: Mapping[str, Any]) -> list[str]:
