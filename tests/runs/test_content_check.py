@@ -113,14 +113,22 @@ def local(tmp_path: Path) -> list[str]:
     return ["model=local", f"model.path={model}", "sae=local", f"sae.path={sae}"]
 
 
-@pytest.mark.parametrize("key", ["features.concept", "concept"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["features.concept=xqzzyw"],
+        ["concept=xqzzyw"],
+        ["score=concept", "score.concept=[model,xqzzyw]"],
+        ["score=outcome", "score.outcome=concept_success", "score.concept=xqzzyw"],
+    ],
+)
 def test_a_concept_without_a_token_is_refused_without_torch(
-    local: list[str], key: str, monkeypatch: pytest.MonkeyPatch
+    local: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    told = refusal(*local, f"{key}=xqzzyw")
+    told = refusal(*local, *words)
     assert told.startswith("no token of the vocabulary stands for 'xqzzyw'")
-    check(compose([*local, f"{key}=model"]))
+    check(compose([*local, *(word.replace("xqzzyw", "model") for word in words)]))
 
 
 def test_files_of_neuronpedia_are_opened(local: list[str], tmp_path: Path) -> None:

@@ -92,9 +92,11 @@ def _check_tokens(settings: Settings) -> None:
             raise SteerlensError(
                 f"{key}={count}{whose} is more than the {n_tokens} tokens of {model.title}."
             )
-    file = tokenizer_file(model, settings.cache_dir) if settings.features_concept else None
+    concepts = settings.concepts_looked_up
+    file = tokenizer_file(model, settings.cache_dir) if concepts else None
     if file and (vocabulary := _vocabulary(file)):
-        vocabulary.tokens(settings.features_concept)
+        for names in concepts:
+            vocabulary.tokens(names)
 
 
 @cache
