@@ -63,13 +63,15 @@ def test_a_changed_text_is_worse_whose_ratings_but_the_concepts_add_up_to_less()
     ]
     names = ["method", "factor", "prompt", "text", "llm_concept", "llm_instruction", "llm_fluency"]
     ratings = pd.DataFrame(rows, columns=pd.Index(names))
-    ratings = ratings.assign(rank=0, concept_id=7, sample=0, split="evaluating")
-    counts: Any = changed_texts(ratings).set_index("method")
+    ratings = ratings.assign(concept_id=7, sample=0)
+    columns = (["method", "concept_id"], ["concept_id", "prompt", "sample"])
+    counts: Any = changed_texts(ratings, *columns).set_index("method")
     assert counts.loc["SAE", ["changed", "worse", "side_effect_ratio"]].tolist() == [2, 1, 0.5]
     assert counts.loc["LoRA", ["changed", "worse"]].tolist() == [0, 0]
     assert pd.isna(counts.loc["LoRA", "side_effect_ratio"])
-    assert changed_texts(ratings.assign(split="choosing")).empty
-    assert changed_texts(ratings.drop(columns=["llm_instruction", "llm_fluency"])).empty
+    assert changed_texts(ratings.loc[ratings["factor"] != 0], *columns).empty
+    rated_by_concept = ratings.drop(columns=["llm_instruction", "llm_fluency"])
+    assert changed_texts(rated_by_concept, *columns).empty
 
 
 def test_texts_without_a_rating_choose_nothing() -> None:

@@ -20,6 +20,7 @@ from steerlens.config.schema import CorpusConfig, LensConfig
 from steerlens.engine import jacobian as module
 from steerlens.engine.corpus_pass import activations_of, read_corpus
 from steerlens.engine.jacobian import (
+    Halves,
     hooks_of_layers,
     jacobian,
     sequence_jacobian,
@@ -174,6 +175,37 @@ def test_tokens_logits_and_slopes_are_read_through_the_jacobian(
         halves = convergence(subject, features, 7, ctx)
         assert -1 <= halves.cosine <= 1
         assert 0 <= halves.overlap <= 1
+
+
+def test_slopes_of_promoted_tokens_are_autograds_derivative_of_what_is_read_out(
+    tiny_subject: MakeSubject,
+) -> None:
+    subject = tiny_subject("llama", layer=1)
+    hook, features = subject.site.write, torch.tensor([3, 9, 40])
+    ctx = RunContext(lens=LensConfig("jacobian"))
+    of_sequence = sequence_jacobian(subject, [hook], TOKENS, 2**30)
+    ctx.cache.jacobians[hook] = Halves(2, (of_sequence, of_sequence))
+    tokens = promoted_tokens(subject, features, 4, ctx)
+    slopes = promoted_slopes(subject, features, tokens, ctx)
+    bridge, tokens_1L = subject.lm.bridge, torch.tensor(TOKENS)[None]
+    x_1LD = bridge.run_with_cache(tokens_1L)[1][hook].detach()
+    last = f"blocks.{subject.lm.n_layers - 1}.hook_resid_post"
+    gain_D = bridge.ln_final.original_component.weight
+    for feature, own, expected in zip(features.tolist(), tokens, slopes, strict=True):
+        # How far each position is pushed along the decoder row.
+        push_L = torch.zeros(len(TOKENS), requires_grad=True)
+        pushed = x_1LD + push_L[None, :, None] * subject.sae.W_dec[feature]
+        seen: list[torch.Tensor] = []
+        hooks: list[Any] = [
+            (hook, lambda *_, value=pushed, **__: value),
+            (last, lambda out, seen=seen, **_: seen.append(out)),
+        ]
+        with torch.enable_grad():
+            bridge.run_with_hooks(tokens_1L, fwd_hooks=hooks)
+            read_V = (seen[0][0, 1:] * gain_D).sum(dim=0) @ subject.lm.head.weight.T
+        for token, slope in zip(own.tolist(), expected.tolist(), strict=True):
+            (gradient_L,) = torch.autograd.grad(read_V[token], push_L, retain_graph=True)
+            assert float(gradient_L[1:].mean()) == pytest.approx(slope, rel=1e-3, abs=1e-4)
 
 
 def test_python_takes_a_lens_by_name_and_keys(

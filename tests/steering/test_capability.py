@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,8 @@ def settings_of(*factors: float, **steer: Any) -> SteeringSettings:
 def test_without_an_edit_the_answers_are_those_of_the_harness(
     tiny_subject: MakeSubject, tiny_folder: Callable[[str], Path], folder: Path
 ) -> None:
-    from lm_eval.models.huggingface import HFLM
-
     from steerlens.engine.intervention.hooks import NoEdits
-    from steerlens.steering.harness import SteeredLM, item_scores
+    from steerlens.steering.harness import HFLM, SteeredLM, item_scores
 
     subject = tiny_subject("llama", "jumprelu")
     with quiet():
@@ -136,7 +134,7 @@ def test_a_killed_run_goes_on_with_the_next_edit(
     assert (unsteered["changed"] == 0).all()
     assert unsteered["side_effect_ratio"].isna().all()
     strong = rows.loc[(rows["factor"] == 30) & (rows["task"] == "choosing")]
-    assert (strong["changed"] > 0).any()
+    assert max(strong["changed"]) > 0
     assert set(rows["items"]) == {8}
     assert rows["accuracy_low"].notna().all()
 
@@ -146,10 +144,12 @@ def test_generated_answers_are_steered_too(tiny_subject: MakeSubject, folder: Pa
 
     subject = tiny_subject("gemma2", "topk")
     (writing,) = tasks_of(folder, "writing")
-    for positions, changes in (("last", True), ("prompt", True)):
+    for positions in ("last", "prompt"):
         settings = settings_of(50.0, positions=positions)
         rows = evaluate_layer(subject, [5], [writing], settings, RunContext())
-        assert (rows.set_index("factor").loc[50.0, "changed"] > 0) == changes
+        changed = dict(zip(rows["factor"], rows["changed"], strict=True))
+        assert changed[0.0] == 0
+        assert changed[50.0] > 0
 
 
 def test_what_cannot_be_counted_by_item_is_refused(tiny_subject: MakeSubject, folder: Path) -> None:
@@ -171,7 +171,9 @@ def test_tasks_are_refused_before_anything_is_loaded(
     check_tasks(EvaluateConfig(tasks=shipped_tasks()))
     check_tasks(EvaluateConfig(tasks=["choosing", "sums"], folder=str(folder)))
     # The harness' own thousands of files aren't for every test.
-    monkeypatch.setattr(tasks, "_manager", lambda config: _Names(["hellaswag", "definitions"]))
+    monkeypatch.setattr(
+        tasks, "_manager", lambda names, folder: _Names(["hellaswag", "definitions"])
+    )
     with pytest.raises(SteerlensError, match="did you mean 'hellaswag'"):
         check_tasks(EvaluateConfig(tasks=["helaswag"]))
     with pytest.raises(SteerlensError, match="did you mean 'definitions'"):
@@ -186,13 +188,6 @@ class _Names:
         self.all_tasks = names
 
 
-@pytest.fixture
-def _offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    return None
-
-
-@pytest.mark.usefixtures("_offline")
 def test_fewer_items_than_asked_for_are_told(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -217,7 +212,7 @@ def test_items_that_cannot_be_fetched_are_told_in_one_sentence(tmp_path: Path) -
 def test_the_tasks_that_ship_are_whole() -> None:
     for task in load_tasks(EvaluateConfig(tasks=shipped_tasks())):
         assert len({str(instance.doc) for instance in task.instances}) == 200
-        answers = [task.doc_to_target(doc) for _, doc in task.doc_iterator()]
+        answers: list[Any] = [task.doc_to_target(doc) for _, doc in task.doc_iterator()]
         assert all(35 <= answers.count(place) <= 65 for place in range(4))
         assert all(len({*doc["choices"]}) == 4 for _, doc in task.doc_iterator())
     assert "Princeton" in (FOLDER / "LICENSE.wordnet").read_text()

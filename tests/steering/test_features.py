@@ -111,7 +111,7 @@ def test_features_are_also_steered_at_once_by_their_weights(subject: Subject) ->
 def test_every_column_but_those_of_other_runs_is_filled(subject: Subject) -> None:
     frame = steer_layer(subject, [5], settings_of(), RunContext())
     empty = {str(name) for name in frame.columns if any(one is pd.NA for one in frame[name])}
-    assert empty == {"control", "together", "concept", "concept_success"}
+    assert empty == {"control", "together", "concept", "concept_success", "drift", "rating"}
     for factor, kl in zip(frame["factor"], frame["first_step_kl"], strict=True):
         assert (kl > 0) == (factor != 0)
     assert min(frame["perplexity"].tolist()) > 1

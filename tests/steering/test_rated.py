@@ -23,7 +23,7 @@ from steerlens.runs.run_folder import RunFolder
 from steerlens.runs.steer import steer
 from steerlens.scores import RunContext
 from steerlens.steering.features import steer_layer
-from steerlens.steering.rated import missing_ratings, with_ratings
+from steerlens.steering.rated import missing_ratings, side_effects, with_ratings
 
 MakeSubject = Callable[..., Subject]
 
@@ -81,6 +81,34 @@ def test_continuations_are_rated_with_their_prompt_and_answers_beside_it() -> No
         n = 3 if are_answers else 2
         expected = [0 if c == 0 else n / (1 / c + (n - 1) / 2) for c in concept]
         assert rated["rating"].tolist() == pytest.approx(expected)
+
+
+def test_side_effects_are_those_at_the_best_factor_of_each_feature_and_control() -> None:
+    rows: list[Any] = [
+        # feature, control, factor, prompt, text, fluency
+        *((5, None, 0.0, prompt, "plain", 2) for prompt in "abc"),
+        *((5, "random_direction", 0.0, prompt, "plain", 2) for prompt in "abc"),
+        (5, None, 3.0, "a", "worse", 1),
+        (5, None, 3.0, "b", "as good", 2),
+        (5, None, 3.0, "c", "plain", 0),
+        (5, None, 9.0, "a", "broken", 0),  # not the best factor
+        (5, "random_direction", 9.0, "a", "broken", 0),
+        (5, "random_direction", 9.0, "b", "broken", 0),
+    ]
+    names = ["feature", "control", "factor", "prompt", "text", "llm_fluency"]
+    texts = pd.DataFrame(rows, columns=pd.Index(names))
+    about = {"model": "m", "sae": "s", "layer": 1, "hook_name": "h", "sample": 0}
+    texts = GENERATIONS.frame(texts.assign(**about))
+    best = texts[
+        ["model", "sae", "layer", "hook_name", "feature", "control", "together", "concept"]
+    ]
+    best = best.drop_duplicates(ignore_index=True).assign(best_factor=[3.0, 9.0])
+    effects = side_effects(texts, best)
+    assert effects["changed"].tolist() == [2, 2]
+    assert effects["worse"].tolist() == [1, 2]
+    assert effects["side_effect_ratio"].tolist() == [0.5, 1.0]
+    none = side_effects(texts, best.assign(best_factor=None))
+    assert none.isna().all(axis=None)
 
 
 def test_the_search_asks_for_factors_by_their_ratings(tiny_subject: MakeSubject) -> None:

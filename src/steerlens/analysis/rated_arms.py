@@ -6,6 +6,7 @@ of its texts there (see `analysis.ratings`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -76,35 +77,41 @@ def best_factors(ratings: pd.DataFrame) -> pd.DataFrame:
     return best[[*ARM, "factor", "undecided"]].reset_index(drop=True)
 
 
-def changed_texts(ratings: pd.DataFrame) -> pd.DataFrame:
-    """Return of each arm and concept how many texts steering has `changed`, how many of these are
-    `worse`, and the `side_effect_ratio`, the one over the other (CorrSteer, arXiv 2508.12535).
+def changed_texts(ratings: pd.DataFrame, by: Sequence[str], of_text: Sequence[str]) -> pd.DataFrame:
+    """Return how many rated texts steering has `changed`, how many of these are `worse`, and the
+    `side_effect_ratio`, the one over the other (CorrSteer, arXiv 2508.12535).
 
-    The texts are those of the prompts that evaluate, beside the unsteered one of the same prompt
-    and sample. A text is worse whose ratings, but that of the concept, add up to less; texts that
-    lack one are left out. Empty where no unsteered text or no such aspect is rated.
+    A text is worse whose ratings, but that of the concept, add up to less than the unsteered
+    one's; texts that lack one are left out. Empty where no unsteered text or no such aspect is
+    rated.
+
+    Args:
+        ratings: steered texts, and unsteered ones, at factor 0.
+        by: the columns that tell apart what texts are steered with, a row of the result each.
+        of_text: those that a steered text has in common with its unsteered one alone.
     """
-    columns = [*ARM, "changed", "worse", "side_effect_ratio"]
+    by, of_text = list(by), list(of_text)
     kinds = kinds_of(ratings)
     aspects = [
         aspect
         for aspect in (aspects_of(ratings, kinds[0]) if kinds else [])
         if not aspect.endswith("_concept")
     ]
-    same = ["concept_id", "prompt", "sample"]
-    rows: Any = ratings.loc[ratings["split"] == EVALUATING].dropna(subset=aspects)
-    rows = rows.assign(rating=rows[aspects].sum(axis=1))
-    unsteered = rows.loc[rows["factor"] == 0, [*same, "text", "rating"]].drop_duplicates(same)
+    rows: Any = ratings.dropna(subset=aspects)
+    rows = rows.assign(number=rows[aspects].sum(axis=1))
+    unsteered = rows.loc[rows["factor"] == 0, [*of_text, "text", "number"]]
     steered = rows.loc[rows["factor"] != 0]
-    both = steered.merge(unsteered, on=same, suffixes=("", "_unsteered"))
-    if not aspects or both.empty:
-        return pd.DataFrame(columns=pd.Index(columns))
+    both = steered.merge(
+        unsteered.drop_duplicates(of_text), on=of_text, suffixes=("", "_unsteered")
+    )
+    if not aspects:
+        both = both.iloc[:0]
     changed = (both["text"] != both["text_unsteered"]).astype(bool)
-    worse = changed & (both["rating"] < both["rating_unsteered"]).astype(bool)
-    counts = both[ARM].assign(changed=changed, worse=worse).groupby(ARM, as_index=False).sum()
+    worse = changed & (both["number"] < both["number_unsteered"]).astype(bool)
+    groups = both[by].assign(changed=changed, worse=worse).groupby(by, as_index=False, dropna=False)
+    counts = groups.sum().astype({"changed": "Int64", "worse": "Int64"})
     ratio = counts["worse"] / counts["changed"].where(counts["changed"] > 0)
-    counts = counts.astype({"changed": "Int64", "worse": "Int64"})
-    return counts.assign(side_effect_ratio=ratio)[columns]
+    return counts.assign(side_effect_ratio=ratio)
 
 
 def arm_numbers(

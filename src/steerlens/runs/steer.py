@@ -83,7 +83,7 @@ def steer(
     """
     from steerlens.analysis.factors import choose_factors
     from steerlens.steering.features import steer_layer
-    from steerlens.steering.rated import missing_ratings, with_ratings
+    from steerlens.steering.rated import missing_ratings, side_effects, with_ratings
 
     evaluator = models.evaluator
     tables: list[pd.DataFrame] = []
@@ -102,7 +102,10 @@ def steer(
         texts = steer_layer(subject, ids, steering, ctx.for_group(), evaluator, rate)
         if session and (line := missing_ratings(texts)):
             folder.note_line(f"Layer {subject.layer}: {line}")
-        best = choose_factors(texts, settings.choice).dropna(axis=1, how="all")
+        best = choose_factors(texts, settings.choice)
+        if session:
+            best = best.assign(**side_effects(texts, best))
+        best = best.dropna(axis=1, how="all")
         measured = best.columns.difference(list(FEATURES.keys))
         scored = features.drop(columns=features.columns.intersection(measured))
         best = best.merge(scored, on=list(FEATURES.keys), how="left")

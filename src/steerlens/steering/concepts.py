@@ -122,7 +122,10 @@ def steer_concepts(
     parts = [choosing, *([rated(chosen_texts)] if chosen_texts else [])]
     about = _about(arms, concepts)
     about = about.merge(best.rename(columns={"factor": "best_factor"}), how="left", on=ARM)
-    about = about.merge(changed_texts(pd.concat(parts)), how="left", on=ARM)
+    rated_texts = pd.concat(parts)
+    evaluated = rated_texts.loc[rated_texts["split"] == EVALUATING]
+    changed = changed_texts(evaluated, ARM, ["concept_id", "prompt", "sample"])
+    about = about.merge(changed, how="left", on=ARM)
     of_subject = {"model": subject.lm.name, "sae": subject.name, "hook_name": subject.hook_name}
     where = {**of_subject, "layer": subject.layer}
     return Steered(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from lm_eval.models.huggingface import HFLM
+from lm_eval.models import huggingface
 
 from steerlens.data.tasks import metric_of, quiet
 from steerlens.engine.continuations import Continuations, EditsOf, Pair
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
     from steerlens.engine.subject import Subject
+
+HFLM: Any = huggingface.HFLM  # the decorator that registers it hides its type
 
 ROWS_AT_ONCE = 16
 """Texts that are written at a time; with a temporal SAE, which would see the padding, one."""
@@ -78,7 +80,8 @@ class SteeredLM(HFLM):
                 Continuations(self._subject, pairs, self._memory_budget),
             )
         _, continuations = self._continuations
-        return [(*scored,) for scored in continuations.score(self.edits_of, self.progress)]
+        scored = continuations.score(self.edits_of, self.progress)
+        return [(answer.log_probability, answer.is_greedy) for answer in scored]
 
     def _model_generate(self, context: Any, *args: Any, **kwargs: Any) -> Any:
         edits = self.edits_of([context.shape[1]] * len(context))
@@ -113,7 +116,8 @@ def item_scores(lm: SteeredLM, task: Task) -> tuple[list[float], list[str]]:
     scores, answers = [], []
     for _, of_one in sorted(of_item.items()):
         filtered = [next(iter(instance.filtered_resps.values())) for instance in of_one]
-        score = task.process_results(of_one[0].doc, filtered).get(name)
+        metrics: Any = task.process_results(of_one[0].doc, filtered)
+        score = metrics.get(name)
         if not isinstance(score, int | float) or not 0 <= score <= 1:
             raise SteerlensError(
                 f"evaluate.tasks=[{task.task_name}] is measured by {name}, which is no share of "

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from steerlens.analysis.factors import RATING
+from steerlens.analysis.factors import FEATURE, RATING
+from steerlens.analysis.rated_arms import changed_texts
 from steerlens.analysis.ratings import harmonic
 from steerlens.judges.items import ASPECTS, Item
 
@@ -51,6 +52,22 @@ def with_ratings(
     values_AN = np.array([columns[name] for name in names if name in columns], dtype=float)
     by_name = {name: pd.array(values) for name, values in columns.items()}
     return texts.assign(**by_name, judge=rated.judge, **{RATING: harmonic(values_AN.T)})
+
+
+def side_effects(texts: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns `changed`, `worse` and `side_effect_ratio` of rated features' texts at
+    their best factors, beside the unsteered ones of the same prompts and samples.
+
+    Args:
+        texts: rated ones, at all factors.
+        best: a row for each feature and control, with its `best_factor`.
+    """
+    at_best = texts.merge(best[[*FEATURE, "best_factor"]], how="left", on=list(FEATURE))
+    is_best = (at_best["factor"] == 0) | (at_best["factor"] == at_best["best_factor"])
+    at_best = at_best.loc[is_best.fillna(False).astype(bool)]
+    changed = changed_texts(at_best, FEATURE, [*FEATURE, "prompt", "sample"])
+    columns = ["changed", "worse", "side_effect_ratio"]
+    return best[[*FEATURE]].merge(changed, how="left", on=list(FEATURE))[columns]
 
 
 def missing_ratings(texts: pd.DataFrame) -> str | None:

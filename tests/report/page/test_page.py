@@ -17,6 +17,7 @@ import pytest
 
 import steerlens.report.page as page_room
 from steerlens.analysis.roles import success_spans
+from steerlens.config.schema import ChoiceConfig
 from steerlens.report.page import render
 from steerlens.report.page.cards import LONGEST, card_order, cards, segments, text_lines
 from steerlens.report.page.contents import plain
@@ -145,6 +146,18 @@ def test_a_run_without_features_or_scores_has_a_page(tmp_path: Path) -> None:
     assert "none with a score" in data["overview"]["sentences"][0]
 
 
+@pytest.mark.parametrize("none", [None, []])
+def test_a_run_whose_files_were_made_smaller_has_a_page(tmp_path: Path, none: Any) -> None:
+    tables = hostile_tables()
+    empty = {
+        name: getattr(tables, name).assign(**{column: [none] * len(getattr(tables, name))})
+        for name, column in (("words", "token_ids"), ("generations", "token_ids"))
+    }
+    steering = tables.steering.assign(logit_lens_token_ids=[none] * len(tables.steering))
+    page = save_page(dataclasses.replace(tables, steering=steering, **empty), tmp_path)
+    assert '"best_factor"' in page.read_text(encoding="utf-8")
+
+
 def test_nan_and_infinity_are_no_numbers(tmp_path: Path) -> None:
     scores = frame((0,), 4)["output_score"].tolist()
     run = RunTables(frame((0,), 4, extra=[np.nan, np.inf, 0.5, -np.inf], output_score=scores))
@@ -203,3 +216,6 @@ def test_a_card_has_the_range_of_factors_that_the_rule_allows() -> None:
         ranged = dataclasses.replace(run, steering=steered)
         shown = [card for _, card in cards(ranged, card_order(ranged))]
         assert {each.safe_range for card in shown for each in card.steered} == expected
+    kl = dataclasses.replace(run, choice=ChoiceConfig(rule="kl"))
+    (why,) = {each.why_none for _, card in cards(kl, card_order(kl)) for each in card.steered}
+    assert why.endswith("over 1 nat a token (choice.rule=kl)")

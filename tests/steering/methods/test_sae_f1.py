@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ def naive_f1(acts: np.ndarray, positive: np.ndarray, learnt: np.ndarray) -> floa
             best, threshold = value, candidate
     if threshold is None:
         return 0.0
-    return float(f1_score(positive[~learnt], acts[~learnt] >= threshold, zero_division=0.0))
+    none: Any = 0.0
+    return float(f1_score(positive[~learnt], acts[~learnt] >= threshold, zero_division=none))
 
 
 def test_the_best_f1_among_features_that_steer(tiny_subject: Callable[..., Subject]) -> None:
@@ -53,7 +55,7 @@ def test_the_best_f1_among_features_that_steer(tiny_subject: Callable[..., Subje
 
 @pytest.mark.parametrize(
     ("n_texts", "least", "told"),
-    [((7, 5), 2.0, r"reaches the output score 2; lower concepts\.settings\.SAE-F1"),
+    [((7, 5), 1.0, r"reaches the output score 1; lower concepts\.settings\.SAE-F1"),
      ((7, 1), 0.0, r"SAE-F1 needs two texts of the concept 'concept 0' and two without")],
 )  # fmt: skip
 def test_what_cannot_be_chosen_is_refused(
@@ -62,3 +64,8 @@ def test_what_cannot_be_chosen_is_refused(
     task = tiny_task(tiny_subject(), tiny_concepts(1, n_texts))
     with pytest.raises(SteerlensError, match=told):
         sae_f1.fit(task, sae_f1.Config(min_output_score=least), 0)
+
+
+def test_a_threshold_that_no_score_can_reach_is_refused() -> None:
+    with pytest.raises(SteerlensError, match=r"SAE-F1\.min_output_score=2 must be at most 1"):
+        sae_f1.Config(min_output_score=2)

@@ -105,4 +105,4 @@ def test_what_it_cannot_do_is_refused(tiny_subject: Callable[..., Subject]) -> N
     with pytest.raises(SteerlensError, match=r"SAE-TS can't read .*: its activations look back"):
         sae_ts.fit(task, SMALL, 0)
     with pytest.raises(SteerlensError, match=r"SAE-TS\.prompts=1000 must be at most \d+\."):
-        sae_ts.fit(tiny_task(tiny_subject()), sae_ts.Config(prompts=1000), 0)
+        sae_ts.Config(prompts=1000)

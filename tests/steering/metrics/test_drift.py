@@ -89,7 +89,7 @@ def test_texts_have_their_drift_only_where_it_is_asked_for(
     )
     settings = parse_steering(config)
     texts = steer_layer(subject, [5, 9], settings, RunContext())
-    assert texts["drift"].notna().all() == enabled
+    assert set(texts["drift"].notna()) == {enabled}
     if enabled:
         means = by_factor(texts)
         assert (means.loc[means["factor"] == 0, "drift"] == 0).all()

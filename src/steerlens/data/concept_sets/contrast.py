@@ -85,10 +85,11 @@ def _pairs(file: Path) -> list[tuple[LabelledText, LabelledText]]:
         raise SteerlensError(f"{file} holds no list; it must be {FORM}.")
     pairs: dict[tuple[LabelledText, LabelledText], None] = {}
     for number, row in enumerate(rows, start=1):
-        texts = [row.get(key) for key in ("positive", "negative")] if isinstance(row, dict) else []
-        if len(texts) < 2 or not all(isinstance(text, str) and text.strip() for text in texts):
+        fields = [row.get(key) for key in ("positive", "negative")] if isinstance(row, dict) else []
+        texts = [text.strip() for text in fields if isinstance(text, str)]
+        if len(texts) < 2 or not all(texts):
             raise SteerlensError(f"{file}, entry {number}: it must be {FORM}.")
-        positive, negative = (text.strip() for text in texts)
+        positive, negative = texts
         if positive != negative:
             pairs[contrasted(positive, negative)] = None
     if len(pairs) < FEWEST:

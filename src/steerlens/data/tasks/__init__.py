@@ -9,6 +9,7 @@ WordNet, whose licence lies beside them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import json
@@ -59,7 +60,7 @@ def check_tasks(config: EvaluateConfig) -> None:
         )
     if {*config.tasks} <= {*shipped_tasks()}:
         return
-    names = _manager(config).all_tasks
+    names = _manager(tuple(config.tasks), config.folder).all_tasks
     for name in config.tasks:
         if name not in names:
             raise unknown("evaluate.tasks", name, names)
@@ -73,7 +74,7 @@ def load_tasks(config: EvaluateConfig) -> list[Task]:
     Raises:
         SteerlensError: a task's items can't be had, there are none, or it can't be run here.
     """
-    manager = _manager(config)
+    manager = _manager(tuple(config.tasks), config.folder)
     tasks: dict[str, Task] = {}
     for name in config.tasks:
         try:
@@ -96,7 +97,8 @@ def load_tasks(config: EvaluateConfig) -> list[Task]:
 
 def metric_of(task: Task) -> str:
     """Return the name of the number that the harness gives an item first: its accuracy."""
-    return str(next(iter(task.aggregation())))
+    aggregation: Any = task.aggregation()
+    return str(next(iter(aggregation)))
 
 
 @contextlib.contextmanager
@@ -112,16 +114,17 @@ def quiet() -> Iterator[None]:
         harness.setLevel(level)
 
 
-def _manager(config: EvaluateConfig) -> TaskManager:
+@functools.cache
+def _manager(names: tuple[str, ...], folder: str | None) -> TaskManager:
     """Return the harness' task manager, with its own tasks only where one of them is asked for:
-    reading their thousands of files takes a minute.
+    reading their 14,000 files takes 13 s of a core.
     """
     from lm_eval.tasks import TaskManager
 
-    folders: list[str | Path] = [FOLDER, *([config.folder] if config.folder else [])]
+    folders: list[str | Path] = [FOLDER, *([folder] if folder else [])]
     with quiet():
         of_folders = TaskManager(include_path=folders, include_defaults=False)
-        if {*config.tasks} <= {*of_folders.all_tasks}:
+        if {*names} <= {*of_folders.all_tasks}:
             return of_folders
         return TaskManager(include_path=folders)
 

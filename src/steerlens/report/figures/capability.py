@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -22,7 +24,7 @@ def draw_capability(by_factor: pd.DataFrame, success: str) -> Figure:
     figure = style.new_figure(1.0 + 2.6 * (len(tasks) + 1), 3.6)
     *panels, last = figure.subplots(1, len(tasks) + 1, squeeze=False)[0]
     for index, arm in enumerate(arms):
-        look = {"color": style.PALETTE[index], "marker": style.MARKERS[index]}
+        look: dict[str, Any] = {"color": style.PALETTE[index], "marker": style.MARKERS[index]}
         of_arm = by_factor.loc[by_factor["steered"] == arm]
         for axes, task in zip(panels, tasks, strict=True):
             _draw(axes, of_arm.loc[of_arm["task"] == task], "accuracy", arm, look)
@@ -41,13 +43,14 @@ def draw_capability(by_factor: pd.DataFrame, success: str) -> Figure:
     style.headline(
         figure,
         "What steering costs",
-        f"means over {n['features']} features; 95 % intervals over the {n['items']} items of a "
-        "task, for success over features, where there are at least 8",
+        f"{style.n_of([n['features']], 'feature')}, {style.n_of([n['items']], 'item')} of a task",
+        "means over features; 95 % intervals over the items of a task, for success over features, "
+        "where there are at least 8",
     )
     return figure
 
 
-def _draw(axes: Axes, rows: pd.DataFrame, column: str, arm: str, look: dict[str, str]) -> None:
+def _draw(axes: Axes, rows: pd.DataFrame, column: str, arm: str, look: dict[str, Any]) -> None:
     rows = rows.sort_values(by="factor")
     x, y, low, high = (
         rows[name].to_numpy(dtype=float)

@@ -64,7 +64,8 @@ def _by_factor(answers: pd.DataFrame, texts: pd.DataFrame, success: str) -> list
         str(task): _means_of_items(rows) for task, rows in unsteered.groupby("task", sort=False)
     }
     rows = []
-    for (task, arm, factor), part in answers.groupby(["task", "arm", "factor"], sort=False):
+    groups: Any = answers.groupby(["task", "arm", "factor"], sort=False)
+    for (task, arm, factor), part in groups:
         scores_N = _means_of_items(part)
         own = texts.loc[(texts["arm"] == arm) & (texts["factor"] == factor)]
         means = own.groupby(KEYS)[success].mean().dropna().to_numpy(dtype=float)

@@ -52,6 +52,24 @@ REPETITION = {
     "distinct_2": Column("double", "Distinct 2-grams / 2-grams."),
 }
 
+SIDE_EFFECT_RATIO = Column(
+    "double", "`worse` / `changed` (CorrSteer, arXiv 2508.12535); null where none changed."
+)
+
+SIDE_EFFECTS = {
+    "changed": Column(
+        "int64",
+        "How many rated texts at `best_factor` aren't the unsteered ones of the same prompts (of a "
+        "concept: of those that evaluate); null without a judge.",
+    ),
+    "worse": Column(
+        "int64",
+        "How many of these are rated lower than the unsteered ones, all aspects but the concept "
+        "together.",
+    ),
+    "side_effect_ratio": SIDE_EFFECT_RATIO,
+}
+
 MAKING = {
     "first_step_kl": Column(
         "double",

@@ -13,6 +13,7 @@ from steerlens.results.tables.columns import (
     PROMPT,
     REPETITION,
     SAMPLE,
+    SIDE_EFFECTS,
     SUBJECT,
     TEXT,
 )
@@ -60,19 +61,7 @@ CONCEPTS = Table(
             "Whether several factors were rated 0 and none higher, so that it is only the "
             "smallest.",
         ),
-        "changed": Column(
-            "int64",
-            "How many texts at `best_factor` aren't the unsteered ones of the same prompts; of the "
-            "prompts that evaluate.",
-        ),
-        "worse": Column(
-            "int64",
-            "How many of these are rated lower than the unsteered ones, all aspects but the "
-            "concept together.",
-        ),
-        "side_effect_ratio": Column(
-            "double", "`worse` / `changed` (CorrSteer, arXiv 2508.12535); null where none changed."
-        ),
+        **SIDE_EFFECTS,
         "train_texts": Column(
             "int64", "How many of the concept's texts it was learnt from; null for none."
         ),

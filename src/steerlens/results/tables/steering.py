@@ -15,6 +15,8 @@ from steerlens.results.tables.columns import (
     PROMPT,
     REPETITION,
     SAMPLE,
+    SIDE_EFFECT_RATIO,
+    SIDE_EFFECTS,
     SUBJECT,
     TEXT,
 )
@@ -128,6 +130,7 @@ STEERING = Table(
         "kl": Column("double", _AT_BEST.format("`kl`")),
         "relative_dose": Column("double", _AT_BEST.format("`relative_dose`")),
         "rating": Column("double", _AT_BEST.format("`rating`")),
+        **SIDE_EFFECTS,
         "texts": Column("int64", "How many texts these means are of."),
         "success_20_unsteered": Column("double", _UNSTEERED.format("success@20")),
         "concept_success_unsteered": Column("double", _UNSTEERED.format("`concept_success`")),
@@ -162,9 +165,7 @@ CAPABILITY = Table(
         "accuracy_unsteered": Column("double", "The accuracy of the same items without the edit."),
         "changed": Column("int64", "How many answers aren't the unsteered ones."),
         "worse": Column("int64", "How many of these count for less than the unsteered ones."),
-        "side_effect_ratio": Column(
-            "double", "`worse` / `changed` (CorrSteer, arXiv 2508.12535); null where none changed."
-        ),
+        "side_effect_ratio": SIDE_EFFECT_RATIO,
         "item_scores": Column("list<double>", "`metric` of every item, in the task's order."),
         "answers": Column(
             "list<string>",

@@ -21,6 +21,7 @@ from steerlens.engine.generation.sampling import Sampling, row_seed
 from steerlens.engine.generation.stopping import Stopping
 from steerlens.engine.intervention.hooks import NoEdits
 from steerlens.engine.memory import rows_that_fit
+from steerlens.errors import SteerlensError
 from steerlens.steering.methods.directions import Directions
 from steerlens.steering.methods.labelled import Labelled, Tokens
 from steerlens.steering.methods.task import Task
@@ -49,7 +50,7 @@ ANSWERS_AT_ONCE = 64
 
 @dataclass
 class RepsConfig:
-    """AxBench's settings for Gemma-2-2B by default."""
+    """The published implementation's settings by default."""
 
     epochs: int = 18
     batch_size: int = 6
@@ -61,6 +62,10 @@ class RepsConfig:
     """Share of the vector's entries that a row of a batch goes without; below 1."""
     clip: float = 1.0
     """Largest length of the gradient."""
+
+    def __post_init__(self) -> None:
+        if not self.dropout < 1:
+            raise SteerlensError(f"{NAME}.dropout={self.dropout:g} must be below 1.")
 
 
 Config = RepsConfig

@@ -34,6 +34,12 @@ class SaeF1Config:
     min_output_score: float = 1e-3
     """The output score that a feature has to reach, toward its tokens of the logit lens."""
 
+    def __post_init__(self) -> None:
+        if self.min_output_score > 1:
+            raise SteerlensError(
+                f"{NAME}.min_output_score={self.min_output_score:g} must be at most 1: scores are."
+            )
+
 
 Config = SaeF1Config
 

@@ -58,6 +58,10 @@ class SaeTsConfig:
     bias: float = 1.0
     """How much of what all steering brings is taken away."""
 
+    def __post_init__(self) -> None:
+        if self.prompts > len(PROMPTS):
+            raise SteerlensError(f"{NAME}.prompts={self.prompts} must be at most {len(PROMPTS)}.")
+
 
 Config = SaeTsConfig
 
@@ -68,16 +72,12 @@ def fit(task: Task, config: SaeTsConfig, seed: int) -> Directions:
     the concept names, else SAE-A's. The feature's activation detects the concept.
 
     Raises:
-        SteerlensError: for an SAE whose activations depend on the positions before, one that
-            writes elsewhere than it reads, or more prompts than there are.
+        SteerlensError: for an SAE whose activations depend on the positions before, or one that
+            writes elsewhere than it reads.
     """
     subject = task.subject
     if looks_back(subject.sae):
         raise SteerlensError(f"{NAME} can't read {subject.name}: its activations look back.")
-    if config.prompts > len(PROMPTS):
-        raise SteerlensError(
-            f"concepts.settings: {NAME}.prompts={config.prompts} must be at most {len(PROMPTS)}."
-        )
     features_C = _features(task, seed)
     draw = np.random.Generator(np.random.Philox(row_seed(NAME, seed)))
     n_vectors = min(config.vectors, subject.d_sae)

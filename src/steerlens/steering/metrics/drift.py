@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steerlens.steering.metrics.texts import MetricRun, Texts, without_closing
 
@@ -95,7 +95,8 @@ def with_drift(measured: pd.DataFrame) -> pd.DataFrame:
     if FIRED not in measured:
         return measured
     keys = ["feature", "control", "together", "prompt", "sample"]
-    rows = measured[[*keys, "factor", FIRED]].to_dict("records")
+    columns: Any = measured[[*keys, "factor", FIRED]]
+    rows = columns.to_dict("records")
     unsteered = {
         tuple(row[key] for key in keys): {*row[FIRED]} for row in rows if row["factor"] == 0
     }
