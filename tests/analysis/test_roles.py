@@ -86,6 +86,7 @@ def test_features_without_texts_and_texts_of_controls_are_passed_over() -> None:
     texts = texts.loc[texts["feature"] != 0]
     texts["control"] = texts["control"].mask(texts["feature"] == 1, "random_direction")
     assert [one.feature for one in examples(table, texts, "input")] == [2]
+    assert examples(table, texts.assign(text=""), "input") == [], "they were left out of the file"
 
 
 def test_the_first_sample_of_a_prompt_is_shown() -> None:

@@ -190,7 +190,8 @@ def _with_texts(
 ) -> list[SteeredExample]:
     keys = list(FEATURES.keys)
     of_features = features_alone(generations).dropna(subset="text")
-    chosen = rows.merge(of_features[keys].drop_duplicates(), on=keys).head(n)
+    to_read = of_features.loc[(of_features["text"] != "").astype(bool)]
+    chosen = rows.merge(to_read[keys].drop_duplicates(), on=keys).head(n)
     texts = dict(iter(of_features.merge(chosen[keys], on=keys).groupby(keys, sort=False)))
     return [
         _example(row, texts[tuple(row[key] for key in keys)], prompts, choose)

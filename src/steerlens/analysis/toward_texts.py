@@ -86,7 +86,9 @@ def _toward(row: Mapping[str, Any], generations: pd.DataFrame, tokens: Mapping[i
 
 
 def _spans(text: Mapping[str, Any], tokens: Mapping[int, str]) -> tuple[tuple[int, int], ...]:
-    return success_spans(text["text"], [tokens[id_] for id_ in text["token_ids"] if id_ in tokens])
+    ids = text["token_ids"]
+    written = [tokens[id_] for id_ in ids if id_ in tokens] if hasattr(ids, "__len__") else []
+    return success_spans(text["text"], written)
 
 
 def _writes(row: Mapping[str, Any]) -> list[str]:

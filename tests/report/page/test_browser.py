@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -100,6 +101,12 @@ def test_it_opens_from_disk_without_an_error_or_a_request(opened: Opened, page: 
     assert opened.tab.title() == "toy with toy-sae"
     assert opened.tab.locator("#scatter .points").count() == 1
     assert "24 features" in opened.tab.locator("#features .count").inner_text()
+    opened.tab.evaluate("location.hash = '#layer=3&feature=1'")
+    opened.tab.wait_for_selector("#card .doses figcaption")
+    captions = opened.tab.locator("figcaption").all_inner_texts()
+    assert len(captions) >= 5
+    for caption in captions:
+        assert re.search(r"\d+ (features|random directions|prompts?|above 0)", caption), caption
     assert opened.faults == []
 
 

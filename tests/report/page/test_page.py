@@ -146,6 +146,18 @@ def test_a_run_without_features_or_scores_has_a_page(tmp_path: Path) -> None:
     assert "none with a score" in data["overview"]["sentences"][0]
 
 
+@pytest.mark.parametrize("none", [None, []])
+def test_a_run_whose_files_were_made_smaller_has_a_page(tmp_path: Path, none: Any) -> None:
+    tables = hostile_tables()
+    empty = {
+        name: getattr(tables, name).assign(**{column: [none] * len(getattr(tables, name))})
+        for name, column in (("words", "token_ids"), ("generations", "token_ids"))
+    }
+    steering = tables.steering.assign(logit_lens_token_ids=[none] * len(tables.steering))
+    page = save_page(dataclasses.replace(tables, steering=steering, **empty), tmp_path)
+    assert '"best_factor"' in page.read_text(encoding="utf-8")
+
+
 def test_nan_and_infinity_are_no_numbers(tmp_path: Path) -> None:
     scores = frame((0,), 4)["output_score"].tolist()
     run = RunTables(frame((0,), 4, extra=[np.nan, np.inf, 0.5, -np.inf], output_score=scores))

@@ -3,11 +3,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import struct
+import subprocess
 import sys
-import time
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -235,29 +233,14 @@ def test_steering_is_told_with_curves_texts_and_figures(
     assert run.summary["texts_table"] == "96 of 192; generations.parquet has all"
 
 
-def wandb_records(path: Path) -> Iterator[Any]:
-    """The records of a `.wandb` file, in W&B's own messages.
+def wandb_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a `.wandb` file to the run's end, read by W&B's own `wandb leet inspect`."""
+    from wandb.util import get_core_path
 
-    The file is a LevelDB log after a head of 7 bytes: blocks of 32 KiB, in which every chunk has a
-    head of 7 bytes (checksum, length, and 1 = whole, 2 = first, 3 = middle, 4 = last).
-    """
-    from wandb.proto import wandb_internal_pb2
-
-    messages: Any = wandb_internal_pb2  # whose classes are made when it is imported
-    data, at, begun = path.read_bytes(), 7, b""
-    assert data.startswith(b":W&B")
-    while at + 7 <= len(data):
-        if 32768 - at % 32768 < 7:
-            at += 32768 - at % 32768
-            continue
-        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
-        begun += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):
-            record = messages.Record()
-            record.ParseFromString(begun)
-            yield record
-            begun = b""
+    inspect = [get_core_path(), "leet", "inspect", "--json", "--no-observability", "--follow"]
+    wait = ["--idle-timeout", "60s", "--run-file", str(path), str(path.parent.parent)]
+    read = subprocess.run([*inspect, *wait], capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in read.stdout.splitlines()]
 
 
 @pytest.mark.parametrize(("limit", "files"), [(10**7, 1), (10, 0)])
@@ -273,28 +256,23 @@ def test_the_page_is_html_and_too_large_an_artifact_as_wandb_reads_them_back(
     tracker.log_page(page)
     tracker.finish({})
     [written] = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
-    kinds: set[Any] = set()
-    end = time.monotonic() + 60  # W&B's own process may still be writing
-    while "exit" not in kinds and time.monotonic() < end:
-        time.sleep(0.05)
-        records = [*wandb_records(written)]
-        kinds = {record.WhichOneof("record_type") for record in records}
+    records = wandb_records(written)
+    kinds = {record["type"] for record in records}
     assert "exit" in kinds, "read to its end"
-    items = [item for record in records for item in record.history.item]
-    logged: dict[tuple[str, ...], list[Any]] = {}
-    for item in items:
-        logged.setdefault(tuple(item.nested_key), []).append(json.loads(item.value_json))
-    assert logged["factor",] == [0, 0.5, 2, 8]
-    success = logged["by_factor/success_20",]
+    logged: dict[str, list[Any]] = {}
+    for record in records:
+        for key, value in record.get("history", {}).get("item", {}).items():
+            logged.setdefault(key, []).append(value)
+    assert logged["factor"] == [0, 0.5, 2, 8]
+    success = logged["by_factor/success_20"]
     assert len(success) == 4
     assert success[0] < success[-1]
-    kind_of = {key[0]: kind for key, [kind, *_] in logged.items() if key[1:] == ("_type",)}
     for name in ("features", "layers", "texts", "payoff", "threshold_curve"):
-        assert kind_of[name] == "table-file"
-    [path], [n_rows] = logged["texts", "path"], logged["texts", "nrows"]
+        assert logged[f"{name}._type"] == ["table-file"]
+    [path], [n_rows] = logged["texts.path"], logged["texts.nrows"]
     rows = json.loads((written.parent / "files" / path).read_text(encoding="utf-8"))
     assert len(rows["data"]) == n_rows == 96
-    assert kind_of.get("report") == ("html-file" if files else None)
+    assert logged.get("report._type", []) == ["html-file"] * files
     assert ("artifact" in kinds) >= (not files)
     media = [*written.parent.glob("files/media/html/report*.html")]
     assert [path.read_text() for path in media] == [page.read_text()] * files

@@ -47,6 +47,7 @@ def draw_arms(by_arm: pd.DataFrame) -> Figure:
     style.headline(
         figure,
         "Success and what it costs",
+        style.n_of(by_arm.loc[by_arm["steered"] == FEATURE, "features"], "feature"),
         "means over features with 95 % intervals; numbers are factors, diamonds the factors that "
         "were chosen on the other half of the prompts",
     )

@@ -43,8 +43,9 @@ def draw_capability(by_factor: pd.DataFrame, success: str) -> Figure:
     style.headline(
         figure,
         "What steering costs",
-        f"means over {n['features']} features; 95 % intervals over the {n['items']} items of a "
-        "task, for success over features, where there are at least 8",
+        f"{style.n_of([n['features']], 'feature')}, {style.n_of([n['items']], 'item')} of a task",
+        "means over features; 95 % intervals over the items of a task, for success over features, "
+        "where there are at least 8",
     )
     return figure
 

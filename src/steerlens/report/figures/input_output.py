@@ -50,7 +50,8 @@ def by_layer(frame: pd.DataFrame, null: pd.DataFrame | None = None) -> Figure | 
         for axes in (top, bottom):
             style.legend_above(axes)
     beside = null_of(null, dict.fromkeys(layers.tolist(), np.zeros(0)))
-    style.headline(figure, "Input and output score by layer", counted(both, beside))
+    how = "median and quartiles, and shares above thresholds, of features that have both scores"
+    style.headline(figure, "Input and output score by layer", counted(both, beside), how)
     return figure
 
 
@@ -68,11 +69,12 @@ def against(frame: pd.DataFrame) -> Figure | None:
     axes.set(xlabel=f"input score {S_IN}", ylabel=f"output score {S_OUT}")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     share, expected = counts["hybrid_share"], counts["hybrid_share_if_independent"]
-    parts = [subtitle(both), f"{share:.1%} have both ≥ {HYBRID:g} ({expected:.1%} if independent)"]
+    parts = [f"{share:.1%} have both ≥ {HYBRID:g} ({expected:.1%} if independent)"]
     if counts["ratio_interval"]:
         low, high = counts["ratio_interval"]
         parts.append(f"ratio {counts['ratio']:.2f}, 95 % interval {low:.2f} to {high:.2f}")
-    style.headline(figure, "Input against output score", style.SEPARATOR.join(parts))
+    title, how = "Input against output score", style.SEPARATOR.join(parts)
+    style.headline(figure, title, subtitle(both), how)
     return figure
 
 

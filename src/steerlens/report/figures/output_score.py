@@ -50,7 +50,8 @@ def by_layer(frame: pd.DataFrame, null: pd.DataFrame | None = None) -> Figure | 
     shares_above(bottom, scores, S_OUT, beside)
     for axes in (top, bottom):
         style.legend_above(axes)
-    style.headline(figure, "Output score by layer", counted(_scored(frame), beside))
+    how = "median and quartiles, and shares above thresholds, of the features of each layer"
+    style.headline(figure, "Output score by layer", counted(_scored(frame), beside), how)
     return figure
 
 
@@ -89,7 +90,10 @@ def distribution(frame: pd.DataFrame, null: pd.DataFrame | None = None) -> Figur
     style.legend_above(left_axes)
     if len(beside):
         style.legend_above(right)
-    style.headline(figure, "Distribution of the output score", counted(_scored(frame), of_null))
+    how = "each score counts once; right: share of the features with at least the score"
+    style.headline(
+        figure, "Distribution of the output score", counted(_scored(frame), of_null), how
+    )
     return figure
 
 

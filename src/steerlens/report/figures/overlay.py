@@ -77,12 +77,12 @@ def by_layer(series: Sequence[Series]) -> Figure | None:
     for axes in grid[-1]:
         axes.set_xlabel("layer")
     _legend(figure, series)
-    parts = [_counted(series), "median and quartiles of the features"]
+    parts = ["median and quartiles of the features"]
     if any(_medians_are_zero(series, column) for column, _, _ in scores):
         parts.append("where medians are 0: mean, up to the 90th percentile")
     if any(len(member.tables.null_scores) for member in series):
         parts.append("dotted: median of random directions")
-    style.headline(figure, "Scores by layer", style.SEPARATOR.join(parts))
+    style.headline(figure, "Scores by layer", _counted(series), style.SEPARATOR.join(parts))
     return figure
 
 
@@ -114,7 +114,8 @@ def distributions(series: Sequence[Series]) -> Figure | None:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     panels[0].set_ylabel("share of features with at least this score")
     _legend(figure, series)
-    style.headline(figure, "Distribution of the scores", _counted(series))
+    how = f"share of a result's features; dotted: {' and '.join(f'{at:g}' for at, *_ in MARKS)}"
+    style.headline(figure, "Distribution of the scores", _counted(series), how)
     return figure
 
 
@@ -154,10 +155,9 @@ def by_threshold(series: Sequence[Series]) -> Figure | None:
     axes.set_xlim(*shown_thresholds(*(points for _, points in curves)))
     axes.set_ylim(bottom=0)
     _legend(figure, series)
-    sizes = dict.fromkeys(points[0].selected for _, points in curves)
-    steered = ", ".join(f"{size:,}" for size in sizes)
-    under = f"{steered} features steered with{style.SEPARATOR}means with 95 % intervals"
-    style.headline(figure, "Success of the features above a threshold", under)
+    n = style.n_of((points[0].selected for _, points in curves), "feature")
+    title, how = "Success of the features above a threshold", "means with 95 % intervals"
+    style.headline(figure, title, f"{n} steered with", how)
     return figure
 
 
@@ -182,11 +182,12 @@ def hybrid_ratios(series: Sequence[Series]) -> Figure | None:
     axes.set_yticks(range(len(with_ratio)), labels, parse_math=False)
     axes.set_ylim(len(with_ratio) - 0.5, -0.5)
     axes.set_xlabel("times the share if independent")
-    under = (
+    n = style.n_of((counts["features"] for _, counts in with_ratio), "feature")
+    how = (
         f"share of features with both scores ≥ {HYBRID:g}, over what it would be if the scores "
         "were independent; lines are 95 % intervals"
     )
-    style.headline(figure, "High input and output scores in one feature", under)
+    style.headline(figure, "High input and output scores in one feature", n, how)
     return figure
 
 

@@ -44,21 +44,22 @@ class Curve(NamedTuple):
 
 
 def draw_by_threshold(
-    by_layer: Mapping[int, Sequence[Curve]], judge: str, references: References
+    by_layer: Mapping[int, Sequence[Curve]], counted: str, judge: str, references: References
 ) -> Figure:
     """Return the overall rating against the least output score, a panel for every layer."""
     figure = _panels(by_layer, "least output score", references)
     style.headline(
         figure,
         "What filtering SAE features by output score does to the rating",
+        counted,
         f"{judge}, mean over the concepts that have a feature left, with its 95 % "
-        f"interval; level lines are other methods. Grey: {references.note}",
+        f"bootstrap interval over concepts; level lines are other methods. Grey: {references.note}",
     )
     return figure
 
 
 def draw_by_factor(
-    by_layer: Mapping[int, Sequence[Curve]], judge: str, references: References
+    by_layer: Mapping[int, Sequence[Curve]], counted: str, judge: str, references: References
 ) -> Figure:
     """Return the overall rating against the steering factor, a panel for every layer."""
     figure = _panels(by_layer, "steering factor", references)
@@ -70,6 +71,7 @@ def draw_by_factor(
     style.headline(
         figure,
         "How hard to steer",
+        counted,
         f"{judge}, mean over concepts on the prompts that choose the factor; level lines are "
         f"methods without a factor. Grey: {references.note}",
     )

@@ -47,7 +47,8 @@ def draw_releases(ranked: pd.DataFrame) -> Figure:
     labels = style.short_labels(ranked["release"].tolist())
     row[0].set_yticks(y, list(map(visible, labels)), parse_math=False)
     row[0].set_ylim(len(ranked) - 0.5, -0.5)
-    style.headline(figure, TITLE, "means with 95 % intervals, in the order of the first")
+    n = f"{style.n_of([len(ranked)], 'result')} of {style.n_of(ranked['features'], 'feature')}"
+    style.headline(figure, TITLE, n, "means with 95 % intervals, in the order of the first")
     return figure
 
 
@@ -82,7 +83,8 @@ def draw_layers(by_layer: Any, by_depth: bool) -> Figure:
     where = "relative depth" if by_depth else "layer"
     parts = [f"by {where}; bars are quartiles or 95 % intervals"]
     parts += [f"{LAYER_PANELS[name].partition(',')[0]} is 0 everywhere" for name in at_zero]
-    style.headline(figure, TITLE, style.SEPARATOR.join(parts))
+    n = style.n_of(by_layer["features"], "feature")
+    style.headline(figure, TITLE, f"{n} in each {where}", style.SEPARATOR.join(parts))
     return figure
 
 

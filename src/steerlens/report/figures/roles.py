@@ -110,7 +110,7 @@ def steered_texts(
         return None
     height = HEADER + LINE * (len(lines) + 1)
     figure = style.new_figure(2 * LEFT + (LABEL + COLUMNS) * CHAR, height)
-    style.headline(figure, title, f"{under}  ·  success tokens are marked")
+    style.headline(figure, title, under, "the clearest are shown; success tokens are marked")
     figure.set_layout_engine("none")  # there are no axes to lay out
     for index, (label, cells, look) in enumerate(lines):
         y = height - HEADER - LINE * (index + 0.5)
@@ -222,7 +222,8 @@ def pmi_by_role(pmi: Pmi) -> Figure | None:
         f"{_counted(sum(pmi.dropped.values()), 'pair')} left out",
     ]
     title = "PMI of success tokens with the first logit-lens token"
-    style.headline(figure, title, "  ·  ".join(under))
+    how = "a point a pair, quartiles, and the mean with its 95 % interval"
+    style.headline(figure, title, style.SEPARATOR.join(under), how)
     return figure
 
 

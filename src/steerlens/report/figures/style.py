@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -77,9 +77,17 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def headline(figure: Figure, title: str, subtitle: str) -> None:
-    """Write what the figure shows, in bold, and under it what it was measured on."""
+def headline(figure: Figure, title: str, counted: str, computed: str) -> None:
+    """Write what the figure shows, in bold, and under it what it needs to be read.
+
+    Args:
+        figure: with all its axes.
+        title: what it shows.
+        counted: what was measured, and how many of it.
+        computed: what the points, lines and intervals are.
+    """
     width, height = figure.get_size_inches()
+    subtitle = f"{counted}{SEPARATOR}{computed}"
     lines = _lines(subtitle, int(width * 13))  # characters of this size that fit
     x, top = 0.08 / width, 1 - 0.08 / height
     figure.text(x, top, title, va="top", fontsize=12, weight="bold")
@@ -101,6 +109,15 @@ def _lines(subtitle: str, width: int) -> list[str]:
         else:
             lines += textwrap.wrap(part, width)
     return lines
+
+
+def n_of(numbers: Iterable[int], noun: str) -> str:
+    """Return how many there are of something: `12 features`, or where it differs `8 to 12
+    features`.
+    """
+    counts = sorted({int(number) for number in numbers} or {0})
+    spans = [f"{count:,}" for count in dict.fromkeys([counts[0], counts[-1]])]
+    return f"{' to '.join(spans)} {noun}{'' if counts == [1] else 's'}"
 
 
 def short_labels(labels: Sequence[str]) -> list[str]:

@@ -59,12 +59,12 @@ def by_threshold(steering: pd.DataFrame) -> Figure | None:
     _ratios(middle, points, RATIOS[:kinds])
     _numbers(bottom, points)
     bottom.set_xlim(*shown_thresholds(points))
-    under = [
-        _subtitle(scored),
-        "bands: 95 % intervals over features",
+    how = [
+        "means at the best factor; bands: 95 % intervals over features",
         f"at random: means of {DRAWS} draws, bands their range",
     ]
-    style.headline(figure, "Success of the features above a threshold", style.SEPARATOR.join(under))
+    title = "Success of the features above a threshold"
+    style.headline(figure, title, _subtitle(scored), style.SEPARATOR.join(how))
     return figure
 
 
@@ -97,8 +97,8 @@ def by_criterion(steering: pd.DataFrame) -> Figure | None:
     legend = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), title="selected by")
     for text in legend.get_texts():
         text.set_parse_math(False)  # other people's columns
-    under = f"{_subtitle(_features(steering))}{style.SEPARATOR}means at the best factor"
-    style.headline(figure, "Scores as guides to steering", under)
+    how = "means at the best factor"
+    style.headline(figure, "Scores as guides to steering", _subtitle(_features(steering)), how)
     return figure
 
 

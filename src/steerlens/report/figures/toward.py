@@ -53,8 +53,9 @@ def by_steering_factor(steering: pd.DataFrame, generations: pd.DataFrame) -> Fig
     style.headline(
         figure,
         "Steering toward a word, by factor",
-        f"{subtitle(steering)}  ·  dashed: unsteered  ·  ring: the factor that is chosen  ·  "
-        "broad: those around it that the rule allows",
+        f"{subtitle(steering)}{style.SEPARATOR}{style.n_of([len(generations)], 'text')}",
+        "means over prompts; dashed: unsteered; ring: the factor that is chosen; broad: those "
+        "around it that the rule allows",
     )
     return figure
 
@@ -114,5 +115,6 @@ def score_by_layer(features: pd.DataFrame) -> Figure | None:
     axes.set(yscale="log", xlabel="layer", ylabel="output score toward the concept")
     axes.set(xlim=(ticks.min() - 0.8, ticks.max() + 0.8), ylim=(LEAST_SCORE / 2, 2))
     style.legend_above(axes)
-    style.headline(figure, "Candidates for the concept", subtitle(scored))
+    how = "a point each, beside each other at random"
+    style.headline(figure, "Candidates for the concept", subtitle(scored), how)
     return figure

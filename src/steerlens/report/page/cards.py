@@ -154,8 +154,8 @@ def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered
 
     Pandas sees all texts at once: it takes milliseconds for each call, of however few rows.
     """
-    tokens_of = {
-        word["word"]: dict(zip(word["token_ids"] or [], word["tokens"] or [], strict=True))
+    tokens_of = {  # a table without the ids marks none
+        word["word"]: dict(zip(word["token_ids"] or [], word["tokens"] or [], strict=False))
         for word in words_summary(tables.words)
     }
     chosen = {_goal(row): row for row in features_alone(tables.steering).to_dict("records")}

@@ -336,5 +336,6 @@ def _draw(agreement: pd.DataFrame, scores: Sequence[str]) -> Figure:
         axes.set_yticks(range(n), names, parse_math=False)
         axes.set_title(title)
         axes.grid(False)
-    style.headline(figure, "Do the scores agree?", "over the features that have both")
+    pairs = style.n_of(agreement["features"], "feature")
+    style.headline(figure, "Do the scores agree?", pairs, "over the features that have both")
     return figure

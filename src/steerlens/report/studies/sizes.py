@@ -236,7 +236,9 @@ def _draw(table: pd.DataFrame) -> Figure:
         axes.minorticks_off()
         axes.set(title=str(name), xlabel=part["unit"].iloc[0])
     row[0].set_ylabel("agreement with all data")
-    style.headline(figure, "How much data it takes", "dotted: within 5 %")
+    n = style.n_of((part["features"].iloc[-1] for _, part in parts), "feature")
+    how = "agreement with the answer from all data, band: 95 % interval; dotted: within 5 %"
+    style.headline(figure, "How much data it takes", n, how)
     return figure
 
 

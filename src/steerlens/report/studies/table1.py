@@ -34,6 +34,7 @@ from steerlens.report.figures.rated import (
     draw_by_factor,
     draw_by_threshold,
 )
+from steerlens.report.figures.style import n_of
 from steerlens.report.studies import Answer, interval_columns
 from steerlens.results import CHOOSING, EVALUATING
 
@@ -134,11 +135,13 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     judge = f"{kinds[0]} rating, {PER_TEXT.replace('_', ' ')}"
     figures: dict[str, Any] = {}
     if any(row.method == threshold_name(MAIN) for row in rows):
+        n = _counted(ratings, EVALUATING)
         figures["table1_threshold"] = partial(
-            draw_by_threshold, _by_threshold(first, rows), judge, LEADERBOARD
+            draw_by_threshold, _by_threshold(first, rows), n, judge, LEADERBOARD
         )
     if tried["factor"].nunique() > 1:
-        figures["table1_factor"] = partial(draw_by_factor, _by_factor(tried), judge, LEADERBOARD)
+        n = _counted(ratings, CHOOSING)
+        figures["table1_factor"] = partial(draw_by_factor, _by_factor(tried), n, judge, LEADERBOARD)
     left_out = [f"Only {member.label} is looked at."] if len(series) > 1 else []
     return Answer(
         sentences=[
@@ -150,6 +153,13 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
         tables={"table1": table, "table1_differences": differences},
         figures=figures,
     )
+
+
+def _counted(ratings: pd.DataFrame, split: str) -> str:
+    """Return how many concepts and rated texts a half of the prompts has."""
+    rows = ratings.loc[ratings["split"] == split]
+    concepts, texts = rows["concept_id"].nunique(), len(rows)
+    return f"{n_of([concepts], 'concept')}, {n_of([texts], 'rated text')}"
 
 
 def _with_scores(numbers: pd.DataFrame, member: Series) -> Any:

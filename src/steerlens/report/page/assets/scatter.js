@@ -64,7 +64,7 @@
     const ring = make("i", { class: "ring", hidden: true });
     const tip = make("div", { class: "tip", hidden: true });
     const height = Math.min(620, Math.max(420, Math.round(0.42 * Math.min(window.innerWidth, 1500))));
-    const figure = chart(`${scoreOut.title} against ${scoreIn.title}`, "", height, () => ({
+    const figure = chart(`${scoreOut.title} against ${scoreIn.title}.`, `${number(scored.length)} features that have both, a point each.`, height, () => ({
       grid: MARGIN, tooltip: { show: false },
       xAxis: { type: "value", name: scoreIn.title, nameLocation: "middle", nameGap: 28, min: 0, max: 1 },
       yAxis: { type: isLog ? "log" : "value", name: scoreOut.title, nameLocation: "middle", nameGap: 42, min: isLog ? SMALLEST : 0, max: 1 },

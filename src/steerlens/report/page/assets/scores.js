@@ -26,7 +26,7 @@
     const counted = scores.map((score) => `${number(total(score))} ${score === "null" ? "random directions" : `features with ${NAMES[score]}`}`).join(", ");
     return make("div", { class: "panel pair" },
       curve("at_least_01", "Share with a score of at least 0.1, by layer.", `n: ${counted}.`, (value) => percent(value)),
-      curve("p90", "90th percentile of the scores, by layer.", "A tenth of the layer's features score higher.", (value) => number(value)));
+      curve("p90", "90th percentile of the scores, by layer.", `A tenth of the layer's features score higher; n: ${counted}.`, (value) => number(value)));
   }
 
   function thresholds() {
@@ -48,7 +48,7 @@
           line("as many at random", at("random"), c.grey, { symbol: "diamond", lineStyle: { width: 2, type: "dashed", color: c.grey } }),
           line("as many of the same layers", at("random_within_layers"), c.orange, { symbol: "triangle", lineStyle: { width: 2, type: "dotted", color: c.orange } })],
       })),
-      chart("What selecting buys: times the success of all.", "Pooled, and beside as many features of the same layers; 1 = nothing.", 300, (c) => ({
+      chart("What selecting buys: times the success of all.", `Pooled, and beside as many features of the same layers; 1 = nothing; shaded: 95 % interval over features; ${number(most)} features at the left.`, 300, (c) => ({
         legend: { data: ["pooled", "within layers"] }, tooltip: { trigger: "axis", valueFormatter: (value) => number(value) },
         xAxis: axis, yAxis: { type: "value", min: 0 },
         series: [...band("payoff_low", "payoff_high", c.blue), line("pooled", at("payoff"), c.blue,

@@ -22,7 +22,7 @@
       ["kl", "KL, nats", "first steered next-token distribution from the unsteered"],
     ];
     const isMeasured = ([key]) => steered.arms.some((arm) => arm[key].some((value) => value !== null && value !== 0));
-    return make("div", { class: "doses" }, measures.filter(isMeasured).map(([key, title, meaning]) => chart(title, meaning, 190, (c) => {
+    return make("div", { class: "doses" }, measures.filter(isMeasured).map(([key, title, meaning]) => chart(title, `${meaning}; mean over ${steered.n_prompts === 1 ? "1 prompt" : `${number(steered.n_prompts)} prompts`}`, 190, (c) => {
       const colours = [c.blue, c.grey, c.orange, c.green];
       const symbols = ["circle", "diamond", "triangle", "rect"];
       return {

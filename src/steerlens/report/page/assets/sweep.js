@@ -8,7 +8,8 @@
     if (series.length < 2) return null;
     const style = (c, at) => ({ colour: [c.blue, c.orange, c.green, c.red, c.grey][at % 5], symbol: ["circle", "triangle", "diamond", "rect"][at % 4], type: ["solid", "dashed", "dotted"][Math.floor(at / 5) % 3] });
     const layers = [...new Set(series.flatMap((one) => one.layers.map((row) => row.layer)))].sort((a, b) => a - b);
-    const curves = (score, key, title, format) => chart(title, "", 300, (c) => ({
+    const counts = (score) => series.map((one) => `${number(one.layers.filter((row) => row.score === score).reduce((sum, row) => sum + row.n, 0))} of ${one.label}`).join(", ");
+    const curves = (score, key, title, format) => chart(title, `Features that have it, all layers: ${counts(score)}.`, 300, (c) => ({
       legend: {}, tooltip: { trigger: "axis", valueFormatter: (value) => format(Array.isArray(value) ? value[1] : value) },
       xAxis: { type: "category", data: layers.map(String), boundaryGap: false, name: "layer", nameLocation: "middle", nameGap: 28 },
       yAxis: { type: "value", min: 0, axisLabel: { formatter: format } },
@@ -27,7 +28,7 @@
   function success() {
     const series = data.series.filter((one) => one.thresholds.length);
     if (series.length < 2) return null;
-    return make("div", { class: "panel" }, chart("Success of the features above a threshold of S_out.", "Mean success@20 at the best factor.", 300, (c) => ({
+    return make("div", { class: "panel" }, chart("Success of the features above a threshold of S_out.", `Mean success@20 at the best factor; features at the left: ${series.map((one) => `${number(one.thresholds[0].selected)} of ${one.label}`).join(", ")}.`, 300, (c) => ({
       legend: {}, tooltip: { trigger: "axis", valueFormatter: (value) => number(Array.isArray(value) ? value[1] : value) },
       xAxis: { type: "log", axisLabel: { formatter: (value) => number(value, 2) }, name: "S_out at least", nameLocation: "middle", nameGap: 28 }, yAxis: { type: "value", min: 0 },
       series: series.map((one, at) => line(one.label, one.thresholds.map((point) => [point.threshold, point.success]), [c.blue, c.orange, c.green, c.red, c.grey][at % 5])),

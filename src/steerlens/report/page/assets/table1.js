@@ -7,7 +7,11 @@
     const methods = [...new Set(arms.map((arm) => arm.method))];
     const layers = [...new Set(arms.map((arm) => arm.layer))].sort((a, b) => a - b);
     const reversed = [...methods].reverse();
-    return chart(`${title}.`, "Mean over concepts, 0 to 2, the higher the better; lines: 95 % interval over concepts.", 60 + methods.length * (16 + 12 * layers.length), (c) => {
+    const counts = arms.map((arm) => arm.concepts).filter((n) => n !== null);
+    const fewest = Math.min(...counts);
+    const most = Math.max(...counts);
+    const n = fewest < most ? `${number(fewest)} to ${number(most)}` : number(most);
+    return chart(`${title}.`, `Mean over ${counts.length ? `${n} concepts` : "concepts"}, 0 to 2, the higher the better; lines: 95 % interval over concepts.`, 60 + methods.length * (16 + 12 * layers.length), (c) => {
       const colours = [c.blue, c.orange, c.green, c.red];
       const series = layers.flatMap((layer, at) => {
         const of = (method) => arms.find((arm) => arm.method === method && arm.layer === layer);
