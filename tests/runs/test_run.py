@@ -374,7 +374,7 @@ def test_all_scores_at_once_draw_both_scores(
         (["corpus=jsonl", "corpus.path=rows.jsonl"], "unknown column"),
         (["corpus=jsonl", "corpus.path=rows.jsonl", "corpus.column=bdoy"], "did you mean 'body'"),
         (["corpus.path=rows.jsonl", "score.min_examples=0"], "min_examples=0 of score input"),
-        (["corpus.path=rows.jsonl", "score.context_length=65"], "takes 2 to 64 tokens"),
+        (["corpus.path=rows.jsonl", "score.context_length=65"], "more than the 64 tokens of"),
         (["corpus.path=rows.jsonl", "corpus.n_tokens=0"], "corpus.n_tokens=0"),
         (["score.source=neuronpedia"], "needs score.path=DIR"),
         (["score.source=neuronpedia", "score.path=nowhere"], "there is no folder nowhere"),

@@ -90,6 +90,10 @@ class OutcomeConfig(ScoreConfig):
                 f"gives {n_texts} texts, and fewer than {FEWEST} have no correlation",
             )
 
+    def looks_up(self) -> Any:
+        """Return the concept whose tokens are counted; see `ScoreConfig.looks_up`."""
+        return self.concept if self.outcome == CONCEPT_SUCCESS and self.run is None else None
+
     def uses(self) -> Sequence[str]:
         """Return which of the run's seed and corpus the numbers depend on."""
         return ("seed",) if self.run is None else ()
