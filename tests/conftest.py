@@ -18,7 +18,7 @@ os.environ["WANDB_MODE"] = "offline"
 
 if TYPE_CHECKING:
     from steerlens.config.settings import SubjectSettings
-    from steerlens.engine.subject import Subject
+    from steerlens.engine.subject import Subject, WeightCache
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -77,14 +77,25 @@ def _of_folders() -> SubjectSettings:
     return parse_subject(compose(["model=local", "model.path=?", "sae=local", "sae.path=?"]))
 
 
+@pytest.fixture(scope="session")
+def _loaded_models() -> WeightCache:
+    from tests.support.loaded import UnchangedModels
+
+    return UnchangedModels()
+
+
 @pytest.fixture
 def tiny_subject(
     tiny_folder: Callable[[str], Path],
     agreements: Path,
     _of_folders: SubjectSettings,
+    _loaded_models: WeightCache,
     tmp_path: Path,
 ) -> Callable[..., Subject]:
-    """A loaded subject: `tiny_subject("llama", "topk", layer=2, site="resid_pre", ...)`."""
+    """A loaded subject: `tiny_subject("llama", "topk", layer=2, site="resid_pre", ...)`.
+
+    Its SAE is its own; its model is that of other tests, loaded anew after one that changed it.
+    """
     from steerlens.engine.subject import load_subjects
     from tests.support.tiny import save_sae
 
@@ -97,7 +108,7 @@ def tiny_subject(
             cache_dir=tmp_path,
         )
         with _compared_once(agreements):
-            return next(load_subjects(given))
+            return next(load_subjects(given, weight_cache=_loaded_models))
 
     return make
 
