@@ -46,8 +46,8 @@ def state_of(lm: LoadedModel) -> list[Any]:
             for module in lm.bridge.modules()
         ],
         repr(lm.bridge.cfg),
-        hf_model.config.to_json_string(),
-        hf_model.generation_config.to_json_string(),
+        repr(hf_model.config.to_dict()),
+        repr(hf_model.generation_config.to_dict()),
         tokenizer.backend_tokenizer.to_str(),
         (tokenizer.chat_template, tokenizer.special_tokens_map),
     ]
