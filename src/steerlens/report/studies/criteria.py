@@ -331,7 +331,7 @@ def _draw(agreement: pd.DataFrame, scores: Sequence[str]) -> Figure:
             axes.text(
                 j, i, f"{grid[i, j]:.2f}", ha="center", va="center", fontsize=8, color=color
             )  # fmt: skip
-        names = [visible(name) for name in scores]
+        names = [visible(name).replace("_", " ") for name in scores]
         axes.set_xticks(range(n), names, rotation=40, ha="right", parse_math=False)
         axes.set_yticks(range(n), names, parse_math=False)
         axes.set_title(title)
