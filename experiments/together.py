@@ -47,7 +47,8 @@ def main() -> None:
         pairs_N = (table[name] - best).dropna().to_numpy()
         n = len(pairs_N)
         draws = counts_of_resamples(n, RESAMPLES, np.random.default_rng(0))
-        found = estimate(pairs_N.mean(), np.array([pairs_N @ counts / n for counts in draws]), n)
+        means = np.concatenate([counts_RN @ pairs_N / n for counts_RN in draws])
+        found = estimate(pairs_N.mean(), means, n)
         low, high = (f"{value:+.2f}" if value is not None else "?" for value in found[1:])
         wins = int((pairs_N > 0).sum())
         print(

@@ -168,6 +168,7 @@ RESULTS = {
 }
 
 
+@pytest.mark.slow
 def test_a_change_is_shown_to_the_tests_that_call_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,8 +24,12 @@ def test_every_setting_is_described() -> None:
     assert [setting.key for setting in all_settings() if not setting.about] == []
 
 
-def test_every_setting_is_found_by_its_key_with_its_default_and_its_sentence() -> None:
-    for setting in all_settings():
+def test_every_setting_is_found_by_its_key_with_its_default_and_its_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = all_settings()
+    monkeypatch.setattr("steerlens.cli.help.all_settings", lambda: settings)  # collected once
+    for setting in settings:
         shown = help_text(setting.key)
         assert shown.startswith(f"  {setting.key}=")
         assert setting.about.split()[0] in shown

@@ -14,7 +14,7 @@ import pytest
 from steerlens.analysis.ranking import best_features
 from steerlens.analysis.summary import summarise
 from steerlens.errors import SteerlensError
-from steerlens.results import FEATURES, TABLES, Table
+from steerlens.results import FEATURES, SCORES, TABLES, Table
 from steerlens.results.folder import RunTables
 from steerlens.results.pmi import PMI_FILE, Pmi
 from steerlens.storage.files import json_text
@@ -219,3 +219,9 @@ def test_every_column_says_what_it_holds(table: Table) -> None:
     assert table.about.endswith(".")
     for name, column in table.columns.items():
         assert column.about.endswith("."), name
+
+
+def test_every_number_of_a_feature_is_a_score_or_belongs_to_one() -> None:
+    numbers = {name for name, column in FEATURES.columns.items() if column.kind == "double"}
+    beside = {"output_probability", "output_score_std", "input_score_unique", "f1_threshold"}
+    assert numbers == {*SCORES, *beside}

@@ -34,7 +34,6 @@ def refusal(*overrides: str) -> str:
     [
         ([*TABLE1, "judge=local", "judge.model=/nowhere"], "judge.model: there is no folder"),
         ([*TABLE1, "concepts.n=999"], "concepts.n=999 is more than the 20 concepts of embedded."),
-        ([*TABLE1, "concepts.only=[arrays,graphs]", "concepts.n=3"], "the 2 concepts of embedded"),
         ([*TABLE1, "concepts.only=[array]"], "concept of embedded 'array'; did you mean 'arrays'"),
         ([*TABLE1, "concepts.features=4097"], "concepts.features=4097 is more than the SAE's 4096"),
         ([*TABLE1, "concepts.together=4097"], "concepts.together=4097 is more than the SAE's"),
@@ -66,6 +65,7 @@ def test_it_is_refused_without_torch(
 
 def test_counts_of_all_there_is_pass() -> None:
     check(compose([*TABLE1, "concepts.n=20"]))
+    check(compose([*TABLE1, "concepts.only=[arrays,graphs]"]))  # its n is 4
     check(compose(["logit_lens_k=49152", "score.top_k=49152"]))
     check(compose([*STEERS, "generation.n_prompts=50", "steer.together=[5]"]))
     check(compose([*STEERS, "score=both", "selection.score=input_score", "selection.top_n=2"]))
@@ -90,7 +90,8 @@ def test_scores_say_which_numbers_they_fill() -> None:
 def test_concepts_of_a_folder_are_known_by_its_metadata(tmp_path: Path) -> None:
     folder = save_concepts(tmp_path / "set", layer=19, n=3)
     words = [*TABLE1, "concepts=folder", f"concepts.path={folder}"]
-    assert "concepts.n=4 is more than the 3 concepts of set" in refusal(*words, "concepts.n=4")
+    assert "concepts.n=5 is more than the 3 concepts of set" in refusal(*words, "concepts.n=5")
+    check(compose(words))  # though the experiment's own n is 4
     assert "unknown concept of set 'nope'" in refusal(*words, "concepts.only=[nope]")
     labels = ["score=f1", f"score.labels={folder}"]
     assert "unknown concept of score.labels" in refusal(*labels, "score.topic=nope")
@@ -113,14 +114,22 @@ def local(tmp_path: Path) -> list[str]:
     return ["model=local", f"model.path={model}", "sae=local", f"sae.path={sae}"]
 
 
-@pytest.mark.parametrize("key", ["features.concept", "concept"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["features.concept=xqzzyw"],
+        ["concept=xqzzyw"],
+        ["score=concept", "score.concept=[model,xqzzyw]"],
+        ["score=outcome", "score.outcome=concept_success", "score.concept=xqzzyw"],
+    ],
+)
 def test_a_concept_without_a_token_is_refused_without_torch(
-    local: list[str], key: str, monkeypatch: pytest.MonkeyPatch
+    local: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    told = refusal(*local, f"{key}=xqzzyw")
+    told = refusal(*local, *words)
     assert told.startswith("no token of the vocabulary stands for 'xqzzyw'")
-    check(compose([*local, f"{key}=model"]))
+    check(compose([*local, *(word.replace("xqzzyw", "model") for word in words)]))
 
 
 def test_files_of_neuronpedia_are_opened(local: list[str], tmp_path: Path) -> None:

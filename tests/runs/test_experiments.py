@@ -298,10 +298,14 @@ def _tiny_model(entry: ModelConfig, folder: Path) -> ModelConfig:
 
 
 def _few_prompts(scores: Mapping[str, ScoreConfig]) -> dict[str, ScoreConfig]:
-    """Give a single score of several prompts three of them."""
+    """Give a single score of several prompts three of them, and a score of texts few of them."""
     few: Any = {"prompts": ["the", "Note that", "In my experience,"]}
+    texts: Any = {**few, "samples": 12, "max_new_tokens": 6}
     if len(scores) > 1:
-        return {**scores}
+        return {
+            name: dataclasses.replace(score, **texts) if hasattr(score, "samples") else score
+            for name, score in scores.items()
+        }
     return {
         name: dataclasses.replace(score, **few) if hasattr(score, "prompts") else score
         for name, score in scores.items()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from steerlens.config.compose import compose
 from steerlens.errors import SteerlensError
 from steerlens.results import FEATURES
 from steerlens.runs.preflight import check
 from steerlens.runs.run import run
-from tests.support.tiny import D_SAE, save_sae
+from tests.support.tiny import D_MODEL, D_SAE, save_sae
 
 pytestmark = pytest.mark.usefixtures("undrawn_figures")
 
@@ -65,6 +68,26 @@ def test_rates_are_those_that_were_measured_before(plan: Rows) -> None:
     )
     other = plan(*steers, "score.prompt=Another prompt")
     assert other["time"].startswith("not measured yet")
+
+
+def test_the_lens_and_the_judge_are_planned(plan: Rows, tmp_path: Path) -> None:
+    asked = (*SCORES, "lens=jacobian", "corpus.n_tokens=900")
+    assert plan(*asked)["lens"] == (
+        "jacobian, computed once for all layers from 32 sequences of 64 tokens of corpus=embedded"
+    )
+    file = tmp_path / "lens.safetensors"
+    J_SDD = np.zeros((2, D_MODEL, D_MODEL), np.float32)
+    save_file({"J": J_SDD, "source_layers": np.array([1, 3])}, file)
+    assert plan(*SCORES, "lens=jacobian", f"lens.path={file}")["lens"] == (
+        f"jacobian, read from {file}"
+    )
+    judged = (
+        *("judge=openai", "judge.model=m", "judge.base_url=http://127.0.0.1:9/v1"),
+        *("choice.rule=judge", "concept=w60"),
+    )
+    rows = plan(*judged, "generation.max_new_tokens=4", "generation.n_prompts=2")
+    (texts,) = re.findall(r"up to ([\d,]+) texts", rows["steering"])
+    assert rows["ratings"] == f"{2 * int(texts.replace(',', '')):,} by m, at an unknown price"
 
 
 def test_what_is_in_the_cache_is_not_planned_again(plan: Rows, words: list[str]) -> None:

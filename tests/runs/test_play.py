@@ -145,7 +145,9 @@ def test_what_was_written_is_not_written_again(
     assert [text.factor for text in again["texts"]] == [3]
     of_before = {text.factor: text for text in before["done"]}
     assert {text.factor: text for text in again["done"] if text.factor != 3} == of_before
-    monkeypatch.setattr("steerlens.engine.generation.decode", lambda *_: pytest.fail("again"))
+    monkeypatch.setattr(
+        "steerlens.engine.generation.row_batches.decode", lambda *_: pytest.fail("again")
+    )
     assert events_of(player, factors=[2, 3, 4], **asked)["done"] == again["done"]
 
 

@@ -172,8 +172,13 @@ def test_ids_and_layer_choose_rows(steerlens: Run, folders: dict[str, Path]) -> 
     assert frame["feature"].tolist() == [7, 2]
 
 
-def test_several_scores_are_nested(steerlens: Run, folders: dict[str, Path]) -> None:
-    done = steerlens("score=all", "score.output.factor=0", "layer=1")
+def test_several_scores_are_nested(
+    steerlens: Run, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the my Note that\n" * 30)
+    corpus = ("corpus=text", f"corpus.path={text}")
+    done = steerlens("score=all", "score.output.factor=0", "layer=1", *corpus)
     assert done.returncode == 0, done.stderr
     delta = FEATURES.read(folders["out"])["output_score_delta"].to_numpy(float)
     assert abs(delta).max() < 1e-7
@@ -369,7 +374,7 @@ def test_all_scores_at_once_draw_both_scores(
         (["corpus=jsonl", "corpus.path=rows.jsonl"], "unknown column"),
         (["corpus=jsonl", "corpus.path=rows.jsonl", "corpus.column=bdoy"], "did you mean 'body'"),
         (["corpus.path=rows.jsonl", "score.min_examples=0"], "min_examples=0 of score input"),
-        (["corpus.path=rows.jsonl", "score.context_length=65"], "takes 2 to 64 tokens"),
+        (["corpus.path=rows.jsonl", "score.context_length=65"], "more than the 64 tokens of"),
         (["corpus.path=rows.jsonl", "corpus.n_tokens=0"], "corpus.n_tokens=0"),
         (["score.source=neuronpedia"], "needs score.path=DIR"),
         (["score.source=neuronpedia", "score.path=nowhere"], "there is no folder nowhere"),

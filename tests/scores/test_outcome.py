@@ -73,7 +73,9 @@ def test_sampled_texts_are_those_of_every_sae_and_are_found_again(
     ctx = RunContext(store=Store(tmp_path / "store"))
     texts = unsteered_texts(subject, PROMPTS, settings, ctx)
     assert len({tuple(ids) for ids in texts["token_ids"]}) > 3
-    monkeypatch.setattr("steerlens.engine.generation._batches", None)  # nothing is generated
+    monkeypatch.setattr(
+        "steerlens.engine.generation.texts_in_batches", None
+    )  # nothing is generated
     pd.testing.assert_frame_equal(unsteered_texts(other, PROMPTS, settings, ctx), texts)
 
 

@@ -56,12 +56,18 @@ def test_measures_equal_the_formulas_on_all_tokens_at_once(
     assert found["dead_share"] == pytest.approx(float((~(acts_NF > 0).any(0)).float().mean()))
 
 
-def test_what_is_measured_is_found_again(tiny_subject: MakeSubject, tmp_path: Path) -> None:
+def test_what_is_measured_is_found_again(
+    tiny_subject: MakeSubject, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     subject = tiny_subject("llama", "topk")
     run = run_on(tmp_path, "the experience , that w60", store=Store(tmp_path / "store"))
     first = sae_rows([subject], 10, run)
     gone = dataclasses.replace(run, task=None)  # type: ignore[arg-type]
     assert sae_rows([subject], 10, gone) == first
+    n_read = first[0]["tokens"]
+    assert [
+        f"has {n_read} tokens, fewer than quality.n_tokens=10" in told for told in caplog.messages
+    ] == [True, True]
     assert first[0]["architecture"] == "topk"
     assert first[0]["parameters"] == sum(one.numel() for one in subject.sae.parameters())
 

@@ -28,7 +28,7 @@ from steerlens.errors import SteerlensError
 from steerlens.results import GENERATIONS, features_alone
 from steerlens.scores import RunContext
 from steerlens.steering.features import SteeredVectors, steer_layer, steer_together, text_rows
-from steerlens.steering.metrics import MetricRun, Texts, perplexity
+from steerlens.steering.metrics import MetricRun, Texts, likelihood, perplexity
 from steerlens.steering.metrics.degeneracy import DegeneracyConfig, repetition
 from steerlens.steering.metrics.success import SuccessConfig
 from steerlens.storage.store import Store
@@ -228,18 +228,31 @@ def test_perplexity_goes_on_from_the_block_that_generation_has_edited(
 
 
 def test_kl_is_of_the_tokens_that_were_generated_whatever_the_text_is_cut_into(
-    subject: Subject,
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     columns = made(subject)
     of_texts = columns.pop("texts")
-    measured: list[Any] = [
-        perplexity.measure(
-            Texts(texts=of_metric, **columns), subject, perplexity.Config(), MetricRun()
-        )["kl"]
-        for of_metric in (of_texts, ["w50"] * len(of_texts))
-    ]
-    kl, other = measured
-    assert other == pytest.approx(kl, rel=1e-4)
+    begun: list[tuple[int, ...]] = []
+    begin = likelihood._begin
+
+    def noted(lm: LoadedModel, beginnings: Sequence[tuple[int, ...]], *rest: Any) -> Any:
+        begun.extend(beginnings)
+        return begin(lm, beginnings, *rest)
+
+    monkeypatch.setattr(likelihood, "_begin", noted)
+
+    def measured(of_metric: list[str], done: list[int]) -> Any:
+        texts = Texts(texts=of_metric, **columns)
+        run = MetricRun(progress=done.append)
+        return perplexity.measure(texts, subject, perplexity.Config(), run)["kl"]
+
+    kl = measured(of_texts, [])
+    for other in ("w50", " w50"):
+        begun.clear()
+        done: list[int] = []
+        assert measured([other] * len(of_texts), done) == pytest.approx(kl, rel=1e-4)
+        assert sum(done) == len(of_texts)
+    assert len(begun) == len(PROMPTS)  # both readings go on from the same
     assert sorted(kl)[:2] == [0, 0]
     assert max(kl) > 1e-3
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from steerlens.config.schema import GenerationConfig, SteerConfig
-from steerlens.engine import generation
-from steerlens.engine.generation import ROW, generate
+from steerlens.engine.generation import ROW, generate, row_batches
 from steerlens.engine.subject import Subject
 from steerlens.scores import RunContext
 from tests.support.naive_steering import naive_text
@@ -97,7 +96,7 @@ def assert_greedy_texts_equal_naive(
 def count_decoded(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[int]:
     """The number of rows of every call of `decode` from here on; call `fail_at` is interrupted."""
     sizes: list[int] = []
-    real: Callable[..., Any] = generation.decode
+    real: Callable[..., Any] = row_batches.decode
 
     def counted(subject: Subject, prompts: Any, prompt_B: torch.Tensor, *rest: Any) -> Any:
         if len(sizes) + 1 == fail_at:
@@ -105,5 +104,5 @@ def count_decoded(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -
         sizes.append(len(prompt_B))
         return real(subject, prompts, prompt_B, *rest)
 
-    monkeypatch.setattr(generation, "decode", counted)
+    monkeypatch.setattr(row_batches, "decode", counted)
     return sizes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,6 @@ import pandas as pd
 from steerlens.analysis.factors import choose_factors
 from steerlens.config.schema import ChoiceConfig
 from steerlens.scores.concepts import names
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 COVERED = 0.5
 """A word is covered by a feature whose steered texts show it at least so often."""
@@ -52,7 +49,13 @@ def words_shown(
         factor is within the budget.
     """
     rows = [
-        of_word.assign(concept=word, concept_success=_shown(of_word, word, glued))
+        of_word.assign(
+            concept=word,
+            concept_success=[
+                float(shows(text, word, prompt if glued else ""))
+                for text, prompt in zip(of_word["text"], of_word["prompt"], strict=True)
+            ],
+        )
         for word, feature in features.items()
         for of_word in [texts.loc[texts["feature"] == feature]]
     ]
@@ -76,13 +79,6 @@ def words_shown(
     without = at_best["best_factor"].isna()
     at_best.loc[without, ["word_share_unsteered", "perplexity_unsteered"]] = None
     return at_best.set_index("word").loc[[*features]].reset_index()
-
-
-def _shown(texts: pd.DataFrame, word: str, glued: bool) -> Sequence[float]:
-    return [
-        float(shows(text, word, prompt if glued else ""))
-        for text, prompt in zip(texts["text"], texts["prompt"], strict=True)
-    ]
 
 
 def by_word(coverage: pd.DataFrame) -> pd.DataFrame:

@@ -37,7 +37,7 @@ from steerlens.analysis.resampling import (
     weighted_means,
 )
 from steerlens.errors import unknown
-from steerlens.results import FEATURES, STEERING, features_alone
+from steerlens.results import FEATURES, SCORES, STEERING, features_alone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,23 +48,7 @@ THRESHOLDS = (*(10.0**power for power in range(-10, -2)), 0.01, 0.1, 0.3, 0.5, 0
 SHARES = (0.1, 0.25, 0.5)
 """Shares of the features that criteria are compared at."""
 
-CRITERIA = (
-    "output_score",
-    "output_score_delta",
-    "output_score_mean",
-    "input_score",
-    "token_confidence_delta",
-    "mean_logit",
-    "gradient",
-    "outcome_correlation",
-    "f1",
-    "effect_stability",
-    "collateral_spread",
-    "collateral_spread_later",
-    "activation_frequency",
-    "max_activation",
-    "random_score",
-)
+CRITERIA = tuple(name for name, score in SCORES.items() if score.selects)
 """Our columns by which features can be selected; numbers of other methods come after them."""
 
 DRAWS = 10
@@ -333,7 +317,7 @@ def control_arm(
     values_CN = np.stack([own_N, control_N, own_N - control_N])
     n = len(pairs)
     counts = counts_of_resamples(n, resamples, np.random.default_rng(seed))
-    resampled_CR = np.reshape([values_CN @ counts_N / n for counts_N in counts], (-1, 3)).T
+    resampled_CR = np.concatenate([values_CN @ counts_RN.T / n for counts_RN in counts], axis=1)
     estimates = [
         estimate(values_N.mean(), resampled_R, n)
         for values_N, resampled_R in zip(values_CN, resampled_CR, strict=True)

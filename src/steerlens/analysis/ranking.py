@@ -5,26 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from steerlens.results import FEATURES
+from steerlens.results import FEATURES, SCORES
 from steerlens.scores.concepts.inflection import STOP_WORDS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RANKINGS = (
-    "concept_score",
-    "output_score",
-    "output_score_mean",
-    "input_score",
-    "token_confidence_delta",
-    "mean_logit",
-    "gradient",
-    "outcome_correlation",
-    "f1",
-    "effect_stability",
-    "max_activation",
-    "random_score",
-)
+RANKINGS = tuple(name for name, score in SCORES.items() if score.ranks)
 """Columns by which features can be ranked, the best guide to steering first."""
 
 

@@ -83,7 +83,8 @@ def agreement_of_judges(
     n, rng = len(pair_N), np.random.default_rng(seed)
     drawn_R = [
         np.bincount(pair_N, weights=counts_N, minlength=9).reshape(3, 3)
-        for counts_N in counts_of_resamples(n, RESAMPLES, rng)
+        for counts_RN in counts_of_resamples(n, RESAMPLES, rng)
+        for counts_N in counts_RN
     ]
     kappa = weighted_kappa(counts)
     return JudgesAgreement(

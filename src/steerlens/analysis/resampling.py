@@ -6,7 +6,6 @@ Dimension letters: N features, C selections, R resamples.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 RESAMPLES = 1_000
 """Bootstrap samples unless said."""
 
-NUMBERS_AT_ONCE = 1_000_000
-"""Counts of features in bootstrap samples that are held in memory."""
+NUMBERS_AT_ONCE = 40_000
+"""Counts of features in bootstrap samples that are looked at together: what stays in the cache."""
 
 LEVEL = 0.05
 """Of what is called sure at most this share is expected to be chance."""
@@ -55,13 +54,14 @@ def spearman(
         return None
     a_N, b_N = (np.unique(values[has], return_inverse=True)[1] for values in (score_N, success_N))
     n = int(has.sum())
-    value = _rank_correlation(a_N, b_N, np.ones(n))
+    (value,) = _rank_correlations(a_N, b_N, np.ones((1, n)))
     if np.isnan(value):
         return None
     resampled = [
-        _rank_correlation(a_N, b_N, counts_N) for counts_N in counts_of_resamples(n, resamples, rng)
+        _rank_correlations(a_N, b_N, counts_RN)
+        for counts_RN in counts_of_resamples(n, resamples, rng)
     ]
-    return estimate(value, np.array(resampled), n)
+    return estimate(value, np.concatenate(resampled), n)
 
 
 def p_of_rank_correlation(score_N: np.ndarray, success_N: np.ndarray) -> float | None:
@@ -78,19 +78,29 @@ def p_of_rank_correlation(score_N: np.ndarray, success_N: np.ndarray) -> float |
     return float(result.pvalue)
 
 
-def _rank_correlation(a_N: np.ndarray, b_N: np.ndarray, counts_N: np.ndarray) -> float:
-    """Return the correlation of the mean ranks of features that are there `counts_N` times each.
+def _rank_correlations(a_N: np.ndarray, b_N: np.ndarray, counts_RN: np.ndarray) -> np.ndarray:
+    """Return, as (R,), the correlation of the mean ranks of features that are there `counts_RN`
+    times each.
 
     `a_N` and `b_N` are places of values in their order, from 0. NaN where one is constant.
     """
+    middle_R1 = (counts_RN.sum(axis=1, keepdims=True) + 1) / 2
     centred = []
     for code_N in (a_N, b_N):
-        tied = np.bincount(code_N, weights=counts_N)
-        rank_N = (np.cumsum(tied) - (tied - 1) / 2)[code_N]
-        centred.append(rank_N - (counts_N.sum() + 1) / 2)
+        size = (len(counts_RN), int(code_N.max()) + 1)
+        code_RN = code_N + size[1] * np.arange(size[0])[:, None]
+        tied_RK = np.bincount(
+            code_RN.ravel(), weights=counts_RN.ravel(), minlength=size[0] * size[1]
+        ).reshape(size)
+        rank_RK = np.cumsum(tied_RK, axis=1) - (tied_RK - 1) / 2
+        centred.append((rank_RK - middle_R1)[:, code_N])
     a, b = centred
-    variances = (counts_N @ (a * a)) * (counts_N @ (b * b))
-    return float(counts_N @ (a * b) / np.sqrt(variances)) if variances > 0 else np.nan
+    counted_a, counted_b = counts_RN * a, counts_RN * b
+    together_R, a_R, b_R = (
+        np.einsum("rn,rn->r", x, y) for x, y in ((counted_a, b), (counted_a, a), (counted_b, b))
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return together_R / np.sqrt(a_R * b_R)
 
 
 def top_weights(score_N: np.ndarray, size: int) -> np.ndarray:
@@ -103,9 +113,14 @@ def top_weights(score_N: np.ndarray, size: int) -> np.ndarray:
 
 
 def counts_of_resamples(n: int, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield, for every bootstrap sample, how often each of `n` features is in it."""
-    for _ in range(resamples if n else 0):
-        yield np.bincount(rng.integers(n, size=n), minlength=n)
+    """Yield how often each of `n` features is in each bootstrap sample, some samples at a time:
+    (R, N).
+    """
+    at_once = NUMBERS_AT_ONCE // max(n, 1) + 1
+    for start in range(0, resamples if n else 0, at_once):
+        size = min(at_once, resamples - start)
+        drawn_RN = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
+        yield np.bincount(drawn_RN.ravel(), minlength=size * n).reshape(size, n)
 
 
 def weighted_means(weights_CN: np.ndarray, success_N: np.ndarray) -> np.ndarray:
@@ -120,8 +135,11 @@ def resampled_means(
     """Return the same means in every bootstrap sample of the features, [C, R]."""
     # Numerators and denominators in one product; in floats, because BLAS has no integers.
     both = np.concatenate([weights_CN * success_N, weights_CN]).astype(float)
-    sums = [both @ counts_N for counts_N in counts_of_resamples(len(success_N), resamples, rng)]
-    above, below = np.split(np.reshape(sums, (-1, len(both))).T, 2)
+    sums = [
+        counts_RN.astype(float) @ both.T
+        for counts_RN in counts_of_resamples(len(success_N), resamples, rng)
+    ]
+    above, below = np.split(np.concatenate([np.empty((0, len(both))), *sums]).T, 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         return above / below
 
@@ -156,11 +174,9 @@ def estimates_over_groups(
     n = len(success_N)
     data = (np.asarray(weights_CN, dtype=float), success_N, groups_N)
     (value_C,) = over_as_many_in_each_group(*data, np.ones((1, n)))
-    counts = counts_of_resamples(n, resamples, rng)
-    at_once = NUMBERS_AT_ONCE // max(n, 1) + 1
-    blocks = iter(lambda: list(islice(counts, at_once)), [])
     resampled = [
-        over_as_many_in_each_group(*data, np.array(block, dtype=float)) for block in blocks
+        over_as_many_in_each_group(*data, counts_RN.astype(float))
+        for counts_RN in counts_of_resamples(n, resamples, rng)
     ]
     resampled_RC = np.concatenate([np.empty((0, len(value_C))), *resampled])
     return [
@@ -261,6 +277,12 @@ def permutation_inside(groups_N: np.ndarray, rng: np.random.Generator) -> np.nda
     order = np.empty(len(groups_N), dtype=int)
     order[np.argsort(groups_N, kind="stable")] = np.lexsort((rng.random(len(order)), groups_N))
     return order
+
+
+def mean_or_none(column: pd.Series) -> float | None:
+    """Return the mean of the numbers of a column; None where it has none."""
+    numbers = column.dropna()
+    return float(numbers.mean()) if len(numbers) else None
 
 
 def plain(value: Any) -> Any:

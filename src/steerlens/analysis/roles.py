@@ -17,6 +17,7 @@ import numpy as np
 
 from steerlens.analysis.summary import HYBRID
 from steerlens.results import FEATURES, features_alone
+from steerlens.results.table import number_or_none
 from steerlens.results.text import safe_range
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def _example(
     choose: Callable[[Iterable[float], float | None], list[float]],
 ) -> SteeredExample:
     tokens, ids = row["logit_lens_tokens"], row["logit_lens_token_ids"]
-    best_factor = _number(row["best_factor"])
+    best_factor = number_or_none(row["best_factor"])
     factors = [0.0, *choose(texts["factor"].unique().tolist(), best_factor)]
     first = texts.sort_values("sample", kind="stable").drop_duplicates(["prompt", "factor"])
     by_place = {(text["prompt"], text["factor"]): text for text in first.to_dict("records")}
@@ -229,11 +230,11 @@ def _example(
     return SteeredExample(
         layer=row["layer"],
         feature=row["feature"],
-        input_score=_number(row["input_score"]),
-        output_score=_number(row["output_score"]),
+        input_score=number_or_none(row["input_score"]),
+        output_score=number_or_none(row["output_score"]),
         best_factor=best_factor,
-        success=_number(row["success_20"]),
-        perplexity=_number(row["perplexity"]),
+        success=number_or_none(row["success_20"]),
+        perplexity=number_or_none(row["perplexity"]),
         tokens=tuple(tokens) if isinstance(tokens, Sequence) else (),
         passages=tuple(passages),
         undecided=bool(row["undecided"] is True),
@@ -246,7 +247,3 @@ def factor_cell(example: SteeredExample) -> str:
     if example.best_factor is None:
         return "-"
     return f"{example.best_factor:g}{' (undecided)' if example.undecided else ''}"
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None  # a null may be pandas' NA

@@ -15,10 +15,10 @@ from steerlens.analysis.payoff import (
     payoff_by_layer,
     threshold_curve,
 )
-from steerlens.analysis.resampling import FEWEST, plain, sure
+from steerlens.analysis.resampling import FEWEST, mean_or_none, plain, sure
 from steerlens.results import features_alone
 from steerlens.results.folder import RunTables
-from steerlens.results.text import visible
+from steerlens.results.text import counted, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,10 +49,11 @@ def steering_summary(tables: RunTables, thresholds: Iterable[float]) -> dict[str
         "texts": len(texts),
         "without_factor": len(of_features) - len(with_factor),
         **_undecided(tables),
-        "best_factor": {name: _mean(with_factor[name]) for name in MEANS},
-        "decided": {name: _mean(decided[name]) for name in MEANS},
+        "best_factor": {name: mean_or_none(with_factor[name]) for name in MEANS},
+        "decided": {name: mean_or_none(decided[name]) for name in MEANS},
         "unsteered": {
-            name: _mean(with_factor[f"{name}_unsteered"]) for name in ("success_20", "perplexity")
+            name: mean_or_none(with_factor[f"{name}_unsteered"])
+            for name in ("success_20", "perplexity")
         },
         "payoff": {f"{t:g}": _payoff(steering, t) for t in thresholds},
         "threshold_curve": [plain(point) for point in threshold_curve(steering)],
@@ -84,7 +85,7 @@ def steering_explanation(
             "Steering moved no logit: in no text does the first steered next-token distribution "
             f"differ from the unsteered one (KL > {MOVED:g}), so no number below is its effect."
         )
-    steered, texts = _counted(n, "feature"), _counted(summary["texts"], "text")
+    steered, texts = counted(n, "feature"), counted(summary["texts"], "text")
     lines.append(f"{steered} {'was' if n == 1 else 'were'} steered in {texts}.")
     best, unsteered = summary["best_factor"], summary["unsteered"]
     if decided:
@@ -100,7 +101,7 @@ def steering_explanation(
     ]
     lines += _criterion_sentence(summary["criteria"]["scores"], display)
     if control := summary["control"]:
-        pairs = _counted(control["pairs"], "pair")
+        pairs = counted(control["pairs"], "pair")
         lines.append(
             f"Random directions of the same norm have {_estimate(control['control'])} where the "
             f"features have {_estimate(control['features'])}: "
@@ -114,7 +115,7 @@ def steering_explanation(
         if not summary[name]:
             continue
         without = summary["decided"]["success_20"] if name == "without_success" else None
-        line = f"{meaning}: {summary[name]:,} of {_counted(n, 'feature')}"
+        line = f"{meaning}: {summary[name]:,} of {counted(n, 'feature')}"
         if without is not None:
             line += f"; the others have mean success@20 {_number(without)}"
         lines.append(f"{line}.")
@@ -242,7 +243,7 @@ def _moved(texts: pd.DataFrame) -> bool | None:
 def _payoff_sentence(threshold: str, row: Mapping[str, Any]) -> str:
     ratio, n = row["over_unfiltered"], row["selected"]
     sentence = (
-        f"The {_counted(n, 'feature')} with S_out >= {threshold} {'has' if n == 1 else 'have'} "
+        f"The {counted(n, 'feature')} with S_out >= {threshold} {'has' if n == 1 else 'have'} "
         f"mean success@20 {_estimate(row['success'])}, all have {row['unfiltered']:.3g}"
     )
     if not ratio:
@@ -287,7 +288,7 @@ def _criterion_sentence(
         return [f"None of {len(scores)} scores surely selects better features than all."]
     best, name = max(better, key=lambda end: end[0]["success"]["value"])
     return [
-        f"Of {len(scores)} scores the {name} selects best: {_counted(best['selected'], 'feature')} "
+        f"Of {len(scores)} scores the {name} selects best: {counted(best['selected'], 'feature')} "
         f"({SHARES[COMPARED]:.0%}) with mean success@20 {_estimate(best['success'])}, where all "
         f"have {best['unfiltered']:.3g} and as many at random {best['random']['low']:.3g} to "
         f"{best['random']['high']:.3g}."
@@ -301,14 +302,5 @@ def _estimate(estimate: Mapping[str, Any], unit: str = "") -> str:
     return f"{value} (95 % interval {estimate['low']:.3g} to {estimate['high']:.3g})"
 
 
-def _mean(column: pd.Series) -> float | None:
-    numbers = column.dropna()
-    return float(numbers.mean()) if len(numbers) else None
-
-
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'s' * (n != 1)}"

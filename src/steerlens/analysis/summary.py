@@ -16,7 +16,7 @@ from steerlens.analysis.steering_summary import steering_summary
 from steerlens.analysis.toward import words_summary
 from steerlens.results import SAES
 from steerlens.results.folder import RunTables
-from steerlens.results.table import names
+from steerlens.results.table import names, number_or_none
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +58,7 @@ def summarise(tables: RunTables) -> dict[str, Any]:
             {
                 "layer": int(row["layer"]),
                 "feature": int(row["feature"]),
-                **{name: _number(row[name]) for name in columns},
+                **{name: number_or_none(row[name]) for name in columns},
                 "output_token": _or_none(row["output_token"]),
                 "logit_lens_tokens": list(_or_none(row["logit_lens_tokens"]) or [])[:5],
             }
@@ -288,11 +288,6 @@ def prompt_correlations(frame: pd.DataFrame) -> list[float] | None:
 
 def _one_or_all(values: list[str]) -> str | list[str] | None:
     return values if len(values) > 1 else values[0] if values else None
-
-
-def _number(value: Any) -> float | None:
-    # Nulls come as None or pandas' NA, depending on the column's neighbours.
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _or_none(value: Any) -> Any:

@@ -9,12 +9,10 @@ import re
 from urllib.parse import urlsplit
 
 from steerlens.config.entries import entries
-from steerlens.config.prices import base_url, price_of
+from steerlens.config.prices import base_url, price_of, variable_of
 from steerlens.config.registry import load_part, parts_of
 from steerlens.config.schema import JudgeConfig, ModelConfig
 from steerlens.errors import SteerlensError
-
-KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 
 
 def check_judge(judge: JudgeConfig) -> None:
@@ -63,7 +61,7 @@ def check_server(judge: JudgeConfig, client: str) -> None:
 
 def key_variable(judge: JudgeConfig) -> str:
     """Return the environment variable that the key is read from."""
-    return judge.key_variable or KEY_VARIABLES[judge.name]
+    return judge.key_variable or variable_of(judge, "API_KEY")
 
 
 def judge_key(judge: JudgeConfig) -> str:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from steerlens.config.schema import JudgeConfig
 
 PRICES_FILE = Path(__file__).with_name("prices.json")
-URL_VARIABLES = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL"}
 
 
 class Price(NamedTuple):
@@ -31,9 +30,14 @@ class Price(NamedTuple):
 FREE = Price(0.0, 0.0)
 
 
+def variable_of(judge: JudgeConfig, name: str) -> str:
+    """Return the environment's variable of a judge: OPENAI_API_KEY, of whose servers it asks."""
+    return f"{judge.name.upper().replace('-', '_')}_{name}"
+
+
 def base_url(judge: JudgeConfig) -> str | None:
     """Return the server that is asked instead of the client's own, if any."""
-    return judge.base_url or os.environ.get(URL_VARIABLES[judge.name]) or None
+    return judge.base_url or os.environ.get(variable_of(judge, "BASE_URL")) or None
 
 
 @cache

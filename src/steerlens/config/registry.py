@@ -244,6 +244,10 @@ class ScoreConfig:
         """Return the files of examples that the method reads."""
         return ()
 
+    def looks_up(self) -> Any:
+        """Return the concept, as it was typed, whose tokens the method looks up; None for none."""
+        return getattr(self, "concept", None)
+
     def corpus_pass(self) -> tuple[int | None, int] | None:
         """Return what the method needs of a pass over the corpus: (context length, examples), or
         None.

@@ -162,6 +162,14 @@ class Settings:
         return self.kind is not PUBLISHED
 
     @property
+    def concepts_looked_up(self) -> list[tuple[str, ...]]:
+        """The names of every concept whose tokens the run looks up in the model's vocabulary."""
+        of_scores = [score.looks_up() for score in self.scores.values()]
+        parsed = [tuple(parse_concept(concept)) for concept in of_scores if concept is not None]
+        every = (self.features_concept, self.steering.concept, *parsed)
+        return [names for names in dict.fromkeys(every) if names]
+
+    @property
     def warnings(self) -> list[str]:
         """Say what of the settings works but is hardly meant, in sentences."""
         lines = [line for method in self.scores.values() for line in method.warnings()]

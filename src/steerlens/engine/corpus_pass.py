@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from steerlens.config.registry import ScoreConfig
 from steerlens.data.corpus import texts
@@ -87,7 +87,8 @@ def read_corpus(
         missing = [subject for subject in subjects if (subject.hook_name, length) not in finished]
         for together in alike(missing):
             _read(together, length, n_examples, ctx, details)
-            _tell_if_short(ctx, finished[together[0].hook_name, length].n_tokens)
+            n_read = finished[together[0].hook_name, length].n_tokens
+            tell_if_short(ctx, n_read, "corpus.n_tokens", ctx.corpus and ctx.corpus.n_tokens)
 
 
 def alike(subjects: Sequence[Subject]) -> list[list[Subject]]:
@@ -147,9 +148,10 @@ def _read(
     from steerlens.engine.activations.stream import activations
 
     assert ctx.corpus is not None
-    keys = {
-        subject.hook_name: _key(subject, length, n_examples, ctx, details) for subject in subjects
-    }
+    of_pass = {"corpus": ctx.corpus_key(), "context_length": length, "n_examples": n_examples}
+    if details:
+        of_pass["details"] = True
+    keys = {subject.hook_name: {**subject.key, **of_pass} for subject in subjects}
 
     def kept(subject: Subject, name: str) -> Activations | None:
         store, key = ctx.store, keys[subject.hook_name]
@@ -197,21 +199,14 @@ def _read(
 FINISHED, BEGUN = "activations.safetensors", "begun.safetensors"
 
 
-def _key(
-    subject: Subject, length: int, n_examples: int, ctx: RunContext, details: bool
-) -> dict[str, Any]:
-    facts = {"corpus": ctx.corpus_key(), "context_length": length, "n_examples": n_examples}
-    if details:
-        facts["details"] = True
-    return {**subject.key, **facts}
-
-
-def _tell_if_short(ctx: RunContext, n_tokens: int) -> None:
+def tell_if_short(ctx: RunContext, n_read: int, key: str, n_asked: int | None) -> None:
+    """Say that the corpus has fewer tokens than the setting `key` asks for."""
     assert ctx.corpus is not None
-    if ctx.corpus.n_tokens is not None and n_tokens < ctx.corpus.n_tokens:
+    if n_asked is not None and n_read < n_asked:
         logger.warning(
-            "the corpus %s has %s tokens, fewer than corpus.n_tokens=%s: all of it was read.",
+            "the corpus %s has %s tokens, fewer than %s=%s: all of it was read.",
             ctx.corpus.path or ctx.corpus.name,
-            f"{n_tokens:,}",
-            f"{ctx.corpus.n_tokens:,}",
+            f"{n_read:,}",
+            key,
+            f"{n_asked:,}",
         )

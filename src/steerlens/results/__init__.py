@@ -16,6 +16,8 @@ from steerlens.results.tables.features import (
     NEIGHBOURS,
     NULL_SCORES,
     SAES,
+    SCORES,
+    Score,
 )
 from steerlens.results.tables.steering import (
     CAPABILITY,
@@ -43,12 +45,14 @@ __all__ = [
     "RATINGS",
     "REPORT_FILE",
     "SAES",
+    "SCORES",
     "STEERING",
     "SUBJECT",
     "SUMMARY_FILE",
     "TABLES",
     "WORDS",
     "Column",
+    "Score",
     "Table",
     "features_alone",
 ]

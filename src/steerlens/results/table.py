@@ -237,6 +237,11 @@ def _encodable(value: Any) -> Any:
     return value
 
 
+def number_or_none(value: Any) -> float | None:
+    """Return a number of a row; None for a null, which may be pandas' NA."""
+    return float(value) if isinstance(value, int | float) else None
+
+
 def names(frame: pd.DataFrame, column: str) -> list[str]:
     """Return the different values of a column of names, in order of appearance."""
     return [str(name) for name in frame[column].dropna().drop_duplicates().tolist()]

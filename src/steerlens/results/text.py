@@ -57,6 +57,11 @@ def shown(text: str) -> str:
     return "".join(char if char == "\\" else _visible(char, first=False) for char in text)
 
 
+def counted(n: int, noun: str) -> str:
+    """Return `1 text`, `1,000 texts`."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
 def _is_plain(text: str) -> bool:
     """Whether `text` is visible as it is, as nearly all is; told without looking at characters."""
     # What isn't printable to Python are the categories C* and Z*, but for the space.

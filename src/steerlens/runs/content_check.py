@@ -7,12 +7,12 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 
+from steerlens.config.compose import usual_values
 from steerlens.config.folders import tokenizer_file, vocabulary_size
 from steerlens.config.kinds import CONCEPT, FEATURES
 from steerlens.config.parse import parse_ids
-from steerlens.config.schema import ConceptsConfig, SelectionConfig
+from steerlens.config.schema import RunConfig, SelectionConfig
 from steerlens.config.settings import Settings
-from steerlens.data.concept_sets import refuse_too_many
 from steerlens.data.concept_sets.embedded import TOPICS
 from steerlens.data.concept_sets.folders import names_of_folder
 from steerlens.data.neuronpedia import UNNAMED, activation_files, explanation_files, rows
@@ -33,8 +33,6 @@ def check_contents(settings: Settings, layers: Sequence[int]) -> None:
     _check_selection(settings)
     _check_together(settings)
     _check_tokens(settings)
-    if settings.concepts is not None:
-        _check_concepts(settings.concepts)
     if settings.labels:
         for file in explanation_files(Path(settings.labels)):
             next(rows(file, "explanations"), None)
@@ -92,9 +90,11 @@ def _check_tokens(settings: Settings) -> None:
             raise SteerlensError(
                 f"{key}={count}{whose} is more than the {n_tokens} tokens of {model.title}."
             )
-    file = tokenizer_file(model, settings.cache_dir) if settings.features_concept else None
+    concepts = settings.concepts_looked_up
+    file = tokenizer_file(model, settings.cache_dir) if concepts else None
     if file and (vocabulary := _vocabulary(file)):
-        vocabulary.tokens(settings.features_concept)
+        for names in concepts:
+            vocabulary.tokens(names)
 
 
 @cache
@@ -106,10 +106,14 @@ def _vocabulary(file: Path) -> Vocabulary | None:
         return None
 
 
-def _check_concepts(concepts: ConceptsConfig) -> None:
-    """Refuse names and numbers of concepts that the set doesn't have, as far as that is told before
-    its texts are read.
+def check_concept_set(config: RunConfig) -> None:
+    """Refuse names of concepts that the set doesn't have, and more concepts than it has, as far as
+    that is told before its texts are read.
+
+    More than there are may be what the experiment is made for, on another set: the set tells then.
     """
+    concepts = config.concepts
+    assert concepts is not None
     if concepts.source == "embedded":
         names, where = list(TOPICS), "embedded"
     elif concepts.source == "folder" and "{layer}" not in str(concepts.path):
@@ -119,5 +123,11 @@ def _check_concepts(concepts: ConceptsConfig) -> None:
     for name in concepts.only:
         if name not in names:
             raise unknown(f"concept of {where}", name, set(names))
-    n_named = sum(name in concepts.only for name in names) if concepts.only else len(names)
-    refuse_too_many(concepts.n, n_named, where)
+    if concepts.only or concepts.n is None or concepts.n <= len(names):
+        return
+    _, experiment = usual_values(config)
+    if experiment and experiment.concepts and experiment.concepts.n == concepts.n:
+        return
+    raise SteerlensError(
+        f"concepts.n={concepts.n} is more than the {len(names)} concepts of {where}."
+    )

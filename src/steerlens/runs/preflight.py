@@ -40,7 +40,7 @@ from steerlens.engine.examples import read_metadata, refuse_missing_layers
 from steerlens.engine.lens_file import is_of_pytorch, model_beside, read_lens_file
 from steerlens.errors import SteerlensError, unknown
 from steerlens.results.text import visible
-from steerlens.runs.content_check import check_contents
+from steerlens.runs.content_check import check_concept_set, check_contents
 from steerlens.runs.subject_check import (
     check_context,
     check_ids,
@@ -116,6 +116,8 @@ def check(config: RunConfig) -> None:
     check_sae_source(config)
     layers = layers_with_sae(settings.subject)
     check_ids(config, layers)
+    if config.concepts is not None:
+        check_concept_set(config)
     check_contents(settings, layers or [])
     for file in {file for score in scores for file in score.examples()}:
         refuse_missing_layers(file, read_metadata(file), layers or [])

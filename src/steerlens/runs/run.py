@@ -81,7 +81,9 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
                 if settings.loads_subject:
                     with phase("importing torch and SAELens"):
                         import sae_lens  # noqa: F401
-                    status.expect(layers=_count_layers(settings))
+
+                        from steerlens.engine.subject.sae import sae_sources
+                    status.expect(layers=len(sae_sources(settings.subject)))
                 _carry_out(config, settings, reference, weight_cache, target)
                 # What is shown is what lies in the folder: `steerlens report` shows the same.
                 tables = read_tables(target)
@@ -144,12 +146,6 @@ def _log(
     for name, rows in answer_rows(summary).items():
         tracker.log_rows(name, rows)
     tracker.log_figures(figures)
-
-
-def _count_layers(settings: Settings) -> int:
-    from steerlens.engine.subject.sae import sae_sources
-
-    return len(sae_sources(settings.subject))
 
 
 def _carry_out(

@@ -109,11 +109,14 @@ def refuse_absent_concept(settings: Settings) -> None:
     """Refuse a concept that no token stands for, before the model is loaded."""
     from steerlens.engine.subject.gguf import loadable
     from steerlens.engine.subject.model import load_tokenizer
-    from steerlens.scores.concepts import concept_tokens
+    from steerlens.scores.concepts import Vocabulary
 
-    if settings.features_concept:
-        entry = loadable(settings.subject.model, settings.cache_dir)
-        concept_tokens(load_tokenizer(entry), settings.features_concept)
+    if concepts := settings.concepts_looked_up:
+        vocabulary = Vocabulary(
+            load_tokenizer(loadable(settings.subject.model, settings.cache_dir))
+        )
+        for names in concepts:
+            vocabulary.tokens(names)
 
 
 def _score_group(

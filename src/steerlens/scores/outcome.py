@@ -90,6 +90,10 @@ class OutcomeConfig(ScoreConfig):
                 f"gives {n_texts} texts, and fewer than {FEWEST} have no correlation",
             )
 
+    def looks_up(self) -> Any:
+        """Return the concept whose tokens are counted; see `ScoreConfig.looks_up`."""
+        return self.concept if self.outcome == CONCEPT_SUCCESS and self.run is None else None
+
     def uses(self) -> Sequence[str]:
         """Return which of the run's seed and corpus the numbers depend on."""
         return ("seed",) if self.run is None else ()
@@ -208,12 +212,6 @@ def _numbers(texts: pd.DataFrame) -> list[str]:
     return [name for name in numbers if name not in ids and any(texts[name].notna().tolist())]
 
 
-def _concept_ids(subject: Subject, config: OutcomeConfig) -> np.ndarray:
-    from steerlens.scores.concepts import concept_tokens
-
-    return np.array(list(concept_tokens(subject.lm.tokenizer, parse_concept(config.concept)).texts))
-
-
 def _outcome(
     subject: Subject, config: OutcomeConfig, new: Sequence[np.ndarray], column: np.ndarray
 ) -> np.ndarray | None:
@@ -221,7 +219,10 @@ def _outcome(
     if config.outcome == SUCCESS:
         return None
     if config.outcome == CONCEPT_SUCCESS:
-        return counts_of_tokens(new, _concept_ids(subject, config))
+        from steerlens.scores.concepts import concept_tokens
+
+        tokens = concept_tokens(subject.lm.tokenizer, parse_concept(config.concept))
+        return counts_of_tokens(new, np.array(list(tokens.texts)))
     return column
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steerlens.engine.cached_rows import cached_values
-from steerlens.engine.corpus_pass import alike, context_length, cut_corpus
+from steerlens.engine.corpus_pass import alike, context_length, cut_corpus, tell_if_short
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,11 @@ def sae_rows(
     Raises:
         SteerlensError: the corpus has no text.
     """
-    measured = _measured(subjects, n_tokens, ctx) if n_tokens else [{}] * len(subjects)
+    measured: list[dict[str, Any]] = [{}] * len(subjects)
+    if n_tokens:
+        measured = _measured(subjects, n_tokens, ctx)
+        n_read = max(measures["tokens"] for measures in measured)
+        tell_if_short(ctx, n_read, "quality.n_tokens", n_tokens)
     return [
         {
             "model": subject.lm.name,

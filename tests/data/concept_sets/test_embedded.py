@@ -170,9 +170,13 @@ def test_all_topics_that_have_fewer_are_told_in_one_line(root: Path) -> None:
 def test_only_as_many_concepts_as_there_are(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "_embedded", lambda *_settings: made(root))
     config = ConceptsConfig(name="embedded", source="embedded", n=3)
-    assert len(load.load_concepts(config, 0, 0)) == 3
-    with pytest.raises(SteerlensError, match=r"concepts.n=4 is more than the 3 concepts of"):
-        load.load_concepts(dataclasses.replace(config, n=4), 0, 0)
+    assert not load.load_concepts(config, 0, 0).notes
+    for n, only, told in ((4, [], 3), (2, ["sea"], 1)):
+        concepts = load.load_concepts(dataclasses.replace(config, n=n, only=only), 0, 0)
+        assert len(concepts) == told
+        assert concepts.notes == (
+            f"concepts.n={n} is more than the {told} concepts of embedded: all of them are taken.",
+        )
 
 
 def test_no_documentation_at_all_is_refused(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_text(
         sizes.append(len(prompt_B))
         return decode(subject, prompts, prompt_B, *rest)
 
-    monkeypatch.setattr("steerlens.engine.generation.decode", scarce)
+    monkeypatch.setattr("steerlens.engine.generation.row_batches.decode", scarce)
     assert_equal_texts(texts_of(subject, rows, **SAMPLED), whole)
     assert sum(sizes) == len(rows)
     assert max(sizes) <= 3

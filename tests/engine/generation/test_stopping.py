@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from steerlens.engine.generation import _eos_ids
+from steerlens.engine.generation.row_batches import eos_ids
 from steerlens.engine.generation.stopping import EOS, LENGTH, STOP, Stopping
 from steerlens.engine.subject import Subject
 from tests.support.generating import (
@@ -119,10 +119,10 @@ def test_eos_comes_from_the_tokenizer_and_from_the_models_settings(
     settings: Any = subject.lm.bridge.original_model
     for told, expected in ((None, {1}), (7, {1, 7}), ([7, 8], {1, 7, 8})):
         settings.generation_config.eos_token_id = told
-        assert _eos_ids(subject) == expected
+        assert eos_ids(subject) == expected
     tokenizer: Any = subject.lm.tokenizer
     tokenizer.eos_token = None
-    assert _eos_ids(subject) == {7, 8}
+    assert eos_ids(subject) == {7, 8}
 
 
 def cut(ids: list[int], last: set[int]) -> list[int]:

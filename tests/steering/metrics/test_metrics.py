@@ -45,13 +45,14 @@ def test_a_text_is_measured_as_if_it_were_alone(tiny_subject: MakeSubject, name:
     together = metric.measure(texts, subject, metric.Config(), MetricRun())
     shuffled = np.random.default_rng(1).permutation(LENGTH).tolist()
     mixed = metric.measure(chosen(texts, shuffled), subject, metric.Config(), MetricRun())
+    some = range(0, LENGTH, 4)
     alone = [
-        metric.measure(chosen(texts, [i]), subject, metric.Config(), MetricRun())
-        for i in range(LENGTH)
+        metric.measure(chosen(texts, [i]), subject, metric.Config(), MetricRun()) for i in some
     ]
     for column, values in together.items():
         assert [values[i] for i in shuffled] == pytest.approx(list(mixed[column]), rel=1e-5)
-        assert values == pytest.approx([one[column][0] for one in alone], rel=1e-5)
+        of_some = [values[i] for i in some]
+        assert of_some == pytest.approx([one[column][0] for one in alone], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", metrics())

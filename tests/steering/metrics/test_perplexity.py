@@ -59,7 +59,8 @@ def test_equals_one_text_at_a_time(
     subject = tiny_subject(kind)
     texts = random_texts(subject, longest=30)
     expected = naive(tiny_folder(kind), whole(texts, subject))
-    for budget in (2**31, 200_000, 1):  # one batch, several, one text each
+    # One batch, and where the kind doesn't matter, several, and one text each.
+    for budget in (2**31, 200_000, 1) if kind == "gemma2" else (2**31,):
         assert measure(texts, subject, memory_budget=budget) == pytest.approx(expected, rel=1e-5)
 
 
@@ -195,7 +196,7 @@ def test_running_out_of_memory_changes_nothing(
     tiny_subject: MakeSubject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = tiny_subject("gemma2")
-    texts = random_texts(subject, 160)
+    texts = random_texts(subject, 60, longest=3)
     expected = measure(texts, subject)
     monkeypatch.setattr(padding, "ROWS", 8)
     bridge_type: Any = type(subject.lm.bridge)

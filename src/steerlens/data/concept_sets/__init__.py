@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from steerlens.errors import SteerlensError, unknown
 
-__all__ = ["Concept", "ConceptSet", "FeatureRef", "LabelledText", "refuse_too_many"]
+__all__ = ["Concept", "ConceptSet", "FeatureRef", "LabelledText"]
 
 
 class LabelledText(NamedTuple):
@@ -105,6 +105,16 @@ class ConceptSet:
             concepts=tuple(concept for concept in self.concepts if concept.name in wanted_names),
         )
 
+    def first(self, n: int | None) -> ConceptSet:
+        """Return the first `n` concepts, None = all; that there are fewer is noted."""
+        if n is None:
+            return self
+        notes = self.notes
+        if n > len(self):
+            told = f"concepts.n={n} is more than the {len(self)} concepts of {self.name}"
+            notes = (*notes, f"{told}: all of them are taken.")
+        return replace(self, concepts=self.concepts[:n], notes=notes)
+
     def parts(self, size: int) -> list[ConceptSet]:
         """Cut the set into sets of at most `size` concepts, in its order."""
         starts = range(0, len(self), size)
@@ -124,9 +134,3 @@ class ConceptSet:
         """Refuse references that don't name a feature of this SAE: it must be another one's."""
         for concept in self.concepts:
             concept.check_feature(layer, d_sae, sae)
-
-
-def refuse_too_many(n: int | None, n_there: int, where: str) -> None:
-    """Refuse `concepts.n` where it is more than the `n_there` concepts of the set `where`."""
-    if n is not None and n > n_there:
-        raise SteerlensError(f"concepts.n={n:,} is more than the {n_there:,} concepts of {where}.")

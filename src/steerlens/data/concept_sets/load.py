@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from steerlens.config.schema import CONCEPT_SOURCES, ConceptsConfig
-from steerlens.data.concept_sets import ConceptSet, refuse_too_many
+from steerlens.data.concept_sets import ConceptSet
 from steerlens.data.concept_sets.axbench import axbench_folder, axbench_hub
 from steerlens.data.concept_sets.contrast import contrast_folder
 from steerlens.data.concept_sets.embedded import as_answers, embedded_concepts
@@ -41,8 +40,7 @@ def load_concepts(
             concepts = axbench_hub(path, subset, config.revision)
     if config.only:
         concepts = concepts.only(config.only)
-    refuse_too_many(config.n, len(concepts), concepts.name)
-    concepts = replace(concepts, concepts=concepts.concepts[: config.n])
+    concepts = concepts.first(config.n)
     if not concepts.are_instructions:
         return as_answers(concepts, config.n_prompts, seed) if chat_template else concepts
     file = config.instructions_path

@@ -7,35 +7,30 @@ to do, and what a row gives doesn't depend on its neighbours. Finished batches a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
 
 from steerlens.config.registry import source_digest
 from steerlens.config.schema import GenerationConfig, SteerConfig
-from steerlens.config.steering import parse_stop
 from steerlens.engine.cached_rows import GROUP, cached_groups, cached_rows
-from steerlens.engine.generation.decoding import Continuation, decode, padded_length
-from steerlens.engine.generation.sampling import Sampling, row_seed
-from steerlens.engine.generation.stopping import EOS, Stopping
+from steerlens.engine.generation.decoding import Continuation
+from steerlens.engine.generation.row_batches import EditsOf, Watch, texts_in_batches, tokenised
+from steerlens.engine.generation.sampling import row_seed
 from steerlens.engine.generation.targets import max_activations, row_targets
 from steerlens.engine.intervention import (
     Operation,
     Targets,
-    check_affine,
     feature_targets,
     join_targets,
     looks_back,
 )
-from steerlens.engine.intervention.hooks import Edits, NoEdits, SteeringHooks, policy_named
-from steerlens.engine.memory import batches, rows_that_fit
+from steerlens.engine.intervention.hooks import Edits, NoEdits, SteeringHooks
 from steerlens.engine.subject import Subject
-from steerlens.errors import SteerlensError
 
 if TYPE_CHECKING:
     from steerlens.engine.run_context import RunContext
@@ -46,9 +41,6 @@ TEXT = ("factor", "prompt", "sample")
 ROW = ("feature", "control", "together", *TEXT)
 """What identifies a text of one subject that is steered with the SAE's features: `control` is ""
 for the features themselves, `together` the others that are steered at once ("" for none)."""
-
-ROWS_AT_ONCE = 512
-"""More rows make nothing faster, and lose more when a run is killed."""
 
 
 TargetsOf = Callable[[pd.DataFrame], Targets]
@@ -67,12 +59,6 @@ class TextVectors(NamedTuple):
 
 Vectors = dict[tuple[Any, ...], TextVectors]
 """By what identifies a text."""
-
-EditsOf = Callable[[pd.DataFrame, Sequence[int]], Edits]
-"""The edits of a batch of rows, whose prompts have so many tokens."""
-
-Watch = Callable[[pd.DataFrame], None]
-"""Told the rows of a batch, with their texts as far as they have come, after each token."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +155,7 @@ def generate_groups(
                 )
 
     def texts_of(missing: pd.DataFrame) -> Iterator[pa.Table]:
-        prompts = _tokenised(subject, dict.fromkeys(missing["prompt"].tolist()), settings)
+        prompts = tokenised(subject, dict.fromkeys(missing["prompt"].tolist()), settings)
         total = len(missing) * settings.max_new_tokens
         with ctx.task(total, f"layer {subject.layer}: {len(missing):,} texts", "tokens") as advance:
             seeded = pd.concat(
@@ -177,7 +163,7 @@ def generate_groups(
                 for number, rows in _by_group(missing)
             )
             for rows, edits_of in _sharing_batches(subject, seeded, steerings, steer, ctx):
-                for table in _batches(
+                for table in texts_in_batches(
                     subject, rows, prompts, steer, settings, ctx, edits_of, advance, watch,
                     note if any(by_row is not None for by_row in vectors_of) else None,
                 ):  # fmt: skip
@@ -235,15 +221,15 @@ def unsteered_texts(
     rows = pd.DataFrame(every, columns=pd.Index(by))
 
     def texts_of(missing: pd.DataFrame) -> Iterator[pa.Table]:
-        tokenised = _tokenised(subject, dict.fromkeys(missing["prompt"].tolist()), settings)
+        prompt_ids = tokenised(subject, dict.fromkeys(missing["prompt"].tolist()), settings)
         seeds = [
             row_seed(ctx.seed, "unsteered", prompt, sample)
             for prompt, sample in zip(missing["prompt"], missing["sample"].tolist(), strict=True)
         ]
         total = len(missing) * settings.max_new_tokens
         with ctx.task(total, f"{len(missing):,} unsteered texts", "tokens") as advance:
-            for table in _batches(
-                subject, missing.assign(seed=seeds), tokenised, SteerConfig(), settings, ctx,
+            for table in texts_in_batches(
+                subject, missing.assign(seed=seeds), prompt_ids, SteerConfig(), settings, ctx,
                 lambda batch, _: NoEdits(len(batch)), advance, None,
             ):  # fmt: skip
                 yield pa.Table.from_pandas(table, preserve_index=False)
@@ -365,138 +351,3 @@ def steering_with_shares(
 
     name = "+".join(f"{feature}*{share!r}" for feature, share in pairs)
     return Steering(name, "feature", {"shares": pairs}, targets_of)
-
-
-def _tokenised(
-    subject: Subject, prompts: Iterable[str], settings: GenerationConfig
-) -> dict[str, list[int]]:
-    n_ctx = int(subject.lm.bridge.cfg.n_ctx)
-    chat = settings.chat_template
-    ids_of = {prompt: subject.to_tokens(prompt, chat)[0].tolist() for prompt in prompts}
-    for prompt, ids in ids_of.items():
-        if len(ids) + settings.max_new_tokens > n_ctx:
-            raise SteerlensError(
-                f"the prompt {prompt[:40]!r} has {len(ids)} tokens; with generation.max_new_tokens="
-                f"{settings.max_new_tokens} more it doesn't fit in the {n_ctx} that "
-                f"{subject.lm.name} takes."
-            )
-    return ids_of
-
-
-def _batches(
-    subject: Subject,
-    missing: pd.DataFrame,
-    prompts: Mapping[str, list[int]],
-    steer: SteerConfig,
-    settings: GenerationConfig,
-    ctx: RunContext,
-    edits_of: EditsOf,
-    advance: Any,
-    watch: Watch | None,
-    note: Callable[[pd.DataFrame, Sequence[Continuation]], None] | None = None,
-) -> Iterator[pd.DataFrame]:
-    """Yield the missing rows with their texts, a batch at a time."""
-    check_affine(subject.sae, torch.randn(1, 4, subject.sae.cfg.d_in).to(subject.sae.W_dec))
-    sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
-    stopping = Stopping(
-        subject.lm.tokenizer, eos_ids(subject), parse_stop(settings.stop), settings.max_new_tokens
-    )
-    lengths = {
-        prompt: padded_length(subject, len(ids), settings.max_new_tokens)
-        for prompt, ids in prompts.items()
-    }
-    finished: list[pd.DataFrame] = []
-
-    def run_batch(part: slice, full: int) -> None:
-        batch = group.iloc[part]
-        distinct = list(dict.fromkeys(batch["prompt"]))
-        index_of = {prompt: index for index, prompt in enumerate(distinct)}
-        seeds = batch["seed"].tolist()
-        hooks = edits_of(batch, [len(prompts[prompt]) for prompt in batch["prompt"]])
-        prompt_B = torch.tensor(batch["prompt"].map(index_of).tolist())
-
-        def show(texts: Sequence[Continuation]) -> None:
-            if watch:
-                watch(_table(subject, batch.drop(columns=GROUP), prompts, texts))
-
-        texts = decode(
-            subject, [prompts[index] for index in distinct], prompt_B, hooks, seeds, sampling,
-            stopping, advance, full, show if watch else None, note is not None, ctx.prompt_states,
-        )  # fmt: skip
-        if note:
-            note(batch, texts)
-        unused = sum(settings.max_new_tokens - len(text.token_ids) for text in texts)
-        advance(0, unused)
-        finished.append(_table(subject, batch, prompts, texts))
-
-    length_of = np.array([lengths[prompt] for prompt in missing["prompt"]])
-    for length in np.unique(length_of).tolist():
-        group = missing.loc[length_of == length]
-        per_row = _bytes_per_row(subject, length + settings.max_new_tokens, steer.positions)
-        size = rows_that_fit(ctx.memory_budget, per_row, ROWS_AT_ONCE)
-        for _ in batches(len(group), settings.batch_size or size, run_batch):
-            yield finished.pop()
-
-
-def _table(
-    subject: Subject,
-    batch: pd.DataFrame,
-    prompts: Mapping[str, list[int]],
-    texts: Sequence[Continuation],
-) -> pd.DataFrame:
-    ids = [prompts[prompt] for prompt in batch["prompt"]]
-    # Not every tokenizer knows of every EOS that it is a special token.
-    read = [text.token_ids[: -1 if text.stopped_by == EOS else None] for text in texts]
-    return batch.assign(
-        text=_decoded(subject, ids, read),
-        token_ids=[text.token_ids for text in texts],
-        stopped_by=[text.stopped_by for text in texts],
-        near_ties=[text.near_ties for text in texts],
-        first_step_kl=[text.first_step_kl for text in texts],
-        relative_dose=[text.relative_dose for text in texts],
-    )
-
-
-def _decoded(
-    subject: Subject, prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]]
-) -> list[str]:
-    """Return the continuations: what the whole text has beyond the prompt's, so that a leading
-    space stays where the tokenizer drops it at the beginning of a text.
-    """
-
-    def decoded(ids: Sequence[Sequence[int]]) -> list[str]:
-        return subject.lm.tokenizer.batch_decode(
-            [list(row) for row in ids],
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
-
-    texts_whole = decoded([[*prompt, *ids] for prompt, ids in zip(prompts, new, strict=True)])
-    before, alone = decoded(prompts), decoded(new)
-    return [
-        text[len(prompt) :] if text.startswith(prompt) else text_alone
-        for text, prompt, text_alone in zip(texts_whole, before, alone, strict=True)
-    ]
-
-
-def eos_ids(subject: Subject) -> set[int]:
-    """Return the tokens that end a text: of the tokenizer and of the model's settings, where chat
-    models have their end of turn.
-    """
-    hf_model: Any = subject.lm.bridge.original_model
-    of_generation: Any = getattr(getattr(hf_model, "generation_config", None), "eos_token_id", None)
-    of_tokenizer: Any = subject.lm.tokenizer.eos_token_id
-    ids = [of_tokenizer, *(of_generation if isinstance(of_generation, list) else [of_generation])]
-    return {int(token) for token in ids if token is not None}
-
-
-def _bytes_per_row(subject: Subject, length: int, positions: str) -> int:
-    """Return the memory that one more row takes at its peak, a generous estimate."""
-    cfg, lm = subject.lm.bridge.cfg, subject.lm
-    # Twice, because a longer copy is made at every step; thrice the logits.
-    keys_values = 2 * lm.kv_numbers * length * lm.n_layers
-    edited = length if policy_named(positions).of_prompt is None else 1
-    block = 4 * (cfg.d_mlp or 4 * cfg.d_model) + 16 * cfg.d_model
-    return lm.dtype.itemsize * (
-        keys_values + 3 * lm.head.d_vocab + edited * (3 * subject.d_sae + block)
-    )

@@ -61,7 +61,9 @@ def draw_layers(by_layer: Any, by_depth: bool) -> Figure:
     # A median of 0 in every layer is said, not drawn.
     at_zero = [name for name in filled if name.endswith("_median") and not by_layer[name].any()]
     panels = [name for name in filled if name not in at_zero] or filled
-    step = _step(by_layer["depth" if by_depth else "layer"].to_numpy(dtype=float))
+    different = np.unique(by_layer["depth" if by_depth else "layer"].to_numpy(dtype=float))
+    # Beside each other at one place, so that bars of different releases don't overlap.
+    step = 0.07 * float(np.diff(different).min()) if len(different) > 1 else 0.07
     figure = style.new_figure(1.5 + 3.4 * len(panels), 4.2)
     row = figure.subplots(1, len(panels), squeeze=False)[0]
     releases = list(dict.fromkeys(by_layer["release"]))
@@ -89,14 +91,6 @@ def draw_layers(by_layer: Any, by_depth: bool) -> Figure:
     n = style.n_of(by_layer["features"], "feature")
     style.headline(figure, TITLE, f"{n} in each {where}", style.SEPARATOR.join(parts))
     return figure
-
-
-def _step(place_N: np.ndarray) -> float:
-    """Return how far beside each other releases stand at one place, so that their bars don't
-    overlap.
-    """
-    different = np.unique(place_N)
-    return 0.07 * float(np.diff(different).min()) if len(different) > 1 else 0.07
 
 
 def _reach(rows: pd.DataFrame, name: str) -> np.ndarray:

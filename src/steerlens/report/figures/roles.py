@@ -22,7 +22,7 @@ from steerlens.report.figures import style
 from steerlens.report.figures.output_score import subtitle
 from steerlens.results import FEATURES
 from steerlens.results.pmi import Pmi
-from steerlens.results.text import number, visible, visible_tokens
+from steerlens.results.text import counted, number, visible, visible_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -209,8 +209,8 @@ def pmi_by_role(pmi: Pmi) -> Figure | None:
     axes.set_xticks(
         range(len(statistics)),
         [
-            f"{role}\n{_counted(of_role['pairs'], 'pair')}\n"
-            + _counted(of_role["features"], "feature")
+            f"{role}\n{counted(of_role['pairs'], 'pair')}\n"
+            + counted(of_role["features"], "feature")
             for role, of_role in statistics.items()
         ],
     )
@@ -218,8 +218,8 @@ def pmi_by_role(pmi: Pmi) -> Figure | None:
     style.legend_above(axes)
     under = [
         subtitle(pmi.pairs.drop_duplicates(list(FEATURES.keys))),
-        _counted(pmi.windows, "window"),
-        f"{_counted(sum(pmi.dropped.values()), 'pair')} left out",
+        counted(pmi.windows, "window"),
+        f"{counted(sum(pmi.dropped.values()), 'pair')} left out",
     ]
     title = "PMI of success tokens with the first logit-lens token"
     how = "a point a pair, quartiles, and the mean with its 95 % interval"
@@ -258,7 +258,3 @@ def _mean(axes: Axes, x: int, statistics: Mapping[str, Any]) -> None:
         capsize=3,
         label=label,
     )
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'s' * (n != 1)}"

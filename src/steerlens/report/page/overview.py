@@ -18,7 +18,7 @@ from steerlens.report.reference import reference_lines
 from steerlens.results import SAES
 from steerlens.results.folder import RunTables, unfinished
 from steerlens.results.status import read_status
-from steerlens.results.text import number, visible, visible_token
+from steerlens.results.text import counted, number, visible, visible_token
 from steerlens.storage.files import read_json
 from steerlens.storage.provenance import PROVENANCE_FILE
 
@@ -69,12 +69,10 @@ def key_numbers(tables: RunTables, summary: Mapping[str, Any]) -> Iterator[KeyNu
         yield KeyNumber(f"{found} of {len(tables.words)}", "words have a feature toward them", "")
     if len(tables.generations):
         n = len(tables.steering[["layer", "feature"]].drop_duplicates())
-        yield KeyNumber(
-            f"{len(tables.generations):,}", "texts", f"{_counted(n, 'feature')} steered"
-        )
+        yield KeyNumber(f"{len(tables.generations):,}", "texts", f"{counted(n, 'feature')} steered")
     if len(tables.ratings):
         methods = len(set(tables.ratings["method"].tolist()))
-        yield KeyNumber(f"{len(tables.ratings):,}", "rated texts", _counted(methods, "method"))
+        yield KeyNumber(f"{len(tables.ratings):,}", "rated texts", counted(methods, "method"))
 
 
 def overview_without_tables(why: str, folder: Path) -> Overview:
@@ -113,7 +111,7 @@ def run_sentences(tables: RunTables, summary: Mapping[str, Any]) -> list[str]:
     if summary.get("ranked_by") and not is_of_a_concept(tables):
         lines += explanation(summary)
     elif not summary.get("ranked_by"):
-        lines.append(f"{_counted(len(tables.features), 'feature')}, none with a score.")
+        lines.append(f"{counted(len(tables.features), 'feature')}, none with a score.")
     if len(tables.words):
         lines += [*_steered_toward(tables, summary["words"]), *words_explanation(summary["words"])]
     elif summary.get("steering"):
@@ -152,25 +150,25 @@ def _question(tables: RunTables, summary: Mapping[str, Any]) -> str:
     filled = [title for name, title in scores.items() if bool(tables.features[name].notna().any())]
     scored = f"{' and '.join(filled).capitalize()} of " if filled else ""
     sentence = (
-        f"{scored}{_counted(len(tables.features), 'feature')} of {_names(summary.get('sae'))} "
+        f"{scored}{counted(len(tables.features), 'feature')} of {_names(summary.get('sae'))} "
         f"{where} of {_names(summary.get('model'))}"
     )
     if has_null:
-        sentence += f", beside {_counted(len(tables.null_scores), 'random direction')}"
+        sentence += f", beside {counted(len(tables.null_scores), 'random direction')}"
     if len(tables.words):
         names = [str(word) for word in tables.words["word"].tolist()]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         sentence += f"; features looked for that steer toward {', '.join(names[:3])}{more}"
     if len(tables.steering):
         n = len(tables.steering[["layer", "feature"]].drop_duplicates())
-        texts = _counted(len(tables.generations), "text")
-        sentence += f"; {_counted(n, 'feature')} steered with, in {texts}"
+        texts = counted(len(tables.generations), "text")
+        sentence += f"; {counted(n, 'feature')} steered with, in {texts}"
     if len(tables.ratings):
         methods = tables.ratings["method"].nunique()
         n_concepts = len(set(tables.ratings["concept_id"].tolist()))
         sentence += (
-            f"; {_counted(len(tables.ratings), 'text')} of {methods} methods toward "
-            f"{_counted(n_concepts, 'concept')} rated"
+            f"; {counted(len(tables.ratings), 'text')} of {methods} methods toward "
+            f"{counted(n_concepts, 'concept')} rated"
         )
     return f"{sentence}."
 
@@ -182,6 +180,7 @@ def _facts(
     model = provenance.get("model") or {}
     versions = provenance.get("versions") or {}
     git = provenance.get("git") or {}
+    git = git if isinstance(git, Mapping) else {}
     saes = [
         f"layer {row['layer']}: {row['architecture']}, {row['d_sae']:,} features"
         for row in described.dropna(subset=["architecture", "d_sae"]).to_dict("records")
@@ -189,13 +188,14 @@ def _facts(
     file = model.get("file") or model.get("path") or model.get("repo_id")
     machine = ", ".join(str(model[name]) for name in ("dtype", "device") if model.get(name))
     finished = read_status(folder).get("finished")
+    changed = " with uncommitted changes" if git.get("commit") and git.get("dirty") else ""
     facts = {
         "Weights": " ".join(str(part) for part in (file, model.get("revision")) if part),
         "Computed in": machine,
         "SAEs": "; ".join(saes[:6]) + (f" and {len(saes) - 6} more" if len(saes) > 6 else ""),
         "Seed": str(provenance["seeds"]) if "seeds" in provenance else "",
         "Finished": str(finished or provenance.get("time") or ""),
-        "Commit": _commit(git),
+        "Commit": f"{git.get('commit') or ''}{changed}",
         "Versions": ", ".join(
             f"{name} {versions[name]}" for name in VERSIONS if versions.get(name)
         ),
@@ -203,18 +203,7 @@ def _facts(
     return [(name, visible(value)) for name, value in facts.items() if value]
 
 
-def _commit(git: Any) -> str:
-    if not isinstance(git, Mapping) or not git.get("commit"):
-        return ""
-    changed = git.get("dirty")
-    return f"{git['commit']}{' with uncommitted changes' if changed else ''}"
-
-
 def _names(names: Any) -> str:
     names = [names] if isinstance(names, str) else list(names or ["?"])
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(map(str, names[:3])) + more
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'s' * (n != 1)}"

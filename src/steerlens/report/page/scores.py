@@ -17,7 +17,7 @@ from steerlens.report.page.contents import (
     ThresholdPoint,
     plain,
 )
-from steerlens.results import FEATURES
+from steerlens.results import FEATURES, SCORES, Score
 from steerlens.results.folder import RunTables
 from steerlens.results.text import visible, visible_token
 
@@ -29,28 +29,6 @@ LONGEST = 200
 
 PROMOTED = 10
 """Promoted tokens of every feature; its card has all that the table has."""
-
-COLUMNS = {
-    "concept_score": ("toward", "output score toward the concept's tokens"),
-    "output_score": ("S_out", "output score: rank and probability of its own tokens when raised"),
-    "output_score_delta": ("S_out gain", "output score less that without steering"),
-    "output_score_p": ("p", "share of the layer's random directions that score as high"),
-    "output_score_mean": ("S_out mean", "mean output score over several prompts"),
-    "input_score": ("S_in", "share of its texts in which it peaks on a token of its own"),
-    "token_confidence_delta": ("confidence", "change of the mean log-probability of likely tokens"),
-    "mean_logit": ("mean logit", "mean logit of its own tokens in its logit lens"),
-    "gradient": ("gradient", "activation times gradient of the model's own next token"),
-    "outcome_correlation": ("outcome", "correlation of its activation with what texts come to"),
-    "f1": ("F1", "F1 as a detector of a concept's texts"),
-    "effect_stability": ("stability", "cosine of its effects on the logits under two prompts"),
-    "collateral_spread": ("spread", "other features of the SAE that change when it is raised"),
-    "collateral_spread_later": ("later spread", "features of each later SAE that change"),
-    "activation_frequency": ("frequency", "share of the corpus's tokens on which it fires"),
-    "max_activation": ("max", "largest activation over the corpus"),
-    "mean_activation": ("mean", "mean activation where it fires"),
-    "random_score": ("random", "drawn at random: a control"),
-}
-"""Title and meaning of every number of the table of features that the page shows, in order."""
 
 
 def feature_table(tables: RunTables, lens: str | None = None) -> FeatureTable | None:
@@ -64,7 +42,7 @@ def feature_table(tables: RunTables, lens: str | None = None) -> FeatureTable | 
     if not len(frame):
         return None
     by = ranking(frame)
-    names = [name for name in (by, *COLUMNS, *_other_numbers(frame)) if name]
+    names = [name for name in (by, *SCORES, *_other_numbers(frame)) if name]
     filled = [name for name in dict.fromkeys(names) if name in frame and _is_filled(frame[name])]
     tokens, promoted = _promoted(frame)
     steered = set(map(tuple, tables.steering[["layer", "feature"]].to_numpy().tolist()))
@@ -108,7 +86,7 @@ def _is_filled(column: Any) -> bool:
 
 
 def _number_column(frame: pd.DataFrame, name: str) -> NumberColumn:
-    title, meaning = COLUMNS.get(name, (visible(name), visible(name)))
+    score = SCORES.get(name) or Score(visible(name), visible(name))
     value_N = frame[name].to_numpy(dtype=float, na_value=np.nan)
     value_N = np.where(np.isfinite(value_N), value_N, np.nan)
     with np.errstate(over="ignore", under="ignore"):
@@ -116,7 +94,7 @@ def _number_column(frame: pd.DataFrame, name: str) -> NumberColumn:
     # An id or a count is a whole number to its last digit, a score isn't.
     tolerance = 0.0 if frame[name].dtype.kind in "iu" else 1e-6
     is_same = np.allclose(single_N, value_N, rtol=tolerance, atol=0, equal_nan=True)
-    return NumberColumn(name, title, meaning, single_N if is_same else value_N)
+    return NumberColumn(name, score.title, score.meaning, single_N if is_same else value_N)
 
 
 def _promoted(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:

@@ -23,7 +23,14 @@ import pandas as pd
 
 from steerlens.analysis.coverage import by_word, covered
 from steerlens.analysis.payoff import payoff
-from steerlens.analysis.resampling import FEWEST, RESAMPLES, difference, mean_estimate, spearman
+from steerlens.analysis.resampling import (
+    FEWEST,
+    RESAMPLES,
+    difference,
+    mean_estimate,
+    mean_or_none,
+    spearman,
+)
 from steerlens.analysis.series import Series
 from steerlens.analysis.summary import HYBRID, STEERABLE, THRESHOLDS, null_statistics
 from steerlens.config.schema import StudyConfig
@@ -200,8 +207,8 @@ def _measures(member: Series) -> dict[str, Any]:
     hybrid = (both["output_score"] >= HYBRID) & (both["input_score"] >= HYBRID)
     steerable = mean_estimate(scores >= STEERABLE)
     steered = payoff(member.tables.steering, threshold=STEERABLE)
-    per_sae = steerable.value * (_mean(saes["d_sae"]) or np.nan) if steerable else None
-    parameters = _mean(saes["parameters"])
+    per_sae = steerable.value * (mean_or_none(saes["d_sae"]) or np.nan) if steerable else None
+    parameters = mean_or_none(saes["parameters"])
     null = null_statistics(features, member.tables.null_scores)
     return {
         **interval_columns("success", steered.success if steered else None),
@@ -220,9 +227,9 @@ def _measures(member: Series) -> dict[str, Any]:
         **_quartiles("output_score", scores),
         **_quartiles("input_score", inputs),
         **interval_columns("hybrids", mean_estimate(hybrid.to_numpy(dtype=bool))),
-        "explained_variance": _mean(saes["explained_variance"]),
-        "l0": _mean(saes["l0"]),
-        "dead_share": _mean(saes["dead_share"]),
+        "explained_variance": mean_or_none(saes["explained_variance"]),
+        "l0": mean_or_none(saes["l0"]),
+        "dead_share": mean_or_none(saes["dead_share"]),
         "features": len(features),
     }
 
@@ -243,18 +250,13 @@ def _typical(selected: pd.DataFrame) -> dict[str, float | None]:
         "success_median": float(np.median(success)) if len(success) else None,
         "undecided": float(undecided.mean()) if len(selected) else None,
         "success_decided": float(success[~undecided].mean()) if not undecided.all() else None,
-        "degeneracy": _mean(selected["degeneracy"]),
+        "degeneracy": mean_or_none(selected["degeneracy"]),
     }
 
 
 def _quartiles(name: str, values: np.ndarray) -> dict[str, float | None]:
     quartiles = np.quantile(values, [0.25, 0.5, 0.75]).tolist() if len(values) else [None] * 3
     return dict(zip((f"{name}_q25", f"{name}_median", f"{name}_q75"), quartiles, strict=True))
-
-
-def _mean(column: Any) -> float | None:
-    numbers = column.dropna()
-    return float(numbers.mean()) if len(numbers) else None
 
 
 def _sentences(series: Sequence[Series], ranked: Any, by: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from steerlens.results.table import Column, Table
 from steerlens.results.tables.columns import LAYER, SUBJECT
 
@@ -142,6 +144,59 @@ FEATURES = Table(
     },
 )
 """One row per feature: its scores."""
+
+
+class Score(NamedTuple):
+    """What is made of a number that a method gives features."""
+
+    title: str
+    """What a page calls it."""
+    meaning: str
+    """What it is, in a line."""
+    ranks: bool = True
+    """Whether the features that have most of it are the run's best ones."""
+    selects: bool = True
+    """Whether it is tried as a guide to steering."""
+
+
+SCORES = {
+    "concept_score": Score("toward", "output score toward the concept's tokens", selects=False),
+    "output_score": Score(
+        "S_out", "output score: rank and probability of its own tokens when raised"
+    ),
+    "output_score_delta": Score(
+        "S_out gain", "output score less that without steering", ranks=False
+    ),
+    "output_score_p": Score(
+        "p", "share of the layer's random directions that score as high", ranks=False, selects=False
+    ),
+    "output_score_mean": Score("S_out mean", "mean output score over several prompts"),
+    "input_score": Score("S_in", "share of its texts in which it peaks on a token of its own"),
+    "token_confidence_delta": Score(
+        "confidence", "change of the mean log-probability of likely tokens"
+    ),
+    "mean_logit": Score("mean logit", "mean logit of its own tokens in its logit lens"),
+    "gradient": Score("gradient", "activation times gradient of the model's own next token"),
+    "outcome_correlation": Score(
+        "outcome", "correlation of its activation with what texts come to"
+    ),
+    "f1": Score("F1", "F1 as a detector of a concept's texts"),
+    "effect_stability": Score("stability", "cosine of its effects on the logits under two prompts"),
+    "collateral_spread": Score(
+        "spread", "other features of the SAE that change when it is raised", ranks=False
+    ),
+    "collateral_spread_later": Score(
+        "later spread", "features of each later SAE that change", ranks=False
+    ),
+    "activation_frequency": Score(
+        "frequency", "share of the corpus's tokens on which it fires", ranks=False
+    ),
+    "max_activation": Score("max", "largest activation over the corpus"),
+    "mean_activation": Score("mean", "mean activation where it fires", ranks=False, selects=False),
+    "random_score": Score("random", "drawn at random: a control"),
+}
+"""The numbers of `FEATURES` that are scores, the best guide to steering first. Those of other
+people's methods come after them."""
 
 SAES = Table(
     file="saes.parquet",

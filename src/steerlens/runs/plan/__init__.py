@@ -19,7 +19,7 @@ from steerlens.config.folders import has_chat_template, sae_facts, sae_folders
 from steerlens.config.gguf import gguf_file
 from steerlens.config.kinds import CONCEPTS
 from steerlens.config.saes import layers_with_sae
-from steerlens.config.schema import CorpusConfig, ModelConfig
+from steerlens.config.schema import JUDGE, CorpusConfig, ModelConfig
 from steerlens.config.settings import Settings, SubjectSettings
 from steerlens.data.corpus.webtext import webtext
 from steerlens.engine.examples import read_metadata
@@ -27,7 +27,7 @@ from steerlens.report.concept_page import Line, print_hanging
 from steerlens.report.terminal import console_on, duration
 from steerlens.results.text import visible
 from steerlens.runs.memory_check import device_type, dtype_name, estimate_weights, gigabytes
-from steerlens.runs.plan.concepts import planned_concepts
+from steerlens.runs.plan.concepts import planned_concepts, planned_ratings
 from steerlens.runs.plan.finished import Finished
 from steerlens.runs.plan.measure import Measured, measure
 from steerlens.runs.plan.rates import CorpusPass, Rates, keep_rates, read_rates
@@ -266,6 +266,10 @@ def _scores_and_texts(settings: Settings, measured: Measured | None) -> list[tup
                 + (f"; {n_kept:,} texts with these settings are in the cache" if n_kept else ""),
             )
         )
+    if steering and settings.steering.choice.rule == JUDGE:
+        concept = settings.steering.concept_label or settings.toward_words[0]
+        prompt = settings.steering.prompts[0] if _chat_template(settings) else None
+        rows.append(("ratings", planned_ratings(settings, concept, prompt, steering.texts)))
     if steering and settings.evaluate.tasks:
         tasks = ", ".join(settings.evaluate.tasks)
         rows.append(("tasks", f"{tasks}: up to {steering.edits:,} times each, and once unsteered"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from steerlens.config.settings import Settings
 
 if TYPE_CHECKING:
-    from steerlens.data.concept_sets import ConceptSet
+    pass
 
 CHARACTERS_PER_TOKEN = 4
 
@@ -52,11 +52,21 @@ def planned_concepts(settings: Settings, layer: int, n_layers: int) -> PlannedCo
         choosing, evaluating = len(concept.choosing), len(concept.evaluating)
         n_texts += sum(n * choosing + evaluating for n in [1, *tried])
     n_texts *= n_layers * settings.steering.generation.samples
-    return PlannedConcepts(len(concepts), len(tried), n_texts, _rating(settings, concepts, n_texts))
+    first = concepts.concepts[0]
+    instruction = first.choosing[0] if concepts.are_instructions else None
+    ratings = planned_ratings(settings, first.name, instruction, n_texts)
+    return PlannedConcepts(len(concepts), len(tried), n_texts, ratings)
 
 
-def _rating(settings: Settings, concepts: ConceptSet, n_texts: int) -> str:
-    """Return what the judge takes for as many texts as long as they may be."""
+def planned_ratings(settings: Settings, concept: str, instruction: str | None, n_texts: int) -> str:
+    """Say what the judge takes for as many texts as long as they may be.
+
+    Args:
+        settings: the run's, with a judge.
+        concept: one that texts are steered toward.
+        instruction: one that they answer; None where they continue prompts.
+        n_texts: how many are rated.
+    """
     from steerlens.config.prices import price_of
     from steerlens.judges.cost import estimate
     from steerlens.judges.items import Item, aspects_of
@@ -64,11 +74,10 @@ def _rating(settings: Settings, concepts: ConceptSet, n_texts: int) -> str:
 
     judge = settings.judge
     assert judge is not None
-    first = concepts.concepts[0]
     item = Item(
         text="x" * CHARACTERS_PER_TOKEN * settings.steering.generation.max_new_tokens,
-        concept=first.name,
-        instruction=first.choosing[0] if concepts.are_instructions else None,
+        concept=concept,
+        instruction=instruction,
     )
     aspects: Sequence[str] = aspects_of(item)
     n = n_texts * len(aspects)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
-from steerlens.engine.generation import eos_ids
 from steerlens.engine.generation.decoding import decode, padded_length
+from steerlens.engine.generation.row_batches import eos_ids
 from steerlens.engine.generation.sampling import Sampling, row_seed
 from steerlens.engine.generation.stopping import Stopping
 from steerlens.engine.intervention.hooks import NoEdits

@@ -16,7 +16,7 @@ that were generated; else the model reads those once more.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -94,44 +94,67 @@ def measure(
         for index, text in generated.items()
         if lm is subject.lm and text.ids == tokens[index]
     }
+    compared = same.keys() & set(fit)
+    # Read token by token as they were generated, beside the evaluator's reading: their prompts are
+    # run once for both, where the model is the same.
+    again = {
+        index: text
+        for index, text in generated.items()
+        if text.vectors.drawn_TD is not None and index not in compared
+    }
+    beside = again if lm is subject.lm else {}
     nothing = TextVectors()
     means, divergences = likelihood_and_divergence(
         lm,
-        [tokens[index] for index in fit],
-        [prompts[texts.prompts[index]] for index in fit],
+        [*(tokens[index] for index in fit), *(text.ids for text in beside.values())],
+        [
+            *(prompts[texts.prompts[index]] for index in fit),
+            *(text.prompt_ids for text in beside.values()),
+        ],
         run.memory_budget,
-        run.progress,
+        _at_most(len(fit), run.progress),
         run.chat_template,
-        [same.get(index, nothing) for index in fit],
+        [
+            *(same.get(index, nothing) for index in fit),
+            *(text.vectors for text in beside.values()),
+        ],
         subject.layer,
     )
     column: list[float | None] = [None] * len(texts)
-    for index, mean in zip(fit, means, strict=True):
+    for index, mean in zip(fit, means, strict=False):
         column[index] = math.exp(mean)
     if texts.factors is None:
         return {"perplexity": column}
     kl = [0.0 if factor == 0 else None for factor in texts.factors]
-    for index, mean in zip(fit, divergences, strict=True):
+    for index, mean in zip([*fit, *beside], divergences, strict=True):
         kl[index] = kl[index] if mean is None else mean
-    compared = {index for index in fit if index in same}
-    retokenised = [
-        index
-        for index, text in generated.items()
-        if text.vectors.drawn_TD is not None and index not in compared
-    ]
-    _, divergences = likelihood_and_divergence(
-        subject.lm,
-        [generated[index].ids for index in retokenised],
-        [generated[index].prompt_ids for index in retokenised],
-        run.memory_budget,
-        lambda done: None,
-        True,
-        [generated[index].vectors for index in retokenised],
-        subject.layer,
-    )
-    for index, mean in zip(retokenised, divergences, strict=True):
-        kl[index] = mean
+    if lm is not subject.lm:
+        _, divergences = likelihood_and_divergence(
+            subject.lm,
+            [text.ids for text in again.values()],
+            [text.prompt_ids for text in again.values()],
+            run.memory_budget,
+            lambda done: None,
+            True,
+            [text.vectors for text in again.values()],
+            subject.layer,
+        )
+        for index, mean in zip(again, divergences, strict=True):
+            kl[index] = mean
     return {"perplexity": column, "kl": kl}
+
+
+def _at_most(n: int, progress: Callable[[int], None]) -> Callable[[int], None]:
+    """Return what tells `progress` of `n` texts, of however many are read."""
+    left = n
+
+    def advance(done: int) -> None:
+        nonlocal left
+        told = min(done, left)
+        left -= told
+        progress(told)
+
+    return advance
 
 
 class _Generated(NamedTuple):
