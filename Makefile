@@ -60,6 +60,7 @@ docs: $(INSTALLED) ## Build the documentation into site/, searchable without a n
 	$(PIP) --editable '.[docs]'
 	$(BIN)/python -m experiments.reference
 	$(BIN)/zensical build --clean --strict
+	$(BIN)/python -m experiments.offline
 
 install: $(INSTALLED) ## Set up .venv from the lock
 

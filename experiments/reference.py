@@ -188,10 +188,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return text that can stand in a cell: `|` would end it, `<name>` would be a tag."""
-    text = text.replace("|", "\\|")
+    """Return text that can stand in a cell: outside of code `|` would end it, `<name>` would be a
+    tag.
+    """
     parts = re.split(r"(`[^`]*`)", text)
-    return "".join(p if p.startswith("`") else p.replace("<", "&lt;") for p in parts)
+    return "".join(
+        p if p.startswith("`") else p.replace("|", "\\|").replace("<", "&lt;") for p in parts
+    )
 
 
 def _sentence(docstring: str | None) -> str:

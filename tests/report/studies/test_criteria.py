@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from steerlens.analysis.series import Series
-from steerlens.config.schema import StudyConfig
+from steerlens.config.schema import ChoiceConfig, StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.studies.criteria import answer, beside_null
+from steerlens.results import STEERING
 from steerlens.results.folder import RunTables
-from tests.support.frames import frame, null_scores, steering
+from tests.support.frames import frame, generations, null_scores, steering
 
 N = 300
 
@@ -118,3 +121,26 @@ def test_the_output_scores_place_among_random_directions_takes_part() -> None:
     text = " ".join(found.sentences)
     assert "Keeping 25% of the features within layers" in text
     assert "more success than as many at random has 1 - output_score_p" in text
+
+
+def test_scores_are_held_against_success_at_equal_kl_and_concept_success() -> None:
+    made = series()
+    texts = generations(40, (0.0, 1.0, 2.0), ("a", "b"), (0,))
+    score_of = made.tables.steering.set_index("feature")["output_score"].to_dict()
+    strength = texts["feature"].map(score_of)
+    # At factor 2 all have a KL over the budget, at factor 1 the success that the score says.
+    texts = texts.assign(
+        kl=2.0 * (texts["factor"] == 2) + 0.5 * (texts["factor"] == 1),
+        success_20=(1000 * strength * texts["factor"]).round().astype("int64"),
+    )
+    tables = dataclasses.replace(made.tables, generations=texts, choice=ChoiceConfig())
+    steered = tables.steering.assign(concept_success=np.random.default_rng(5).random(N))
+    tables = dataclasses.replace(tables, steering=STEERING.frame(steered))
+    found = answer([dataclasses.replace(made, tables=tables)], StudyConfig())
+    by = found.tables["criteria_outcomes"].set_index(["outcome", "score"])
+    assert by.loc[("success at a KL of 1", "output_score"), "spearman"] == pytest.approx(1)
+    assert by.loc[("success at a KL of 1", "output_score"), "features"] == 40
+    assert by.loc[("success at a KL of 1", "input_score"), "spearman"] == pytest.approx(-1)
+    assert abs(by.loc[("concept success", "output_score"), "spearman"]) < 0.2
+    assert by.loc[("success", "output_score"), "spearman"] > 0.9
+    assert "Rank correlation with success at a KL of 1: " in " ".join(found.sentences)

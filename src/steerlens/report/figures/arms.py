@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from steerlens.analysis.arms import FEATURE, UNSTEERED
 from steerlens.config.schema import RANDOM_DIRECTION, RANDOM_FEATURE
@@ -33,8 +34,12 @@ def draw_arms(by_arm: pd.DataFrame) -> Figure:
             for steered, rows in rows_of_arm.groupby("steered", sort=False):
                 _draw_line(axes, rows, str(steered), cost)
             axes.set_xlabel(COSTS[cost])
+            axes.set_ylim(bottom=0)
             if cost == "perplexity":
                 axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+                axes.xaxis.set_major_formatter("{x:g}")
+                axes.xaxis.set_minor_locator(NullLocator())
         grid[0, column].set_title(name)
     for axes in grid[:, 0]:
         axes.set_ylabel("success@20")

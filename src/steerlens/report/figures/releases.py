@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from steerlens.analysis.summary import STEERABLE
 from steerlens.report.figures import style
@@ -77,6 +78,8 @@ def draw_layers(by_layer: Any, by_depth: bool) -> Figure:
             axes.plot(x, y, f"{marker}-", color=color, label=visible(labels[str(label)]))
         axes.set_ylim(bottom=0, top=None if by_layer[name].any() else 1)
         axes.set_xlabel("relative depth" if by_depth else "layer")
+        if not by_depth:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(LAYER_PANELS[name])
     handles, labels = row[0].get_legend_handles_labels()
     legend = figure.legend(handles, labels, loc="outside lower center", ncols=3)

@@ -5,8 +5,9 @@ first, with intervals that are simultaneous over all scores), and every two scor
 other: Spearman's and Kendall's rank correlation and how many of the first hundred features they
 share. Where random directions were scored, the output score also takes part as its place among
 them: `1 - output_score_p`, and less the mean of its layer's. The best pair of scores is held
-against the best score, both chosen and counted on different features. Scores agree or not over all
-scored features, and guide or not over those that were steered.
+against the best score, both chosen and counted on different features; and every score against
+success, concept success, and success at the factors that rule=kl chooses. Scores agree or not over
+all scored features, and guide or not over those that were steered.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from steerlens.analysis.equal_share import (
     EqualShare,
     payoff_at_equal_share,
 )
+from steerlens.analysis.factors import choose_factors
 from steerlens.analysis.payoff import SHARES, Criterion, criteria, scores_of
 from steerlens.analysis.resampling import FEWEST, LEVEL, Estimate, spearman, sure, top_weights
 from steerlens.analysis.series import Series
@@ -34,7 +36,7 @@ from steerlens.analysis.steering_summary import COMPARED
 from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.studies import Answer, interval_columns
-from steerlens.results import SAES
+from steerlens.results import FEATURES, SAES, features_alone
 from steerlens.results.folder import RunTables
 
 if TYPE_CHECKING:
@@ -46,6 +48,9 @@ RESAMPLES = 200
 
 DARK = 0.6
 """Colours of larger numbers are too dark for dark letters."""
+
+OUTCOMES = {"success": "success_20", "concept success": "concept_success"}
+"""What scores may guide to, beside success at equal KL: columns of the table of steering."""
 
 GUIDE = f"success_{SHARES[COMPARED]:g}"
 
@@ -76,12 +81,14 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     at_share = payoff_at_equal_share(tables.steering) if len(tables.steering) else []
     equal = pd.DataFrame(at_share)
     combined = combined_criteria(tables.steering) if len(tables.steering) else []
+    correlations = _correlations(tables, scores) if len(tables.steering) else []
     notes = [f"Only {series[0].label} is looked at."] if len(series) > 1 else []
     return Answer(
         sentences=[
             *_guide_sentences(by_score, guides),
             *_equal_share_sentences(at_share),
             *_combined_sentences(combined),
+            *_correlation_sentences(correlations),
             *_agreement_sentences(agreement),
             *notes,
         ],
@@ -90,6 +97,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
             "criteria_agreement": agreement,
             **({"criteria_payoff": equal} if len(equal) else {}),
             **({"criteria_combined": _combined_table(combined)} if combined else {}),
+            **({"criteria_outcomes": pd.DataFrame(correlations)} if correlations else {}),
         },
         figures={"criteria_agreement": partial(_draw, agreement, scores)} if pairs else {},
     )
@@ -140,6 +148,52 @@ def _equal_share_sentences(at_share: Sequence[EqualShare]) -> list[str]:
             sentences.append(f"{start}: more success than as many at random has {names}.")
         else:
             sentences.append(f"{start}: none has surely more success than as many at random.")
+    return sentences
+
+
+def _outcomes(tables: RunTables) -> dict[str, pd.DataFrame]:
+    """Return what scores may guide to, each as a table of features with the column `outcome`:
+    success, concept success, and success at equal KL, the factor chosen by rule=kl from the same
+    texts.
+    """
+    keys, steering = list(FEATURES.keys), features_alone(tables.steering)
+    by_name = {name: steering[[*keys, column]] for name, column in OUTCOMES.items()}
+    texts = features_alone(tables.generations)
+    if tables.choice is not None and any(texts["kl"].notna().tolist()):
+        at_kl = choose_factors(texts, dataclasses.replace(tables.choice, rule="kl"))
+        by_name[f"success at a KL of {tables.choice.kl_budget:g}"] = at_kl[[*keys, "success_20"]]
+    return {
+        name: rows.set_axis([*keys, "outcome"], axis=1).dropna(subset="outcome")
+        for name, rows in by_name.items()
+    }
+
+
+def _correlations(tables: RunTables, scores: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rank correlation of every score with every outcome that there is."""
+    correlations = []
+    for name, rows in _outcomes(tables).items():
+        both: Any = features_alone(tables.steering)[[*FEATURES.keys, *scores]]
+        both = both.merge(rows, on=list(FEATURES.keys))
+        outcome_N = both["outcome"].to_numpy(float)
+        for score in scores:
+            score_N = both[score].to_numpy(float, na_value=np.nan)
+            correlation = spearman(score_N, outcome_N, RESAMPLES, np.random.default_rng(0))
+            if correlation:
+                n = int((~np.isnan(score_N)).sum())
+                about = {"outcome": name, "score": score, "features": n}
+                correlations.append(about | interval_columns("spearman", correlation))
+    return correlations
+
+
+def _correlation_sentences(correlations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return of every outcome but success, which others tell, the scores by their correlation."""
+    sentences = []
+    for outcome in dict.fromkeys(row["outcome"] for row in correlations):
+        rows = [row for row in correlations if row["outcome"] == outcome]
+        rows = sorted(rows, key=lambda row: -abs(row["spearman"]))
+        if outcome != "success":
+            numbers = ", ".join(f"{row['score']} {_interval(row, 'spearman')}" for row in rows)
+            sentences.append(f"Rank correlation with {outcome}: {numbers}.")
     return sentences
 
 
@@ -331,7 +385,7 @@ def _draw(agreement: pd.DataFrame, scores: Sequence[str]) -> Figure:
             axes.text(
                 j, i, f"{grid[i, j]:.2f}", ha="center", va="center", fontsize=8, color=color
             )  # fmt: skip
-        names = [visible(name) for name in scores]
+        names = [visible(name).replace("_", " ") for name in scores]
         axes.set_xticks(range(n), names, rotation=40, ha="right", parse_math=False)
         axes.set_yticks(range(n), names, parse_math=False)
         axes.set_title(title)
