@@ -68,7 +68,8 @@ def side_effects(texts: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
     at_best = at_best.loc[is_best.fillna(False).astype(bool)]
     changed = changed_texts(at_best, FEATURE, [*FEATURE, "prompt", "sample"])
     columns = ["changed", "worse", "side_effect_ratio"]
-    return best[[*FEATURE]].merge(changed, how="left", on=list(FEATURE))[columns]
+    features: Any = best[[*FEATURE]]
+    return features.merge(changed, how="left", on=list(FEATURE))[columns]
 
 
 def missing_ratings(texts: pd.DataFrame) -> str | None:
