@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -50,8 +50,9 @@ def with_ratings(
     columns = rated.columns()
     names = [f"{rated.kind}_{aspect}" for aspect in ASPECTS]
     values_AN = np.array([columns[name] for name in names if name in columns], dtype=float)
-    by_name = {name: pd.array(values) for name, values in columns.items()}
-    return texts.assign(**by_name, judge=rated.judge, **{RATING: harmonic(values_AN.T)})
+    by_name: dict[str, Any] = {name: pd.array(values) for name, values in columns.items()}
+    by_name |= {"judge": rated.judge, RATING: harmonic(values_AN.T)}
+    return texts.assign(**by_name)
 
 
 def side_effects(texts: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:

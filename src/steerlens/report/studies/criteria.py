@@ -163,7 +163,7 @@ def _outcomes(tables: RunTables) -> dict[str, pd.DataFrame]:
         at_kl = choose_factors(texts, dataclasses.replace(tables.choice, rule="kl"))
         by_name[f"success at a KL of {tables.choice.kl_budget:g}"] = at_kl[[*keys, "success_20"]]
     return {
-        name: rows.set_axis([*keys, "outcome"], axis=1).dropna(subset="outcome")
+        name: rows.set_axis([*keys, "outcome"], axis=1).dropna(subset=["outcome"])
         for name, rows in by_name.items()
     }
 
