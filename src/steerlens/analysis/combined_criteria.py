@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def combined_criteria(steering: pd.DataFrame, seed: int = 0) -> list[Combined]:
     scores = {
         name: rows[name].to_numpy(dtype=float, na_value=np.nan)
         for name in scores_of(rows)
-        if rows[name].nunique() > 1
+        if len(set(rows[name].dropna().tolist())) > 1
     }
     if len(scores) < 3 or not success_N.any():
         return []
@@ -123,8 +123,8 @@ def _compared(
     difference_R = resampled_R2[:, 1] - resampled_R2[:, 0]
     difference = estimate(float(value_2[1] - value_2[0]), difference_R, features)
     commonest = [counts.most_common(1)[0] for counts in picked]
-    names = [f"{name} ({n} of {FOLDS} folds)" for name, n in commonest]
-    return Combined(kept, COMBINED_SHARE, features, *names, single, pair, difference)
+    of_single, of_pair = (f"{name} ({n} of {FOLDS} folds)" for name, n in commonest)
+    return Combined(kept, COMBINED_SHARE, features, of_single, of_pair, single, pair, difference)
 
 
 def _oriented(
@@ -136,7 +136,8 @@ def _oriented(
     has_N = ~np.isnan(score_N)
     usable = has_N & train_N
     constant = len(np.unique(score_N[usable])) < 2 or len(np.unique(success_N[usable])) < 2
-    falls = not constant and spearmanr(score_N[usable], success_N[usable]).statistic < 0
+    correlation: Any = None if constant else spearmanr(score_N[usable], success_N[usable])
+    falls = correlation is not None and correlation.statistic < 0
     rank_N = np.zeros(len(score_N))
     for group in np.unique(groups_N):
         members = has_N & (groups_N == group)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -180,7 +180,8 @@ def text_grid(generations: pd.DataFrame, success: str) -> TextGrid:
     texts = texts[[*keys, "factor", "prompt", *names.values()]].astype(
         {**dict.fromkeys(names.values(), float), "factor": float}
     )
-    means = texts.groupby([*keys, "factor", "prompt"], dropna=False).mean().reset_index()
+    groups: Any = texts.groupby([*keys, "factor", "prompt"], dropna=False)
+    means = groups.mean().reset_index()
     features = means[keys].drop_duplicates(ignore_index=True).sort_values(keys, ignore_index=True)
     features = features.assign(index=range(len(features)))
     at_F = means[keys].merge(features, how="left", on=keys)["index"].to_numpy(int)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -50,8 +50,9 @@ def with_ratings(
     columns = rated.columns()
     names = [f"{rated.kind}_{aspect}" for aspect in ASPECTS]
     values_AN = np.array([columns[name] for name in names if name in columns], dtype=float)
-    by_name = {name: pd.array(values) for name, values in columns.items()}
-    return texts.assign(**by_name, judge=rated.judge, **{RATING: harmonic(values_AN.T)})
+    by_name: dict[str, Any] = {name: pd.array(values) for name, values in columns.items()}
+    by_name |= {"judge": rated.judge, RATING: harmonic(values_AN.T)}
+    return texts.assign(**by_name)
 
 
 def side_effects(texts: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
@@ -67,7 +68,8 @@ def side_effects(texts: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
     at_best = at_best.loc[is_best.fillna(False).astype(bool)]
     changed = changed_texts(at_best, FEATURE, [*FEATURE, "prompt", "sample"])
     columns = ["changed", "worse", "side_effect_ratio"]
-    return best[[*FEATURE]].merge(changed, how="left", on=list(FEATURE))[columns]
+    features: Any = best[[*FEATURE]]
+    return features.merge(changed, how="left", on=list(FEATURE))[columns]
 
 
 def missing_ratings(texts: pd.DataFrame) -> str | None:

@@ -154,7 +154,7 @@ def test_of_few_features_nothing_is_claimed_and_all_is_drawn_of_many() -> None:
     few = answer([series(texts(APART[:3]))], StudyConfig())
     assert few.sentences == ["3 features can't say which rule chooses better: it takes at least 8."]
     ends = few.tables["factors_damage"]["success_low"]
-    assert ends.isna().all()
+    assert all(ends.isna().tolist())
     found = answer([series(texts(APART))], StudyConfig())
     assert set(found.tables) == {"factors_damage", "factors_prompts", "factors_common"}
     figure = found.figures["factors"]()
@@ -167,6 +167,7 @@ def test_of_few_features_nothing_is_claimed_and_all_is_drawn_of_many() -> None:
         (texts(EQUAL).head(0), "add steer=grid"),
         (texts(EQUAL, n_prompts=1), "at least two prompts"),
         (texts(EQUAL).assign(kl=np.nan), "texts with kl"),
+        (texts(EQUAL).iloc[12:], "leave steer.search out"),
     ],
 )
 def test_texts_that_say_nothing_are_one_sentence(table: pd.DataFrame, sentence: str) -> None:

@@ -11,6 +11,7 @@ from steerlens import SteerlensError
 from steerlens.engine.subject import Subject
 from steerlens.results import GENERATIONS
 from steerlens.steering.metrics import MetricRun, Texts, metrics
+from steerlens.steering.metrics.drift import FIRED
 from tests.steering.metrics.texts import chosen, random_texts
 
 MakeSubject = Callable[..., Subject]
@@ -21,11 +22,12 @@ LENGTH = 40
 def test_columns_are_those_of_the_table(tiny_subject: MakeSubject, name: str) -> None:
     subject, metric = tiny_subject(), metrics()[name]
     columns = metric.measure(random_texts(subject), subject, metric.Config(), MetricRun())
-    assert set(columns) <= set(GENERATIONS.columns)
+    assert set(columns) <= {*GENERATIONS.columns, FIRED}  # of which `with_drift` makes a column
     assert {len(column) for column in columns.values()} == {LENGTH}
     keys = {"model": "m", "sae": "s", "hook_name": "h", "layer": 2, "feature": [0] * LENGTH}
-    frame = GENERATIONS.frame({**keys, **columns})
-    assert not any(frame[column].isna().all() for column in columns)
+    of_table = {name: column for name, column in columns.items() if name != FIRED}
+    frame = GENERATIONS.frame({**keys, **of_table})
+    assert not any(frame[column].isna().all() for column in of_table)
 
 
 @pytest.mark.parametrize("name", metrics())
@@ -49,7 +51,12 @@ def test_a_text_is_measured_as_if_it_were_alone(tiny_subject: MakeSubject, name:
     alone = [
         metric.measure(chosen(texts, [i]), subject, metric.Config(), MetricRun()) for i in some
     ]
-    for column, values in together.items():
+    if FIRED in together:  # lists of whole numbers
+        fired = together[FIRED]
+        assert [fired[i] for i in shuffled] == mixed[FIRED]
+        assert [fired[i] for i in some] == [of_text[FIRED][0] for of_text in alone]
+    for column in together.keys() - {FIRED}:
+        values = together[column]
         assert [values[i] for i in shuffled] == pytest.approx(list(mixed[column]), rel=1e-5)
         of_some = [values[i] for i in some]
         assert of_some == pytest.approx([one[column][0] for one in alone], rel=1e-5)

@@ -157,13 +157,13 @@ def _outcomes(tables: RunTables) -> dict[str, pd.DataFrame]:
     texts.
     """
     keys, steering = list(FEATURES.keys), features_alone(tables.steering)
-    by_name = {name: steering[[*keys, column]] for name, column in OUTCOMES.items()}
+    by_name: dict[str, Any] = {name: steering[[*keys, column]] for name, column in OUTCOMES.items()}
     texts = features_alone(tables.generations)
     if tables.choice is not None and any(texts["kl"].notna().tolist()):
         at_kl = choose_factors(texts, dataclasses.replace(tables.choice, rule="kl"))
         by_name[f"success at a KL of {tables.choice.kl_budget:g}"] = at_kl[[*keys, "success_20"]]
     return {
-        name: rows.set_axis([*keys, "outcome"], axis=1).dropna(subset="outcome")
+        name: rows.set_axis([*keys, "outcome"], axis=1).dropna(subset=["outcome"])
         for name, rows in by_name.items()
     }
 

@@ -57,7 +57,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
         SteerlensError: there are no texts, too few prompts, or texts without what rules weigh.
     """
     tables = series[0].tables
-    texts = features_alone(tables.generations)
+    texts: Any = features_alone(tables.generations)
     if texts.empty or tables.choice is None:
         raise SteerlensError("it takes texts of features at several factors: add steer=grid.")
     if texts["prompt"].nunique() < FEWEST_PROMPTS:
@@ -67,6 +67,10 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
             raise SteerlensError(f"it takes texts with {column}, which these don't have.")
     choice = tables.choice
     grid = text_grid(texts, choice.success)
+    if np.isnan(grid.success_FKP).all(axis=2).any():
+        raise SteerlensError(
+            "it takes texts of every feature at the same factors: leave steer.search out."
+        )
     n = len(grid.layers_F)
     damage = [*success_at_equal_damage(grid, choice)]
     prompts = [*held_out(grid, choice, list(LIMIT_OF_RULE))]
@@ -229,6 +233,8 @@ def _draw(rows: Sequence[AtDamage]) -> Figure:
     style.headline(
         figure,
         "Success at equal damage",
-        "factors chosen on half of the prompts; 95 % intervals over features within layers",
+        style.n_of([row.features for row in rows], "feature"),
+        "means over features on half of the prompts, factors chosen on the other half; 95 % "
+        "intervals over features within layers",
     )
     return figure
