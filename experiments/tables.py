@@ -3,8 +3,8 @@
     python -m experiments.tables outputs/NAME experiments/results/NAME
     steerlens report experiments/results/NAME      # its figures and report anew, without running
 
-Texts are left empty, and of features that weren't steered with only scores stay. Settings,
-provenance and summaries come along.
+Texts are left empty, and of features that weren't steered with only scores stay; cards' tables
+are left out. Settings, provenance and summaries come along.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ LEFT_OUT = {
     "steering.parquet": ("input_top_examples",),
 }
 """Columns that are large or hold texts, by table."""
+OF_CARDS = ("cards.parquet", "examples.parquet", "neighbours.parquet")
+"""Tables that aren't stored: tokens and texts for a page's cards."""
 FOLDERS = re.compile(r"(?<![\w:/])/(?:[\w.@+~-]+/)+")
 """The folders of an absolute path, which are the machine's."""
 
@@ -52,7 +54,7 @@ def store(source: Path, target: Path) -> None:
     """Store the tables of the run in `source`, and those of its jobs if it is a sweep."""
     target.mkdir(parents=True, exist_ok=True)
     for table in TABLES:
-        if (source / table.file).is_file():
+        if table.file not in OF_CARDS and (source / table.file).is_file():
             small = without_texts(pq.read_table(source / table.file), table.file)
             with atomic_write(target / table.file) as file:
                 pq.write_table(small, file, compression="zstd", compression_level=15)

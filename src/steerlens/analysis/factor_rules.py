@@ -63,6 +63,7 @@ class TextGrid:
     perplexity_FKP: np.ndarray
     kl_FKP: np.ndarray
     relative_dose_FKP: np.ndarray
+    degeneracy_FKP: np.ndarray
 
     @property
     def n_prompts(self) -> int:
@@ -80,6 +81,7 @@ class TextGrid:
                     self.perplexity_FKP,
                     self.kl_FKP,
                     self.relative_dose_FKP,
+                    self.degeneracy_FKP,
                 )
             ),
         )
@@ -94,6 +96,7 @@ class PromptMeans:
     perplexity_FK: np.ndarray
     kl_FK: np.ndarray
     relative_dose_FK: np.ndarray
+    degeneracy_FK: np.ndarray
 
     @property
     def perplexity_ratio_FK(self) -> np.ndarray:
@@ -130,6 +133,9 @@ class AtDamage(NamedTuple):
     """None where no limit of the rule does so much, or so little."""
     over_same_factor: Estimate | None
     """Less that with the same factor for all, drawn together."""
+    degeneracy: float | None
+    """Mean degeneracy of the same texts: repeated tokens are cheap for a model, so that success at
+    little damage may be one token again and again. None where it wasn't measured."""
 
 
 class OnPrompts(NamedTuple):
@@ -174,6 +180,7 @@ def text_grid(generations: pd.DataFrame, success: str) -> TextGrid:
         "perplexity": "perplexity",
         "kl": "kl",
         "relative_dose": "relative_dose",
+        "degeneracy": "degeneracy",
     }
     keys = list(FEATURES.keys)
     texts = features_alone(generations)
@@ -233,12 +240,15 @@ def success_at_equal_damage(grid: TextGrid, choice: ChoiceConfig) -> Iterator[At
         )
     for damage, levels in DAMAGES.items():
         success_of = {
-            rule: _interpolated(on_others, chosen_NF, damage, levels, counts_RF)
+            rule: _interpolated(on_others, "success", chosen_NF, damage, levels, counts_RF)
             for rule, chosen_NF in chosen.items()
             if len(chosen_NF)
         }
         for rule, success_RL in success_of.items():
             over_RL = success_RL - success_of[SAME_FACTOR]
+            (degeneracy_L,) = _interpolated(
+                on_others, "degeneracy", chosen[rule], damage, levels, counts_RF[:1]
+            )
             for at, level in enumerate(levels):
                 yield AtDamage(
                     rule,
@@ -249,6 +259,7 @@ def success_at_equal_damage(grid: TextGrid, choice: ChoiceConfig) -> Iterator[At
                     None
                     if rule == SAME_FACTOR
                     else _with_interval(over_RL[:, at], len(grid.layers_F)),
+                    None if np.isnan(degeneracy_L[at]) else float(degeneracy_L[at]),
                 )
 
 
@@ -267,27 +278,30 @@ def _limits(cost_FK: np.ndarray, factors_K: np.ndarray) -> list[float]:
 
 def _interpolated(
     means: PromptMeans,
+    name: str,
     chosen_NF: np.ndarray,
     damage: str,
     levels: Sequence[float],
     counts_RF: np.ndarray,
 ) -> np.ndarray:
-    """Return the mean success where the mean damage is at each level, in each sample: (R, L)."""
-    success_NF = np.array([means.at(chosen_F, "success") for chosen_F in chosen_NF])
+    """Return the mean over features of `name` (success, say) where the mean damage is at each
+    level, in each sample: (R, L).
+    """
+    values_NF = np.array([means.at(chosen_F, name) for chosen_F in chosen_NF])
     damage_NF = np.array([means.at(chosen_F, damage) for chosen_F in chosen_NF])
     is_ratio = damage == "perplexity_ratio"
     if is_ratio:
         damage_NF = np.log(damage_NF)
-    success_RN, damage_RN = (_weighted(values, counts_RF) for values in (success_NF, damage_NF))
+    values_RN, damage_RN = (_weighted(values, counts_RF) for values in (values_NF, damage_NF))
     goals = np.log(levels) if is_ratio else np.array(levels)
     rows = []
-    for success_N, damage_N in zip(success_RN, damage_RN, strict=True):
+    for values_N, damage_N in zip(values_RN, damage_RN, strict=True):
         order = np.argsort(damage_N, kind="stable")
-        order = order[np.isfinite(damage_N[order]) & np.isfinite(success_N[order])]
+        order = order[np.isfinite(damage_N[order]) & np.isfinite(values_N[order])]
         if not len(order):
             rows.append(np.full(len(goals), np.nan))
             continue
-        rows.append(np.interp(goals, damage_N[order], success_N[order], left=np.nan, right=np.nan))
+        rows.append(np.interp(goals, damage_N[order], values_N[order], left=np.nan, right=np.nan))
     return np.array(rows)
 
 

@@ -34,7 +34,7 @@ def texts(
     strength: np.ndarray, n_prompts: int = 12, layers: int = 1, noise: float = 0.0
 ) -> pd.DataFrame:
     """Texts of features on which a factor acts as `strength` times as much: success, KL, dose and
-    the logarithm of perplexity all go with that dose.
+    the logarithm of perplexity all go with that dose, and so does degeneracy.
     """
     rng = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
@@ -49,7 +49,7 @@ def texts(
                             "feature": feature, "factor": factor, "prompt": f"p{prompt:02}",
                             "sample": 0, "success_20": dose + noise * rng.normal(),
                             "perplexity": 10 * float(np.exp(0.2 * dose)), "kl": 0.5 * dose,
-                            "relative_dose": 0.1 * dose,
+                            "relative_dose": 0.1 * dose, "degeneracy": 0.02 * dose,
                         }
                     )  # fmt: skip
     success = [row.pop("success_20") for row in rows]
@@ -87,6 +87,8 @@ def test_at_equal_kl_all_rules_have_the_success_that_this_kl_buys() -> None:
         assert row.success.low == pytest.approx(2 * row.level)
         if row.over_same_factor:
             assert row.over_same_factor.value == pytest.approx(0, abs=1e-9)
+    for row in of_kl:
+        assert row.degeneracy == pytest.approx(0.04 * row.level)
 
 
 def test_a_rule_that_spares_what_steering_breaks_has_more_at_equal_damage() -> None:

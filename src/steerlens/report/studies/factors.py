@@ -4,7 +4,8 @@ of its own?
 All from the texts of one run at all factors, chosen on some prompts and counted on others:
 
 - success at equal damage: each rule with the limit at which it does as much damage (mean KL;
-  perplexity over the unsteered one) as the others, beside the same factor for all;
+  perplexity over the unsteered one) as the others, beside the same factor for all, and how far
+  the texts repeat themselves (degeneracy), which neither damage sees;
 - prompts: success of the factors that a rule chooses on 5, 10 and 20 prompts, on all others, as a
   share of the most that the rule allows there, and how many of them it still allows;
 - common: one factor, one relative dose or one KL for all features of a layer, chosen by its other
@@ -123,7 +124,11 @@ def _damage_sentences(rows: Sequence[AtDamage]) -> list[str]:
         ordered = sorted(
             reached[level], key=lambda row: row.success.value if row.success else 0, reverse=True
         )
-        numbers = ", ".join(f"{row.rule} {_interval(row.success)}" for row in ordered)
+        numbers = "; ".join(
+            f"{row.rule} {_interval(row.success)}"
+            + ("" if row.degeneracy is None else f", degeneracy {row.degeneracy:.2f}")
+            for row in ordered
+        )
         better = [row.rule for row in ordered if _is_above_0(row.over_same_factor)]
         compared = [row for row in ordered if row.rule != SAME_FACTOR]
         surely = (
