@@ -189,6 +189,8 @@ def test_how_many_share_the_highest_score_is_said() -> None:
     alone = summarise(RunTables(tied(output_score=[0.9] + [0.1] * 7)))
     assert alone["top_score"] == {"score": 0.9, "features": 1}
     assert "share" not in explanation(alone)[0]
+    low = summarise(RunTables(tied(output_score=[0.004] * 8)))
+    assert "share" not in explanation(low)[0]  # all are as good as 0
     other = summarise(RunTables(tied(concept_score=[0.5] * 8)))
     assert other["top_score"] is None
 

@@ -155,13 +155,13 @@ MEANINGS = (
     (
         "output_score",
         "S_out",
-        "near 1: amplifying the feature makes its own logit-lens tokens the next token; below "
-        f"{THRESHOLDS[0]:g}: it hardly steers.",
+        "near 1: amplifying the feature makes one of the tokens that it promotes the next token; "
+        f"below {THRESHOLDS[0]:g}: it hardly steers.",
     ),
     (
         "input_score",
         "S_in",
-        "near 1: the feature fires hardest on its own logit-lens tokens; near 0: on others.",
+        "near 1: the feature fires hardest on the tokens that it promotes; near 0: on others.",
     ),
 )
 
@@ -170,7 +170,8 @@ def explanation(summary: Mapping[str, Any]) -> list[str]:
     """Return what the scores of a run say, in a few sentences."""
     overall = summary["overall"]
     lines: list[str] = []
-    if (top := summary["top_score"]) and top["features"] > 1:
+    top = summary["top_score"]
+    if top and top["features"] > 1 and round(top["score"], TIE_DECIMALS) > 0:
         lines.append(
             f"{top['features']:,} features share the highest S_out, "
             f"{top['score']:.{TIE_DECIMALS}f}; of equal ones those that write different words "
