@@ -144,6 +144,9 @@ def test_the_range_of_factors_or_why_there_is_none_is_told() -> None:
     where = console(200)
     show(dataclasses.replace(tables, steering=steered), where)
     assert "factor 2 (allowed: 0.5 to 4): " in shown(where)
+    where = console(200)
+    show(tables, where)  # of an earlier run, which has no range
+    assert "factor 2: " in shown(where)
     without = tables.steering.assign(best_factor=pd.NA, safe_factor_low=pd.NA)
     choice = ChoiceConfig(rule="kl", kl_budget=0.25)
     where = console(200)

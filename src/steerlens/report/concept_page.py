@@ -175,8 +175,9 @@ def template_sentence(tables: RunTables) -> str:
 def share_sentence(feature: Toward) -> str:
     """Say how many tokens of the concept stand in how many texts, and without steering."""
     row = feature.row
+    allowed = "" if (factors := safe_range(row)) == "-" else f" (allowed: {factors})"
     return (
-        f"factor {number(row['best_factor'], 'g')} (allowed: {safe_range(row)}): "
+        f"factor {number(row['best_factor'], 'g')}{allowed}: "
         f"{number(row['concept_success'], '.2g')} of its tokens a text "
         f"(unsteered {number(row['concept_success_unsteered'], '.2g')}), in {feature.shown} of "
         f"{feature.n_texts} texts (unsteered {feature.shown_unsteered})"

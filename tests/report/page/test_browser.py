@@ -227,8 +227,8 @@ def test_a_run_with_little_in_it_has_a_page_that_says_so(opened: Opened, tmp_pat
     pages = {
         "0 features, none with a score": RunTables(FEATURES.frame([])),
         "4 features, none with a score": nothing,
-        "Unfinished: it was killed": dataclasses.replace(
-            plain_tables(), unfinished="it was killed"
+        "Unfinished: 1 of 2 layers; it was killed": dataclasses.replace(
+            plain_tables(), unfinished="unfinished: 1 of 2 layers; it was killed"
         ),
         "generations.parquet is missing": RunTables(frame((0,), 4), steering=steering((0,), 3)),
         "provenance.json is missing": long,

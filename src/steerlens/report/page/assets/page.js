@@ -10,7 +10,7 @@
       make("button", { type: "button", text: "Copy", on: { click: (event) => copy(overview.command, event.target) } })) : null;
     const facts = overview.facts.length ? make("details", { class: "facts" }, make("summary", { text: "Model, SAE, versions" }),
       make("dl", {}, overview.facts.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })]))) : null;
-    const state = overview.state === "done" ? null : make("p", { class: "warn", role: "alert", text: `Unfinished: ${overview.state}.` });
+    const state = overview.state === "done" ? null : make("p", { class: "warn", role: "alert", text: `Unfinished: ${overview.state.replace(/^unfinished: /, "")}.` });
     return make("section", { id: "top", "aria-labelledby": "title" }, make("h1", { id: "title", text: data.title }), state,
       make("p", { class: "asked", text: overview.question }),
       overview.notes.length ? make("ul", { class: "warn" }, overview.notes.map((text) => make("li", { text }))) : null,
