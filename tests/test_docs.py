@@ -153,7 +153,13 @@ def test_pages_have_commands_in_blocks_of_their_own() -> None:
     assert len(SMALL) > 30
 
 
-@pytest.mark.parametrize("words", RUNS, ids=" ".join)
+def with_slow(words: tuple[str, ...]) -> Any:
+    """Mark what reads lm-eval's index of 14,000 tasks."""
+    of_harness = any(word.startswith("evaluate.tasks=") for word in words)
+    return pytest.param(words, marks=[pytest.mark.slow] if of_harness else [], id=" ".join(words))
+
+
+@pytest.mark.parametrize("words", map(with_slow, RUNS))
 def test_a_command_composes_and_is_not_refused(
     words: tuple[str, ...],
     files: dict[str, str],

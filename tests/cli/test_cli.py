@@ -149,6 +149,7 @@ def test_a_run_is_composed_once(
     assert "seed=3" in Path("run/.hydra/overrides.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_each_job_of_a_multirun_has_a_folder_of_its_own(
     steerlens: Steerlens, ran: list[RunConfig], tmp_path: Path
 ) -> None:

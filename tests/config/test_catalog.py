@@ -80,7 +80,7 @@ def test_the_name_of_a_release_lists_its_ids() -> None:
         ("models", "gpt2-smal1", "no models match 'gpt2-smal1'; did you mean 'gpt2-small'"),
         ("releases", "gemma-scope-2b-pt-rez", "did you mean 'gemma-scope-2b-pt-res'"),
         ("scores", "zzz", "try a shorter word"),
-        ("modls", "", "unknown list 'modls'; did you mean 'models'?"),
+        ("modls", "", "unknown list 'modls'; did you mean 'models' or 'methods'?"),
     ],
 )
 def test_near_names_are_shown_when_nothing_matches(kind: str, filter: str, expected: str) -> None:

@@ -53,6 +53,7 @@ def test_texts_want_a_judge() -> None:
 def test_what_can_work_is_not(tmp_path: Path) -> None:
     words = [*BASE, "model=gpt2-small", "sae=gpt2-small-res-jb"]
     check(compose(words))
+    (tmp_path / "metadata.jsonl").write_text('{"concept_id": 0, "concept": "rain"}\n')
     check(compose([*words, "concepts=folder", f"concepts.path={tmp_path}"]))
     check(compose([*words, "concepts=folder", 'concepts.path="somewhere/{layer}"']))
 

@@ -160,6 +160,7 @@ def test_the_hub_is_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert huggingface_hub.is_offline_mode()
 
 
+@pytest.mark.slow
 def test_model_types_compares_what_is_there_and_names_the_rest(
     tmp_path: Path, cache: Path, gemma: RunConfig, undrawn_figures: None,
     capsys: pytest.CaptureFixture[str],

@@ -38,6 +38,7 @@ def words(tiny_folder: Callable[[str], Path], tmp_path: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_nothing_is_computed_twice(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn_figures: None
 ) -> None:

@@ -281,6 +281,7 @@ def test_a_plan_counts_the_texts_of_all_words_at_all_factors() -> None:
     assert planned_words(parse_settings(config_of()), 5) is None
 
 
+@pytest.mark.slow
 def test_shards_of_a_run_share_the_words(folder: Path, undrawn_figures: None) -> None:
     def words_of(name: str, *words: str) -> pd.DataFrame:
         config = compose(

@@ -69,6 +69,7 @@ def test_every_kind_of_table_can_be_drawn(
                 figure.draw_without_rendering()
 
 
+@pytest.mark.slow
 def test_figures_are_written_as_png_and_pdf_the_same_each_time(tmp_path: Path) -> None:
     first = draw_all(RunTables(frame()), tmp_path / "a")
     assert set(first) == set(FIGURES)

@@ -28,6 +28,7 @@ from steerlens.results.pmi import Pmi
 from tests.support.frames import NASTY, found_pmi, of_every_role
 
 
+@pytest.mark.slow
 def test_figures_of_texts_and_pmi_are_written_the_same_each_time(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a glyph that the font lacks is only a warning
