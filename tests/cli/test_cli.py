@@ -201,6 +201,7 @@ def test_flags_may_stand_between_overrides(steerlens: Steerlens, ran: list[RunCo
     assert [config.seed for config in ran] == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_other_jobs_go_on_when_one_fails(steerlens: Steerlens, ran: list[RunConfig]) -> None:
     code, _, err = steerlens("--multirun", *GPT2, "seed=1,13,14,2")
     assert code == 1
