@@ -32,8 +32,8 @@ def test_two_runs_differ_in_settings_and_scores(
 ) -> None:
     table = frame()
     moved = table["output_score"].to_numpy(dtype=float) + np.linspace(0, 0.02, len(table))
-    one = with_settings(save_run(tmp_path / "one"), "score.factor=10")
-    other = save_run(tmp_path / "other", table.assign(output_score=moved))
+    one = with_settings(save_run(tmp_path / "ours"), "score.factor=10")
+    other = save_run(tmp_path / "theirs", table.assign(output_score=moved))
     with_settings(other, "score.factor=5", "sae=smollm2-batchtopk")
     with pytest.raises(SystemExit) as ended:
         main(["compare", str(one), str(other), f"paths.output_dir={tmp_path / 'out'}"])
@@ -52,9 +52,12 @@ def test_two_runs_differ_in_settings_and_scores(
     by_score = {each["score"]: each for each in found}
     close = float((np.linspace(0, 0.02, len(table)) <= 1e-3).mean())
     assert by_score["output_score"]["close"] == pytest.approx(close)
-    assert [each["label"] for each in summary["series"]] == ["one", "other"]
+    assert [each["label"] for each in summary["series"]] == ["ours", "theirs"]
     assert (tmp_path / "out" / "figures" / "scores_by_layer.png").is_file()
-    assert "| score.factor | 10.0 | 5.0 |" in (tmp_path / "out" / "report.md").read_text()
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "| setting | ours | theirs |" in report
+    assert "| score.factor | 10.0 | 5.0 |" in report
+    assert "| score | layer | feature | ours | theirs | difference |" in report
 
 
 def test_what_is_unfinished_is_told_before_any_number(

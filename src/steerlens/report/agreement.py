@@ -56,8 +56,10 @@ def _spearman(agreement: Agreement) -> str:
     return f"Spearman {value:.4f}{between}, "
 
 
-def agreement_table(agreements: Sequence[Agreement]) -> str | None:
-    """Return the largest differences, in Markdown. None where there are none."""
+def agreement_table(agreements: Sequence[Agreement], names: Sequence[str]) -> str | None:
+    """Return the largest differences between the two sides of these names, in Markdown. None where
+    there are none.
+    """
     rows = [
         [
             markdown(visible(agreement.score)),
@@ -68,5 +70,5 @@ def agreement_table(agreements: Sequence[Agreement]) -> str | None:
         for agreement in agreements
         for worst in agreement.largest
     ]
-    header = ["score", "layer", "feature", "one", "other", "difference"]
+    header = ["score", "layer", "feature", *names, "difference"]
     return markdown_table(header, rows) if rows else None

@@ -48,6 +48,8 @@ def reference_section(tables: RunTables) -> list[str]:
         "\n".join(f"- {markdown(visible(line))}" for line in lines),
     ]
     if not tables.reference.alone:
-        table = agreement_table(agreement(tables.features, tables.reference.table))
+        table = agreement_table(
+            agreement(tables.features, tables.reference.table), ["this run", "published"]
+        )
         parts += [table] if table else []
     return parts

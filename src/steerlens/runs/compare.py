@@ -64,7 +64,8 @@ def compare(first_folder: Path, other_folder: Path, into: Path) -> None:
         for label, first, second in pairs
     }
     make_folder(into)
-    labelled = _labelled((first_folder, other_folder), sides)
+    names = _names((first_folder, other_folder))
+    labelled = _labelled(names, sides)
     figures = draw_overlay(labelled, into)
     summary = {
         "compared": [str(first_folder), str(other_folder)],
@@ -84,10 +85,10 @@ def compare(first_folder: Path, other_folder: Path, into: Path) -> None:
     }
     write_text(
         into / REPORT_FILE,
-        _report(unfinished, differences, agreements_of, sentences_of, figures, into),
+        _report(unfinished, names, differences, agreements_of, sentences_of, figures, into),
     )
     rows = [[visible(cell) for cell in row] for row in differences]
-    settings = PlainTable("Settings", ["setting", "one", "other"], rows)
+    settings = PlainTable("Settings", ["setting", *map(visible, names)], rows)
     lines = [line for each in sentences_of.values() for line in each]
     write_comparison_page(settings, lines, unfinished, labelled, summary, into)
     _print(unfinished, differences, sentences_of, into)
@@ -145,23 +146,26 @@ def _pairs(
     ]
 
 
-def _labelled(folders: Sequence[Path], sides: Sequence[Sequence[Series]]) -> list[Series]:
-    """Return all results, each under the shortest end of its folder's path that tells them
-    apart.
-    """
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return the shortest ends of the folders' paths that tell them apart."""
     parts = [folder.resolve().parts for folder in folders]
     length = next(n for n in range(1, 99) if parts[0][-n:] != parts[1][-n:] or n == 98)
+    return ["/".join(part[-length:]) for part in parts]
+
+
+def _labelled(names: Sequence[str], sides: Sequence[Sequence[Series]]) -> list[Series]:
+    """Return all results, each under the name of its side."""
     labelled = []
-    for part, side in zip(parts, sides, strict=True):
-        end = "/".join(part[-length:])
+    for name, side in zip(names, sides, strict=True):
         for member in side:
-            label = f"{end}: {member.label}" if len(side) > 1 else end
+            label = f"{name}: {member.label}" if len(side) > 1 else name
             labelled.append(Series(label, member.jobs, member.tables))
     return labelled
 
 
 def _report(
     unfinished: Sequence[str],
+    names: Sequence[str],
     differences: Differences,
     agreements_of: Mapping[str, Sequence[Agreement]],
     sentences_of: Mapping[str, Sequence[str]],
@@ -174,9 +178,11 @@ def _report(
     parts = ["# Two results side by side", *(f"**{display(line)}.**" for line in unfinished)]
     parts.append("## Settings")
     rows = [[display(cell) for cell in row] for row in differences]
-    parts.append(markdown_table(["setting", "one", "other"], rows) if rows else "No difference.")
+    header = ["setting", *map(display, names)]
+    parts.append(markdown_table(header, rows) if rows else "No difference.")
     for label, each in agreements_of.items():
-        parts += [f"## Agreement: {display(label)}", agreement_table(each) or "No score in common."]
+        table = agreement_table(each, [*map(display, names)])
+        parts += [f"## Agreement: {display(label)}", table or "No score in common."]
         parts += ["\n".join(f"- {display(line)}" for line in sentences_of[label])]
     parts += [
         f"![{name.replace('_', ' ')}]({path.relative_to(folder).as_posix()})"

@@ -17,8 +17,9 @@ import pytest
 
 import steerlens.report.page as page_room
 from steerlens.analysis.roles import success_spans
+from steerlens.analysis.summary import summarise
 from steerlens.config.schema import ChoiceConfig
-from steerlens.report.page import render
+from steerlens.report.page import render, run_page
 from steerlens.report.page.cards import LONGEST, card_order, cards, segments, text_lines
 from steerlens.report.page.contents import plain
 from steerlens.report.page.render import CHARTS, to_json
@@ -219,3 +220,14 @@ def test_a_card_has_the_range_of_factors_that_the_rule_allows() -> None:
     kl = dataclasses.replace(run, choice=ChoiceConfig(rule="kl"))
     (why,) = {each.why_none for _, card in cards(kl, card_order(kl)) for each in card.steered}
     assert why.endswith("over 1 nat a token (choice.rule=kl)")
+
+
+def test_tables_of_a_study_are_on_the_page(tmp_path: Path) -> None:
+    run = tables()
+    rows = {"rules_compared": [{"rule": "kl", "success": 1.5}], "empty": []}
+    study = {"name": "factors", "sentences": ["It is so."], "tables": rows}
+    (table,) = run_page(run, {**summarise(run), "study": study}, tmp_path).tables
+    assert table.title == "rules compared"
+    assert [*table.header] == ["rule", "success"]
+    assert [[*row] for row in table.rows] == [["kl", "1.5"]]
+    assert run_page(run, summarise(run), tmp_path).tables == []

@@ -17,7 +17,11 @@ from steerlens.report.concept_page import is_of_a_concept
 from steerlens.report.page.cards import card_order, cards, n_in_the_page
 from steerlens.report.page.concepts import concept_results
 from steerlens.report.page.contents import Page
-from steerlens.report.page.joined import write_comparison_page, write_sweep_page
+from steerlens.report.page.joined import (
+    answer_tables,
+    write_comparison_page,
+    write_sweep_page,
+)
 from steerlens.report.page.overview import overview_without_tables, run_overview, run_title
 from steerlens.report.page.ratings import ratings
 from steerlens.report.page.render import write_html
@@ -57,7 +61,8 @@ def run_page(tables: RunTables, summary: Mapping[str, Any], folder: Path) -> Pag
         # What selecting by S_out buys isn't asked where features are chosen for a word.
         thresholds=[] if len(tables.words) else threshold_points(summary.get("steering")),
         concepts=concept_results(tables, is_of_a_concept(tables)),
-        ratings=ratings(tables, summary.get("study")),
+        ratings=(rated := ratings(tables, summary.get("study"))),
+        tables=() if rated else answer_tables(summary.get("study")),
     )
 
 

@@ -39,7 +39,7 @@ def write_sweep_page(
     page = Page(
         title=visible(title),
         overview=_overview("sweep", title, study, notes, folder),
-        tables=[jobs, *_answer_tables(study)],
+        tables=[jobs, *answer_tables(study)],
         series=_series(series, summary["series"]),
     )
     if len(series) != 1:
@@ -116,9 +116,11 @@ def _series(series: Sequence[Series], summaries: Sequence[Mapping[str, Any]]) ->
     ]
 
 
-def _answer_tables(study: Mapping[str, Any] | None) -> list[PlainTable]:
+def answer_tables(study: Mapping[str, Any] | None) -> list[PlainTable]:
     """Give the tables of the study, as the report has them."""
     tables = (study or {}).get("tables") or {}
     return [
-        PlainTable(visible(str(name)), *answer_cells(rows)) for name, rows in tables.items() if rows
+        PlainTable(visible(str(name)).replace("_", " "), *answer_cells(rows))
+        for name, rows in tables.items()
+        if rows
     ]

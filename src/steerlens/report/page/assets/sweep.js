@@ -35,8 +35,8 @@
     })));
   }
 
-  steerlens.parts.push(["results", data.overview.kind === "comparison" ? "Side by side" : "Jobs", () => {
-    const parts = [overlay(), success(), ...data.tables.map((one) => make("div", {}, make("h3", { text: one.title }), steerlens.table(one.header, one.rows, { label: one.title })))].filter(Boolean);
-    return parts.length ? section("results", data.overview.kind === "comparison" ? "Two results over each other" : data.overview.kind === "sweep" ? "Jobs and what they found" : "Tables", null, ...parts) : null;
+  steerlens.parts.push(["results", data.overview.kind === "comparison" ? "Side by side" : data.overview.kind === "sweep" ? "Jobs" : "Study", () => {
+    const parts = [overlay(), success(), ...data.tables.map((one) => make("div", { class: "plain" }, make("h3", { text: one.title }), steerlens.table(one.header, one.rows, { label: one.title })))].filter(Boolean);
+    return parts.length ? section("results", data.overview.kind === "comparison" ? "Two results over each other" : data.overview.kind === "sweep" ? "Jobs and what they found" : "What the study found", null, ...parts) : null;
   }]);
 })();
