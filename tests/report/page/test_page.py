@@ -231,3 +231,35 @@ def test_tables_of_a_study_are_on_the_page(tmp_path: Path) -> None:
     assert [*table.header] == ["rule", "success"]
     assert [[*row] for row in table.rows] == [["kl", "1.5"]]
     assert run_page(run, summarise(run), tmp_path).tables == []
+
+
+def contrast(first: str, second: str) -> float:
+    """The ratio of two colours' relative luminances (WCAG 2.2): 4.5 is readable."""
+
+    def luminance(colour: str) -> float:
+        digits = "".join(2 * digit for digit in colour[1:]) if len(colour) == 4 else colour[1:]
+        parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(first), luminance(second)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_all_text_can_be_read_in_both_themes(theme: str) -> None:
+    css = (Path(page_room.__file__).parent / "assets/page.css").read_text(encoding="utf-8")
+    (block,) = re.findall(
+        r"^:root" + ('\\[data-theme="dark"\\]' if theme == "dark" else "") + r" \{(.*?)^\}",
+        css,
+        re.M | re.S,
+    )
+    colour = dict(re.findall(r"--([\w-]+): (#\w+);", block))
+    pairs = [(ink, on) for ink in ("ink", "muted", "accent") for on in ("paper", "panel")]
+    pairs += [("ink", on) for on in ("own", "concept", "bar", "bar-down", "warn")]
+    pairs += [("warn-ink", "warn")]
+    assert {
+        pair: round(contrast(colour[pair[0]], colour[pair[1]]), 1)
+        for pair in pairs
+        if contrast(colour[pair[0]], colour[pair[1]]) < 4.5
+    } == {}
