@@ -305,6 +305,9 @@ def _pytest(tree: Path, words: Sequence[str], plugin: object) -> int:
     folders = [str(tree / "src"), str(tree / "packages" / "smollm2"), str(tree)]
     os.environ["PYTHONPATH"] = os.pathsep.join(folders)
     sys.path[:0] = folders
+    # By time and size, a file that is changed and put back within a second is the same.
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     for name in [name for name in sys.modules if name.partition(".")[0] == "experiments"]:
         del sys.modules[name]  # the tests import the copy's
     options = ["-q", "-m", "not slow", "-p", "no:cacheprovider"]
