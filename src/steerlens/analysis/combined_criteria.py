@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from steerlens.analysis.equal_share import POOLED, WITHIN_LAYERS, counts_within, kept_by
+from steerlens.analysis.equal_share import (
+    POOLED,
+    WITHIN_LAYERS,
+    counts_within,
+    kept_by,
+    steered_features,
+)
 from steerlens.analysis.payoff import SHARES, scores_of
 from steerlens.analysis.resampling import (
     FEWEST,
@@ -26,7 +32,6 @@ from steerlens.analysis.resampling import (
     estimate,
     over_as_many_in_each_group,
 )
-from steerlens.results import FEATURES, features_alone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,13 +61,9 @@ def combined_criteria(steering: pd.DataFrame, seed: int = 0) -> list[Combined]:
     """Return the comparison pooled and within layers; [] of fewer than three criteria, where fewer
     than `FEWEST` features would be kept, or without any success.
     """
-    rows = features_alone(steering).dropna(subset=["best_factor", "success_20"])
-    rows = rows.sort_values(list(FEATURES.keys), ignore_index=True)
+    rows, success_N, layers_N = steered_features(steering)
     if len(rows) * COMBINED_SHARE < FEWEST:
         return []
-    success_N = rows["success_20"].to_numpy(dtype=float, na_value=np.nan)
-    layer_keys = ["model", "sae", "hook_name", "layer"]
-    layers_N = rows.groupby(layer_keys, dropna=False).ngroup().to_numpy()
     scores = {
         name: rows[name].to_numpy(dtype=float, na_value=np.nan)
         for name in scores_of(rows)

@@ -50,6 +50,17 @@ class EqualShare(NamedTuple):
     """Two-sided p-value of payoff = 1, corrected for the number of criteria."""
 
 
+def steered_features(steering: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Return the rows of features without a control and with a best factor, in a fixed order, their
+    success (N,), and the number of the layer of each, from 0, (N,).
+    """
+    rows = features_alone(steering).dropna(subset=["best_factor", "success_20"])
+    rows = rows.sort_values(list(FEATURES.keys), ignore_index=True)
+    success_N = rows["success_20"].to_numpy(dtype=float, na_value=np.nan)
+    layer_keys = ["model", "sae", "hook_name", "layer"]
+    return rows, success_N, rows.groupby(layer_keys, dropna=False).ngroup().to_numpy()
+
+
 def payoff_at_equal_share(
     steering: pd.DataFrame,
     shares: Sequence[float] = SHARES,
@@ -62,13 +73,9 @@ def payoff_at_equal_share(
     it; a criterion with too few scores is left out. Those that tie for the last places count in
     part.
     """
-    rows = features_alone(steering).dropna(subset=["best_factor", "success_20"])
-    rows = rows.sort_values(list(FEATURES.keys), ignore_index=True)
+    rows, success_N, layers_N = steered_features(steering)
     if rows.empty:
         return []
-    success_N = rows["success_20"].to_numpy(dtype=float, na_value=np.nan)
-    layer_keys = ["model", "sae", "hook_name", "layer"]
-    layers_N = rows.groupby(layer_keys, dropna=False).ngroup().to_numpy()
     scores = {
         name: rows[name].to_numpy(dtype=float, na_value=np.nan)
         for name in scores_of(rows)
