@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import compileall
+import gc
 import importlib
 import io
 import json
@@ -287,6 +288,7 @@ def _fork(run: Callable[[], int], seconds: int) -> int:
     if not child:
         code = 1
         try:
+            gc.freeze()  # pytest's collections at its end would copy the parent's whole heap
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
             mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
