@@ -229,7 +229,8 @@ def success_at_equal_damage(grid: TextGrid, choice: ChoiceConfig) -> Iterator[At
     on_choosing, on_others = map(grid.on, halves_of_prompts(grid.n_prompts))
     counts_RF = counts_within(grid.groups_F, RESAMPLES, np.random.default_rng(0))
     counts_RF = np.concatenate([np.ones((1, len(grid.layers_F))), counts_RF])
-    chosen = {SAME_FACTOR: _same_factor(grid)}
+    indices = np.flatnonzero(grid.factors_K >= 0)
+    chosen = {SAME_FACTOR: np.repeat(indices[:, None], len(grid.layers_F), axis=1)}
     for rule, (setting, cost) in LIMIT_OF_RULE.items():
         limits = _limits(getattr(on_choosing, f"{cost}_FK"), on_choosing.factors_K)
         chosen[rule] = np.array(
@@ -261,12 +262,6 @@ def success_at_equal_damage(grid: TextGrid, choice: ChoiceConfig) -> Iterator[At
                     else _with_interval(over_RL[:, at], len(grid.layers_F)),
                     None if np.isnan(degeneracy_L[at]) else float(degeneracy_L[at]),
                 )
-
-
-def _same_factor(grid: TextGrid) -> np.ndarray:
-    """Return every factor for all features, positive ones, 0 included: (N, F)."""
-    indices = np.flatnonzero(grid.factors_K >= 0)
-    return np.repeat(indices[:, None], len(grid.layers_F), axis=1)
 
 
 def _limits(cost_FK: np.ndarray, factors_K: np.ndarray) -> list[float]:

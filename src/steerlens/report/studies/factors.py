@@ -39,6 +39,7 @@ from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.studies import Answer, interval_columns
 from steerlens.results import features_alone
+from steerlens.results.text import with_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -125,7 +126,7 @@ def _damage_sentences(rows: Sequence[AtDamage]) -> list[str]:
             reached[level], key=lambda row: row.success.value if row.success else 0, reverse=True
         )
         numbers = "; ".join(
-            f"{row.rule} {_interval(row.success)}"
+            f"{row.rule} {with_interval(*row.success) if row.success else '-'}"
             + ("" if row.degeneracy is None else f", degeneracy {row.degeneracy:.2f}")
             for row in ordered
         )
@@ -186,13 +187,6 @@ def _common_sentences(rows: Sequence[Common], rule: str) -> list[str]:
 
 def _is_above_0(estimate: Estimate | None) -> bool:
     return estimate is not None and estimate.low is not None and estimate.low > 0
-
-
-def _interval(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "-"
-    between = "" if estimate.low is None else f" ({estimate.low:.2f} to {estimate.high:.2f})"
-    return f"{estimate.value:.2f}{between}"
 
 
 def _draw(rows: Sequence[AtDamage]) -> Figure:
