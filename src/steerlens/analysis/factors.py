@@ -131,8 +131,8 @@ def _further_numbers(generations: pd.DataFrame) -> list[str]:
     other packages have added.
     """
     ours = {*GENERATIONS.columns, *RATINGS.columns}
-    others = [name for name in generations.columns if name not in ours]
-    numbers = generations[others].select_dtypes("number").columns.tolist()
+    added = [name for name in generations.columns if name not in ours]
+    numbers = generations[added].select_dtypes("number").columns.tolist()
     is_rated = RATING in generations and any(generations[RATING].notna().tolist())
     return [*numbers, *([RATING] if is_rated else [])]
 

@@ -84,7 +84,7 @@ def steer_layer(
             len(features),
             steer.together,
         )
-    steered += [(first, "", "+".join(map(str, others))) for first, *others in groups]
+    steered += [(first, "", "+".join(map(str, partners))) for first, *partners in groups]
     if steer.search:
         measured = _search(steered, factors, settings.choice, texts_of)
     else:
@@ -133,8 +133,8 @@ def _together(
     watch: Watch | None = None,
 ) -> pd.DataFrame:
     """Return measured texts of features at once."""
-    first, *others = features
-    steered = (first, "", "+".join(map(str, others)))
+    first, *partners = features
+    steered = (first, "", "+".join(map(str, partners)))
     rows = text_rows({steered: [0.0, *settings.factors]}, settings)
     are_equal = all(share == 1 / len(features) for share in shares)
     steering = (
@@ -335,9 +335,9 @@ def measure_groups(
     """Return the texts of several keys, which have the same columns, each as `measure_texts`
     does, measured together.
     """
-    if not (asked := [(texts, key) for texts, key in groups if len(texts)]):
+    if not (with_texts := [(texts, key) for texts, key in groups if len(texts)]):
         return [texts for texts, _ in groups]
-    tables = [texts.reset_index(drop=True) for texts, _ in asked]
+    tables = [texts.reset_index(drop=True) for texts, _ in with_texts]
     every = vectors or [None] * len(groups)
     sources = [each for each, (texts, _) in zip(every, groups, strict=True) if len(texts)]
     metric_run = MetricRun(ctx.memory_budget, evaluator=evaluator, chat_template=chat_template)
@@ -373,15 +373,16 @@ def measure_groups(
             yield pa.Table.from_pandas(table, preserve_index=False)
 
         keyed = [
-            ({**key, **of_metric}, table) for table, (_, key) in zip(tables, asked, strict=True)
+            ({**key, **of_metric}, table)
+            for table, (_, key) in zip(tables, with_texts, strict=True)
         ]
         new = cached_groups(ctx.store, keyed, by, measured)
         tables = [
             pd.concat([table, columns.drop_columns(list(by)).to_pandas()], axis=1)
             for table, columns in zip(tables, new, strict=True)
         ]
-    rest = iter(tables)
-    return [next(rest) if len(texts) else texts for texts, _ in groups]
+    measured_tables = iter(tables)
+    return [next(measured_tables) if len(texts) else texts for texts, _ in groups]
 
 
 def _columns(texts: pd.DataFrame, sources: Sequence[SteeredVectors | None]) -> Texts:
