@@ -213,6 +213,10 @@ def _best_table(best: pd.DataFrame, by: str) -> str:
     numbers = {"S_out": ("output_score", ".2f"), "S_in": ("input_score", ".2f")}
     if by not in SCORES:
         numbers = {markdown(visible(by)): (by, ".4g"), **numbers}
+    first_examples = [
+        next(iter(examples), "") if hasattr(examples, "__len__") else ""  # or null
+        for examples in best["input_top_examples"]
+    ]
     rows = [
         [
             str(row["layer"]),
@@ -220,12 +224,8 @@ def _best_table(best: pd.DataFrame, by: str) -> str:
             *(number(row[name], spec) for name, spec in numbers.values()),
             markdown(visible_token(row["output_token"])),
             markdown(visible_tokens(row["logit_lens_tokens"], 8)),
-            markdown(visible(_first(row["input_top_examples"]))),
+            markdown(visible(example)),
         ]
-        for row in best.to_dict("records")
+        for row, example in zip(best.to_dict("records"), first_examples, strict=True)
     ]
     return markdown_table(["layer", "feature", *numbers, "token", "logit lens", "fires on"], rows)
-
-
-def _first(texts: Any) -> str:
-    return next(iter(texts), "") if hasattr(texts, "__len__") else ""

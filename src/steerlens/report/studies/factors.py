@@ -130,7 +130,11 @@ def _damage_sentences(rows: Sequence[AtDamage]) -> list[str]:
             + ("" if row.degeneracy is None else f", degeneracy {row.degeneracy:.2f}")
             for row in ordered
         )
-        better = [row.rule for row in ordered if _is_above_0(row.over_same_factor)]
+        better = [
+            row.rule
+            for row in ordered
+            if (gain := row.over_same_factor) and gain.low is not None and gain.low > 0
+        ]
         compared = [row for row in ordered if row.rule != SAME_FACTOR]
         surely = (
             f"surely more than with the same factor for all: {', '.join(better)}"
@@ -183,10 +187,6 @@ def _common_sentences(rows: Sequence[Common], rule: str) -> list[str]:
             f"surely less in {worse} of {len(merits)} layer{'s' * (len(merits) != 1)}."
         )
     return sentences
-
-
-def _is_above_0(estimate: Estimate | None) -> bool:
-    return estimate is not None and estimate.low is not None and estimate.low > 0
 
 
 def _draw(rows: Sequence[AtDamage]) -> Figure:

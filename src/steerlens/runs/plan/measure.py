@@ -53,6 +53,10 @@ def measure(settings: Settings) -> Measured:
     sizes: dict[int, int] = {}
     candidates: dict[int, int] = {}
     text = None
+    # Of the pieces in which the corpus is read.
+    requests = [score.corpus_pass() for score in settings.scores.values()]
+    lengths: list[int | None] = [request[0] for request in requests if request]
+    lengths += [None] * settings.counts_need_a_pass
     for subject in load_subjects(probe):
         known_layers = numbers or [subject.layer]
         sizes = dict.fromkeys(known_layers, subject.d_sae) | sizes | {subject.layer: subject.d_sae}
@@ -67,7 +71,7 @@ def measure(settings: Settings) -> Measured:
             continue
         if not settings.concepts:
             _time_scores(subject, settings, timed, null)
-            if lengths := _lengths(settings):
+            if lengths:
                 passes[subject.layer] = _time_pass(subject, settings, lengths)
         if settings.steering.factors and text is None:
             text = _seconds_a_text(settings, subject)
@@ -111,13 +115,6 @@ def _seconds_a_feature(
         score_layer(subject, ids, methods, settings.logit_lens_k, ctx)
         seconds = time.perf_counter() - start
     return seconds / len(ids)
-
-
-def _lengths(settings: Settings) -> list[int | None]:
-    """Give the lengths of pieces in which the corpus is read; [] where it isn't."""
-    requests = [score.corpus_pass() for score in settings.scores.values()]
-    of_counts: list[int | None] = [None] if settings.counts_need_a_pass else []
-    return [request[0] for request in requests if request] + of_counts
 
 
 def _time_pass(subject: Subject, settings: Settings, lengths: Sequence[int | None]) -> CorpusPass:

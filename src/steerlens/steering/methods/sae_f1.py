@@ -55,6 +55,8 @@ def fit(task: Task, config: SaeF1Config, seed: int) -> Directions:
             texts with or without a concept, or no feature with such an output score.
     """
     subject = task.subject
+    silent = replace(task.ctx, lens=LensConfig(), progress=no_progress)
+    settings = output.OutputScoreConfig(null_directions=0)
     best: list[int] = []
     scores_F = torch.full((subject.d_sae,), torch.nan, dtype=torch.float64)
     for index, (acts_NF, n_positive) in enumerate(pooled_latents(task, NAME)):
@@ -67,7 +69,8 @@ def fit(task: Task, config: SaeF1Config, seed: int) -> Directions:
         for ids_n in f1_F.argsort(descending=True, stable=True).split(SCORED_AT_ONCE):
             missing = ids_n[scores_F[ids_n].isnan()]
             if len(missing):
-                scores_F[missing] = _output_scores(task, missing)
+                columns = output.score(task.subject, missing.numpy(), settings, silent)
+                scores_F[missing] = torch.from_numpy(np.asarray(columns["output_score"]))
             enough = ids_n[scores_F[ids_n] >= config.min_output_score]
             if len(enough):
                 best.append(int(enough[0]))
@@ -93,10 +96,3 @@ def calibrated_f1(acts_NF: torch.Tensor, n_positive: int) -> torch.Tensor:
         threshold_f = best_thresholds(acts[learnt_N], is_positive_N[learnt_N])
         parts.append(f1_scores(acts[~learnt_N], is_positive_N[~learnt_N], threshold_f))
     return torch.from_numpy(np.concatenate(parts))
-
-
-def _output_scores(task: Task, ids_n: torch.Tensor) -> torch.Tensor:
-    ctx = replace(task.ctx, lens=LensConfig(), progress=no_progress)
-    settings = output.OutputScoreConfig(null_directions=0)
-    columns = output.score(task.subject, ids_n.numpy(), settings, ctx)
-    return torch.from_numpy(np.asarray(columns["output_score"]))
