@@ -7,7 +7,7 @@ has. The best feature by that whose output score reaches a least one is taken (`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -32,14 +32,8 @@ SCORED_AT_ONCE = 32
 class SaeF1Config:
     """The paper's threshold."""
 
-    min_output_score: float = 1e-3
+    min_output_score: float = field(default=1e-3, metadata={"most": 1})
     """The output score that a feature has to reach, toward its tokens of the logit lens."""
-
-    def __post_init__(self) -> None:
-        if self.min_output_score > 1:
-            raise SteerlensError(
-                f"{NAME}.min_output_score={self.min_output_score:g} must be at most 1: scores are."
-            )
 
 
 Config = SaeF1Config
