@@ -31,10 +31,10 @@ from steerlens.analysis.factor_rules import (
     common_to_layers,
     held_out,
     success_at_equal_damage,
-    text_grid,
 )
 from steerlens.analysis.resampling import FEWEST, Estimate
 from steerlens.analysis.series import Series
+from steerlens.analysis.text_grid import text_grid
 from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.studies import Answer, interval_columns
