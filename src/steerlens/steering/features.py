@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from steerlens.analysis.factors import FactorMeans, next_factors
+from steerlens.analysis.factors import FactorMeans, choosing_prompts, next_factors
 from steerlens.config.registry import source_digest
 from steerlens.config.schema import ChoiceConfig, GenerationConfig, SteerConfig
 from steerlens.config.settings import SteeringSettings
@@ -86,7 +86,8 @@ def steer_layer(
         )
     steered += [(first, "", "+".join(map(str, partners))) for first, *partners in groups]
     if steer.search:
-        measured = _search(steered, factors, settings.choice, texts_of)
+        prompts = choosing_prompts(settings.prompts, settings.choice)
+        measured = _search(steered, factors, prompts, settings.choice, texts_of)
     else:
         measured = texts_of(dict.fromkeys(steered, factors))
     if settings.shares:
@@ -259,12 +260,14 @@ def text_rows(
 def _search(
     steered: Sequence[Steered],
     factors: Sequence[float],
+    prompts: Sequence[str],
     choice: ChoiceConfig,
     texts_of: Callable[[Mapping[Steered, Sequence[float]]], pd.DataFrame],
 ) -> pd.DataFrame:
     """Return texts at those factors only that a search from coarse to fine asks for.
 
-    All features go on together, so that batches are full in every round.
+    It sees the texts of `prompts` alone. All features go on together, so that batches are full in
+    every round.
     """
     measured_of: dict[Steered, dict[float, FactorMeans]] = {key: {} for key in steered}
     rounds: list[pd.DataFrame] = []
@@ -277,7 +280,8 @@ def _search(
             return pd.concat(rounds, ignore_index=True)
         rounds.append(texts_of(factors_of))
         costs = [name for name in FactorMeans._fields[1:] if name in rounds[-1]]
-        measured = rounds[-1].astype(dict.fromkeys(costs, float))  # also where all are null
+        seen = rounds[-1].loc[rounds[-1]["prompt"].isin(list(prompts))]
+        measured = seen.astype(dict.fromkeys(costs, float))  # also where all are null
         groups = measured.groupby(["feature", "control", "together", "factor"], as_index=False)
         means = groups.agg(dict.fromkeys((choice.success, *costs), "mean"))
         for row in means.to_dict("records"):
