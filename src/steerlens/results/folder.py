@@ -82,6 +82,8 @@ class RunTables:
     """How best factors were chosen; null = not known."""
     operator: str | None = None
     """How activations were edited (`steer.operator`); null = not known."""
+    lens: str | None = None
+    """What told the tokens that features promote (`lens`); null = not known."""
     late_from: int | None = None
     """The first late layer; null = not known."""
     objective: str | None = None
@@ -138,6 +140,7 @@ def read_tables(folder: Path) -> RunTables:
         command=provenance.get("command"),
         choice=_known_settings(ChoiceConfig, choice) if choice else None,
         operator=(settings.get("steer") or {}).get("operator"),
+        lens=(settings.get("lens") or {}).get("name"),
         late_from=_late_from(settings.get("model") or {}),
         objective=settings.get("objective"),
         study=_known_settings(StudyConfig, settings.get("study") or {}),
