@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
-from steerlens.analysis.factors import by_factor, next_factors
+from steerlens.analysis.factors import by_factor, choosing_prompts, halves, next_factors
 from steerlens.config.schema import (
     POSITIONS,
     RANDOM_DIRECTION,
+    ChoiceConfig,
     GenerationConfig,
     RunConfig,
     SteerConfig,
@@ -294,6 +295,28 @@ def test_the_search_gives_the_same_texts_at_fewer_factors(subject: Subject) -> N
         while wanted := next_factors([0.0, *factors], asked):
             asked |= {factor: known[factor] for factor in wanted}
         assert set(found.loc[found["feature"] == feature, "factor"]) == set(asked)
+
+
+def test_the_search_sees_only_the_prompts_that_choose(subject: Subject) -> None:
+    settings = settings_of(factors=[0.3, 0.6, 1.0, 2.0, 3.0, 5.0, 8.0], controls=[], search=True)
+    settings = replace(settings, choice=ChoiceConfig(split=True, success_cap=20))
+    choosing = choosing_prompts(PROMPTS, settings.choice)
+
+    def factors_of(peaks: Mapping[str, float]) -> set[float]:
+        """Return the factors searched where the texts of a prompt have most success at its own."""
+
+        def rate(texts: pd.DataFrame) -> pd.DataFrame:
+            distance = (texts["factor"] - texts["prompt"].map(peaks)).abs()
+            return texts.assign(success_20=(20 / (1 + distance)).astype(int), perplexity=1.0)
+
+        return {*steer_layer(subject, [5], settings, RunContext(), rate=rate)["factor"]}
+
+    peaks = {prompt: 0.6 if prompt in choosing else 8.0 for prompt in PROMPTS}
+    assert factors_of(peaks) == factors_of(dict.fromkeys(PROMPTS, 0.6))
+    assert factors_of(peaks) != factors_of(dict.fromkeys(PROMPTS, 8.0))
+    frame = steer_layer(subject, [5], settings, RunContext())
+    first, _ = halves(frame)
+    assert {*first["prompt"]} == {*choosing} < {*frame["prompt"]}
 
 
 def test_the_table_survives_its_file(subject: Subject, tmp_path: Path) -> None:

@@ -287,17 +287,17 @@ def _read(
         np.concatenate([prompts[prompt], ids])[:n_ctx]
         for prompt, ids in zip(rows["prompt"], new, strict=True)
     ]
-    own: dict[int, np.ndarray] = {}
+    is_own: dict[int, np.ndarray] = {}
     if "feature" in rows:
         here_N = (rows["layer"] == subject.layer) & (rows["factor"] != 0)
         steered_with = [
-            {int(feature), *map(int, filter(None, str(others or "").split("+")))}
-            for feature, others in zip(
+            {int(feature), *map(int, filter(None, str(together or "").split("+")))}
+            for feature, together in zip(
                 rows["feature"].fillna(-1), rows["together"].fillna(""), strict=True
             )
         ]
         for index in np.flatnonzero(here_N.to_numpy(dtype=bool)).tolist():
             for feature in steered_with[index] - {-1}:
-                own.setdefault(feature, np.zeros(len(rows), dtype=bool))[index] = True
+                is_own.setdefault(feature, np.zeros(len(rows), dtype=bool))[index] = True
     outcome_N = _outcome(subject, config, new, rows["outcome"].to_numpy(dtype=float))
-    return ReadTexts(pieces, first, outcome_N, own)
+    return ReadTexts(pieces, first, outcome_N, is_own)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from steerlens.config.prompts import PROMPTS
+from steerlens.engine.run_context import no_progress
 from steerlens.errors import SteerlensError
 from steerlens.scores import RunContext, ScoreConfig, output
 
@@ -74,7 +75,7 @@ def score(
     Raises:
         SteerlensError: as `output` does.
     """
-    silent = dataclasses.replace(ctx, progress=lambda done: None)
+    silent = dataclasses.replace(ctx, progress=no_progress)
     settings = output.OutputScoreConfig(
         factor=config.factor,
         top_k=config.top_k,

@@ -55,6 +55,7 @@ def score_layer(
     if ctx.lens.name != LOGIT and any(config.uses_lens() for config in configs.values()):
         promoted = promoted_tokens(subject, torch.from_numpy(ids), k, ctx)[:, :logit_lens_k]
         columns["promoted_tokens"] = decode_tokens(subject, promoted)
+        columns["promoted_token_ids"] = promoted.tolist()
     for table in tables:
         for name in table.column_names:
             if name == "feature":

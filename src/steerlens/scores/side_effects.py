@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from steerlens.config.prompts import PROMPTS
+from steerlens.engine.run_context import no_progress
 from steerlens.errors import SteerlensError
 from steerlens.scores import RunContext, ScoreConfig
 
@@ -99,7 +100,7 @@ def score(
     ids_F = torch.tensor(np.asarray(features, dtype=np.int64))
     watched = [subject, *ctx.later_subjects(subject, config.later_saes)]
     hook_names = list(dict.fromkeys(each.site.read for each in watched))
-    silent = dataclasses.replace(ctx, progress=lambda done: None)
+    silent = dataclasses.replace(ctx, progress=no_progress)
     changed_SF = np.zeros((len(watched), len(ids_F)))
     h_PFD: list[torch.Tensor] = []
     before_PD: list[torch.Tensor] = []
@@ -129,10 +130,10 @@ def score(
         ) -> None:
             h_FD[rows] = h_BD.cpu()
             for index, each in enumerate(watched):
-                own = ids_F[rows] if each is subject else None
+                own_ids = ids_F[rows] if each is subject else None
                 name = each.site.read
                 changed_SF[index, rows] += n_changed(
-                    each, read[name], before[name], config.tolerance, own
+                    each, read[name], before[name], config.tolerance, own_ids
                 )
 
         widest = max(each.d_sae for each in watched)

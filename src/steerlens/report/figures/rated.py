@@ -78,10 +78,10 @@ def draw_by_factor(
     return figure
 
 
-def _look(name: str, others: list[str]) -> dict[str, Any]:
+def _look(name: str, further: list[str]) -> dict[str, Any]:
     """Return a method's colour and marker: ours have the same in every figure."""
     method = re.sub(r", filtered$| \(.*\)$", "", name)
-    index = METHODS.index(method) if method in METHODS else len(METHODS) + others.index(name)
+    index = METHODS.index(method) if method in METHODS else len(METHODS) + further.index(name)
     more, color = divmod(index, len(style.PALETTE))
     return {
         "color": style.PALETTE[color],

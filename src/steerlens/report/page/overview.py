@@ -65,8 +65,8 @@ def key_numbers(tables: RunTables, summary: Mapping[str, Any]) -> Iterator[KeyNu
             share = f"{overall[f'{name}_at_least_{high:g}']:.1%}"
             yield KeyNumber(share, f"have {symbol} ≥ {high:g}: {meaning}", beside)
     if len(tables.words):
-        found = sum(bool(word["found"]) for word in summary["words"])
-        yield KeyNumber(f"{found} of {len(tables.words)}", "words have a feature toward them", "")
+        n_found = sum(bool(word["found"]) for word in summary["words"])
+        yield KeyNumber(f"{n_found} of {len(tables.words)}", "words have a feature toward them", "")
     if len(tables.generations):
         n = len(tables.steering[["layer", "feature"]].drop_duplicates())
         yield KeyNumber(f"{len(tables.generations):,}", "texts", f"{counted(n, 'feature')} steered")

@@ -198,9 +198,9 @@ def _time(
 
 def _lengths(settings: Settings) -> list[int | None]:
     """Give the lengths of pieces in which the corpus is read; [] where it isn't."""
-    asked = [score.corpus_pass() for score in settings.scores.values()]
-    own: list[int | None] = [None] if settings.counts_need_a_pass else []
-    return [request[0] for request in asked if request] + own
+    requests = [score.corpus_pass() for score in settings.scores.values()]
+    of_counts: list[int | None] = [None] if settings.counts_need_a_pass else []
+    return [request[0] for request in requests if request] + of_counts
 
 
 def _time_pass(subject: Subject, settings: Settings, lengths: list[int | None]) -> CorpusPass:
