@@ -302,6 +302,14 @@ def halves(generations: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return generations.loc[~odd], generations.loc[odd]
 
 
+def choosing_prompts(prompts: Iterable[str], choice: ChoiceConfig) -> list[str]:
+    """Return the prompts on whose texts factors are chosen: those of the first of `halves`, or
+    all.
+    """
+    distinct = sorted({*prompts})
+    return distinct[::2] if choice.splits else distinct
+
+
 def measured_by_factor(means: pd.DataFrame, choice: ChoiceConfig) -> list[Measured]:
     """Return what was measured of every feature, in the order of `means`."""
     if len(means) and not any(means[choice.success].notna().tolist()):

@@ -19,6 +19,7 @@ from steerlens.config.catalog import read_release, releases
 from steerlens.config.folders import has_chat_template, sae_facts, sae_folders
 from steerlens.config.gguf import gguf_file
 from steerlens.config.kinds import CONCEPTS
+from steerlens.config.registry import BLOCK
 from steerlens.config.saes import layers_with_sae
 from steerlens.config.schema import JUDGE, CorpusConfig, ModelConfig
 from steerlens.config.settings import Settings, SubjectSettings
@@ -344,11 +345,15 @@ def _scoring_seconds(missing: Mapping[int, float], rates: Rates, n_tokens: float
     layers = [layer for layer, n in missing.items() if n > 0]
     if not layers:
         return 0.0
-    each, null = (
-        np.interp(layers, list(rate), list(rate.values())) for rate in (rates.feature, rates.null)
+    each, block, null = (
+        np.interp(layers, list(rate), list(rate.values()))
+        for rate in (rates.feature, rates.block, rates.null)
     )
-    seconds = float(np.dot(each, [missing[layer] for layer in layers]) + null.sum())
-    return seconds + (_corpus_seconds(layers, rates.passes, n_tokens) if rates.passes else 0.0)
+    n_features = np.array([missing[layer] for layer in layers])
+    seconds = each @ n_features + block @ np.ceil(n_features / BLOCK) + null.sum() + rates.once
+    if rates.passes:
+        seconds += _corpus_seconds(layers, rates.passes, n_tokens)
+    return float(seconds)
 
 
 def _corpus_seconds(layers: list[int], passes: Mapping[int, CorpusPass], n_tokens: float) -> float:
