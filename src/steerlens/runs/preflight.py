@@ -95,7 +95,7 @@ def check(config: RunConfig) -> None:
     check_objective(config.objective, steers)
     _check_features(config.features)
     _check_shard(settings)
-    _check_corpus(config.corpus, settings.reads_corpus)
+    _check_corpus(config.corpus, settings.reads_corpus, config.plan is True)
     _check_reference(config)
     if settings.loads_subject:
         models = {
@@ -166,7 +166,7 @@ def _check_lens_file(path: Path, model: ModelConfig, layers: Iterable[int]) -> N
         file.refuse_missing_layers(layers)
 
 
-def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:
+def _check_corpus(corpus: CorpusConfig, is_read: bool, is_planned: bool) -> None:
     if corpus.source not in CORPORA:
         raise unknown("corpus.source", corpus.source, CORPORA)
     if corpus.n_tokens is not None and corpus.n_tokens < 1:
@@ -180,7 +180,7 @@ def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:
     if corpus.source == "embedded":
         return
     if corpus.source == "webtext":
-        if is_read:  # a subject chooses it for all of its runs
+        if is_read and not is_planned:  # a subject chooses it for all of its runs
             from steerlens.data.corpus.webtext import webtext
 
             webtext()  # refuses where its files aren't on this machine

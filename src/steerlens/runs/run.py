@@ -29,7 +29,7 @@ from steerlens.runs.concepts import steer_toward_concepts
 from steerlens.runs.downloads import refuse_unreachable
 from steerlens.runs.memory_check import refuse_absent_device, refuse_if_too_big
 from steerlens.runs.models import RunModels
-from steerlens.runs.plan import print_plan
+from steerlens.runs.plan import print_plan, weights_are_here
 from steerlens.runs.published import write_published_ratings, write_published_scores
 from steerlens.runs.run_folder import RunFolder
 from steerlens.runs.score import score
@@ -108,7 +108,9 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
 def _plan(config: RunConfig, settings: Settings) -> None:
     """Print what the run would do."""
     if settings.loads_subject:
-        refuse_unloadable(settings)
+        # What isn't here yet may be planned for another machine.
+        if config.plan == "measure" or weights_are_here(settings.subject):
+            refuse_unloadable(settings)
         print_plan(settings, measures=config.plan == "measure")
         return
     if config.reference.alone:
