@@ -244,6 +244,12 @@ def _about(n_texts: int, rates: Rates | None) -> str:
     return f"about {duration(n_texts * rates.text)}"
 
 
+def _features(settings: Settings, layer: int, d_sae: int) -> list[int]:
+    # Which features fire often enough, only the pass tells: at most all of them.
+    chosen = dataclasses.replace(settings.features, min_examples=None)
+    return part(select_features(chosen, layer, d_sae, settings.seed), settings.shard)
+
+
 def _scores_and_texts(settings: Settings, measured: Measured | None) -> list[tuple[str, str]]:
     """Count features, forwards and texts, those in the cache apart, and say how long they take."""
     sizes = measured.sizes if measured else _sizes(settings.subject)
@@ -254,12 +260,7 @@ def _scores_and_texts(settings: Settings, measured: Measured | None) -> list[tup
             ("time", NOT_MEASURED),
         ]
     finished = Finished(settings, dtype_name(settings.subject))
-    # Which features fire often enough, only the pass tells: at most all of them.
-    chosen = dataclasses.replace(settings.features, min_examples=None)
-    ids = {
-        layer: part(select_features(chosen, layer, d_sae, settings.seed), settings.shard)
-        for layer, d_sae in sizes.items()
-    }
+    ids = {layer: _features(settings, layer, d_sae) for layer, d_sae in sizes.items()}
     counts = {layer: len(of_layer) for layer, of_layer in ids.items()}
     features_row = f"{sum(counts.values()):,}"
     if settings.features_concept:
