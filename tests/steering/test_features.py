@@ -29,8 +29,17 @@ from steerlens.errors import SteerlensError
 from steerlens.results import GENERATIONS, features_alone
 from steerlens.scores import RunContext
 from steerlens.steering.features import SteeredVectors, steer_layer, steer_together, text_rows
-from steerlens.steering.metrics import MetricRun, Texts, likelihood, perplexity
+from steerlens.steering.metrics import (
+    MetricRun,
+    Texts,
+    degeneracy,
+    drift,
+    likelihood,
+    perplexity,
+    success,
+)
 from steerlens.steering.metrics.degeneracy import DegeneracyConfig, repetition
+from steerlens.steering.metrics.drift import DriftConfig
 from steerlens.steering.metrics.success import SuccessConfig
 from steerlens.storage.store import Store
 from tests.support.generating import EOS, count_decoded, ids_of
@@ -379,13 +388,34 @@ def test_another_evaluator_measures_anew_and_keeps_the_texts(
     decoded = count_decoded(monkeypatch)
     other = load_other(subject, save_model(tmp_path / "judge", "llama", seed=3))
     judged = steer_layer(subject, [5], settings_of(), stored, other)
-    assert sum(decoded) == len(own)  # what they were made of, for the divergence
-    assert judged["kl"].tolist() == pytest.approx(own["kl"].tolist(), abs=1e-5)
+    assert decoded == []
+    assert judged["kl"].tolist() == own["kl"].tolist()
     assert judged["text"].tolist() == own["text"].tolist()
     assert not set(judged["perplexity"]) & set(own["perplexity"])
     assert judged["success_20"].tolist() == own["success_20"].tolist()
     again = steer_layer(subject, [5], settings_of(), stored)
     assert again["perplexity"].tolist() == own["perplexity"].tolist()
+
+
+def test_what_doesnt_look_at_the_evaluator_is_found_again_with_another(
+    subject: Subject, stored: RunContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    evaluators = [
+        load_other(subject, save_model(tmp_path / str(seed), "llama", seed=seed)) for seed in (3, 4)
+    ]
+    fresh = steer_layer(subject, [5], settings_of(), RunContext(), evaluators[0])
+    own = steer_layer(subject, [5], settings_of(), RunContext())
+    assert fresh["kl"].tolist() == pytest.approx(own["kl"].tolist(), rel=1e-4, abs=1e-6)
+    settings = replace(settings_of(), metrics={"drift": DriftConfig(enabled=True)})
+    first = steer_layer(subject, [5], settings, stored, evaluators[0])
+    for metric in (success, degeneracy, drift):
+        monkeypatch.setattr(metric, "measure", None)
+    decoded = count_decoded(monkeypatch)
+    second = steer_layer(subject, [5], settings, stored, evaluators[1])
+    assert decoded == []
+    assert not set(first["perplexity"]) & set(second["perplexity"])
+    same = [name for name in first if name != "perplexity"]
+    pd.testing.assert_frame_equal(first[same], second[same], check_exact=True)
 
 
 def load_other(subject: Subject, folder: Path) -> LoadedModel:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from steerlens.config.registry import ScoreConfig, load_part
+from steerlens.config.registry import BLOCK, ScoreConfig, load_part
 from steerlens.engine.cached_rows import cached_rows
 from steerlens.engine.corpus_pass import read_corpus
 from steerlens.engine.lens import LOGIT, lens_key, promoted_tokens
@@ -25,10 +25,6 @@ from steerlens.scores import output
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-BLOCK = 1024
-"""Features that are scored, and kept, at a time: what a killed run can lose of one method at
-most."""
 
 
 def score_layer(

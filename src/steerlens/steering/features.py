@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,14 @@ from steerlens.engine.generation import (
     text_key,
 )
 from steerlens.results import GENERATIONS
-from steerlens.steering.metrics import Metric, MetricRun, Texts, metrics, needs_feature
+from steerlens.steering.metrics import (
+    MetricRun,
+    Texts,
+    metrics,
+    needs_feature,
+    of_model_alone,
+    uses_evaluator,
+)
 from steerlens.steering.metrics.drift import with_drift
 
 if TYPE_CHECKING:
@@ -355,19 +363,19 @@ def measure_groups(
             "settings": dict(vars(config)),
             "source": source_digest("metrics", name),
             "concept": words,
-            "evaluator": None if evaluator is None else evaluator.identity,
+            "evaluator": evaluator.identity if evaluator and uses_evaluator(metric) else None,
         }
 
         def measured(
             missing: pd.DataFrame,
+            measure: Any = metric.measure,
             name: str = name,
-            metric: Metric = metric,
             config: Any = config,
             words: Any = words,
         ) -> Iterator[pa.Table]:
             label = f"layer {subject.layer}: {name}"
             with ctx.task(len(missing), label, "texts") as advance:
-                columns = metric.measure(
+                columns = measure(
                     _columns(missing, sources),
                     subject,
                     config,
@@ -381,12 +389,43 @@ def measure_groups(
             for table, (_, key) in zip(tables, with_texts, strict=True)
         ]
         new = cached_groups(ctx.store, keyed, by, measured)
+        if of_model := of_model_alone(metric):
+            keyed_apart = [
+                ({**key, "evaluator": None, "columns": of_model}, table) for key, table in keyed
+            ]
+            measured_apart = (
+                partial(_of_same_pass, new, [*by, *of_model])
+                if evaluator is None
+                else partial(measured, measure=vars(metric)["measure_model"])
+            )
+            apart = cached_groups(ctx.store, keyed_apart, by, measured_apart)
+            new = [
+                table.drop_columns([name for name in of_model if name in table.column_names])
+                for table in new
+            ]
+            tables = [
+                pd.concat([table, columns.drop_columns(list(by)).to_pandas()], axis=1)
+                for table, columns in zip(tables, apart, strict=True)
+            ]
         tables = [
             pd.concat([table, columns.drop_columns(list(by)).to_pandas()], axis=1)
             for table, columns in zip(tables, new, strict=True)
         ]
     measured_tables = iter(tables)
     return [next(measured_tables) if len(texts) else texts for texts, _ in groups]
+
+
+def _of_same_pass(
+    tables: Sequence[pa.Table], columns: Sequence[str], missing: pd.DataFrame
+) -> Iterator[pa.Table]:
+    """Yield `columns` of the rows of `missing`, which `tables` of all groups have already."""
+    frames = [
+        table.select(columns).to_pandas().assign(**{GROUP: number})
+        for number, table in enumerate(tables)
+    ]
+    by = [name for name in columns if name in missing]
+    rows = missing[[*by, GROUP]].merge(pd.concat(frames), on=[*by, GROUP], how="left")
+    yield pa.Table.from_pandas(rows, preserve_index=False)
 
 
 def _columns(texts: pd.DataFrame, sources: Sequence[SteeredVectors | None]) -> Texts:
