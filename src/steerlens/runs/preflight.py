@@ -125,11 +125,11 @@ def check(config: RunConfig) -> None:
         _check_lens_file(Path(config.lens.path), config.model, layers or [])
 
 
-def tell_begin(config: RunConfig, n_jobs: int = 1) -> None:
+def tell_begin(config: RunConfig, is_sweep: bool = False) -> None:
     """Say what was asked for: importing and loading take longer than people wait for a sign."""
-    jobs = f"{n_jobs} jobs, the first: " if n_jobs > 1 else ""
+    start = "a sweep, whose first job is " if is_sweep else ""
     subject = f"{config.model.title} with {config.sae.title}, layer {config.layer}"
-    print(visible(f"{jobs}{config.name}, {subject} ..."), file=sys.stderr, flush=True)
+    print(visible(f"{start}{config.name}, {subject} ..."), file=sys.stderr, flush=True)
 
 
 def _check_scalars(config: RunConfig) -> None:

@@ -87,8 +87,12 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
                 _carry_out(config, settings, reference, weight_cache, target)
                 # What is shown is what lies in the folder: `steerlens report` shows the same.
                 tables = read_tables(target)
+                # Of the jobs of a sweep the joined result has a page.
+                wants_page = config.paths.report
+                if wants_page is None:
+                    wants_page = not (folder / JOB_FILE).is_file()
                 with phase("drawing the figures and writing the report"):
-                    summary, figures = write_report(tables, target, _wants_page(config, folder))
+                    summary, figures = write_report(tables, target, wants_page)
                 with phase("logging to W&B"):
                     _log(tracker, tables, summary, figures)
                     tracker.log_page(target / PAGE_FILE)
@@ -127,13 +131,6 @@ def refuse_unloadable(settings: Settings, spare: int = 0) -> None:
     refuse_absent_device(settings.subject)
     refuse_unreachable(settings)
     refuse_if_too_big(settings, spare)
-
-
-def _wants_page(config: RunConfig, folder: Path) -> bool:
-    """Whether the run writes `report.html`: of the jobs of a sweep the joined result has one."""
-    if config.paths.report is None:
-        return not (folder / JOB_FILE).is_file()
-    return config.paths.report
 
 
 def _log(
