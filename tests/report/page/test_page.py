@@ -19,7 +19,8 @@ import steerlens.report.page as page_room
 from steerlens.analysis.roles import success_spans
 from steerlens.analysis.summary import summarise
 from steerlens.config.schema import ChoiceConfig
-from steerlens.report.page import render, run_page
+from steerlens.report.page import cards as cards_room
+from steerlens.report.page import ratings, render, run_page
 from steerlens.report.page.cards import LONGEST, card_order, cards, segments, text_lines
 from steerlens.report.page.contents import plain
 from steerlens.report.page.render import CHARTS, to_json
@@ -137,6 +138,40 @@ def test_cards_beyond_the_page_lie_beside_it_each_once(
 def row(data: dict[str, Any], key: str) -> int:
     pairs = zip(data["features"]["layer"], data["features"]["feature"], strict=True)
     return [f"{layer}/{feature}" for layer, feature in pairs].index(key)
+
+
+def test_a_page_without_texts_says_so(tmp_path: Path) -> None:
+    stored = tables()
+    emptied = dataclasses.replace(stored, generations=stored.generations.assign(text=""))
+    missing = dataclasses.replace(stored, generations=stored.generations.iloc[:0])
+    overviews = []
+    for part in (stored, emptied, missing):
+        summary = summarise(part) | {"study": None}
+        overviews.append(run_page(part, summary, tmp_path).overview)
+    told = "No text in generations.parquet has a character: none can be shown."
+    assert [told in overview.notes for overview in overviews] == [False, True, False]
+    none = overviews[-1]
+    assert any("generations.parquet is missing" in note for note in none.notes)
+    assert not any(" 0 texts" in line for line in (none.question, *none.sentences))
+
+
+def test_rows_of_table_1_have_titles_instead_of_keys() -> None:
+    row = {"lexical_per_text_layer_3": 0.5}
+    names = ["SAE (output_score >= 0.01)", "SAE (token_confidence_delta)", "My output_scores"]
+    (arms,) = ratings._tables([row | {"method": name} for name in names]).values()
+    titles = [arm.method for arm in arms]
+    assert titles == ["SAE (S_out ≥ 0.01)", "SAE (confidence)", "My output_scores"]
+
+
+def test_few_steered_features_show_more_of_their_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cards_room, "PROMPTS", 1)
+    part = hostile_tables()
+    n_shown = []
+    for few in (100, 1):
+        monkeypatch.setattr(cards_room, "FEW_STEERED", few)
+        steered = [card.steered for _, card in cards(part, card_order(part)) if card.steered]
+        n_shown.append({len(of_card[0].prompts) for of_card in steered})
+    assert n_shown == [{2}, {1}]
 
 
 def test_a_run_without_features_or_scores_has_a_page(tmp_path: Path) -> None:
