@@ -37,7 +37,7 @@ def test_each_prompts_unsteered_text_stands_beside_that_of_the_best_factor(
 ) -> None:
     (feature,) = toward(texts)  # the other steers toward another word
     assert feature.row["feature"] == 0
-    assert (feature.n_texts, feature.shown, feature.shown_unsteered) == (2, 2, 1)
+    assert (feature.n_texts, feature.n_with_token, feature.n_with_token_unsteered) == (2, 2, 1)
     assert [pair.prompt for pair in feature.pairs] == list(PROMPTS)
     for pair in feature.pairs:
         assert (pair.unsteered.factor, pair.steered.factor) == (0.0, 2.0)
@@ -51,7 +51,7 @@ def test_each_prompts_unsteered_text_stands_beside_that_of_the_best_factor(
 
 def test_without_a_factor_there_are_no_pairs(texts: pd.DataFrame) -> None:
     (feature,) = toward(texts, None)
-    assert (feature.n_texts, feature.shown, feature.shown_unsteered) == (0, 0, 1)
+    assert (feature.n_texts, feature.n_with_token, feature.n_with_token_unsteered) == (0, 0, 1)
     assert feature.pairs == []
     assert not feature.adds
 

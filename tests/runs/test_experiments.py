@@ -114,6 +114,7 @@ FIGURES = {
     "criteria": "criteria_agreement",
     "factors": "factors",
     "capability": "capability",
+    "lenses": "lenses",
     "dataset_size": "sizes",
     "dataset_size_texts": "sizes",
     "table1_embedded": "table1_factor",

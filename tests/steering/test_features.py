@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
-from steerlens.analysis.factors import by_factor, next_factors
+from steerlens.analysis.factors import by_factor, choosing_prompts, halves, next_factors
 from steerlens.config.schema import (
     POSITIONS,
     RANDOM_DIRECTION,
+    ChoiceConfig,
     GenerationConfig,
     RunConfig,
     SteerConfig,
@@ -28,8 +29,17 @@ from steerlens.errors import SteerlensError
 from steerlens.results import GENERATIONS, features_alone
 from steerlens.scores import RunContext
 from steerlens.steering.features import SteeredVectors, steer_layer, steer_together, text_rows
-from steerlens.steering.metrics import MetricRun, Texts, likelihood, perplexity
+from steerlens.steering.metrics import (
+    MetricRun,
+    Texts,
+    degeneracy,
+    drift,
+    likelihood,
+    perplexity,
+    success,
+)
 from steerlens.steering.metrics.degeneracy import DegeneracyConfig, repetition
+from steerlens.steering.metrics.drift import DriftConfig
 from steerlens.steering.metrics.success import SuccessConfig
 from steerlens.storage.store import Store
 from tests.support.generating import EOS, count_decoded, ids_of
@@ -287,6 +297,28 @@ def test_the_search_gives_the_same_texts_at_fewer_factors(subject: Subject) -> N
         assert set(found.loc[found["feature"] == feature, "factor"]) == set(asked)
 
 
+def test_the_search_sees_only_the_prompts_that_choose(subject: Subject) -> None:
+    settings = settings_of(factors=[0.3, 0.6, 1.0, 2.0, 3.0, 5.0, 8.0], controls=[], search=True)
+    settings = replace(settings, choice=ChoiceConfig(split=True, success_cap=20))
+    choosing = choosing_prompts(PROMPTS, settings.choice)
+
+    def factors_of(peaks: Mapping[str, float]) -> set[float]:
+        """Return the factors searched where the texts of a prompt have most success at its own."""
+
+        def rate(texts: pd.DataFrame) -> pd.DataFrame:
+            distance = (texts["factor"] - texts["prompt"].map(peaks)).abs()
+            return texts.assign(success_20=(20 / (1 + distance)).astype(int), perplexity=1.0)
+
+        return {*steer_layer(subject, [5], settings, RunContext(), rate=rate)["factor"]}
+
+    peaks = {prompt: 0.6 if prompt in choosing else 8.0 for prompt in PROMPTS}
+    assert factors_of(peaks) == factors_of(dict.fromkeys(PROMPTS, 0.6))
+    assert factors_of(peaks) != factors_of(dict.fromkeys(PROMPTS, 8.0))
+    frame = steer_layer(subject, [5], settings, RunContext())
+    first, _ = halves(frame)
+    assert {*first["prompt"]} == {*choosing} < {*frame["prompt"]}
+
+
 def test_the_table_survives_its_file(subject: Subject, tmp_path: Path) -> None:
     frame = steer_layer(subject, [5], settings_of(), RunContext())
     GENERATIONS.write(frame, tmp_path)
@@ -356,13 +388,34 @@ def test_another_evaluator_measures_anew_and_keeps_the_texts(
     decoded = count_decoded(monkeypatch)
     other = load_other(subject, save_model(tmp_path / "judge", "llama", seed=3))
     judged = steer_layer(subject, [5], settings_of(), stored, other)
-    assert sum(decoded) == len(own)  # what they were made of, for the divergence
-    assert judged["kl"].tolist() == pytest.approx(own["kl"].tolist(), abs=1e-5)
+    assert decoded == []
+    assert judged["kl"].tolist() == own["kl"].tolist()
     assert judged["text"].tolist() == own["text"].tolist()
     assert not set(judged["perplexity"]) & set(own["perplexity"])
     assert judged["success_20"].tolist() == own["success_20"].tolist()
     again = steer_layer(subject, [5], settings_of(), stored)
     assert again["perplexity"].tolist() == own["perplexity"].tolist()
+
+
+def test_what_doesnt_look_at_the_evaluator_is_found_again_with_another(
+    subject: Subject, stored: RunContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    evaluators = [
+        load_other(subject, save_model(tmp_path / str(seed), "llama", seed=seed)) for seed in (3, 4)
+    ]
+    fresh = steer_layer(subject, [5], settings_of(), RunContext(), evaluators[0])
+    own = steer_layer(subject, [5], settings_of(), RunContext())
+    assert fresh["kl"].tolist() == pytest.approx(own["kl"].tolist(), rel=1e-4, abs=1e-6)
+    settings = replace(settings_of(), metrics={"drift": DriftConfig(enabled=True)})
+    first = steer_layer(subject, [5], settings, stored, evaluators[0])
+    for metric in (success, degeneracy, drift):
+        monkeypatch.setattr(metric, "measure", None)
+    decoded = count_decoded(monkeypatch)
+    second = steer_layer(subject, [5], settings, stored, evaluators[1])
+    assert decoded == []
+    assert not set(first["perplexity"]) & set(second["perplexity"])
+    same = [name for name in first if name != "perplexity"]
+    pd.testing.assert_frame_equal(first[same], second[same], check_exact=True)
 
 
 def load_other(subject: Subject, folder: Path) -> LoadedModel:

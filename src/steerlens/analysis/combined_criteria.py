@@ -75,8 +75,8 @@ def combined_criteria(steering: pd.DataFrame, seed: int = 0) -> list[Combined]:
     fold_N = _folds(layers_N, rng)
     counts_RN = counts_within(layers_N, RESAMPLES, rng)
     return [
-        _compared(kept, scores, success_N, groups_N, fold_N, counts_RN)
-        for kept, groups_N in ((POOLED, np.zeros_like(layers_N)), (WITHIN_LAYERS, layers_N))
+        _compared(pooling, scores, success_N, groups_N, fold_N, counts_RN)
+        for pooling, groups_N in ((POOLED, np.zeros_like(layers_N)), (WITHIN_LAYERS, layers_N))
     ]
 
 
@@ -90,7 +90,7 @@ def _folds(layers_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _compared(
-    kept: str,
+    pooling: str,
     scores: Mapping[str, np.ndarray],
     success_N: np.ndarray,
     groups_N: np.ndarray,
@@ -125,7 +125,7 @@ def _compared(
     difference = estimate(float(value_2[1] - value_2[0]), difference_R, features)
     commonest = [counts.most_common(1)[0] for counts in picked]
     of_single, of_pair = (f"{name} ({n} of {FOLDS} folds)" for name, n in commonest)
-    return Combined(kept, COMBINED_SHARE, features, of_single, of_pair, single, pair, difference)
+    return Combined(pooling, COMBINED_SHARE, features, of_single, of_pair, single, pair, difference)
 
 
 def _oriented(

@@ -83,10 +83,10 @@ def payoff_at_equal_share(
     }
     counts_RN = counts_within(layers_N, resamples, np.random.default_rng(seed))
     rows_of_criteria: list[EqualShare] = []
-    for kept, groups_N in ((POOLED, np.zeros_like(layers_N)), (WITHIN_LAYERS, layers_N)):
+    for pooling, groups_N in ((POOLED, np.zeros_like(layers_N)), (WITHIN_LAYERS, layers_N)):
         for share in shares:
             weights = kept_by(scores, share, groups_N)
-            rows_of_criteria += _at_share(kept, share, weights, success_N, groups_N, counts_RN)
+            rows_of_criteria += _at_share(pooling, share, weights, success_N, groups_N, counts_RN)
     return rows_of_criteria
 
 
@@ -138,7 +138,7 @@ def max_t(
 
 
 def _at_share(
-    kept: str,
+    pooling: str,
     share: float,
     weights: Mapping[str, np.ndarray],
     success_N: np.ndarray,
@@ -160,7 +160,7 @@ def _at_share(
     return [
         EqualShare(
             score=name,
-            kept=kept,
+            kept=pooling,
             share=share,
             features=float(kept_C[index]),
             success=float(weights_CN[index] @ success_N / kept_C[index]),

@@ -131,8 +131,8 @@ def _further_numbers(generations: pd.DataFrame) -> list[str]:
     other packages have added.
     """
     ours = {*GENERATIONS.columns, *RATINGS.columns}
-    others = [name for name in generations.columns if name not in ours]
-    numbers = generations[others].select_dtypes("number").columns.tolist()
+    added = [name for name in generations.columns if name not in ours]
+    numbers = generations[added].select_dtypes("number").columns.tolist()
     is_rated = RATING in generations and any(generations[RATING].notna().tolist())
     return [*numbers, *([RATING] if is_rated else [])]
 
@@ -300,6 +300,14 @@ def halves(generations: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     prompts["odd"] = features.cumcount() % 2 == 1
     odd = generations.loc[:, keys].merge(prompts, how="left", on=keys)["odd"].to_numpy(dtype=bool)
     return generations.loc[~odd], generations.loc[odd]
+
+
+def choosing_prompts(prompts: Iterable[str], choice: ChoiceConfig) -> list[str]:
+    """Return the prompts on whose texts factors are chosen: those of the first of `halves`, or
+    all.
+    """
+    distinct = sorted({*prompts})
+    return distinct[::2] if choice.splits else distinct
 
 
 def measured_by_factor(means: pd.DataFrame, choice: ChoiceConfig) -> list[Measured]:

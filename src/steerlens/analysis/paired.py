@@ -31,17 +31,17 @@ class Tested:
     """One comparison over all features."""
 
     arm: str
-    one: str
-    other: str
+    condition: str
+    baseline: str
     more: bool
-    """Whether `one` is to have more texts with the feature's tokens than `other`, or fewer."""
+    """Whether more of `condition` than of `baseline` are to have the feature's tokens, or fewer."""
     by_feature: pd.DataFrame
     """See `compared`."""
 
     @property
     def label(self) -> str:
         """Give what tables and figures call it."""
-        return f"{self.one} {'>' if self.more else '<'} {self.other}"
+        return f"{self.condition} {'>' if self.more else '<'} {self.baseline}"
 
     @property
     def remain(self) -> int:

@@ -30,9 +30,9 @@ class Toward(NamedTuple):
     writes: list[str]
     """The concept's token that it makes likeliest, then its other logit-lens tokens."""
     n_texts: int
-    shown: int
+    n_with_token: int
     """Texts with a token of the concept."""
-    shown_unsteered: int
+    n_with_token_unsteered: int
     """As many of its unsteered texts."""
     pairs: list[Pair]
     """A text of every prompt, in their order; [] where no factor may be chosen."""

@@ -55,9 +55,9 @@ class _Shown(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line."""
-        from steerlens.results.text import shown
+        from steerlens.results.text import printable
 
-        return shown(super().format(record))
+        return printable(super().format(record))
 
 
 @contextmanager
@@ -368,11 +368,11 @@ def _weight_cache() -> WeightCache:
 
 def _tell(error: Exception, debug: bool) -> None:
     """Print one sentence on stderr, or with `debug` the traceback."""
-    from steerlens.results.text import shown
+    from steerlens.results.text import printable
 
     if debug:
         lines = "".join(traceback.format_exception(error)).splitlines()
-        print("\n".join(map(shown, lines)), file=sys.stderr)
+        print("\n".join(map(printable, lines)), file=sys.stderr)
         return
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError):
@@ -380,4 +380,4 @@ def _tell(error: Exception, debug: bool) -> None:
     elif not isinstance(error, SteerlensError):
         text = f"{type(error).__name__}: {text}; run again with debug=true for the traceback."
     # Errors quote what others have written: file names, settings of an SAE, a server's answer.
-    print(f"steerlens: {shown(text)}", file=sys.stderr)
+    print(f"steerlens: {printable(text)}", file=sys.stderr)

@@ -77,8 +77,8 @@ def _needed_keys(group: str, text: str, folders: tuple[str, ...]) -> list[str]:
     keys = []
     for entry in values.pop("defaults", None) or []:
         if isinstance(entry, str) and entry.startswith("/"):
-            other, _, name = entry[1:].partition("/")
-            keys += needed_keys(other, name, folders)
+            default_group, _, name = entry[1:].partition("/")
+            keys += needed_keys(default_group, name, folders)
     return [*keys, *open_keys(values, "" if prefix == "_global_" else f"{prefix}.")]
 
 

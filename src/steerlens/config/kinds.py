@@ -202,7 +202,9 @@ def _refusal(key: str, value: Any, config: RunConfig) -> str:
 
 def _remedy(kind: Kind, group: str) -> str:
     """Say what to do about a setting of `group` that runs of `kind` ignore."""
-    readers = [other for other in KINDS if any(r.partition(".")[0] == group for r in other.reads)]
+    readers = [
+        reader for reader in KINDS if any(key.partition(".")[0] == group for key in reader.reads)
+    ]
     if group == "judge":
         return (
             "a judge rates the texts of concepts=NAME, or of features with choice.rule=judge: add "

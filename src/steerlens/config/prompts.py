@@ -113,3 +113,8 @@ def effect_prompts(n: int) -> tuple[str, ...]:
     first n.
     """
     return PROMPTS[::2][:n]
+
+
+def held_out_prompts(n: int) -> tuple[str, ...]:
+    """Return neutral prompts that the effect lens doesn't see: of the others the first n."""
+    return PROMPTS[1::2][:n]

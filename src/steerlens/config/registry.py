@@ -173,6 +173,11 @@ def source_digest(kind: str, name: str) -> str | None:
     return hashlib.sha256(source.encode()).hexdigest()
 
 
+BLOCK = 1024
+"""Features that are scored, and kept, at a time: what a killed run can lose of one method at
+most."""
+
+
 @dataclass
 class ScoreConfig:
     """What every method's settings begin with."""
@@ -181,8 +186,7 @@ class ScoreConfig:
     """Name of the method's entry point."""
 
     AT_ONCE: ClassVar[int | None] = None
-    """Features that are scored, and kept, at a time, where each takes long; None = as many as of
-    other methods."""
+    """Features that are scored, and kept, at a time, where each takes long; None = `BLOCK`."""
     FILLS: ClassVar[Sequence[str]] = ()
     """Columns of numbers that the method fills, which `selection.score` may name; () where it
     doesn't say."""
@@ -265,6 +269,12 @@ class ScoreConfig:
         = all.
         """
         return 0
+
+    def reduced(self) -> tuple[ScoreConfig, float]:
+        """Return settings with which a plan times the method on few of its texts or prompts, and
+        how many times as long the method itself takes.
+        """
+        return self, 1.0
 
     def refusal(self, name: str, why: str) -> SteerlensError:
         """Return the error for setting `name`: `why` goes on after its value."""

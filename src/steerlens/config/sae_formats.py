@@ -63,7 +63,7 @@ def _sparsify(folder: Path) -> dict[str, Any]:
     latents = cfg.get("num_latents") or d_in * _size(cfg, "expansion_factor", folder)
     metadata = {"hook_name": bridge_hook(folder.name), "model_name": training.get("model")}
     return {
-        **_config("topk", d_in, int(latents), {**metadata, **_said(cfg)}),
+        **_config("topk", d_in, int(latents), {**metadata, **_model_and_hook(cfg)}),
         "k": _size(cfg, "k", folder),
         "apply_b_dec_to_input": True,
     }
@@ -108,7 +108,7 @@ def _dictionary_learning(folder: Path) -> dict[str, Any]:
     }
     d_in, d_sae = (_size(trainer, name, folder) for name in ("activation_dim", "dict_size"))
     beside = folder / SAE_CONFIG
-    buffer_facts = _said(read_json_object(beside, KEY)) if beside.is_file() else {}
+    buffer_facts = _model_and_hook(read_json_object(beside, KEY)) if beside.is_file() else {}
     return {
         **_config(DICTIONARIES[kind], d_in, d_sae, {**metadata, **buffer_facts}),
         **({"k": _size(trainer, "k", folder)} if DICTIONARIES[kind] == "topk" else {}),
@@ -133,7 +133,7 @@ def _gemma_scope(folder: Path) -> dict[str, Any]:
         metadata["hook_name"] = f"blocks.{layer[1]}.{GEMMA_SITES[site]}"
         metadata["model_name"] = f"gemma-2-{size}{'-it' if tuned == 'it' else ''}"
     beside = folder / SAE_CONFIG
-    metadata |= _said(read_json_object(beside, KEY)) if beside.is_file() else {}
+    metadata |= _model_and_hook(read_json_object(beside, KEY)) if beside.is_file() else {}
     if not metadata.get("hook_name"):
         number = layer[1] if layer else 20
         raise SteerlensError(
@@ -188,7 +188,7 @@ def _config(
     }
 
 
-def _said(config: Mapping[str, Any]) -> dict[str, Any]:
+def _model_and_hook(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a cfg.json says of an SAE's place, at its top or in its metadata."""
     everything = {**config, **(config.get("metadata") or {})}
     return {key: everything[key] for key in ("hook_name", "model_name") if key in everything}

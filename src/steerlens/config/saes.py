@@ -61,8 +61,8 @@ def layers_with_sae(subject: SubjectSettings) -> list[int] | None:
     if n_layers is None:
         return None
     layers = [source.layer for source in sae_sources(subject, n_layers)]
-    told = [layer for layer in layers if layer is not None]
-    return told if len(told) == len(layers) else None
+    known_layers = [layer for layer in layers if layer is not None]
+    return known_layers if len(known_layers) == len(layers) else None
 
 
 def listed_ids(sae: SaeConfig) -> set[str] | None:

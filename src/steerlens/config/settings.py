@@ -173,10 +173,10 @@ class Settings:
     def warnings(self) -> list[str]:
         """Say what of the settings works but is hardly meant, in sentences."""
         lines = [line for method in self.scores.values() for line in method.warnings()]
-        wanted, n_prompts = self.steering.generation.n_prompts, len(self.steering.prompts)
-        if self.steering.factors and self.concepts is None and (wanted or 0) > n_prompts:
+        n_chosen, n_prompts = self.steering.generation.n_prompts, len(self.steering.prompts)
+        if self.steering.factors and self.concepts is None and (n_chosen or 0) > n_prompts:
             lines.append(
-                f"generation.n_prompts={wanted} is more than the {n_prompts} of "
+                f"generation.n_prompts={n_chosen} is more than the {n_prompts} of "
                 "generation.prompts: all of them are used."
             )
         return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -134,13 +135,31 @@ def effect_tokens(
     """Return the k tokens whose next-token probability rises most, on average over the effect
     lens's prompts, when each feature is amplified: (n, k) int64 token ids.
     """
+    prompts = effect_prompts(ctx.lens.n_prompts)
+    return rising_tokens(subject, ids_n, directions_nD, k, prompts, ctx.lens.factor, ctx)
+
+
+def rising_tokens(
+    subject: Subject,
+    ids_n: torch.Tensor,
+    directions_nD: torch.Tensor | None,
+    k: int,
+    texts: Sequence[str],
+    factor: float,
+    ctx: RunContext,
+) -> torch.Tensor:
+    """Return the k tokens whose next-token probability rises most, on average after `texts`, when
+    each feature is amplified by `factor`: (n, k) int64 token ids.
+
+    Raises:
+        SteerlensError: `k` is beyond the vocabulary.
+    """
+    check_k(subject, k)
     head = subject.lm.head
     silent = replace(ctx, progress=lambda done: None)
     tokens_nk = torch.empty((len(ids_n), k), dtype=torch.int64)
     at_once = rows_that_fit(ctx.memory_budget // 2, 16 * head.d_vocab, 1024)
-    prompts = [
-        steered_prompt(subject, prompt, True, ctx) for prompt in effect_prompts(ctx.lens.n_prompts)
-    ]
+    prompts = [steered_prompt(subject, text, True, ctx) for text in texts]
     for start in range(0, len(ids_n), at_once):
         part = slice(start, start + at_once)
         rise_BV = torch.zeros((len(ids_n[part]), head.d_vocab), device=head.device)
@@ -152,7 +171,7 @@ def effect_tokens(
 
         directions = None if directions_nD is None else directions_nD[part]
         for prompt in prompts:
-            prompt.run(ids_n[part], ctx.lens.factor, silent, 16 * head.d_vocab, add, directions)
+            prompt.run(ids_n[part], factor, silent, 16 * head.d_vocab, add, directions)
             plain_V = head.finish(head.logits(prompt.h_D[None]).float())[0].softmax(dim=-1)
             rise_BV -= plain_V
         tokens_nk[part] = rise_BV.topk(k, dim=-1).indices.cpu()

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from steerlens.engine.subject import Subject
 
 
-def _nothing(_done: int, _unneeded: int = 0) -> None:
-    pass
+def no_progress(_n_done: int, _n_unneeded: int = 0) -> None:
+    """Show nothing of what has been done."""
 
 
 def _no_subjects(_layer: int) -> Iterable[Subject]:
@@ -32,7 +32,7 @@ def _no_subjects(_layer: int) -> Iterable[Subject]:
 def _no_bar(
     _total: int | None, _description: str, _unit: str, each: int = 1
 ) -> Iterator[Callable[..., None]]:
-    yield _nothing
+    yield no_progress
 
 
 @dataclass
@@ -63,7 +63,7 @@ class RunContext:
     memory_budget: int = 2 * 1024**3
     """Bytes that scoring may use beyond the weights."""
     seed: int = 0
-    progress: Callable[[int], None] = _nothing
+    progress: Callable[[int], None] = no_progress
     """Called with the number of features that have just been finished."""
     task: Callable[..., AbstractContextManager[Callable[..., None]]] = _no_bar
     """A progress bar (total, description, unit; `each`: how often each unit is gone through) for

@@ -90,7 +90,7 @@ class Rated:
         return counts
 
 
-def nothing(_done: int) -> None:
+def nothing(_n_done: int) -> None:
     """Show no progress."""
 
 

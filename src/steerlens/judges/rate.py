@@ -110,13 +110,13 @@ class LanguageModelJudge:
         self.cache.check()
         queue = _RatingQueue(self, tasks(items), progress, spent_usd)
         # Who gets an answer keeps it: a rating may take several, and the caller may be killed.
-        given = cached_values(
+        rating_of = cached_values(
             range(len(queue.tasks)), queue.find, queue.ask, keep=lambda _number, _rating: None
         )
         ratings: list[dict[str, Rating]] = [{} for _ in items]
         for task in queue.tasks:
             for item, aspect in task.places:
-                ratings[item][aspect] = given[task.number]
+                ratings[item][aspect] = rating_of[task.number]
         return Rated(self.name, "llm", ratings, queue.cost, queue.stopped)
 
 
@@ -134,7 +134,7 @@ def tasks(items: Sequence[Item]) -> list[Question]:
     for number, item in enumerate(items):
         for aspect in aspects_of(item):
             places.setdefault(prompts.conversation(item, aspect), []).append((number, aspect))
-    return [Question(number, *asked) for number, asked in enumerate(places.items())]
+    return [Question(number, *question) for number, question in enumerate(places.items())]
 
 
 @dataclass

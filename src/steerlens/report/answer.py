@@ -36,7 +36,7 @@ def print_answer(study: Mapping[str, Any] | None, console: Console) -> None:
     if rows:
         header, cells = answer_cells(rows)
         columns = dict(zip(map(visible, header), zip(*cells, strict=True), strict=True))
-        print_table(console, "", columns, left=columns)
+        print_table(console, "", columns, left_justified=columns)
     print_sentences(console, map(visible, study["sentences"]))
 
 

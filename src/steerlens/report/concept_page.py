@@ -179,8 +179,9 @@ def share_sentence(feature: Toward) -> str:
     return (
         f"factor {number(row['best_factor'], 'g')}{allowed}: "
         f"{number(row['concept_success'], '.2g')} of its tokens a text "
-        f"(unsteered {number(row['concept_success_unsteered'], '.2g')}), in {feature.shown} of "
-        f"{feature.n_texts} texts (unsteered {feature.shown_unsteered})"
+        f"(unsteered {number(row['concept_success_unsteered'], '.2g')}), in "
+        f"{feature.n_with_token} of {feature.n_texts} texts "
+        f"(unsteered {feature.n_with_token_unsteered})"
     )
 
 

@@ -147,7 +147,7 @@ def print_sweep(
         if name != "reason"  # which was told above
     }
     texts = [heading for name, heading in _columns(rows).items() if name not in NUMBERS]
-    print_table(console, f"{_counted(rows)}; {len(series)} series", columns, left=texts)
+    print_table(console, f"{_counted(rows)}; {len(series)} series", columns, left_justified=texts)
     print_answer(study, console)
     console.print(Text(f"Joined: {visible(str(folder))}"), soft_wrap=True)
 

@@ -31,7 +31,7 @@ def print_table(
     console: Console,
     title: str,
     columns: Mapping[str, Sequence[str]],
-    left: Collection[str] = (),
+    left_justified: Collection[str] = (),
     last: tuple[str, Sequence[Sequence[str]]] | None = None,
 ) -> None:
     """Print `columns`, by title, and behind them the column `last`.
@@ -40,7 +40,7 @@ def print_table(
         console: where to.
         title: above the table.
         columns: cells that are never wrapped.
-        left: those of `columns` that are justified left, as texts are; numbers are right.
+        left_justified: those of `columns` that are justified left, as texts are; numbers are right.
         last: title and cells of the column that may be wrapped, each of one or several lines.
     """
     # What no row has filled is left out.
@@ -53,7 +53,9 @@ def print_table(
         title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     for name in filled:
-        table.add_column(Text(name), justify="left" if name in left else "right", no_wrap=True)
+        table.add_column(
+            Text(name), justify="left" if name in left_justified else "right", no_wrap=True
+        )
     rows = list(zip(*filled.values(), strict=True))
     if last:
         name, texts = last

@@ -121,8 +121,8 @@ def phase(description: str, console: Console | None = None) -> Iterator[None]:
     """Show what is being done; where no one is watching, a line tells it if it took a second."""
     console = console or console_on(sys.stderr)
     start = time.perf_counter()
-    shown = console.status(Text(f"{visible(description)} ...")) if console.is_terminal else None
-    with shown or nullcontext():
+    status = console.status(Text(f"{visible(description)} ...")) if console.is_terminal else None
+    with status or nullcontext():
         yield
     seconds = time.perf_counter() - start
     if seconds >= TOLD_FROM:
@@ -193,7 +193,7 @@ def _print_best(console: Console, frame: pd.DataFrame, rows: int) -> None:
         columns[name] = [number(row[column], spec) for row in best]
     columns["token"] = [visible_token(row["output_token"]) for row in best]
     lens = [[visible_tokens(row["logit_lens_tokens"], 8)] for row in best]
-    print_table(console, title_of(by), columns, left=["token"], last=("logit lens", lens))
+    print_table(console, title_of(by), columns, left_justified=["token"], last=("logit lens", lens))
 
 
 def _print_steered(console: Console, best: Sequence[SteeredExample]) -> None:

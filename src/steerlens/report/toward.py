@@ -127,8 +127,8 @@ def _features_table(features: Sequence[Toward]) -> str:
                 *(str(feature.row[name]) for name in ("layer", "feature")),
                 markdown(" ".join(visible_token(token) for token in feature.writes[:TOKENS])),
                 *(number(feature.row[name], spec) for name, spec in NUMBERS.values()),
-                f"{feature.shown} of {feature.n_texts}",
-                str(feature.shown_unsteered),
+                f"{feature.n_with_token} of {feature.n_texts}",
+                str(feature.n_with_token_unsteered),
                 safe_range(feature.row),
             ]
             for feature in features

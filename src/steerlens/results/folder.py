@@ -82,6 +82,8 @@ class RunTables:
     """How best factors were chosen; null = not known."""
     operator: str | None = None
     """How activations were edited (`steer.operator`); null = not known."""
+    lens: str | None = None
+    """What told the tokens that features promote (`lens`); null = not known."""
     late_from: int | None = None
     """The first late layer; null = not known."""
     objective: str | None = None
@@ -136,11 +138,12 @@ def read_tables(folder: Path) -> RunTables:
         **beside_features,
         chat_template=provenance.get("chat_template"),
         command=provenance.get("command"),
-        choice=_known(ChoiceConfig, choice) if choice else None,
+        choice=_known_settings(ChoiceConfig, choice) if choice else None,
         operator=(settings.get("steer") or {}).get("operator"),
+        lens=(settings.get("lens") or {}).get("name"),
         late_from=_late_from(settings.get("model") or {}),
         objective=settings.get("objective"),
-        study=_known(StudyConfig, settings.get("study") or {}),
+        study=_known_settings(StudyConfig, settings.get("study") or {}),
         pmi=Pmi.read(folder) if (folder / PMI_FILE).is_file() else None,
         reference=Reference.read(folder) if (folder / REFERENCE_FILE).is_file() else None,
         notes=tuple(map(str, provenance.get("notes", []))),
@@ -240,7 +243,7 @@ def _name(value: Any) -> Any:
     return value.get("name") if isinstance(value, Mapping) else value
 
 
-def _known(kind: type[T], settings: dict[str, Any]) -> T:
+def _known_settings(kind: type[T], settings: dict[str, Any]) -> T:
     """Return the settings that this version knows, as their dataclass `kind`."""
     names = [field.name for field in dataclasses.fields(kind)]
     return kind(**{name: settings[name] for name in names if name in settings})

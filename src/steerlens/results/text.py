@@ -50,7 +50,7 @@ def visible(text: str) -> str:
     return "".join(_visible(char, first=i == 0) for i, char in enumerate(text))
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     """Give one line of `text` with escapes for what can't be seen; its backslashes stay."""
     if text.isprintable():
         return text

@@ -13,7 +13,7 @@ from steerlens.engine.run_context import RunContext
 from steerlens.judges.lexical import refuse_too_few_unsteered
 from steerlens.judges.vocabulary import refuse_too_few
 from steerlens.results import CONCEPTS, FEATURES, RATINGS
-from steerlens.results.text import shown
+from steerlens.results.text import printable
 from steerlens.runs.models import RunModels, steering_of
 from steerlens.runs.run_folder import RunFolder
 from steerlens.scores.selection import part
@@ -58,7 +58,7 @@ def steer_toward_concepts(
         folder.note(chat_template=steering.generation.chat_template)
         concepts = concepts_of_shard(settings, subject.layer, steering.generation.chat_template)
         for note in concepts.notes:
-            print(shown(note))
+            print(printable(note))
         layer_ctx = ctx.for_group()
         steered = steer_concepts(
             subject,

@@ -64,11 +64,12 @@ def _check_together(settings: Settings) -> None:
         "features.n={n}": features.n,
         "selection.top_n={n}": settings.selection.top_n,
     }
-    for wanted in settings.steering.steer.together:
-        for what, n in counts.items():
-            if n is not None and wanted > n:
+    for n_together in settings.steering.steer.together:
+        for source, n in counts.items():
+            if n is not None and n_together > n:
                 raise SteerlensError(
-                    f"steer.together: {wanted} features together are more than {what.format(n=n)}."
+                    f"steer.together: {n_together} features together are more than "
+                    f"{source.format(n=n)}."
                 )
 
 

@@ -68,7 +68,7 @@ def cached_part(config: RunConfig) -> CachedPart:
 class Absent(NamedTuple):
     """Something on the hub that isn't on this machine."""
 
-    what: str
+    description: str
     """In words."""
     way: str
     """What to do where there is a network, so that it is here afterwards."""
@@ -97,7 +97,8 @@ def refuse_unreachable(settings: Settings) -> None:
         ask_hub_for_nothing()
         return
     raise SteerlensError(
-        f"{absent.what} isn't on this machine, and {why}; where there is a network, {absent.way}."
+        f"{absent.description} isn't on this machine, and {why}; where there is a network, "
+        f"{absent.way}."
     )
 
 

@@ -63,7 +63,7 @@ def dtype_name(subject: SubjectSettings) -> str:
 class Weights(NamedTuple):
     """Weights that a run holds in memory besides its model's and one SAE's."""
 
-    what: str
+    name: str
     n_numbers: float
     """0 where nothing tells."""
     without: str
@@ -123,7 +123,7 @@ def refuse_if_too_big(settings: Settings, spare: int = 0) -> None:
     if dtype_name(subject) == "float32":
         ways.append("dtype=bfloat16")
     ways.append("a smaller model")
-    names = [subject.model.title, subject.sae.title, *(weights.what for weights in beside_model)]
+    names = [subject.model.title, subject.sae.title, *(weights.name for weights in beside_model)]
     where = "all devices together have" if subject.device_map else f"{device} has"
     raise SteerlensError(
         f"the weights of {_listed(names)} take {gigabytes(needed)} in "

@@ -33,8 +33,8 @@ class RunModels:
         settings = self.settings if layers is None else self.settings.of_layers(layers)
         subjects = load_subjects(settings, self.lm, self.weight_cache)
         while True:
-            what = "the next SAE" if self.lm else f"{settings.model.title} and its first SAE"
-            with phase(f"loading {what}"):
+            description = "the next SAE" if self.lm else f"{settings.model.title} and its first SAE"
+            with phase(f"loading {description}"):
                 subject = next(subjects, None)
             if subject is None:
                 return

@@ -168,12 +168,12 @@ def _convergence(
         sae = settings.subject.sae
         ships = f", which ships with sae={sae.name}" if path == sae.jacobians else ""
         return f"The Jacobian lens of layer {subject.layer} is read from {path}{ships}."
-    some = torch.tensor(features[:CONVERGED_ON])
-    cosine, overlap = convergence(subject, some, settings.logit_lens_k, ctx)
+    ids = torch.tensor(features[:CONVERGED_ON])
+    cosine, overlap = convergence(subject, ids, settings.logit_lens_k, ctx)
     return (
         f"The Jacobian lens of layer {subject.layer} is the mean over {settings.lens.n_prompts} "
         f"sequences; its halves agree on {overlap:.0%} of {settings.logit_lens_k} tokens "
-        f"(mean cosine of J d {cosine:.3f}; {len(some):,} features)."
+        f"(mean cosine of J d {cosine:.3f}; {len(ids):,} features)."
     )
 
 

@@ -84,9 +84,9 @@ def check_context(settings: Settings) -> None:
     if settings.lens.name == "jacobian" and not settings.lens.path:
         length = settings.lens.context_length
         lengths.append((f"lens.context_length={length}", length))
-    for what, length in lengths:
+    for setting, length in lengths:
         if n_ctx is not None and length > n_ctx:
-            raise SteerlensError(f"{what} is more than the {n_ctx} tokens of {model.title}.")
+            raise SteerlensError(f"{setting} is more than the {n_ctx} tokens of {model.title}.")
 
 
 def check_ids(config: RunConfig, layers: list[int] | None) -> None:

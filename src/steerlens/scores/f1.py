@@ -19,6 +19,7 @@ import numpy as np
 from steerlens.data.concept_sets.axbench import concept_names
 from steerlens.data.concept_sets.embedded import TOPICS
 from steerlens.data.concept_sets.labelled import EMBEDDED, labelled_split, read_labels
+from steerlens.engine.run_context import no_progress
 from steerlens.errors import SteerlensError, unknown
 from steerlens.scores import RunContext, ScoreConfig, output
 
@@ -117,7 +118,7 @@ def score(
     from steerlens.engine.activations.pooled import largest_activations, text_pieces
 
     features = np.asarray(features, dtype=np.int64)
-    silent = dataclasses.replace(ctx, progress=lambda done: None)
+    silent = dataclasses.replace(ctx, progress=no_progress)
     of_output = output.OutputScoreConfig(
         prompt=config.prompt, factor=config.factor, top_k=config.top_k,
         keep_error=config.keep_error, null_directions=0,

@@ -10,7 +10,7 @@ read again by the model as it is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -32,6 +32,9 @@ SUCCESS, CONCEPT_SUCCESS = "success", "concept_success"
 
 FEWEST = 30
 """Of fewer texts there is no correlation."""
+
+TIMED_PROMPTS, TIMED_SAMPLES, TIMED_TOKENS = 2, 16, 8
+"""Of the texts that a plan times."""
 
 
 @dataclass
@@ -89,6 +92,21 @@ class OutcomeConfig(ScoreConfig):
                 "samples",
                 f"gives {n_texts} texts, and fewer than {FEWEST} have no correlation",
             )
+
+    def reduced(self) -> tuple[ScoreConfig, float]:
+        """Return the settings with fewer and shorter texts; see `ScoreConfig.reduced`."""
+        if self.run is not None:
+            return self, 1.0
+        fewer = replace(
+            self,
+            prompts=self.prompts[:TIMED_PROMPTS],
+            samples=min(self.samples, TIMED_SAMPLES),
+            max_new_tokens=min(self.max_new_tokens, TIMED_TOKENS),
+        )
+        return fewer, self._most_tokens() / fewer._most_tokens()
+
+    def _most_tokens(self) -> int:
+        return len(set(self.prompts)) * self.samples * self.max_new_tokens
 
     def looks_up(self) -> Any:
         """Return the concept whose tokens are counted; see `ScoreConfig.looks_up`."""
@@ -269,17 +287,17 @@ def _read(
         np.concatenate([prompts[prompt], ids])[:n_ctx]
         for prompt, ids in zip(rows["prompt"], new, strict=True)
     ]
-    own: dict[int, np.ndarray] = {}
+    is_own: dict[int, np.ndarray] = {}
     if "feature" in rows:
         here_N = (rows["layer"] == subject.layer) & (rows["factor"] != 0)
         steered_with = [
-            {int(feature), *map(int, filter(None, str(others or "").split("+")))}
-            for feature, others in zip(
+            {int(feature), *map(int, filter(None, str(together or "").split("+")))}
+            for feature, together in zip(
                 rows["feature"].fillna(-1), rows["together"].fillna(""), strict=True
             )
         ]
         for index in np.flatnonzero(here_N.to_numpy(dtype=bool)).tolist():
             for feature in steered_with[index] - {-1}:
-                own.setdefault(feature, np.zeros(len(rows), dtype=bool))[index] = True
+                is_own.setdefault(feature, np.zeros(len(rows), dtype=bool))[index] = True
     outcome_N = _outcome(subject, config, new, rows["outcome"].to_numpy(dtype=float))
-    return ReadTexts(pieces, first, outcome_N, own)
+    return ReadTexts(pieces, first, outcome_N, is_own)

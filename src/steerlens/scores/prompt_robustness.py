@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from steerlens.config.prompts import PROMPTS
+from steerlens.engine.run_context import no_progress
 from steerlens.errors import SteerlensError
 from steerlens.scores import RunContext, ScoreConfig, output
 
@@ -45,6 +46,10 @@ class PromptRobustnessConfig(ScoreConfig):
                 "prompts of score prompt_robustness: give two or more, none empty."
             )
 
+    def reduced(self) -> tuple[ScoreConfig, float]:
+        """Return the settings with two of the prompts; see `ScoreConfig.reduced`."""
+        return dataclasses.replace(self, prompts=self.prompts[:2]), len(self.prompts) / 2
+
     def uses(self) -> Sequence[str]:
         """Return which of the run's seed and corpus the numbers depend on."""
         return ()
@@ -70,7 +75,7 @@ def score(
     Raises:
         SteerlensError: as `output` does.
     """
-    silent = dataclasses.replace(ctx, progress=lambda done: None)
+    silent = dataclasses.replace(ctx, progress=no_progress)
     settings = output.OutputScoreConfig(
         factor=config.factor,
         top_k=config.top_k,

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from steerlens.config.registry import ScoreConfig, load_part
+from steerlens.config.registry import BLOCK, ScoreConfig, load_part
 from steerlens.engine.cached_rows import cached_rows
 from steerlens.engine.corpus_pass import read_corpus
 from steerlens.engine.lens import LOGIT, lens_key, promoted_tokens
@@ -25,10 +25,6 @@ from steerlens.scores import output
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-BLOCK = 1024
-"""Features that are scored, and kept, at a time: what a killed run can lose of one method at
-most."""
 
 
 def score_layer(
@@ -59,6 +55,7 @@ def score_layer(
     if ctx.lens.name != LOGIT and any(config.uses_lens() for config in configs.values()):
         promoted = promoted_tokens(subject, torch.from_numpy(ids), k, ctx)[:, :logit_lens_k]
         columns["promoted_tokens"] = decode_tokens(subject, promoted)
+        columns["promoted_token_ids"] = promoted.tolist()
     for table in tables:
         for name in table.column_names:
             if name == "feature":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from steerlens.config.prompts import PROMPTS
+from steerlens.engine.run_context import no_progress
 from steerlens.errors import SteerlensError
 from steerlens.scores import RunContext, ScoreConfig
 
@@ -61,6 +62,10 @@ class SideEffectsConfig(ScoreConfig):
         if self.later_saes is not None and self.later_saes < 0:
             raise self.refusal("later_saes", "must be at least 0, or null for all")
 
+    def reduced(self) -> tuple[ScoreConfig, float]:
+        """Return the settings with two of the prompts; see `ScoreConfig.reduced`."""
+        return dataclasses.replace(self, prompts=self.prompts[:2]), len(self.prompts) / 2
+
     def uses(self) -> Sequence[str]:
         """Return which of the run's seed and corpus the numbers depend on."""
         return ()
@@ -95,7 +100,7 @@ def score(
     ids_F = torch.tensor(np.asarray(features, dtype=np.int64))
     watched = [subject, *ctx.later_subjects(subject, config.later_saes)]
     hook_names = list(dict.fromkeys(each.site.read for each in watched))
-    silent = dataclasses.replace(ctx, progress=lambda done: None)
+    silent = dataclasses.replace(ctx, progress=no_progress)
     changed_SF = np.zeros((len(watched), len(ids_F)))
     h_PFD: list[torch.Tensor] = []
     before_PD: list[torch.Tensor] = []
@@ -125,10 +130,10 @@ def score(
         ) -> None:
             h_FD[rows] = h_BD.cpu()
             for index, each in enumerate(watched):
-                own = ids_F[rows] if each is subject else None
+                own_ids = ids_F[rows] if each is subject else None
                 name = each.site.read
                 changed_SF[index, rows] += n_changed(
-                    each, read[name], before[name], config.tolerance, own
+                    each, read[name], before[name], config.tolerance, own_ids
                 )
 
         widest = max(each.d_sae for each in watched)

@@ -67,7 +67,7 @@ def evaluate_layer(
     steer = settings.steer
     arms = [(feature, control, "") for feature in features for control in ["", *steer.controls]]
     groups = (features[:n] for n in steer.together if n <= len(features))
-    arms += [(first, "", "+".join(map(str, others))) for first, *others in groups]
+    arms += [(first, "", "+".join(map(str, partners))) for first, *partners in groups]
     edits = [(*arm, factor) for arm in arms for factor in settings.factors]
     check_affine(subject.sae, torch.randn(1, 4, subject.sae.cfg.d_in).to(subject.sae.W_dec))
     lm = SteeredLM(subject, lambda n_tokens: NoEdits(len(n_tokens)), ctx.memory_budget)
@@ -155,14 +155,14 @@ def _edits_of(
 
 def _identity(task: Task, subject: Subject) -> dict[str, Any]:
     """Return what a task's answers depend on beside the model and the edit."""
-    asked = [(instance.args, instance.doc) for instance in task.instances]
+    instances = [(instance.args, instance.doc) for instance in task.instances]
     settings = {
         name: str(task.get_config(name)) for name in ("metric_list", "filter_list", "output_type")
     }
     return {
         "name": task.task_name,
         "harness": version_of("lm_eval"),
-        "asked": hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest(),
+        "asked": hashlib.sha256(json.dumps(instances, default=str).encode()).hexdigest(),
         "n_ctx": int(subject.lm.bridge.cfg.n_ctx),
         **settings,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from steerlens.analysis.factors import FactorMeans, next_factors
+from steerlens.analysis.factors import FactorMeans, choosing_prompts, next_factors
 from steerlens.config.registry import source_digest
 from steerlens.config.schema import ChoiceConfig, GenerationConfig, SteerConfig
 from steerlens.config.settings import SteeringSettings
@@ -28,7 +29,14 @@ from steerlens.engine.generation import (
     text_key,
 )
 from steerlens.results import GENERATIONS
-from steerlens.steering.metrics import Metric, MetricRun, Texts, metrics, needs_feature
+from steerlens.steering.metrics import (
+    MetricRun,
+    Texts,
+    metrics,
+    needs_feature,
+    of_model_alone,
+    uses_evaluator,
+)
 from steerlens.steering.metrics.drift import with_drift
 
 if TYPE_CHECKING:
@@ -84,9 +92,10 @@ def steer_layer(
             len(features),
             steer.together,
         )
-    steered += [(first, "", "+".join(map(str, others))) for first, *others in groups]
+    steered += [(first, "", "+".join(map(str, partners))) for first, *partners in groups]
     if steer.search:
-        measured = _search(steered, factors, settings.choice, texts_of)
+        prompts = choosing_prompts(settings.prompts, settings.choice)
+        measured = _search(steered, factors, prompts, settings.choice, texts_of)
     else:
         measured = texts_of(dict.fromkeys(steered, factors))
     if settings.shares:
@@ -133,8 +142,8 @@ def _together(
     watch: Watch | None = None,
 ) -> pd.DataFrame:
     """Return measured texts of features at once."""
-    first, *others = features
-    steered = (first, "", "+".join(map(str, others)))
+    first, *partners = features
+    steered = (first, "", "+".join(map(str, partners)))
     rows = text_rows({steered: [0.0, *settings.factors]}, settings)
     are_equal = all(share == 1 / len(features) for share in shares)
     steering = (
@@ -259,12 +268,14 @@ def text_rows(
 def _search(
     steered: Sequence[Steered],
     factors: Sequence[float],
+    prompts: Sequence[str],
     choice: ChoiceConfig,
     texts_of: Callable[[Mapping[Steered, Sequence[float]]], pd.DataFrame],
 ) -> pd.DataFrame:
     """Return texts at those factors only that a search from coarse to fine asks for.
 
-    All features go on together, so that batches are full in every round.
+    It sees the texts of `prompts` alone. All features go on together, so that batches are full in
+    every round.
     """
     measured_of: dict[Steered, dict[float, FactorMeans]] = {key: {} for key in steered}
     rounds: list[pd.DataFrame] = []
@@ -277,7 +288,8 @@ def _search(
             return pd.concat(rounds, ignore_index=True)
         rounds.append(texts_of(factors_of))
         costs = [name for name in FactorMeans._fields[1:] if name in rounds[-1]]
-        measured = rounds[-1].astype(dict.fromkeys(costs, float))  # also where all are null
+        seen = rounds[-1].loc[rounds[-1]["prompt"].isin(list(prompts))]
+        measured = seen.astype(dict.fromkeys(costs, float))  # also where all are null
         groups = measured.groupby(["feature", "control", "together", "factor"], as_index=False)
         means = groups.agg(dict.fromkeys((choice.success, *costs), "mean"))
         for row in means.to_dict("records"):
@@ -335,9 +347,9 @@ def measure_groups(
     """Return the texts of several keys, which have the same columns, each as `measure_texts`
     does, measured together.
     """
-    if not (asked := [(texts, key) for texts, key in groups if len(texts)]):
+    if not (with_texts := [(texts, key) for texts, key in groups if len(texts)]):
         return [texts for texts, _ in groups]
-    tables = [texts.reset_index(drop=True) for texts, _ in asked]
+    tables = [texts.reset_index(drop=True) for texts, _ in with_texts]
     every = vectors or [None] * len(groups)
     sources = [each for each, (texts, _) in zip(every, groups, strict=True) if len(texts)]
     metric_run = MetricRun(ctx.memory_budget, evaluator=evaluator, chat_template=chat_template)
@@ -351,19 +363,19 @@ def measure_groups(
             "settings": dict(vars(config)),
             "source": source_digest("metrics", name),
             "concept": words,
-            "evaluator": None if evaluator is None else evaluator.identity,
+            "evaluator": evaluator.identity if evaluator and uses_evaluator(metric) else None,
         }
 
         def measured(
             missing: pd.DataFrame,
+            measure: Any = metric.measure,
             name: str = name,
-            metric: Metric = metric,
             config: Any = config,
             words: Any = words,
         ) -> Iterator[pa.Table]:
             label = f"layer {subject.layer}: {name}"
             with ctx.task(len(missing), label, "texts") as advance:
-                columns = metric.measure(
+                columns = measure(
                     _columns(missing, sources),
                     subject,
                     config,
@@ -373,15 +385,47 @@ def measure_groups(
             yield pa.Table.from_pandas(table, preserve_index=False)
 
         keyed = [
-            ({**key, **of_metric}, table) for table, (_, key) in zip(tables, asked, strict=True)
+            ({**key, **of_metric}, table)
+            for table, (_, key) in zip(tables, with_texts, strict=True)
         ]
         new = cached_groups(ctx.store, keyed, by, measured)
+        if of_model := of_model_alone(metric):
+            keyed_apart = [
+                ({**key, "evaluator": None, "columns": of_model}, table) for key, table in keyed
+            ]
+            measured_apart = (
+                partial(_of_same_pass, new, [*by, *of_model])
+                if evaluator is None
+                else partial(measured, measure=vars(metric)["measure_model"])
+            )
+            apart = cached_groups(ctx.store, keyed_apart, by, measured_apart)
+            new = [
+                table.drop_columns([name for name in of_model if name in table.column_names])
+                for table in new
+            ]
+            tables = [
+                pd.concat([table, columns.drop_columns(list(by)).to_pandas()], axis=1)
+                for table, columns in zip(tables, apart, strict=True)
+            ]
         tables = [
             pd.concat([table, columns.drop_columns(list(by)).to_pandas()], axis=1)
             for table, columns in zip(tables, new, strict=True)
         ]
-    rest = iter(tables)
-    return [next(rest) if len(texts) else texts for texts, _ in groups]
+    measured_tables = iter(tables)
+    return [next(measured_tables) if len(texts) else texts for texts, _ in groups]
+
+
+def _of_same_pass(
+    tables: Sequence[pa.Table], columns: Sequence[str], missing: pd.DataFrame
+) -> Iterator[pa.Table]:
+    """Yield `columns` of the rows of `missing`, which `tables` of all groups have already."""
+    frames = [
+        table.select(columns).to_pandas().assign(**{GROUP: number})
+        for number, table in enumerate(tables)
+    ]
+    by = [name for name in columns if name in missing]
+    rows = missing[[*by, GROUP]].merge(pd.concat(frames), on=[*by, GROUP], how="left")
+    yield pa.Table.from_pandas(rows, preserve_index=False)
 
 
 def _columns(texts: pd.DataFrame, sources: Sequence[SteeredVectors | None]) -> Texts:

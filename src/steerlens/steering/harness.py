@@ -19,6 +19,7 @@ from steerlens.data.tasks import metric_of, quiet
 from steerlens.engine.continuations import Continuations, EditsOf, Pair
 from steerlens.engine.intervention import looks_back
 from steerlens.engine.intervention.context import hooked
+from steerlens.engine.run_context import no_progress
 from steerlens.errors import SteerlensError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class SteeredLM(HFLM):
             memory_budget: bytes for what is run at once, and for keys and values that stay.
         """
         self.edits_of = edits_of
-        self.progress: Callable[[int], None] = lambda done: None
+        self.progress: Callable[[int], None] = no_progress
         """Called with the number of requests just answered."""
         self._subject = subject
         self._memory_budget = memory_budget

@@ -107,11 +107,11 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 def _temporary(path: Path) -> Path:
     """Name a file beside `path` that says which process it belongs to."""
-    return path.with_name(f".{path.name}.{_here()}.{os.getpid()}.{uuid.uuid4().hex[:12]}.tmp")
+    return path.with_name(f".{path.name}.{_machine_id()}.{os.getpid()}.{uuid.uuid4().hex[:12]}.tmp")
 
 
 @cache
-def _here() -> str:
+def _machine_id() -> str:
     """Return this machine, in the names of temporary files."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
@@ -134,7 +134,7 @@ def tidy(folder: Path) -> None:
 
 
 def _is_left(path: Path, machine: str, pid: int) -> bool:
-    if machine == _here():
+    if machine == _machine_id():
         return not psutil.pid_exists(pid)
     return time.time() - path.stat().st_mtime > 24 * 3600
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from html import unescape
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ import steerlens.report.page as page_room
 from steerlens.analysis.roles import success_spans
 from steerlens.analysis.summary import summarise
 from steerlens.config.schema import ChoiceConfig
-from steerlens.report.page import cards as cards_room
-from steerlens.report.page import ratings, render, run_page
+from steerlens.report.page import render, run_page
 from steerlens.report.page.cards import LONGEST, card_order, cards, segments, text_lines
 from steerlens.report.page.contents import plain
+from steerlens.report.page.ratings import _tables as rated_arms
 from steerlens.report.page.render import CHARTS, to_json
 from steerlens.results import FEATURES
 from steerlens.results.folder import RunTables
@@ -144,10 +145,8 @@ def test_a_page_without_texts_says_so(tmp_path: Path) -> None:
     stored = tables()
     emptied = dataclasses.replace(stored, generations=stored.generations.assign(text=""))
     missing = dataclasses.replace(stored, generations=stored.generations.iloc[:0])
-    overviews = []
-    for part in (stored, emptied, missing):
-        summary = summarise(part) | {"study": None}
-        overviews.append(run_page(part, summary, tmp_path).overview)
+    summary = summarise(missing) | {"study": None}
+    overviews = [run_page(part, summary, tmp_path).overview for part in (stored, emptied, missing)]
     told = "No text in generations.parquet has a character: none can be shown."
     assert [told in overview.notes for overview in overviews] == [False, True, False]
     none = overviews[-1]
@@ -158,12 +157,13 @@ def test_a_page_without_texts_says_so(tmp_path: Path) -> None:
 def test_rows_of_table_1_have_titles_instead_of_keys() -> None:
     row = {"lexical_per_text_layer_3": 0.5}
     names = ["SAE (output_score >= 0.01)", "SAE (token_confidence_delta)", "My output_scores"]
-    (arms,) = ratings._tables([row | {"method": name} for name in names]).values()
+    (arms,) = rated_arms([row | {"method": name} for name in names]).values()
     titles = [arm.method for arm in arms]
     assert titles == ["SAE (S_out ≥ 0.01)", "SAE (confidence)", "My output_scores"]
 
 
 def test_few_steered_features_show_more_of_their_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards_room = import_module("steerlens.report.page.cards")
     monkeypatch.setattr(cards_room, "PROMPTS", 1)
     part = hostile_tables()
     n_shown = []

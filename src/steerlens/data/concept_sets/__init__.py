@@ -111,8 +111,8 @@ class ConceptSet:
             return self
         notes = self.notes
         if n > len(self):
-            told = f"concepts.n={n} is more than the {len(self)} concepts of {self.name}"
-            notes = (*notes, f"{told}: all of them are taken.")
+            too_many = f"concepts.n={n} is more than the {len(self)} concepts of {self.name}"
+            notes = (*notes, f"{too_many}: all of them are taken.")
         return replace(self, concepts=self.concepts[:n], notes=notes)
 
     def parts(self, size: int) -> list[ConceptSet]:

@@ -188,7 +188,7 @@ def _is_null(value: Any) -> bool:
     return value is None or value != value
 
 
-def _known(train: pd.DataFrame, test: pd.DataFrame) -> dict[int, _Known]:
+def _from_rows(train: pd.DataFrame, test: pd.DataFrame) -> dict[int, _Known]:
     """Return the same from the tables, where there is no metadata."""
     linked: Any = test[test["sae_link"].notna()]
     named: Any = train[train["output_concept"].notna()]
@@ -249,7 +249,7 @@ def _assembled(
     if metadata_of is None:
         assert train is not None
         assert test is not None
-        metadata_of = _known(train, test)
+        metadata_of = _from_rows(train, test)
     for table in (train, test):
         if table is not None:
             ids = [int(key) for key in table["concept_id"] if key not in metadata_of and key != -1]

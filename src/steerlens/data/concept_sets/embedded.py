@@ -156,9 +156,9 @@ def embedded_concepts(
             id=list(topics).index(name),
             name=name,
             positives=tuple(train),
-            negatives=tuple(_others(texts_of_topic, 0, name, len(train), seed)),
+            negatives=tuple(_of_other_concepts(texts_of_topic, 0, name, len(train), seed)),
             test_positives=tuple(test),
-            test_negatives=tuple(_others(texts_of_topic, 1, name, len(test), seed)),
+            test_negatives=tuple(_of_other_concepts(texts_of_topic, 1, name, len(test), seed)),
         ).with_prompts(_prompts_of(name, openings, n_prompts, seed))
         for name, (train, test) in texts_of_topic.items()
     ]
@@ -280,7 +280,7 @@ def _sentences(text: str) -> Iterator[list[str]]:
         yield sentence.split()
 
 
-def _others(
+def _of_other_concepts(
     texts_of_topic: Mapping[str, tuple[list[LabelledText], list[LabelledText]]],
     part: int,
     name: str,

@@ -60,8 +60,8 @@ def labelled_split(labels: str, topic: str | None, n_train: int, n_test: int, se
         if not getattr(concept, name):
             raise SteerlensError(f"the concept {topic!r} of score.labels={labels} has no {name}.")
     return _split(
-        [_whole(concept.positives), _whole(concept.negatives)],
-        [_whole(concept.test_positives), _whole(concept.test_negatives)],
+        [_with_prompts(concept.positives), _with_prompts(concept.negatives)],
+        [_with_prompts(concept.test_positives), _with_prompts(concept.test_negatives)],
     )
 
 
@@ -84,7 +84,7 @@ def _topic(name: str, n_train: int, n_test: int, seed: int) -> Concept:
     return concept
 
 
-def _whole(texts: Sequence[LabelledText]) -> list[str]:
+def _with_prompts(texts: Sequence[LabelledText]) -> list[str]:
     return [text.prompt + text.text for text in texts]
 
 

@@ -269,11 +269,14 @@ def _score_axis(axes: Axes, start: float, below: float) -> None:
 def subtitle(frame: pd.DataFrame) -> str:
     """Return model, SAE, layers and number of the features in `frame`."""
     layers = frame["layer"].drop_duplicates().tolist()
-    parts = [_one(names(frame, "model"), "models"), _one(names(frame, "sae"), "SAEs")]
+    parts = [
+        _name_or_count(names(frame, "model"), "models"),
+        _name_or_count(names(frame, "sae"), "SAEs"),
+    ]
     parts.append(f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers")
     parts.append(f"{len(frame):,} feature{'s' * (len(frame) != 1)}")
     return style.SEPARATOR.join(part for part in parts if part)
 
 
-def _one(names: list[str], plural: str) -> str:
+def _name_or_count(names: list[str], plural: str) -> str:
     return visible(names[0]) if len(names) == 1 else f"{len(names)} {plural}" if names else ""

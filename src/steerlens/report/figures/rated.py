@@ -78,10 +78,10 @@ def draw_by_factor(
     return figure
 
 
-def _look(name: str, others: list[str]) -> dict[str, Any]:
+def _look(name: str, further: list[str]) -> dict[str, Any]:
     """Return a method's colour and marker: ours have the same in every figure."""
     method = re.sub(r", filtered$| \(.*\)$", "", name)
-    index = METHODS.index(method) if method in METHODS else len(METHODS) + others.index(name)
+    index = METHODS.index(method) if method in METHODS else len(METHODS) + further.index(name)
     # Ink is of no steering alone, with which all are compared.
     n_shared = len(style.PALETTE) - 1
     more, color = divmod(index - len(FIRST), n_shared) if index >= len(FIRST) else (-1, index)

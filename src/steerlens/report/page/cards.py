@@ -23,7 +23,7 @@ from steerlens.report.page.contents import (
 )
 from steerlens.results import features_alone
 from steerlens.results.folder import RunTables
-from steerlens.results.text import shown, visible, visible_token
+from steerlens.results.text import printable, visible, visible_token
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ def text_lines(text: str) -> str:
     """Text with its line breaks, of which nothing else is invisible; cut where it is endless."""
     if text.isprintable() and len(text) <= LONGEST:
         return text
-    lines = "\n".join(map(shown, text[:LONGEST].split("\n")))
+    lines = "\n".join(map(printable, text[:LONGEST].split("\n")))
     more = len(text) - LONGEST
     return f"{lines} … ({more:,} more characters in the table)" if more > 0 else lines
 
@@ -168,7 +168,7 @@ def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered
     rows_of: dict[Goal, list[dict[Any, Any]]] = {}
     numbers = zip(goals, texts["prompt"].tolist(), strict=True)
     is_shown = [prompts_of[goal][prompt] < n_prompts for goal, prompt in numbers]
-    for row in _shown(texts.loc[is_shown]):
+    for row in _first_texts(texts.loc[is_shown]):
         rows_of.setdefault(_goal(row), []).append(row)
     texts_left = MOST_TEXTS
     by_feature: dict[tuple[int, int], list[Steered]] = {}
@@ -219,7 +219,7 @@ def _numbered(goals: Sequence[Goal], names: Sequence[str]) -> dict[Goal, dict[st
     return numbers
 
 
-def _shown(texts: pd.DataFrame) -> list[dict[Any, Any]]:
+def _first_texts(texts: pd.DataFrame) -> list[dict[Any, Any]]:
     """Give the first text of each arm, prompt and factor, by prompt and factor."""
     columns = [*ARM, "prompt", "factor"]
     first = texts.sort_values("sample", kind="stable").drop_duplicates(columns)

@@ -38,7 +38,7 @@ def _concept(tables: RunTables, word: Mapping[str, Any], is_alone: bool) -> Conc
     ]
     if is_alone:
         steered = {(feature.row["layer"], feature.row["feature"]) for feature in features}
-        candidates += _others(tables, steered, CANDIDATES - len(candidates))
+        candidates += _unsteered_candidates(tables, steered, CANDIDATES - len(candidates))
     adding = sum(feature.adds for feature in features)
     return Concept(
         concept=visible(str(word["word"])),
@@ -79,7 +79,9 @@ def _steered(feature: Toward, is_best: bool, choice: ChoiceConfig | None) -> Can
     )
 
 
-def _others(tables: RunTables, steered: set[tuple[int, int]], n: int) -> list[Candidate]:
+def _unsteered_candidates(
+    tables: RunTables, steered: set[tuple[int, int]], n: int
+) -> list[Candidate]:
     """Candidates that weren't steered with, by their score toward the concept."""
     frame = tables.features.loc[tables.features["concept_score"].notna()]
     rows = frame.sort_values("concept_score", ascending=False, kind="stable").to_dict("records")

@@ -65,10 +65,10 @@ def key_numbers(tables: RunTables, summary: Mapping[str, Any]) -> Iterator[KeyNu
             share = f"{overall[f'{name}_at_least_{high:g}']:.1%}"
             yield KeyNumber(share, f"have {symbol} ≥ {high:g}: {meaning}", beside)
     if len(tables.words):
-        found = sum(bool(word["found"]) for word in summary["words"])
+        n_found = sum(bool(word["found"]) for word in summary["words"])
         singular, plural = "word has a feature toward it", "words have a feature toward them"
         n_words = len(tables.words)
-        yield KeyNumber(f"{found} of {n_words}", singular if n_words == 1 else plural, "")
+        yield KeyNumber(f"{n_found} of {n_words}", singular if n_words == 1 else plural, "")
     if len(tables.generations):
         n = len(tables.steering[["layer", "feature"]].drop_duplicates())
         yield KeyNumber(f"{len(tables.generations):,}", "texts", f"{counted(n, 'feature')} steered")
@@ -117,9 +117,13 @@ def run_sentences(tables: RunTables, summary: Mapping[str, Any]) -> list[str]:
     elif not summary.get("ranked_by"):
         lines.append(f"{counted(len(tables.features), 'feature')}, none with a score.")
     if len(tables.words):
-        told = words_explanation(summary["words"])
+        explained = words_explanation(summary["words"])
         n_first = int(len(tables.words) > 1)  # how many were found, before which
-        lines += [*told[:n_first], *_steered_toward(tables, summary["words"]), *told[n_first:]]
+        lines += [
+            *explained[:n_first],
+            *_steered_toward(tables, summary["words"]),
+            *explained[n_first:],
+        ]
     elif summary.get("steering"):
         lines += steering_explanation(summary["steering"])
     lines += coverage_explanation(summary.get("coverage"))

@@ -134,8 +134,8 @@ def html(
     """
     style = _asset("page.css") + _asset("live.css") * is_live
     charts = CHARTS.read_text(encoding="utf-8")
-    own = [*SCRIPTS[:-1], *[LIVE_SCRIPT] * is_live, SCRIPTS[-1]]
-    script = "\n".join(_asset(name) for name in own)
+    scripts = [*SCRIPTS[:-1], *[LIVE_SCRIPT] * is_live, SCRIPTS[-1]]
+    script = "\n".join(_asset(name) for name in scripts)
     # What is hashed is the text between the tags, to the byte.
     sources = [f"'{_digest(text)}'" for text in (charts, script)]
     policy = "; ".join(

@@ -61,10 +61,10 @@ def open_socket(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        taken = socket.socket(family, socket.SOCK_STREAM)
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind((host, port))
-        taken.listen()
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen()
     except OSError as error:
         if error.errno is None or isinstance(error, socket.gaierror):
             raise SteerlensError(f"host={host} is no address of this machine.") from error
@@ -72,7 +72,7 @@ def open_socket(host: str, port: int) -> socket.socket:
             f"port {port} of {host} can't be had ({error.strerror}); choose another, port=8766, "
             "say, or port=0 for any that is free."
         ) from error
-    return taken
+    return listener
 
 
 def is_loopback(host: str) -> bool:
@@ -163,8 +163,8 @@ class Guard:
             return 403, "other pages may not ask."
         if headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin"):
             return 403, "other pages may not ask."
-        given = scope["path"].split("/")[1]
-        if not secrets.compare_digest(given.encode(), self._token.encode()):
+        token = scope["path"].split("/")[1]
+        if not secrets.compare_digest(token.encode(), self._token.encode()):
             return 404, "there is nothing here; open the address that steerlens play has printed."
         return None
 
@@ -254,7 +254,7 @@ def _routes(bench: Bench, folder: Path, token: str) -> Starlette:
         assert isinstance(error, HTTPException)
         return JSONResponse({"error": error.detail}, error.status_code, HEADERS)
 
-    async def left(_request: Request, _error: Exception) -> Response:
+    async def disconnected(_request: Request, _error: Exception) -> Response:
         return Response(status_code=400)  # which nobody reads
 
     @asynccontextmanager
@@ -272,7 +272,7 @@ def _routes(bench: Bench, folder: Path, token: str) -> Starlette:
     handlers: Mapping[Any, Any] = {
         SteerlensError: refused,
         HTTPException: failed,
-        ClientDisconnect: left,
+        ClientDisconnect: disconnected,
     }
     routes = [Mount(f"/{token}", routes=inside)]
     return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)

@@ -67,8 +67,8 @@ def _by_factor(answers: pd.DataFrame, texts: pd.DataFrame, success: str) -> list
     groups: Any = answers.groupby(["task", "arm", "factor"], sort=False)
     for (task, arm, factor), part in groups:
         scores_N = _means_of_items(part)
-        own = texts.loc[(texts["arm"] == arm) & (texts["factor"] == factor)]
-        means = own.groupby(KEYS)[success].mean().dropna().to_numpy(dtype=float)
+        at_factor = texts.loc[(texts["arm"] == arm) & (texts["factor"] == factor)]
+        means = at_factor.groupby(KEYS)[success].mean().dropna().to_numpy(dtype=float)
         changed, worse = int(part["changed"].sum()), int(part["worse"].sum())
         rows.append(
             {
@@ -118,7 +118,7 @@ def _sentences(by_factor: pd.DataFrame, features: pd.DataFrame, success: str) ->
     of_features = by_factor.loc[by_factor["steered"] == FEATURE]
     for task, rows in of_features.groupby("task", sort=False):
         first = rows.loc[rows["factor"] == 0].to_dict("records")
-        told = [
+        accuracies = [
             f"at factor {row['factor']:g} {_with_interval(row, 'accuracy', '.0%')}"
             + ("" if pd.isna(row[success]) else f", {name} {row[success]:.2f}")
             for row in rows.loc[rows["factor"] != 0].to_dict("records")
@@ -126,13 +126,13 @@ def _sentences(by_factor: pd.DataFrame, features: pd.DataFrame, success: str) ->
         before = f"{_with_interval(first[0], 'accuracy', '.0%')} unsteered; " if first else ""
         sentences.append(
             f"Accuracy on {task} ({rows['items'].iloc[0]} items, {rows['features'].iloc[0]} "
-            f"features): {before}{'; '.join(told)}."
+            f"features): {before}{'; '.join(accuracies)}."
         )
-    for what in ("items", "features"):
-        if (fewest := int(of_features[what].min())) < FEWEST:
-            measured = "accuracies" if what == "items" else "means of success"
+    for units in ("items", "features"):
+        if (fewest := int(of_features[units].min())) < FEWEST:
+            measured = "accuracies" if units == "items" else "means of success"
             sentences.append(
-                f"{fewest} {what if fewest > 1 else what[:-1]} can't tell {measured} apart; it "
+                f"{fewest} {units if fewest > 1 else units[:-1]} can't tell {measured} apart; it "
                 f"takes at least {FEWEST}."
             )
     lost = of_features.loc[of_features["change_high"] < 0]

@@ -173,7 +173,7 @@ def _features(
         columns[f"{arm.name}_factor"] = arm.texts[FEATURE].groupby(KEYS)["wanted"].first()
         columns[f"{arm.name}_share"] = measured(arm.texts[FEATURE])["hit"]
         tests_of_arm = [test for test in tests if test.arm == arm.name]
-        columns |= {f"{arm.name}_q_{test.other}": test.by_feature["q"] for test in tests_of_arm}
+        columns |= {f"{arm.name}_q_{test.baseline}": test.by_feature["q"] for test in tests_of_arm}
     if not columns:
         return pd.DataFrame()
     scores = pd.concat([member.tables.features for member in series], ignore_index=True)
@@ -193,7 +193,7 @@ def _test_sentences(tests: Sequence[Tested], arms: Sequence[Condition]) -> list[
         sentences.append(
             f"{arm.name.capitalize()}{where}: features whose tokens are in {how} of the texts at "
             f"q <= {ALPHA} (at p <= {ALPHA} uncorrected; of these expected by chance) are "
-            f"{_listed(f'{_counts(test)} against {test.other}' for test in tests_of_arm)}."
+            f"{_listed(f'{_counts(test)} against {test.baseline}' for test in tests_of_arm)}."
         )
         if arm.name != AMPLIFY:
             sentences.append(_floor(arm))

@@ -133,17 +133,24 @@ def _equal_share_sentences(at_share: Sequence[EqualShare]) -> list[str]:
     """
     share = SHARES[COMPARED]
     sentences = []
-    for kept in (POOLED, WITHIN_LAYERS):
-        told = [row for row in at_share if (row.kept, row.share) == (kept, share)]
-        told = sorted((row for row in told if row.p is not None), key=lambda row: -row.payoff)
-        better = [row for row in told if row.p is not None and row.p <= LEVEL and row.payoff > 1]
-        if not told:
+    for pooling in (POOLED, WITHIN_LAYERS):
+        compared = [row for row in at_share if (row.kept, row.share) == (pooling, share)]
+        compared = sorted(
+            (row for row in compared if row.p is not None), key=lambda row: -row.payoff
+        )
+        better = [
+            row for row in compared if row.p is not None and row.p <= LEVEL and row.payoff > 1
+        ]
+        if not compared:
             continue
         names = ", ".join(
             f"{row.score} {row.payoff:.2f} ({row.payoff_low:.2f} to {row.payoff_high:.2f})"
             for row in better
         )
-        start = f"Keeping {share:.0%} of the features {kept}, {len(told)} scores compared at once"
+        start = (
+            f"Keeping {share:.0%} of the features {pooling}, {len(compared)} scores compared at "
+            "once"
+        )
         if names:
             sentences.append(f"{start}: more success than as many at random has {names}.")
         else:
@@ -208,14 +215,14 @@ def _combined_sentences(rows: Sequence[Combined]) -> list[str]:
         sentences.append(
             f"Two scores together, chosen and counted on different features ({row.kept}, "
             f"{row.share:.0%} kept): the best pair, {row.pair}, has "
-            f"{_told(row.pair_payoff)} times the success of as many at random, the best score, "
-            f"{row.single}, {_told(row.single_payoff)}; the pair {verdict} (difference "
-            f"{_told(less)})."
+            f"{_with_interval(row.pair_payoff)} times the success of as many at random, "
+            f"the best score, {row.single}, {_with_interval(row.single_payoff)}; the pair "
+            f"{verdict} (difference {_with_interval(less)})."
         )
     return sentences
 
 
-def _told(estimate: Estimate) -> str:
+def _with_interval(estimate: Estimate) -> str:
     between = "" if estimate.low is None else f" ({estimate.low:.2f} to {estimate.high:.2f})"
     return f"{estimate.value:.2f}{between}"
 

@@ -152,10 +152,10 @@ def _prompt_sentences(rows: Sequence[OnPrompts]) -> list[str]:
             for row in of_size
             if row.success
         )
-        others = of_size[0].others
+        n_counted = of_size[0].others
         if numbers:
             sentences.append(
-                f"Factors chosen on {size} prompts have on {others} others, of the most success "
+                f"Factors chosen on {size} prompts have on {n_counted} others, of the most success "
                 f"that the rule allows there: {numbers}."
             )
     return sentences or ["There are too few prompts to choose on 5 and count on others."]

@@ -58,7 +58,10 @@ FEATURES = Table(
             "The tokens that the feature promotes most by the run's lens, where that isn't the "
             "logit lens.",
         ),
-        "logit_lens_token_ids": Column("list<int64>", "Their ids in the model's vocabulary."),
+        "logit_lens_token_ids": Column(
+            "list<int64>", "The ids of `logit_lens_tokens` in the model's vocabulary."
+        ),
+        "promoted_token_ids": Column("list<int64>", "Those of `promoted_tokens`."),
         "input_top_examples": Column(
             "list<string>",
             "A few of the texts that fire the feature hardest, the token in «guillemets».",
@@ -72,6 +75,12 @@ FEATURES = Table(
             "double",
             "Mean logit of the feature's logit-lens tokens in its own logit lens, before a soft "
             "cap or scale.",
+        ),
+        "lens_precision": Column(
+            "double",
+            "Share of the tokens that the feature promotes by the run's lens that are among as "
+            "many whose probability rises most, after prompts that no lens has seen, when the "
+            "feature is amplified.",
         ),
         "gradient": Column(
             "double",
@@ -176,6 +185,7 @@ SCORES = {
         "confidence", "change of the mean log-probability of likely tokens"
     ),
     "mean_logit": Score("mean logit", "mean logit of its own tokens in its logit lens"),
+    "lens_precision": Score("lens precision", "share of its promoted tokens that do rise"),
     "gradient": Score("gradient", "activation times gradient of the model's own next token"),
     "outcome_correlation": Score(
         "outcome", "correlation of its activation with what texts come to"

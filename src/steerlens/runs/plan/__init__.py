@@ -18,6 +18,7 @@ from steerlens.config.catalog import read_release, releases
 from steerlens.config.folders import has_chat_template, sae_facts, sae_folders
 from steerlens.config.gguf import gguf_file
 from steerlens.config.kinds import CONCEPTS
+from steerlens.config.registry import BLOCK
 from steerlens.config.saes import layers_with_sae
 from steerlens.config.schema import JUDGE, CorpusConfig, ModelConfig
 from steerlens.config.settings import Settings, SubjectSettings
@@ -157,8 +158,8 @@ def _sizes(subject: SubjectSettings) -> dict[int, int]:
     if sae.path:
         facts = [sae_facts(folder) for folder in sae_folders(Path(sae.path))]
         sizes = {of_sae.layer: of_sae.d_sae for of_sae in facts}
-    told = {layer: sizes.get(layer) for layer in layers}
-    return {} if None in told.values() else {layer: int(size or 0) for layer, size in told.items()}
+    size_of = {layer: size for layer in layers if (size := sizes.get(layer)) is not None}
+    return size_of if len(size_of) == len(layers) else {}
 
 
 def _chat_template(settings: Settings) -> bool | None:
@@ -233,7 +234,7 @@ def _scores_and_texts(settings: Settings, measured: Measured | None) -> list[tup
         if isinstance(score, output.OutputScoreConfig)
     ]
     n_directions = sum(null) * len(counts)
-    kept = {layer: finished.scores(layer, of_layer) for layer, of_layer in ids.items()}
+    n_cached = {layer: finished.scores(layer, of_layer) for layer, of_layer in ids.items()}
     rates = measured.rates if measured else read_rates(settings)
     rows = [
         ("layers", ", ".join(map(str, counts))),
@@ -243,13 +244,13 @@ def _scores_and_texts(settings: Settings, measured: Measured | None) -> list[tup
             f"{n_features * n_methods + n_directions:,} rows of one position, "
             f"{len(counts) * n_methods} of the whole prompt",
         ),
-        ("finished", f"{sum(kept.values()):,} scores are in the cache"),
+        ("finished", f"{sum(n_cached.values()):,} scores are in the cache"),
         ("time", NOT_MEASURED),
     ]
     if rates and rates.feature:
         # What is kept isn't computed again; without features to score, nothing is.
         missing = {
-            layer: max(0.0, n - kept[layer] / max(1, n_methods)) for layer, n in counts.items()
+            layer: max(0.0, n - n_cached[layer] / max(1, n_methods)) for layer, n in counts.items()
         }
         seconds = _scoring_seconds(missing, rates, _corpus_tokens(settings.corpus))
         rows[-1] = ("time", f"about {duration(seconds)} of scoring")
@@ -299,11 +300,15 @@ def _scoring_seconds(missing: Mapping[int, float], rates: Rates, n_tokens: float
     layers = [layer for layer, n in missing.items() if n > 0]
     if not layers:
         return 0.0
-    each, null = (
-        np.interp(layers, list(rate), list(rate.values())) for rate in (rates.feature, rates.null)
+    each, block, null = (
+        np.interp(layers, list(rate), list(rate.values()))
+        for rate in (rates.feature, rates.block, rates.null)
     )
-    seconds = float(np.dot(each, [missing[layer] for layer in layers]) + null.sum())
-    return seconds + (_corpus_seconds(layers, rates.passes, n_tokens) if rates.passes else 0.0)
+    n_features = np.array([missing[layer] for layer in layers])
+    seconds = each @ n_features + block @ np.ceil(n_features / BLOCK) + null.sum() + rates.once
+    if rates.passes:
+        seconds += _corpus_seconds(layers, rates.passes, n_tokens)
+    return float(seconds)
 
 
 def _corpus_seconds(layers: list[int], passes: Mapping[int, CorpusPass], n_tokens: float) -> float:

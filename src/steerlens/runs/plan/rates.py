@@ -40,6 +40,10 @@ class Rates:
 
     feature: Mapping[int, float] = dataclasses.field(default_factory=dict)
     """Of a feature, by all scoring methods together."""
+    block: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    """Of a block of features, by all of them, besides what each feature takes."""
+    once: float = 0.0
+    """Of what they make for all layers."""
     null: Mapping[int, float] = dataclasses.field(default_factory=dict)
     """Of a layer's random directions."""
     passes: Mapping[int, CorpusPass] = dataclasses.field(default_factory=dict)
@@ -52,13 +56,13 @@ def read_rates(settings: Settings) -> Rates | None:
     """Read what was measured before on this machine, of this subject and these settings."""
     content = read_json(_file(settings))
     try:
-        feature, null = (
+        feature, block, null = (
             {int(layer): float(seconds) for layer, seconds in content[name].items()}
-            for name in ("feature", "null")
+            for name in ("feature", "block", "null")
         )
         passes = {int(layer): CorpusPass(*row) for layer, row in content["passes"].items()}
-        text = content["text"]
-        return Rates(feature, null, passes, None if text is None else float(text))
+        once, text = float(content["once"]), content["text"]
+        return Rates(feature, block, once, null, passes, None if text is None else float(text))
     except (TypeError, KeyError, ValueError, AttributeError):
         return None
 

@@ -213,6 +213,7 @@ def merge(parts: Sequence[RunTables]) -> RunTables:
         study=parts[0].study,
         choice=parts[0].choice,
         operator=parts[0].operator,
+        lens=parts[0].lens,
         late_from=parts[0].late_from,
         pmi=_merge_pmi(pmis) if pmis else None,
     )

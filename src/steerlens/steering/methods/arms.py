@@ -236,9 +236,11 @@ def _config(config: Any, method: str, typed: Mapping[str, Any]) -> Any:
         key: tuple(value) if isinstance(value, list) else value for key, value in typed.items()
     }
     for key, value in as_tuples.items():
-        if wanted := _wanted(key, getattr(config, key), value):
-            shown = list(value) if isinstance(value, tuple) else value
-            raise SteerlensError(f"concepts.settings: {method}.{key}={shown} must be {wanted}.")
+        if requirement := _requirement(key, getattr(config, key), value):
+            typed_value = list(value) if isinstance(value, tuple) else value
+            raise SteerlensError(
+                f"concepts.settings: {method}.{key}={typed_value} must be {requirement}."
+            )
     return dataclasses.replace(config, **as_tuples)
 
 
@@ -246,7 +248,7 @@ MAY_BE_0 = ("first", "last")
 """How many positions LoReFT edits."""
 
 
-def _wanted(key: str, default: Any, value: Any) -> str | None:
+def _requirement(key: str, default: Any, value: Any) -> str | None:
     """Return what a setting must be, in words, if `value` isn't that; None if it is.
 
     A number isn't negative, and one that counts isn't 0 where the default isn't.

@@ -38,7 +38,7 @@ def find(store: Store | None, key: Mapping[str, Any]) -> Learnt | None:
             facts = parse_json(file.metadata()["facts"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
-    return _made(tensors, facts)
+    return _from_tensors(tensors, facts)
 
 
 def keep(store: Store | None, key: Mapping[str, Any], learnt: Learnt) -> None:
@@ -86,7 +86,7 @@ def _facts(learnt: Learnt) -> dict[str, Any]:
     return {"kind": "loreft", "first": learnt.first, "last": learnt.last}
 
 
-def _made(tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> Learnt:
+def _from_tensors(tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> Learnt:
     if facts["kind"] == "directions":
         latents = None
         if "ids_CK" in tensors:

@@ -137,10 +137,10 @@ def learn(task: Task, config: LoreftConfig, seed: int) -> Loreft:
     stacked = [
         torch.stack(parts) for parts in zip(*(rows[c] for c in range(len(task))), strict=True)
     ]
-    return _made(stacked, config)
+    return _from_tensors(stacked, config)
 
 
-def _made(tensors: Sequence[torch.Tensor], config: LoreftConfig) -> Loreft:
+def _from_tensors(tensors: Sequence[torch.Tensor], config: LoreftConfig) -> Loreft:
     """Return from R.T, W.T and b of every layer in turn."""
     by_layer = [dict(zip(config.layers, tensors[kind::3], strict=True)) for kind in range(3)]
     return Loreft(*by_layer, first=config.first, last=config.last)
@@ -188,7 +188,7 @@ def _train(
         for number in range(n_batches):
             batch = slice(number * config.batch_size, (number + 1) * config.batch_size)
             rows = [(c, of[c][k]) for c, order in enumerate(orders) for k in order[batch]]
-            _losses(task, rows, _made(current(), config), len(of)).sum().backward()
+            _losses(task, rows, _from_tensors(current(), config), len(of)).sum().backward()
             if (number + 1) % config.accumulate == 0 or number + 1 == n_batches:
                 _clip(parameters, config.clip)
                 optimizer.step()

@@ -101,9 +101,13 @@ def pairs_of(task: Task, concepts: Sequence[int], seed: int) -> Pairs:
     text's, drawn with temperature 1 by the seed, the concept and the text.
     """
     labelled = task.labelled
-    places = [(c, place) for c in concepts for place in labelled.positives[c]]
-    seeds = [row_seed(NAME, seed, task.concepts[c].id, *labelled.texts[p].ids) for c, p in places]
-    texts = [labelled.texts[place] for _, place in places]
+    texts_of = {c: [labelled.texts[index] for index in labelled.positives[c]] for c in concepts}
+    seeds = [
+        row_seed(NAME, seed, task.concepts[c].id, *text.ids)
+        for c in concepts
+        for text in texts_of[c]
+    ]
+    texts = [text for c in concepts for text in texts_of[c]]
     n_each = [len(labelled.positives[c]) for c in concepts]
     ends = np.cumsum(n_each).tolist()
     ranges = [range(end - n, end) for n, end in zip(n_each, ends, strict=True)]
@@ -112,16 +116,16 @@ def pairs_of(task: Task, concepts: Sequence[int], seed: int) -> Pairs:
         for of in ranges
         for answer in own_answers(task, [texts[i] for i in of], [seeds[i] for i in of])
     ]
-    own = replace(
+    pairs_task = replace(
         task,
         concepts=tuple(task.concepts[c] for c in concepts),
         labelled=Labelled(
             [*texts, *answers],
             [[*of] for of in ranges],
-            [[len(texts) + place for place in of] for of in ranges],
+            [[len(texts) + index for index in of] for of in ranges],
         ),
     )
-    return Pairs(own, _nll(own))
+    return Pairs(pairs_task, _nll(pairs_task))
 
 
 @torch.no_grad()
@@ -168,8 +172,8 @@ def _nll(task: Task) -> torch.Tensor:
     cfg = task.subject.lm.bridge.cfg
     per_row = 4 * longest * (8 * cfg.d_model + (cfg.d_mlp or 4 * cfg.d_model))
     parts = []
-    for places in torch.arange(len(texts)).split(rows_that_fit(task.memory_budget, per_row, 64)):
-        batch = batch_of(task, [(0, place) for place in places.tolist()])
+    for indices in torch.arange(len(texts)).split(rows_that_fit(task.memory_budget, per_row, 64)):
+        batch = batch_of(task, [(0, index) for index in indices.tolist()])
         parts.append(_by_row(model, batch, lambda x_RLD: x_RLD).cpu())
     n_N = torch.tensor([len(text.ids) - text.n_prompt for text in texts])
     return torch.cat(parts) * n_N

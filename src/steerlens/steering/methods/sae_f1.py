@@ -14,6 +14,7 @@ import torch
 
 from steerlens.config.schema import LensConfig
 from steerlens.engine.intervention import decoder_rows
+from steerlens.engine.run_context import no_progress
 from steerlens.errors import SteerlensError
 from steerlens.scores import output
 from steerlens.scores.f1 import best_thresholds, f1_scores
@@ -95,7 +96,7 @@ def calibrated_f1(acts_NF: torch.Tensor, n_positive: int) -> torch.Tensor:
 
 
 def _output_scores(task: Task, ids_n: torch.Tensor) -> torch.Tensor:
-    ctx = replace(task.ctx, lens=LensConfig(), progress=lambda done: None)
+    ctx = replace(task.ctx, lens=LensConfig(), progress=no_progress)
     settings = output.OutputScoreConfig(null_directions=0)
     columns = output.score(task.subject, ids_n.numpy(), settings, ctx)
     return torch.from_numpy(np.asarray(columns["output_score"]))

@@ -103,9 +103,9 @@ def _features(task: Task, seed: int) -> torch.Tensor:
     if all(concept.feature is not None for concept in task.concepts):
         best_C = torch.zeros(len(task), dtype=torch.int64)
     else:
-        found = sae_a.fit(task, sae_a.Config(), seed)
-        assert found.features_C is not None
-        best_C = found.features_C
+        fitted = sae_a.fit(task, sae_a.Config(), seed)
+        assert fitted.features_C is not None
+        best_C = fitted.features_C
     for index, concept in enumerate(task.concepts):
         if concept.feature is not None:
             concept.check_feature(subject.layer, subject.d_sae, subject.name)

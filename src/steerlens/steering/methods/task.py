@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steerlens.engine.generation.sampling import row_seed
-from steerlens.engine.run_context import RunContext
+from steerlens.engine.run_context import RunContext, no_progress
 from steerlens.steering.methods.labelled import Labelled, TokenVectors, token_vectors
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Task:
     labelled: Labelled
     memory_budget: int = 2 * 1024**3
     """Bytes for what a method runs at once."""
-    progress: Callable[[int], None] = lambda done: None
+    progress: Callable[[int], None] = no_progress
     """Called with the number of concepts that a method has just finished, if that takes long."""
     ctx: RunContext = field(default_factory=RunContext)
     """The run around it, for a method that has the model write or scores features."""

@@ -8,7 +8,12 @@ A metric is a module with
   nothing is measured;
 - `measure(texts, subject, config, run)`, which returns columns of `generations.parquet`, each with
   one entry per text, in the order of `texts`. A text's numbers must not depend on the others;
-- `NEEDS_FEATURE = True`, if it can't be measured on texts that no feature was steered with.
+- `NEEDS_FEATURE = True`, if it can't be measured on texts that no feature was steered with;
+- `USES_EVALUATOR = False`, if it doesn't look at the run's evaluator, so that its numbers are found
+  again with another one;
+- `OF_MODEL`, names of columns that don't depend on the run's evaluator, if there are some beside
+  those that do, and `measure_model`, called as `measure`, which returns them. With an evaluator
+  `measure` leaves them out, so that they are kept apart and another one measures nothing again.
 
 Every metric that is enabled is measured on every text that it can be. Its numbers become columns of
 the table of texts, and their means columns of the table of steering.
@@ -25,7 +30,10 @@ from steerlens.steering.metrics.texts import MetricRun, Texts
 if TYPE_CHECKING:
     from steerlens.engine.subject import Subject
 
-__all__ = ["Metric", "MetricRun", "Texts", "metrics", "needs_feature"]
+__all__ = [
+    *("Metric", "MetricRun", "Texts"),
+    *("metrics", "needs_feature", "of_model_alone", "uses_evaluator"),
+]
 
 
 class Metric(Protocol):
@@ -54,3 +62,13 @@ def metrics(of_features: bool = True) -> dict[str, Metric]:
 def needs_feature(metric: Metric) -> bool:
     """Return whether a metric looks at what its texts were steered toward."""
     return bool(getattr(metric, "NEEDS_FEATURE", False))
+
+
+def uses_evaluator(metric: Metric) -> bool:
+    """Return whether a metric may look at the run's evaluator."""
+    return bool(getattr(metric, "USES_EVALUATOR", True))
+
+
+def of_model_alone(metric: Metric) -> Sequence[str]:
+    """Return the columns of a metric that looks at the evaluator which don't depend on it."""
+    return getattr(metric, "OF_MODEL", ())

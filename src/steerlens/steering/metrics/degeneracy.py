@@ -16,6 +16,8 @@ from steerlens.steering.metrics.texts import MetricRun, Texts, without_closing
 if TYPE_CHECKING:
     from steerlens.engine.subject import Subject
 
+USES_EVALUATOR = False
+
 
 @dataclass
 class DegeneracyConfig:

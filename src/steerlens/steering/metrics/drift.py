@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from steerlens.engine.subject import Subject
 
 NEEDS_FEATURE = True
+USES_EVALUATOR = False
 
 OWN_TOKENS = 20
 """Logit-lens tokens of the steered feature that aren't looked at (success@20)."""

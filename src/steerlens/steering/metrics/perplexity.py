@@ -10,7 +10,8 @@ are the same in all texts, and would hide most of what differs.
 
 Of texts whose steered next-token distributions are at hand, the same pass gives their KL divergence
 from the unsteered ones (`kl`), where the evaluator is the model itself and reads the very tokens
-that were generated; else the model reads those once more.
+that were generated; else the model reads those once more. It doesn't depend on the evaluator, and
+is kept apart from what does.
 """
 
 from __future__ import annotations
@@ -57,14 +58,18 @@ def load_evaluator(
     return shared_model(replace(settings, model=entry), SAEMetadata(), weight_cache, "evaluator")
 
 
+OF_MODEL = ("kl",)
+"""The columns that don't depend on the evaluator."""
+
+
 def measure(
     texts: Texts, subject: Subject, config: PerplexityConfig, run: MetricRun
 ) -> Mapping[str, Sequence[float | None]]:
-    """Return the columns `perplexity` and, of texts whose factors are known, `kl`.
+    """Return the column `perplexity` and, where the evaluator is the steered model, those of
+    `measure_model`, for which the same pass serves.
 
     Perplexity is null for a text of fewer than 2 tokens (inside a template: an answer of none) and
-    for one that is longer than the evaluator's context; `kl` for one without a token of its own or
-    whose steered distributions aren't to be had.
+    for one that is longer than the evaluator's context.
     """
     from steerlens.engine.generation import TextVectors
     from steerlens.steering.metrics.likelihood import likelihood_and_divergence
@@ -88,21 +93,16 @@ def measure(
     fit = [index for index, ids in enumerate(tokens) if least[index] <= len(ids) <= n_ctx]
     run.progress(len(texts) - len(fit))
 
-    generated = _generated(texts, subject, run.chat_template)
-    same = {
-        index: text.vectors
-        for index, text in generated.items()
-        if lm is subject.lm and text.ids == tokens[index]
-    }
+    generated = _generated(texts, subject, run.chat_template) if lm is subject.lm else {}
+    same = {index: text.vectors for index, text in generated.items() if text.ids == tokens[index]}
     compared = same.keys() & set(fit)
-    # Read token by token as they were generated, beside the evaluator's reading: their prompts are
-    # run once for both, where the model is the same.
-    again = {
+    # Read token by token as they were generated, beside the evaluator's reading, so that their
+    # prompts are run once for both.
+    beside = {
         index: text
         for index, text in generated.items()
         if text.vectors.drawn_TD is not None and index not in compared
     }
-    beside = again if lm is subject.lm else {}
     nothing = TextVectors()
     means, divergences = likelihood_and_divergence(
         lm,
@@ -123,25 +123,46 @@ def measure(
     column: list[float | None] = [None] * len(texts)
     for index, mean in zip(fit, means, strict=False):
         column[index] = math.exp(mean)
-    if texts.factors is None:
+    if texts.factors is None or lm is not subject.lm:
         return {"perplexity": column}
-    kl = [0.0 if factor == 0 else None for factor in texts.factors]
-    for index, mean in zip([*fit, *beside], divergences, strict=True):
-        kl[index] = kl[index] if mean is None else mean
-    if lm is not subject.lm:
-        _, divergences = likelihood_and_divergence(
-            subject.lm,
-            [text.ids for text in again.values()],
-            [text.prompt_ids for text in again.values()],
-            run.memory_budget,
-            lambda done: None,
-            True,
-            [text.vectors for text in again.values()],
-            subject.layer,
-        )
-        for index, mean in zip(again, divergences, strict=True):
-            kl[index] = mean
-    return {"perplexity": column, "kl": kl}
+    of_index = dict(zip([*fit, *beside], divergences, strict=True))
+    return {"perplexity": column, "kl": _kl(texts.factors, of_index)}
+
+
+def measure_model(
+    texts: Texts, subject: Subject, config: PerplexityConfig, run: MetricRun
+) -> Mapping[str, Sequence[float | None]]:
+    """Return the column `kl`, of texts whose factors are known, by the steered model alone.
+
+    It is null for a text without a token of its own or whose steered distributions aren't to be
+    had.
+    """
+    from steerlens.steering.metrics.likelihood import likelihood_and_divergence
+
+    if texts.factors is None:
+        return {}
+    steered = {
+        index: text
+        for index, text in _generated(texts, subject, run.chat_template).items()
+        if text.vectors.drawn_TD is not None
+    }
+    run.progress(len(texts) - len(steered))
+    _, divergences = likelihood_and_divergence(
+        subject.lm,
+        [text.ids for text in steered.values()],
+        [text.prompt_ids for text in steered.values()],
+        run.memory_budget,
+        run.progress,
+        True,
+        [text.vectors for text in steered.values()],
+        subject.layer,
+    )
+    return {"kl": _kl(texts.factors, dict(zip(steered, divergences, strict=True)))}
+
+
+def _kl(factors: Sequence[float], of_index: Mapping[int, float | None]) -> list[float | None]:
+    """Return the divergence of every text: 0 of one that isn't steered."""
+    return [0.0 if factor == 0 else of_index.get(index) for index, factor in enumerate(factors)]
 
 
 def _at_most(n: int, progress: Callable[[int], None]) -> Callable[[int], None]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from steerlens.engine.subject import Subject
 
 NEEDS_FEATURE = True
+USES_EVALUATOR = False
 
 SHOWN = (1, 5, 20)
 """Numbers of logit-lens tokens whose success tables and figures show."""

@@ -1,0 +1,223 @@
+"""Which lens tells best what a feature writes? By outcomes that belong to none of the lenses.
+
+Results of the same features and texts, a lens each; of one alone, its own numbers. Of every
+feature: how many of its promoted tokens rise after held-out prompts (`lens_precision`), how many of
+its steered texts have at least one of them (`texts_with`), and how many of them these have
+(`tokens`), both the mean over the factors tried, less the same number of the unsteered texts of its
+prompts. So no factor is chosen: choosing one would count the logit lens's tokens. Means are over
+features, their 95 % bootstrap intervals over features within layers, each for itself; what a lens
+has more than the first one is compared feature by feature.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from steerlens.analysis.equal_share import counts_within
+from steerlens.analysis.resampling import RESAMPLES, Estimate, estimate
+from steerlens.analysis.series import Series
+from steerlens.config.schema import LENSES, StudyConfig
+from steerlens.errors import SteerlensError
+from steerlens.report.studies import Answer, interval_columns
+from steerlens.results import FEATURES, features_alone
+from steerlens.results.folder import RunTables
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KEYS = list(FEATURES.keys)
+LOGIT = LENSES[0]
+OUTCOMES = {
+    "lens_precision": "of its tokens rise after held-out prompts",
+    "texts_with": "of the steered texts have one of its tokens, beyond the unsteered ones",
+    "tokens": "of its tokens are in a steered text, beyond an unsteered one",
+}
+OF_TEXTS = ("texts_with", "tokens")
+
+
+def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
+    """Return every lens's outcomes, overall, by layer and by factor, the logit lens first.
+
+    Raises:
+        SteerlensError: two results are of the same lens, or nothing was measured of features that
+            all of them have.
+    """
+    by_lens: dict[str, RunTables] = {}
+    for member in series:
+        lens = member.tables.lens or LOGIT
+        if lens in by_lens:
+            raise SteerlensError(f"there are two results of lens={lens}; this study wants one.")
+        by_lens[lens] = member.tables
+    by_lens = {lens: by_lens[lens] for lens in LENSES if lens in by_lens}
+    texts_of = {lens: counted_texts(tables) for lens, tables in by_lens.items()}
+    outcomes_of = {
+        lens: of_features(tables.features, texts_of[lens]) for lens, tables in by_lens.items()
+    }
+    shared = functools.reduce(
+        pd.Index.intersection, [outcomes.index for outcomes in outcomes_of.values()]
+    )
+    outcomes_of = {lens: outcomes.loc[shared] for lens, outcomes in outcomes_of.items()}
+    measured = [
+        name
+        for name in OUTCOMES
+        if len(shared) and all(of[name].notna().all() for of in outcomes_of.values())
+    ]
+    if not measured:
+        raise SteerlensError(
+            "no feature of all results has an outcome; add score=lens_precision, or steer=grid."
+        )
+    overall = pd.DataFrame(_rows(outcomes_of, measured))
+    layers = shared.get_level_values("layer")
+    by_layer = pd.DataFrame(
+        [
+            {"layer": int(layer), **row}
+            for layer in sorted(set(layers))
+            for row in _rows(
+                {k: of.loc[layers == layer] for k, of in outcomes_of.items()}, measured
+            )
+        ]
+    )
+    tables = {"lenses": overall, "lenses_layers": by_layer}
+    by_factor = pd.DataFrame(_by_factor(texts_of, shared))
+    if len(by_factor):
+        tables["lenses_factors"] = by_factor
+    return Answer(
+        sentences=[*_sentences(overall, measured)],
+        tables=tables,
+        figures={"lenses": partial(_draw, by_layer, measured)},
+    )
+
+
+def counted_texts(tables: RunTables) -> pd.DataFrame:
+    """Return for each feature and factor `texts_with`, the share of texts that have one of the
+    lens's tokens, `tokens`, how many of them a text has, and both of the unsteered texts.
+    """
+    features: Any = tables.features
+    column = "logit_lens_token_ids" if (tables.lens or LOGIT) == LOGIT else "promoted_token_ids"
+    promoted: Any = features.set_index(KEYS)[column]
+    rows = []
+    groups: Any = features_alone(tables.generations).groupby(KEYS, sort=False)
+    for key, texts in groups:
+        own = promoted.get(key)
+        if own is None or not len(own):
+            continue
+        hits_N = np.array([np.isin(ids, own).sum() for ids in texts["token_ids"]], dtype=float)
+        counted = pd.DataFrame(
+            {"factor": texts["factor"], "texts_with": hits_N > 0, "tokens": hits_N}
+        )
+        means = counted.groupby("factor")[list(OF_TEXTS)].mean()
+        if 0.0 not in means.index:
+            continue
+        for factor, row in means.drop(index=0.0).iterrows():
+            unsteered = {f"{name}_unsteered": means.loc[0.0, name] for name in OF_TEXTS}
+            rows.append(dict(zip(KEYS, key, strict=True)) | {"factor": factor, **row, **unsteered})
+    columns = [*KEYS, "factor", *OF_TEXTS, *(f"{name}_unsteered" for name in OF_TEXTS)]
+    return pd.DataFrame(rows, columns=pd.Index(columns))
+
+
+def of_features(features: pd.DataFrame, texts: pd.DataFrame) -> pd.DataFrame:
+    """Return the outcomes of each feature, NaN where one wasn't measured; by `KEYS`."""
+    outcomes: Any = features.set_index(KEYS)[["lens_precision"]].astype(float)
+    gains = texts[KEYS].assign(
+        **{name: texts[name] - texts[f"{name}_unsteered"] for name in OF_TEXTS}
+    )
+    return outcomes.join(gains.groupby(KEYS)[list(OF_TEXTS)].mean().astype(float))
+
+
+def _rows(
+    outcomes_of: Mapping[str, pd.DataFrame], measured: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield a row of each lens: the mean of each outcome, and how much more that is than the
+    first's.
+    """
+    first, *_ = outcomes_of.values()
+    layers_N = first.reset_index().groupby(KEYS[:-1], dropna=False).ngroup().to_numpy()
+    for lens, outcomes in outcomes_of.items():
+        row: dict[str, Any] = {"lens": lens, "features": len(outcomes)}
+        for name in measured:
+            values_N = outcomes[name].to_numpy(dtype=float)
+            row |= interval_columns(name, mean_within(values_N, layers_N))
+            if outcomes is not first:
+                less_N = values_N - first[name].to_numpy(dtype=float)
+                row |= interval_columns(f"{name}_more", mean_within(less_N, layers_N))
+        yield row
+
+
+def mean_within(values_N: np.ndarray, layers_N: np.ndarray) -> Estimate:
+    """Return the mean with its interval over features within layers, which a layer with a single
+    one doesn't have.
+    """
+    counts_RN = counts_within(layers_N, RESAMPLES, np.random.default_rng(0))
+    n = len(values_N) if np.bincount(layers_N).min() > 1 else 0
+    return estimate(float(values_N.mean()), counts_RN @ values_N / len(values_N), n)
+
+
+def _by_factor(texts_of: Mapping[str, pd.DataFrame], shared: pd.Index) -> Iterator[dict[str, Any]]:
+    for lens, texts in texts_of.items():
+        of_shared: Any = texts.set_index(KEYS)
+        of_shared = of_shared.loc[of_shared.index.isin(shared)]
+        for factor, rows in of_shared.groupby("factor"):
+            means = rows.drop(columns="factor").astype(float).mean()
+            yield {"lens": lens, "factor": factor, "features": len(rows), **means}
+
+
+def _sentences(overall: pd.DataFrame, measured: Sequence[str]) -> Iterator[str]:
+    first = overall["lens"].iloc[0]
+    for name in measured:
+        spec = ".2f" if name == "tokens" else ".0%"
+        told = []
+        for row in overall.to_dict("records"):
+            more = f"{name}_more"
+            told.append(
+                f"{row['lens']} {_interval(row, name, spec)}"
+                + (
+                    ""
+                    if row["lens"] == first
+                    else f", {_interval(row, more, '+' + spec)} beside {first}"
+                )
+            )
+        n = overall["features"].iloc[0]
+        yield f"How many {OUTCOMES[name]} ({n} features): {'; '.join(told)}."
+
+
+def _interval(row: Mapping[Any, Any], name: str, spec: str) -> str:
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    between = "" if pd.isna(low) else f" ({low:{spec}} to {high:{spec}})"
+    return f"{value:{spec}}{between}"
+
+
+def _draw(by_layer: pd.DataFrame, measured: Sequence[str]) -> Figure:
+    """Return a panel for each outcome, a line for each lens, against the layer."""
+    from steerlens.report.figures import style
+
+    figure = style.new_figure(1.5 + 3.1 * len(measured), 3.6)
+    panels = figure.subplots(1, len(measured), squeeze=False)[0]
+    for axes, name in zip(panels, measured, strict=True):
+        for index, (lens, rows) in enumerate(by_layer.groupby("lens", sort=False)):
+            x, y, low, high = (
+                rows[column].to_numpy(dtype=float)
+                for column in ("layer", name, f"{name}_low", f"{name}_high")
+            )
+            color = style.PALETTE[index]
+            axes.plot(x, y, label=str(lens), color=color, marker=style.MARKERS[index])
+            if np.isfinite(low).any():
+                axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.set_title(name.replace("_", " "))
+        axes.set_xlabel("layer")
+        axes.set_xticks(sorted(set(by_layer["layer"])))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    n = style.n_of(by_layer["features"], "feature")
+    style.headline(
+        figure,
+        "Which lens tells what a feature writes?",
+        f"{n} of each layer",
+        "means over features, with 95 % intervals where there are at least 8; texts less unsteered",
+    )
+    return figure
