@@ -8,7 +8,9 @@ import hashlib
 import json
 import re
 from html import unescape
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from steerlens.config.schema import ChoiceConfig
 from steerlens.report.page import render, run_page
 from steerlens.report.page.cards import LONGEST, card_order, cards, segments, text_lines
 from steerlens.report.page.contents import plain
+from steerlens.report.page.ratings import _tables as rated_arms
 from steerlens.report.page.render import CHARTS, to_json
 from steerlens.results import FEATURES
 from steerlens.results.folder import RunTables
@@ -139,6 +142,39 @@ def row(data: dict[str, Any], key: str) -> int:
     return [f"{layer}/{feature}" for layer, feature in pairs].index(key)
 
 
+def test_a_page_without_texts_says_so(tmp_path: Path) -> None:
+    stored = tables()
+    emptied = dataclasses.replace(stored, generations=stored.generations.assign(text=""))
+    missing = dataclasses.replace(stored, generations=stored.generations.iloc[:0])
+    summary = summarise(missing) | {"study": None}
+    overviews = [run_page(part, summary, tmp_path).overview for part in (stored, emptied, missing)]
+    told = "No text in generations.parquet has a character: none can be shown."
+    assert [told in overview.notes for overview in overviews] == [False, True, False]
+    none = overviews[-1]
+    assert any("generations.parquet is missing" in note for note in none.notes)
+    assert not any(" 0 texts" in line for line in (none.question, *none.sentences))
+
+
+def test_rows_of_table_1_have_titles_instead_of_keys() -> None:
+    row = {"lexical_per_text_layer_3": 0.5}
+    names = ["SAE (output_score >= 0.01)", "SAE (token_confidence_delta)", "My output_scores"]
+    (arms,) = rated_arms([row | {"method": name} for name in names]).values()
+    titles = [arm.method for arm in arms]
+    assert titles == ["SAE (S_out ≥ 0.01)", "SAE (confidence)", "My output_scores"]
+
+
+def test_few_steered_features_show_more_of_their_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards_room = import_module("steerlens.report.page.cards")
+    monkeypatch.setattr(cards_room, "PROMPTS", 1)
+    part = hostile_tables()
+    n_shown = []
+    for few in (100, 1):
+        monkeypatch.setattr(cards_room, "FEW_STEERED", few)
+        steered = [card.steered for _, card in cards(part, card_order(part)) if card.steered]
+        n_shown.append({len(of_card[0].prompts) for of_card in steered})
+    assert n_shown == [{2}, {1}]
+
+
 def test_a_run_without_features_or_scores_has_a_page(tmp_path: Path) -> None:
     empty = save_page(RunTables(FEATURES.frame([])), tmp_path, model="m", sae="s")
     assert data_of(empty)["features"] is None
@@ -220,6 +256,23 @@ def test_a_card_has_the_range_of_factors_that_the_rule_allows() -> None:
     kl = dataclasses.replace(run, choice=ChoiceConfig(rule="kl"))
     (why,) = {each.why_none for _, card in cards(kl, card_order(kl)) for each in card.steered}
     assert why.endswith("over 1 nat a token (choice.rule=kl)")
+
+
+def test_tokens_of_another_lens_are_on_the_card_and_the_lens_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tables()
+    by_lens = [[f" lens{at}"] for at in range(len(part.features))]
+    of_lens = dataclasses.replace(part, features=part.features.assign(promoted_tokens=by_lens))
+    config = SimpleNamespace(lens=SimpleNamespace(name="jacobian"))
+    monkeypatch.setattr(page_room, "read_config", lambda folder: config)
+    data = data_of(save_page(of_lens, tmp_path))
+    assert data["features"]["lens"] == "jacobian"
+    for at, (layer, feature) in enumerate(part.features[["layer", "feature"]].to_numpy().tolist()):
+        card = data["cards"][f"{layer}/{feature}"]
+        assert card["by_lens"] == [f"␣lens{at}"]
+        assert card["by_lens"] != card["promoted"][:1]
+    assert data_of(save_page(part, tmp_path))["features"]["lens"] is None
 
 
 def test_tables_of_a_study_are_on_the_page(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from steerlens.analysis.factors import no_factor
 from steerlens.analysis.ranking import BEST_OF_LAYER, best_of_layers
@@ -21,6 +22,7 @@ from steerlens.report.page.contents import (
     Window,
     plain,
 )
+from steerlens.report.page.scores import encode_tokens
 from steerlens.results import features_alone
 from steerlens.results.folder import RunTables
 from steerlens.results.text import printable, visible, visible_token
@@ -28,8 +30,8 @@ from steerlens.results.text import printable, visible, visible_token
 if TYPE_CHECKING:
     import pandas as pd
 
-PROMPTS = 4
-"""Prompts of a steered feature whose texts are shown."""
+PROMPTS, MORE_PROMPTS, FEW_STEERED = 4, 10, 10
+"""Prompts of a steered feature whose texts are shown; `MORE` of them where few were steered."""
 
 LONGEST = 2000
 """Characters of a text that are shown."""
@@ -80,15 +82,14 @@ def cards(tables: RunTables, order: Sequence[int]) -> Iterator[tuple[str, Card]]
     steered_of = _steered_by_feature(tables)
     windows_of = _windows_by_feature(tables)
     neighbours_of = _neighbours_by_feature(tables)
-    token = cache(visible_token)  # the same few thousand tokens, again and again
     described = {(row["layer"], row["feature"]): row for row in tables.cards.to_dict("records")}
     lists = {
         name: frame[name].tolist()
-        for name in (
-            *("logit_lens_tokens", "promoted_tokens", "input_top_examples"),
-            *("neuronpedia_url", "activation_frequency"),
-        )
+        for name in (*("input_top_examples", "neuronpedia_url", "activation_frequency"),)
     }
+    promoted, by_lens = (
+        _shown_lists(frame[name]) for name in ("logit_lens_tokens", "promoted_tokens")
+    )
     for row in order:
         layer, feature = keys[row].tolist()
         value = {name: column[row] for name, column in lists.items()}
@@ -99,10 +100,10 @@ def cards(tables: RunTables, order: Sequence[int]) -> Iterator[tuple[str, Card]]
         yield (
             f"{layer}/{feature}",
             Card(
-                promoted=[*map(token, _list(value["logit_lens_tokens"]))],
+                promoted=promoted[row],
                 promoted_logits=_numbers(description.get("logit_lens_logits")),
-                by_lens=[*map(token, _list(value["promoted_tokens"]))],
-                suppressed=[*map(token, _list(description.get("suppressed_tokens")))],
+                by_lens=by_lens[row],
+                suppressed=[*map(visible_token, _list(description.get("suppressed_tokens")))],
                 suppressed_logits=_numbers(description.get("suppressed_logits")),
                 windows=windows,
                 marked=[text_lines(text) for text in marked],
@@ -116,6 +117,14 @@ def cards(tables: RunTables, order: Sequence[int]) -> Iterator[tuple[str, Card]]
                 steered=steered_of.get((layer, feature), []),
             ),
         )
+
+
+def _shown_lists(column: pd.Series) -> list[list[str]]:
+    """Give the tokens of every row as they are shown."""
+    encoded = encode_tokens(column)
+    flat = np.array(encoded.shown, dtype=object)[encoded.index].tolist()
+    bounds = zip(encoded.starts.tolist(), encoded.ends.tolist(), strict=True)
+    return [flat[start:end] for start, end in bounds]
 
 
 def _list(value: Any) -> list[Any]:
@@ -164,11 +173,11 @@ def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered
     goals = [*map(_goal, texts.filter(items=["layer", "feature", "concept"]).to_dict("records"))]
     prompts_of = _numbered(goals, texts["prompt"].tolist())
     curves_of = _curves(texts)
+    n_prompts = MORE_PROMPTS if len(prompts_of) <= FEW_STEERED else PROMPTS
     rows_of: dict[Goal, list[dict[Any, Any]]] = {}
     numbers = zip(goals, texts["prompt"].tolist(), strict=True)
-    for row in _first_texts(
-        texts.loc[[prompts_of[goal][prompt] < PROMPTS for goal, prompt in numbers]]
-    ):
+    is_shown = [prompts_of[goal][prompt] < n_prompts for goal, prompt in numbers]
+    for row in _first_texts(texts.loc[is_shown]):
         rows_of.setdefault(_goal(row), []).append(row)
     texts_left = MOST_TEXTS
     by_feature: dict[tuple[int, int], list[Steered]] = {}
@@ -183,7 +192,7 @@ def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered
             why_none=no_factor(tables.choice),
             undecided=row.get("undecided") is True,
             arms=[_arm(name, curves_of[goal, name]) for name in arms],
-            prompts=[text_lines(prompt) for prompt in [*prompts][:PROMPTS]],
+            prompts=[text_lines(prompt) for prompt in [*prompts][:n_prompts]],
             n_prompts=len(prompts),
             texts=[
                 SteeredText(
