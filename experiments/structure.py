@@ -6,7 +6,7 @@ From the top of the repository, without importing the package:
 
 Rooms at the top, who imports from whom, the longest files, and private helpers with one caller and
 at most four lines (`--helpers` lists them): those whose names explain nothing go back where they
-are used.
+are used. A function that is passed on, or left to subclasses, can't, and is no helper here.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from typing import NamedTuple
 PACKAGE = Path(__file__).parents[1] / "src" / "steerlens"
 LINES = 4
 """Of a small helper's body, its docstring apart."""
+NOT_HERE = "raise NotImplementedError"
+"""The body of what subclasses do."""
 
 
 class Helper(NamedTuple):
-    """A private function that its module mentions once."""
+    """A private function that its module calls once, and mentions nowhere else."""
 
     file: Path
     line: int
@@ -33,14 +35,17 @@ class Helper(NamedTuple):
 
 
 def small_helpers(file: Path) -> Iterator[Helper]:
-    """Yield the private functions of a module that it mentions once, of at most `LINES` lines."""
+    """Yield the private functions of a module that it only calls once, of at most `LINES` lines."""
     source = file.read_text(encoding="utf-8")
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef) or node.decorator_list:
             continue
         is_private = node.name.startswith("_") and not node.name.endswith("__")
         body = node.body[1:] if ast.get_docstring(node) else node.body
-        if not (is_private and body):
+        is_called = bool(called & {node.name, f"self.{node.name}", f"cls.{node.name}"})
+        if not (is_private and body and is_called) or ast.unparse(body) == NOT_HERE:
             continue
         n_lines = (body[-1].end_lineno or 0) - body[0].lineno + 1
         if n_lines <= LINES and len(re.findall(rf"\b{node.name}\b", source)) == 2:

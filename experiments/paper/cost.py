@@ -2,20 +2,19 @@
 
     python -m experiments.paper.cost
 
-counts the matrix products of a run, 2 FLOPs for a weight and a token, and divides by a share of the
+counts the matrix products of a run (`steerlens.runs.plan.price`) and divides by a share of the
 GPU's peak. The share is what our benchmarks reach of plain matrix products on a CPU (README, "How
 fast"); whether a GPU reaches it is not measured.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from steerlens.config.compose import compose
 from steerlens.config.parse import parse_layers
-from steerlens.config.schema import ModelConfig
 from steerlens.report.terminal import duration
 from steerlens.results.text import markdown_table
+from steerlens.runs.plan.price import Flops
+from steerlens.runs.plan.price import flops as flops_of
 
 SUBJECTS = ("gemma-2-2b", "gemma-2-9b", "llama-3.1-8b", "pythia-70m")
 UNTIED = ("llama-3.1-8b", "pythia-70m-deduped")
@@ -31,49 +30,18 @@ FEATURES = 100
 TEXTS = 13 * 50
 """Of a feature: 12 factors and none, 50 prompts."""
 NEUTRAL_PROMPTS = 50
-PROMPT, NEW = 6, 20
-"""Tokens of a text; fewer new ones where a full stop ends it."""
 CORPUS = 1e6
 """Tokens of a corpus."""
 
 
-class Flops(NamedTuple):
-    """Of one output score (mean over layers), one token of the corpus through all layers' SAEs, one
-    steered text, and its perplexity."""
-
-    score: float
-    token: float
-    text: float
-    perplexity: float
-
-
-def weights(model: ModelConfig) -> tuple[float, float]:
-    """(weights of all blocks, weights of the unembedding)."""
-    assert model.n_params
-    assert model.d_vocab
-    assert model.d_model
-    unembedding = model.d_vocab * model.d_model
-    return model.n_params - unembedding * (2 if model.name in UNTIED else 1), unembedding
-
-
 def flops(subject: str) -> Flops:
-    """The edited position passes the blocks above the hook, half of them on average, and is
-    unembedded; the feature's own tokens take another unembedding."""
+    """Return what the pieces of a run on the subject take."""
     config = compose([f"subject={subject}"])
-    blocks, unembedding = weights(config.model)
-    evaluator = sum(weights(config.evaluator or config.model))
-    n_layers, sae = config.model.n_layers, config.sae.d_sae
+    n_layers = config.model.n_layers
     assert n_layers
-    assert sae
-    assert config.model.d_model
-    sae *= config.model.d_model
-    above = blocks * (n_layers - 1) / (2 * n_layers)
-    return Flops(
-        score=2 * (above + 2 * unembedding),
-        token=2 * (blocks + n_layers * sae),
-        text=2 * ((PROMPT + NEW) * (blocks + unembedding) + NEW * sae),
-        perplexity=2 * (PROMPT + NEW) * evaluator,
-    )
+    each = flops_of(config.model, config.sae, config.evaluator, n_layers, untied=UNTIED)
+    assert each
+    return each
 
 
 def runs(subject: str) -> dict[str, float]:

@@ -490,4 +490,4 @@ def test_what_was_asked_for_is_told_at_once_and_in_a_pipe_unless_it_is_refused(
     assert first.endswith("gpt2-small with gpt2-small-res-jb, layer 99 ...")
     assert refused.startswith("steerlens: layer 99")
     _, _, err = steerlens(*GPT2, "layer=3,4", "-m")
-    assert err.startswith("2 jobs, the first: ")
+    assert err.startswith("a sweep, whose first job is ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from steerlens.config.compose import compose
+from steerlens.config.settings import parse_settings
 from steerlens.errors import SteerlensError
 from steerlens.results import FEATURES
+from steerlens.runs.plan.price import price
 from steerlens.runs.preflight import check
 from steerlens.runs.run import run
 from tests.support.tiny import D_MODEL, D_SAE, save_sae
@@ -136,6 +139,31 @@ def test_texts_in_the_cache_are_told(plan: Rows, words: list[str]) -> None:
 def test_a_plan_warns_as_the_run_would(plan: Rows, factor: str, told: str) -> None:
     assert told in plan(*SCORES, f"score.factor={factor}")["warning"]
     assert "warning" not in plan(*SCORES)
+
+
+def test_what_is_on_another_machine_is_planned_and_priced_by_its_shapes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = compose(["experiment=criteria", "subject=gemma-2-2b", "layer=[12,20]", "plan=true"])
+    check(config)
+    run(config)
+    text = capsys.readouterr().out
+    n_texts = 2 * 70 * 13 * 20  # features, factors with 0, prompts
+    for told in ("features  140", f"up to {n_texts:,} texts of 140 features", "at 100 TFLOP/s"):
+        assert told in text
+    settings = parse_settings(config)
+    parts = price(settings, 140, 2, n_texts)
+    assert parts is not None
+    unembedding = 256_000 * 2304
+    blocks, sae = 2.614e9 - unembedding, 16_384 * 2304
+    assert parts["texts"] == pytest.approx(
+        n_texts * 2 * (26 * (blocks + unembedding) + 20 * sae), rel=1e-6
+    )
+    assert parts["perplexity and KL"] == pytest.approx(n_texts * 2 * 26 * (9.242e9 + 2.614e9))
+    above = blocks * 25 / 52
+    assert parts["output"] == pytest.approx((140 + 2 * 499) * 2 * (above + 2 * unembedding))
+    nothing = dataclasses.replace(config.model, n_params=None)
+    assert price(parse_settings(dataclasses.replace(config, model=nothing)), 140, 2, 9) is None
 
 
 def test_a_plan_is_true_false_or_measure(words: list[str]) -> None:

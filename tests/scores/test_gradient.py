@@ -17,6 +17,7 @@ from steerlens.engine.gradients import greedy_attribution
 from steerlens.engine.run_context import RunContext
 from steerlens.engine.subject import Subject
 from steerlens.scores import gradient
+from tests.support.naive_scores import naive_attribution
 from tests.support.tiny import D_SAE
 
 MakeSubject = Callable[..., Subject]
@@ -35,24 +36,6 @@ def corpus(tmp_path: Path) -> dict[str, Any]:
     return {"name": "text", "path": str(file)}
 
 
-def naive(subject: Subject, tokens_L: np.ndarray, every: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Activations and their gradients, (L, F): the SAE's reconstruction and error spliced in."""
-    bridge, sae = subject.lm.bridge, subject.sae
-    tokens_1L = torch.tensor(np.asarray(tokens_L))[None]
-    write = subject.sae.cfg.metadata.hook_name_out or subject.hook_name
-    cache = bridge.run_with_cache(tokens_1L)[1]
-    x, out = cache[subject.hook_name].flatten(2), cache[write]
-    acts = sae.encode(x).detach().requires_grad_()
-    # Some SAEs keep state from encode for the decode that follows.
-    decoded = sae.decode(acts).reshape(out.shape)
-    spliced = decoded + (out - decoded).detach()
-    logits = bridge.run_with_hooks(tokens_1L, fwd_hooks=[(write, lambda *_, **__: spliced)])[0]
-    positions = logits.double() if every else logits.double()[-1:]
-    log_p = positions.log_softmax(-1).max(-1).values.sum()
-    (grad,) = torch.autograd.grad(log_p, [acts])
-    return acts[0].detach(), grad[0]
-
-
 @pytest.mark.parametrize("every", [False, True])
 @pytest.mark.parametrize(
     ("kind", "architecture", "settings"),
@@ -68,7 +51,7 @@ def test_one_backward_pass_gives_what_autograd_gives_through_the_sae(
 ) -> None:
     subject = tiny_subject(kind, architecture, **settings)
     tokens_L = np.array([0, 20, 31, 4, 77, 140, 31, 5])
-    acts, grad = naive(subject, tokens_L, every)
+    acts, grad = naive_attribution(subject, tokens_L, every)
     ours = greedy_attribution(subject, tokens_L, torch.arange(D_SAE), every)
     torch.testing.assert_close(ours.acts_Ln, acts, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours.gradient_Ln, grad, rtol=1e-3, atol=1e-5)
@@ -100,7 +83,7 @@ def test_the_score_is_the_mean_over_the_positions_where_the_feature_fires(
         ):
             if value <= 0:
                 continue
-            acts, grad = naive(subject, activations.pieces[piece], outputs == "every")
+            acts, grad = naive_attribution(subject, activations.pieces[piece], outputs == "every")
             fires = acts[1:, feature] > 0  # BOS doesn't count
             products += (acts[1:, feature] * grad[1:, feature])[fires].tolist()
             texts += bool(fires.any())

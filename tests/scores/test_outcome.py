@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from steerlens import SteerlensError, score_features
 from steerlens.config.schema import GenerationConfig
@@ -21,21 +20,12 @@ from steerlens.results import FEATURES, GENERATIONS
 from steerlens.scores import outcome
 from steerlens.storage.store import Store
 from tests.support.naive import naive_logit_lens
+from tests.support.naive_scores import naive_largest
 from tests.support.tiny import D_SAE
 
 MakeSubject = Callable[..., Subject]
 PROMPTS = ["In my experience,", "Note that the w40"]
 SETTINGS: dict[str, Any] = {"prompts": PROMPTS, "samples": 20, "max_new_tokens": 8}
-
-
-@torch.no_grad()
-def naive_largest(subject: Subject, prompt: str, token_ids: list[int]) -> np.ndarray:
-    """Largest activation over the generated tokens, (F,)."""
-    prompt_1L = subject.to_tokens(prompt)
-    tokens = torch.cat([prompt_1L, torch.tensor([token_ids])], dim=1)
-    _, cache = subject.lm.bridge.run_with_cache(tokens)
-    acts_LF = subject.sae.encode(cache[subject.hook_name])[0, prompt_1L.shape[1] :]
-    return acts_LF.amax(dim=0).numpy()
 
 
 def naive_correlation(z_N: np.ndarray, y_N: np.ndarray) -> float:

@@ -2,75 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from steerlens import SteerlensError, score_features
 from steerlens.engine.run_context import RunContext
 from steerlens.engine.subject import Subject
 from steerlens.scores import side_effects
+from tests.support.naive_scores import naive_side_effects
 from tests.support.tiny import D_SAE
 
 MakeSubject = Callable[..., Subject]
 PROMPTS = ["In my experience,", "the", "Note that w40 w41"]
 PROBES = [0, 7, 30, 47]
-
-
-@torch.no_grad()
-def naive(
-    subject: Subject, feature: int, factor: float, tolerance: float, later: Iterable[Subject] = ()
-) -> tuple[float, float, list[float]]:
-    """Stability, spread in the same SAE, and in each later one, of one feature."""
-    bridge, sae = subject.lm.bridge, subject.sae
-    changes: list[torch.Tensor] = []
-    spreads: list[list[int]] = []
-    for prompt in PROMPTS:
-        tokens = subject.to_tokens(prompt)
-        plain = bridge.run_with_cache(tokens)[1]
-        x = plain[subject.hook_name]
-        acts = sae.encode(x)
-        raised = acts.clone()
-        raised[..., feature] += factor * acts[0, -1].max()
-        change = sae.decode(raised) - sae.decode(acts)
-        seen: dict[str, torch.Tensor] = {}
-
-        def edit(out: torch.Tensor, hook: Any, change: torch.Tensor = change) -> torch.Tensor:
-            out = out.clone()
-            out[:, -1] += change[:, -1]
-            return out
-
-        def look(
-            out: torch.Tensor, hook: Any, name: str, seen: dict[str, torch.Tensor] = seen
-        ) -> None:
-            seen[name] = out
-
-        names = [subject.hook_name, *(each.hook_name for each in later)]
-        looks = [(name, partial(look, name=name)) for name in names]
-        hooks = [(subject.hook_name, edit), *looks]
-        steered = bridge.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1]
-        changes.append((steered - bridge(tokens)[0, -1]).double())
-        spread = []
-        for each in (subject, *later):
-            before = each.sae.encode(plain[each.hook_name])[0, -1]
-            after = each.sae.encode(seen[each.hook_name])[0, -1]
-            differs = (after - before).abs() > tolerance * before.max()
-            if each is subject:
-                differs[feature] = False
-            spread.append(int(differs.sum()))
-        spreads.append(spread)
-    cosines = [
-        float(torch.nn.functional.cosine_similarity(a, b, dim=0))
-        for a, b in itertools.combinations(changes, 2)
-    ]
-    same, *others = np.mean(spreads, axis=0)
-    return float(np.mean(cosines)), same, others
 
 
 @pytest.mark.parametrize(
@@ -82,7 +30,7 @@ def test_equals_one_forward_for_each_feature_and_prompt(
     subject = tiny_subject(kind, architecture, layer=1)
     settings: dict[str, Any] = {"prompts": PROMPTS, "factor": 3.0, "tolerance": 0.3}
     frame = score_features(subject, "side_effects", PROBES, **settings, memory_budget=200_000)
-    expected = [naive(subject, feature, 3.0, 0.3) for feature in PROBES]
+    expected = [naive_side_effects(subject, feature, PROMPTS, 3.0, 0.3) for feature in PROBES]
     np.testing.assert_allclose(
         frame["effect_stability"], [stability for stability, *_ in expected], rtol=1e-3, atol=1e-4
     )
@@ -100,7 +48,9 @@ def test_features_of_later_saes_are_counted_in_each(tiny_subject: MakeSubject) -
     config = side_effects.Config(prompts=PROMPTS, factor=3.0)
     ctx = RunContext(later=lambda layer: [each for each in later if each.layer > layer])
     columns = side_effects.score(subject, np.array(PROBES), config, ctx)
-    expected = [naive(subject, feature, 3.0, 0.1, later)[2] for feature in PROBES]
+    expected = [
+        naive_side_effects(subject, feature, PROMPTS, 3.0, 0.1, later)[2] for feature in PROBES
+    ]
     assert columns["collateral_spread_later"].tolist() == pytest.approx(np.mean(expected, axis=1))
     assert len(ctx.later_subjects(subject, 1)) == 1
 

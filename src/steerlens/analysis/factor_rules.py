@@ -9,21 +9,24 @@ Dimension letters: F features, K factors, P prompts, N limits, R resamples.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from steerlens.analysis.equal_share import counts_within
-from steerlens.analysis.factors import FactorMeans, Measured, best_factors, merits
+from steerlens.analysis.factors import merits
 from steerlens.analysis.resampling import FEWEST, Estimate, estimate
-from steerlens.results import FEATURES, features_alone
+from steerlens.analysis.text_grid import (
+    PromptMeans,
+    TextGrid,
+    chosen_factors,
+    halves_of_prompts,
+    nan_mean,
+)
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from steerlens.config.schema import ChoiceConfig
 
 LIMIT_OF_RULE = {
@@ -48,78 +51,6 @@ SIZES = (5, 10, 20)
 DRAWS = 10
 FEWEST_OTHERS = 5
 """Prompts that a factor is tried on, beside those that chose it."""
-
-
-@dataclass(frozen=True)
-class TextGrid:
-    """Means over a feature's samples, by factor and prompt; NaN where there is no text."""
-
-    layers_F: np.ndarray
-    groups_F: np.ndarray
-    """Numbers of the layers, from 0."""
-    factors_K: np.ndarray
-    """Rising, with 0."""
-    success_FKP: np.ndarray
-    perplexity_FKP: np.ndarray
-    kl_FKP: np.ndarray
-    relative_dose_FKP: np.ndarray
-    degeneracy_FKP: np.ndarray
-
-    @property
-    def n_prompts(self) -> int:
-        """How many prompts there are."""
-        return self.success_FKP.shape[2]
-
-    def on(self, prompts: np.ndarray) -> PromptMeans:
-        """Return the means over some prompts, by their numbers."""
-        return PromptMeans(
-            self.factors_K,
-            *(
-                _mean(values_FKP[:, :, prompts], axis=2)
-                for values_FKP in (
-                    self.success_FKP,
-                    self.perplexity_FKP,
-                    self.kl_FKP,
-                    self.relative_dose_FKP,
-                    self.degeneracy_FKP,
-                )
-            ),
-        )
-
-
-@dataclass(frozen=True)
-class PromptMeans:
-    """Means of every feature at every factor, over some prompts."""
-
-    factors_K: np.ndarray
-    success_FK: np.ndarray
-    perplexity_FK: np.ndarray
-    kl_FK: np.ndarray
-    relative_dose_FK: np.ndarray
-    degeneracy_FK: np.ndarray
-
-    @property
-    def perplexity_ratio_FK(self) -> np.ndarray:
-        """Perplexity over that of the feature's unsteered texts."""
-        return self.perplexity_FK / self.perplexity_FK[:, self.factors_K == 0]
-
-    def measured(self) -> list[Measured]:
-        """Return what rules are given, feature by feature: factors without a text are left out."""
-        every = np.stack(
-            [self.success_FK, self.perplexity_FK, self.kl_FK, self.relative_dose_FK], axis=2
-        )
-        return [
-            {
-                float(factor): FactorMeans(*means)
-                for factor, means in zip(self.factors_K, of_feature.tolist(), strict=True)
-                if not np.isnan(means[0])
-            }
-            for of_feature in every
-        ]
-
-    def at(self, chosen_F: np.ndarray, name: str) -> np.ndarray:
-        """Return a mean of each feature at the index of its factor, (F,)."""
-        return getattr(self, f"{name}_FK")[np.arange(len(chosen_F)), chosen_F]
 
 
 class AtDamage(NamedTuple):
@@ -168,57 +99,6 @@ class Common(NamedTuple):
     success_of_each: float
 
 
-def text_grid(generations: pd.DataFrame, success: str) -> TextGrid:
-    """Return the texts of features alone as arrays.
-
-    Args:
-        generations: of one run.
-        success: the column that counts as success.
-    """
-    names = {
-        "success": success,
-        "perplexity": "perplexity",
-        "kl": "kl",
-        "relative_dose": "relative_dose",
-        "degeneracy": "degeneracy",
-    }
-    keys = list(FEATURES.keys)
-    texts = features_alone(generations)
-    texts = texts[[*keys, "factor", "prompt", *names.values()]].astype(
-        {**dict.fromkeys(names.values(), float), "factor": float}
-    )
-    groups: Any = texts.groupby([*keys, "factor", "prompt"], dropna=False)
-    means = groups.mean().reset_index()
-    features = means[keys].drop_duplicates(ignore_index=True).sort_values(keys, ignore_index=True)
-    features = features.assign(index=range(len(features)))
-    at_F = means[keys].merge(features, how="left", on=keys)["index"].to_numpy(int)
-    factors_K, at_K = np.unique(means["factor"].to_numpy(), return_inverse=True)
-    prompts, at_P = np.unique(means["prompt"].to_numpy(dtype=str), return_inverse=True)
-    arrays = []
-    for column in names.values():
-        values_FKP = np.full((len(features), len(factors_K), len(prompts)), np.nan)
-        values_FKP[at_F, at_K, at_P] = means[column].to_numpy(float)
-        arrays.append(values_FKP)
-    layer_keys = [key for key in keys if key != "feature"]
-    groups_F = features.groupby(layer_keys, dropna=False).ngroup().to_numpy(int)
-    return TextGrid(features["layer"].to_numpy(int), groups_F, factors_K, *arrays)
-
-
-def halves_of_prompts(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return every second prompt, and the others."""
-    return np.arange(0, n, 2), np.arange(1, n, 2)
-
-
-def chosen_factors(means: PromptMeans, choice: ChoiceConfig) -> np.ndarray:
-    """Return the index of each feature's best factor, (F,); that of 0 where none may be chosen."""
-    zero = int(np.flatnonzero(means.factors_K == 0)[0])
-    best = [best_factors(measured, choice) for measured in means.measured()]
-    return np.array(
-        [np.searchsorted(means.factors_K, factors[0]) if factors else zero for factors in best],
-        dtype=int,
-    )
-
-
 def success_at_equal_damage(grid: TextGrid, choice: ChoiceConfig) -> Iterator[AtDamage]:
     """Yield the success of every rule where its limit is such that it does as much damage as the
     others: factors are chosen on one half of the prompts, success and damage counted on the other.
@@ -229,7 +109,8 @@ def success_at_equal_damage(grid: TextGrid, choice: ChoiceConfig) -> Iterator[At
     on_choosing, on_others = map(grid.on, halves_of_prompts(grid.n_prompts))
     counts_RF = counts_within(grid.groups_F, RESAMPLES, np.random.default_rng(0))
     counts_RF = np.concatenate([np.ones((1, len(grid.layers_F))), counts_RF])
-    chosen = {SAME_FACTOR: _same_factor(grid)}
+    indices = np.flatnonzero(grid.factors_K >= 0)
+    chosen = {SAME_FACTOR: np.repeat(indices[:, None], len(grid.layers_F), axis=1)}
     for rule, (setting, cost) in LIMIT_OF_RULE.items():
         limits = _limits(getattr(on_choosing, f"{cost}_FK"), on_choosing.factors_K)
         chosen[rule] = np.array(
@@ -261,12 +142,6 @@ def success_at_equal_damage(grid: TextGrid, choice: ChoiceConfig) -> Iterator[At
                     else _with_interval(over_RL[:, at], len(grid.layers_F)),
                     None if np.isnan(degeneracy_L[at]) else float(degeneracy_L[at]),
                 )
-
-
-def _same_factor(grid: TextGrid) -> np.ndarray:
-    """Return every factor for all features, positive ones, 0 included: (N, F)."""
-    indices = np.flatnonzero(grid.factors_K >= 0)
-    return np.repeat(indices[:, None], len(grid.layers_F), axis=1)
 
 
 def _limits(cost_FK: np.ndarray, factors_K: np.ndarray) -> list[float]:
@@ -418,8 +293,8 @@ def common_to_layers(grid: TextGrid, choice: ChoiceConfig) -> Iterator[Common]:
                 float(np.median(goals[goal_M])),
                 len(members),
                 _ratio(common_M, each_F),
-                float(_mean(on_others.success_FK[members, chosen_M], axis=0)),
-                float(_mean(on_others.success_FK[members, own_F[members]], axis=0)),
+                float(nan_mean(on_others.success_FK[members, chosen_M], axis=0)),
+                float(nan_mean(on_others.success_FK[members, own_F[members]], axis=0)),
             )
 
 
@@ -450,9 +325,3 @@ def _ratio(common_M: np.ndarray, each_M: np.ndarray) -> Estimate | None:
         ratio_R = (counts_RM @ common_M) / (counts_RM @ each_M)
     value = float(common_M.sum() / each_M.sum())
     return estimate(value, ratio_R[np.isfinite(ratio_R)], n)
-
-
-def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is NaN
-        return np.nanmean(values, axis=axis)

@@ -44,6 +44,7 @@ def steering_summary(tables: RunTables, thresholds: Iterable[float]) -> dict[str
     with_factor = of_features.loc[of_features["best_factor"].notna()]
     decided = with_factor.loc[~with_factor["undecided"].fillna(value=False)]
     near_ties = texts["near_ties"].dropna().to_numpy(dtype=int)
+    kl = texts.loc[texts["factor"] != 0, "first_step_kl"].dropna()
     return {
         "features": len(of_features),
         "texts": len(texts),
@@ -68,7 +69,8 @@ def steering_summary(tables: RunTables, thresholds: Iterable[float]) -> dict[str
         "near_ties": {"texts": int((near_ties > 0).sum()), "tokens": int(near_ties.sum())},
         "stopped_by": dict(sorted(Counter(texts["stopped_by"].dropna().tolist()).items())),
         "empty_texts": texts["text"].dropna().tolist().count(""),
-        "moved": _moved(texts),
+        # Whether steering changed a next-token distribution; null where that wasn't measured.
+        "moved": bool((kl > MOVED).any()) if len(kl) else None,
     }
 
 
@@ -230,14 +232,6 @@ def _undecided(tables: RunTables) -> dict[str, int | None]:
     texts = tables.generations
     counts = choice_counts(features_alone(texts), tables.choice)
     return {name: getattr(counts, name) for name in names}
-
-
-def _moved(texts: pd.DataFrame) -> bool | None:
-    """Return whether steering changed a next-token distribution; null where this wasn't
-    measured.
-    """
-    kl = texts.loc[texts["factor"] != 0, "first_step_kl"].dropna()
-    return bool((kl > MOVED).any()) if len(kl) else None
 
 
 def _payoff_sentence(threshold: str, row: Mapping[str, Any]) -> str:

@@ -70,25 +70,18 @@ def _toward(row: Mapping[str, Any], generations: pd.DataFrame, tokens: Mapping[i
         for factor in (0.0, row["best_factor"])
     ]
     n_texts = [int((side["concept_success"] > 0).sum()) for side in sides]
-    continuations = [
-        {
-            text["prompt"]: Continuation(text["factor"], text["text"], _spans(text, tokens))
-            for text in side.drop_duplicates("prompt").to_dict("records")
-        }
-        for side in sides
-    ]
+    continuations: list[dict[str, Continuation]] = [{}, {}]
+    for side, of_side in zip(sides, continuations, strict=True):
+        for text in side.drop_duplicates("prompt").to_dict("records"):
+            ids = text["token_ids"] if hasattr(text["token_ids"], "__len__") else []
+            spans = success_spans(text["text"], [tokens[id_] for id_ in ids if id_ in tokens])
+            of_side[text["prompt"]] = Continuation(text["factor"], text["text"], spans)
     pairs = [
         Pair(prompt, unsteered, continuations[1][prompt])
         for prompt, unsteered in continuations[0].items()
         if prompt in continuations[1]
     ]
     return Toward(row, _writes(row), len(sides[1]), n_texts[1], n_texts[0], pairs)
-
-
-def _spans(text: Mapping[str, Any], tokens: Mapping[int, str]) -> tuple[tuple[int, int], ...]:
-    ids = text["token_ids"]
-    written = [tokens[id_] for id_ in ids if id_ in tokens] if hasattr(ids, "__len__") else []
-    return success_spans(text["text"], written)
 
 
 def _writes(row: Mapping[str, Any]) -> list[str]:

@@ -219,7 +219,7 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     configs = [to_config(tree) for tree in trees]
     is_watched = sys.stderr.isatty()
     if is_watched:
-        tell_begin(configs[0], len(configs))
+        tell_begin(configs[0], is_sweep=multirun)
     refused = []
     for config in configs:
         try:
@@ -232,7 +232,7 @@ def _check(overrides: list[str], multirun: bool, show_only: bool) -> DictConfig:
     # The default folder carries the time at which Hydra composes, which is still to come.
     make_folder(named or Path(configs[0].paths.output_dir).parent)
     if not is_watched:  # where a refusal stays one sentence
-        tell_begin(configs[0], len(configs))
+        tell_begin(configs[0], is_sweep=multirun)
     return trees[0]
 
 

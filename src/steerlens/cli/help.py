@@ -19,7 +19,7 @@ from steerlens.config.docstrings import (
 from steerlens.config.entries import conf_dir, entries, header, options
 from steerlens.config.registry import load_part, parts_of
 from steerlens.errors import SteerlensError, nearest
-from steerlens.results import TABLES, Table
+from steerlens.results import TABLES
 from steerlens.results.tables.sweep import SWEEP
 
 WIDTH = 96
@@ -60,7 +60,10 @@ def help_text(topic: str | None = None) -> str:
         for setting in all_settings()
         if topic in (setting.key.rpartition(".")[2], _flat(setting.key))
     ]
-    pages_of += [_column(table, topic) for table in (*TABLES, SWEEP) if topic in table.columns]
+    for table in (*TABLES, SWEEP):
+        if topic in table.columns:
+            kind, about = table.columns[topic]
+            pages_of.append(f"{table.file}\n{_row((f'{topic} ({kind})', about))}")
     if pages_of:
         return "\n\n".join(pages_of)
     words = [*(name for names, _ in pages for name in names), *chain(*options().values())]
@@ -134,11 +137,6 @@ def _table(file: str) -> str:
     (table,) = [table for table in (*TABLES, SWEEP) if table.file == file]
     rows = [_row((f"{name} ({c.kind})", c.about)) for name, c in table.columns.items()]
     return "\n".join([_filled(f"{file}: {table.about}"), "", "Columns", *rows])
-
-
-def _column(table: Table, column: str) -> str:
-    kind, about = table.columns[column]
-    return f"{table.file}\n{_row((f'{column} ({kind})', about))}"
 
 
 def _flat(key: str) -> str:

@@ -229,8 +229,13 @@ def _methods() -> list[list[str]]:
 
 
 def _releases() -> list[list[str]]:
+    model = re.compile(r"^  model: ['\"]?(.*?)['\"]?$", flags=re.MULTILINE)
     return [
-        [name, _field(block, "model"), f"{block.count(chr(10) + '  - ')} SAEs"]
+        [
+            name,
+            match[1] if (match := model.search(block)) else "",
+            f"{block.count(chr(10) + '  - ')} SAEs",
+        ]
         for name, block in releases().items()
     ]
 
@@ -269,8 +274,3 @@ def read_release(name: str) -> Entry:
         raise unknown("SAELens release", name, releases())
     # libyaml, where PyYAML has been built with it, takes a tenth of the time.
     return yaml.load(releases()[name], Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-
-
-def _field(block: str, key: str) -> str:
-    match = re.search(rf"^  {key}: (.*)$", block, flags=re.MULTILINE)
-    return match[1].strip("'\"") if match else ""

@@ -101,7 +101,11 @@ def failure(
         lines = (line.strip() for line in str(error).splitlines())
         return SteerlensError(" ".join(filter(None, lines)) or type(error).__name__)
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        siblings = _siblings(cause.parent_node)
+        siblings: list[str] = []
+        if isinstance(cause.parent_node, DictConfig):
+            kind = OmegaConf.get_type(cause.parent_node)
+            is_typed = dataclasses.is_dataclass(kind)
+            siblings = _field_names(kind) if is_typed else [*map(str, cause.parent_node)]
         key = str(cause.full_key)
         if key.startswith("score.") and key.count(".") == 1:
             return _unknown_score_key(key, siblings, where)
@@ -333,13 +337,6 @@ def _typed_nodes(path: str, node: DictConfig) -> Iterable[tuple[str, DictConfig]
             continue
         if isinstance(child, DictConfig) and not child._is_none():
             yield from _typed_nodes(f"{path}{key}.", child)
-
-
-def _siblings(node: object) -> list[str]:
-    if not isinstance(node, DictConfig):
-        return []
-    kind = OmegaConf.get_type(node)
-    return _field_names(kind) if dataclasses.is_dataclass(kind) else [str(key) for key in node]
 
 
 def _field_names(kind: type | None) -> list[str]:

@@ -151,12 +151,6 @@ def _chosen(counts_NW: np.ndarray, with_N: np.ndarray) -> np.ndarray:
     return order[z_W[order] >= LEAST_Z]
 
 
-def _shares(counts_NW: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    import numpy as np
-
-    return counts_NW[:, chosen].sum(axis=1) / np.maximum(counts_NW.sum(axis=1), 1)
-
-
 def _left_out_shares(counts_NW: np.ndarray, with_N: np.ndarray) -> np.ndarray:
     """Return each text's share of a vocabulary that was learned without it: (N,)."""
     import numpy as np
@@ -167,7 +161,9 @@ def _left_out_shares(counts_NW: np.ndarray, with_N: np.ndarray) -> np.ndarray:
     share_N = np.zeros(len(with_N))
     for fold in range(fold_N.max() + 1):
         out = fold_N == fold
-        share_N[out] = _shares(counts_NW[out], _chosen(counts_NW[~out], with_N[~out]))
+        chosen = _chosen(counts_NW[~out], with_N[~out])
+        n_words_N = np.maximum(counts_NW[out].sum(axis=1), 1)
+        share_N[out] = counts_NW[out][:, chosen].sum(axis=1) / n_words_N
     return share_N
 
 

@@ -21,7 +21,6 @@ from steerlens.report.studies import write_answer
 from steerlens.report.toward import candidates_section, toward_sections
 from steerlens.results import FEATURES, REPORT_FILE, SUMMARY_FILE
 from steerlens.results.folder import RunTables, read_tables, unfinished
-from steerlens.results.reference import Reference
 from steerlens.results.status import read_status
 from steerlens.results.text import (
     markdown,
@@ -76,9 +75,13 @@ def write_report(
     from steerlens.report.figures import draw_all
 
     figures = draw_all(tables, folder)
+    this_run = Series("this run", [], tables)
     if tables.reference and not tables.reference.alone:
-        figures |= _draw_beside(tables, tables.reference, folder)
-    study, drawn = write_answer([Series("this run", [], tables)], folder)
+        from steerlens.report.figures.overlay import draw_overlay
+
+        published = Series("published", [], RunTables(tables.reference.table))
+        figures |= draw_overlay([this_run, published], folder)
+    study, drawn = write_answer([this_run], folder)
     figures |= drawn
     summary = summarise(tables) | {"study": study}
     write_json(folder / SUMMARY_FILE, summary)
@@ -88,13 +91,6 @@ def write_report(
 
         write_run_page(tables, summary, folder)
     return summary, figures
-
-
-def _draw_beside(tables: RunTables, reference: Reference, folder: Path) -> dict[str, list[Path]]:
-    from steerlens.report.figures.overlay import draw_overlay
-
-    theirs = RunTables(reference.table)
-    return draw_overlay([Series("this run", [], tables), Series("published", [], theirs)], folder)
 
 
 def _read(folder: Path) -> RunTables:
@@ -217,6 +213,10 @@ def _best_table(best: pd.DataFrame, by: str) -> str:
     numbers = {"S_out": ("output_score", ".2f"), "S_in": ("input_score", ".2f")}
     if by not in SCORES:
         numbers = {markdown(visible(by)): (by, ".4g"), **numbers}
+    first_examples = [
+        next(iter(examples), "") if hasattr(examples, "__len__") else ""  # or null
+        for examples in best["input_top_examples"]
+    ]
     rows = [
         [
             str(row["layer"]),
@@ -224,12 +224,8 @@ def _best_table(best: pd.DataFrame, by: str) -> str:
             *(number(row[name], spec) for name, spec in numbers.values()),
             markdown(visible_token(row["output_token"])),
             markdown(visible_tokens(row["logit_lens_tokens"], 8)),
-            markdown(visible(_first(row["input_top_examples"]))),
+            markdown(visible(example)),
         ]
-        for row in best.to_dict("records")
+        for row, example in zip(best.to_dict("records"), first_examples, strict=True)
     ]
     return markdown_table(["layer", "feature", *numbers, "token", "logit lens", "fires on"], rows)
-
-
-def _first(texts: Any) -> str:
-    return next(iter(texts), "") if hasattr(texts, "__len__") else ""

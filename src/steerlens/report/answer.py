@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from steerlens.report.tables import print_sentences, print_table
-from steerlens.results.text import markdown, markdown_table, visible
+from steerlens.results.text import markdown, markdown_table, visible, with_interval
 
 
 def answer_section(study: Mapping[str, Any] | None, with_sentences: bool = True) -> list[str]:
@@ -51,6 +51,5 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        between = "" if low is None or high is None else f" ({low:.3g} to {high:.3g})"
-        return f"{value:.3g}{between}"
+        return with_interval(value, low, high, ".3g")
     return visible(str(value))

@@ -25,12 +25,14 @@ from steerlens.analysis.steering_summary import (
 from steerlens.results.folder import RunTables
 from steerlens.results.pmi import Pmi
 from steerlens.results.text import (
+    interval_of,
     markdown,
     markdown_table,
     number,
     visible,
     visible_token,
     visible_tokens,
+    with_interval,
 )
 
 if TYPE_CHECKING:
@@ -69,9 +71,9 @@ def payoff_table(summary: Mapping[str, Any]) -> str | None:
             f"{row['threshold']:g}",
             row["layer"],
             f"{row['selected']:,} of {row['features']:,}",
-            _with_interval(row, "success"),
+            interval_of(row, "success"),
             *(number(row[name], ".2f") for name in ("unfiltered", "random")),
-            _with_interval(row, "payoff"),
+            interval_of(row, "payoff"),
         ]
         for row in payoff_rows(summary)
     ]
@@ -89,12 +91,12 @@ def curve_table(summary: Mapping[str, Any]) -> str | None:
             f"{row['threshold']:g}",
             f"{row['selected']:,}",
             f"{row['undecided']:,}",
-            _with_interval(row, "success"),
+            interval_of(row, "success"),
             *(
                 number(row[name], ".2f")
                 for name in ("success_decided", "random", "random_within_layers")
             ),
-            *(_with_interval(row, name) for name in ("payoff", "payoff_within_layers")),
+            *(interval_of(row, name) for name in ("payoff", "payoff_within_layers")),
         ]
         for row in curve_rows(summary)
     ]
@@ -256,16 +258,7 @@ def _beside(example: SteeredExample, steered: bool) -> str:
     return "<br>".join(texts)
 
 
-def _with_interval(row: Mapping[str, Any], name: str) -> str:
-    value = row[name]
-    ends = {"low": row[f"{name}_low"], "high": row[f"{name}_high"]}
-    return _estimate(None if value is None else {"value": value, **ends})
-
-
 def _estimate(estimate: Mapping[str, Any] | None) -> str:
     if not estimate:
         return "-"
-    between = (
-        "" if estimate["low"] is None else f" ({estimate['low']:.2f} to {estimate['high']:.2f})"
-    )
-    return f"{estimate['value']:.2f}{between}"
+    return with_interval(estimate["value"], estimate["low"], estimate["high"])

@@ -76,11 +76,13 @@ def _words_table(words: Sequence[Mapping[str, Any]]) -> str:
 def _word_parts(
     word: Mapping[str, Any], features: Sequence[Toward], tables: RunTables
 ) -> list[str]:
+    by_concept = tables.choice is not None and tables.choice.success == "concept_success"
+    chosen_by = "tokens of the concept" if by_concept else "success tokens"
     parts = [
         f"## Toward {_plain(word['word'])}",
         f"Tokens that stand for it: {markdown(visible_tokens(word['tokens'], TOKENS))}. "
         f"{template_sentence(tables)} The factor of each feature is the one that its texts' "
-        f"{_chosen_by(tables)} choose; tokens of the concept are bold.",
+        f"{chosen_by} choose; tokens of the concept are bold.",
         _features_table(features),
     ]
     parts += _together(tables, word)
@@ -110,11 +112,6 @@ def _together(tables: RunTables, word: Mapping[str, Any]) -> list[str]:
         for row in rows
     ]
     return [markdown_table(["layer", "features together", *names], cells)]
-
-
-def _chosen_by(tables: RunTables) -> str:
-    by_concept = tables.choice is not None and tables.choice.success == "concept_success"
-    return "tokens of the concept" if by_concept else "success tokens"
 
 
 def _features_table(features: Sequence[Toward]) -> str:

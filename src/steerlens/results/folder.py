@@ -129,7 +129,7 @@ def read_tables(folder: Path) -> RunTables:
     choice = settings.get("choice")
     provenance = read_json(folder / PROVENANCE_FILE) or {}
     beside_features: dict[str, Any] = {
-        name: _read_or_empty(table, folder)
+        name: table.read(folder) if (folder / table.file).is_file() else table.frame([])
         for name, table in TABLE_OF.items()
         if table is not FEATURES
     }
@@ -185,10 +185,6 @@ def _n_layers(table: Table, folder: Path) -> int:
         return len(set(table.read(folder)["layer"].tolist()))
     except SteerlensError:
         return 0
-
-
-def _read_or_empty(table: Table, folder: Path) -> pd.DataFrame:
-    return table.read(folder) if (folder / table.file).is_file() else table.frame([])
 
 
 def _settings(folder: Path) -> dict[str, Any]:

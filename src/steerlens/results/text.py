@@ -57,6 +57,22 @@ def printable(text: str) -> str:
     return "".join(char if char == "\\" else _visible(char, first=False) for char in text)
 
 
+def with_interval(value: Any, low: Any, high: Any, spec: str = ".2f") -> str:
+    """Return `0.50 (0.40 to 0.60)`; the value alone where it has no interval, `-` for null."""
+    texts = [
+        format(number, spec) if isinstance(number, int | float) and number == number else None
+        for number in (value, low, high)
+    ]
+    if texts[0] is None or None in texts:
+        return texts[0] or "-"
+    return f"{texts[0]} ({texts[1]} to {texts[2]})"
+
+
+def interval_of(row: Mapping[str, Any], name: str, spec: str = ".2f") -> str:
+    """Return a number of a table's row with its interval, `name_low` to `name_high`."""
+    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], spec)
+
+
 def counted(n: int, noun: str) -> str:
     """Return `1 text`, `1,000 texts`."""
     return f"{n:,} {noun}{'s' * (n != 1)}"

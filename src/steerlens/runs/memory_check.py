@@ -8,7 +8,6 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,14 +125,9 @@ def refuse_if_too_big(settings: Settings, spare: int = 0) -> None:
     names = [subject.model.title, subject.sae.title, *(weights.name for weights in beside_model)]
     where = "all devices together have" if subject.device_map else f"{device} has"
     raise SteerlensError(
-        f"the weights of {_listed(names)} take {gigabytes(needed)} in "
+        f"the weights of {', '.join(names[:-1])} and {names[-1]} take {gigabytes(needed)} in "
         f"{dtype_name(subject)}, but {where} {gigabytes(available)}; try {' or '.join(ways)}."
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Return `a and b`, or `a, b and c`."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def available_memory(subject: SubjectSettings) -> int | None:

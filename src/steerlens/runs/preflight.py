@@ -95,7 +95,7 @@ def check(config: RunConfig) -> None:
     check_objective(config.objective, steers)
     _check_features(config.features)
     _check_shard(settings)
-    _check_corpus(config.corpus, settings.reads_corpus)
+    _check_corpus(config.corpus, settings.reads_corpus, config.plan is True)
     _check_reference(config)
     if settings.loads_subject:
         models = {
@@ -125,11 +125,11 @@ def check(config: RunConfig) -> None:
         _check_lens_file(Path(config.lens.path), config.model, layers or [])
 
 
-def tell_begin(config: RunConfig, n_jobs: int = 1) -> None:
+def tell_begin(config: RunConfig, is_sweep: bool = False) -> None:
     """Say what was asked for: importing and loading take longer than people wait for a sign."""
-    jobs = f"{n_jobs} jobs, the first: " if n_jobs > 1 else ""
+    start = "a sweep, whose first job is " if is_sweep else ""
     subject = f"{config.model.title} with {config.sae.title}, layer {config.layer}"
-    print(visible(f"{jobs}{config.name}, {subject} ..."), file=sys.stderr, flush=True)
+    print(visible(f"{start}{config.name}, {subject} ..."), file=sys.stderr, flush=True)
 
 
 def _check_scalars(config: RunConfig) -> None:
@@ -166,7 +166,7 @@ def _check_lens_file(path: Path, model: ModelConfig, layers: Iterable[int]) -> N
         file.refuse_missing_layers(layers)
 
 
-def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:
+def _check_corpus(corpus: CorpusConfig, is_read: bool, is_planned: bool) -> None:
     if corpus.source not in CORPORA:
         raise unknown("corpus.source", corpus.source, CORPORA)
     if corpus.n_tokens is not None and corpus.n_tokens < 1:
@@ -180,7 +180,7 @@ def _check_corpus(corpus: CorpusConfig, is_read: bool) -> None:
     if corpus.source == "embedded":
         return
     if corpus.source == "webtext":
-        if is_read:  # a subject chooses it for all of its runs
+        if is_read and not is_planned:  # a subject chooses it for all of its runs
             from steerlens.data.corpus.webtext import webtext
 
             webtext()  # refuses where its files aren't on this machine

@@ -29,7 +29,7 @@ from steerlens.runs.concepts import steer_toward_concepts
 from steerlens.runs.downloads import refuse_unreachable
 from steerlens.runs.memory_check import refuse_absent_device, refuse_if_too_big
 from steerlens.runs.models import RunModels
-from steerlens.runs.plan import print_plan
+from steerlens.runs.plan import print_plan, weights_are_here
 from steerlens.runs.published import write_published_ratings, write_published_scores
 from steerlens.runs.run_folder import RunFolder
 from steerlens.runs.score import score
@@ -87,8 +87,12 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
                 _carry_out(config, settings, reference, weight_cache, target)
                 # What is shown is what lies in the folder: `steerlens report` shows the same.
                 tables = read_tables(target)
+                # Of the jobs of a sweep the joined result has a page.
+                wants_page = config.paths.report
+                if wants_page is None:
+                    wants_page = not (folder / JOB_FILE).is_file()
                 with phase("drawing the figures and writing the report"):
-                    summary, figures = write_report(tables, target, _wants_page(config, folder))
+                    summary, figures = write_report(tables, target, wants_page)
                 with phase("logging to W&B"):
                     _log(tracker, tables, summary, figures)
                     tracker.log_page(target / PAGE_FILE)
@@ -104,7 +108,9 @@ def run(config: RunConfig, weight_cache: WeightCache | None = None) -> float | N
 def _plan(config: RunConfig, settings: Settings) -> None:
     """Print what the run would do."""
     if settings.loads_subject:
-        refuse_unloadable(settings)
+        # What isn't here yet may be planned for another machine.
+        if config.plan == "measure" or weights_are_here(settings.subject):
+            refuse_unloadable(settings)
         print_plan(settings, measures=config.plan == "measure")
         return
     if config.reference.alone:
@@ -125,13 +131,6 @@ def refuse_unloadable(settings: Settings, spare: int = 0) -> None:
     refuse_absent_device(settings.subject)
     refuse_unreachable(settings)
     refuse_if_too_big(settings, spare)
-
-
-def _wants_page(config: RunConfig, folder: Path) -> bool:
-    """Whether the run writes `report.html`: of the jobs of a sweep the joined result has one."""
-    if config.paths.report is None:
-        return not (folder / JOB_FILE).is_file()
-    return config.paths.report
 
 
 def _log(

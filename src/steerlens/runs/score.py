@@ -146,7 +146,9 @@ def _score_group(
                 folder.add(NULL_SCORES, NULL_SCORES.frame(null))
         if settings.lens.name == JACOBIAN and any(method.uses_lens() for method in scores.values()):
             folder.note_line(_convergence(subject, features, settings, ctx))
-        facts: dict[str, Any] = {"corpus": _corpus_facts(ctx)}
+        facts: dict[str, Any] = {"corpus": None}
+        if n_tokens := [read.n_tokens for read in ctx.cache.activations.values()]:
+            facts["corpus"] = {**(ctx.corpus_key() or {}), "tokens_read": max(n_tokens)}
         if files := {file for method in scores.values() for file in method.examples()}:
             facts["examples"] = [file_identity(file, settings.cache_dir) for file in sorted(files)]
         folder.finish_stage(subject, "scoring", start, **facts)
@@ -261,9 +263,3 @@ def _cover_group(
         rows = cover_layer(subject, words, settings.coverage, score, steering, ctx, evaluator)
         folder.add(COVERAGE, COVERAGE.frame(rows))
         folder.finish_stage(subject, "coverage", start, evaluator=evaluator and evaluator.identity)
-
-
-def _corpus_facts(ctx: RunContext) -> dict[str, Any] | None:
-    """Return what provenance says of the corpus, if a method has read it."""
-    read = [activations.n_tokens for activations in ctx.cache.activations.values()]
-    return {**(ctx.corpus_key() or {}), "tokens_read": max(read)} if read else None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steerlens.engine.cached_rows import cached_values
 from steerlens.engine.corpus_pass import alike, context_length, cut_corpus, tell_if_short
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
     from steerlens.engine.run_context import RunContext
@@ -97,23 +96,17 @@ def quality(subjects: Sequence[Subject], n_tokens: int, ctx: RunContext) -> list
     assert ctx.corpus is not None
     first = subjects[0]
     length = context_length(first, None, ctx)
-    cut = cut_corpus(first, ctx.corpus, length, n_tokens)
+    cut = iter(cut_corpus(first, ctx.corpus, length, n_tokens))
     sums = [_Sums(subject) for subject in subjects]
     layers = ", ".join(str(subject.layer) for subject in subjects)
     with torch.no_grad(), ctx.task(n_tokens, f"quality, layer {layers}", "tokens") as advance:
-        for group in _groups(cut, max(1, TOKENS_AT_ONCE // length)):
+        while group := list(itertools.islice(cut, max(1, TOKENS_AT_ONCE // length))):
             vectors, mask_BL = residuals(subjects, group)
             mask_BL[:, : first.n_uncounted] = False
             for total, x_BLD in zip(sums, vectors, strict=True):
                 total.add(x_BLD, mask_BL)
             advance(int(mask_BL.sum()))
     return [total.result() for total in sums]
-
-
-def _groups(cut: Iterable[np.ndarray], size: int) -> Iterable[list[np.ndarray]]:
-    cut = iter(cut)
-    while group := list(itertools.islice(cut, size)):
-        yield group
 
 
 class _Sums:

@@ -267,8 +267,13 @@ def folder_identity(path: Path, cache_dir: Path) -> dict[str, Any]:
     Looks one level down too, for a folder with one SAE per sub-folder.
     """
     path = Path(path)
-    children = [*path.glob("*"), *path.glob("*/*")]
-    files = sorted(file for file in children if _is_subject_file(file, path))
+    files = sorted(
+        file
+        for file in [*path.glob("*"), *path.glob("*/*")]
+        if (file.suffix in SUBJECT_SUFFIXES or file.name in SUBJECT_NAMES)
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        and file.is_file()
+    )
     return {
         "folder": path.resolve().name,
         "files": [
@@ -290,9 +295,3 @@ def hub_revision(repo_id: str, revision: str | None = None, kind: str = "models"
         return name  # the revision is a commit already
     ref = repo / "refs" / name
     return ref.read_text(encoding="utf-8").strip() if ref.is_file() else None
-
-
-def _is_subject_file(file: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-    is_named = file.suffix in SUBJECT_SUFFIXES or file.name in SUBJECT_NAMES
-    return is_named and not hidden and file.is_file()

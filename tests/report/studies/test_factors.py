@@ -10,14 +10,13 @@ import pytest
 
 from steerlens.analysis.factor_rules import (
     SAME_FACTOR,
-    chosen_factors,
     common_to_layers,
     held_out,
     success_at_equal_damage,
-    text_grid,
 )
 from steerlens.analysis.factors import choose_factors
 from steerlens.analysis.series import Series
+from steerlens.analysis.text_grid import chosen_factors, text_grid
 from steerlens.config.schema import ChoiceConfig, StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.studies.factors import answer

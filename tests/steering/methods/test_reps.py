@@ -10,7 +10,6 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from steerlens.engine.subject import Subject
-from steerlens.errors import SteerlensError
 from steerlens.steering.methods import reps
 from steerlens.steering.methods.task import Task
 from tests.support.concepts import tiny_concepts, tiny_task
@@ -123,8 +122,3 @@ def test_training_prefers_the_concepts_answers(tiny_subject: MakeSubject) -> Non
 
     v_D = reps.fit(task, config, 0).vectors_CD[0]
     assert preference(11 * v_D) > preference(0 * v_D) + 0.5
-
-
-def test_a_vector_without_an_entry_is_refused() -> None:
-    with pytest.raises(SteerlensError, match=r"RePS\.dropout=1 must be below 1"):
-        reps.Config(dropout=1.0)

@@ -64,8 +64,3 @@ def test_what_cannot_be_chosen_is_refused(
     task = tiny_task(tiny_subject(), tiny_concepts(1, n_texts))
     with pytest.raises(SteerlensError, match=told):
         sae_f1.fit(task, sae_f1.Config(min_output_score=least), 0)
-
-
-def test_a_threshold_that_no_score_can_reach_is_refused() -> None:
-    with pytest.raises(SteerlensError, match=r"SAE-F1\.min_output_score=2 must be at most 1"):
-        sae_f1.Config(min_output_score=2)

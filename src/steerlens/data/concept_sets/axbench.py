@@ -164,7 +164,9 @@ def _metadata(file: Path) -> tuple[dict[int, _Known], int]:
             continue
         try:
             row = parse_json(line)
-            if any(_is_null(row[name]) for name in ("concept_id", "concept")):
+            if any(
+                value is None or value != value for value in (row["concept_id"], row["concept"])
+            ):
                 n_null += 1
                 continue
             key, name = int(row["concept_id"]), row["concept"]
@@ -182,10 +184,6 @@ def _metadata(file: Path) -> tuple[dict[int, _Known], int]:
             raise SteerlensError(f"{file}, line {number}: concept_id {key} is there twice.")
         concepts[key] = known_row
     return concepts, n_null
-
-
-def _is_null(value: Any) -> bool:
-    return value is None or value != value
 
 
 def _from_rows(train: pd.DataFrame, test: pd.DataFrame) -> dict[int, _Known]:

@@ -230,7 +230,9 @@ def _blocks(raw: str) -> Iterator[list[str]]:
     """Yield paragraphs as lists of lines, without underlines, section names and types."""
     block: list[str] = []
     for line in _without_code(raw):
-        ends = not line or _UNDERLINE.match(line) or _SECTION.match(line) or _is_type(line)
+        # Such as `axis : {int, tuple of int}, optional` in a table of parameters.
+        is_type = _TYPE_LINE.match(line) and not line.endswith(".")
+        ends = not line or _UNDERLINE.match(line) or _SECTION.match(line) or is_type
         entry = _FIELD.match(line) or _GOOGLE_FIELD.match(line) or _BULLET.match(line)
         if ends or entry:
             if block:
@@ -265,11 +267,6 @@ def _without_code(raw: str) -> Iterator[str]:
             literal_indent = -1 if bare.startswith(_PROSE_DIRECTIVES) else indent
             bare = bare.rstrip(":") + ":" if introduces else ""
         yield bare
-
-
-def _is_type(line: str) -> bool:
-    """Return a line such as `axis : {int, tuple of int}, optional` of a parameter table."""
-    return bool(_TYPE_LINE.match(line)) and not line.endswith(".")
 
 
 def _tidy(text: str) -> str:

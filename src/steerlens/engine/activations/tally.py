@@ -61,17 +61,12 @@ class _TopExamples:
             order = _order(columns_sorted[0], columns_sorted[1])[:, : self.n]
             parts.append(
                 tuple(
-                    torch.take_along_dim(tensor, _with_dims_of(tensor, order), 1)
+                    torch.take_along_dim(tensor, order[(..., *[None] * (tensor.ndim - 2))], 1)
                     for tensor in columns_sorted
                 )
             )
         self.parts = [tuple(torch.cat(column) for column in zip(*parts, strict=True))]
         return self.parts[0]
-
-
-def _with_dims_of(tensor: torch.Tensor, order_FN: torch.Tensor) -> torch.Tensor:
-    """Return `order_FN` with as many dimensions as `tensor`."""
-    return order_FN.view(*order_FN.shape, *(1,) * (tensor.ndim - 2))
 
 
 def _order(value: torch.Tensor, piece: torch.Tensor) -> torch.Tensor:

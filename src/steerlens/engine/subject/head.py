@@ -30,7 +30,9 @@ class Head:
         """Unembedding bias, shape (V,)."""
         self.softcap: float | None = getattr(hf_config, "final_logit_softcapping", None)
         """Logits become softcap * tanh(logits / softcap) (Gemma)."""
-        self.scale = _logit_scale(hf_config)
+        divisor = getattr(hf_config, "logits_scaling", None)
+        factor = getattr(hf_config, "logit_scale", None) or 1.0
+        self.scale = float(factor) if divisor is None else 1.0 / float(divisor)
         """Logits are multiplied by this (Cohere, Granite)."""
 
     @property
@@ -83,9 +85,3 @@ class Head:
         if self.softcap is not None:
             logits.div_(self.softcap).tanh_().mul_(self.softcap)
         return logits
-
-
-def _logit_scale(hf_config: object) -> float:
-    if (divisor := getattr(hf_config, "logits_scaling", None)) is not None:
-        return 1.0 / float(divisor)
-    return float(getattr(hf_config, "logit_scale", None) or 1.0)

@@ -74,8 +74,7 @@ def load_sae(source: SaeSource, settings: SubjectSettings) -> tuple[SAE[Any], di
     sae.eval().requires_grad_(False)
     # Heads' outputs come and go as one vector here; the bridge's shape is the engine's business.
     sae.turn_off_forward_pass_hook_z_reshaping()
-    _refuse_nan(sae, source)
-    _refuse_zeros(sae, source)
+    _refuse_broken_weights(sae, source)
     _refuse_unscaled(sae, source)
     return sae, {
         **identity,
@@ -148,15 +147,11 @@ def _refuse_other_activation(config: Mapping[str, Any], source: object) -> None:
         )
 
 
-def _refuse_nan(sae: SAE[Any], source: SaeSource) -> None:
+def _refuse_broken_weights(sae: SAE[Any], source: SaeSource) -> None:
+    """Refuse weights that aren't finite, or were never written and would score nothing."""
     for name, parameter in sae.named_parameters():
         if not torch.isfinite(parameter).all():
             raise SteerlensError(f"the SAE {source} has NaN or infinite values in {name}.")
-
-
-def _refuse_zeros(sae: SAE[Any], source: SaeSource) -> None:
-    """Refuse weights that were never written: they would give scores of nothing."""
-    for name, parameter in sae.named_parameters():
         if name in ("W_enc", "W_dec") and not parameter.any():
             raise SteerlensError(f"the SAE {source} has only zeros in {name}; it isn't trained.")
 

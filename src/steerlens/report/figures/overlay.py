@@ -126,7 +126,10 @@ def by_threshold(series: Sequence[Series]) -> Figure | None:
     curves = [
         (member, [point for point in threshold_curve(member.tables.steering) if point.success])
         for member in series
-        if len(member.tables.steering) and _has_both_scores(member)
+        if all(
+            member.tables.steering[column].notna().any()
+            for column in ("output_score", "success_20")
+        )
     ]
     curves = [(member, points) for member, points in curves if points]
     if not curves:
@@ -293,8 +296,3 @@ def _values(member: Series, column: str) -> np.ndarray:
 
 def _has(member: Series, column: str) -> bool:
     return bool(member.tables.features[column].notna().any())
-
-
-def _has_both_scores(member: Series) -> bool:
-    steering = member.tables.steering
-    return bool(steering["output_score"].notna().any() and steering["success_20"].notna().any())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import nan
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +74,9 @@ def _word(axes: np.ndarray, rows: pd.DataFrame, texts: pd.DataFrame) -> None:
             chosen = steered.loc[steered["factor"] == row["best_factor"], name]
             at = [row["best_factor"]] * len(chosen)
             factors = steered["factor"].to_numpy(dtype=float)
-            low, high = _allowed(row)
+            # Between which factors the rule allows all that were tried, if any.
+            ends = [row.get(f"safe_factor_{end}") for end in ("low", "high")]
+            low, high = ends if all(isinstance(end, float) for end in ends) else (nan, nan)
             allowed = (factors >= low) & (factors <= high)
             panel.plot(factors[allowed], values[allowed], color=color, **ALLOWED)
             panel.scatter(at, chosen.to_numpy(dtype=float), edgecolor=color, **RING)
@@ -85,12 +86,6 @@ def _word(axes: np.ndarray, rows: pd.DataFrame, texts: pd.DataFrame) -> None:
     factors = sorted({factor for factor in means["factor"].tolist() if factor > 0})
     axes[0].set_xticks(factors[:: max(1, len(factors) // 6)])
     axes[0].legend(loc="upper left", fontsize=8)
-
-
-def _allowed(row: Mapping[str, Any]) -> tuple[float, float]:
-    """Return between which factors the rule allows all that were tried; NaN where it does none."""
-    low, high = (row.get(f"safe_factor_{end}") for end in ("low", "high"))
-    return (low, high) if isinstance(low, float) and isinstance(high, float) else (nan, nan)
 
 
 def score_by_layer(features: pd.DataFrame) -> Figure | None:

@@ -175,10 +175,11 @@ def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered
     for goal, arms in _numbered(goals, texts["arm"].tolist()).items():
         layer, feature, concept = goal
         row, prompts = chosen.get(goal, {}), prompts_of[goal]
+        low, high = (plain(row.get(f"safe_factor_{end}")) for end in ("low", "high"))
         steered = Steered(
             concept=None if concept is None else visible(concept),
             best_factor=plain(row.get("best_factor")),
-            safe_range=_safe_range(row),
+            safe_range=None if low is None or high is None else (low, high),
             why_none=no_factor(tables.choice),
             undecided=row.get("undecided") is True,
             arms=[_arm(name, curves_of[goal, name]) for name in arms],
@@ -236,11 +237,6 @@ def _curves(texts: pd.DataFrame) -> dict[tuple[Goal, str], list[dict[Any, Any]]]
     for row in means.reset_index().to_dict("records"):
         curves.setdefault((_goal(row), row["arm"]), []).append(row)
     return curves
-
-
-def _safe_range(row: Mapping[str, Any]) -> tuple[float, float] | None:
-    low, high = (plain(row.get(f"safe_factor_{end}")) for end in ("low", "high"))
-    return None if low is None or high is None else (low, high)
 
 
 def _arm_name(together: Any, control: Any) -> str:

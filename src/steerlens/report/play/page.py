@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,9 +44,10 @@ def _without_run(tables: RunTables, subject: str) -> Page:
         overview=Overview(
             kind="play",
             question=visible(
-                f"All {len(tables.features):,} features at {_layers(layers)}, each with the tokens "
-                "that it promotes. None is scored here: steerlens play DIR shows the page of a "
-                "run, with the scores of its features."
+                f"All {len(tables.features):,} features at layer{'s' * (len(layers) > 1)} "
+                f"{', '.join(map(str, layers))}, each with the tokens that it promotes. None is "
+                "scored here: steerlens play DIR shows the page of a run, with the scores of its "
+                "features."
             ),
             sentences=[],
             notes=[],
@@ -57,7 +57,3 @@ def _without_run(tables: RunTables, subject: str) -> Page:
         ),
         features=feature_table(tables),
     )
-
-
-def _layers(layers: Sequence[int]) -> str:
-    return f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"

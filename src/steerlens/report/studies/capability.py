@@ -23,6 +23,7 @@ from steerlens.config.schema import ChoiceConfig, StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.figures.capability import draw_capability
 from steerlens.report.studies import Answer, interval_columns
+from steerlens.results.text import interval_of
 
 KEYS = ["model", "sae", "layer", "feature"]
 FEATURE = "feature"
@@ -119,11 +120,11 @@ def _sentences(by_factor: pd.DataFrame, features: pd.DataFrame, success: str) ->
     for task, rows in of_features.groupby("task", sort=False):
         first = rows.loc[rows["factor"] == 0].to_dict("records")
         accuracies = [
-            f"at factor {row['factor']:g} {_with_interval(row, 'accuracy', '.0%')}"
+            f"at factor {row['factor']:g} {interval_of(row, 'accuracy', '.0%')}"
             + ("" if pd.isna(row[success]) else f", {name} {row[success]:.2f}")
             for row in rows.loc[rows["factor"] != 0].to_dict("records")
         ]
-        before = f"{_with_interval(first[0], 'accuracy', '.0%')} unsteered; " if first else ""
+        before = f"{interval_of(first[0], 'accuracy', '.0%')} unsteered; " if first else ""
         sentences.append(
             f"Accuracy on {task} ({rows['items'].iloc[0]} items, {rows['features'].iloc[0]} "
             f"features): {before}{'; '.join(accuracies)}."
@@ -161,10 +162,3 @@ def _sentences(by_factor: pd.DataFrame, features: pd.DataFrame, success: str) ->
                 f"{strongest['change'].mean():+.1%} at the strongest factor (mean over tasks)."
             )
     return sentences
-
-
-def _with_interval(row: dict[str, Any], column: str, spec: str) -> str:
-    value, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
-    if pd.isna(low) or pd.isna(high):
-        return f"{value:{spec}}"
-    return f"{value:{spec}} ({low:{spec}} to {high:{spec}})"

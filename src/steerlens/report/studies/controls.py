@@ -43,6 +43,7 @@ from steerlens.config.schema import CONTROLS, ChoiceConfig, StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.figures.arms import draw_arms
 from steerlens.report.studies import Answer, interval_columns
+from steerlens.results.text import interval_of
 
 P, Q = f"p_{ALPHA}", f"q_{ALPHA}"
 
@@ -241,8 +242,9 @@ def _separations(differences: pd.DataFrame, arms: Sequence[Condition]) -> list[s
             continue
         for measure, title in (("success_20", "success@20"), ("degeneracy", "degeneracy")):
             clear = [row for row in rows if _separated(row, measure)]
+            changes = [f"{row['baseline']} by {interval_of(row, measure, '.3g')}" for row in clear]
             unclear = [row["baseline"] for row in rows if row not in clear]
-            parts = [f"differs from {_listed(_change(row, measure) for row in clear)}"]
+            parts = [f"differs from {_listed(changes)}"]
             parts = parts * bool(clear)
             if unclear:
                 parts.append(f"can't be told from {_listed(unclear)}")
@@ -254,11 +256,6 @@ def _separations(differences: pd.DataFrame, arms: Sequence[Condition]) -> list[s
 def _separated(row: dict[str, Any], measure: str) -> bool:
     low, high = row[f"{measure}_low"], row[f"{measure}_high"]
     return not (pd.isna(low) or pd.isna(high) or low <= 0 <= high)
-
-
-def _change(row: dict[str, Any], measure: str) -> str:
-    value, low, high = (row[f"{measure}{end}"] for end in ("", "_low", "_high"))
-    return f"{row['baseline']} by {value:.3g} ({low:.3g} to {high:.3g})"
 
 
 def _left_out(arms: Sequence[Condition], texts: pd.DataFrame) -> list[str]:

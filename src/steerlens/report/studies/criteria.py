@@ -30,7 +30,7 @@ from steerlens.analysis.equal_share import (
 )
 from steerlens.analysis.factors import choose_factors
 from steerlens.analysis.payoff import SHARES, Criterion, criteria, scores_of
-from steerlens.analysis.resampling import FEWEST, LEVEL, Estimate, spearman, sure, top_weights
+from steerlens.analysis.resampling import FEWEST, LEVEL, spearman, sure, top_weights
 from steerlens.analysis.series import Series
 from steerlens.analysis.steering_summary import COMPARED
 from steerlens.config.schema import StudyConfig
@@ -38,6 +38,7 @@ from steerlens.errors import SteerlensError
 from steerlens.report.studies import Answer, interval_columns
 from steerlens.results import FEATURES, SAES, features_alone
 from steerlens.results.folder import RunTables
+from steerlens.results.text import interval_of, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -199,7 +200,9 @@ def _correlation_sentences(correlations: Sequence[Mapping[str, Any]]) -> list[st
         rows = [row for row in correlations if row["outcome"] == outcome]
         rows = sorted(rows, key=lambda row: -abs(row["spearman"]))
         if outcome != "success":
-            numbers = ", ".join(f"{row['score']} {_interval(row, 'spearman')}" for row in rows)
+            numbers = ", ".join(
+                f"{row['score']} {interval_of(row, 'spearman', '.3g')}" for row in rows
+            )
             sentences.append(f"Rank correlation with {outcome}: {numbers}.")
     return sentences
 
@@ -215,16 +218,11 @@ def _combined_sentences(rows: Sequence[Combined]) -> list[str]:
         sentences.append(
             f"Two scores together, chosen and counted on different features ({row.kept}, "
             f"{row.share:.0%} kept): the best pair, {row.pair}, has "
-            f"{_with_interval(row.pair_payoff)} times the success of as many at random, "
-            f"the best score, {row.single}, {_with_interval(row.single_payoff)}; the pair "
-            f"{verdict} (difference {_with_interval(less)})."
+            f"{with_interval(*row.pair_payoff)} times the success of as many at random, "
+            f"the best score, {row.single}, {with_interval(*row.single_payoff)}; the pair "
+            f"{verdict} (difference {with_interval(*less)})."
         )
     return sentences
-
-
-def _with_interval(estimate: Estimate) -> str:
-    between = "" if estimate.low is None else f" ({estimate.low:.2f} to {estimate.high:.2f})"
-    return f"{estimate.value:.2f}{between}"
 
 
 def _combined_table(rows: Sequence[Combined]) -> pd.DataFrame:
@@ -340,7 +338,8 @@ def _selecting(guides: pd.DataFrame, share: str) -> list[str]:
     return [
         f"Surely more than at random gives selecting by {', '.join(better['score'])}.",
         f"Of these {best['score']} has most: {share} of the features by it have mean success@20 "
-        f"{_interval(best, GUIDE)}, {_interval(best, 'over_random')} times as many at random.",
+        f"{interval_of(best, GUIDE, '.3g')}, {interval_of(best, 'over_random', '.3g')} times as "
+        "many at random.",
     ]
 
 
@@ -362,13 +361,6 @@ def _agreement_sentences(agreement: pd.DataFrame) -> list[str]:
             f"{row['top_shared_by_chance']:.0%} by chance)"
         )
     return [f"Rank correlation with {name}: {'; '.join(sentences)}."] if sentences else []
-
-
-def _interval(row: Any, name: str) -> str:
-    value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
-    if pd.isna(value):
-        return "-"
-    return f"{value:.3g}" + ("" if pd.isna(low) else f" ({low:.3g} to {high:.3g})")
 
 
 def _draw(agreement: pd.DataFrame, scores: Sequence[str]) -> Figure:

@@ -31,14 +31,15 @@ from steerlens.analysis.factor_rules import (
     common_to_layers,
     held_out,
     success_at_equal_damage,
-    text_grid,
 )
 from steerlens.analysis.resampling import FEWEST, Estimate
 from steerlens.analysis.series import Series
+from steerlens.analysis.text_grid import text_grid
 from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.studies import Answer, interval_columns
 from steerlens.results import features_alone
+from steerlens.results.text import with_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -125,11 +126,15 @@ def _damage_sentences(rows: Sequence[AtDamage]) -> list[str]:
             reached[level], key=lambda row: row.success.value if row.success else 0, reverse=True
         )
         numbers = "; ".join(
-            f"{row.rule} {_interval(row.success)}"
+            f"{row.rule} {with_interval(*row.success) if row.success else '-'}"
             + ("" if row.degeneracy is None else f", degeneracy {row.degeneracy:.2f}")
             for row in ordered
         )
-        better = [row.rule for row in ordered if _is_above_0(row.over_same_factor)]
+        better = [
+            row.rule
+            for row in ordered
+            if (gain := row.over_same_factor) and gain.low is not None and gain.low > 0
+        ]
         compared = [row for row in ordered if row.rule != SAME_FACTOR]
         surely = (
             f"surely more than with the same factor for all: {', '.join(better)}"
@@ -182,17 +187,6 @@ def _common_sentences(rows: Sequence[Common], rule: str) -> list[str]:
             f"surely less in {worse} of {len(merits)} layer{'s' * (len(merits) != 1)}."
         )
     return sentences
-
-
-def _is_above_0(estimate: Estimate | None) -> bool:
-    return estimate is not None and estimate.low is not None and estimate.low > 0
-
-
-def _interval(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "-"
-    between = "" if estimate.low is None else f" ({estimate.low:.2f} to {estimate.high:.2f})"
-    return f"{estimate.value:.2f}{between}"
 
 
 def _draw(rows: Sequence[AtDamage]) -> Figure:

@@ -39,6 +39,7 @@ from steerlens.report.figures.releases import LAYER_PANELS, PANELS, draw_layers,
 from steerlens.report.studies import Answer, interval_columns
 from steerlens.results import features_alone
 from steerlens.results.table import names
+from steerlens.results.text import interval_of
 
 RANKED_BY = ("success", "steerable_0.1")
 """The first that is known of all releases ranks them."""
@@ -174,17 +175,13 @@ def _depth_sentences(ranked: Any) -> list[str]:
         end = measured[f"{name}_{'low' if sign > 0 else 'high'}"].astype(float)
         shows = sign * (end - level) > 0
         kind = "times as much success" if name == "payoff" else "rank correlation"
-        listed = "; ".join(_with_interval(row, name) for row in measured.to_dict("records"))
+        listed = "; ".join(
+            f"{row['release']} {interval_of(row, name)}" for row in measured.to_dict("records")
+        )
         sentences.append(
             f"In {shows.sum()} of {len(measured)} models {statement}; {kind}: {listed}."
         )
     return sentences
-
-
-def _with_interval(row: dict[str, Any], name: str) -> str:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    between = "" if pd.isna(low) else f" ({low:.2f} to {high:.2f})"
-    return f"{row['release']} {row[name]:.2f}{between}"
 
 
 def _by_layer(member: Series) -> list[dict[str, Any]]:

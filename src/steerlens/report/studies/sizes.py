@@ -32,6 +32,7 @@ from steerlens.errors import SteerlensError
 from steerlens.report.studies import Answer, interval_columns
 from steerlens.results import FEATURES, features_alone
 from steerlens.results.folder import RunTables
+from steerlens.results.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -193,7 +194,14 @@ def _sentence(name: str, part: pd.DataFrame) -> str:
     """Return from which size on the answer stays within 5 % of that from all data."""
     unit, full = part["unit"].iloc[0], int(part["size"].iloc[-1])
     if all(part["agreement"].isna().tolist()):
-        return f"{name}: {_nothing_said(max(part['features'].tolist()))}"
+        features = max(part["features"].tolist())
+        why = "the answer from all data is constant, or 0, so nothing can agree with it"
+        if features < FEWEST:
+            why = (
+                f"{counted(features, 'feature')} can't say how much data it takes; at least "
+                f"{FEWEST} can"
+            )
+        return f"{name}: {why}."
     close = (part["agreement"].astype(float) >= WITHIN).tolist()
     first = next(at for at in range(len(close)) if all(close[at:])) if close[-1] else len(close)
     if first >= len(close) - 1:
@@ -205,13 +213,6 @@ def _sentence(name: str, part: pd.DataFrame) -> str:
         f"{name}: within 5 % of the answer from {full:,} {unit} from {size:,} on (agreement "
         f"{value:.3f}{over})."
     )
-
-
-def _nothing_said(features: int) -> str:
-    if features < FEWEST:
-        n = f"{features} feature{'s' * (features != 1)}"
-        return f"{n} can't say how much data it takes; at least {FEWEST} can."
-    return "the answer from all data is constant, or 0, so nothing can agree with it."
 
 
 def _draw(table: pd.DataFrame) -> Figure:

@@ -37,6 +37,7 @@ from steerlens.report.figures.rated import (
 from steerlens.report.figures.style import n_of
 from steerlens.report.studies import Answer, interval_columns
 from steerlens.results import CHOOSING, EVALUATING
+from steerlens.results.text import interval_of
 
 SAE = "SAE"
 UNSTEERED = "No steering"
@@ -335,7 +336,8 @@ def _difference_sentences(differences: pd.DataFrame) -> list[str]:
     rows = rows.drop_duplicates(["judge", "layer", "baseline", "concepts", "difference"])
     compared = [
         f"Layer {row['layer']}, {row['judge']}, {PER_TEXT}: {row['method']} less "
-        f"{row['baseline']} is {_interval(row)} on the {row['concepts']} concepts that both have."
+        f"{row['baseline']} is {interval_of(row, 'difference', '+.3f')} on the "
+        f"{row['concepts']} concepts that both have."
         for row in rows.to_dict("records")
     ]
     if few.empty:
@@ -345,13 +347,6 @@ def _difference_sentences(differences: pd.DataFrame) -> list[str]:
         f"Not compared with others, as they share fewer than {FEWEST} concepts with them: {listed}."
     )
     return [*compared, left_out]
-
-
-def _interval(row: dict[str, Any]) -> str:
-    value = f"{row['difference']:+.3f}"
-    if pd.isna(row["difference_low"]):
-        return value
-    return f"{value} ({row['difference_low']:+.3f} to {row['difference_high']:+.3f})"
 
 
 def _missing(ratings: Any, kinds: Sequence[str]) -> list[str]:

@@ -184,13 +184,16 @@ class WandbTracker:
             if name in type(settings).model_fields:
                 setattr(settings, name, value)
         mode: Any = config.mode
+        # All runs of a group would take the id of WANDB_RUN_ID; an agent of a W&B sweep gives each
+        # of its runs the right one.
+        shares_id = config.group is not None and "WANDB_SWEEP_ID" not in os.environ
         self._run = wandb.init(
             project=config.project,
             entity=config.entity,
             group=config.group,
             name=config.name or run_name(run_config) or self.folder.name,
             tags=list(config.tags),
-            id=self._id or _id_of_one_of_several(config),
+            id=self._id or (secrets.token_hex(4) if shares_id else None),
             resume="allow" if self._id else None,
             mode=mode,
             dir=str(self.folder),
@@ -283,16 +286,6 @@ def run_name(settings: Mapping[str, Any]) -> str | None:
     ]
     layers = ", ".join(map(str, layer)) if isinstance(layer, list | tuple) else layer
     return f"{settings.get('name')}: {', '.join(titles)}, layer {layers}"
-
-
-def _id_of_one_of_several(config: TrackingConfig) -> str | None:
-    """Return an id of its own for each run of a group, which would all take that of WANDB_RUN_ID.
-
-    An agent of a W&B sweep gives each of its runs the right one.
-    """
-    if config.group is None or "WANDB_SWEEP_ID" in os.environ:
-        return None
-    return secrets.token_hex(4)
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,22 @@ from steerlens.config.schema import JUDGE, CorpusConfig, ModelConfig
 from steerlens.config.settings import Settings, SubjectSettings
 from steerlens.data.corpus.webtext import webtext
 from steerlens.engine.examples import read_metadata
+from steerlens.errors import SteerlensError
 from steerlens.report.concept_page import Line, print_hanging
 from steerlens.report.terminal import console_on, duration
 from steerlens.results.text import visible
-from steerlens.runs.memory_check import device_type, dtype_name, estimate_weights, gigabytes
+from steerlens.runs.memory_check import (
+    device_type,
+    dtype_name,
+    estimate_weights,
+    gigabytes,
+    refuse_absent_device,
+    refuse_if_too_big,
+)
 from steerlens.runs.plan.concepts import planned_concepts, planned_ratings
 from steerlens.runs.plan.finished import Finished
 from steerlens.runs.plan.measure import Measured, measure
+from steerlens.runs.plan.price import price, price_rows
 from steerlens.runs.plan.rates import CorpusPass, Rates, keep_rates, read_rates
 from steerlens.runs.plan.steering import planned_texts, planned_words
 from steerlens.runs.subject_check import local_folder
@@ -63,7 +73,7 @@ def print_plan(settings: Settings, measures: bool = False) -> None:
         ),
     ]
     if not weights_are_here(subject):
-        rows += _guessed(subject, weights)
+        rows += _guessed(settings, weights)
     else:
         measured = None
         if measures:
@@ -137,12 +147,47 @@ def _release_is_here(release: str | None) -> bool:
     return (Path(HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}" / "snapshots").is_dir()
 
 
-def _guessed(subject: SubjectSettings, weights: int | None) -> list[tuple[str, str]]:
-    return [
-        ("layers", _layers_told(subject)),
-        ("disk", f"a download of {gigabytes(weights) if weights else 'unknown size'} first"),
-        ("time", "unknown until the weights are here, because it is measured on them"),
+def _guessed(settings: Settings, weights: int | None) -> list[tuple[str, str]]:
+    """Return what can be told before the weights are here, and what is in the way of a run."""
+    subject = settings.subject
+    sizes = {} if settings.kind is CONCEPTS else _sizes(subject)
+    rows = [("layers", ", ".join(map(str, sizes)) or _layers_told(subject))]
+    parts = None
+    if sizes:
+        n_features = sum(len(_features(settings, *layer)) for layer in sizes.items())
+        rows.append(("features", f"{n_features:,}"))
+        steering = planned_texts(settings, n_features)
+        if steering:
+            rows.append(
+                (
+                    "steering",
+                    f"up to {steering.texts:,} texts of {steering.features:,} features",
+                )
+            )
+        parts = price(settings, n_features, len(sizes), steering.texts if steering else 0)
+    if parts:
+        rows += price_rows(parts)
+    else:
+        rows.append(("time", "unknown until the weights are here, because it is measured on them"))
+    size = gigabytes(weights) if weights else "unknown size"
+    return [*rows, ("disk", f"a download of {size} first"), *_in_the_way(settings)]
+
+
+def _in_the_way(settings: Settings) -> list[tuple[str, str]]:
+    """Return why this machine can't carry out the run as it is."""
+    checks: list[Callable[[], object]] = [
+        partial(refuse_absent_device, settings.subject),
+        partial(refuse_if_too_big, settings),
     ]
+    if settings.reads_corpus and settings.corpus.source == "webtext":
+        checks.append(webtext)
+    rows = []
+    for refuse in checks:
+        try:
+            refuse()
+        except SteerlensError as error:
+            rows.append(("not here", str(error)))
+    return rows
 
 
 def _layers_told(subject: SubjectSettings) -> str:

@@ -115,7 +115,9 @@ def join(folders: Sequence[Path], into: Path, again: bool = False, show: bool = 
             else:
                 (into / table.file).unlink(missing_ok=True)
         rows = _rows(jobs, settings)
-        summary, figures = write_sweep_report(rows, series, left_out, into, _wants_page(jobs))
+        of_jobs = [read_settings(job.folder).get("paths") or {} for job in jobs]
+        wants_page = not any(paths.get("report") is False for paths in of_jobs)
+        summary, figures = write_sweep_report(rows, series, left_out, into, wants_page)
         new = {path for paths in figures.values() for path in paths}
         for path in earlier - {*written_files(into)} - new:
             path.unlink(missing_ok=True)
@@ -312,12 +314,6 @@ def _numbers(summary: dict[str, Any]) -> dict[str, Any]:
         "payoff_within_layers": (payoff.get("over_unfiltered_within_layers") or {}).get("value"),
         "objective": (summary.get("objective") or {}).get("value"),
     }
-
-
-def _wants_page(jobs: Sequence[Job]) -> bool:
-    """Whether the joined result has a page: unless `paths.report=false` was said to its jobs."""
-    settings = [read_settings(job.folder).get("paths") or {} for job in jobs]
-    return not any(paths.get("report") is False for paths in settings)
 
 
 def _track(

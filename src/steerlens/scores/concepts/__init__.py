@@ -109,8 +109,11 @@ class Vocabulary:
             raise SteerlensError("the concept is empty; give a word or a phrase.")
         token_ids: set[int] = set()
         for concept_name in concepts:
-            words = content_words(concept_name)
-            ids = {i for word in words for i in _ids_of_word(self._tokenizer, word, self._by_word)}
+            ids: set[int] = set()
+            for word in content_words(concept_name):
+                of_word = {id_ for form in forms(word) for id_ in self._by_word.get(form, ())}
+                piece = word if of_word else _first_piece(self._tokenizer, word) or word
+                ids |= of_word or {*self._by_word.get(piece, ())}
             if not ids:
                 raise _no_token(concept_name, self._by_word)
             token_ids |= ids
@@ -241,11 +244,6 @@ def _decoded(tokenizer: Any) -> list[str]:
     if backend is None:
         return tokenizer.batch_decode(ids)
     return backend.decode_batch(ids, skip_special_tokens=False)  # 25 times as fast
-
-
-def _ids_of_word(tokenizer: Any, word: str, by_word: Mapping[str, list[int]]) -> list[int]:
-    ids = [id_ for form in forms(word) for id_ in by_word.get(form, ())]
-    return ids or by_word.get(_first_piece(tokenizer, word) or word, [])
 
 
 def _first_piece(tokenizer: Any, word: str) -> str:

@@ -226,17 +226,17 @@ def check_settings(settings: Mapping[str, Mapping[str, Any]] | None) -> None:
 
 
 def _config(config: Any, method: str, typed: Mapping[str, Any]) -> Any:
-    names = [field.name for field in dataclasses.fields(config)]
+    fields = {field.name: field for field in dataclasses.fields(config)}
     for key in typed:
-        if key not in names:
-            near = nearest(key, names)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names) or 'none'}."
+        if key not in fields:
+            near = nearest(key, fields)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(fields) or 'none'}."
             raise SteerlensError(f"concepts.settings: {method} has no setting {key!r}; {hint}")
     as_tuples = {
         key: tuple(value) if isinstance(value, list) else value for key, value in typed.items()
     }
     for key, value in as_tuples.items():
-        if requirement := _requirement(key, getattr(config, key), value):
+        if requirement := _requirement(getattr(config, key), value, fields[key].metadata):
             typed_value = list(value) if isinstance(value, tuple) else value
             raise SteerlensError(
                 f"concepts.settings: {method}.{key}={typed_value} must be {requirement}."
@@ -244,20 +244,21 @@ def _config(config: Any, method: str, typed: Mapping[str, Any]) -> Any:
     return dataclasses.replace(config, **as_tuples)
 
 
-MAY_BE_0 = ("first", "last")
-"""How many positions LoReFT edits."""
-
-
-def _requirement(key: str, default: Any, value: Any) -> str | None:
+def _requirement(default: Any, value: Any, limits: Mapping[str, Any]) -> str | None:
     """Return what a setting must be, in words, if `value` isn't that; None if it is.
 
-    A number isn't negative, and one that counts isn't 0 where the default isn't.
+    A number isn't negative, and one that counts isn't 0 where the default isn't, unless its
+    `limits` say so (see `steerlens.steering.methods`).
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and value > limits.get("most", math.inf):
+        return f"at most {limits['most']}"
+    if is_number and value >= limits.get("below", math.inf):
+        return f"below {limits['below']}"
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"
     if isinstance(default, int):
-        least = int(default > 0 and key not in MAY_BE_0)
+        least = limits.get("least", int(default > 0))
         is_right = is_number and isinstance(value, int) and value >= least
         return None if is_right else f"a whole number of at least {least}"
     if isinstance(default, float):

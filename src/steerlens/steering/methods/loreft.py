@@ -7,7 +7,7 @@ for every layer and concept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -36,8 +36,8 @@ class LoreftConfig:
 
     layers: tuple[int, ...] = (5, 10, 15, 20)
     rank: int = 4
-    first: int = 5
-    last: int = 5
+    first: int = field(default=5, metadata={"least": 0})
+    last: int = field(default=5, metadata={"least": 0})
     """How many of the prompt's first and last positions are edited, each at most half of them."""
     epochs: int = 24
     batch_size: int = 18

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 
 import torch
 
-from steerlens.engine.intervention import looks_back
-from steerlens.errors import SteerlensError
 from steerlens.steering.methods.directions import largest_activations
 from steerlens.steering.methods.labelled import TokenVectors
 from steerlens.steering.methods.task import Task
@@ -35,8 +33,7 @@ def pooled_latents(
         SteerlensError: for an SAE whose activations depend on the positions before.
     """
     subject, labelled = task.subject, task.labelled
-    if looks_back(subject.sae):
-        raise SteerlensError(f"{method} can't read {subject.name}: its activations look back.")
+    task.refuse_looking_back(method)
     activations_of_text: dict[int, torch.Tensor] = {}  # by text: many concepts have the same
     most = max(1, task.memory_budget // (4 * subject.d_sae))
     for concept, positives in enumerate(labelled.positives):

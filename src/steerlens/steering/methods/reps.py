@@ -9,7 +9,7 @@ more than `y_c`. What the unedited model finds less likely counts more.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from steerlens.engine.generation.sampling import Sampling, row_seed
 from steerlens.engine.generation.stopping import Stopping
 from steerlens.engine.intervention.hooks import NoEdits
 from steerlens.engine.memory import rows_that_fit
-from steerlens.errors import SteerlensError
 from steerlens.steering.methods.directions import Directions
 from steerlens.steering.methods.labelled import Labelled, Tokens
 from steerlens.steering.methods.task import Task
@@ -58,14 +57,10 @@ class RepsConfig:
     lr: float = 0.08
     """Falls linearly to 0."""
     weight_decay: float = 0.0
-    dropout: float = 0.1
-    """Share of the vector's entries that a row of a batch goes without; below 1."""
+    dropout: float = field(default=0.1, metadata={"below": 1})
+    """Share of the vector's entries that a row of a batch goes without."""
     clip: float = 1.0
     """Largest length of the gradient."""
-
-    def __post_init__(self) -> None:
-        if not self.dropout < 1:
-            raise SteerlensError(f"{NAME}.dropout={self.dropout:g} must be below 1.")
 
 
 Config = RepsConfig

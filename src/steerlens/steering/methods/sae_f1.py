@@ -7,7 +7,7 @@ has. The best feature by that whose output score reaches a least one is taken (`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -32,14 +32,8 @@ SCORED_AT_ONCE = 32
 class SaeF1Config:
     """The paper's threshold."""
 
-    min_output_score: float = 1e-3
+    min_output_score: float = field(default=1e-3, metadata={"most": 1})
     """The output score that a feature has to reach, toward its tokens of the logit lens."""
-
-    def __post_init__(self) -> None:
-        if self.min_output_score > 1:
-            raise SteerlensError(
-                f"{NAME}.min_output_score={self.min_output_score:g} must be at most 1: scores are."
-            )
 
 
 Config = SaeF1Config
@@ -55,6 +49,8 @@ def fit(task: Task, config: SaeF1Config, seed: int) -> Directions:
             texts with or without a concept, or no feature with such an output score.
     """
     subject = task.subject
+    silent = replace(task.ctx, lens=LensConfig(), progress=no_progress)
+    settings = output.OutputScoreConfig(null_directions=0)
     best: list[int] = []
     scores_F = torch.full((subject.d_sae,), torch.nan, dtype=torch.float64)
     for index, (acts_NF, n_positive) in enumerate(pooled_latents(task, NAME)):
@@ -67,7 +63,8 @@ def fit(task: Task, config: SaeF1Config, seed: int) -> Directions:
         for ids_n in f1_F.argsort(descending=True, stable=True).split(SCORED_AT_ONCE):
             missing = ids_n[scores_F[ids_n].isnan()]
             if len(missing):
-                scores_F[missing] = _output_scores(task, missing)
+                columns = output.score(task.subject, missing.numpy(), settings, silent)
+                scores_F[missing] = torch.from_numpy(np.asarray(columns["output_score"]))
             enough = ids_n[scores_F[ids_n] >= config.min_output_score]
             if len(enough):
                 best.append(int(enough[0]))
@@ -93,10 +90,3 @@ def calibrated_f1(acts_NF: torch.Tensor, n_positive: int) -> torch.Tensor:
         threshold_f = best_thresholds(acts[learnt_N], is_positive_N[learnt_N])
         parts.append(f1_scores(acts[~learnt_N], is_positive_N[~learnt_N], threshold_f))
     return torch.from_numpy(np.concatenate(parts))
-
-
-def _output_scores(task: Task, ids_n: torch.Tensor) -> torch.Tensor:
-    ctx = replace(task.ctx, lens=LensConfig(), progress=no_progress)
-    settings = output.OutputScoreConfig(null_directions=0)
-    columns = output.score(task.subject, ids_n.numpy(), settings, ctx)
-    return torch.from_numpy(np.asarray(columns["output_score"]))

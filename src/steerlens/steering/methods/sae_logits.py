@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from steerlens.engine.intervention import decoder_rows, looks_back
+from steerlens.engine.intervention import decoder_rows
 from steerlens.engine.memory import batches, rows_that_fit
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
@@ -53,8 +53,7 @@ def fit(task: Task, config: SaeLogitsConfig, seed: int) -> Directions:
             for which no feature fires.
     """
     subject = task.subject
-    if looks_back(subject.sae):
-        raise SteerlensError(f"{NAME} can't read {subject.name}: its activations look back.")
+    task.refuse_looking_back(NAME)
     ids, weights = [], []
     for concept in range(len(task)):
         ids_K, weights_K = _weighted(task, concept, config)

@@ -14,7 +14,7 @@ the exact ridge regression.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -24,9 +24,8 @@ from steerlens.config.prompts import PROMPTS
 from steerlens.config.schema import GenerationConfig, SteerConfig
 from steerlens.engine.generation import ROW, generate, unsteered_texts
 from steerlens.engine.generation.sampling import row_seed
-from steerlens.engine.intervention import decoder_rows, looks_back
+from steerlens.engine.intervention import decoder_rows
 from steerlens.engine.memory import batches, rows_that_fit
-from steerlens.errors import SteerlensError
 from steerlens.steering.methods import sae_a
 from steerlens.steering.methods.directions import Directions, Latents, unit
 from steerlens.steering.methods.labelled import Tokens, token_vectors
@@ -47,7 +46,7 @@ class SaeTsConfig:
 
     vectors: int = 256
     """Features that are steered with to learn what steering does."""
-    prompts: int = 4
+    prompts: int = field(default=4, metadata={"most": len(PROMPTS)})
     """Prompts that each is steered on."""
     tokens: int = 16
     """Tokens of each text."""
@@ -57,10 +56,6 @@ class SaeTsConfig:
     """Penalty of the map, in squared lengths of one vector."""
     bias: float = 1.0
     """How much of what all steering brings is taken away."""
-
-    def __post_init__(self) -> None:
-        if self.prompts > len(PROMPTS):
-            raise SteerlensError(f"{NAME}.prompts={self.prompts} must be at most {len(PROMPTS)}.")
 
 
 Config = SaeTsConfig
@@ -76,8 +71,7 @@ def fit(task: Task, config: SaeTsConfig, seed: int) -> Directions:
             writes elsewhere than it reads.
     """
     subject = task.subject
-    if looks_back(subject.sae):
-        raise SteerlensError(f"{NAME} can't read {subject.name}: its activations look back.")
+    task.refuse_looking_back(NAME)
     features_C = _features(task, seed)
     draw = np.random.Generator(np.random.Philox(row_seed(NAME, seed)))
     n_vectors = min(config.vectors, subject.d_sae)

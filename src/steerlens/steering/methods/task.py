@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steerlens.engine.generation.sampling import row_seed
+from steerlens.engine.intervention import looks_back
 from steerlens.engine.run_context import RunContext, no_progress
+from steerlens.errors import SteerlensError
 from steerlens.steering.methods.labelled import Labelled, TokenVectors, token_vectors
 
 if TYPE_CHECKING:
@@ -38,6 +40,14 @@ class Task:
 
     def __len__(self) -> int:
         return len(self.concepts)
+
+    def refuse_looking_back(self, method: str) -> None:
+        """Refuse an SAE whose activations depend on the positions before, for a method that reads
+        vectors one by one.
+        """
+        if looks_back(self.subject.sae):
+            name = self.subject.name
+            raise SteerlensError(f"{method} can't read {name}: its activations look back.")
 
     @cached_property
     def vectors(self) -> TokenVectors:
