@@ -53,7 +53,7 @@ def test_a_group_shows_its_options_and_its_settings(group: str) -> None:
 def test_an_option_shows_its_header_how_long_it_took_and_what_it_sets() -> None:
     shown = help_text("experiment=demo")
     assert "experiment=demo: The main job of `make demo`" in shown
-    assert "Takes 2 min 50 s" in shown
+    assert "Takes 2 min 29 s" in shown
     assert "steerlens experiment=demo" in shown
     assert "name: demo" in shown
     assert help_text("demo") == shown

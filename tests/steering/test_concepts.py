@@ -160,14 +160,17 @@ def test_only_sae_arms_name_features_and_all_of_them_are_scored(
 def test_what_a_method_was_learnt_from_is_told(whole: tuple[Steered, Path]) -> None:
     about: Any = whole[0].concepts
     told = {
-        method: (set(rows["train_texts"].fillna(0)), set(rows["epochs"].fillna(0)))
+        method: tuple(
+            set(rows[name].fillna(0))
+            for name in ("train_texts", "epochs", "train_rows", "train_steps")
+        )
         for method, rows in about.groupby("method")
     }
     n = len(CONCEPTS.concepts[0].positives)
     assert told == {
-        **dict.fromkeys(("SAE", "SAE together", "DiffMean"), ({n}, {0})),
-        "LoReFT": ({n}, {1}),
-        **dict.fromkeys(("Prompt", "Random"), ({0}, {0})),
+        **dict.fromkeys(("SAE", "SAE together", "DiffMean"), ({n}, {0}, {0}, {0})),
+        "LoReFT": ({n}, {1}, {n}, {-(-n // 18)}),
+        **dict.fromkeys(("Prompt", "Random"), ({0}, {0}, {0}, {0})),
     }
 
 

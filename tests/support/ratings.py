@@ -60,11 +60,12 @@ def rated_tables(seed: int = 0) -> RunTables:
                 "feature": 10 * concept + rank if method == "SAE" else None,
                 "train_texts": 40 + concept if method == "DiffMean" else None,
                 "epochs": None,
+                "train_rows": 4 * (40 + concept) if method == "DiffMean" else None,
                 "auroc": 0.5 + 0.05 * concept if method != "Prompt" else None,
             }
             for method, rank, concept in arms
         ]
-    ).astype(dict.fromkeys(("feature", "train_texts", "epochs"), "Int64"))
+    ).astype(dict.fromkeys(("feature", "train_texts", "epochs", "train_rows"), "Int64"))
     features = pd.DataFrame(
         [
             {

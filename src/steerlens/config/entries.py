@@ -98,7 +98,7 @@ class Header:
     commands: tuple[str, ...]
     """The commands that it shows, as they are typed."""
     takes: str | None
-    """How long the first of them took, and on what; None where nobody has measured it."""
+    """How long the first of them took, and on what, or an estimate; None where nobody knows."""
 
     @property
     def about(self) -> str:

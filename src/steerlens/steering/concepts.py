@@ -140,6 +140,7 @@ def _about(arms: Sequence[SteeringMethod], concepts: ConceptSet) -> pd.DataFrame
     for arm in arms:
         for index, concept in enumerate(concepts.concepts):
             auroc, largest = arm.detection(index)
+            budget = arm.budget(len(concept.positives), len(concept.negatives))
             rows.append(
                 {
                     **dict(zip(ARM, (arm.method, arm.rank, concept.id), strict=True)),
@@ -149,10 +150,14 @@ def _about(arms: Sequence[SteeringMethod], concepts: ConceptSet) -> pd.DataFrame
                     "auroc": auroc,
                     "max_activation": largest,
                     "train_texts": len(concept.positives) if arm.reads_texts else None,
-                    "epochs": arm.n_epochs,
+                    "epochs": budget.epochs,
+                    "train_rows": budget.rows,
+                    "train_steps": budget.steps,
+                    "vectors_measured": budget.vectors,
                 }
             )
-    return pd.DataFrame(rows).astype(dict.fromkeys(("feature", "train_texts", "epochs"), "Int64"))
+    counts = ("feature", "train_texts", "epochs", "train_rows", "train_steps", "vectors_measured")
+    return pd.DataFrame(rows).astype(dict.fromkeys(counts, "Int64"))
 
 
 def score_named_features(

@@ -117,6 +117,8 @@ def test_other_rows_detection_and_what_was_published(
     assert rows["DiffMean"]["train_texts"] == 40 + (N_CONCEPTS - 1) / 2
     assert pd.isna(rows["Random"]["train_texts"])
     assert pd.isna(rows["DiffMean"]["epochs"])
+    assert rows["DiffMean"]["train_rows"] == 4 * rows["DiffMean"]["train_texts"]
+    assert pd.isna(rows["DiffMean"]["vectors_measured"])
     assert (rows["DiffMean"]["published_layer_20"], rows["DiffMean"]["published_layer_31"]) == (
         PUBLISHED["DiffMean"]
     )

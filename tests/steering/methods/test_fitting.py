@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from steerlens.engine.intervention.hooks import SteeringHooks
 from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
 from steerlens.scores import RunContext
+from steerlens.steering.methods import loreft
 from steerlens.steering.methods.arms import EDITS, _settings
 from steerlens.steering.methods.directions import (
     Directions,
@@ -28,9 +30,10 @@ from steerlens.steering.methods.directions import (
     joined,
     text_scores,
 )
-from steerlens.steering.methods.fitting import fit_concepts
+from steerlens.steering.methods.fitting import budget_of_method, fit_concepts
 from steerlens.steering.methods.labelled import label, token_vectors, tokenised
 from steerlens.steering.methods.prompt import prompted
+from steerlens.steering.methods.training import Budget
 from tests.support.concepts import tiny_concepts, tiny_task
 
 METHODS = loadable_parts("methods")
@@ -154,6 +157,37 @@ def test_all_methods_end_with_directions_and_their_detection(tiny_subject: MakeS
         assert len(fitted.detection.auroc_C) == len(fitted.detection.max_activation_C) == 3
     learnt = [one for one in found["DiffMean"].detection.auroc_C if one is not None]
     assert sum(learnt) / 3 > 0.6
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("Probe", 2 * 12), ("ReFT-r1", 2 * 12), ("SSV", 2 * 7), ("RePS", 2 * 7 * 4)],
+)
+def test_the_budget_is_what_training_takes(
+    tiny_subject: MakeSubject, monkeypatch: pytest.MonkeyPatch, name: str, rows: int
+) -> None:
+    n_steps, step = [0], torch.optim.AdamW.step
+
+    def counted(optimizer: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
+        n_steps[0] += 1
+        return step(optimizer, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", counted)
+    config = METHODS[name].Config(epochs=2, batch_size=3)
+    concepts = tiny_concepts(1, n_texts=(7, 5))
+    fit_concepts(tiny_subject("llama", "topk"), concepts, {name: config}, RunContext())
+    budget = budget_of_method(METHODS[name], config, 7, 5)
+    assert budget == (2, rows, n_steps[0], None)
+
+
+def test_the_budget_of_what_trains_nothing_and_of_what_measures() -> None:
+    assert budget_of_method(METHODS["DiffMean"], METHODS["DiffMean"].Config(), 7, 5) == Budget()
+    exact = METHODS["Probe"].Config(solver="exact")
+    assert budget_of_method(METHODS["Probe"], exact, 7, 5) == Budget()
+    measuring = METHODS["SAE-TS"].Config(vectors=9)
+    assert budget_of_method(METHODS["SAE-TS"], measuring, 7, 5) == Budget(vectors=9)
+    several = loreft.Config(epochs=3, batch_size=2, accumulate=2)  # of 4 batches 2 a step
+    assert budget_of_method(loreft, several, 7, 5) == Budget(3, 21, 6)
 
 
 def test_few_concepts_at_a_time_give_the_same(tiny_subject: MakeSubject) -> None:

@@ -92,6 +92,10 @@ LEADERBOARD = References(
 """github.com/stanfordnlp/axbench, `per_text`. Filtered SAE is the paper's, and `of_means`."""
 
 
+BUDGET = ("train_texts", "epochs", "train_rows", "train_steps", "vectors_measured")
+"""What a method has learnt from."""
+
+
 def threshold_name(threshold: float) -> str:
     """Return what a filtered row is called."""
     return f"SAE (output_score >= {threshold:g})"
@@ -269,13 +273,11 @@ def _auroc(row: Row, member: Series, layer: int) -> float | None:
 
 
 def _learnt_from(row: Row, member: Series) -> dict[str, float | None]:
-    """Return how many texts of a concept the row's methods were learnt from, on average, and how
-    often training saw them.
-    """
+    """Return what learning a concept took the row's methods, on average."""
     of_row = row.own(
         _with_scores(member.tables.concepts.drop(columns=["feature", "undecided"]), member)
     )
-    means = {name: of_row[name].dropna().astype(float) for name in ("train_texts", "epochs")}
+    means = {name: of_row[name].dropna().astype(float) for name in BUDGET}
     return {name: float(of.mean()) if len(of) else None for name, of in means.items()}
 
 

@@ -66,6 +66,17 @@ CONCEPTS = Table(
             "int64", "How many of the concept's texts it was learnt from; null for none."
         ),
         "epochs": Column("int64", "How often training saw them; null where nothing is trained."),
+        "train_rows": Column(
+            "int64",
+            "How many rows of texts training went through: of RePS four a text, its own and the "
+            "model's answer, each with and without the vector.",
+        ),
+        "train_steps": Column("int64", "How many steps the optimizer took."),
+        "vectors_measured": Column(
+            "int64",
+            "How many vectors were steered with to learn what steering does, for all concepts "
+            "together (SAE-TS).",
+        ),
     },
 )
 """One row per layer, method and concept."""

@@ -9,7 +9,9 @@ A method is a module with
 - `fit(task, config, seed)`, which returns a direction for each concept of the task. A concept's
   direction must not depend on the others, but for rounding;
 - `TRAINS = True`, if that takes long: a few concepts at a time are learnt and kept;
-- `READS_TEXTS = False`, if it learns from no text.
+- `READS_TEXTS = False`, if it learns from no text;
+- `budget(config, n_positives, n_negatives)`, if it trains or measures: the `training.Budget` of a
+  concept with so many texts.
 
 LoReFT and LoRA aren't directions: they change several layers (`loreft`, `lora`). Steering by an
 instruction is `prompt`.

@@ -25,6 +25,7 @@ from steerlens.steering.methods.directions import Detection, Directions, directi
 from steerlens.steering.methods.fitted_io import Learnt
 from steerlens.steering.methods.fitting import (
     Fitted,
+    budget_of_method,
     fit_concepts,
     join_fitted,
     method_named,
@@ -32,6 +33,7 @@ from steerlens.steering.methods.fitting import (
 )
 from steerlens.steering.methods.labelled import label
 from steerlens.steering.methods.task import Task
+from steerlens.steering.methods.training import Budget
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,8 +61,10 @@ class SteeringMethod:
     """SAE: which of a concept's features, 0 the best."""
     learnt: Learnt | None = None
     """None where nothing is edited: unsteered, or by words in the prompt."""
-    n_epochs: int | None = None
-    """How often a trained method has seen the concept's texts."""
+    config: Any = None
+    """Of what is learnt, its settings."""
+    source: Any = None
+    """The module that learns it; None = nothing is trained."""
     reads_texts: bool = False
     """Whether it was learnt from the concept's texts."""
 
@@ -68,6 +72,10 @@ class SteeringMethod:
     def name(self) -> str:
         """What its texts are kept under."""
         return f"{self.method} {self.rank + 1}" if self.rank else self.method
+
+    def budget(self, n_positives: int, n_negatives: int) -> Budget:
+        """Return what learning a concept with so many texts took."""
+        return budget_of_method(self.source, self.config, n_positives, n_negatives)
 
     def factors(self, grid: Sequence[float]) -> tuple[float, ...]:
         """Return the factors that it is tried with."""
@@ -173,8 +181,10 @@ def learn_arms(
     learnt = _learn_directions(subject, concepts, settings, ctx, chat_template)
 
     def arm(method: str, name: str, rank: int = 0) -> SteeringMethod:
-        n_epochs = getattr(settings[name], "epochs", None)
-        return SteeringMethod(method, rank, learnt[name], n_epochs, reads_texts(method_named(name)))
+        source = method_named(name)
+        return SteeringMethod(
+            method, rank, learnt[name], settings[name], source, reads_texts(source)
+        )
 
     arms: list[SteeringMethod] = []
     for method in config.methods:
@@ -190,7 +200,7 @@ def learn_arms(
             edits = _learn_edits(
                 method, subject, concepts, config_of, ctx, load_weights, chat_template
             )
-            arms.append(SteeringMethod(method, 0, edits, config_of.epochs, True))
+            arms.append(SteeringMethod(method, 0, edits, config_of, EDITS[method], True))
         else:
             arms.append(SteeringMethod(method) if method == PROMPT else arm(method, method))
     return arms

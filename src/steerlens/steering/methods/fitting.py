@@ -14,6 +14,7 @@ from steerlens.steering.methods import Method
 from steerlens.steering.methods.directions import Detection, Directions, detect, joined, text_scores
 from steerlens.steering.methods.labelled import label, token_vectors
 from steerlens.steering.methods.task import Task
+from steerlens.steering.methods.training import Budget
 
 if TYPE_CHECKING:
     from steerlens.data.concept_sets import Concept, ConceptSet
@@ -114,6 +115,15 @@ def method_named(name: str) -> Method:
 def reads_texts(method: Method) -> bool:
     """Return whether a method learns from the concepts' texts."""
     return getattr(method, "READS_TEXTS", True)
+
+
+def budget_of_method(method: Any, config: Any, n_positives: int, n_negatives: int) -> Budget:
+    """Return what learning a concept with so many texts takes; of a method that doesn't say so, how
+    often it goes through them.
+    """
+    if hasattr(method, "budget"):
+        return method.budget(config, n_positives, n_negatives)
+    return Budget(getattr(config, "epochs", None))
 
 
 def _detect(

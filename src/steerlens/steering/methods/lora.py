@@ -17,7 +17,7 @@ from steerlens.engine.subject import Subject
 from steerlens.errors import SteerlensError
 from steerlens.steering.methods.row_edits import RowEdits
 from steerlens.steering.methods.task import Task
-from steerlens.steering.methods.training import Batch, batch_of, n_steps
+from steerlens.steering.methods.training import Batch, Budget, batch_of, budget_of, n_steps
 
 NAME = "LoRA"
 
@@ -46,6 +46,11 @@ class LoraConfig:
 
 
 Config = LoraConfig
+
+
+def budget(config: LoraConfig, n_positives: int, n_negatives: int) -> Budget:
+    """Return what training takes; see `methods`."""
+    return budget_of(config, n_positives)
 
 
 def smaller(n_layers: int) -> LoraConfig:

@@ -18,7 +18,9 @@ from steerlens.errors import SteerlensError
 from steerlens.steering.methods.row_edits import RowEdits
 from steerlens.steering.methods.task import Task
 from steerlens.steering.methods.training import (
+    Budget,
     batch_of,
+    budget_of,
     clip_rows,
     goal_losses,
     groups_that_fit,
@@ -52,6 +54,11 @@ class LoreftConfig:
 
 
 Config = LoreftConfig
+
+
+def budget(config: LoreftConfig, n_positives: int, n_negatives: int) -> Budget:
+    """Return what training takes; see `methods`."""
+    return budget_of(config, n_positives)
 
 
 def smaller(n_layers: int) -> LoreftConfig:

@@ -14,6 +14,7 @@ from steerlens.errors import unknown
 from steerlens.steering.methods.directions import Directions, unit
 from steerlens.steering.methods.labelled import TokenVectors
 from steerlens.steering.methods.task import Task
+from steerlens.steering.methods.training import Budget, budget_of
 
 NAME = "Probe"
 
@@ -41,6 +42,11 @@ class ProbeConfig:
 
 
 Config = ProbeConfig
+
+
+def budget(config: ProbeConfig, n_positives: int, n_negatives: int) -> Budget:
+    """Return what training takes; see `methods`."""
+    return budget_of(config, n_positives + n_negatives) if config.solver == "adamw" else Budget()
 
 
 def fit(task: Task, config: ProbeConfig, seed: int) -> Directions:

@@ -11,7 +11,9 @@ from steerlens.steering.methods.directions import Directions, unit
 from steerlens.steering.methods.task import Task
 from steerlens.steering.methods.training import (
     Batch,
+    Budget,
     FromHook,
+    budget_of,
     clip_rows,
     epochs,
     groups_that_fit,
@@ -41,6 +43,11 @@ class ReftR1Config:
 
 
 Config = ReftR1Config
+
+
+def budget(config: ReftR1Config, n_positives: int, n_negatives: int) -> Budget:
+    """Return what training takes; see `methods`."""
+    return budget_of(config, n_positives + n_negatives)
 
 
 def fit(task: Task, config: ReftR1Config, seed: int) -> Directions:

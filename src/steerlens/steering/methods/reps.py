@@ -26,9 +26,11 @@ from steerlens.steering.methods.labelled import Labelled, Tokens
 from steerlens.steering.methods.task import Task
 from steerlens.steering.methods.training import (
     Batch,
+    Budget,
     Edit,
     FromHook,
     batch_of,
+    budget_of,
     clip_rows,
     groups_that_fit,
     n_steps,
@@ -64,6 +66,11 @@ class RepsConfig:
 
 
 Config = RepsConfig
+
+
+def budget(config: RepsConfig, n_positives: int, n_negatives: int) -> Budget:
+    """Return what training takes; see `methods`."""
+    return budget_of(config, n_positives, ROWS_OF_PAIR)
 
 
 @dataclass(frozen=True)

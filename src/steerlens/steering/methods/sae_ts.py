@@ -30,6 +30,7 @@ from steerlens.steering.methods import sae_a
 from steerlens.steering.methods.directions import Directions, Latents, unit
 from steerlens.steering.methods.labelled import Tokens, token_vectors
 from steerlens.steering.methods.task import Task
+from steerlens.steering.methods.training import Budget
 
 NAME = "SAE-TS"
 
@@ -59,6 +60,11 @@ class SaeTsConfig:
 
 
 Config = SaeTsConfig
+
+
+def budget(config: SaeTsConfig, n_positives: int, n_negatives: int) -> Budget:
+    """Return what training takes; see `methods`."""
+    return Budget(vectors=config.vectors)
 
 
 @torch.no_grad()

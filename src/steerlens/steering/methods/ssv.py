@@ -9,7 +9,14 @@ import torch
 
 from steerlens.steering.methods.directions import Directions
 from steerlens.steering.methods.task import Task
-from steerlens.steering.methods.training import FromHook, epochs, groups_that_fit, n_steps
+from steerlens.steering.methods.training import (
+    Budget,
+    FromHook,
+    budget_of,
+    epochs,
+    groups_that_fit,
+    n_steps,
+)
 
 NAME = "SSV"
 TRAINS = True
@@ -28,6 +35,11 @@ class SsvConfig:
 
 
 Config = SsvConfig
+
+
+def budget(config: SsvConfig, n_positives: int, n_negatives: int) -> Budget:
+    """Return what training takes; see `methods`."""
+    return budget_of(config, n_positives)
 
 
 def fit(task: Task, config: SsvConfig, seed: int) -> Directions:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -98,6 +98,28 @@ def epochs(
 def n_steps(n_texts: int, n_epochs: int, batch_size: int) -> int:
     """Return how many steps training takes."""
     return n_epochs * -(-n_texts // batch_size)
+
+
+class Budget(NamedTuple):
+    """What learning a concept's direction took; None = nothing of the kind."""
+
+    epochs: int | None = None
+    """How often training saw the concept's texts."""
+    rows: int | None = None
+    """Rows of texts that training went through, over all epochs."""
+    steps: int | None = None
+    """Steps of the optimizer."""
+    vectors: int | None = None
+    """Vectors whose effect on texts was measured."""
+
+
+def budget_of(config: Any, n_texts: int, rows_of_text: int = 1) -> Budget:
+    """Return the budget of `config.epochs` over `n_texts` in batches of `config.batch_size`, and
+    as many of them in a step as `config.accumulate` says.
+    """
+    batches_of_step = getattr(config, "accumulate", 1)
+    of_epoch = -(-n_steps(n_texts, 1, config.batch_size) // batches_of_step)
+    return Budget(config.epochs, config.epochs * n_texts * rows_of_text, config.epochs * of_epoch)
 
 
 Edit = Callable[[torch.Tensor], torch.Tensor]
