@@ -88,7 +88,8 @@ def steering_explanation(
             f"differ from the unsteered one (KL > {MOVED:g}), so no number below is its effect."
         )
     steered, texts = counted(n, "feature"), counted(summary["texts"], "text")
-    lines.append(f"{steered} {'was' if n == 1 else 'were'} steered in {texts}.")
+    where = f" in {texts}" if summary["texts"] else ""  # a table of texts may be missing
+    lines.append(f"{steered} {'was' if n == 1 else 'were'} steered{where}.")
     best, unsteered = summary["best_factor"], summary["unsteered"]
     if decided:
         lines.append(

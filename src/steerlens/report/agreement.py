@@ -44,8 +44,13 @@ def _sentence(agreement: Agreement) -> str:
         f"{agreement.score}: {n} in both, {correlation}{agreement.close:.1%} within {CLOSE:g}, "
         f"median difference {agreement.median_difference:.2g}, largest "
         f"{abs(worst.one - worst.other):.3g} (layer {worst.layer}, feature {worst.feature}: "
-        f"{worst.one:.4g} and {worst.other:.4g})."
+        f"{_exact(worst.one)} and {_exact(worst.other)})."
     )
+
+
+def _exact(value: float) -> str:
+    """Give a rank or a count, of which neighbours differ by 1, to its last digit."""
+    return f"{value:,.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _spearman(agreement: Agreement) -> str:
@@ -64,7 +69,7 @@ def agreement_table(agreements: Sequence[Agreement], names: Sequence[str]) -> st
         [
             markdown(visible(agreement.score)),
             *(str(number) for number in (worst.layer, worst.feature)),
-            *(f"{number:.4g}" for number in (worst.one, worst.other)),
+            *(_exact(number) for number in (worst.one, worst.other)),
             f"{abs(worst.one - worst.other):.3g}",
         ]
         for agreement in agreements

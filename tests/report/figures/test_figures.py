@@ -22,7 +22,7 @@ from steerlens.report.figures import (
     rated,
 )
 from steerlens.report.figures.rated import Curve, References
-from steerlens.report.figures.style import headline, look, new_figure, short_labels
+from steerlens.report.figures.style import INK, headline, look, new_figure, short_labels
 from steerlens.results import FEATURES, WORDS
 from steerlens.results.folder import RunTables
 from tests.support.drawing import coarse
@@ -201,6 +201,14 @@ def test_a_method_has_one_colour_in_all_figures() -> None:
     assert colors[0]["SAE (no filter)"] != colors[0]["Prompt"]
 
 
+def test_no_method_has_the_colour_of_no_steering() -> None:
+    looks = {name: rated._look(name, []) for name in rated.METHODS}
+    assert [name for name, look in looks.items() if look["color"] == INK] == ["No steering"]
+    assert len({(look["color"], look["marker"], look["dashes"]) for look in looks.values()}) == len(
+        looks
+    )
+
+
 def test_published_ratings_are_lines_with_their_names_judge_and_model() -> None:
     curves = [Curve("SAE", [0.5, 1, 2], [Estimate(value, None, None) for value in (0.2, 1, 0.4)])]
     published = References("of a model, by a judge", {"A": 0.9, "B": 0.895, "C": 0.3})
@@ -210,7 +218,7 @@ def test_published_ratings_are_lines_with_their_names_judge_and_model() -> None:
         assert sorted(float(np.asarray(height)[0]) for height in heights) == [0.3, 0.895, 0.9]
     assert [[text.get_text() for text in axes.texts] for axes in figure.axes] == [
         [],
-        ["C 0.30", "B 0.90, A 0.90"],
+        ["C 0.30", "B 0.90; A 0.90"],
     ]
     assert "Grey: of a model, by a judge" in " ".join(figure.texts[1].get_text().split())
 

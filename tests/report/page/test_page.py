@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from html import unescape
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from steerlens.config.schema import ChoiceConfig
 from steerlens.report.page import render, run_page
 from steerlens.report.page.cards import LONGEST, card_order, cards, segments, text_lines
 from steerlens.report.page.contents import plain
+from steerlens.report.page.ratings import _tables as rated_arms
 from steerlens.report.page.render import CHARTS, to_json
 from steerlens.results import FEATURES
 from steerlens.results.folder import RunTables
@@ -137,6 +139,39 @@ def test_cards_beyond_the_page_lie_beside_it_each_once(
 def row(data: dict[str, Any], key: str) -> int:
     pairs = zip(data["features"]["layer"], data["features"]["feature"], strict=True)
     return [f"{layer}/{feature}" for layer, feature in pairs].index(key)
+
+
+def test_a_page_without_texts_says_so(tmp_path: Path) -> None:
+    stored = tables()
+    emptied = dataclasses.replace(stored, generations=stored.generations.assign(text=""))
+    missing = dataclasses.replace(stored, generations=stored.generations.iloc[:0])
+    summary = summarise(missing) | {"study": None}
+    overviews = [run_page(part, summary, tmp_path).overview for part in (stored, emptied, missing)]
+    told = "No text in generations.parquet has a character: none can be shown."
+    assert [told in overview.notes for overview in overviews] == [False, True, False]
+    none = overviews[-1]
+    assert any("generations.parquet is missing" in note for note in none.notes)
+    assert not any(" 0 texts" in line for line in (none.question, *none.sentences))
+
+
+def test_rows_of_table_1_have_titles_instead_of_keys() -> None:
+    row = {"lexical_per_text_layer_3": 0.5}
+    names = ["SAE (output_score >= 0.01)", "SAE (token_confidence_delta)", "My output_scores"]
+    (arms,) = rated_arms([row | {"method": name} for name in names]).values()
+    titles = [arm.method for arm in arms]
+    assert titles == ["SAE (S_out ≥ 0.01)", "SAE (confidence)", "My output_scores"]
+
+
+def test_few_steered_features_show_more_of_their_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards_room = import_module("steerlens.report.page.cards")
+    monkeypatch.setattr(cards_room, "PROMPTS", 1)
+    part = hostile_tables()
+    n_shown = []
+    for few in (100, 1):
+        monkeypatch.setattr(cards_room, "FEW_STEERED", few)
+        steered = [card.steered for _, card in cards(part, card_order(part)) if card.steered]
+        n_shown.append({len(of_card[0].prompts) for of_card in steered})
+    assert n_shown == [{2}, {1}]
 
 
 def test_a_run_without_features_or_scores_has_a_page(tmp_path: Path) -> None:

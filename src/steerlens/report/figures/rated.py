@@ -82,11 +82,13 @@ def _look(name: str, further: list[str]) -> dict[str, Any]:
     """Return a method's colour and marker: ours have the same in every figure."""
     method = re.sub(r", filtered$| \(.*\)$", "", name)
     index = METHODS.index(method) if method in METHODS else len(METHODS) + further.index(name)
-    more, color = divmod(index, len(style.PALETTE))
+    # Ink is of no steering alone, with which all are compared.
+    n_shared = len(style.PALETTE) - 1
+    more, color = divmod(index - len(FIRST), n_shared) if index >= len(FIRST) else (-1, index)
     return {
         "color": style.PALETTE[color],
-        "marker": style.MARKERS[more % len(style.MARKERS)],
-        "dashes": (5, 3) if more == 0 else (1.5, 2),
+        "marker": style.MARKERS[(more + 1) % len(style.MARKERS)],
+        "dashes": (5, 3) if more < 0 else (1.5, 2),
     }
 
 
@@ -130,7 +132,7 @@ def _name_references(axes: Axes, references: References) -> None:
         groups[-1].append((rating, f"{name} {rating:.2f}"))
     for group in groups:
         axes.annotate(
-            ", ".join(name for _, name in group),
+            "; ".join(name for _, name in group),
             (1.0, sum(rating for rating, _ in group) / len(group)),
             xycoords=axes.get_yaxis_transform(), xytext=(4, 0), textcoords="offset points",
             fontsize=7, color=style.MUTED, va="center", annotation_clip=False,

@@ -32,14 +32,18 @@ def by_steering_factor(steering: pd.DataFrame, generations: pd.DataFrame) -> Fig
     """Return tokens of the word a text, and perplexity, of every feature at every factor, word
     by word.
     """
-    words = steering["concept"].dropna().drop_duplicates().tolist()[:MOST_WORDS]
-    if not words:
+    words = steering["concept"].dropna().drop_duplicates().tolist()
+    shown = words[:MOST_WORDS]
+    if not shown:
         return None
-    figure = style.new_figure(max(2.9 * len(words), 5.0), 5.4)
-    axes = figure.subplots(2, len(words), squeeze=False, sharex=True, sharey="row")
-    for column, word in enumerate(words):
-        rows = best_toward(steering.loc[(steering["concept"] == word).fillna(value=False)])
-        texts = generations.loc[(generations["concept"] == word).fillna(value=False)]
+    figure = style.new_figure(max(2.9 * len(shown), 5.0), 5.4)
+    axes = figure.subplots(2, len(shown), squeeze=False, sharex=True, sharey="row")
+    drawn = [
+        best_toward(steering.loc[(steering["concept"] == word).fillna(value=False)])[: len(COLORS)]
+        for word in shown
+    ]
+    texts_of = [generations.loc[_are_of(generations, rows)] for rows in drawn]
+    for column, (word, rows, texts) in enumerate(zip(shown, drawn, texts_of, strict=True)):
         _word(axes[:, column], rows, texts)
         axes[0, column].set_title(word, parse_math=False)
         axes[1, column].set_xlabel("steering factor")
@@ -49,18 +53,28 @@ def by_steering_factor(steering: pd.DataFrame, generations: pd.DataFrame) -> Fig
     for axis in (axes[1, 0].yaxis, axes[1, 0].xaxis):
         axis.set_major_formatter("{x:g}")
         axis.set_minor_locator(NullLocator())
-    style.headline(
-        figure,
-        "Steering toward a word, by factor",
-        f"{subtitle(steering)}{style.SEPARATOR}{style.n_of([len(generations)], 'text')}",
-        "means over prompts; dashed: unsteered; ring: the factor that is chosen; broad: those "
-        "around it that the rule allows",
-    )
+    rows = steering.loc[[at for of_word in drawn for at in of_word.index]]
+    parts = [subtitle(rows), style.n_of([sum(map(len, texts_of))], "text")]
+    if len(words) > len(shown):
+        parts.insert(0, f"the first {len(shown)} of {len(words):,} words")
+    how = "means over prompts; dashed: unsteered; ring: the factor that is chosen"
+    if "safe_factor_low" in rows and rows["safe_factor_low"].notna().any():
+        how += "; broad: those around it that the rule allows"
+    style.headline(figure, "Steering toward a word, by factor", style.SEPARATOR.join(parts), how)
     return figure
 
 
+def _are_of(generations: pd.DataFrame, rows: pd.DataFrame) -> list[bool]:
+    """Say which texts are of the features in `rows` alone, steered toward the word of each."""
+    names = ["layer", "feature", "concept"]
+    of_rows = set(rows[names].itertuples(index=False, name=None))
+    alone = generations.index.isin(features_alone(generations).index)
+    keys = generations[names].itertuples(index=False, name=None)
+    return [bool(is_alone) and key in of_rows for is_alone, key in zip(alone, keys, strict=True)]
+
+
 def _word(axes: np.ndarray, rows: pd.DataFrame, texts: pd.DataFrame) -> None:
-    means = by_factor(features_alone(texts))
+    means = by_factor(texts)
     of_features = list(zip(rows.to_dict("records"), COLORS, strict=False))
     for row, color in reversed(of_features):  # the best above the others
         of_feature = means.loc[
@@ -85,7 +99,8 @@ def _word(axes: np.ndarray, rows: pd.DataFrame, texts: pd.DataFrame) -> None:
     axes[0].set_xscale("log")
     factors = sorted({factor for factor in means["factor"].tolist() if factor > 0})
     axes[0].set_xticks(factors[:: max(1, len(factors) // 6)])
-    axes[0].legend(loc="upper left", fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    axes[0].legend(handles[::-1], labels[::-1], loc="upper left", fontsize=8)
 
 
 def score_by_layer(features: pd.DataFrame) -> Figure | None:

@@ -57,7 +57,8 @@ def run_page(tables: RunTables, summary: Mapping[str, Any], folder: Path) -> Pag
         overview=run_overview(tables, summary, folder),
         features=feature_table(tables, _other_lens(tables, folder)),
         ranked_by=summary.get("ranked_by"),
-        layers=layer_scores(tables),
+        # Candidates for a concept say nothing of the features of a layer.
+        layers=[] if is_of_a_concept(tables) else layer_scores(tables),
         # What selecting by S_out buys isn't asked where features are chosen for a word.
         thresholds=[] if len(tables.words) else threshold_points(summary.get("steering")),
         concepts=concept_results(tables, is_of_a_concept(tables)),

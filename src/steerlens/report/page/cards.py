@@ -28,8 +28,8 @@ from steerlens.results.text import printable, visible, visible_token
 if TYPE_CHECKING:
     import pandas as pd
 
-PROMPTS = 4
-"""Prompts of a steered feature whose texts are shown."""
+PROMPTS, MORE_PROMPTS, FEW_STEERED = 4, 10, 10
+"""Prompts of a steered feature whose texts are shown; `MORE` of them where few were steered."""
 
 LONGEST = 2000
 """Characters of a text that are shown."""
@@ -164,11 +164,11 @@ def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered
     goals = [*map(_goal, texts.filter(items=["layer", "feature", "concept"]).to_dict("records"))]
     prompts_of = _numbered(goals, texts["prompt"].tolist())
     curves_of = _curves(texts)
+    n_prompts = MORE_PROMPTS if len(prompts_of) <= FEW_STEERED else PROMPTS
     rows_of: dict[Goal, list[dict[Any, Any]]] = {}
     numbers = zip(goals, texts["prompt"].tolist(), strict=True)
-    for row in _first_texts(
-        texts.loc[[prompts_of[goal][prompt] < PROMPTS for goal, prompt in numbers]]
-    ):
+    is_shown = [prompts_of[goal][prompt] < n_prompts for goal, prompt in numbers]
+    for row in _first_texts(texts.loc[is_shown]):
         rows_of.setdefault(_goal(row), []).append(row)
     texts_left = MOST_TEXTS
     by_feature: dict[tuple[int, int], list[Steered]] = {}
@@ -183,7 +183,7 @@ def _steered_by_feature(tables: RunTables) -> dict[tuple[int, int], list[Steered
             why_none=no_factor(tables.choice),
             undecided=row.get("undecided") is True,
             arms=[_arm(name, curves_of[goal, name]) for name in arms],
-            prompts=[text_lines(prompt) for prompt in [*prompts][:PROMPTS]],
+            prompts=[text_lines(prompt) for prompt in [*prompts][:n_prompts]],
             n_prompts=len(prompts),
             texts=[
                 SteeredText(

@@ -11,7 +11,7 @@ from steerlens.analysis.toward_texts import Toward, steered_toward
 from steerlens.config.schema import ChoiceConfig
 from steerlens.report.page.contents import Candidate, Concept, plain
 from steerlens.results.folder import RunTables
-from steerlens.results.text import visible, visible_token
+from steerlens.results.text import counted, visible, visible_token
 
 CANDIDATES = 50
 """Candidates that are listed of a concept."""
@@ -45,8 +45,8 @@ def _concept(tables: RunTables, word: Mapping[str, Any], is_alone: bool) -> Conc
         tokens=[visible_token(token) for token in (word["tokens"] or [])[:TOKENS]],
         is_found=bool(word["found"]),
         sentence=visible(
-            f"{adding} of {len(features)} steered features write more of its tokens than the "
-            "unsteered model."
+            f"{adding} of {counted(len(features), 'steered feature')} "
+            f"write{'s' * (adding == 1)} more of its tokens than the unsteered model."
             if word["found"]
             else "".join(words_explanation([word]))
         ),

@@ -53,7 +53,7 @@ def write_sweep_page(
         overview=dataclasses.replace(page.overview, sentences=list(map(visible, sentences))),
         features=feature_table(tables),
         ranked_by=of_run.get("ranked_by"),
-        layers=layer_scores(tables),
+        layers=[] if is_of_a_concept(tables) else layer_scores(tables),
         thresholds=[] if len(tables.words) else threshold_points(of_run.get("steering")),
         concepts=concept_results(tables, is_of_a_concept(tables)),
         ratings=ratings(tables, study),

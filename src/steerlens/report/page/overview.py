@@ -66,7 +66,9 @@ def key_numbers(tables: RunTables, summary: Mapping[str, Any]) -> Iterator[KeyNu
             yield KeyNumber(share, f"have {symbol} ≥ {high:g}: {meaning}", beside)
     if len(tables.words):
         n_found = sum(bool(word["found"]) for word in summary["words"])
-        yield KeyNumber(f"{n_found} of {len(tables.words)}", "words have a feature toward them", "")
+        singular, plural = "word has a feature toward it", "words have a feature toward them"
+        n_words = len(tables.words)
+        yield KeyNumber(f"{n_found} of {n_words}", singular if n_words == 1 else plural, "")
     if len(tables.generations):
         n = len(tables.steering[["layer", "feature"]].drop_duplicates())
         yield KeyNumber(f"{len(tables.generations):,}", "texts", f"{counted(n, 'feature')} steered")
@@ -95,6 +97,8 @@ def _doubts(tables: RunTables, provenance: Any) -> Iterator[str]:
     """Say what of the run isn't there, or may read differently today."""
     if len(tables.steering) and not len(tables.generations):
         yield "generations.parquet is missing: what the steered features wrote can't be shown."
+    elif len(tables.generations) and not any(tables.generations["text"].dropna().tolist()):
+        yield "No text in generations.parquet has a character: none can be shown."
     if provenance is None:
         yield f"{PROVENANCE_FILE} is missing: with which command and versions isn't known."
     if len(tables.generations) and not len(tables.steering):
@@ -113,7 +117,13 @@ def run_sentences(tables: RunTables, summary: Mapping[str, Any]) -> list[str]:
     elif not summary.get("ranked_by"):
         lines.append(f"{counted(len(tables.features), 'feature')}, none with a score.")
     if len(tables.words):
-        lines += [*_steered_toward(tables, summary["words"]), *words_explanation(summary["words"])]
+        explained = words_explanation(summary["words"])
+        n_first = int(len(tables.words) > 1)  # how many were found, before which
+        lines += [
+            *explained[:n_first],
+            *_steered_toward(tables, summary["words"]),
+            *explained[n_first:],
+        ]
     elif summary.get("steering"):
         lines += steering_explanation(summary["steering"])
     lines += coverage_explanation(summary.get("coverage"))
@@ -161,8 +171,9 @@ def _question(tables: RunTables, summary: Mapping[str, Any]) -> str:
         sentence += f"; features looked for that steer toward {', '.join(names[:3])}{more}"
     if len(tables.steering):
         n = len(tables.steering[["layer", "feature"]].drop_duplicates())
-        texts = counted(len(tables.generations), "text")
-        sentence += f"; {counted(n, 'feature')} steered with, in {texts}"
+        sentence += f"; {counted(n, 'feature')} steered with"
+        if len(tables.generations):
+            sentence += f", in {counted(len(tables.generations), 'text')}"
     if len(tables.ratings):
         methods = tables.ratings["method"].nunique()
         n_concepts = len(set(tables.ratings["concept_id"].tolist()))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steerlens.config.schema import STEERED_BY
 from steerlens.report.page.cards import text_lines
 from steerlens.report.page.contents import RatedArm, RatedText, Ratings, plain
-from steerlens.results import EVALUATING
+from steerlens.results import EVALUATING, SCORES
 from steerlens.results.folder import RunTables
 from steerlens.results.text import visible
 
@@ -45,7 +46,7 @@ def _tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[RatedArm]]:
             title = f"{kind} rating, {aggregation.replace('_', ' ')}"
             by_title.setdefault(title, []).append(
                 RatedArm(
-                    method=visible(str(row["method"])),
+                    method=_method_title(str(row["method"])),
                     layer=int(layer),
                     value=float(value),
                     low=plain(row.get(f"{name}_low")),
@@ -54,6 +55,13 @@ def _tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[RatedArm]]:
                 )
             )
     return by_title
+
+
+def _method_title(method: str) -> str:
+    """Give a row's name with the titles of scores: `SAE (S_out ≥ 0.01)`."""
+    for name, score in SCORES.items():
+        method = re.sub(rf"\b{name}\b", score.title, method)
+    return visible(method.replace(" >= ", " ≥ "))
 
 
 def _texts(tables: RunTables) -> list[RatedText]:

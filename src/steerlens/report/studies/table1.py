@@ -337,7 +337,7 @@ def _difference_sentences(differences: pd.DataFrame) -> list[str]:
     # A threshold that every feature passes says nothing new.
     rows = rows.drop_duplicates(["judge", "layer", "baseline", "concepts", "difference"])
     compared = [
-        f"Layer {row['layer']}, {row['judge']}, {PER_TEXT}: {row['method']} less "
+        f"Layer {row['layer']}, {row['judge']}, {PER_TEXT.replace('_', ' ')}: {row['method']} less "
         f"{row['baseline']} is {interval_of(row, 'difference', '+.3f')} on the "
         f"{row['concepts']} concepts that both have."
         for row in rows.to_dict("records")

@@ -11,7 +11,7 @@
   const all = new Set();
   const font = "system-ui, -apple-system, 'Segoe UI', sans-serif";
 
-  /* A chart in a figure; `option(colours)` gives what ECharts draws. */
+  /* A chart in a figure; `option(colours, width)` gives what ECharts draws. */
   function chart(title, caption, height, option, ready) {
     const box = make("div", { class: "chart", style: { height: `${height}px` }, role: "img", "aria-label": `${title}. ${caption || ""}` });
     const figure = make("figure", {}, make("figcaption", {}, make("strong", { text: title }), caption ? make("span", { text: ` ${caption}` }) : null), box);
@@ -19,11 +19,11 @@
     function draw() {
       if (one.drawn || !box.clientWidth) return;
       one.drawn = echarts.init(box, null, { renderer: "canvas" });
-      one.drawn.setOption(withLook(option(colours())));
+      one.drawn.setOption(withLook(option(colours(), box.clientWidth), box.clientWidth));
       if (ready) ready(one.drawn);
     }
     function redraw() {
-      if (one.drawn) one.drawn.setOption(withLook(option(colours())), { notMerge: true });
+      if (one.drawn) one.drawn.setOption(withLook(option(colours(), box.clientWidth), box.clientWidth), { notMerge: true });
     }
     all.add(one);
     if (seen) seen.observe(box);
@@ -32,8 +32,23 @@
     return figure;
   }
 
-  function withLook(option) {
+  /* On a narrow screen a legend has the lines that it needs, above the plot; without room it would have pages. */
+  function legendRows(option, width) {
+    const names = (option.legend && option.legend.data) || [...new Set((option.series || []).map((one) => one.name))].filter(Boolean);
+    let used = 0;
+    return names.reduce((rows, name) => {
+      const wide = 14 + 5 + 6.6 * name.length + 10; // icon, gap, text, gap
+      const isNew = used && used + wide > width;
+      used = isNew ? wide : used + wide;
+      return rows + (isNew ? 1 : 0);
+    }, 1);
+  }
+
+  function withLook(option, width) {
     const c = colours();
+    const rows = option.legend ? legendRows(option, width) : 1;
+    const isPaged = rows > 4;
+    const grid = { left: 56, right: 18, top: 34, bottom: 46, ...(option.grid || {}) };
     const axis = {
       axisLine: { lineStyle: { color: c.grid } }, axisTick: { show: false },
       axisLabel: { color: c.muted, fontFamily: font, hideOverlap: true }, splitLine: { lineStyle: { color: c.grid } },
@@ -47,10 +62,10 @@
     return {
       animation: false, textStyle: { fontFamily: font, color: c.ink }, ...option,
       xAxis: dress(option.xAxis), yAxis: dress(option.yAxis),
-      grid: { left: 56, right: 18, top: 34, bottom: 46, ...(option.grid || {}) },
+      grid: { ...grid, top: grid.top + (isPaged ? 0 : 18 * (rows - 1)) },
       tooltip: { renderMode: "richText", backgroundColor: c.paper, borderColor: c.grid, confine: true,
         textStyle: { color: c.ink, fontFamily: font, fontSize: 12 }, ...(option.tooltip || {}) },
-      legend: option.legend === undefined ? undefined : { top: 0, left: 0, type: "scroll", icon: "roundRect", itemWidth: 14, itemHeight: 3, textStyle: { color: c.ink }, pageTextStyle: { color: c.muted }, ...option.legend },
+      legend: option.legend === undefined ? undefined : { top: 0, left: 0, type: isPaged ? "scroll" : "plain", itemGap: 10, padding: [5, 0], icon: "roundRect", itemWidth: 14, itemHeight: 3, textStyle: { color: c.ink }, pageTextStyle: { color: c.muted }, ...option.legend },
     };
   }
 

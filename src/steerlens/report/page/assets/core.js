@@ -103,14 +103,15 @@ const steerlens = (window.steerlens = {});
   }
 
   /* A simple table; cells are texts, elements or numbers. */
+  /* A table; `isStacked`: on a narrow screen each row is lines, its last cell, a text, as wide as the screen. */
   function table(header, rows, options = {}) {
     const numeric = header.map((_, at) => rows.every((row) => typeof row[at] === "number" || row[at] === "–" || row[at] === null || (row[at] && row[at].isNumber)));
     return make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": options.label },
-      make("table", {},
+      make("table", { class: options.isStacked ? "stacked" : "" },
         make("thead", {}, make("tr", {}, header.map((name, at) => make("th", { scope: "col", class: numeric[at] ? "number" : "", text: name })))),
         make("tbody", {}, rows.map((row) => make("tr", { class: row.mark ? "marked" : "" }, row.map((cell, at) => {
           const isShort = typeof cell === "string" && cell.length < 22;
-          const td = make("td", { class: numeric[at] ? "number" : isShort ? "short" : "" });
+          const td = make("td", { class: numeric[at] ? "number" : isShort ? "short" : "", "data-name": header[at] });
           td.append(cell === null || cell === undefined ? "–" : typeof cell === "number" ? number(cell) : cell);
           return td;
         }))))));

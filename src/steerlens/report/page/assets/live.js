@@ -4,6 +4,7 @@
   const { data, make, number, token, field, options, section, promoted, row: rowOf } = steerlens;
   const { live } = data;
   const SHOWN = 60; // matches of a search
+  const FIRST = 5; // promoted tokens that are searched
   const PAUSE = 250; // ms after which a moved slider is taken to rest
 
   function build() {
@@ -82,7 +83,7 @@
       const rows = [...texts.values()].sort((a, b) => a.factor - b.factor).map((text) => [
         make("button", { type: "button", text: number(text.factor), "aria-label": `Show factor ${number(text.factor)}`, on: { click: () => { slider.value = String(text.factor); draw(); } } }),
         text.success, text.perplexity, text.kl, text.segments.length ? steerlens.marked(text.segments) : ""]);
-      all.replaceChildren(...(rows.length ? [steerlens.table(["factor", "success@20", "perplexity", "KL, nats", "text"], rows, { label: "Texts by factor" })] : []));
+      all.replaceChildren(...(rows.length ? [steerlens.table(["factor", "success@20", "perplexity", "KL, nats", "text"], rows, { label: "Texts by factor", isStacked: true })] : []));
       write.disabled = !chosen.length;
       vector.disabled = !chosen.length;
       stop.disabled = !running;
@@ -115,20 +116,29 @@
       say("");
     }
 
-    /* Features of the table whose tokens or label have the text, or whose number it is. */
+    /* Features of the table whose number it is, that promote the text itself, whose label has it, that promote a token with it in:
+       in this order, the strongest token first, of equal ones the higher S_out. */
     function look() {
       const text = search.value.trim().toLowerCase();
       if (!text) { matches.replaceChildren(); return; }
       const pair = /^(\d+)\s*\/\s*(\d+)$/.exec(text);
-      const hits = new Set(features.tokens.flatMap((name, at) => (name.toLowerCase().replaceAll("␣", " ").trim().includes(text) ? [at] : [])));
-      const rows = [];
-      for (let at = 0; at < features.layer.length && rows.length < SHOWN; at += 1) {
-        const is = pair ? features.layer[at] === Number(pair[1]) && features.feature[at] === Number(pair[2])
-          : String(features.feature[at]) === text || features.promoted.slice(at * features.n_promoted, at * features.n_promoted + 5).some((id) => hits.has(id))
-            || (features.labels && features.labels[at] && features.labels[at].toLowerCase().includes(text));
-        if (is) rows.push([features.layer[at], features.feature[at], promoted(at, 6), null]);
+      const kinds = features.tokens.map((name) => { const plain = name.toLowerCase().replaceAll("␣", " ").trim(); return plain === text ? 2 : plain.includes(text) ? 1 : 0; });
+      const score = steerlens.column("output_score");
+      const scoreOf = (at) => (score && !Number.isNaN(score.values[at]) ? score.values[at] : null);
+      function rank(at) {
+        if (pair) return features.layer[at] === Number(pair[1]) && features.feature[at] === Number(pair[2]) ? 0 : Infinity;
+        if (String(features.feature[at]) === text) return 0;
+        let best = features.labels && features.labels[at] && features.labels[at].toLowerCase().includes(text) ? 10 : Infinity;
+        for (let i = Math.min(FIRST, features.n_promoted) - 1; i >= 0; i -= 1) {
+          const kind = kinds[features.promoted[at * features.n_promoted + i]];
+          if (kind) best = Math.min(best, kind === 2 ? 1 + i : 20 + i);
+        }
+        return best;
       }
-      list(rows, "No feature promotes it; Find as a concept knows its other forms.");
+      const ranked = [];
+      for (let at = 0; at < features.layer.length; at += 1) { const group = rank(at); if (group < Infinity) ranked.push([group, -(scoreOf(at) ?? 0), at]); }
+      ranked.sort((a, b) => a[0] - b[0] || a[1] - b[1] || a[2] - b[2]);
+      list(ranked.slice(0, SHOWN).map(([, , at]) => [features.layer[at], features.feature[at], promoted(at, 6), scoreOf(at)]), "No feature promotes it; Find as a concept knows its other forms.");
     }
 
     function list(rows, none) {
@@ -165,7 +175,7 @@
 
     function take(event) {
       if (event.repeat) repeat = event.repeat;
-      if (event.own) own.replaceChildren("Marked are their 20 logit-lens tokens; success@20 counts those of the first feature: ", ...event.own.slice(0, 40).map((text) => token(text)));
+      if (event.own) own.replaceChildren(chosen.length > 1 ? "Marked are their 20 logit-lens tokens; success@20 counts those of the first feature: " : "Marked are its 20 logit-lens tokens, which success@20 counts: ", ...event.own.slice(0, 40).map((text) => token(text)));
       if (event.waiting) say(`${number(event.waiting)} requests are before this one …`);
       if (event.error) throw new Error(event.error);
       for (const text of event.texts || event.done || []) if (event.done || !isWhole(text.factor)) texts.set(text.factor, text);

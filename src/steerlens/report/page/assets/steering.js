@@ -71,7 +71,7 @@
 
   steerlens.steering = (steered) => make("div", { class: "steering" },
     make("h3", { text: steered.concept ? `Steered toward ${steered.concept}` : "Steered" }),
-    make("p", { text: steered.best_factor === null ? `${steered.why_none[0].toUpperCase()}${steered.why_none.slice(1)}.` : `Best factor ${number(steered.best_factor)}${steered.safe_range ? `; the rule allows ${number(steered.safe_range[0])} to ${number(steered.safe_range[1])}` : ""}${steered.undecided ? ", undecided: no factor has any success" : ""}.` }),
+    make("p", { text: steered.best_factor === null ? `${steered.why_none[0].toUpperCase()}${steered.why_none.slice(1)}.` : `Best factor ${number(steered.best_factor)}${steered.safe_range ? `; the rule allows ${number(steered.safe_range[0])} to ${number(steered.safe_range[1])} (shaded)` : ""}${steered.undecided ? ", undecided: no factor has any success" : ""}.` }),
     texts(steered), dose(steered));
   steerlens.marked = marked;
 })();

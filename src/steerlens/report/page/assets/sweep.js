@@ -3,10 +3,12 @@
 (() => {
   const { data, make, section, chart, line, percent, number } = steerlens;
 
+  /* How the results are told apart, in every chart. */
+  const style = (c, at) => ({ colour: [c.blue, c.orange, c.green, c.red, c.grey][at % 5], symbol: ["circle", "triangle", "diamond", "rect"][at % 4], type: ["solid", "dashed", "dotted"][Math.floor(at / 5) % 3] });
+
   function overlay() {
     const { series } = data;
     if (series.length < 2) return null;
-    const style = (c, at) => ({ colour: [c.blue, c.orange, c.green, c.red, c.grey][at % 5], symbol: ["circle", "triangle", "diamond", "rect"][at % 4], type: ["solid", "dashed", "dotted"][Math.floor(at / 5) % 3] });
     const layers = [...new Set(series.flatMap((one) => one.layers.map((row) => row.layer)))].sort((a, b) => a - b);
     const counts = (score) => series.map((one) => `${number(one.layers.filter((row) => row.score === score).reduce((sum, row) => sum + row.n, 0))} of ${one.label}`).join(", ");
     const curves = (score, key, title, format) => chart(title, `Features that have it, all layers: ${counts(score)}.`, 300, (c) => ({
@@ -31,7 +33,7 @@
     return make("div", { class: "panel" }, chart("Success of the features above a threshold of S_out.", `Mean success@20 at the best factor; features at the left: ${series.map((one) => `${number(one.thresholds[0].selected)} of ${one.label}`).join(", ")}.`, 300, (c) => ({
       legend: {}, tooltip: { trigger: "axis", valueFormatter: (value) => number(Array.isArray(value) ? value[1] : value) },
       xAxis: { type: "log", axisLabel: { formatter: (value) => number(value, 2) }, name: "S_out at least", nameLocation: "middle", nameGap: 28 }, yAxis: { type: "value", min: 0 },
-      series: series.map((one, at) => line(one.label, one.thresholds.map((point) => [point.threshold, point.success]), [c.blue, c.orange, c.green, c.red, c.grey][at % 5])),
+      series: series.map((one) => { const { colour, symbol, type } = style(c, data.series.indexOf(one)); return line(one.label, one.thresholds.map((point) => [point.threshold, point.success]), colour, { symbol, lineStyle: { width: 2, color: colour, type } }); }),
     })));
   }
 
