@@ -23,7 +23,13 @@ study() { # NAME OVERRIDE ...
   study one_release_topk experiment=one_release "paths.output_dir=$runs/one_release_topk"
   study one_release_batchtopk experiment=one_release "sae.path=$SAES/smollm2-batchtopk" \
     "paths.output_dir=$runs/one_release_batchtopk"
+  for part in 0/3 1/3 2/3; do # joined at the end: what was finished counts, whatever is left
+    study "criteria_${part%/3}" experiment=criteria "shard=$part" "paths.output_dir=$runs/criteria_${part%/3}"
+  done
+  study lenses experiment=lenses "paths.output_dir=$runs/lenses"
   study scores experiment=paper/scores features=all "paths.output_dir=$runs/scores"
+  # The same question for Gemma-2-2B, as far as it can be told without its weights.
+  python3 -m steerlens experiment=criteria subject=gemma-2-2b device=cuda plan=true
 } 2>&1 | tee "$out/studies.log"
 find "$runs" -type f ! -name '*.parquet' ! -name '*.csv' ! -name '*.json' ! -name '*.yaml' \
   ! -name '*.md' -delete

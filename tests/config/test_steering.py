@@ -192,6 +192,7 @@ def refusal(*words: str) -> str:
             ["steer=grid", "judge=local", "judge.model=m"],
             ["judge=local is read only beside choice.rule=judge or concepts=NAME"],
         ),
+        (["choice.rule=kl", "choice.kl_budget=0"], ["choice.kl_budget=0.0 must be positive"]),
         (["choice.success_cap=0"], ["choice.success_cap=0.0 must be positive"]),
         (["choice.perplexity_budget=inf"], ["choice.perplexity_budget=inf must be positive"]),
     ],

@@ -39,7 +39,7 @@ def test_equals_numpys_correlation_over_sampled_texts(tiny_subject: MakeSubject)
     frame = score_features(subject, "outcome", **SETTINGS, top_k=40, memory_budget=4_000_000)
     settings = GenerationConfig(samples=20, max_new_tokens=8, temperature=1.0, stop=None)
     texts = unsteered_texts(subject, PROMPTS, settings, RunContext())
-    assert len(texts) == 40
+    assert len(texts) == outcome.Config(**SETTINGS).n_sampled() == 40
     z_NF = np.stack(
         [naive_largest(subject, row["prompt"], list(row["token_ids"]))
          for row in texts.to_dict("records")]
@@ -146,6 +146,10 @@ def test_what_cannot_work_is_refused(tiny_subject: MakeSubject, tmp_path: Path) 
     for settings, sentence in cases:
         with pytest.raises(SteerlensError, match=sentence):
             outcome.Config(**settings).check()
+    asked = outcome.Config(run=run)
+    asked.check_subject(subject.lm.name, subject.name)
+    with pytest.raises(SteerlensError, match=r"not of gemma-2-2b and .*, whose features are"):
+        asked.check_subject("gemma-2-2b", subject.name)
     other = dataclasses.replace(subject, name="another")
     with pytest.raises(SteerlensError, match="and another, whose features are scored"):
         score_features(other, "outcome", [1], run=run)

@@ -210,6 +210,11 @@ class ScoreConfig:
             if isinstance(number, int) and number < 1:
                 raise self.refusal(name, "must be at least 1")
 
+    def check_subject(self, model: str, sae: str) -> None:
+        """Refuse what is of another model or SAE than those that tables call so, before either is
+        loaded.
+        """
+
     def warnings(self) -> list[str]:
         """Say what of the settings works but is hardly meant, in sentences."""
         factor = getattr(self, "factor", None)

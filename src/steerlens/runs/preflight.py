@@ -64,6 +64,7 @@ def check(config: RunConfig) -> None:
     steers = bool(settings.steering.factors)
     for score in scores:
         score.check()
+        score.check_subject(config.model.title, config.sae.title)
     check_steer(config.steer)
     check_generation(config.generation)
     for metric in config.metrics.values():

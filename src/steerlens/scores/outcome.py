@@ -87,8 +87,7 @@ class OutcomeConfig(ScoreConfig):
             raise self.refusal("temperature", "must be above 0, so that samples differ")
         if not all(prompt.strip() for prompt in self.prompts):
             raise SteerlensError("prompts of score outcome: give at least one, none empty.")
-        n_texts = len(set(self.prompts)) * self.samples
-        if n_texts < FEWEST:
+        if (n_texts := self.n_sampled()) < FEWEST:
             raise self.refusal(
                 "samples",
                 f"gives {n_texts} texts, and fewer than {FEWEST} have no correlation",
@@ -108,6 +107,15 @@ class OutcomeConfig(ScoreConfig):
 
     def _most_tokens(self) -> int:
         return len(set(self.prompts)) * self.samples * self.max_new_tokens
+
+    def n_sampled(self) -> int:
+        """Return how many texts are sampled; 0 where a run's are read."""
+        return 0 if self.run is not None else len(set(self.prompts)) * self.samples
+
+    def check_subject(self, model: str, sae: str) -> None:
+        """Refuse a run of another model or SAE; see `ScoreConfig.check_subject`."""
+        if self.run is not None:
+            refuse_other_subject(Path(self.run), read_tables(Path(self.run)).features, model, sae)
 
     def looks_up(self) -> Any:
         """Return the concept whose tokens are counted; see `ScoreConfig.looks_up`."""
@@ -224,6 +232,16 @@ def outcomes_of_run(folder: Path, outcome: str) -> pd.DataFrame:
     return texts.assign(outcome=texts[outcome].to_numpy(dtype=float))
 
 
+def refuse_other_subject(folder: Path, rows: pd.DataFrame, model: str, sae: str) -> None:
+    """Refuse a run none of whose `rows` is of the model and the SAE."""
+    models, saes = ({*rows[name]} for name in ("model", "sae"))
+    if model not in models or sae not in saes:
+        raise SteerlensError(
+            f"score.run={folder} has texts of {', '.join(sorted(models))} and "
+            f"{', '.join(sorted(saes))}, not of {model} and {sae}, whose features are scored."
+        )
+
+
 def _numbers(texts: pd.DataFrame) -> list[str]:
     """Return the columns that may be an outcome."""
     numbers = [str(name) for name in texts if getattr(texts[name].dtype, "kind", "") in "iuf"]
@@ -262,13 +280,7 @@ def _sampled(subject: Subject, config: OutcomeConfig, ctx: RunContext) -> ReadTe
 def _of_run(subject: Subject, config: OutcomeConfig) -> ReadTexts:
     folder = Path(str(config.run))
     rows = outcomes_of_run(folder, config.outcome)
-    models, saes = ({*rows[name]} for name in ("model", "sae"))
-    if subject.lm.name not in models or subject.name not in saes:
-        raise SteerlensError(
-            f"score.run={folder} has texts of {', '.join(sorted(models))} and "
-            f"{', '.join(sorted(saes))}, not of {subject.lm.name} and {subject.name}, whose "
-            "features are scored."
-        )
+    refuse_other_subject(folder, rows, subject.lm.name, subject.name)
     rows = rows.loc[(rows["model"] == subject.lm.name) & (rows["sae"] == subject.name)]
     return _read(subject, config, rows, bool(read_tables(folder).chat_template))
 

@@ -89,7 +89,7 @@ def print_plan(settings: Settings, measures: bool = False) -> None:
 
 
 def _texts_of(settings: Settings) -> list[tuple[str, str]]:
-    """Return where the scores take from what features fire on, if any asks."""
+    """Return the texts that scores read, if any does: what features fire on, and sampled ones."""
     rows, methods, corpus = [], settings.scores, settings.corpus
     files = {file for method in methods.values() for file in method.examples()}
     for file in sorted(files):
@@ -98,6 +98,10 @@ def _texts_of(settings: Settings) -> list[tuple[str, str]]:
     if settings.counts_need_a_pass or any(method.corpus_pass() for method in methods.values()):
         text = corpus.path or corpus.name
         rows.append(("corpus", f"a pass of our own over corpus={corpus.name} ({text})"))
+    for name, score in methods.items():
+        if n_texts := getattr(score, "n_sampled", int)():
+            told = f"{n_texts:,} sampled without steering for {name}"
+            rows.append(("texts", f"{told}; score.run=DIR reads a run's instead"))
     return rows
 
 

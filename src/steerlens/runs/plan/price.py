@@ -116,9 +116,8 @@ def _of_score(score: Any, n_features: int, n_layers: int, settings: Settings) ->
     each = flops(model, sae, None, n_layers, getattr(score, "max_new_tokens", NEW))
     if each is None:
         return 0.0
-    if hasattr(score, "samples"):
-        n_texts = 0 if score.run else len(score.prompts) * score.samples
-        return n_texts * (each.text + n_layers * each.perplexity)
+    if hasattr(score, "n_sampled"):
+        return score.n_sampled() * (each.text + n_layers * each.perplexity)
     if hasattr(score, "outputs"):
         return n_features * score.max_examples * EXAMPLE * BACKWARD * each.token
     n_prompts = len(score.prompts) if hasattr(score, "prompts") else int(hasattr(score, "prompt"))
