@@ -45,7 +45,7 @@ def small_helpers(file: Path) -> Iterator[Helper]:
         is_private = node.name.startswith("_") and not node.name.endswith("__")
         body = node.body[1:] if ast.get_docstring(node) else node.body
         is_called = bool(called & {node.name, f"self.{node.name}", f"cls.{node.name}"})
-        if not (is_private and body and is_called) or ast.unparse(body) == NOT_HERE:
+        if not (is_private and body and is_called) or ast.unparse(body[0]) == NOT_HERE:
             continue
         n_lines = (body[-1].end_lineno or 0) - body[0].lineno + 1
         if n_lines <= LINES and len(re.findall(rf"\b{node.name}\b", source)) == 2:

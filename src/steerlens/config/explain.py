@@ -104,8 +104,9 @@ def failure(
         siblings: list[str] = []
         if isinstance(cause.parent_node, DictConfig):
             kind = OmegaConf.get_type(cause.parent_node)
-            is_typed = dataclasses.is_dataclass(kind)
-            siblings = _field_names(kind) if is_typed else [*map(str, cause.parent_node)]
+            siblings = [*map(str, cause.parent_node)]
+            if kind is not None and dataclasses.is_dataclass(kind):
+                siblings = [field.name for field in key_fields(kind)]
         key = str(cause.full_key)
         if key.startswith("score.") and key.count(".") == 1:
             return _unknown_score_key(key, siblings, where)
