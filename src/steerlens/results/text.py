@@ -83,7 +83,7 @@ def _is_plain(text: str) -> bool:
     # What isn't printable to Python are the categories C* and Z*, but for the space.
     if not text.isprintable() or "\\" in text:
         return False
-    return not text or unicodedata.category(text[0])[0] != "M"
+    return text.isascii() or unicodedata.category(text[0])[0] != "M"
 
 
 def _visible(char: str, first: bool) -> str:

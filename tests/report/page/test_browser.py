@@ -205,6 +205,53 @@ def test_an_address_leads_to_a_card_from_the_data_beside_the_page(
     assert "isn't beside this page" in opened.tab.locator("#card .warn").inner_text()
 
 
+def test_a_card_has_the_tokens_of_another_lens_beside_the_logit_lens(
+    opened: Opened, tmp_path: Path
+) -> None:
+    part = plain_tables()
+    by_lens = part.features.assign(promoted_tokens=[[" lens", " else"]] * len(part.features))
+    opened.open(
+        save_page(dataclasses.replace(part, features=by_lens), tmp_path), "#layer=3&feature=1"
+    )
+    opened.tab.wait_for_selector("#card .bars")
+    headings = opened.tab.locator("#card h3").all_inner_texts()
+    assert [text for text in headings if text.startswith("Promotes")] == [
+        "Promotes (logit lens)",
+        "Promotes (the run's own lens)",
+    ]
+    of_logit_lens, of_own = opened.tab.locator("#card .bars").all()[:2]
+    assert of_own.locator(".token").all_inner_texts() == ["␣lens", "␣else"]
+    assert of_logit_lens.locator(".token").first.inner_text() == "␣water"
+    assert opened.faults == []
+
+
+def test_a_narrow_screen_has_texts_below_their_numbers_and_whole_legends(
+    browser: Any, page: Path
+) -> None:
+    context = browser.new_context(viewport={"width": 380, "height": 800})
+    tab = context.new_page()
+    tab.goto(page.resolve().as_uri())
+    tab.wait_for_selector("html[data-ready]")
+    tab.evaluate(
+        """() => document.querySelector("#features").append(steerlens.table(["factor", "text"],
+        [[2, "word ".repeat(40)]], { label: "texts", isStacked: true }))"""
+    )
+    row = tab.locator("table.stacked tbody tr").first
+    number, text = (row.locator("td").nth(at).bounding_box() for at in (0, 1))
+    assert text["y"] >= number["y"] + number["height"]
+    assert text["x"] + text["width"] <= 380
+    legends = tab.evaluate(
+        """() => [...document.querySelectorAll(".chart")].flatMap((box) => {
+          if (box.chart) box.chart.draw();
+          const plot = echarts.getInstanceByDom(box);
+          return plot ? (plot.getOption().legend || []).map((one) => one.type) : [];
+        })"""
+    )
+    assert legends
+    assert set(legends) == {"plain"}
+    context.close()
+
+
 def test_no_text_runs_or_leaves_its_place(opened: Opened, tmp_path: Path) -> None:
     path = save_page(hostile_tables(), tmp_path)
     opened.open(path, "#layer=0&feature=1")

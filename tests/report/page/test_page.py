@@ -10,6 +10,7 @@ import re
 from html import unescape
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -255,6 +256,23 @@ def test_a_card_has_the_range_of_factors_that_the_rule_allows() -> None:
     kl = dataclasses.replace(run, choice=ChoiceConfig(rule="kl"))
     (why,) = {each.why_none for _, card in cards(kl, card_order(kl)) for each in card.steered}
     assert why.endswith("over 1 nat a token (choice.rule=kl)")
+
+
+def test_tokens_of_another_lens_are_on_the_card_and_the_lens_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tables()
+    by_lens = [[f" lens{at}"] for at in range(len(part.features))]
+    of_lens = dataclasses.replace(part, features=part.features.assign(promoted_tokens=by_lens))
+    config = SimpleNamespace(lens=SimpleNamespace(name="jacobian"))
+    monkeypatch.setattr(page_room, "read_config", lambda folder: config)
+    data = data_of(save_page(of_lens, tmp_path))
+    assert data["features"]["lens"] == "jacobian"
+    for at, (layer, feature) in enumerate(part.features[["layer", "feature"]].to_numpy().tolist()):
+        card = data["cards"][f"{layer}/{feature}"]
+        assert card["by_lens"] == [f"␣lens{at}"]
+        assert card["by_lens"] != card["promoted"][:1]
+    assert data_of(save_page(part, tmp_path))["features"]["lens"] is None
 
 
 def test_tables_of_a_study_are_on_the_page(tmp_path: Path) -> None:

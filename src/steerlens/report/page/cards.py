@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from steerlens.analysis.factors import no_factor
 from steerlens.analysis.ranking import BEST_OF_LAYER, best_of_layers
@@ -21,6 +22,7 @@ from steerlens.report.page.contents import (
     Window,
     plain,
 )
+from steerlens.report.page.scores import encode_tokens
 from steerlens.results import features_alone
 from steerlens.results.folder import RunTables
 from steerlens.results.text import printable, visible, visible_token
@@ -80,15 +82,14 @@ def cards(tables: RunTables, order: Sequence[int]) -> Iterator[tuple[str, Card]]
     steered_of = _steered_by_feature(tables)
     windows_of = _windows_by_feature(tables)
     neighbours_of = _neighbours_by_feature(tables)
-    token = cache(visible_token)  # the same few thousand tokens, again and again
     described = {(row["layer"], row["feature"]): row for row in tables.cards.to_dict("records")}
     lists = {
         name: frame[name].tolist()
-        for name in (
-            *("logit_lens_tokens", "promoted_tokens", "input_top_examples"),
-            *("neuronpedia_url", "activation_frequency"),
-        )
+        for name in (*("input_top_examples", "neuronpedia_url", "activation_frequency"),)
     }
+    promoted, by_lens = (
+        _shown_lists(frame[name]) for name in ("logit_lens_tokens", "promoted_tokens")
+    )
     for row in order:
         layer, feature = keys[row].tolist()
         value = {name: column[row] for name, column in lists.items()}
@@ -99,10 +100,10 @@ def cards(tables: RunTables, order: Sequence[int]) -> Iterator[tuple[str, Card]]
         yield (
             f"{layer}/{feature}",
             Card(
-                promoted=[*map(token, _list(value["logit_lens_tokens"]))],
+                promoted=promoted[row],
                 promoted_logits=_numbers(description.get("logit_lens_logits")),
-                by_lens=[*map(token, _list(value["promoted_tokens"]))],
-                suppressed=[*map(token, _list(description.get("suppressed_tokens")))],
+                by_lens=by_lens[row],
+                suppressed=[*map(visible_token, _list(description.get("suppressed_tokens")))],
                 suppressed_logits=_numbers(description.get("suppressed_logits")),
                 windows=windows,
                 marked=[text_lines(text) for text in marked],
@@ -116,6 +117,14 @@ def cards(tables: RunTables, order: Sequence[int]) -> Iterator[tuple[str, Card]]
                 steered=steered_of.get((layer, feature), []),
             ),
         )
+
+
+def _shown_lists(column: pd.Series) -> list[list[str]]:
+    """Give the tokens of every row as they are shown."""
+    encoded = encode_tokens(column)
+    flat = np.array(encoded.shown, dtype=object)[encoded.index].tolist()
+    bounds = zip(encoded.starts.tolist(), encoded.ends.tolist(), strict=True)
+    return [flat[start:end] for start, end in bounds]
 
 
 def _list(value: Any) -> list[Any]:

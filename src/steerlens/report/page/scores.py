@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from steerlens.analysis.payoff import first_selective
 from steerlens.analysis.ranking import ranking
@@ -97,17 +99,42 @@ def _number_column(frame: pd.DataFrame, name: str) -> NumberColumn:
     return NumberColumn(name, score.title, score.meaning, single_N if is_same else value_N)
 
 
+class EncodedTokens(NamedTuple):
+    """A column of lists of tokens, each different token once."""
+
+    shown: Sequence[str]
+    """The different tokens, as they are shown."""
+    index: np.ndarray
+    """(all tokens of all rows,), indices into `shown`"""
+    starts: np.ndarray
+    """(rows,), where each row's tokens start in `index`"""
+    ends: np.ndarray
+    """(rows,), where they end; a null has none."""
+
+
+def encode_tokens(column: pd.Series) -> EncodedTokens:
+    """Give the tokens of `column` with each different one looked at once."""
+    tokens = pa.array(column, pa.list_(pa.string()))
+    array = pa.concat_arrays(tokens.chunks) if isinstance(tokens, pa.ChunkedArray) else tokens
+    encoded = array.flatten().dictionary_encode()
+    shown = [visible_token(token) for token in encoded.dictionary.to_pylist()]
+    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+    ends = np.cumsum(lengths, dtype=np.int64)
+    return EncodedTokens(shown, encoded.indices.to_numpy(), ends - lengths, ends)
+
+
 def _promoted(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     """Give the different promoted tokens, and of every feature the first as indices into them."""
-    index_of: dict[str, int] = {}
-    promoted: list[int] = []
-    for tokens in frame["logit_lens_tokens"].tolist():
-        first = list(tokens)[:PROMOTED] if hasattr(tokens, "__len__") else []
-        promoted += [index_of.setdefault(str(token), len(index_of)) for token in first]
-        promoted += [-1] * (PROMOTED - len(first))
-    index_N = np.asarray(promoted, dtype=np.int64)
-    index_N[index_N < 0] = len(index_of)
-    return [_cut(visible_token(token)) for token in index_of], unsigned(index_N)
+    shown, index, starts, ends = encode_tokens(frame["logit_lens_tokens"])
+    at_NP = starts[:, None] + np.arange(PROMOTED)
+    is_there_NP = at_NP < ends[:, None]
+    # Numbered in the order in which features have them.
+    first = index[at_NP[is_there_NP]]
+    different, position, inverse = np.unique(first, return_index=True, return_inverse=True)
+    order = np.argsort(position)
+    promoted_NP = np.full(at_NP.shape, len(different))
+    promoted_NP[is_there_NP] = np.argsort(order)[inverse]
+    return [_cut(shown[token]) for token in different[order]], unsigned(promoted_NP.ravel())
 
 
 def _cut(text: str) -> str:
