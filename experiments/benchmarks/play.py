@@ -20,7 +20,8 @@ from typing import Any
 
 from steerlens.config.settings import parse_settings
 from steerlens.report.play.requests import Writing
-from steerlens.runs.play import _usual, _what_is_played, load_player, parse_arguments
+from steerlens.runs.play import _what_is_played, parse_arguments
+from steerlens.runs.play.player import _usual, load_player
 
 FEATURE, OTHER_FEATURE = 1329, 7
 OTHER_PROMPT = "What should I cook for my friends tonight?"

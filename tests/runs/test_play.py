@@ -22,7 +22,8 @@ from steerlens.report.play.queue import Left
 from steerlens.report.play.requests import Writing, parse_writing
 from steerlens.report.play.server import open_socket
 from steerlens.runs.models import RunModels
-from steerlens.runs.play import Player, Typed, _what_is_played, load_player, parse_arguments, play
+from steerlens.runs.play import Typed, _what_is_played, parse_arguments, play
+from steerlens.runs.play.player import Player, load_player
 from steerlens.runs.preflight import check
 from steerlens.runs.run import context_of
 from steerlens.steering.features import steer_layer

@@ -16,7 +16,7 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -177,6 +177,9 @@ BLOCK = 1024
 """Features that are scored, and kept, at a time: what a killed run can lose of one method at
 most."""
 
+TIMED_PROMPTS = 2
+"""Prompts that a plan times a method on which has many."""
+
 
 @dataclass
 class ScoreConfig:
@@ -279,7 +282,11 @@ class ScoreConfig:
         """Return settings with which a plan times the method on few of its texts or prompts, and
         how many times as long the method itself takes.
         """
-        return self, 1.0
+        prompts = getattr(self, "prompts", None)
+        if not isinstance(prompts, list) or len(prompts) <= TIMED_PROMPTS:
+            return self, 1.0
+        fewer: Any = {"prompts": prompts[:TIMED_PROMPTS]}
+        return replace(self, **fewer), len(prompts) / TIMED_PROMPTS
 
     def refusal(self, name: str, why: str) -> SteerlensError:
         """Return the error for setting `name`: `why` goes on after its value."""

@@ -81,7 +81,7 @@ class RunContext:
     """Where finished scores are kept."""
     prompt_states: PromptStates | None = None
     """What prompts have left, where texts of the same ones are asked for again and again; None =
-    prompts are run anew for each batch."""
+    prompts are run anew for each call of `generate`."""
     later: Callable[[int], Iterable[Subject]] = _no_subjects
     """Loads the SAEs of the run's layers after this one, in rising order."""
     cache: GroupCache = field(default_factory=GroupCache)

@@ -18,6 +18,7 @@ import numpy as np
 
 from steerlens.config.parse import parse_concept
 from steerlens.config.prompts import PROMPTS
+from steerlens.config.registry import TIMED_PROMPTS
 from steerlens.errors import SteerlensError, unknown
 from steerlens.results import CONCEPTS, GENERATIONS, RATINGS
 from steerlens.results.folder import read_tables
@@ -33,8 +34,8 @@ SUCCESS, CONCEPT_SUCCESS = "success", "concept_success"
 FEWEST = 30
 """Of fewer texts there is no correlation."""
 
-TIMED_PROMPTS, TIMED_SAMPLES, TIMED_TOKENS = 2, 16, 8
-"""Of the texts that a plan times."""
+TIMED_SAMPLES, TIMED_TOKENS = 16, 8
+"""Of each prompt's texts that a plan times."""
 
 
 @dataclass

@@ -46,10 +46,6 @@ class PromptRobustnessConfig(ScoreConfig):
                 "prompts of score prompt_robustness: give two or more, none empty."
             )
 
-    def reduced(self) -> tuple[ScoreConfig, float]:
-        """Return the settings with two of the prompts; see `ScoreConfig.reduced`."""
-        return dataclasses.replace(self, prompts=self.prompts[:2]), len(self.prompts) / 2
-
     def uses(self) -> Sequence[str]:
         """Return which of the run's seed and corpus the numbers depend on."""
         return ()

@@ -62,10 +62,6 @@ class SideEffectsConfig(ScoreConfig):
         if self.later_saes is not None and self.later_saes < 0:
             raise self.refusal("later_saes", "must be at least 0, or null for all")
 
-    def reduced(self) -> tuple[ScoreConfig, float]:
-        """Return the settings with two of the prompts; see `ScoreConfig.reduced`."""
-        return dataclasses.replace(self, prompts=self.prompts[:2]), len(self.prompts) / 2
-
     def uses(self) -> Sequence[str]:
         """Return which of the run's seed and corpus the numbers depend on."""
         return ()

@@ -124,11 +124,16 @@ def test_prompts_that_come_again_are_not_run_again_and_give_the_same_bits(
         texts = texts_of(subject, rows, run, positions=positions, **SAMPLED)
         return len(forwards), texts
 
-    forwards_of(1.0, run)
-    n_again, texts = forwards_of(2.0, run)
+    prompts = mixed_rows()["prompt"].unique().tolist()
+    texts_of(subject, rows_of(prompts=prompts[:1]), run, positions=positions, **SAMPLED)
+    n_beside_another, texts = forwards_of(2.0, run)
+    n_again, texts_again = forwards_of(2.0, run)
     n_alone, expected = forwards_of(2.0, RunContext())
-    assert n_again == n_alone - (2 if positions == "last" else 1)
-    pd.testing.assert_frame_equal(texts, expected, check_exact=True)
+    of_prompt = 2 if positions == "last" else 1
+    assert n_beside_another == n_alone - of_prompt
+    assert n_again == n_alone - of_prompt * len(prompts)
+    for frame in (texts, texts_again):
+        pd.testing.assert_frame_equal(frame, expected, check_exact=True)
 
 
 def test_states_of_prompts_take_no_more_memory_than_they_may(tiny_subject: MakeSubject) -> None:

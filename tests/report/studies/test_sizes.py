@@ -80,7 +80,7 @@ def test_more_prompts_bring_the_output_score_nearer_to_that_of_all() -> None:
 
 
 def test_factors_from_more_prompts_lose_less_and_from_all_nothing() -> None:
-    texts = generations(n=12, prompts=[f"prompt {i}" for i in range(12)])
+    texts = generations(n=12, prompts=[f"prompt {i}" for i in range(3)])
     choice = ChoiceConfig()
     table = RunTables(frame((0, 1), 12, input_score=None), texts, choice=choice)
     _, found = sizes(Series("a", [], table))

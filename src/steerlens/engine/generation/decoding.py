@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -68,7 +68,8 @@ class PromptState(NamedTuple):
 
 
 class PromptStates:
-    """States of the latest prompts, so that texts of prompts that come again begin at once.
+    """The state of each of the latest prompts, so that texts of prompts that come again begin at
+    once.
 
     What they begin from is the same to the last bit.
     """
@@ -283,36 +284,42 @@ class _Forward:
         """Return what the prompts leave before the position `first`, and where rows are steered
         their logits.
         """
-        key = (
-            self._bridge, first, steers, tuple(self._n_padding.tolist()),
-            *map(tuple, self._tokens_PL.tolist()),
-        )  # fmt: skip
-        if self._states is not None and (state := self._states.get(key)):
-            return state
-        n_padding_P, caches, plain = self._n_padding, [], []
-        # Always as many at once: how many prompts there are depends on the batch.
-        for tokens_RL, n_padding_R in self._tiles():
-            self._n_padding = n_padding_R
-            self._cache = new_cache(self._bridge)
+        keys = [
+            (self._bridge, first, steers, n_padding, *tokens)
+            for n_padding, tokens in zip(
+                self._n_padding.tolist(), self._tokens_PL.tolist(), strict=True
+            )
+        ]
+        states = {key: self._states.get(key) for key in keys} if self._states else {}
+        missing = [index for index, key in enumerate(keys) if states.get(key) is None]
+        # Always as many at once, because how many there are depends on the batch. On a CPU each by
+        # itself: its time goes by tokens, and whoever plays has a single prompt.
+        at_once = 1 if self._tokens_PL.device.type == "cpu" else ROWS
+        n_padding_P = self._n_padding
+        for start in range(0, len(missing), at_once):
+            indices = missing[start : start + at_once]
+            tokens_RL = with_rows(self._tokens_PL[indices], at_once)
+            self._n_padding = with_rows(n_padding_P[indices], at_once)
+            self._cache, plain_RV = new_cache(self._bridge), None
             if first > 0:
                 self._run(tokens_RL[:, :first], [])
-            caches.append(copied(self._cache))
+            before = self._cache
             if steers:
-                plain.append(self._run(tokens_RL[:, first:], []))
+                self._cache = copied(before)
+                plain_RV = self._run(tokens_RL[:, first:], [])
+            for row, index in enumerate(indices):
+                cache = copied(before)
+                cache.reorder_cache(torch.tensor([row], device=n_padding_P.device))
+                plain_1V = None if plain_RV is None else plain_RV[row, None].clone()
+                states[keys[index]] = PromptState(cache, plain_1V)
+                if self._states:
+                    self._states.add(keys[index], states[keys[index]])
         self._n_padding = n_padding_P
-        n_prompts, cache = len(n_padding_P), joined(caches)
-        plain_PV = torch.cat(plain)[:n_prompts].clone() if plain else None
-        if self._states is not None:
-            # Without the rows that only fill up the last tile.
-            cache.reorder_cache(torch.arange(n_prompts, device=n_padding_P.device))
-            self._states.add(key, PromptState(cache, plain_PV))
-        return PromptState(cache, plain_PV)
-
-    def _tiles(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield tokens and number of padding tokens of `ROWS` prompts at a time."""
-        tiles = (self._tokens_PL.split(ROWS), self._n_padding.split(ROWS))
-        for tokens, n_padding in zip(*tiles, strict=True):
-            yield with_rows(tokens, ROWS), with_rows(n_padding, ROWS)
+        of_prompts = [state for key in keys if (state := states[key])]
+        plain = [state.plain_PV for state in of_prompts if state.plain_PV is not None]
+        return PromptState(
+            joined([state.cache for state in of_prompts]), torch.cat(plain) if plain else None
+        )
 
     def next(self, token_B: torch.Tensor, hooks: Edits) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return logits (B, V) after one more token, and the KL if this is the first edited

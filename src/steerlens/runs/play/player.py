@@ -1,53 +1,34 @@
-"""`steerlens play`: a subject loaded once, and texts written with its features as they are asked.
-
-The part that knows the model; `report.play` is page and transport.
-"""
+"""A loaded subject, and all that is asked of it: texts, the features of a concept, vectors."""
 
 from __future__ import annotations
 
 import io
-import re
-import shlex
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
-from operator import attrgetter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerlens.config.compose import compose, literal, read_config
-from steerlens.config.entries import needed_keys
-from steerlens.config.overrides import override, parse
 from steerlens.config.parse import parse_ids
 from steerlens.config.registry import parts_of
 from steerlens.config.schema import POSITIONS, RunConfig
-from steerlens.config.settings import Settings, SteeringSettings, parse_settings
+from steerlens.config.settings import Settings, SteeringSettings
 from steerlens.config.steering import check_steer, shares_of
-from steerlens.errors import SteerlensError, unknown
+from steerlens.errors import SteerlensError
 from steerlens.report.page.cards import segments
 from steerlens.report.page.contents import plain
 from steerlens.report.play import Bench, Live, Match, Tell, Text
-from steerlens.report.play.page import write_play_page
 from steerlens.report.play.requests import LIMITS, NEW_TOKENS, Writing
-from steerlens.report.play.server import (
-    address_of,
-    is_loopback,
-    make_server,
-    new_token,
-    open_socket,
-)
 from steerlens.report.terminal import phase
 from steerlens.results import FEATURES
-from steerlens.results.folder import RunTables, read_tables, unfinished
+from steerlens.results.folder import RunTables
 from steerlens.results.text import visible_token
 from steerlens.runs.api import FACTORS
 from steerlens.runs.models import RunModels, steering_of
-from steerlens.runs.preflight import check, tell_begin
-from steerlens.runs.run import context_of, refuse_unloadable
+from steerlens.runs.play.repeat import repeated, subject_words
+from steerlens.runs.run import context_of
 from steerlens.storage.store import Store
 
 if TYPE_CHECKING:
@@ -56,122 +37,11 @@ if TYPE_CHECKING:
     from steerlens.engine.run_context import RunContext
     from steerlens.engine.subject import Subject
 
-PORT, HOST = 8765, "127.0.0.1"
-
 OWN_TOKENS = 20
 """Logit-lens tokens of a feature that are marked in texts, as those of success@20."""
 
 MATCHES = 100
 """Features that a search for a concept gives at most."""
-
-SUBJECT_KEYS = (
-    *("model", "sae", "subject", "layer", "device", "dtype", "device_map", "memory_budget", "seed"),
-    *("steer", "generation", "labels", "paths", "debug", "hydra"),
-)
-"""What `steerlens play` reads of the configuration; the rest is refused."""
-
-
-TRIED = ("steer=grid", "generation.stop=null", "generation.chat_template=auto")
-"""How texts are written unless something else is asked for: as `steerlens concept=WORD` does."""
-
-
-@dataclass(frozen=True)
-class Typed:
-    """What was typed behind `steerlens play`."""
-
-    run: Path | None
-    overrides: tuple[str, ...]
-    host: str
-    port: int
-
-
-def play(arguments: Sequence[str]) -> None:
-    """Serve the page of a run, or of a subject's features, with a card that steers.
-
-    Args:
-        arguments: perhaps the folder of a run, `port=`, `host=`, and without a folder overrides.
-
-    Raises:
-        SteerlensError: for what isn't there, doesn't fit, or can't be had, in one sentence.
-    """
-    typed = parse_arguments(arguments)
-    if missing := [name for name in ("starlette", "uvicorn") if find_spec(name) is None]:
-        raise SteerlensError(
-            f"steerlens play needs {' and '.join(missing)}, of the extra `play`: pip install "
-            f"{' '.join(missing)}."
-        )
-    config, tables = _what_is_played(typed)
-    check(config)
-    settings = parse_settings(config)
-    refuse_unloadable(settings)
-    with open_socket(typed.host, typed.port) as bound, tempfile.TemporaryDirectory() as folder:
-        tell_begin(config)
-        player = load_player(config, settings, tables, Path(folder) / "texts")
-        token = new_token()
-        with phase("writing the page"):
-            title = f"{config.model.title} with {config.sae.title}"
-            write_play_page(player.tables, player.live, title, typed.run, Path(folder))
-        if not is_loopback(typed.host):
-            print(
-                f"Warning: whoever reaches {typed.host} and knows this address can use the model, "
-                "and nothing on the way is encrypted.",
-                file=sys.stderr,
-            )
-        print(f"Open {address_of(bound, token)} (Ctrl-C ends it)", flush=True)
-        make_server(player.bench, Path(folder), bound, token).run(sockets=[bound])
-
-
-def parse_arguments(arguments: Sequence[str]) -> Typed:
-    """Return what was typed.
-
-    Raises:
-        SteerlensError: it makes no sense, in one sentence.
-    """
-    run, overrides = None, []
-    settings = {"host": HOST, "port": str(PORT)}
-    for word in arguments:
-        key, equals, value = word.partition("=")
-        if not equals:
-            if run is not None:
-                raise SteerlensError(f"steerlens play shows one run, not both {run} and {word}.")
-            run = Path(word)
-        elif key in settings:
-            settings[key] = value
-        else:
-            first = key.lstrip("+~").partition(".")[0].partition("@")[0]
-            if first not in SUBJECT_KEYS:
-                raise unknown("setting of steerlens play", first, [*SUBJECT_KEYS, *settings])
-            overrides.append(word)
-    port = settings["port"]
-    if not port.isascii() or not port.isdecimal() or int(port) > 65535:
-        raise SteerlensError(f"port={port} is no port; ports are 0 (any) to 65535.")
-    if run is not None and overrides:
-        raise SteerlensError(
-            f"{overrides[0]} can't go with a run's folder, whose settings are the run's; leave one "
-            "of them out."
-        )
-    return Typed(run, tuple(overrides), settings["host"], int(port))
-
-
-def _what_is_played(typed: Typed) -> tuple[RunConfig, RunTables | None]:
-    """Return the settings, and the tables where there is a run."""
-    if typed.run is None:
-        return compose([*TRIED, *typed.overrides]), None
-    if not typed.run.is_dir():
-        raise SteerlensError(f"there is no folder {typed.run}.")
-    tables = replace(read_tables(typed.run), unfinished=unfinished(typed.run))
-    if tables.features.empty:
-        raise SteerlensError(f"the run in {typed.run} has no feature to steer with.")
-    of_run, usual = read_config(typed.run), compose(["steer=grid"])
-    # What the run asks for besides its subject and its texts isn't carried out again.
-    names = (
-        *("model", "sae", "layer", "seed", "device", "dtype", "device_map", "memory_budget"),
-        *("corpus", "generation"),
-    )
-    config = replace(usual, **{name: getattr(of_run, name) for name in names})
-    cache = replace(usual.paths, cache_dir=of_run.paths.cache_dir)
-    steer = usual.steer if of_run.steer.factors is None else of_run.steer
-    return replace(config, steer=steer, paths=cache), tables
 
 
 @dataclass(frozen=True)
@@ -214,7 +84,7 @@ def load_player(
     lm = subject_of(layers[0]).lm
     steering = steering_of(lm, settings.steering)
     vocabulary = Vocabulary(lm.tokenizer)
-    words = _subject_words(config)
+    words = subject_words(config)
     # Nothing is kept in the cache: these texts are asked for again now or never.
     states = PromptStates(ctx.memory_budget // 8)
     ctx = replace(ctx, store=Store(finished), prompt_states=states)
@@ -391,109 +261,6 @@ def steering_for(writing: Writing, base: SteeringSettings) -> SteeringSettings:
         concept=(),
         shares={},
     )
-
-
-def repeated(
-    writing: Writing, settings: SteeringSettings, words: Sequence[str] | None
-) -> dict[str, str | None]:
-    """Return the command and the Python that write the same texts; None where there is none: of a
-    subject that is no entry, and the command without a factor.
-    """
-    if words is None:
-        return {"command": None, "python": None}
-    generation, steer = settings.generation, settings.steer
-    of_request: dict[str, Any] = {
-        "layer": writing.layer,
-        "features.ids": list(writing.features),
-        "steer.factors": list(writing.factors),
-        "steer.operator": writing.operator,
-        "steer.positions": writing.positions,
-        "generation.prompts": [writing.prompt],
-        "generation.chat_template": writing.chat_template,
-        "generation.max_new_tokens": writing.max_new_tokens,
-        "generation.temperature": writing.temperature,
-        "seed": writing.seed,
-    }
-    if len(writing.features) > 1:
-        of_request["steer.weights"] = list(writing.weights)
-    overrides = [*words, "steer=grid", *(_word(*item) for item in of_request.items())]
-    command = shlex.join(["steerlens", *overrides]) if writing.factors else None
-    chosen = {
-        "operator": writing.operator,
-        "positions": writing.positions,
-        **{name: getattr(steer, name) for name in ("unit", "keep_error")},
-        **{name: getattr(generation, name) for name in ("max_new_tokens", "temperature", "stop")},
-        **{name: getattr(generation, name) for name in ("top_k", "top_p", "chat_template")},
-        "default_max_activation": steer.default_max_activation,
-        "seed": writing.seed,
-    }
-    usual = {"top_k": None, "top_p": None, "default_max_activation": None}
-    keywords = {
-        **({"weights": list(writing.weights)} if len(writing.features) > 1 else {}),
-        **{name: value for name, value in chosen.items() if usual.get(name, ...) != value},
-    }
-    arguments = [repr(list(writing.features)), repr(list(writing.factors)), repr([writing.prompt])]
-    arguments += [f"{name}={value!r}" for name, value in keywords.items()]
-    lines = [
-        "import steerlens",
-        "",
-        f"subject = steerlens.load_subject(layer={writing.layer}, {_as_python(words)})",
-        "texts = steerlens.generate(",
-        *(f"    {argument}," for argument in ["subject", *arguments]),
-        ")",
-        'print(texts[["factor", "text", "success_20", "perplexity"]])',
-    ]
-    return {"command": command, "python": "\n".join(lines)}
-
-
-def _as_python(words: Sequence[str]) -> str:
-    """Return the overrides that choose a subject as arguments of `load_subject`."""
-    chosen = {
-        parsed.key_or_group: parsed.value()
-        for parsed in parse(words)
-        if not parsed.key_or_group.startswith(("steer.", "generation."))
-    }
-    names = ", ".join(f"{name}={chosen.pop(name)!r}" for name in ("model", "sae"))
-    return f"{names}, **{chosen!r}" if chosen else names
-
-
-def _subject_words(config: RunConfig) -> list[str] | None:
-    """Return overrides that choose the subject of `config`, and what of steering and texts a
-    request leaves as it is; None where its model or SAE is no entry any more.
-    """
-    names = [_word("model", config.model.name), _word("sae", config.sae.name)]
-    try:
-        for group, entry in (("model", config.model), ("sae", config.sae)):
-            for key in needed_keys(group, entry.name):
-                names.append(_word(key, attrgetter(key)(config)))
-        usual = asdict(compose([*names, "steer=grid"]))
-    except (SteerlensError, OSError):
-        return None
-    of_request = {
-        "steer": ("factors", "operator", "positions", "search", "controls", "together", "weights"),
-        "generation": (
-            *("prompts", "n_prompts", "samples", "chat_template", "max_new_tokens"),
-            *("temperature", "batch_size"),
-        ),
-    }
-    words = list(names)
-    settings = asdict(config)
-    for group in ("model", "sae", "steer", "generation"):
-        for name, value in settings[group].items():
-            if name not in of_request.get(group, ()) and usual[group][name] != value:
-                words.append(_word(f"{group}.{name}", value))
-    for name in ("device", "dtype", "device_map"):
-        if settings[name] != usual[name]:
-            words.append(_word(name, settings[name]))
-    return words
-
-
-def _word(key: str, value: Any) -> str:
-    """Return an override, of plain names without the quotes that they don't need."""
-    is_name = isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w-]*", value)
-    if is_name and value.lower() not in ("null", "true", "false", "nan", "inf"):
-        return f"{key}={value}"
-    return override(key, literal(value))
 
 
 def _matches(features: pd.DataFrame, tokens: Mapping[int, str]) -> list[Match]:
