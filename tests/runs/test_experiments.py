@@ -87,7 +87,9 @@ def once(names: list[str]) -> list[Any]:
 
 ALIKE = {
     "table1_embedded": "table1_smollm2",
-    "sae_training": "one_release",
+    "paper/table1": "table1_smollm2",
+    "one_release": "compare_releases",
+    "sae_training": "compare_releases",
     "optuna": "paper/steering",
 }
 """Experiments whose first steps are nearly those of another."""

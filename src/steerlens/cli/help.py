@@ -40,9 +40,10 @@ def help_text(topic: str | None = None) -> str:
         lists = (_listed(f"  {name:<11}", names) for name, names in options().items() if names)
         return OVERVIEW.format(groups="\n".join(lists))
     group, equals, option = topic.partition("=")
+    groups = list(dict.fromkeys([*options(), *group_classes(), "metrics"]))
     pages: list[tuple[Iterable[str], Callable[[str], str]]] = [
         (USAGE, _verb),
-        (_groups(), _group),
+        (groups, _group),
         ([setting.key for setting in all_settings()], _setting),
         ([f"score.{method}" for method in parts_of("scores")], _method),
         ([table.file for table in (*TABLES, SWEEP)], _table),
@@ -70,12 +71,6 @@ def help_text(topic: str | None = None) -> str:
     near = nearest(topic, words)
     hint = f"did you mean {' or '.join(near)}?" if near else "`steerlens --help` shows everything."
     raise SteerlensError(f"there is no help on {topic!r}; {hint}")
-
-
-def _groups() -> list[str]:
-    """Return the groups of `conf/` and of the schema."""
-    names = [*group_classes(), "metrics"]
-    return [*options(), *(name for name in names if name not in options())]
 
 
 def _verb(verb: str) -> str:

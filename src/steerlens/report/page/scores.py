@@ -134,7 +134,9 @@ def _promoted(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     order = np.argsort(position)
     promoted_NP = np.full(at_NP.shape, len(different))
     promoted_NP[is_there_NP] = np.argsort(order)[inverse]
-    return [_cut(shown[token]) for token in different[order]], unsigned(promoted_NP.ravel())
+    return [_cut(shown[token]) for token in different[order].tolist()], unsigned(
+        promoted_NP.ravel()
+    )
 
 
 def _cut(text: str) -> str:

@@ -245,21 +245,18 @@ def _table_row(
     counted = texts.merge(of_row[key].drop_duplicates(), on=key)
     for layer in sorted(set(texts["layer"])):
         cells[f"texts_layer_{layer}"] = int((counted["layer"] == layer).sum())
-        cells[f"undecided_layer_{layer}"] = _undecided(of_row.loc[of_row["layer"] == layer])
+        # Of features, or concepts, the factor is only the smallest: all were rated 0.
+        arms = of_row.loc[of_row["layer"] == layer].drop_duplicates(
+            ["method", "rank", "concept_id"]
+        )
+        undecided = arms["undecided"].fillna(value=False)
+        cells[f"undecided_layer_{layer}"] = int(undecided.sum())
         cells[f"auroc_layer_{layer}"] = _auroc(row, member, layer)
     cells |= _learnt_from(row, member)
     published = PUBLISHED.get(row.method, (None, None))
     for layer, number in zip(PUBLISHED_LAYERS, published, strict=True):
         cells[f"published_layer_{layer}"] = number
     return cells
-
-
-def _undecided(rows: Any) -> int:
-    """Return the number of features, or concepts, whose factor is only the smallest: all were
-    rated 0.
-    """
-    arms = rows.drop_duplicates(["method", "rank", "concept_id"])
-    return int(arms["undecided"].fillna(value=False).sum())
 
 
 def _auroc(row: Row, member: Series, layer: int) -> float | None:
