@@ -27,7 +27,7 @@ TEXTS: dict[str, Any] = {"text": "", "token_ids": []}
 LEFT_OUT = {
     "features.parquet": (
         *("logit_lens_tokens", "logit_lens_token_ids", "input_top_examples", "output_token"),
-        *("label", "neuronpedia_url"),
+        *("promoted_tokens", "promoted_token_ids", "label", "neuronpedia_url"),
     ),
     "steering.parquet": ("input_top_examples",),
 }

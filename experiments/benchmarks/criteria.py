@@ -10,13 +10,16 @@ work. Each score runs three times: for a few features from nothing, for the same
 more. What more features take makes the milliseconds a feature, and what the first run took beyond
 its features is fixed: the prompt, 499 random directions, texts that are sampled or read. Beside it
 one plain forward of the output score's prompt, and the naive reference of the tests, a feature or a
-text at a time. The texts of `outcome` are a fifth of its 500, so that its numbers are times five.
+text at a time. Of the 500 texts of `outcome` it takes 40, of the 50 prompts of `prompt_robustness`
+five, and multiplies, because their work is the same for each. A machine with other work inflates
+all of them alike: compare within a run.
 More arguments are settings of the run.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 import time
@@ -30,6 +33,7 @@ import numpy as np
 import pandas as pd
 
 from steerlens.config.compose import compose
+from steerlens.config.prompts import PROMPTS
 from steerlens.config.registry import load_part
 from steerlens.config.settings import parse_settings
 from steerlens.engine.examples import read_examples
@@ -43,8 +47,10 @@ from tests.support.naive_scores import naive_attribution, naive_largest, naive_s
 
 LAYER = 19
 PROMPT = "From my experience,"
-FIFTH = 5
-"""Of `outcome`, samples of each prompt: 100 texts."""
+SAMPLES, SAMPLES_IN_ALL = 2, 25
+"""Of each prompt of `outcome`: here, and by default."""
+FEW_PROMPTS = json.dumps(PROMPTS[:5])
+"""Of the 50 of `prompt_robustness`."""
 
 Naive = Callable[[Subject, Any, int], object]
 
@@ -60,13 +66,15 @@ class Criterion(NamedTuple):
     """The reference for one feature; None where the tests have none that is a loop."""
     part: float = 1.0
     """The share of its work that the reference does here."""
-    times: int = 1
+    times: float = 1.0
     """What ours does a part of."""
 
     @property
     def name(self) -> str:
         """The score, with what isn't its default."""
-        return " ".join([self.score, *(word for word in self.overrides if "samples" not in word)])
+        fewer = ("score.samples", "score.prompts")
+        words = [word for word in self.overrides if not word.startswith(fewer)]
+        return " ".join([self.score, *words])
 
 
 def naive_gradient(subject: Subject, config: Any, feature: int) -> None:
@@ -97,19 +105,28 @@ CRITERIA = (
     Criterion("lens_precision", sizes=(16, 80)),
     Criterion(
         "prompt_robustness",
-        sizes=(8, 24),
-        naive=lambda s, c, i: [naive_output_score(s, i, text, c.factor) for text in c.prompts[:5]],
+        [f"score.prompts={FEW_PROMPTS}"],
+        (16, 80),
+        lambda s, c, i: [naive_output_score(s, i, text, c.factor) for text in c.prompts],
         part=0.1,
+        times=10,
     ),
     Criterion(
         "side_effects",
-        sizes=(16, 80),
+        sizes=(8, 40),
         naive=lambda s, c, i: naive_side_effects(s, i, c.prompts, c.factor, c.tolerance),
     ),
-    Criterion("gradient", sizes=(4, 16), naive=naive_gradient),
-    Criterion("gradient", ["score.target=promoted", "lens=jacobian"], (4, 16)),
+    Criterion("gradient", sizes=(2, 8), naive=naive_gradient),
+    Criterion("gradient", ["score.target=promoted", "lens=jacobian"], (2, 8)),
     Criterion("f1", ["score.labels=embedded", "score.topic=networking"], (16, 80)),
-    Criterion("outcome", [f"score.samples={FIFTH}"], (16, 272), naive_outcome, 0.01, 25 // FIFTH),
+    Criterion(
+        "outcome",
+        [f"score.samples={SAMPLES}"],
+        (16, 272),
+        naive_outcome,
+        part=SAMPLES / (20 * SAMPLES_IN_ALL),
+        times=SAMPLES_IN_ALL / SAMPLES,
+    ),
 )
 
 

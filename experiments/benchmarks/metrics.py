@@ -5,8 +5,9 @@ From the top of the repository (the default model; a minute on one core):
     OMP_NUM_THREADS=1 python -m experiments.benchmarks.metrics
 
 In this one process and in seconds of its processor time: texts of some features at several factors,
-as `concept=WORD` makes them (requests inside the chat template), then each metric of them. Nothing
-is read from the cache of finished work. More arguments are settings of the run.
+as `concept=WORD` makes them (requests inside the chat template), then each metric of them that is
+on by default. Nothing is read from the cache of finished work. More arguments are settings of the
+run.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ def main() -> None:
     print(f"{len(texts)} texts of {n_tokens:,} tokens: {of_texts:.2f} s", flush=True)
     total = 0.0
     for name, metric in metrics().items():
+        if not getattr(metric.Config(), "enabled", True):
+            continue
         times = []
         for _ in range(args.rounds):
             start = time.process_time()

@@ -99,6 +99,7 @@ def test_a_run_leaves_everything_in_its_folder(steerlens: Run, folders: dict[str
     assert json.loads((out / "summary.json").read_text())["overall"]["features"] == 2 * D_SAE
     suffixes = {file.suffix for file in (out / "figures").iterdir()}
     assert suffixes == {".png", ".pdf"}
+    assert (out / "report.html").is_file()
     assert "Best output features" in done.stdout
     assert "998 random directions" in " ".join(done.stdout.split())
     assert "HYDRA" not in done.stdout + done.stderr
@@ -145,8 +146,10 @@ def test_two_runs_with_the_same_seed_are_equal(
     steerlens: Run, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     for name in ("a", "b"):
-        done = steerlens("features=random", "features.n=5", f"paths.output_dir={tmp_path / name}")
+        words = ("features=random", "features.n=5", "paths.report=false")
+        done = steerlens(*words, f"paths.output_dir={tmp_path / name}")
         assert done.returncode == 0, done.stderr
+        assert not (tmp_path / name / "report.html").exists()
     a, b = FEATURES.read(tmp_path / "a"), FEATURES.read(tmp_path / "b")
     pd.testing.assert_frame_equal(a, b)
     assert len(a) == 10
@@ -323,6 +326,8 @@ def test_a_multirun_gives_each_job_a_folder_and_goes_on_after_a_failure(
     assert done.returncode == 0, done.stderr
     layers = [set(FEATURES.read(tmp_path / "sweep" / job)["layer"]) for job in ("0", "1")]
     assert layers == [{1}, {3}]
+    # Of jobs the joined result has the page.
+    assert not list((tmp_path / "sweep").glob("*/report.html"))
 
 
 def test_input_scores_come_from_a_text_file(

@@ -88,6 +88,14 @@ def test_it_writes_beside_the_unsteered_text_and_marks(page: Tab) -> None:
     assert page.faults == []
 
 
+def test_a_search_begins_with_the_feature_that_promotes_the_very_text_most(page: Tab) -> None:
+    wanted = HOSTILE[3]  # every feature has it, at another rank
+    page.tab.fill("#live-search", wanted)
+    first = page.tab.locator("#live .matches button").first
+    assert first.locator(".token").first.inner_text() == wanted
+    assert "S_out" in first.inner_text()
+
+
 def test_a_factor_that_is_not_written_yet_is_asked_for(page: Tab) -> None:
     page.choose("1 / 3")
     page.write()

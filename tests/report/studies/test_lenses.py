@@ -87,6 +87,13 @@ def test_without_texts_or_without_the_score_the_other_is_told() -> None:
             member, tables=dataclasses.replace(member.tables, generations=empty)
         )
     assert "texts_with" not in answer(scored, StudyConfig()).tables["lenses"]
+    published = both()
+    for index, member in enumerate(published):
+        texts = member.tables.generations.assign(token_ids=[[]] * len(TEXTS))
+        published[index] = dataclasses.replace(
+            member, tables=dataclasses.replace(member.tables, generations=texts)
+        )
+    assert "texts_with" not in answer(published, StudyConfig()).tables["lenses"]
     assert "lens_precision" not in answer(written, StudyConfig()).tables["lenses"]
 
 

@@ -222,7 +222,10 @@ def pmi_by_role(pmi: Pmi) -> Figure | None:
         f"{counted(sum(pmi.dropped.values()), 'pair')} left out",
     ]
     title = "PMI of success tokens with the first logit-lens token"
-    how = "a point a pair, quartiles, and the mean with its 95 % interval"
+    how = (
+        "a point a pair; quartiles, whiskers to 1.5 times their range; the mean with its 95 % "
+        "interval"
+    )
     style.headline(figure, title, style.SEPARATOR.join(under), how)
     return figure
 
@@ -230,7 +233,7 @@ def pmi_by_role(pmi: Pmi) -> Figure | None:
 def _strip(axes: Axes, x: int, values: np.ndarray, color: str) -> None:
     """Draw a point for every value, beside each other, and a box between the quartiles."""
     beside = np.random.default_rng(0).uniform(-0.28, 0.28, len(values))
-    axes.scatter(x + beside, values, s=9, color=color, alpha=0.35, lw=0)
+    axes.scatter(x + beside, values, s=12, color=color, alpha=0.6, lw=0)
     line = {"color": style.INK, "lw": 1.2}
     axes.boxplot(
         values,

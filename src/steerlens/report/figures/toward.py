@@ -38,7 +38,7 @@ def by_steering_factor(steering: pd.DataFrame, generations: pd.DataFrame) -> Fig
         return None
     figure = style.new_figure(max(2.9 * len(shown), 5.0), 5.4)
     axes = figure.subplots(2, len(shown), squeeze=False, sharex=True, sharey="row")
-    drawn = [
+    drawn: list[Any] = [
         best_toward(steering.loc[(steering["concept"] == word).fillna(value=False)])[: len(COLORS)]
         for word in shown
     ]
@@ -64,7 +64,7 @@ def by_steering_factor(steering: pd.DataFrame, generations: pd.DataFrame) -> Fig
     return figure
 
 
-def _are_of(generations: pd.DataFrame, rows: pd.DataFrame) -> list[bool]:
+def _are_of(generations: pd.DataFrame, rows: Any) -> list[bool]:
     """Say which texts are of the features in `rows` alone, steered toward the word of each."""
     names = ["layer", "feature", "concept"]
     of_rows = set(rows[names].itertuples(index=False, name=None))

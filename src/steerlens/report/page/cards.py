@@ -119,7 +119,7 @@ def cards(tables: RunTables, order: Sequence[int]) -> Iterator[tuple[str, Card]]
         )
 
 
-def _shown_lists(column: pd.Series) -> list[list[str]]:
+def _shown_lists(column: Any) -> list[list[str]]:
     """Give the tokens of every row as they are shown."""
     encoded = encode_tokens(column)
     flat = np.array(encoded.shown, dtype=object)[encoded.index].tolist()

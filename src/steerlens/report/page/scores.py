@@ -112,13 +112,13 @@ class EncodedTokens(NamedTuple):
     """(rows,), where they end; a null has none."""
 
 
-def encode_tokens(column: pd.Series) -> EncodedTokens:
+def encode_tokens(column: Any) -> EncodedTokens:
     """Give the tokens of `column` with each different one looked at once."""
     tokens = pa.array(column, pa.list_(pa.string()))
     array = pa.concat_arrays(tokens.chunks) if isinstance(tokens, pa.ChunkedArray) else tokens
     encoded = array.flatten().dictionary_encode()
     shown = [visible_token(token) for token in encoded.dictionary.to_pylist()]
-    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+    lengths = pc.call_function("list_value_length", [array]).fill_null(0).to_numpy(False)
     ends = np.cumsum(lengths, dtype=np.int64)
     return EncodedTokens(shown, encoded.indices.to_numpy(), ends - lengths, ends)
 
@@ -134,7 +134,7 @@ def _promoted(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     order = np.argsort(position)
     promoted_NP = np.full(at_NP.shape, len(different))
     promoted_NP[is_there_NP] = np.argsort(order)[inverse]
-    return [_cut(shown[token]) for token in different[order]], unsigned(promoted_NP.ravel())
+    return [_cut(shown[int(token)]) for token in different[order]], unsigned(promoted_NP.ravel())
 
 
 def _cut(text: str) -> str:

@@ -100,18 +100,21 @@ def counted_texts(tables: RunTables) -> pd.DataFrame:
     """
     features: Any = tables.features
     column = "logit_lens_token_ids" if (tables.lens or LOGIT) == LOGIT else "promoted_token_ids"
-    promoted: Any = features.set_index(KEYS)[column]
+    promoted: Any = features.set_index(KEYS)[column].dropna()
     rows = []
-    groups: Any = features_alone(tables.generations).groupby(KEYS, sort=False)
-    for key, texts in groups:
+    texts = features_alone(tables.generations)
+    # Tables that are published lack what was written: that isn't 0 tokens of any lens.
+    is_written = any(len(ids) for ids in texts["token_ids"])
+    groups: Any = texts.groupby(KEYS, sort=False) if is_written else ()
+    for key, of_feature in groups:
         own = promoted.get(key)
         if own is None or not len(own):
             continue
-        hits_N = np.array([np.isin(ids, own).sum() for ids in texts["token_ids"]], dtype=float)
+        hits_N = np.array([np.isin(ids, own).sum() for ids in of_feature["token_ids"]], float)
         counted = pd.DataFrame(
-            {"factor": texts["factor"], "texts_with": hits_N > 0, "tokens": hits_N}
+            {"factor": of_feature["factor"], "texts_with": hits_N > 0, "tokens": hits_N}
         )
-        means = counted.groupby("factor")[list(OF_TEXTS)].mean()
+        means: Any = counted.groupby("factor")[list(OF_TEXTS)].mean()
         if 0.0 not in means.index:
             continue
         for factor, row in means.drop(index=0.0).iterrows():
@@ -124,7 +127,7 @@ def counted_texts(tables: RunTables) -> pd.DataFrame:
 def of_features(features: pd.DataFrame, texts: pd.DataFrame) -> pd.DataFrame:
     """Return the outcomes of each feature, NaN where one wasn't measured; by `KEYS`."""
     outcomes: Any = features.set_index(KEYS)[["lens_precision"]].astype(float)
-    gains = texts[KEYS].assign(
+    gains: Any = texts[KEYS].assign(
         **{name: texts[name] - texts[f"{name}_unsteered"] for name in OF_TEXTS}
     )
     return outcomes.join(gains.groupby(KEYS)[list(OF_TEXTS)].mean().astype(float))

@@ -31,8 +31,13 @@ if TYPE_CHECKING:
     from steerlens.engine.subject import Subject
 
 __all__ = [
-    *("Metric", "MetricRun", "Texts"),
-    *("metrics", "needs_feature", "of_model_alone", "uses_evaluator"),
+    "Metric",
+    "MetricRun",
+    "Texts",
+    "metrics",
+    "needs_feature",
+    "of_model_alone",
+    "uses_evaluator",
 ]
 
 
