@@ -193,7 +193,7 @@ def test_plans_of_several_runs_are_no_sweep(
 ) -> None:
     assert steerlens("-m", *GPT2, "seed=1,2", "plan=true", "paths.output_dir=sweep")[0] == 0
     assert [config.plan for config in ran] == [True, True]
-    assert not (tmp_path / "sweep" / "sweep.json").exists()
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_flags_may_stand_between_overrides(steerlens: Steerlens, ran: list[RunConfig]) -> None:

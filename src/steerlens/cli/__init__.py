@@ -153,7 +153,25 @@ def _hydra(words: list[str]) -> int:
     args.overrides = for_hydra(overrides, is_sweep)
     if show_only:
         args.overrides += left_open(tree)
-    return _run_hydra(args)
+        return _run_hydra(args)
+    return _plan_sweep(args, Path(tree.hydra.sweep.dir))
+
+
+def _plan_sweep(args: argparse.Namespace, folder: Path) -> int:
+    """Return a multirun whose jobs are planned alone, of which nothing stays in `folder`."""
+    from steerlens.config.overrides import override
+
+    was_there = {path.name for path in folder.glob("*")}
+    args.overrides.append(override("hydra.sweep.dir", str(folder)))
+    try:
+        return _run_hydra(args)
+    finally:
+        # Hydra's, without asking; a run in this folder would be refused as in somebody else's.
+        if "multirun.yaml" not in was_there:
+            (folder / "multirun.yaml").unlink(missing_ok=True)
+        for empty in (*folder.glob("*/"), folder):
+            with suppress(OSError):  # it isn't empty, or never was there
+                empty.rmdir()
 
 
 def _sweep(args: argparse.Namespace, tree: DictConfig) -> int:
