@@ -253,6 +253,7 @@ def test_scores_are_numbers_and_near_names_are_suggested() -> None:
         "input_score",
         "token_confidence_delta",
         "mean_logit",
+        "lens_precision",
         "gradient",
         "outcome_correlation",
         "f1",

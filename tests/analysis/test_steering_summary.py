@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from steerlens.analysis.equal_share import payoff_at_equal_share, surely_better
 from steerlens.analysis.factors import choose_factors
 from steerlens.analysis.payoff import payoff, threshold_curve
 from steerlens.analysis.resampling import FEWEST
@@ -192,7 +193,7 @@ def test_features_and_random_directions_are_compared_from_the_fewest_pairs_on(
 def test_the_best_of_scores_that_are_all_noise_is_not_called_best() -> None:
     table = steering(output_score=0.5, mine=1.0, input_score=None)
     lines = " ".join(steering_explanation(found(RunTables(frame(), generations(), table))))
-    assert "None of 3 scores surely selects better features than all" in lines
+    assert "None of 3 scores surely selects better features than as many at random" in lines
     assert "selects best" not in lines
 
 
@@ -238,3 +239,11 @@ def test_means_are_also_given_without_the_features_that_no_factor_gave_success()
     rows = {row["threshold"]: row for row in curve_rows(summary)}
     assert rows[1e-10]["undecided"] == 4
     assert rows[1e-10]["success_decided"] == pytest.approx(expected)
+
+
+def test_the_summary_and_equal_shares_name_the_same_scores(of_many: dict[str, Any]) -> None:
+    rows = payoff_at_equal_share(steering(), [0.25])
+    named = {score["score"] for score in of_many["criteria"]["scores"] if score["surely_better"]}
+    assert named == surely_better(rows, 0.25) == {"output_score"}
+    assert surely_better(rows, 0.5) == set()
+    assert all(row.payoff_low is None or row.payoff_low >= 0 for row in rows)

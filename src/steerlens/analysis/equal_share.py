@@ -90,6 +90,20 @@ def payoff_at_equal_share(
     return rows_of_criteria
 
 
+def surely_better(at_shares: Sequence[EqualShare], share: float) -> set[str]:
+    """Return the scores that keep features with surely more success than as many at random of all
+    layers together, each held against how many scores there are.
+    """
+    return {
+        row.score
+        for row in at_shares
+        if (row.kept, row.share) == (POOLED, share)
+        and row.p is not None
+        and row.p <= LEVEL
+        and row.payoff > 1
+    }
+
+
 def kept_by(
     scores: Mapping[str, np.ndarray], share: float, groups_N: np.ndarray
 ) -> dict[str, np.ndarray]:
@@ -165,7 +179,8 @@ def _at_share(
             features=float(kept_C[index]),
             success=float(weights_CN[index] @ success_N / kept_C[index]),
             payoff=float(value_C[index]),
-            payoff_low=_number(value_C[index] - width_C[index]),
+            # Success is never below 0, and so is no payoff.
+            payoff_low=_number(max(value_C[index] - width_C[index], 0)),
             payoff_high=_number(value_C[index] + width_C[index]),
             p=_number(p_C[index]),
         )

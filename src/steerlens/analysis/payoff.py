@@ -29,7 +29,6 @@ from steerlens.analysis.resampling import (
     estimates_over_groups,
     mean_and_range,
     p_of_rank_correlation,
-    p_of_ratio,
     permutation_inside,
     resampled_means,
     spearman,
@@ -97,8 +96,6 @@ class Payoff(NamedTuple):
     """As many features of each layer at random."""
     over_unfiltered_within_layers: Estimate | None
     """success / unfiltered_within_layers; null where that is 0."""
-    p: float | None
-    """Two-sided p-value of over_unfiltered above 1; null where too few are selected."""
 
 
 class LayerPayoff(NamedTuple):
@@ -365,10 +362,6 @@ def _payoffs(
         with np.errstate(divide="ignore", invalid="ignore"):
             return estimate(mean / below, resampled_R / below_R, size) if below > 0 else None
 
-    def p_of_success(resampled_R: np.ndarray, below_R: np.ndarray) -> float | None:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return p_of_ratio(resampled_R / below_R, size)
-
     # Those that tie for the last places count in part, here as there.
     within_DC = np.reshape(
         [
@@ -391,7 +384,6 @@ def _payoffs(
             unfiltered_within_layers=float(expected),
             random_within_layers=mean_and_range(within_D),
             over_unfiltered_within_layers=over_expected,
-            p=p_of_success(resampled_R, unfiltered_R) if unfiltered > 0 else None,
         )
         for mean, resampled_R, expected, within_D, over_expected in zip(
             means_C, resampled_CR, expected_C, within_DC.T, over_expected_C, strict=True

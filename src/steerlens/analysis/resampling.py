@@ -198,19 +198,6 @@ def estimate(value: float, resampled_R: np.ndarray, features: float) -> Estimate
     return Estimate(float(value), low, high)
 
 
-def p_of_ratio(resampled_R: np.ndarray, features: float) -> float | None:
-    """Return the two-sided p-value of a ratio above 1: twice the share of bootstrap samples at most
-    1.
-
-    Counted as `2 (1 + number) / (1 + R)`, so that at most 0.05 says that the 95 % interval is above
-    1. None of too few features, or of no finite sample.
-    """
-    finite = resampled_R[np.isfinite(resampled_R)]
-    if features < FEWEST or not len(finite):
-        return None
-    return min(1.0, float(2 * (1 + (finite <= 1).sum()) / (1 + len(finite))))
-
-
 def adjusted_p_values(p_values: Sequence[float] | np.ndarray | pd.Series) -> np.ndarray:
     """Return p-values corrected for their number, (N,), as Benjamini and Hochberg (1995) do.
 

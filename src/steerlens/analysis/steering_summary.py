@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from steerlens.analysis.equal_share import payoff_at_equal_share, surely_better
 from steerlens.analysis.factors import MEANS, choice_counts
 from steerlens.analysis.payoff import (
     SHARES,
@@ -15,7 +16,7 @@ from steerlens.analysis.payoff import (
     payoff_by_layer,
     threshold_curve,
 )
-from steerlens.analysis.resampling import FEWEST, mean_or_none, plain, sure
+from steerlens.analysis.resampling import FEWEST, mean_or_none, plain
 from steerlens.results import features_alone
 from steerlens.results.folder import RunTables
 from steerlens.results.text import counted, visible
@@ -45,6 +46,8 @@ def steering_summary(tables: RunTables, thresholds: Iterable[float]) -> dict[str
     decided = with_factor.loc[~with_factor["undecided"].fillna(value=False)]
     near_ties = texts["near_ties"].dropna().to_numpy(dtype=int)
     kl = texts.loc[texts["factor"] != 0, "first_step_kl"].dropna()
+    share = SHARES[COMPARED]
+    better = surely_better(payoff_at_equal_share(steering, [share]), share)
     return {
         "features": len(of_features),
         "texts": len(texts),
@@ -61,7 +64,11 @@ def steering_summary(tables: RunTables, thresholds: Iterable[float]) -> dict[str
         "criteria": {
             "shares": list(SHARES),
             "scores": [
-                {**plain(criterion), "better_reversed": criterion.better_reversed}
+                {
+                    **plain(criterion),
+                    "better_reversed": criterion.better_reversed,
+                    "surely_better": criterion.score in better,
+                }
                 for criterion in criteria(steering)
             ],
         },
@@ -258,35 +265,32 @@ def _payoff_sentence(threshold: str, row: Mapping[str, Any]) -> str:
 def _criterion_sentence(
     scores: Sequence[Mapping[str, Any]], display: Callable[[str], str]
 ) -> list[str]:
-    """Return which of several scores selects best; lowest scores only where they are better.
+    """Return which of several scores selects best.
 
-    The best of several noisy ones looks good by chance: it must be surely better than all, with
-    every score that was tried counted (`sure`).
+    The best of several noisy ones looks good by chance: it must be surely better than as many
+    features at random, with every score that was tried counted (`surely_better`).
     """
-    tried = [
-        (score[end][COMPARED], f"{end} {display(score['score'])}")
-        for score in scores
-        for end in ("highest", *(["lowest"] if score["better_reversed"] else []))
-        if score[end][COMPARED]
-    ]
+    tried = [score for score in scores if score["highest"][COMPARED]]
     if len(scores) < 2 or not tried:
         return []
-    size = tried[0][0]["selected"]
+    size = tried[0]["highest"][COMPARED]["selected"]
     if size < FEWEST:
         return [
             f"{SHARES[COMPARED]:.0%} of the features, {size}, are too few to say which of "
             f"{len(scores)} scores selects best: it takes {FEWEST}."
         ]
-    is_sure = sure([payoff["p"] for payoff, _ in tried])
-    better = [criterion for criterion, is_better in zip(tried, is_sure, strict=True) if is_better]
+    better = [score for score in tried if score["surely_better"]]
     if not better:
-        return [f"None of {len(scores)} scores surely selects better features than all."]
-    best, name = max(better, key=lambda end: end[0]["success"]["value"])
+        return [
+            f"None of {len(scores)} scores surely selects better features than as many at random."
+        ]
+    best = max(better, key=lambda score: score["highest"][COMPARED]["success"]["value"])
+    payoff = best["highest"][COMPARED]
     return [
-        f"Of {len(scores)} scores the {name} selects best: {counted(best['selected'], 'feature')} "
-        f"({SHARES[COMPARED]:.0%}) with mean success@20 {_estimate(best['success'])}, where all "
-        f"have {best['unfiltered']:.3g} and as many at random {best['random']['low']:.3g} to "
-        f"{best['random']['high']:.3g}."
+        f"Of {len(scores)} scores the highest {display(best['score'])} selects best: "
+        f"{counted(payoff['selected'], 'feature')} ({SHARES[COMPARED]:.0%}) with mean success@20 "
+        f"{_estimate(payoff['success'])}, where all have {payoff['unfiltered']:.3g} and as many at "
+        f"random {payoff['random']['low']:.3g} to {payoff['random']['high']:.3g}."
     ]
 
 

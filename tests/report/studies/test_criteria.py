@@ -31,7 +31,7 @@ def series(**columns: object) -> Series:
     return Series("a", [], RunTables(frame((0,), N, **scores), steering=steered))
 
 
-def test_scores_of_the_same_order_agree_and_share_their_first_hundred() -> None:
+def test_scores_of_the_same_order_agree_and_share_their_first_quarter() -> None:
     table = answer([series()], StudyConfig()).tables["criteria_agreement"]
     pairs = table.set_index(["one", "other"])
     same = pairs.loc["output_score", "token_confidence_delta"]
@@ -39,7 +39,8 @@ def test_scores_of_the_same_order_agree_and_share_their_first_hundred() -> None:
     assert same["spearman"] == pytest.approx(1)
     assert same["kendall"] == pytest.approx(1)
     assert same["top_shared"] == 1
-    assert same["top_shared_by_chance"] == pytest.approx(1 / 3)
+    assert same["top"] == N // 4
+    assert same["top_shared_by_chance"] == pytest.approx(1 / 4)
     assert against["spearman"] == pytest.approx(-1)
     assert against["kendall"] == pytest.approx(-1)
     assert against["top_shared"] == 0
@@ -53,8 +54,8 @@ def test_kendall_and_what_is_shared_equal_a_count_of_all_pairs() -> None:
     a, b = (made.tables.features[name].to_numpy(float) for name in ("output_score", "random_score"))
     agree = [np.sign(a[i] - a[j]) * np.sign(b[i] - b[j]) for i in range(N) for j in range(i)]
     assert found["kendall"] == pytest.approx(np.mean(agree))
-    first = [set(np.argsort(-values)[:100].tolist()) for values in (a, b)]
-    assert found["top_shared"] == pytest.approx(len(first[0] & first[1]) / 100)
+    first = [set(np.argsort(-values)[: N // 4].tolist()) for values in (a, b)]
+    assert found["top_shared"] == pytest.approx(len(first[0] & first[1]) / (N // 4))
 
 
 def test_the_best_guide_is_first_and_the_one_against_is_told() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from steerlens.analysis.equal_share import (
     WITHIN_LAYERS,
     EqualShare,
     payoff_at_equal_share,
+    surely_better,
 )
 from steerlens.analysis.factors import choose_factors
 from steerlens.analysis.payoff import SHARES, Criterion, criteria, scores_of
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TOP = 100
+"""First features of two scores that are compared, at most a quarter of those that have both: of all
+features any two scores share all."""
 RESAMPLES = 200
 """Of thousands of features: more would show nothing else."""
 
@@ -76,10 +79,10 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     pairs = [pair for pair in every if pair]
     agreement = pd.DataFrame(pairs)
     by_score = criteria(tables.steering) if len(tables.steering) else []
-    guides = pd.DataFrame(_guides(by_score))
+    at_share = payoff_at_equal_share(tables.steering) if len(tables.steering) else []
+    guides = pd.DataFrame(_guides(by_score, surely_better(at_share, SHARES[COMPARED])))
     if len(guides):
         guides = guides.sort_values(GUIDE, ascending=False, ignore_index=True)
-    at_share = payoff_at_equal_share(tables.steering) if len(tables.steering) else []
     equal = pd.DataFrame(at_share)
     combined = combined_criteria(tables.steering) if len(tables.steering) else []
     correlations = _correlations(tables, scores) if len(tables.steering) else []
@@ -241,15 +244,17 @@ def _combined_table(rows: Sequence[Combined]) -> pd.DataFrame:
     )
 
 
-def _guides(criteria: Sequence[Criterion]) -> list[dict[str, Any]]:
-    """Return rows of the table; each claim of more than chance counts the others (`sure`)."""
-    better, correlated = _sure(criteria)
+def _guides(criteria: Sequence[Criterion], better: Container[str]) -> list[dict[str, Any]]:
+    """Return rows of the table; `better` are the scores that surely select better than at random,
+    and each claim of a correlation counts the others (`sure`).
+    """
+    correlated = sure([criterion.p for criterion in criteria])
     rows = []
-    for criterion in criteria:
+    for criterion, is_correlated in zip(criteria, correlated, strict=True):
         row = {"score": criterion.score, "features": criterion.scored}
         row |= {
             "surely_better": criterion.score in better,
-            "surely_correlated": criterion.score in correlated,
+            "surely_correlated": is_correlated,
         }
         row |= interval_columns("spearman", criterion.spearman)
         for share, at_share in zip(SHARES, criterion.highest, strict=True):
@@ -260,17 +265,6 @@ def _guides(criteria: Sequence[Criterion]) -> list[dict[str, Any]]:
         row |= interval_columns("over_unfiltered_within_layers", within)
         rows.append(row)
     return rows
-
-
-def _sure(criteria: Sequence[Criterion]) -> tuple[set[str], set[str]]:
-    """Return the scores that surely select better than at random, and those surely correlated."""
-    selected = [criterion.highest[COMPARED] for criterion in criteria]
-    better = sure([payoff.p if payoff else None for payoff in selected])
-    correlated = sure([criterion.p for criterion in criteria])
-    return (
-        {criterion.score for criterion, yes in zip(criteria, better, strict=True) if yes},
-        {criterion.score for criterion, yes in zip(criteria, correlated, strict=True) if yes},
-    )
 
 
 def _pair(score: str, other_score: str, values: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
@@ -284,7 +278,7 @@ def _pair(score: str, other_score: str, values: Mapping[str, np.ndarray]) -> dic
     correlation = spearman(a_N, b_N, RESAMPLES, np.random.default_rng(0))
     if correlation is None:
         return None
-    size = min(TOP, len(a_N))
+    size = max(1, min(TOP, len(a_N) // 4))
     shared = np.minimum(top_weights(a_N, size), top_weights(b_N, size)).sum()
     tau: Any = kendalltau(a_N, b_N)
     return {
@@ -372,7 +366,8 @@ def _draw(agreement: pd.DataFrame, scores: Sequence[str]) -> Figure:
     figure = style.new_figure(4 + 1.1 * n, 2.4 + 0.45 * n)
     panels = figure.subplots(1, 2, sharey=True)
     index_of = {name: index for index, name in enumerate(scores)}
-    titles = {"spearman": "rank correlation (Spearman)", "top_shared": f"shared of the first {TOP}"}
+    top = int(agreement["top"].to_numpy().max())
+    titles = {"spearman": "rank correlation (Spearman)", "top_shared": f"shared of the first {top}"}
     for axes, (column, title) in zip(panels, titles.items(), strict=True):
         grid = np.eye(n)
         for row in agreement.to_dict("records"):
