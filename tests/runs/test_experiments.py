@@ -287,7 +287,9 @@ def _tiny_concepts(concepts: ConceptsConfig, folder: Path) -> ConceptsConfig:
         save_concepts(path, LAYERS[-1])
         save_instructions(instructions)
     quick = {"epochs": 1}
-    settings = dict.fromkeys(("Probe", "SSV", "ReFT-r1", "RePS", "LoReFT", "LoRA"), quick)
+    settings: dict[str, Any] = dict.fromkeys(
+        ("Probe", "SSV", "ReFT-r1", "RePS", "LoReFT", "LoRA"), quick
+    )
     settings["SAE-TS"] = {"vectors": 4, "prompts": 1, "tokens": 2}
     return dataclasses.replace(
         concepts, source="folder", path=str(path), subset=None, n=None, n_prompts=4,

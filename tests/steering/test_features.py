@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -302,7 +302,7 @@ def test_the_search_sees_only_the_prompts_that_choose(subject: Subject) -> None:
     settings = replace(settings, choice=ChoiceConfig(split=True, success_cap=20))
     choosing = choosing_prompts(PROMPTS, settings.choice)
 
-    def factors_of(peaks: Mapping[str, float]) -> set[float]:
+    def factors_of(peaks: Any) -> set[float]:
         """Return the factors searched where the texts of a prompt have most success at its own."""
 
         def rate(texts: pd.DataFrame) -> pd.DataFrame:
@@ -414,8 +414,8 @@ def test_what_doesnt_look_at_the_evaluator_is_found_again_with_another(
     second = steer_layer(subject, [5], settings, stored, evaluators[1])
     assert decoded == []
     assert not set(first["perplexity"]) & set(second["perplexity"])
-    same = [name for name in first if name != "perplexity"]
-    pd.testing.assert_frame_equal(first[same], second[same], check_exact=True)
+    first, second = (frame.drop(columns="perplexity") for frame in (first, second))
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
 
 
 def load_other(subject: Subject, folder: Path) -> LoadedModel:

@@ -214,7 +214,7 @@ def test_published_ratings_are_lines_with_their_names_judge_and_model() -> None:
     published = References("of a model, by a judge", {"A": 0.9, "B": 0.895, "C": 0.3})
     figure = rated.draw_by_factor({3: curves, 7: curves}, "20 concepts", "mine", published)
     for axes in figure.axes:
-        heights = [line.get_ydata() for line in axes.lines if len(line.get_xdata()) == 2]
+        heights = [line.get_ydata() for line in axes.lines if np.size(line.get_xdata()) == 2]
         assert sorted(float(np.asarray(height)[0]) for height in heights) == [0.3, 0.895, 0.9]
     assert [[text.get_text() for text in axes.texts] for axes in figure.axes] == [
         [],

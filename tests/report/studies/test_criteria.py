@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,7 +128,7 @@ def test_the_output_scores_place_among_random_directions_takes_part() -> None:
 def test_scores_are_held_against_success_at_equal_kl_and_concept_success() -> None:
     made = series()
     texts = generations(40, (0.0, 1.0, 2.0), ("a", "b"), (0,))
-    score_of = made.tables.steering.set_index("feature")["output_score"].to_dict()
+    score_of: Any = made.tables.steering.set_index("feature")["output_score"].to_dict()
     strength = texts["feature"].map(score_of)
     # At factor 2 all have a KL over the budget, at factor 1 the success that the score says.
     texts = texts.assign(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ TEXTS = generations(N)
 TOKENS = {"logit": [0, 1], "jacobian": [0, 1, 2]}
 
 
-def tables(lens: str, n: int = N, **columns: object) -> RunTables:
+def tables(lens: str, n: int = N, **columns: Any) -> RunTables:
     own = [TOKENS[lens]] * (2 * n)
     column = "logit_lens_token_ids" if lens == "logit" else "promoted_token_ids"
     precision = np.linspace(0, 1, 2 * n) if lens == "logit" else np.ones(2 * n)
@@ -28,14 +29,15 @@ def tables(lens: str, n: int = N, **columns: object) -> RunTables:
     return RunTables(frame((0, 1), n, **filled), generations(n), lens=lens)
 
 
-def both(**columns: object) -> list[Series]:
+def both(**columns: Any) -> list[Series]:
     return [Series(lens, [], tables(lens, **columns)) for lens in TOKENS]
 
 
 def test_texts_are_counted_beside_the_unsteered_ones_of_the_same_feature() -> None:
     counted = counted_texts(tables("jacobian")).set_index(["layer", "feature", "factor"])
     assert len(counted) == 2 * N * 3
-    for (layer, feature, factor), row in counted.iterrows():
+    rows: Any = counted.iterrows()
+    for (layer, feature, factor), row in rows:
         of = TEXTS.loc[(TEXTS["layer"] == layer) & (TEXTS["feature"] == feature)]
         for end, at in (("", factor), ("_unsteered", 0.0)):
             hits = [
@@ -48,7 +50,7 @@ def test_texts_are_counted_beside_the_unsteered_ones_of_the_same_feature() -> No
 
 def test_each_lens_is_compared_with_the_first_feature_by_feature() -> None:
     found = answer(both(), StudyConfig("lenses"))
-    rows = found.tables["lenses"].set_index("lens")
+    rows: Any = found.tables["lenses"].set_index("lens")
     assert rows["features"].tolist() == [2 * N, 2 * N]
     assert rows["lens_precision"].tolist() == pytest.approx([0.5, 1])
     assert rows.loc["jacobian", "lens_precision_more"] == pytest.approx(0.5)
@@ -76,7 +78,7 @@ def test_a_single_feature_of_a_layer_has_no_interval() -> None:
     assert len(rows) == 1
     rows = answer(few[::-1], StudyConfig()).tables["lenses"]
     assert rows["lens"].tolist() == list(TOKENS)
-    assert rows["lens_precision_low"].isna().all()
+    assert all(rows["lens_precision_low"].isna().tolist())
 
 
 def test_without_texts_or_without_the_score_the_other_is_told() -> None:

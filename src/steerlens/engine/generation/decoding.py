@@ -311,9 +311,9 @@ class _Forward:
                 cache = copied(before)
                 cache.reorder_cache(torch.tensor([row], device=n_padding_P.device))
                 plain_1V = None if plain_RV is None else plain_RV[row, None].clone()
-                states[keys[index]] = PromptState(cache, plain_1V)
+                states[keys[index]] = state = PromptState(cache, plain_1V)
                 if self._states:
-                    self._states.add(keys[index], states[keys[index]])
+                    self._states.add(keys[index], state)
         self._n_padding = n_padding_P
         of_prompts = [state for key in keys if (state := states[key])]
         plain = [state.plain_PV for state in of_prompts if state.plain_PV is not None]

@@ -39,7 +39,7 @@ def draw_capability(by_factor: pd.DataFrame, success: str) -> Figure:
         axes.set_xlabel("steering factor")
     handles, labels = last.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(arms))
-    n = by_factor[["features", "items"]].max()
+    n: Any = by_factor[["features", "items"]].max()
     style.headline(
         figure,
         "What steering costs",

@@ -69,7 +69,7 @@ def run_page(tables: RunTables, summary: Mapping[str, Any], folder: Path) -> Pag
 
 def _other_lens(tables: RunTables, folder: Path) -> str | None:
     """Return the run's lens, where it isn't the logit lens; None where it is, or isn't known."""
-    if not len(tables.features) or tables.features["promoted_tokens"].isna().all():
+    if all(tables.features["promoted_tokens"].isna().tolist()):
         return None
     try:
         return read_config(folder).lens.name

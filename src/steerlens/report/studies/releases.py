@@ -197,7 +197,8 @@ def _by_layer(member: Series) -> list[dict[str, Any]]:
 
 
 def _measures(member: Series) -> dict[str, Any]:
-    features, saes = member.tables.features, member.tables.saes
+    features = member.tables.features
+    saes: Any = member.tables.saes
     scores = features["output_score"].dropna().to_numpy(dtype=float)
     inputs = features["input_score"].dropna().to_numpy(dtype=float)
     both = features.dropna(subset=["output_score", "input_score"])
@@ -237,7 +238,7 @@ def _steerable(steering: pd.DataFrame) -> pd.DataFrame:
     return of_features.loc[(of_features["output_score"] >= STEERABLE).fillna(False)]
 
 
-def _typical(selected: pd.DataFrame) -> dict[str, float | None]:
+def _typical(selected: Any) -> dict[str, float | None]:
     """Return what the mean success hides: that of the feature in the middle, the share of
     features without success at any factor and the mean of the others, and how texts degenerate.
     """
