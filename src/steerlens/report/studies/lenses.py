@@ -20,13 +20,14 @@ import numpy as np
 import pandas as pd
 
 from steerlens.analysis.equal_share import counts_within
-from steerlens.analysis.resampling import RESAMPLES, Estimate, estimate
+from steerlens.analysis.resampling import FEWEST, RESAMPLES, Estimate, estimate
 from steerlens.analysis.series import Series
 from steerlens.config.schema import LENSES, StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.studies import Answer, interval_columns
 from steerlens.results import FEATURES, features_alone
 from steerlens.results.folder import RunTables
+from steerlens.results.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,10 +112,10 @@ def counted_texts(tables: RunTables) -> pd.DataFrame:
         if own is None or not len(own):
             continue
         hits_N = np.array([np.isin(ids, own).sum() for ids in of_feature["token_ids"]], float)
-        counted = pd.DataFrame(
+        hits = pd.DataFrame(
             {"factor": of_feature["factor"], "texts_with": hits_N > 0, "tokens": hits_N}
         )
-        means: Any = counted.groupby("factor")[list(OF_TEXTS)].mean()
+        means: Any = hits.groupby("factor")[list(OF_TEXTS)].mean()
         if 0.0 not in means.index:
             continue
         for factor, row in means.drop(index=0.0).iterrows():
@@ -171,7 +172,7 @@ def _by_factor(texts_of: Mapping[str, pd.DataFrame], shared: pd.Index) -> Iterat
 
 
 def _sentences(overall: pd.DataFrame, measured: Sequence[str]) -> Iterator[str]:
-    first = overall["lens"].iloc[0]
+    first, n = overall["lens"].iloc[0], int(overall["features"].iloc[0])
     for name in measured:
         spec = ".2f" if name == "tokens" else ".0%"
         told = []
@@ -185,8 +186,9 @@ def _sentences(overall: pd.DataFrame, measured: Sequence[str]) -> Iterator[str]:
                     else f", {_interval(row, more, '+' + spec)} beside {first}"
                 )
             )
-        n = overall["features"].iloc[0]
-        yield f"How many {OUTCOMES[name]} ({n} features): {'; '.join(told)}."
+        yield f"How many {OUTCOMES[name]} ({counted(n, 'feature')}): {'; '.join(told)}."
+    if n < FEWEST:
+        yield f"{counted(n, 'feature')} can't tell lenses apart; it takes at least {FEWEST}."
 
 
 def _interval(row: Mapping[Any, Any], name: str, spec: str) -> str:
