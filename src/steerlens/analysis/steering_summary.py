@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerlens.analysis.equal_share import payoff_at_equal_share, surely_better
 from steerlens.analysis.factors import MEANS, choice_counts
+from steerlens.analysis.null_criteria import beside_null
 from steerlens.analysis.payoff import (
     SHARES,
     control_arm,
@@ -47,7 +48,8 @@ def steering_summary(tables: RunTables, thresholds: Iterable[float]) -> dict[str
     near_ties = texts["near_ties"].dropna().to_numpy(dtype=int)
     kl = texts.loc[texts["factor"] != 0, "first_step_kl"].dropna()
     share = SHARES[COMPARED]
-    better = surely_better(payoff_at_equal_share(steering, [share]), share)
+    tried = beside_null(tables).steering
+    better = surely_better(payoff_at_equal_share(tried, [share]), share)
     return {
         "features": len(of_features),
         "texts": len(texts),
@@ -69,7 +71,7 @@ def steering_summary(tables: RunTables, thresholds: Iterable[float]) -> dict[str
                     "better_reversed": criterion.better_reversed,
                     "surely_better": criterion.score in better,
                 }
-                for criterion in criteria(steering)
+                for criterion in criteria(tried)
             ],
         },
         "control": plain(control_arm(steering)),

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from steerlens.analysis.null_criteria import beside_null
 from steerlens.analysis.series import Series
 from steerlens.config.schema import ChoiceConfig, StudyConfig
 from steerlens.errors import SteerlensError
-from steerlens.report.studies.criteria import answer, beside_null
+from steerlens.report.studies.criteria import answer
 from steerlens.results import STEERING
 from steerlens.results.folder import RunTables
 from tests.support.frames import frame, generations, null_scores, steering

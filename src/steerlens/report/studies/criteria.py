@@ -30,6 +30,7 @@ from steerlens.analysis.equal_share import (
     surely_better,
 )
 from steerlens.analysis.factors import choose_factors
+from steerlens.analysis.null_criteria import beside_null
 from steerlens.analysis.payoff import SHARES, Criterion, criteria, scores_of
 from steerlens.analysis.resampling import FEWEST, LEVEL, spearman, sure, top_weights
 from steerlens.analysis.series import Series
@@ -37,7 +38,7 @@ from steerlens.analysis.steering_summary import COMPARED
 from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.studies import Answer, interval_columns
-from steerlens.results import FEATURES, SAES, features_alone
+from steerlens.results import FEATURES, features_alone
 from steerlens.results.folder import RunTables
 from steerlens.results.text import interval_of, with_interval
 
@@ -104,30 +105,6 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
             **({"criteria_outcomes": pd.DataFrame(correlations)} if correlations else {}),
         },
         figures={"criteria_agreement": partial(_draw, agreement, scores)} if pairs else {},
-    )
-
-
-def beside_null(tables: RunTables) -> RunTables:
-    """Return the tables with the output score's place among its layer's random directions as two
-    more scores, where these are known.
-    """
-    null: Any = tables.null_scores
-    if null.empty or not any(tables.features["output_score_p"].notna().tolist()):
-        return tables
-    keys = list(SAES.keys)
-    means = null.groupby(keys)["output_score"].mean().rename("null_mean").reset_index()
-
-    def added(rows: pd.DataFrame) -> pd.DataFrame:
-        of_row = rows[keys].merge(means, how="left", on=keys)["null_mean"]
-        return rows.assign(
-            **{
-                "1 - output_score_p": 1 - rows["output_score_p"],
-                "output_score - null": rows["output_score"] - of_row.set_axis(rows.index),
-            }
-        )
-
-    return dataclasses.replace(
-        tables, features=added(tables.features), steering=added(tables.steering)
     )
 
 
