@@ -27,7 +27,7 @@ from steerlens.errors import SteerlensError
 from steerlens.report.studies import Answer, interval_columns
 from steerlens.results import FEATURES, features_alone
 from steerlens.results.folder import RunTables
-from steerlens.results.text import counted
+from steerlens.results.text import counted, interval_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -179,22 +179,16 @@ def _sentences(overall: pd.DataFrame, measured: Sequence[str]) -> Iterator[str]:
         for row in overall.to_dict("records"):
             more = f"{name}_more"
             told.append(
-                f"{row['lens']} {_interval(row, name, spec)}"
+                f"{row['lens']} {interval_of(row, name, spec)}"
                 + (
                     ""
                     if row["lens"] == first
-                    else f", {_interval(row, more, '+' + spec)} beside {first}"
+                    else f", {interval_of(row, more, '+' + spec)} beside {first}"
                 )
             )
         yield f"How many {OUTCOMES[name]} ({counted(n, 'feature')}): {'; '.join(told)}."
     if n < FEWEST:
         yield f"{counted(n, 'feature')} can't tell lenses apart; it takes at least {FEWEST}."
-
-
-def _interval(row: Mapping[Any, Any], name: str, spec: str) -> str:
-    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
-    between = "" if pd.isna(low) else f" ({low:{spec}} to {high:{spec}})"
-    return f"{value:{spec}}{between}"
 
 
 def _draw(by_layer: pd.DataFrame, measured: Sequence[str]) -> Figure:
