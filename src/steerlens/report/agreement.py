@@ -43,8 +43,8 @@ def _sentence(agreement: Agreement) -> str:
     return (
         f"{agreement.score}: {n} in both, {correlation}{agreement.close:.1%} within {CLOSE:g}, "
         f"median difference {agreement.median_difference:.2g}, largest "
-        f"{abs(worst.value - worst.other_value):.3g} (layer {worst.layer}, feature {worst.feature}: "
-        f"{_exact(worst.value)} and {_exact(worst.other_value)})."
+        f"{abs(worst.value - worst.other_value):.3g} (layer {worst.layer}, "
+        f"feature {worst.feature}: {_exact(worst.value)} and {_exact(worst.other_value)})."
     )
 
 
