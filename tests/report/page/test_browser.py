@@ -295,6 +295,23 @@ def test_a_run_with_little_in_it_has_a_page_that_says_so(opened: Opened, tmp_pat
     assert opened.faults == []
 
 
+def test_tables_without_tokens_have_no_column_of_tokens(opened: Opened, tmp_path: Path) -> None:
+    part = plain_tables()
+    bare = part.features.assign(logit_lens_tokens=None, logit_lens_token_ids=None, label=None)
+    opened.open(save_page(dataclasses.replace(part, features=bare), tmp_path), "#layer=3&feature=1")
+    told = "don't have the tokens that features promote"
+    assert told in opened.tab.locator("#features").inner_text()
+    cells = opened.tab.locator("#features .line").first.locator("[role=gridcell]")
+    heads = opened.tab.locator("#features [role=columnheader]")
+    assert cells.count() == heads.count()
+    texts = [cell.inner_text() for cell in [*heads.all(), *cells.all()]]
+    assert all(texts), texts
+    assert opened.tab.locator("#search").get_attribute("placeholder") == "number"
+    opened.tab.wait_for_selector("#card h3")
+    assert not any("Promotes" in text for text in opened.tab.locator("#card h3").all_inner_texts())
+    assert opened.faults == []
+
+
 def test_many_sentences_are_folded_away_after_the_first(opened: Opened, tmp_path: Path) -> None:
     for n, n_in_sight in ((16, 16), (17, 14)):
         overview = Overview("run", "asked", [f"line {i}" for i in range(n)], [], "done", None, [])
