@@ -93,6 +93,31 @@ def test_the_lens_and_the_judge_are_planned(plan: Rows, tmp_path: Path) -> None:
     assert rows["ratings"] == f"{2 * int(texts.replace(',', '')):,} by m, at an unknown price"
 
 
+@pytest.mark.parametrize(
+    ("asked", "forwards"),
+    [
+        ("score=output", f"{2 * (D_SAE + 9)} rows of one position, 2 of whole prompts"),
+        ("score=input", "0 rows of one position, 0 of whole prompts"),
+        (
+            "score=[output,side_effects]",
+            f"{2 * (9 * D_SAE + 9)} rows of one position, 18 of whole prompts",
+        ),
+        ("score=prompt_robustness", f"{2 * 50 * D_SAE} rows of one position, 100 of whole prompts"),
+    ],
+)
+def test_a_score_s_prompts_are_counted(plan: Rows, asked: str, forwards: str) -> None:
+    null = ["score.output.null_directions=9"] if "," in asked else []
+    null += SCORES if asked == "score=output" else ()
+    assert plan(asked, *null)["forwards"].replace(",", "") == forwards.replace(",", "")
+
+
+def test_only_a_run_s_own_methods_take_minutes(plan: Rows) -> None:
+    concepts = ("concepts=embedded", "judge=lexical", "concepts.n=2", "steer=axbench")
+    trained = plan(*concepts, "concepts.methods=[DiffMean,RePS,SAE-TS,LoRA]")
+    assert trained["time"] == "besides, minutes for what each of RePS, SAE-TS, LoRA learns"
+    assert "time" not in plan(*concepts, "concepts.methods=[DiffMean,Probe,SAE]")
+
+
 def test_what_is_in_the_cache_is_not_planned_again(plan: Rows, words: list[str]) -> None:
     before = plan(*SCORES, "plan=measure")
     assert before["finished"].startswith("0 scores")

@@ -21,6 +21,8 @@ class PlannedConcepts(NamedTuple):
     texts: int
     rating: str
     """What rating them takes, in a sentence."""
+    slow_methods: tuple[str, ...]
+    """Those methods of the run that train, or measure texts."""
 
 
 def planned_concepts(settings: Settings, layer: int, n_layers: int) -> PlannedConcepts:
@@ -35,7 +37,7 @@ def planned_concepts(settings: Settings, layer: int, n_layers: int) -> PlannedCo
         SteerlensError: a concept can't be learnt, or there would be too few texts for the judge.
     """
     from steerlens.runs.concepts import concepts_before_loading, refuse_lacking_texts
-    from steerlens.steering.methods.arms import EDITS, PROMPT, SAE
+    from steerlens.steering.methods.arms import EDITS, PROMPT, SAE, takes_long
 
     methods = settings.concepts
     assert methods is not None
@@ -55,7 +57,8 @@ def planned_concepts(settings: Settings, layer: int, n_layers: int) -> PlannedCo
     first = concepts.concepts[0]
     instruction = first.choosing[0] if concepts.are_instructions else None
     ratings = planned_ratings(settings, first.name, instruction, n_texts)
-    return PlannedConcepts(len(concepts), len(tried), n_texts, ratings)
+    slow_methods = tuple(filter(takes_long, methods.methods))
+    return PlannedConcepts(len(concepts), len(tried), n_texts, ratings, slow_methods)
 
 
 def planned_ratings(settings: Settings, concept: str, instruction: str | None, n_texts: int) -> str:
