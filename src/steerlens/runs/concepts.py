@@ -100,8 +100,7 @@ def concepts_before_loading(settings: Settings, layer: int) -> ConceptSet:
 
 
 def refuse_lacking_texts(settings: Settings, concepts: ConceptSet) -> None:
-    """Refuse concepts that lack texts for a method or for judge=lexical, and settings that a
-    method can't work with, without a model.
+    """Refuse concepts that lack texts for a method or for judge=lexical, without a model.
 
     Args:
         settings: its methods, judge and texts say what is needed.
@@ -110,11 +109,10 @@ def refuse_lacking_texts(settings: Settings, concepts: ConceptSet) -> None:
     Raises:
         SteerlensError: a concept can't be learnt, or there would be too few unsteered texts.
     """
-    from steerlens.steering.methods.arms import PROMPT, SAE, check_settings
+    from steerlens.steering.methods.arms import PROMPT, SAE
 
     assert settings.concepts is not None
     assert settings.judge is not None
-    check_settings(settings.concepts.settings)
     named = all(concept.feature is not None for concept in concepts.concepts)
     need_none = {PROMPT, "Random", *([SAE] if named else [])}
     if not need_none.issuperset(settings.concepts.methods):

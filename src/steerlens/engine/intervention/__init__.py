@@ -187,9 +187,9 @@ def _out_scale(sae: SAE[Any], x_BLD: torch.Tensor) -> torch.Tensor:
             return ones_BL / state.cfg.activation_normalization_factor
         case "none" | "expected_average_only_in":
             return ones_BL
-        case other:
+        case scaling:
             raise SteerlensError(
-                f"an SAE whose activations are normalised by {other!r} can't be steered yet."
+                f"an SAE whose activations are normalised by {scaling!r} can't be steered yet."
             )
 
 

@@ -99,8 +99,8 @@ def _texts_of(settings: Settings) -> list[tuple[str, str]]:
         rows.append(("corpus", f"a pass of our own over corpus={corpus.name} ({text})"))
     for name, score in methods.items():
         if n_texts := getattr(score, "n_sampled", int)():
-            told = f"{n_texts:,} sampled without steering for {name}"
-            rows.append(("texts", f"{told}; score.run=DIR reads a run's instead"))
+            sampled = f"{n_texts:,} sampled without steering for {name}"
+            rows.append(("texts", f"{sampled}; score.run=DIR reads a run's instead"))
     return rows
 
 

@@ -93,8 +93,8 @@ def price(
     model, sae = settings.subject.model, settings.subject.sae
     n_new = settings.steering.generation.max_new_tokens
     each = flops(model, sae, settings.evaluator, n_layers, n_new)
-    own = flops(model, sae, None, n_layers, n_new)
-    if each is None or own is None:
+    by_itself = flops(model, sae, None, n_layers, n_new)
+    if each is None or by_itself is None:
         return None
     scores = settings.scores
     parts = {name: _of_score(scores[name], n_features, n_layers, settings) for name in scores}
@@ -103,7 +103,7 @@ def price(
     parts["texts"] = n_texts * each.text
     # The divergence is of the steered model, whoever measures the perplexity.
     parts["perplexity and KL"] = n_texts * (
-        each.perplexity + (own.perplexity if settings.evaluator else 0)
+        each.perplexity + (by_itself.perplexity if settings.evaluator else 0)
     )
     return dict(sorted(parts.items(), key=lambda part: -part[1]))
 
