@@ -215,16 +215,6 @@ def _directions_of(method: str, ranks: int, together: int, named: bool) -> list[
     return [] if method in (*EDITS, PROMPT) else [method]
 
 
-def takes_long(method: str) -> bool:
-    """Return whether a method of a run trains for long, or measures what vectors do to texts."""
-    if method in EDITS:
-        return True
-    if method not in parts_of("methods"):
-        return False
-    measures = budget_of_method(method_named(method), method_named(method).Config(), 1, 1).vectors
-    return _trains(method) or bool(measures)
-
-
 def _settings(name: str, settings: Any) -> Any:
     """Return the settings of a key of `fit_concepts`."""
     method = method_named(name)
