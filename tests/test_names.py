@@ -47,7 +47,7 @@ EMPTY = frozenset(
         "foo",
     ]
 )
-MOST_IN_1000 = 2
+MOST_IN_1000 = 1
 
 
 def identifiers(source: str) -> Iterator[str]:

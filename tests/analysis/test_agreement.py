@@ -36,7 +36,8 @@ def test_numbers_are_those_of_scipy_and_by_hand() -> None:
     assert found.median_difference == pytest.approx(np.median(np.abs(by)))
     order = np.argsort(-np.abs(by))[:5]
     assert [(one.layer, one.feature) for one in found.largest] == [(n // 12, n % 12) for n in order]
-    assert [abs(one.one - one.other) for one in found.largest] == pytest.approx(np.abs(by)[order])
+    differences = [abs(pair.value - pair.other_value) for pair in found.largest]
+    assert differences == pytest.approx(np.abs(by)[order])
 
 
 def test_only_features_with_the_score_in_both_count() -> None:

@@ -114,7 +114,7 @@ def test_a_pass_that_goes_on_ends_like_one_that_was_not_stopped(
     monkeypatch.setattr(stream, "SORTED_AT_ONCE", 8)
     monkeypatch.setattr(stream, "KEEP_SECONDS", 0)
     kept: list[list[Activations]] = []
-    whole = activations(subjects, pieces, 10, GIB, keep=kept.append, details=True)
+    whole = activations(subjects, pieces, 10, GIB, save=kept.append, details=True)
     assert len(kept) == 9
     begun = []
     for index, part in enumerate(kept[4]):

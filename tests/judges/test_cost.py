@@ -23,7 +23,7 @@ def test_a_dated_model_has_the_price_of_its_name() -> None:
 
 def test_every_price_has_its_day() -> None:
     for name, price in json.loads(PRICES_FILE.read_text()).items():
-        assert datetime.date.fromisoformat(price["seen"]), name
+        assert datetime.date.fromisoformat(price["listed_on"]), name
         assert 0 < price["input"] <= price["output"]
 
 

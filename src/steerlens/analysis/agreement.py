@@ -24,8 +24,8 @@ class Difference(NamedTuple):
 
     layer: int
     feature: int
-    one: float
-    other: float
+    value: float
+    other_value: float
 
 
 class Agreement(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from steerlens.config.method_settings import check_method_settings
 from steerlens.config.registry import parts_of
 from steerlens.config.schema import (
     CONCEPT_SOURCES,
@@ -98,3 +99,4 @@ def _check_methods(config: ConceptsConfig) -> None:
             raise unknown("concepts.settings: method", str(name), valid)
         if not isinstance(method_settings, dict):
             raise SteerlensError(f"concepts.settings: {name} must be {{SETTING: VALUE}}.")
+    check_method_settings(settings)

@@ -19,7 +19,7 @@ class Price(NamedTuple):
 
     input: float
     output: float
-    seen: str | None = None
+    listed_on: str | None = None
     """The day on which the list price was this; None if the settings say it."""
 
     def usd(self, input_tokens: int, output_tokens: int) -> float:

@@ -79,12 +79,12 @@ def cached_groups(
     for number, (key, rows) in enumerate(groups):
         stored = store.read(key, by) if store else None
         tables.append([] if stored is None else [stored])
-        left = rows.assign(**{GROUP: number})
+        unfinished = rows.assign(**{GROUP: number})
         if stored is not None:
             ids = stored.select(by).to_pandas()
             finished = rows[by].merge(ids, on=by, how="left", indicator="source")
-            left = left.loc[(finished["source"] == "left_only").to_numpy()]
-        missing.append(left)
+            unfinished = unfinished.loc[(finished["source"] == "left_only").to_numpy()]
+        missing.append(unfinished)
     n_missing = sum(map(len, missing))
     progress(sum(len(rows) for _, rows in groups) - n_missing)
     for table in compute(pd.concat(missing)) if n_missing else ():
@@ -133,7 +133,7 @@ def cached_values(
     names: Iterable[Name],
     find: Callable[[Name], Value | None],
     compute: Callable[[list[Name]], Iterable[tuple[Name, Value]]],
-    keep: Callable[[Name, Value], None],
+    save: Callable[[Name, Value], None],
 ) -> dict[Name, Value]:
     """Give every name its value, of which some may have been computed before.
 
@@ -141,7 +141,7 @@ def cached_values(
         names: what is asked for.
         find: looks up the value of a name; None = it isn't there.
         compute: called with the names that are missing, if any; each value is kept as it comes.
-        keep: keeps a value for the next run.
+        save: keeps a value for the next run.
 
     Returns:
         The values by name, in the order of `names`.
@@ -150,6 +150,6 @@ def cached_values(
     values = {name: value for name in names if (value := find(name)) is not None}
     missing = [name for name in names if name not in values]
     for name, value in compute(missing) if missing else ():
-        keep(name, value)
+        save(name, value)
         values[name] = value
     return {name: values[name] for name in names}

@@ -87,7 +87,7 @@ class Continuations:
 
     @torch.no_grad()
     def score(
-        self, edits_of: EditsOf, progress: Callable[[int], None] = lambda done: None
+        self, edits_of: EditsOf, progress: Callable[[int], None] = lambda n_pairs_scored: None
     ) -> list[Continued]:
         """Return what each continuation is under the edit, in the order of the pairs.
 
@@ -109,10 +109,10 @@ class Continuations:
                 at = (length, part.start, part.stop)
                 scored.update(self._score_batch(at, contexts[part], edits_of))
 
-            done = 0
+            start = 0
             for n_contexts in batches(len(contexts), size, run_batch):
-                progress(sum(n_pairs[done : done + n_contexts]))
-                done += n_contexts
+                progress(sum(n_pairs[start : start + n_contexts]))
+                start += n_contexts
         return [scored[index] for index in range(len(self.pairs))]
 
     def _padded_length(self, context: tuple[int, ...], n_ctx: int) -> int:

@@ -153,7 +153,7 @@ def _read(
         of_pass["details"] = True
     keys = {subject.hook_name: {**subject.key, **of_pass} for subject in subjects}
 
-    def kept(subject: Subject, name: str) -> Activations | None:
+    def stored(subject: Subject, name: str) -> Activations | None:
         store, key = ctx.store, keys[subject.hook_name]
         if store is None or store.load(key, name) is None:  # not there, or damaged
             return None
@@ -161,19 +161,19 @@ def _read(
 
     unread: list[Subject] = []
     for subject in subjects:
-        if finished := kept(subject, FINISHED):
+        if finished := stored(subject, FINISHED):
             ctx.cache.activations[subject.hook_name, length] = finished
         else:
             unread.append(subject)
     if not unread:
         return
 
-    def keep(parts: Sequence[Activations], name: str = BEGUN) -> None:
+    def save(parts: Sequence[Activations], name: str = BEGUN) -> None:
         for subject, part in zip(unread, parts, strict=True):
             if ctx.store:
                 ctx.store.keep(keys[subject.hook_name], name, activations_bytes(part))
 
-    begun = [part for subject in unread if (part := kept(subject, BEGUN))]
+    begun = [part for subject in unread if (part := stored(subject, BEGUN))]
     # They were written together; a kill between two of them leaves different ones.
     together = len(begun) == len(unread) and len({part.n_tokens for part in begun}) == 1
     cut = cut_corpus(unread[0], ctx.corpus, length, ctx.corpus.n_tokens)
@@ -186,10 +186,10 @@ def _read(
             ctx.memory_budget,
             advance,
             begun=begun if together else (),
-            keep=keep,
+            save=save,
             details=details,
         )
-    keep(tallies, FINISHED)
+    save(tallies, FINISHED)
     for subject, activations_of_one in zip(unread, tallies, strict=True):
         ctx.cache.activations[subject.hook_name, length] = activations_of_one
         if ctx.store:

@@ -156,7 +156,7 @@ def rising_tokens(
     """
     check_k(subject, k)
     head = subject.lm.head
-    silent = replace(ctx, progress=lambda done: None)
+    silent = replace(ctx, progress=lambda n_features: None)
     tokens_nk = torch.empty((len(ids_n), k), dtype=torch.int64)
     at_once = rows_that_fit(ctx.memory_budget // 2, 16 * head.d_vocab, 1024)
     prompts = [steered_prompt(subject, text, True, ctx) for text in texts]

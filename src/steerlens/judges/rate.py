@@ -111,7 +111,7 @@ class LanguageModelJudge:
         queue = _RatingQueue(self, tasks(items), progress, spent_usd)
         # Who gets an answer keeps it: a rating may take several, and the caller may be killed.
         rating_of = cached_values(
-            range(len(queue.tasks)), queue.find, queue.ask, keep=lambda _number, _rating: None
+            range(len(queue.tasks)), queue.find, queue.ask, save=lambda _number, _rating: None
         )
         ratings: list[dict[str, Rating]] = [{} for _ in items]
         for task in queue.tasks:

@@ -43,8 +43,8 @@ def _sentence(agreement: Agreement) -> str:
     return (
         f"{agreement.score}: {n} in both, {correlation}{agreement.close:.1%} within {CLOSE:g}, "
         f"median difference {agreement.median_difference:.2g}, largest "
-        f"{abs(worst.one - worst.other):.3g} (layer {worst.layer}, feature {worst.feature}: "
-        f"{_exact(worst.one)} and {_exact(worst.other)})."
+        f"{abs(worst.value - worst.other_value):.3g} (layer {worst.layer}, "
+        f"feature {worst.feature}: {_exact(worst.value)} and {_exact(worst.other_value)})."
     )
 
 
@@ -69,8 +69,8 @@ def agreement_table(agreements: Sequence[Agreement], names: Sequence[str]) -> st
         [
             markdown(visible(agreement.score)),
             *(str(number) for number in (worst.layer, worst.feature)),
-            *(_exact(number) for number in (worst.one, worst.other)),
-            f"{abs(worst.one - worst.other):.3g}",
+            *(_exact(number) for number in (worst.value, worst.other_value)),
+            f"{abs(worst.value - worst.other_value):.3g}",
         ]
         for agreement in agreements
         for worst in agreement.largest

@@ -82,26 +82,27 @@ def steer_toward_concepts(
         print(line)
 
 
-def concepts_of_shard(settings: Settings, layer: int, chat_template: bool) -> ConceptSet:
-    """Load this shard's part of the concepts of a layer."""
+def concepts_of_shard(
+    settings: Settings, layer: int, chat_template: bool, texts: bool = True
+) -> ConceptSet:
+    """Load this shard's part of the concepts of a layer; see `load_concepts`."""
     from steerlens.data.concept_sets.load import load_concepts
 
     assert settings.concepts is not None
-    concepts = load_concepts(settings.concepts, layer, settings.seed, chat_template)
+    concepts = load_concepts(settings.concepts, layer, settings.seed, chat_template, texts)
     return dataclasses.replace(concepts, concepts=tuple(part(concepts.concepts, settings.shard)))
 
 
-def concepts_before_loading(settings: Settings, layer: int) -> ConceptSet:
+def concepts_before_loading(settings: Settings, layer: int, texts: bool = True) -> ConceptSet:
     """Load this shard's part of the concepts of a layer, whose model isn't loaded yet."""
     chat = settings.steering.generation.chat_template
     if chat == AUTO:
         chat = has_chat_template(settings.subject.model)
-    return concepts_of_shard(settings, layer, bool(chat))
+    return concepts_of_shard(settings, layer, bool(chat), texts)
 
 
 def refuse_lacking_texts(settings: Settings, concepts: ConceptSet) -> None:
-    """Refuse concepts that lack texts for a method or for judge=lexical, and settings that a
-    method can't work with, without a model.
+    """Refuse concepts that lack texts for a method or for judge=lexical, without a model.
 
     Args:
         settings: its methods, judge and texts say what is needed.
@@ -110,11 +111,10 @@ def refuse_lacking_texts(settings: Settings, concepts: ConceptSet) -> None:
     Raises:
         SteerlensError: a concept can't be learnt, or there would be too few unsteered texts.
     """
-    from steerlens.steering.methods.arms import PROMPT, SAE, check_settings
+    from steerlens.steering.methods.arms import PROMPT, SAE
 
     assert settings.concepts is not None
     assert settings.judge is not None
-    check_settings(settings.concepts.settings)
     named = all(concept.feature is not None for concept in concepts.concepts)
     need_none = {PROMPT, "Random", *([SAE] if named else [])}
     if not need_none.issuperset(settings.concepts.methods):

@@ -77,7 +77,7 @@ def score(
                     "finds its tokens on; leave it out."
                 )
     ids_F = torch.tensor(np.asarray(features, dtype=np.int64))
-    silent = dataclasses.replace(ctx, progress=lambda done: None)
+    silent = dataclasses.replace(ctx, progress=lambda n_features: None)
     promoted_FK = promoted_tokens(subject, ids_F, config.top_k, silent)
     rising_FK = rising_tokens(
         subject, ids_F, None, config.top_k, config.prompts, config.factor, silent

@@ -69,11 +69,11 @@ def _measured(subjects: Sequence[Subject], n_tokens: int, ctx: RunContext) -> li
             indices = [index_of[subject.hook_name] for subject in together]
             yield from zip(indices, quality(together, n_tokens, ctx), strict=True)
 
-    def keep(index: int, row: dict[str, Any]) -> None:
+    def save(index: int, row: dict[str, Any]) -> None:
         if ctx.store:
             ctx.store.keep_json(keys[index], FILE, row)
 
-    return [*cached_values(range(len(subjects)), find, measure, keep).values()]
+    return [*cached_values(range(len(subjects)), find, measure, save).values()]
 
 
 def quality(subjects: Sequence[Subject], n_tokens: int, ctx: RunContext) -> list[dict[str, Any]]:

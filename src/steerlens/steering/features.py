@@ -286,8 +286,8 @@ def _search(
             return pd.concat(rounds, ignore_index=True)
         rounds.append(texts_of(factors_of))
         costs = [name for name in FactorMeans._fields[1:] if name in rounds[-1]]
-        seen = rounds[-1].loc[rounds[-1]["prompt"].isin(list(prompts))]
-        measured = seen.astype(dict.fromkeys(costs, float))  # also where all are null
+        of_prompts = rounds[-1].loc[rounds[-1]["prompt"].isin(list(prompts))]
+        measured = of_prompts.astype(dict.fromkeys(costs, float))  # also where all are null
         groups = measured.groupby(["feature", "control", "together", "factor"], as_index=False)
         means = groups.agg(dict.fromkeys((choice.success, *costs), "mean"))
         for row in means.to_dict("records"):

@@ -40,9 +40,9 @@ def activations(
     pieces: Iterable[np.ndarray],
     n_examples: int,
     memory_budget: int,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda n_tokens_read: None,
     begun: Sequence[Activations] = (),
-    keep: Callable[[list[Activations]], None] = lambda parts: None,
+    save: Callable[[list[Activations]], None] = lambda parts: None,
     details: bool = False,
 ) -> list[Activations]:
     """Run the model once over `pieces`, up to the last SAE's hook, and encodes every position.
@@ -54,8 +54,8 @@ def activations(
         n_examples: top pieces kept for each feature.
         memory_budget: bytes for one batch's activations.
         progress: called with the number of tokens just read.
-        begun: what `keep` was given in an earlier pass over the same pieces; goes on after it.
-        keep: called now and then with what there is so far.
+        begun: what `save` was given in an earlier pass over the same pieces; goes on after it.
+        save: called now and then with what there is so far.
         details: also what is shown of the examples, and histograms.
 
     Raises:
@@ -98,7 +98,7 @@ def activations(
             n_tokens += size
             progress(size)
         if time.monotonic() - last_stored > KEEP_SECONDS:
-            keep(results())
+            save(results())
             last_stored = time.monotonic()
     if not read:
         raise SteerlensError("the corpus has no text of at least two tokens.")

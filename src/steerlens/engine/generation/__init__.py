@@ -266,8 +266,8 @@ def _seeds(subject: Subject, rows: pd.DataFrame, seed: int, steering: Steering |
         ids = rows["feature"].tolist()
         # Of features steered together the control was named after the others.
         names = [
-            f"{control}+{others}" if others else control
-            for control, others in zip(rows["control"], rows["together"], strict=True)
+            f"{control}+{together}" if together else control
+            for control, together in zip(rows["control"], rows["together"], strict=True)
         ]
     else:
         ids, names = rows[steering.id].tolist(), [steering.name] * len(rows)

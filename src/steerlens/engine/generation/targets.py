@@ -28,8 +28,8 @@ def row_targets(
     Of n features together each has a share of 1/n in the row's factor.
     """
     groups = [
-        [int(feature), *map(int, filter(None, others.split("+")))]
-        for feature, others in zip(batch["feature"], batch["together"], strict=True)
+        [int(feature), *map(int, filter(None, together.split("+")))]
+        for feature, together in zip(batch["feature"], batch["together"], strict=True)
     ]
     widest = max(map(len, groups))
     features_BN = torch.tensor([group + group[:1] * (widest - len(group)) for group in groups])

@@ -39,7 +39,8 @@ class Operation:
     """Keep what the SAE fails to reconstruct (the authors' code) or drop it (the paper's Eq. 6)."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "unit", unit_of_today(self.unit))
+        if isinstance(self.unit, str):
+            object.__setattr__(self, "unit", unit_of_today(self.unit))
         load_part("operators", self.operator)
         load_part("units", self.unit)
 
@@ -187,9 +188,9 @@ def _out_scale(sae: SAE[Any], x_BLD: torch.Tensor) -> torch.Tensor:
             return ones_BL / state.cfg.activation_normalization_factor
         case "none" | "expected_average_only_in":
             return ones_BL
-        case other:
+        case scaling:
             raise SteerlensError(
-                f"an SAE whose activations are normalised by {other!r} can't be steered yet."
+                f"an SAE whose activations are normalised by {scaling!r} can't be steered yet."
             )
 
 

@@ -120,7 +120,7 @@ def find_site(lm: LoadedModel, sae: SAE[Any], name: str) -> Site:
     return Site(hook_name=hook_name, layer=layer, read=read, write=write)
 
 
-def _check_width(lm: LoadedModel, hook_name: str, width: int, name: str, what: str) -> None:
+def _check_width(lm: LoadedModel, hook_name: str, width: int, name: str, setting: str) -> None:
     cfg = lm.bridge.cfg
     if hook_name.endswith("attn.hook_z"):
         expected, where = cfg.n_heads * cfg.d_head, "the heads' outputs of"
@@ -129,6 +129,6 @@ def _check_width(lm: LoadedModel, hook_name: str, width: int, name: str, what: s
         expected, where, size = lm.d_model, "the residual stream of", "d_model"
     if width != expected:
         raise SteerlensError(
-            f"the SAE {name} has vectors of size {width} ({what}) at {hook_name}, but {where} "
+            f"the SAE {name} has vectors of size {width} ({setting}) at {hook_name}, but {where} "
             f"{lm.name} has {expected} ({size})."
         )

@@ -33,17 +33,17 @@ def by_steering_factor(steering: pd.DataFrame, generations: pd.DataFrame) -> Fig
     by word.
     """
     words = steering["concept"].dropna().drop_duplicates().tolist()
-    shown = words[:MOST_WORDS]
-    if not shown:
+    drawn_words = words[:MOST_WORDS]
+    if not drawn_words:
         return None
-    figure = style.new_figure(max(2.9 * len(shown), 5.0), 5.4)
-    axes = figure.subplots(2, len(shown), squeeze=False, sharex=True, sharey="row")
+    figure = style.new_figure(max(2.9 * len(drawn_words), 5.0), 5.4)
+    axes = figure.subplots(2, len(drawn_words), squeeze=False, sharex=True, sharey="row")
     drawn: list[Any] = [
         best_toward(steering.loc[(steering["concept"] == word).fillna(value=False)])[: len(COLORS)]
-        for word in shown
+        for word in drawn_words
     ]
     texts_of = [generations.loc[_are_of(generations, rows)] for rows in drawn]
-    for column, (word, rows, texts) in enumerate(zip(shown, drawn, texts_of, strict=True)):
+    for column, (word, rows, texts) in enumerate(zip(drawn_words, drawn, texts_of, strict=True)):
         _word(axes[:, column], rows, texts)
         axes[0, column].set_title(word, parse_math=False)
         axes[1, column].set_xlabel("steering factor")
@@ -55,8 +55,8 @@ def by_steering_factor(steering: pd.DataFrame, generations: pd.DataFrame) -> Fig
         axis.set_minor_locator(NullLocator())
     rows = steering.loc[[at for of_word in drawn for at in of_word.index]]
     parts = [subtitle(rows), style.n_of([sum(map(len, texts_of))], "text")]
-    if len(words) > len(shown):
-        parts.insert(0, f"the first {len(shown)} of {len(words):,} words")
+    if len(words) > len(drawn_words):
+        parts.insert(0, f"the first {len(drawn_words)} of {len(words):,} words")
     how = "means over prompts; dashed: unsteered; ring: the factor that is chosen"
     if "safe_factor_low" in rows and rows["safe_factor_low"].notna().any():
         how += "; broad: those around it that the rule allows"

@@ -122,7 +122,7 @@ def cards(tables: RunTables, order: Sequence[int]) -> Iterator[tuple[str, Card]]
 def _shown_lists(column: Any) -> list[list[str]]:
     """Give the tokens of every row as they are shown."""
     encoded = encode_tokens(column)
-    flat = np.array(encoded.shown, dtype=object)[encoded.index].tolist()
+    flat = np.array(encoded.visible_tokens, dtype=object)[encoded.index].tolist()
     bounds = zip(encoded.starts.tolist(), encoded.ends.tolist(), strict=True)
     return [flat[start:end] for start, end in bounds]
 

@@ -102,10 +102,10 @@ def _number_column(frame: pd.DataFrame, name: str) -> NumberColumn:
 class EncodedTokens(NamedTuple):
     """A column of lists of tokens, each different token once."""
 
-    shown: Sequence[str]
+    visible_tokens: Sequence[str]
     """The different tokens, as they are shown."""
     index: np.ndarray
-    """(all tokens of all rows,), indices into `shown`"""
+    """(all tokens of all rows,), indices into `visible_tokens`"""
     starts: np.ndarray
     """(rows,), where each row's tokens start in `index`"""
     ends: np.ndarray
@@ -117,15 +117,15 @@ def encode_tokens(column: Any) -> EncodedTokens:
     tokens = pa.array(column, pa.list_(pa.string()))
     array = pa.concat_arrays(tokens.chunks) if isinstance(tokens, pa.ChunkedArray) else tokens
     encoded = array.flatten().dictionary_encode()
-    shown = [visible_token(token) for token in encoded.dictionary.to_pylist()]
+    visible_tokens = [visible_token(token) for token in encoded.dictionary.to_pylist()]
     lengths = pc.call_function("list_value_length", [array]).fill_null(0).to_numpy(False)
     ends = np.cumsum(lengths, dtype=np.int64)
-    return EncodedTokens(shown, encoded.indices.to_numpy(), ends - lengths, ends)
+    return EncodedTokens(visible_tokens, encoded.indices.to_numpy(), ends - lengths, ends)
 
 
 def _promoted(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     """Give the different promoted tokens, and of every feature the first as indices into them."""
-    shown, index, starts, ends = encode_tokens(frame["logit_lens_tokens"])
+    visible_tokens, index, starts, ends = encode_tokens(frame["logit_lens_tokens"])
     at_NP = starts[:, None] + np.arange(PROMOTED)
     is_there_NP = at_NP < ends[:, None]
     # Numbered in the order in which features have them.
@@ -134,7 +134,9 @@ def _promoted(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     order = np.argsort(position)
     promoted_NP = np.full(at_NP.shape, len(different))
     promoted_NP[is_there_NP] = np.argsort(order)[inverse]
-    return [_cut(shown[int(token)]) for token in different[order]], unsigned(promoted_NP.ravel())
+    return [_cut(visible_tokens[int(token)]) for token in different[order]], unsigned(
+        promoted_NP.ravel()
+    )
 
 
 def _cut(text: str) -> str:

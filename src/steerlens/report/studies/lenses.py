@@ -108,10 +108,12 @@ def counted_texts(tables: RunTables) -> pd.DataFrame:
     is_written = any(len(ids) for ids in texts["token_ids"])
     groups: Any = texts.groupby(KEYS, sort=False) if is_written else ()
     for key, of_feature in groups:
-        own = promoted.get(key)
-        if own is None or not len(own):
+        promoted_ids = promoted.get(key)
+        if promoted_ids is None or not len(promoted_ids):
             continue
-        hits_N = np.array([np.isin(ids, own).sum() for ids in of_feature["token_ids"]], float)
+        hits_N = np.array(
+            [np.isin(ids, promoted_ids).sum() for ids in of_feature["token_ids"]], float
+        )
         hits = pd.DataFrame(
             {"factor": of_feature["factor"], "texts_with": hits_N > 0, "tokens": hits_N}
         )
@@ -175,10 +177,10 @@ def _sentences(overall: pd.DataFrame, measured: Sequence[str]) -> Iterator[str]:
     first, n = overall["lens"].iloc[0], int(overall["features"].iloc[0])
     for name in measured:
         spec = ".2f" if name == "tokens" else ".0%"
-        told = []
+        parts = []
         for row in overall.to_dict("records"):
             more = f"{name}_more"
-            told.append(
+            parts.append(
                 f"{row['lens']} {interval_of(row, name, spec)}"
                 + (
                     ""
@@ -186,7 +188,7 @@ def _sentences(overall: pd.DataFrame, measured: Sequence[str]) -> Iterator[str]:
                     else f", {interval_of(row, more, '+' + spec)} beside {first}"
                 )
             )
-        yield f"How many {OUTCOMES[name]} ({counted(n, 'feature')}): {'; '.join(told)}."
+        yield f"How many {OUTCOMES[name]} ({counted(n, 'feature')}): {'; '.join(parts)}."
     if n < FEWEST:
         yield f"{counted(n, 'feature')} can't tell lenses apart; it takes at least {FEWEST}."
 

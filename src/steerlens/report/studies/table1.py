@@ -102,10 +102,11 @@ def threshold_name(threshold: float) -> str:
 
 
 class Row(NamedTuple):
-    """A row of the table: which of a layer's numbers are its own."""
+    """A row of the table."""
 
     method: str
-    own: Callable[[Any], Any]
+    select: Callable[[Any], Any]
+    """Which of a layer's numbers it shows."""
 
 
 def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
@@ -195,8 +196,8 @@ def _rows(numbers: Any) -> Iterator[Row]:
                 yield Row(threshold_name(threshold), partial(_filtered, threshold))
         if sae["token_confidence_delta"].notna().any():
             yield Row(BY_CONFIDENCE, _by_confidence)
-    others = sorted(present - {*STEERED_BY, UNSTEERED})
-    order = (*STEERED_BY, *others, UNSTEERED)
+    plugged_in = sorted(present - {*STEERED_BY, UNSTEERED})
+    order = (*STEERED_BY, *plugged_in, UNSTEERED)
     methods = [name for name in order if name in present and name != SAE]
     yield from (Row(name, partial(of, name)) for name in methods)
 
@@ -231,7 +232,7 @@ def _table_row(
 ) -> dict[str, Any]:
     cells: dict[str, Any] = {"method": row.method}
     for (kind, aggregation), numbers in numbers_of.items():
-        of_row = row.own(numbers)
+        of_row = row.select(numbers)
         for layer in sorted(set(numbers["layer"])):
             rows = of_row.loc[of_row["layer"] == layer]
             name = f"{kind}_{aggregation}_layer_{layer}"
@@ -239,7 +240,7 @@ def _table_row(
             decided = over_concepts(rows.loc[~rows["undecided"].fillna(value=False).astype(bool)])
             cells[f"{name}_decided"] = decided.value if decided else None
             cells[f"{name}_concepts"] = rows["concept_id"].nunique()
-    of_row = row.own(next(iter(numbers_of.values())))
+    of_row = row.select(next(iter(numbers_of.values())))
     texts = member.tables.ratings.loc[member.tables.ratings["split"] == EVALUATING]
     key = ["layer", "method", "rank", "concept_id", "factor"]
     counted = texts.merge(of_row[key].drop_duplicates(), on=key)
@@ -264,14 +265,14 @@ def _auroc(row: Row, member: Series, layer: int) -> float | None:
     concepts.
     """
     rows = member.tables.concepts
-    of_row = row.own(_with_scores(rows.drop(columns=["feature", "undecided"]), member))
+    of_row = row.select(_with_scores(rows.drop(columns=["feature", "undecided"]), member))
     mean = of_row.loc[of_row["layer"] == layer, "auroc"].dropna()
     return float(mean.mean()) if len(mean) else None
 
 
 def _learnt_from(row: Row, member: Series) -> dict[str, float | None]:
     """Return what learning a concept took the row's methods, on average."""
-    of_row = row.own(
+    of_row = row.select(
         _with_scores(member.tables.concepts.drop(columns=["feature", "undecided"]), member)
     )
     means = {name: of_row[name].dropna().astype(float) for name in BUDGET}
@@ -288,7 +289,7 @@ def _differences(
             of_layer = numbers.loc[numbers["layer"] == layer]
             for row in of_sae:
                 for baseline in baselines:
-                    less, n = paired_difference(row.own(of_layer), baseline.own(of_layer))
+                    less, n = paired_difference(row.select(of_layer), baseline.select(of_layer))
                     yield {
                         "judge": kind,
                         "aggregation": aggregation,
@@ -376,7 +377,7 @@ def _by_threshold(numbers: Any, rows: Sequence[Row]) -> dict[int, list[Curve]]:
         curves = [Curve("SAE, filtered", list(MORE_THRESHOLDS), estimates)]
         for row in rows:
             if row.method in (UNFILTERED, "Prompt", *OTHERS):
-                curves.append(Curve(row.method, [], [over_concepts(row.own(of_layer))]))
+                curves.append(Curve(row.method, [], [over_concepts(row.select(of_layer))]))
         curves_of[int(str(layer))] = curves
     return curves_of
 

@@ -56,7 +56,7 @@ class Cost(NamedTuple):
 
 def measure(settings: Settings) -> Measured:
     """Time a few features and texts of the first and the last layer."""
-    print(f"Timing {_told(settings)}", file=sys.stderr, flush=True)
+    print(f"Timing {_what_is_timed(settings)}", file=sys.stderr, flush=True)
     with phase("importing torch and SAELens"):
         from steerlens.engine.subject.sae import sae_sources
 
@@ -103,7 +103,7 @@ def measure(settings: Settings) -> Measured:
     return Measured(sizes, candidates if settings.features_concept else None, rates)
 
 
-def _told(settings: Settings) -> str:
+def _what_is_timed(settings: Settings) -> str:
     """Say what is about to be timed, in a line."""
     timed = []
     if not settings.concepts and (n_methods := len(settings.scores)):
@@ -111,10 +111,10 @@ def _told(settings: Settings) -> str:
         timed.append(f"{methods} on at most {MOST_FEATURES} features")
         if _lengths(settings):
             timed.append(f"{CALIBRATION_TOKENS:,} tokens of the corpus")
-    told = [f"{' and '.join(timed)} in the first and the last layer"] if timed else []
+    parts = [f"{' and '.join(timed)} in the first and the last layer"] if timed else []
     if settings.steering.factors:
-        told.append(f"{CALIBRATION_TEXTS} texts with their metrics")
-    return ", ".join(told)
+        parts.append(f"{CALIBRATION_TEXTS} texts with their metrics")
+    return ", ".join(parts)
 
 
 def _with_scores(rates: Rates, subject: Subject, settings: Settings, ctx: RunContext) -> Rates:

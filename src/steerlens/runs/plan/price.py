@@ -93,8 +93,8 @@ def price(
     model, sae = settings.subject.model, settings.subject.sae
     n_new = settings.steering.generation.max_new_tokens
     each = flops(model, sae, settings.evaluator, n_layers, n_new)
-    own = flops(model, sae, None, n_layers, n_new)
-    if each is None or own is None:
+    by_itself = flops(model, sae, None, n_layers, n_new)
+    if each is None or by_itself is None:
         return None
     scores = settings.scores
     parts = {name: _of_score(scores[name], n_features, n_layers, settings) for name in scores}
@@ -104,7 +104,7 @@ def price(
     parts["texts"] = n_texts * each.text
     # The divergence is of the steered model, whoever measures the perplexity.
     parts["perplexity and KL"] = n_texts * (
-        each.perplexity + (own.perplexity if settings.evaluator else 0)
+        each.perplexity + (by_itself.perplexity if settings.evaluator else 0)
     )
     return dict(sorted(parts.items(), key=lambda part: -part[1]))
 
@@ -121,9 +121,24 @@ def _of_score(score: Any, n_features: int, n_layers: int, settings: Settings) ->
         return score.n_sampled() * (each.text + n_layers * each.perplexity)
     if hasattr(score, "outputs"):
         return n_features * score.max_examples * EXAMPLE * BACKWARD * each.token
-    n_prompts = len(score.prompts) if hasattr(score, "prompts") else int(hasattr(score, "prompt"))
+    return n_edited_rows(score, n_features, n_layers) * each.score
+
+
+def n_prompts_of(score: Any) -> int:
+    """Return after how many prompts a score steers each feature; 0 of one that reads texts, its own
+    or a corpus's, or only the lens.
+    """
+    if hasattr(score, "n_sampled"):
+        return 0
+    return len(score.prompts) if hasattr(score, "prompts") else int(hasattr(score, "prompt"))
+
+
+def n_edited_rows(score: Any, n_features: int, n_layers: int) -> int:
+    """Return how many rows of one position a score steers: a feature's after each prompt, and a
+    layer's random directions.
+    """
     n_null = n_layers * (getattr(score, "null_directions", 0) or 0)
-    return (n_features * n_prompts + n_null) * each.score
+    return n_features * n_prompts_of(score) + n_null
 
 
 def price_rows(parts: Mapping[str, float]) -> list[tuple[str, str]]:

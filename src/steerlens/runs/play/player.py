@@ -186,15 +186,15 @@ def write_texts(
 
     lens_FK = logit_lens(subject, torch.tensor(features), OWN_TOKENS, ctx.memory_budget)
     tokens = decode_tokens(subject, lens_FK)
-    own = {
+    text_of_token = {
         id_: text
         for ids, texts in zip(lens_FK.tolist(), tokens, strict=True)
         for id_, text in zip(ids, texts, strict=True)
     }
-    tell({"own": [visible_token(text) for text in own.values()]})
+    tell({"own": [visible_token(text) for text in text_of_token.values()]})
 
     def texts_of(rows: pd.DataFrame) -> list[Text]:
-        return [_text(row, own) for row in rows.to_dict("records")]
+        return [_text(row, text_of_token) for row in rows.to_dict("records")]
 
     @contextmanager
     def task(*_: Any, **__: Any) -> Iterator[Callable[..., None]]:
@@ -212,11 +212,11 @@ def write_texts(
     tell({"done": texts_of(table)})
 
 
-def _text(row: Mapping[Any, Any], own: Mapping[int, str]) -> Text:
+def _text(row: Mapping[Any, Any], text_of_token: Mapping[int, str]) -> Text:
     stopped_by = row.get("stopped_by")
     return Text(
         factor=row["factor"],
-        segments=segments(row["text"], row["token_ids"], own, {}),
+        segments=segments(row["text"], row["token_ids"], text_of_token, {}),
         kl=plain(row["first_step_kl"]),
         success=plain(row.get("success_20")),  # type: ignore[arg-type]
         perplexity=plain(row.get("perplexity")),

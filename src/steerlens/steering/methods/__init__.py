@@ -5,7 +5,8 @@ A method is a module with
 - a first docstring line that says what it does;
 - `NAME`, what tables call it; of another package's that is the name of its entry point;
 - `Config`, a dataclass: the method's settings, AxBench's by default. A number isn't negative, and
-  one that counts isn't 0; a field's metadata may set other limits: `least`, `most`, `below`;
+  one that counts isn't 0; a field's metadata may set other limits: `least`, `most`, `below`,
+  `choices`. It is made without the rest of the module, and so takes nothing from there;
 - `fit(task, config, seed)`, which returns a direction for each concept of the task. A concept's
   direction must not depend on the others, but for rounding;
 - `TRAINS = True`, if that takes long: a few concepts at a time are learnt and kept;

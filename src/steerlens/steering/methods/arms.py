@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from steerlens.config.method_settings import with_settings
 from steerlens.config.registry import parts_of, source_digest
 from steerlens.config.schema import ConceptsConfig
 from steerlens.engine.cached_rows import cached_values
 from steerlens.engine.generation import Steering
-from steerlens.errors import SteerlensError, nearest
 from steerlens.steering.methods import fitted_io, lora, loreft
 from steerlens.steering.methods.directions import Detection, Directions, direction_targets
 from steerlens.steering.methods.fitted_io import Learnt
@@ -223,63 +222,7 @@ def _settings(name: str, settings: Any) -> Any:
     typed = dict((settings or {}).get(method_name, {}))
     if method_name != name:
         typed["rank"] = int(name.removeprefix(f"{SAE_A} ")) - 1
-    return _config(method.Config(), method_name, typed)
-
-
-def check_settings(settings: Mapping[str, Mapping[str, Any]] | None) -> None:
-    """Refuse `concepts.settings` that a method doesn't have or can't work with."""
-    for method, typed in (settings or {}).items():
-        if method not in EDITS and method not in parts_of("methods"):
-            raise SteerlensError(f"concepts.settings: {method} has no settings.")
-        part = EDITS.get(method) or method_named(method)
-        _config(part.Config(), method, typed)
-
-
-def _config(config: Any, method: str, typed: Mapping[str, Any]) -> Any:
-    fields = {field.name: field for field in dataclasses.fields(config)}
-    for key in typed:
-        if key not in fields:
-            near = nearest(key, fields)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(fields) or 'none'}."
-            raise SteerlensError(f"concepts.settings: {method} has no setting {key!r}; {hint}")
-    as_tuples = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in typed.items()
-    }
-    for key, value in as_tuples.items():
-        if requirement := _requirement(getattr(config, key), value, fields[key].metadata):
-            typed_value = list(value) if isinstance(value, tuple) else value
-            raise SteerlensError(
-                f"concepts.settings: {method}.{key}={typed_value} must be {requirement}."
-            )
-    return dataclasses.replace(config, **as_tuples)
-
-
-def _requirement(default: Any, value: Any, limits: Mapping[str, Any]) -> str | None:
-    """Return what a setting must be, in words, if `value` isn't that; None if it is.
-
-    A number isn't negative, and one that counts isn't 0 where the default isn't, unless its
-    `limits` say so (see `steerlens.steering.methods`).
-    """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and value > limits.get("most", math.inf):
-        return f"at most {limits['most']}"
-    if is_number and value >= limits.get("below", math.inf):
-        return f"below {limits['below']}"
-    if isinstance(default, bool):
-        return None if isinstance(value, bool) else "true or false"
-    if isinstance(default, int):
-        least = limits.get("least", int(default > 0))
-        is_right = is_number and isinstance(value, int) and value >= least
-        return None if is_right else f"a whole number of at least {least}"
-    if isinstance(default, float):
-        is_right = is_number and math.isfinite(value) and value >= 0
-        return None if is_right else "a number of at least 0"
-    if isinstance(default, tuple):
-        is_right = isinstance(value, tuple) and len(value) and all(type(v) is int for v in value)
-        return None if is_right else "a list of layers"
-    if isinstance(default, str):
-        return None if isinstance(value, str) else "a word"
-    return None
+    return with_settings(method.Config(), method_name, typed)
 
 
 def _key(
@@ -393,7 +336,7 @@ def _edits_config(method: str, n_layers: int, settings: Any) -> Any:
     default = module.Config()
     if max(default.layers) >= n_layers:
         default = module.smaller(n_layers)
-    return _config(default, method, dict((settings or {}).get(method, {})))
+    return with_settings(default, method, dict((settings or {}).get(method, {})))
 
 
 def _learn_edits(

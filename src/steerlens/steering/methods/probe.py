@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from steerlens.engine.memory import rows_that_fit
-from steerlens.errors import unknown
 from steerlens.steering.methods.directions import Directions, unit
 from steerlens.steering.methods.labelled import TokenVectors
 from steerlens.steering.methods.task import Task
@@ -23,7 +22,7 @@ NAME = "Probe"
 class ProbeConfig:
     """AxBench's settings for Gemma-2-2B by default; for 9B lr is 1e-3 and weight_decay 1e-4."""
 
-    solver: str = "adamw"
+    solver: str = field(default="adamw", metadata={"choices": ("adamw", "exact")})
     """adamw: every token is an example, the weights are kept at length 1, there is no intercept
     (AxBench's training); exact: every text's mean vector is an example, and the one optimum of the
     regularised loss with an intercept is found (scikit-learn's LogisticRegression)."""
@@ -35,10 +34,6 @@ class ProbeConfig:
     weight_decay: float = 1e-3
     C: float = 1.0
     """Inverse strength of the penalty of solver exact, as scikit-learn's."""
-
-    def __post_init__(self) -> None:
-        if self.solver not in SOLVERS:
-            raise unknown("solver of Probe", self.solver, SOLVERS)
 
 
 Config = ProbeConfig

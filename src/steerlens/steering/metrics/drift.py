@@ -64,11 +64,11 @@ def measure(
         prompt: subject.to_tokens(prompt, run.chat_template)[0].tolist()
         for prompt in dict.fromkeys(texts.prompts)
     }
-    own = [without_closing(ids, special) for ids in texts.token_ids]
+    written = [without_closing(ids, special) for ids in texts.token_ids]
     n_ctx = int(subject.lm.bridge.cfg.n_ctx)
     pieces = [
         np.array([*prompts[prompt], *ids], dtype=np.int64)[:n_ctx]
-        for prompt, ids in zip(texts.prompts, own, strict=True)
+        for prompt, ids in zip(texts.prompts, written, strict=True)
     ]
     fired: list[list[int]] = [[] for _ in pieces]
     at_once = rows_that_fit(run.memory_budget // 2, bytes_per_token([subject]), 2048)

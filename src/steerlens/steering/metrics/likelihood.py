@@ -46,7 +46,7 @@ def mean_negative_log_likelihood(
     texts: Sequence[Sequence[int]],
     prompts: Sequence[Sequence[int]],
     memory_budget: int,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda n_texts: None,
     answers_only: bool = False,
 ) -> list[float]:
     """Return the mean negative log-probability (nats) of every text's tokens but the first, or of

@@ -169,13 +169,13 @@ def _kl(factors: Sequence[float], of_index: Mapping[int, float | None]) -> list[
 
 def _at_most(n: int, progress: Callable[[int], None]) -> Callable[[int], None]:
     """Return what tells `progress` of `n` texts, of however many are read."""
-    left = n
+    n_left = n
 
-    def advance(done: int) -> None:
-        nonlocal left
-        told = min(done, left)
-        left -= told
-        progress(told)
+    def advance(n_read: int) -> None:
+        nonlocal n_left
+        counted = min(n_read, n_left)
+        n_left -= counted
+        progress(counted)
 
     return advance
 

@@ -42,7 +42,7 @@ class Texts:
         return len(self.texts)
 
 
-def _nothing(_done: int) -> None:
+def _nothing(_n_texts: int) -> None:
     pass
 
 
