@@ -223,22 +223,24 @@ def test_perplexity_goes_on_from_what_generation_has_not_edited(
     assert subject.lm.n_layers == 4  # so that 3 is the last
     columns = made(subject)
 
-    def measured(columns: dict[str, Any]) -> tuple[Sequence[float | None], int]:
-        n_rows: list[int] = []
-
-        def count(x_BLD: torch.Tensor, hook: Any) -> None:
-            n_rows.append(len(x_BLD))
-
-        with hooks_on(subject.lm.bridge, [(entering_block(0), count)]):
+    def measured(columns: dict[str, Any]) -> tuple[Sequence[float | None], set[tuple[int, int]]]:
+        entered: list[int] = []
+        left: list[int] = []
+        hooks = [
+            (entering_block(0), lambda x_BLD, hook: entered.append(len(x_BLD))),
+            ("unembed.hook_in", lambda x_BLD, hook: left.append(len(x_BLD))),
+        ]
+        with hooks_on(subject.lm.bridge, hooks):
             column = perplexity.measure(
                 Texts(**columns), subject, perplexity.Config(), MetricRun()
             )["perplexity"]
-        return column, sum(n_rows)
+        return column, {*zip(entered, left, strict=True)}
 
-    whole, n_whole = measured({**columns, "made_of": None})
-    going_on, n_going_on = measured(columns)
+    whole, rows_of_whole = measured({**columns, "made_of": None})
+    going_on, rows = measured(columns)
     assert going_on == pytest.approx(whole, rel=1e-5)
-    assert n_going_on < n_whole
+    assert all(n_entered == n_left for n_entered, n_left in rows_of_whole)
+    assert any(n_entered == 1 < n_left for n_entered, n_left in rows)
 
 
 def test_prompts_are_not_run_again_for_what_goes_on_from_them(

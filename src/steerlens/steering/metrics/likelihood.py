@@ -113,7 +113,7 @@ def likelihood_and_divergence(
             _Reading(
                 ids=ids,
                 n_begun=max(0, n_shared - 1),
-                first=max(len(prompt) if answers_only else 1, n_shared if n_shared > 1 else 1),
+                first=max(len(prompt) if answers_only else 1, n_shared),
                 drawn_TD=None if vectors.drawn_TD is None else vectors.drawn_TD[:n_new],
                 entering_TD=None if entering_TD is None else entering_TD[:n_new],
             )
@@ -148,11 +148,9 @@ def likelihood_and_divergence(
             n_done += n_rows
     means = []
     for index, (ids, prompt) in enumerate(zip(texts, prompts, strict=True)):
-        n_begun = readings[index].n_begun
-        beginning = beginnings.get(tuple(ids[: n_begun + 1])) if n_begun else None
-        of_beginning = 0.0 if beginning is None else nll[beginning]
-        n_counted = len(ids) - (len(prompt) if answers_only else 1)
-        means.append(float(nll[index] + of_beginning) / n_counted)
+        beginning = beginnings.get(tuple(ids[: readings[index].n_begun + 1]))
+        total = nll[index] if beginning is None else nll[index] + nll[beginning]
+        means.append(float(total) / (len(ids) - (len(prompt) if answers_only else 1)))
     if not np.isfinite(means).all():
         raise SteerlensError(
             f"{lm.name} gives NaN or infinite log-probabilities in {lm.dtype}; use dtype=float32."
@@ -218,7 +216,7 @@ def _of_same_shape(readings: Sequence[_Reading], n_ctx: int) -> dict[_Shape, lis
         length = min(length, n_ctx - reading.n_begun)
         n_before = reading.n_begun
         if n_before:
-            # As where texts are generated.
+            # As where texts are generated, which has run them.
             n_padded = next_multiple(n_before + 1, PROMPT_LENGTHS) - 1
             n_before = n_padded if n_padded + length <= n_ctx else n_before
         is_later = reading.entering_TD is not None
