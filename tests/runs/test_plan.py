@@ -14,18 +14,26 @@ import pytest
 from safetensors.numpy import save_file
 
 from steerlens.config.compose import compose
+from steerlens.config.registry import load_part, parts_of
+from steerlens.config.schema import SLOW_METHODS, WITHOUT_FACTOR
 from steerlens.config.settings import parse_settings
 from steerlens.errors import SteerlensError
 from steerlens.results import FEATURES
 from steerlens.runs.plan.price import price
 from steerlens.runs.preflight import check
 from steerlens.runs.run import run
+from steerlens.steering.methods.arms import EDITS, PROMPT
+from steerlens.steering.methods.fitting import budget_of_method
 from tests.support.tiny import D_MODEL, D_SAE, save_sae
 
 pytestmark = pytest.mark.usefixtures("undrawn_figures")
 
 SCORES = ("score.null_directions=9",)
 STEERS = (*SCORES, "generation.max_new_tokens=4", "generation.n_prompts=2")
+CONCEPTS = (
+    *("concepts=embedded", "judge=lexical", "concepts.n=2", "concepts.n_prompts=4"),
+    *("steer=axbench", "steer.factors=[1,2,4]"),
+)
 LOADERS = ("torch", "sae_lens", "transformer_lens")
 
 Rows = Callable[..., dict[str, str]]
@@ -91,6 +99,44 @@ def test_the_lens_and_the_judge_are_planned(plan: Rows, tmp_path: Path) -> None:
     rows = plan(*judged, "generation.max_new_tokens=4", "generation.n_prompts=2")
     (texts,) = re.findall(r"up to ([\d,]+) texts", rows["steering"])
     assert rows["ratings"] == f"{2 * int(texts.replace(',', '')):,} by m, at an unknown price"
+
+
+@pytest.mark.parametrize(
+    ("asked", "forwards"),
+    [
+        ("score=output", f"{2 * (D_SAE + 9)} rows of one position, 2 of whole prompts"),
+        ("score=input", "0 rows of one position, 0 of whole prompts"),
+        (
+            "score=[output,side_effects]",
+            f"{2 * (9 * D_SAE + 9)} rows of one position, 18 of whole prompts",
+        ),
+        ("score=prompt_robustness", f"{2 * 50 * D_SAE} rows of one position, 100 of whole prompts"),
+    ],
+)
+def test_a_score_s_prompts_are_counted(plan: Rows, asked: str, forwards: str) -> None:
+    null = ["score.output.null_directions=9"] if "," in asked else []
+    null += SCORES if asked == "score=output" else ()
+    assert plan(asked, *null)["forwards"].replace(",", "") == forwards.replace(",", "")
+
+
+def test_only_a_run_s_own_methods_take_minutes(plan: Rows) -> None:
+    trained = plan(*CONCEPTS, "concepts.methods=[DiffMean,RePS,SAE-TS,LoRA]")
+    assert trained["time"] == "besides, minutes for what each of RePS, SAE-TS, LoRA learns"
+    assert trained["concepts"] == "2, each in 4 ways"
+    # Three methods at three factors and LoRA once on the two prompts that choose, and all of them,
+    # and no steering, on the two others.
+    n_texts = 2 * 2 * ((3 * 3 + 1 + 1) * 2 + 5 * 2)
+    assert trained["steering"].startswith(f"{n_texts} texts")
+    assert "time" not in plan(*CONCEPTS, "concepts.methods=[DiffMean,Probe,SAE]")
+
+
+def test_methods_that_a_plan_names_are_those_that_take_long_or_have_no_factor() -> None:
+    methods = {name: load_part("methods", name) for name in parts_of("methods")}
+    budgets = {name: budget_of_method(part, part.Config(), 9, 9) for name, part in methods.items()}
+    slow = {name for name, part in methods.items() if getattr(part, "TRAINS", False)}
+    slow |= {name for name, budget in budgets.items() if budget.vectors}
+    assert {*EDITS, *slow} == {*SLOW_METHODS}
+    assert {*EDITS, PROMPT} == {*WITHOUT_FACTOR}
 
 
 def test_what_is_in_the_cache_is_not_planned_again(plan: Rows, words: list[str]) -> None:
@@ -177,11 +223,14 @@ def test_a_plan_imports_nothing_that_computes(words: list[str]) -> None:
     program = f"""
 import sys
 from steerlens.cli import main
-try:
-    main({[*words, "plan=true"]!r})
-finally:
+for overrides in {[words, [*words, *CONCEPTS]]!r}:
+    try:
+        main([*overrides, "plan=true"])
+    except SystemExit:
+        pass
     print({told}, file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "features" in done.stdout, done.stderr
-    assert done.stderr.splitlines()[-1] == "[]"
+    assert "concepts  2, each in" in done.stdout, done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("[")] == ["[]", "[]"]

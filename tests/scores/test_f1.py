@@ -13,9 +13,14 @@ import pytest
 import torch
 
 from steerlens import SteerlensError, score_features
+from steerlens.analysis.payoff import scores_of
+from steerlens.config.compose import compose
 from steerlens.data.concept_sets.labelled import labelled_split, read_labels
 from steerlens.engine.subject import Subject
+from steerlens.runs.preflight import check
 from steerlens.scores import f1
+from tests.support.axbench import save_concepts
+from tests.support.frames import steering
 from tests.support.tiny import D_SAE
 
 MakeSubject = Callable[..., Subject]
@@ -77,6 +82,43 @@ def test_threshold_and_f1_are_those_of_trying_every_threshold(
         f1_of_test = naive_f1(test_NF[:, feature], split.is_positive_test, best * (1 - 1e-6))
         assert frame["f1"][feature] == pytest.approx(f1_of_test)
     assert frame["f1"].nunique() > 5
+
+
+def test_of_several_concepts_a_feature_has_the_one_that_it_learnt_best(
+    tiny_subject: MakeSubject, tmp_path: Path
+) -> None:
+    subject = tiny_subject("llama", "topk")
+    folder = str(save_concepts(tmp_path / "concepts", 1, n=3))
+    settings: dict[str, Any] = {"labels": folder, "min_output_score": 0.0}
+    best: Any = score_features(subject, "f1", **settings, topic="best")
+    names = [f"concept {c}" for c in range(3)]
+    of_each: list[Any] = [score_features(subject, "f1", **settings, topic=name) for name in names]
+    splits = [labelled_split(folder, name, 0, 0, seed=0) for name in names]
+    train = [naive_largest(subject, list(split.train)) for split in splits]
+    for feature in range(D_SAE):
+        thresholds = [frame["f1_threshold"][feature] for frame in of_each]
+        learnt = [
+            0.0
+            if pd.isna(threshold)
+            else naive_f1(acts_NF[:, feature], split.is_positive_train, threshold * (1 - 1e-4))
+            for threshold, acts_NF, split in zip(thresholds, train, splits, strict=True)
+        ]
+        at = int(np.argmax(learnt))
+        if learnt[at] == 0:
+            assert best["f1"][feature] == 0
+            assert pd.isna(best["f1_topic"][feature])
+            continue
+        assert best["f1_topic"][feature] == names[at]
+        assert best["f1"][feature] == of_each[at]["f1"][feature]
+        assert best["f1_threshold"][feature] == thresholds[at]
+    assert best["f1_topic"].nunique() == 3
+
+
+def test_as_the_best_of_the_embedded_concepts_it_takes_part_in_the_criteria() -> None:
+    scores = "score=[all,mean_logit,gradient,outcome,side_effects,f1]"
+    words = ["experiment=criteria", scores, "score.f1.labels=embedded", "score.f1.topic=best"]
+    check(compose(words))
+    assert "f1" in scores_of(steering((0,), 2, f1=[0.5, 0.25]))
 
 
 def test_features_below_the_output_score_have_none(tiny_subject: MakeSubject, labels: Path) -> None:

@@ -93,7 +93,7 @@ def parse_ids(value: Any, d_sae: int | None = None, where: str = "features.ids")
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         if not _is_integer(value):
             raise SteerlensError(
-                f"{where} must be a list of integers, as in 'features.ids=[1,2,3]', not {value!r}."
+                f"{where} must be a list of integers, as in '{where}=[1,2,3]', not {value!r}."
             )
         value = [value]
     ids = list(value)
@@ -129,7 +129,8 @@ def parse_concept(value: Any) -> list[str]:
     """Return the names of one concept: a word or a phrase, or several for the same."""
     values = value if isinstance(value, list | tuple) else [value]
     names = [str(name).strip() for name in values if name is not None]
-    if not names or not all(re.search(r"\w", name) for name in names):
+    is_text = all(isinstance(name, str | int | float) for name in values if name is not None)
+    if not names or not is_text or not all(re.search(r"\w", name) for name in names):
         raise SteerlensError(f"concept={value!r} names nothing; write concept=WORD.")
     return list(dict.fromkeys(names))
 

@@ -120,7 +120,7 @@ def load_part(kind: str, name: str) -> Any:
             defines.
     """
     noun, by_name = KINDS[kind].noun, parts_of(kind)
-    if name not in by_name:
+    if not isinstance(name, str) or name not in by_name:
         raise unknown(noun, name, by_name)
     address = by_name[name]
     module, _, attribute = address.partition(":")

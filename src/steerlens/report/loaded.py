@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from html import escape
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlens.analysis.ranking import best_features
 from steerlens.analysis.summary import summarise
-from steerlens.errors import SteerlensError
+from steerlens.errors import SteerlensError, refuses_misfits
 from steerlens.report.page.overview import run_sentences, run_title
 from steerlens.results import PAGE_FILE, SUMMARY_FILE
 from steerlens.results.folder import RunTables, read_settings, read_tables, unfinished
@@ -80,16 +81,21 @@ class LoadedRun:
         path = self.folder / PAGE_FILE
         return path if path.is_file() else None
 
+    @refuses_misfits
     def figures(self) -> dict[str, Path]:
         """Give the PNG files of the run's figures, by name."""
         return {path.stem: path for path in sorted((self.folder / "figures").glob("*.png"))}
 
+    @refuses_misfits
     def feature(self, layer: int, id: int) -> FeatureOfRun:
         """Give all that the run knows of one feature.
 
         Raises:
             SteerlensError: the run has no such feature.
         """
+        for name, value in (("layer", layer), ("id", id)):
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise SteerlensError(f"{name}={value!r} is not an integer.")
 
         def of(frame: pd.DataFrame) -> pd.DataFrame:
             return frame.loc[(frame["layer"] == layer) & (frame["feature"] == id)]
@@ -145,15 +151,18 @@ class LoadedRun:
         )
 
 
+@refuses_misfits
 def load_run(folder: str | Path) -> LoadedRun:
     """Load the run in `folder`: tables, configuration and summary, without a model.
 
     Raises:
         SteerlensError: it holds no run, or a file can't be read; in one sentence.
     """
+    if not isinstance(folder, str | Path):
+        raise SteerlensError(f"load_run() takes a run's folder, not {folder!r}.")
     folder = Path(folder)
     if not folder.is_dir():
-        raise SteerlensError(f"there is no folder {folder}.")
+        raise SteerlensError(f"there is no folder {visible(str(folder))}.")
     tables = replace(read_tables(folder), unfinished=unfinished(folder))
     summary = read_json(folder / SUMMARY_FILE)
     if not isinstance(summary, dict) or "overall" not in summary:  # not written yet, or a sweep's

@@ -5,12 +5,13 @@ What is wrong is told as in the command, in one sentence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from inspect import signature
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from steerlens.errors import SteerlensError, unknown
+from steerlens.errors import SteerlensError, refuses_misfits, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +26,7 @@ FACTORS = (0.5, 1.0, 2.0, 4.0)
 """Steering factors of `generate` unless others are given."""
 
 
+@refuses_misfits
 def load_subject(
     model: str = "smollm2-135m-instruct",
     sae: str = "smollm2-topk",
@@ -59,6 +61,7 @@ def load_subject(
     return subject
 
 
+@refuses_misfits
 def score_features(
     subject: Subject,
     method: str = "output",
@@ -95,12 +98,15 @@ def score_features(
     from steerlens.config.registry import load_part
     from steerlens.config.sources import resolve_lens
     from steerlens.config.steering import check_lens
+    from steerlens.engine.subject import refuse_no_subject
     from steerlens.results import FEATURES
     from steerlens.scores.scoring import score_layer
 
-    _refuse_no_subject(subject)
+    refuse_no_subject(subject)
     config_class = load_part("scores", str(method)).Config
+    _refuse_unknown(settings, score_features, f"score {method}", config_class)
     config: ScoreConfig = typed_settings(config_class, settings, f" of score {method}")
+    k = _integer("logit_lens_k", logit_lens_k, least=1)
     ids = range(subject.d_sae)
     if features is not None:
         ids = parse_ids(features, subject.d_sae, where="features")
@@ -113,17 +119,19 @@ def score_features(
     check_lens(of_lens, {str(method): config})
     computes = of_lens.name == "jacobian" and not of_lens.path
     reads = config.corpus_pass() is not None or computes
-    texts = _corpus(corpus or "embedded") if reads else None
-    ctx = replace(_context(memory_budget, seed, texts, shipped), lens=of_lens)
-    k = _integer("logit_lens_k", logit_lens_k)
+    is_named = reads or corpus is not None
+    texts = _corpus("embedded" if corpus is None else corpus) if is_named else None
+    ctx = _context(memory_budget, seed, texts if reads else None, shipped)
+    ctx = replace(ctx, lens=of_lens)
     return FEATURES.frame(score_layer(subject, ids, {str(method): config}, k, ctx))
 
 
+@refuses_misfits
 def find(
     subject: Subject,
     concept: str | Sequence[str],
     top_k: int = 20,
-    examples: Sequence[str] = (),
+    examples: str | Sequence[str] = (),
     memory_budget: int | str = 2 * 1024**3,
 ) -> pd.DataFrame:
     """Find the features that may stand for a concept, those that steer toward it most first.
@@ -145,17 +153,21 @@ def find(
         SteerlensError: no token of the vocabulary stands for the concept; names the nearest.
     """
     from steerlens.config.parse import parse_concept
+    from steerlens.engine.subject import refuse_no_subject
     from steerlens.results import FEATURES
     from steerlens.scores.concept import ConceptScoreConfig
     from steerlens.scores.concepts import candidates, concept_tokens
     from steerlens.scores.scoring import score_layer
 
-    _refuse_no_subject(subject)
+    refuse_no_subject(subject)
     names = parse_concept(concept)
     tokens = concept_tokens(subject.lm.tokenizer, names)
     ctx = _context(memory_budget)
-    k = _integer("top_k", top_k)
+    k = _integer("top_k", top_k, least=1)
     sentences = [examples] if isinstance(examples, str) else _listed("examples", examples)
+    for sentence in sentences:
+        if not isinstance(sentence, str) or not sentence.strip():
+            raise SteerlensError(f"examples: {sentence!r} is no text; give sentences.")
     of_concept = candidates(subject, tokens, k, examples=sentences, memory_budget=ctx.memory_budget)
     ids = [candidate.feature for candidate in of_concept]
     config = ConceptScoreConfig(concept=names)
@@ -165,6 +177,7 @@ def find(
     return frame.sort_values("concept_score", ascending=False, kind="stable", ignore_index=True)
 
 
+@refuses_misfits
 def generate(
     subject: Subject,
     features: int | Iterable[int],
@@ -199,10 +212,11 @@ def generate(
     """
     from steerlens.config.parse import parse_ids
     from steerlens.config.steering import shares_of
+    from steerlens.engine.subject import refuse_no_subject
     from steerlens.runs.models import steering_of
     from steerlens.steering.features import steer_layer, steer_together
 
-    _refuse_no_subject(subject)
+    refuse_no_subject(subject)
     ids = parse_ids(features, subject.d_sae, where="features")
     steering = steering_of(subject.lm, _steering(factors, prompts, concept, settings))
     ctx = _context(memory_budget, seed, _corpus("embedded"), subject.examples)
@@ -227,11 +241,9 @@ def _steering(
     )
 
     of_steer, of_generation = (
-        {field.name for field in fields(kind)} - {"factors", "weights", "prompts"}
-        for kind in (SteerConfig, GenerationConfig)
+        {field.name for field in fields(kind)} for kind in (SteerConfig, GenerationConfig)
     )
-    for key in settings.keys() - of_steer - of_generation:
-        raise unknown("setting of steer and generation", key, of_steer | of_generation)
+    _refuse_unknown(settings, generate, "steer and generation", SteerConfig, GenerationConfig)
     steer = typed_settings(SteerConfig, {key: settings[key] for key in settings.keys() & of_steer})
     generation = typed_settings(
         GenerationConfig, {key: settings[key] for key in settings.keys() & of_generation}
@@ -261,28 +273,32 @@ def _context(
 
     # Few bytes only make small batches: the least that a run may be given is no limit here.
     is_bytes = isinstance(memory_budget, int) and not isinstance(memory_budget, bool)
+    if is_bytes and memory_budget < 1:
+        raise SteerlensError(f"memory_budget={memory_budget} is no memory; write '2GiB', say.")
     budget = memory_budget if is_bytes else parse_memory(memory_budget)
     return RunContext(budget, _integer("seed", seed), corpus=corpus, examples=examples)
 
 
-def _refuse_no_subject(subject: Any) -> None:
-    from steerlens.engine.subject import Subject
+def _refuse_unknown(
+    settings: Mapping[str, Any], function: Callable[..., Any], whose: str, *kinds: Any
+) -> None:
+    """Refuse a setting that neither `function` nor the dataclasses `kinds` have."""
+    valid = {field.name for kind in kinds for field in fields(kind)}
+    arguments = [name for name in signature(function).parameters if name != "settings"]
+    for key in settings.keys() - valid:
+        raise unknown(f"setting of {whose}", key, valid.union(arguments))
 
-    if not isinstance(subject, Subject):
-        raise SteerlensError(
-            f"the first argument must be a subject, from steerlens.load_subject(), not "
-            f"{type(subject).__name__}."
-        )
 
-
-def _integer(name: str, value: Any) -> int:
+def _integer(name: str, value: Any, least: int | None = None) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise SteerlensError(f"{name}={value!r} is not an integer.")
+    if least is not None and value < least:
+        raise SteerlensError(f"{name}={value} is less than {least}.")
     return int(value)
 
 
 def _listed(name: str, values: Any) -> list[Any]:
-    if not isinstance(values, Iterable):
+    if not isinstance(values, Iterable) or isinstance(values, bytes | Mapping):
         raise SteerlensError(f"{name}={values!r} is no list.")
     return list(values)
 
@@ -294,6 +310,10 @@ def _lens(lens: str | Mapping[str, Any]) -> LensConfig:
 
     if lens == "logit":
         return LensConfig()
+    if not isinstance(lens, str | Mapping):
+        raise SteerlensError(
+            f'lens={lens!r} is no lens: give a name, or its name and keys, {{"name": "jacobian"}}.'
+        )
     keys = {"name": lens} if isinstance(lens, str) else dict(lens)
     name = keys.pop("name", "logit")
     overrides = [override(f"lens.{key}", value) for key, value in keys.items()]

@@ -82,21 +82,23 @@ def steer_toward_concepts(
         print(line)
 
 
-def concepts_of_shard(settings: Settings, layer: int, chat_template: bool) -> ConceptSet:
-    """Load this shard's part of the concepts of a layer."""
+def concepts_of_shard(
+    settings: Settings, layer: int, chat_template: bool, texts: bool = True
+) -> ConceptSet:
+    """Load this shard's part of the concepts of a layer; see `load_concepts`."""
     from steerlens.data.concept_sets.load import load_concepts
 
     assert settings.concepts is not None
-    concepts = load_concepts(settings.concepts, layer, settings.seed, chat_template)
+    concepts = load_concepts(settings.concepts, layer, settings.seed, chat_template, texts)
     return dataclasses.replace(concepts, concepts=tuple(part(concepts.concepts, settings.shard)))
 
 
-def concepts_before_loading(settings: Settings, layer: int) -> ConceptSet:
+def concepts_before_loading(settings: Settings, layer: int, texts: bool = True) -> ConceptSet:
     """Load this shard's part of the concepts of a layer, whose model isn't loaded yet."""
     chat = settings.steering.generation.chat_template
     if chat == AUTO:
         chat = has_chat_template(settings.subject.model)
-    return concepts_of_shard(settings, layer, bool(chat))
+    return concepts_of_shard(settings, layer, bool(chat), texts)
 
 
 def refuse_lacking_texts(settings: Settings, concepts: ConceptSet) -> None:

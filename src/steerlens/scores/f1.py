@@ -3,7 +3,8 @@
 After arXiv 2605.31183, supervised: of labelled texts, the largest activation of the feature over
 the text's tokens; the threshold with the best F1 on the texts to learn from; the F1 that it has on
 the other texts. Only features that reach an output score are looked at, because one that detects a
-concept need not write it.
+concept need not write it. Of several concepts (`topic=best`) a feature has the F1 of the one that
+it tells best on the texts to learn from, so that it can be compared with features of others.
 """
 
 from __future__ import annotations
@@ -18,13 +19,21 @@ import numpy as np
 
 from steerlens.data.concept_sets.axbench import concept_names
 from steerlens.data.concept_sets.embedded import TOPICS
-from steerlens.data.concept_sets.labelled import EMBEDDED, labelled_split, read_labels
+from steerlens.data.concept_sets.labelled import (
+    EMBEDDED,
+    Split,
+    labelled_split,
+    labelled_splits,
+    read_labels,
+)
 from steerlens.engine.run_context import no_progress
 from steerlens.errors import SteerlensError, unknown
 from steerlens.scores import RunContext, ScoreConfig, output
 
 if TYPE_CHECKING:
     from steerlens.engine.subject import Subject
+
+BEST = "best"
 
 
 @dataclass
@@ -36,7 +45,8 @@ class F1Config(ScoreConfig):
     """Labelled texts: a file of JSON lines `{"text": ..., "label": true}`, `embedded` (topics of
     the installed documentation), or a folder in AxBench's layout."""
     topic: str | None = None
-    """embedded, folder: the name of the concept."""
+    """embedded, folder: the name of the concept, or best: for each feature the one of all that it
+    tells best on the texts to learn from."""
     min_output_score: float = 1e-3
     """Features with a lower output score have no F1 (null)."""
     n_train: int = 72
@@ -77,9 +87,10 @@ class F1Config(ScoreConfig):
             return
         if self.topic is None:
             raise SteerlensError(
-                f"score.labels={self.labels} holds several concepts: name one with score.topic."
+                f"score.labels={self.labels} holds several concepts: name one with score.topic, or "
+                "take score.topic=best, for each feature its best one."
             )
-        names = [*TOPICS] if self.labels == EMBEDDED else concept_names(path)
+        names = [BEST, *TOPICS] if self.labels == EMBEDDED else [BEST, *concept_names(path)]
         if self.topic not in names:
             raise unknown(f"concept of score.labels={self.labels}", self.topic, names)
 
@@ -111,12 +122,11 @@ def score(
     Returns:
         `f1` on the texts to test on, and the `f1_threshold` learnt from the others; both NaN below
         the output score, the threshold also where the feature fires on no text of the concept.
+        With topic=best also the concept that it is of, `f1_topic`.
 
     Raises:
         SteerlensError: for labels that can't be read, NaN activations, and as the output score.
     """
-    from steerlens.engine.activations.pooled import largest_activations, text_pieces
-
     features = np.asarray(features, dtype=np.int64)
     silent = dataclasses.replace(ctx, progress=no_progress)
     of_output = output.OutputScoreConfig(
@@ -126,22 +136,52 @@ def score(
     s_out_F = np.asarray(output.score(subject, features, of_output, silent)["output_score"])
     steers_F = s_out_F >= config.min_output_score
     columns = {name: np.full(len(features), np.nan) for name in ("f1", "f1_threshold")}
+    topic_F = np.full(len(features), None, dtype=object)
     if steers_F.any():
-        split = labelled_split(
-            config.labels or "", config.topic, config.n_train, config.n_test, ctx.seed
+        of_texts = config.labels or "", config.n_train, config.n_test, ctx.seed
+        splits = (
+            labelled_splits(*of_texts)
+            if config.topic == BEST
+            else [("", labelled_split(of_texts[0], config.topic, *of_texts[1:]))]
         )
-        pooled = []
-        for texts in (split.train, split.test):
-            pieces = text_pieces(subject, texts, config.max_tokens)
-            first = [min(subject.n_uncounted, len(piece) - 1) for piece in pieces]
-            pooled.append(
-                largest_activations(subject, pieces, first, features[steers_F], ctx.memory_budget)
-            )
-        threshold_f = best_thresholds(pooled[0], split.is_positive_train)
-        columns["f1_threshold"][steers_F] = threshold_f
-        columns["f1"][steers_F] = f1_scores(pooled[1], split.is_positive_test, threshold_f)
+        best = _of_best_concept(subject, splits, features[steers_F], config, ctx)
+        columns["f1"][steers_F], columns["f1_threshold"][steers_F], topic_F[steers_F] = best
     ctx.progress(len(features))
-    return columns
+    return {**columns, "f1_topic": topic_F} if config.topic == BEST else columns
+
+
+def _of_best_concept(
+    subject: Subject,
+    splits: Sequence[tuple[str, Split]],
+    features: np.ndarray,
+    config: F1Config,
+    ctx: RunContext,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return F1, threshold and name (F,) of the concept with the best F1 on its texts to learn
+    from, of equally good ones the first; 0, NaN and None where the feature fires on none.
+    """
+    from steerlens.engine.activations.pooled import largest_activations, text_pieces
+
+    # A text of one concept is a negative of others: each is read once.
+    texts = dict.fromkeys(text for _, split in splits for text in [*split.train, *split.test])
+    row_of = {text: row for row, text in enumerate(texts)}
+    pieces = text_pieces(subject, [*texts], config.max_tokens)
+    first = [min(subject.n_uncounted, len(piece) - 1) for piece in pieces]
+    acts_NF = largest_activations(subject, pieces, first, features, ctx.memory_budget)
+    f1_F, learnt_F = np.zeros(len(features)), np.zeros(len(features))
+    threshold_F = np.full(len(features), np.nan)
+    topic_F = np.full(len(features), None, dtype=object)
+    for name, split in splits:
+        train_NF, test_NF = (
+            acts_NF[[row_of[text] for text in side]] for side in (split.train, split.test)
+        )
+        thresholds = best_thresholds(train_NF, split.is_positive_train)
+        f1_of_train = f1_scores(train_NF, split.is_positive_train, thresholds)
+        better_F = f1_of_train > learnt_F
+        learnt_F[better_F], topic_F[better_F] = f1_of_train[better_F], name
+        threshold_F[better_F] = thresholds[better_F]
+        f1_F[better_F] = f1_scores(test_NF, split.is_positive_test, thresholds)[better_F]
+    return f1_F, threshold_F, topic_F
 
 
 def best_thresholds(acts_NF: np.ndarray, is_positive_N: np.ndarray) -> np.ndarray:

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from steerlens.report.page import render, write_page_without_tables
+from steerlens.report.page.contents import Overview, Page, RatedArm, Ratings
+from steerlens.report.page.render import write_html
 from steerlens.results import FEATURES
 from steerlens.results.folder import RunTables
 from tests.report.page.runs import HOSTILE, hostile_tables, save_page
@@ -290,6 +292,64 @@ def test_a_run_with_little_in_it_has_a_page_that_says_so(opened: Opened, tmp_pat
     assert "more characters" in opened.tab.locator("#card").inner_text()
     opened.open(write_page_without_tables("there is no features.parquet", tmp_path))
     assert "there is no features.parquet" in opened.tab.locator("#top").inner_text()
+    assert opened.faults == []
+
+
+def test_tables_without_tokens_have_no_column_of_tokens(opened: Opened, tmp_path: Path) -> None:
+    part = plain_tables()
+    bare = part.features.assign(logit_lens_tokens=None, logit_lens_token_ids=None, label=None)
+    opened.open(save_page(dataclasses.replace(part, features=bare), tmp_path), "#layer=3&feature=1")
+    told = "don't have the tokens that features promote"
+    assert told in opened.tab.locator("#features").inner_text()
+    cells = opened.tab.locator("#features .line").first.locator("[role=gridcell]")
+    heads = opened.tab.locator("#features [role=columnheader]")
+    assert cells.count() == heads.count()
+    texts = [cell.inner_text() for cell in [*heads.all(), *cells.all()]]
+    assert all(texts), texts
+    assert opened.tab.locator("#search").get_attribute("placeholder") == "number"
+    opened.tab.wait_for_selector("#card h3")
+    assert not any("Promotes" in text for text in opened.tab.locator("#card h3").all_inner_texts())
+    assert opened.faults == []
+
+
+def test_many_sentences_are_folded_away_after_the_first(opened: Opened, tmp_path: Path) -> None:
+    for n, n_in_sight in ((16, 16), (17, 14)):
+        overview = Overview("run", "asked", [f"line {i}" for i in range(n)], [], "done", None, [])
+        opened.open(write_html(Page(title="toy", overview=overview), (), 0, tmp_path))
+        lines = opened.tab.locator("#top .sentences li")
+        assert lines.count() == n
+        assert [line.is_visible() for line in lines.all()] == [i < n_in_sight for i in range(n)]
+    summary = opened.tab.locator("#top details.more summary")
+    assert summary.inner_text() == "3 more sentences"
+    summary.click()
+    assert lines.last.inner_text() == "line 16"
+    assert lines.last.is_visible()
+    assert opened.faults == []
+
+
+def test_no_steering_is_a_dashed_line_across_the_rated_methods(
+    opened: Opened, tmp_path: Path
+) -> None:
+    overview = Overview("sweep", "asked", [], [], "done", None, [])
+    arms = [RatedArm("No steering", 3, 0.2, 0.1, 0.3, 5), RatedArm("SAE", 3, 0.6, 0.5, 0.7, 5)]
+    for of, levels in ((arms, [0.2]), (arms[1:], [])):
+        ratings = Ratings({"judge": of}, [], 0)
+        page = Page(title="toy", overview=overview, ratings=ratings)
+        opened.open(write_html(page, (), 0, tmp_path))
+        chart = opened.tab.locator("#table1 .chart")
+        chart.scroll_into_view_if_needed()
+        opened.tab.wait_for_function(
+            "echarts.getInstanceByDom(document.querySelector('#table1 .chart'))"
+        )
+        dashed = opened.tab.evaluate(
+            """() => echarts.getInstanceByDom(document.querySelector("#table1 .chart")).getOption()
+              .series.flatMap((of) => of.markLine.data)
+              .filter((line) => line.lineStyle && line.lineStyle.type === "dashed")
+              .map((line) => line.xAxis)"""
+        )
+        assert dashed == levels
+        caption = opened.tab.locator("#table1 figcaption").inner_text()
+        assert ("dashed: no steering" in caption) == bool(levels)
     assert opened.faults == []
 
 

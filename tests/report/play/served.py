@@ -143,9 +143,11 @@ class Served:
 
 
 @contextmanager
-def served(tables: RunTables, folder: Path, written: Written) -> Iterator[Served]:
-    """Serve a page of `tables` on a free port."""
-    write_play_page(tables, LIVE, "toy with toy-sae", None, folder)
+def served(
+    tables: RunTables, folder: Path, written: Written, run: Path | None = None
+) -> Iterator[Served]:
+    """Serve a page of `tables`, or of the run that they are of, on a free port."""
+    write_play_page(tables, LIVE, "toy with toy-sae", run, folder)
     with open_socket("127.0.0.1", 0) as bound:
         server = make_server(written.bench(), folder, bound, TOKEN)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})

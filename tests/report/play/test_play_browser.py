@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from steerlens.results.folder import read_tables
 from tests.report.page.runs import HOSTILE, hostile_tables
 from tests.report.play.served import Served, Written, served
+from tests.support.frames import frame, steering
+from tests.support.sweeps import save_run
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = [
@@ -153,6 +158,28 @@ def test_stopping_and_leaving_end_the_writing(page: Tab) -> None:
     page.tab.close()
     time.sleep(5.5)
     assert len(written.ended) == n_ended
+
+
+def test_what_the_run_said_is_folded_away_above_the_card(
+    tabs: tuple[Any, Served], tmp_path: Path
+) -> None:
+    chromium, _ = tabs
+    run = save_run(tmp_path / "run", frame((0,), 4), steering((0,), 2))
+    tables = dataclasses.replace(read_tables(run), command="steerlens layer=0")
+    folder = tmp_path / "page"
+    folder.mkdir()
+    with served(tables, folder, Written(), run) as server:
+        tab = chromium.new_page()
+        tab.goto(server.address)
+        tab.wait_for_selector("html[data-ready]")
+        assert tab.locator("main > section").nth(1).get_attribute("id") == "live"
+        folded = tab.locator("#top > details")
+        for part in (".sentences", ".numbers", ".command"):
+            assert tab.locator(f"#top {part}").count() == folded.locator(part).count() == 1
+            assert folded.locator(part).is_hidden()
+        folded.locator("summary").first.click()
+        assert folded.locator(".command code").inner_text() == "steerlens layer=0"
+        tab.close()
 
 
 @pytest.mark.parametrize("width", [380, 2560])

@@ -14,7 +14,9 @@ from steerlens.config.registry import loadable_parts
 from steerlens.config.schema.concepts import (
     CONCEPT_SOURCES,
     INSTRUCTIONS,
+    SLOW_METHODS,
     STEERED_BY,
+    WITHOUT_FACTOR,
     ConceptsConfig,
     JudgeConfig,
 )
@@ -60,8 +62,10 @@ __all__ = [
     "POSITIONS",
     "RANDOM_DIRECTION",
     "RANDOM_FEATURE",
+    "SLOW_METHODS",
     "STEERED_BY",
     "SUCCESS",
+    "WITHOUT_FACTOR",
     "ChoiceConfig",
     "Chosen",
     "ConceptsConfig",

@@ -53,6 +53,10 @@ STEERED_BY = (
     *("LoReFT", "LoRA", "Prompt", "Random"),
 )
 """The methods that a concept is steered by unless others are chosen, in the order of Table 1."""
+WITHOUT_FACTOR = ("LoReFT", "LoRA", "Prompt")
+"""Those that steer once, not as strongly as each of `steer.factors`."""
+SLOW_METHODS = ("SSV", "ReFT-r1", "LoReFT", "LoRA", "SAE-TS", "RePS")
+"""Those that train for long, or measure what vectors do to texts: minutes on a CPU."""
 
 
 @dataclass

@@ -165,6 +165,13 @@ def embedded_concepts(
     return ConceptSet(NAME, tuple(concepts), are_instructions=False, notes=tuple(notes))
 
 
+def unread_topics(n_prompts: int) -> ConceptSet:
+    """Return the topics without their texts, and with as many prompts as they would have."""
+    prompts = [f"prompt {number}" for number in range(n_prompts)]
+    topics = [Concept(id, name).with_prompts(prompts) for id, name in enumerate(TOPICS)]
+    return ConceptSet(NAME, tuple(topics), are_instructions=False)
+
+
 def as_answers(concepts: ConceptSet, n_prompts: int, seed: int) -> ConceptSet:
     """Make each text the answer to a neutral request, for models that are steered in a chat.
 

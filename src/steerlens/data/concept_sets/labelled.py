@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from steerlens.data.concept_sets import Concept, LabelledText
+from steerlens.data.concept_sets import Concept, ConceptSet, LabelledText
 from steerlens.data.concept_sets.axbench import axbench_folder
 from steerlens.data.concept_sets.embedded import embedded_concepts
 from steerlens.errors import SteerlensError
@@ -19,6 +19,10 @@ from steerlens.storage.files import parse_json, read_text
 logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
+
+# Once for all layers: reading the installed documentation takes some seconds.
+_embedded = cache(embedded_concepts)
+
 FEWEST = 2
 """Texts of each label in a file, so that each half has one."""
 
@@ -52,36 +56,45 @@ def labelled_split(labels: str, topic: str | None, n_train: int, n_test: int, se
         # Every second of each label, so that both halves have both.
         sides = [[text for text, label in texts if label is side] for side in (True, False)]
         return _split([side[::2] for side in sides], [side[1::2] for side in sides])
+    concepts = _concepts(labels, n_train, n_test, seed)
+    concept = concepts.only([topic or ""]).concepts[0]
+    has_train, has_test = len(concept.positives), len(concept.test_positives)
+    if labels == EMBEDDED and (has_train, has_test) != (n_train, n_test):
+        _tell_fewer(concept.name, has_train, n_train, has_test, n_test)
+    return _split_of(concept, labels)
+
+
+def labelled_splits(labels: str, n_train: int, n_test: int, seed: int) -> list[tuple[str, Split]]:
+    """Return the name and the texts of every concept; see `labelled_split`."""
+    concepts = _concepts(labels, n_train, n_test, seed).concepts
+    return [(concept.name, _split_of(concept, labels)) for concept in concepts]
+
+
+def _concepts(labels: str, n_train: int, n_test: int, seed: int) -> ConceptSet:
     if labels == EMBEDDED:
-        concept = _topic(topic or "", n_train, n_test, seed)
-    else:
-        concept = axbench_folder(path).only([topic or ""]).concepts[0]
+        return _embedded(n_train, n_test, 2, seed)
+    return axbench_folder(Path(labels))
+
+
+@cache
+def _tell_fewer(name: str, n_train: int, wanted_train: int, n_test: int, wanted_test: int) -> None:
+    """Say once, not for every layer, that a topic has fewer texts than wanted."""
+    learnt, tested = f"{n_train} of {wanted_train}", f"{n_test} of {wanted_test}"
+    logger.warning(
+        "the topic %s has %s texts to learn from, and %s to test on.", name, learnt, tested
+    )
+
+
+def _split_of(concept: Concept, labels: str) -> Split:
     for name in ("positives", "negatives", "test_positives", "test_negatives"):
         if not getattr(concept, name):
-            raise SteerlensError(f"the concept {topic!r} of score.labels={labels} has no {name}.")
+            raise SteerlensError(
+                f"the concept {concept.name!r} of score.labels={labels} has no {name}."
+            )
     return _split(
         [_with_prompts(concept.positives), _with_prompts(concept.negatives)],
         [_with_prompts(concept.test_positives), _with_prompts(concept.test_negatives)],
     )
-
-
-@cache
-def _topic(name: str, n_train: int, n_test: int, seed: int) -> Concept:
-    """Return a topic of the installed documentation, once for all layers: reading it takes some
-    seconds. That it has fewer texts than wanted is told.
-    """
-    concept = embedded_concepts(n_train, n_test, 2, seed).only([name]).concepts[0]
-    has = len(concept.positives), len(concept.test_positives)
-    if has != (n_train, n_test):
-        logger.warning(
-            "the topic %s has %s of %s texts to learn from, and %s of %s to test on.",
-            name,
-            has[0],
-            n_train,
-            has[1],
-            n_test,
-        )
-    return concept
 
 
 def _with_prompts(texts: Sequence[LabelledText]) -> list[str]:

@@ -9,7 +9,7 @@ from steerlens.config.schema import CONCEPT_SOURCES, ConceptsConfig
 from steerlens.data.concept_sets import ConceptSet
 from steerlens.data.concept_sets.axbench import axbench_folder, axbench_hub
 from steerlens.data.concept_sets.contrast import contrast_folder
-from steerlens.data.concept_sets.embedded import as_answers, embedded_concepts
+from steerlens.data.concept_sets.embedded import as_answers, embedded_concepts, unread_topics
 from steerlens.data.concept_sets.folders import holds_pairs, names_of_folder
 from steerlens.data.concept_sets.instructions import with_instructions
 from steerlens.errors import unknown
@@ -19,15 +19,29 @@ _embedded = cache(embedded_concepts)
 
 
 def load_concepts(
-    config: ConceptsConfig, layer: int, seed: int, chat_template: bool = False
+    config: ConceptsConfig,
+    layer: int,
+    seed: int,
+    chat_template: bool = False,
+    texts: bool = True,
 ) -> ConceptSet:
     """Return the concepts for a layer, with their texts and prompts, which are requests inside a
     chat template.
 
+    Args:
+        config: which concepts, and how many texts and prompts of each.
+        layer: of a path that has one of its own for each layer.
+        seed: what texts and prompts are drawn by.
+        chat_template: whether the model is steered in a chat.
+        texts: false reads no installed documentation, for counting: its topics have no texts, and
+            all of them are said to be there.
+
     Raises:
         SteerlensError: what `config` names can't be read, or has no such concept.
     """
-    if config.source == "embedded":
+    if config.source == "embedded" and not texts:
+        concepts = unread_topics(config.n_prompts)
+    elif config.source == "embedded":
         concepts = _embedded(config.n_train, config.n_test, config.n_prompts, seed)
     else:
         path = str(config.path).replace("{layer}", str(layer))

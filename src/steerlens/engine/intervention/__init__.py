@@ -39,7 +39,8 @@ class Operation:
     """Keep what the SAE fails to reconstruct (the authors' code) or drop it (the paper's Eq. 6)."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "unit", unit_of_today(self.unit))
+        if isinstance(self.unit, str):
+            object.__setattr__(self, "unit", unit_of_today(self.unit))
         load_part("operators", self.operator)
         load_part("units", self.unit)
 

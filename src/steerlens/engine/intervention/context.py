@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,10 +12,11 @@ import torch
 from steerlens.config.parse import parse_ids
 from steerlens.engine.intervention import Operation, Targets, check_affine, feature_targets
 from steerlens.engine.intervention.hooks import Edits, SteeringHooks
-from steerlens.engine.subject import Subject
-from steerlens.errors import SteerlensError
+from steerlens.engine.subject import Subject, refuse_no_subject
+from steerlens.errors import SteerlensError, refuses_misfits
 
 
+@refuses_misfits
 @contextmanager
 def steer(
     subject: Subject,
@@ -23,14 +24,14 @@ def steer(
     factor: float = 1.0,
     *,
     direction: torch.Tensor | None = None,
-    weights: Sequence[float] | None = None,
+    weights: float | Sequence[float] | None = None,
     operator: str = "add",
     unit: str = "a_max",
     keep_error: bool = True,
     positions: str = "last",
     max_activation: float | Sequence[float] | None = None,
 ) -> Iterator[SteeringHooks]:
-    """Steer every forward of the subject's model in the block, and leaves the model as it was.
+    """Steer every forward of the subject's model in the block, and leave the model as it was.
 
     A forward without past keys and values is a prompt, one with them new tokens: `generate` has to
     use its cache, as it does by default.
@@ -53,6 +54,9 @@ def steer(
     Raises:
         SteerlensError: for what isn't there or doesn't go together.
     """
+    refuse_no_subject(subject)
+    if not isinstance(keep_error, bool):
+        raise SteerlensError(f"keep_error={keep_error!r} is neither True nor False.")
     operation = Operation(operator, unit, keep_error)
     targets = _targets(subject, feature, factor, direction, weights, max_activation)
     check_affine(subject.sae, torch.randn(1, 2, subject.sae.cfg.d_in).to(subject.sae.W_dec))
@@ -86,7 +90,7 @@ def _targets(
     feature: int | Sequence[int] | None,
     factor: float,
     direction: torch.Tensor | None,
-    weights: Sequence[float] | None,
+    weights: float | Sequence[float] | None,
     max_activation: float | Sequence[float] | None,
 ) -> Targets:
     """Return one row, for all texts of a batch."""
@@ -95,10 +99,13 @@ def _targets(
     factor_1 = torch.tensor([_finite("factor", factor)])
     if direction is not None:
         d_out = subject.sae.W_dec.shape[-1]
-        if direction.shape != (d_out,):
+        if not isinstance(direction, torch.Tensor) or direction.shape != (d_out,):
+            is_what = f"is of type {type(direction).__name__}"
+            if isinstance(direction, torch.Tensor):
+                is_what = f"has shape {tuple(direction.shape)}"
             raise SteerlensError(
-                f"the direction has shape {tuple(direction.shape)}; at {subject.hook_name} it "
-                f"must be ({d_out},)."
+                f"the direction {is_what}; at {subject.hook_name} it must be a tensor of shape "
+                f"({d_out},)."
             )
         vectors_11D = direction.to(subject.sae.W_dec)[None, None]
         ones_11 = vectors_11D.new_ones(1, 1)
@@ -108,7 +115,8 @@ def _targets(
     for name, values in (("weights", weights), ("max_activation", max_activation)):
         numbers = None
         if values is not None:
-            listed = values if isinstance(values, Iterable) else [values]
+            is_list = isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping)
+            listed = values if is_list else [values]
             numbers = torch.tensor(
                 [[_finite(name, value) for value in listed]], dtype=torch.float64
             )

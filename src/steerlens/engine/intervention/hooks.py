@@ -31,7 +31,7 @@ POLICIES = {
 
 def policy_named(positions: str) -> Policy:
     """Return the policy of `steer.positions`; refuses an unknown one."""
-    if positions not in POLICIES:
+    if not isinstance(positions, str) or positions not in POLICIES:
         raise unknown("steer.positions", positions, POLICIES)
     return POLICIES[positions]
 

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from sae_lens import SAE
     from sae_lens.saes.sae import SAEMetadata
 
-__all__ = ["LoadedModel", "SaeSource", "Site", "Subject", "WeightCache", "load_subjects"]
+__all__ = [
+    "LoadedModel",
+    "SaeSource",
+    "Site",
+    "Subject",
+    "WeightCache",
+    "load_subjects",
+    "refuse_no_subject",
+]
 
 
 @dataclass(repr=False)
@@ -118,6 +126,15 @@ class Subject:
                 f"the prompt has {len(ids)} tokens; {self.lm.name} takes 1 to {n_ctx}."
             )
         return torch.tensor([ids], device=self.lm.device)
+
+
+def refuse_no_subject(subject: Any) -> None:
+    """Refuse what isn't a subject, where one is the first argument."""
+    if not isinstance(subject, Subject):
+        raise SteerlensError(
+            f"the first argument must be a subject, from steerlens.load_subject(), not "
+            f"{type(subject).__name__}."
+        )
 
 
 def load_subjects(

@@ -121,6 +121,11 @@ FEATURES = Table(
             "The activation from which on a text counts as the concept's; null where the feature "
             "fires on none of them.",
         ),
+        "f1_topic": Column(
+            "string",
+            "With `score.topic=best` the concept that `f1` is of: the one that the feature tells "
+            "best on the texts that its threshold was chosen on.",
+        ),
         "max_activation": Column(
             "double", "Largest activation over the corpus, in the SAE's own units."
         ),

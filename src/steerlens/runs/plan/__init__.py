@@ -40,11 +40,10 @@ from steerlens.runs.memory_check import (
 from steerlens.runs.plan.concepts import planned_concepts, planned_ratings
 from steerlens.runs.plan.finished import Finished
 from steerlens.runs.plan.measure import Measured, measure
-from steerlens.runs.plan.price import price, price_rows
+from steerlens.runs.plan.price import n_edited_rows, n_prompts_of, price, price_rows
 from steerlens.runs.plan.rates import CorpusPass, Rates, keep_rates, read_rates
 from steerlens.runs.plan.steering import planned_texts, planned_words
 from steerlens.runs.subject_check import local_folder
-from steerlens.scores import output
 from steerlens.scores.selection import part, select_features
 
 MEASURE = "plan=measure"
@@ -232,10 +231,15 @@ def _toward_concepts(settings: Settings, measured: Measured | None) -> list[tupl
         ("concepts", f"{planned.concepts:,}, each in {planned.arms} ways"),
         ("steering", f"{planned.texts:,} texts, {_about(planned.texts, rates)}"),
         ("ratings", planned.rating),
-        (
-            "time",
-            "besides, what methods learn: minutes each for SSV, ReFT-r1, LoReFT, LoRA, SAE-TS and "
-            "RePS",
+        *(
+            [
+                (
+                    "time",
+                    f"besides, minutes for what each of {', '.join(planned.slow_methods)} learns",
+                )
+            ]
+            if planned.slow_methods
+            else []
         ),
         ("disk", f"about {gigabytes(planned.texts * TEXT_BYTES + 1e6)} in the run's folder"),
     ]
@@ -277,12 +281,8 @@ def _scores_and_texts(settings: Settings, measured: Measured | None) -> list[tup
             counts = {layer: int(n or 0) for layer, n in candidates.items()}
             features_row = f"{sum(counts.values()):,} candidates of {features_row}"
     n_features, n_methods = sum(counts.values()), len(settings.scores)
-    null = [
-        score.null_directions
-        for score in settings.scores.values()
-        if isinstance(score, output.OutputScoreConfig)
-    ]
-    n_directions = sum(null) * len(counts)
+    scores = settings.scores.values()
+    n_rows = sum(n_edited_rows(score, n_features, len(counts)) for score in scores)
     n_cached = {layer: finished.scores(layer, of_layer) for layer, of_layer in ids.items()}
     rates = measured.rates if measured else read_rates(settings)
     rows = [
@@ -290,8 +290,8 @@ def _scores_and_texts(settings: Settings, measured: Measured | None) -> list[tup
         ("features", features_row),
         (
             "forwards",
-            f"{n_features * n_methods + n_directions:,} rows of one position, "
-            f"{len(counts) * n_methods} of the whole prompt",
+            f"{n_rows:,} rows of one position, "
+            f"{len(counts) * sum(map(n_prompts_of, scores)):,} of whole prompts",
         ),
         ("finished", f"{sum(n_cached.values()):,} scores are in the cache"),
         ("time", NOT_MEASURED),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from steerlens.config.schema import SLOW_METHODS, WITHOUT_FACTOR
 from steerlens.config.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 CHARACTERS_PER_TOKEN = 4
 
@@ -21,10 +19,14 @@ class PlannedConcepts(NamedTuple):
     texts: int
     rating: str
     """What rating them takes, in a sentence."""
+    slow_methods: tuple[str, ...]
+    """Those methods of the run that train for long, or measure texts."""
 
 
 def planned_concepts(settings: Settings, layer: int, n_layers: int) -> PlannedConcepts:
     """Count what steering toward the concepts of `layer`, and as many in all others, would make.
+
+    Concepts of the installed documentation are counted unread, which takes longer than the plan.
 
     Args:
         settings: the run's.
@@ -35,17 +37,17 @@ def planned_concepts(settings: Settings, layer: int, n_layers: int) -> PlannedCo
         SteerlensError: a concept can't be learnt, or there would be too few texts for the judge.
     """
     from steerlens.runs.concepts import concepts_before_loading, refuse_lacking_texts
-    from steerlens.steering.methods.arms import EDITS, PROMPT, SAE
 
     methods = settings.concepts
     assert methods is not None
-    concepts = concepts_before_loading(settings, layer)
-    refuse_lacking_texts(settings, concepts)
+    is_read = methods.source != "embedded"
+    concepts = concepts_before_loading(settings, layer, texts=is_read)
+    if is_read:
+        refuse_lacking_texts(settings, concepts)
     named = all(concept.feature is not None for concept in concepts.concepts)
     n_factors = len(settings.steering.factors)
-    alone = (*EDITS, PROMPT)
-    tried = [1 if method in alone else n_factors for method in methods.methods]
-    if SAE in methods.methods and not named:
+    tried = [1 if method in WITHOUT_FACTOR else n_factors for method in methods.methods]
+    if "SAE" in methods.methods and not named:
         tried += [n_factors] * (methods.features - 1)
     n_texts = 0
     for concept in concepts.concepts:
@@ -55,7 +57,8 @@ def planned_concepts(settings: Settings, layer: int, n_layers: int) -> PlannedCo
     first = concepts.concepts[0]
     instruction = first.choosing[0] if concepts.are_instructions else None
     ratings = planned_ratings(settings, first.name, instruction, n_texts)
-    return PlannedConcepts(len(concepts), len(tried), n_texts, ratings)
+    slow_methods = tuple(method for method in methods.methods if method in SLOW_METHODS)
+    return PlannedConcepts(len(concepts), len(tried), n_texts, ratings, slow_methods)
 
 
 def planned_ratings(settings: Settings, concept: str, instruction: str | None, n_texts: int) -> str:

@@ -120,9 +120,24 @@ def _of_score(score: Any, n_features: int, n_layers: int, settings: Settings) ->
         return score.n_sampled() * (each.text + n_layers * each.perplexity)
     if hasattr(score, "outputs"):
         return n_features * score.max_examples * EXAMPLE * BACKWARD * each.token
-    n_prompts = len(score.prompts) if hasattr(score, "prompts") else int(hasattr(score, "prompt"))
+    return n_edited_rows(score, n_features, n_layers) * each.score
+
+
+def n_prompts_of(score: Any) -> int:
+    """Return after how many prompts a score steers each feature; 0 of one that reads texts, its own
+    or a corpus's, or only the lens.
+    """
+    if hasattr(score, "n_sampled"):
+        return 0
+    return len(score.prompts) if hasattr(score, "prompts") else int(hasattr(score, "prompt"))
+
+
+def n_edited_rows(score: Any, n_features: int, n_layers: int) -> int:
+    """Return how many rows of one position a score steers: a feature's after each prompt, and a
+    layer's random directions.
+    """
     n_null = n_layers * (getattr(score, "null_directions", 0) or 0)
-    return (n_features * n_prompts + n_null) * each.score
+    return n_features * n_prompts_of(score) + n_null
 
 
 def price_rows(parts: Mapping[str, float]) -> list[tuple[str, str]]:

@@ -71,7 +71,7 @@
     if (card) {
       for (const steered of card.steered) parts.push(steerlens.steering(steered));
       parts.push(make("div", { class: "pair" },
-        make("div", {}, make("h3", { text: "Promotes (logit lens)" }), bars(card.promoted, card.promoted_logits, "up")),
+        card.promoted.length ? make("div", {}, make("h3", { text: "Promotes (logit lens)" }), bars(card.promoted, card.promoted_logits, "up")) : null,
         card.by_lens.length ? make("div", {}, make("h3", { text: `Promotes (${features.lens || "the run's own"} lens)`, title: "The scores know the feature by these tokens; texts have the logit lens's marked, which success counts." }), bars(card.by_lens, null, "up")) : null,
         card.suppressed.length ? make("div", {}, make("h3", { text: "Suppresses" }), bars(card.suppressed, card.suppressed_logits, "down")) : null));
       const texts = [...card.windows.map(windowOf), ...card.marked.map(peakOf)];
@@ -82,7 +82,7 @@
           steerlens.featureLink(features.layer[at], near.feature, String(near.feature)), near.cosine, make("span", {}, promoted(rowOf(features.layer[at], near.feature), 5).map((text) => token(text)))]), { label: "Neighbours" }));
       }
       if (card.url) parts.push(make("p", {}, make("a", { href: card.url, rel: "noopener noreferrer", target: "_blank", text: "On Neuronpedia" })));
-    } else {
+    } else if (features.tokens.length) {
       parts.push(make("h3", { text: "Promotes (logit lens)" }), make("p", {}, promoted(at).map((text) => token(text))));
     }
     if (why) parts.push(make("p", { class: "warn", text: why }));

@@ -20,12 +20,15 @@
     let order = new Uint32Array();
     let chosen = 0;
 
-    const search = make("input", { type: "search", id: "search", placeholder: features.labels ? "token, label or number" : "token or number", autocomplete: "off", spellcheck: "false" });
+    const hasTokens = features.tokens.length > 0;
+    const says = [hasTokens && "promoted tokens", features.labels && "label"].filter(Boolean).reverse().join(", ");
+    const placeholder = [hasTokens && "token", features.labels && "label", "number"].filter(Boolean).join(", ").replace(/, (\w+)$/, " or $1");
+    const search = make("input", { type: "search", id: "search", placeholder, autocomplete: "off", spellcheck: "false" });
     const layerChoice = make("select", {}, options([["all", "all"], ...layers.map((layer) => [String(layer), String(layer)])], "all"));
     const onlySteered = make("input", { type: "checkbox" });
     const count = make("output", { class: "count" });
-    const template = `${columns.slice(0, 2).map((column) => column.width).join(" ")} minmax(14rem, 1fr) ${columns.slice(2).map((column) => column.width).join(" ")}`;
-    const width = `calc(${9.5 + 14 + 6.2 * (columns.length - 2)}rem + ${(columns.length + 1) * 0.6 + 0.6}rem)`;
+    const template = `${columns.slice(0, 2).map((column) => column.width).join(" ")} ${says ? "minmax(14rem, 1fr) " : ""}${columns.slice(2).map((column) => column.width).join(" ")}`;
+    const width = `calc(${9.5 + (says ? 14 : 0) + 6.2 * (columns.length - 2)}rem + ${(columns.length + 1) * 0.6 + 0.6}rem)`;
     const layout = { "grid-template-columns": template, "min-width": width };
     const head = make("div", { class: "head", role: "row", style: layout });
     const spacer = make("div", { class: "spacer" });
@@ -41,7 +44,7 @@
       } } });
       return make("div", { role: "columnheader", class: "number" }, button);
     });
-    head.append(heads[0], heads[1], make("div", { role: "columnheader", text: features.labels ? "label, promoted tokens" : "promoted tokens", title: "by the logit lens, the strongest first" }), ...heads.slice(2));
+    head.append(heads[0], heads[1], says ? make("div", { role: "columnheader", text: says, title: hasTokens ? "by the logit lens, the strongest first" : "" }) : "", ...heads.slice(2));
 
     /* Rows that are asked for, or null for all of them. */
     function matches() {
@@ -104,7 +107,7 @@
       const element = make("div", { class: `line${at === chosen ? " chosen" : ""}${steered.has(row) ? " steered" : ""}`, role: "row", "aria-rowindex": at + 2, style: layout },
         make("div", { role: "gridcell", class: "number", text: String(features.layer[row]) }),
         make("div", { role: "gridcell", class: "number" }, steerlens.featureLink(features.layer[row], features.feature[row], String(features.feature[row]))),
-        make("div", { role: "gridcell", class: "tokens" }, label ? make("bdi", { class: "label", text: label }) : null, promoted(row, 8).map((text) => token(text))),
+        says ? make("div", { role: "gridcell", class: "tokens" }, label ? make("bdi", { class: "label", text: label }) : null, promoted(row, 8).map((text) => token(text))) : null,
         ...columns.slice(2).map((column) => make("div", { role: "gridcell", class: "number", text: number(column.values[row]) })));
       element.addEventListener("click", () => { chosen = at; open(); });
       return element;
@@ -136,7 +139,7 @@
     layerChoice.addEventListener("change", update);
     onlySteered.addEventListener("change", update);
     update();
-    return section("features", "Features", null,
+    return section("features", "Features", hasTokens ? null : "The tables of this run don't have the tokens that features promote.",
       make("div", { class: "tools" }, field("Search", search), layers.length > 1 ? field("Layer", layerChoice) : null,
         features.steered.length ? make("label", { class: "field check" }, onlySteered, make("span", { text: `steered (${number(features.steered.length)})` })) : null, count),
       make("div", { class: "grid" }, body));
