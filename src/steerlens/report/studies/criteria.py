@@ -125,7 +125,7 @@ def _equal_share_sentences(at_share: Sequence[EqualShare]) -> list[str]:
         if not compared:
             continue
         names = ", ".join(
-            f"{row.score} {row.payoff:.2f} ({row.payoff_low:.2f} to {row.payoff_high:.2f})"
+            f"{row.score} {with_interval(row.payoff, row.payoff_low, row.payoff_high)}"
             for row in better
         )
         start = (
