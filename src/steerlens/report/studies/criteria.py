@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ from steerlens.analysis.equal_share import (
 from steerlens.analysis.factors import choose_factors
 from steerlens.analysis.null_criteria import beside_null
 from steerlens.analysis.payoff import SHARES, Criterion, criteria, scores_of
-from steerlens.analysis.resampling import FEWEST, LEVEL, spearman, sure, top_weights
+from steerlens.analysis.resampling import FEWEST, spearman, sure, top_weights
 from steerlens.analysis.series import Series
 from steerlens.analysis.steering_summary import COMPARED
 from steerlens.config.schema import StudyConfig
@@ -50,9 +50,6 @@ TOP = 100
 features any two scores share all."""
 RESAMPLES = 200
 """Of thousands of features: more would show nothing else."""
-
-DARK = 0.6
-"""Colours of larger numbers are too dark for dark letters."""
 
 OUTCOMES = {"success": "success_20", "concept success": "concept_success"}
 """What scores may guide to, beside success at equal KL: columns of the table of steering."""
@@ -104,7 +101,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
             **({"criteria_combined": _combined_table(combined)} if combined else {}),
             **({"criteria_outcomes": pd.DataFrame(correlations)} if correlations else {}),
         },
-        figures={"criteria_agreement": partial(_draw, agreement, scores)} if pairs else {},
+        figures=_figures(tables, at_share, agreement, scores),
     )
 
 
@@ -119,9 +116,7 @@ def _equal_share_sentences(at_share: Sequence[EqualShare]) -> list[str]:
         compared = sorted(
             (row for row in compared if row.p is not None), key=lambda row: -row.payoff
         )
-        better = [
-            row for row in compared if row.p is not None and row.p <= LEVEL and row.payoff > 1
-        ]
+        better = [row for row in compared if row.is_sure and row.payoff > 1]
         if not compared:
             continue
         names = ", ".join(
@@ -334,33 +329,20 @@ def _agreement_sentences(agreement: pd.DataFrame) -> list[str]:
     return [f"Rank correlation with {name}: {'; '.join(sentences)}."] if sentences else []
 
 
-def _draw(agreement: pd.DataFrame, scores: Sequence[str]) -> Figure:
-    """Return rank correlation of every two scores, and what they share of their first features."""
-    from steerlens.report.figures import style
-    from steerlens.results.text import visible
+def _figures(
+    tables: RunTables,
+    at_share: Sequence[EqualShare],
+    agreement: pd.DataFrame,
+    scores: Sequence[str],
+) -> dict[str, Callable[[], Figure]]:
+    from steerlens.report.figures import criteria as drawn
+    from steerlens.report.figures.output_score import subtitle
 
-    n = len(scores)
-    figure = style.new_figure(4 + 1.1 * n, 2.4 + 0.45 * n)
-    panels = figure.subplots(1, 2, sharey=True)
-    index_of = {name: index for index, name in enumerate(scores)}
-    top = int(agreement["top"].to_numpy().max())
-    titles = {"spearman": "rank correlation (Spearman)", "top_shared": f"shared of the first {top}"}
-    for axes, (column, title) in zip(panels, titles.items(), strict=True):
-        grid = np.eye(n)
-        for row in agreement.to_dict("records"):
-            i, j = index_of[row["one"]], index_of[row["other"]]
-            grid[i, j] = grid[j, i] = row[column]
-        axes.imshow(grid, vmin=-1, vmax=1, cmap="RdBu_r", aspect="auto")
-        for i, j in itertools.product(range(n), repeat=2):
-            color = "white" if abs(grid[i, j]) > DARK else style.INK
-            axes.text(
-                j, i, f"{grid[i, j]:.2f}", ha="center", va="center", fontsize=8, color=color
-            )  # fmt: skip
-        names = [visible(name).replace("_", " ") for name in scores]
-        axes.set_xticks(range(n), names, rotation=40, ha="right", parse_math=False)
-        axes.set_yticks(range(n), names, parse_math=False)
-        axes.set_title(title)
-        axes.grid(False)
-    pairs = style.n_of(agreement["features"], "feature")
-    style.headline(figure, "Do the scores agree?", pairs, "over the features that have both")
-    return figure
+    figures: dict[str, Callable[[], Figure]] = {}
+    rows = [row for row in at_share if row.share == SHARES[COMPARED]]
+    if any(row.p is not None for row in rows):
+        counted = subtitle(features_alone(tables.steering).dropna(subset=["best_factor"]))
+        figures["criteria_payoff"] = partial(drawn.payoffs, rows, counted)
+    if len(agreement):
+        figures["criteria_agreement"] = partial(drawn.agreement, agreement, scores)
+    return figures
