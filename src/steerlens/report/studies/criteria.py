@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +51,6 @@ TOP = 100
 features any two scores share all."""
 RESAMPLES = 200
 """Of thousands of features: more would show nothing else."""
-
-DARK = 0.6
-"""Colours of larger numbers are too dark for dark letters."""
 
 OUTCOMES = {"success": "success_20", "concept success": "concept_success"}
 """What scores may guide to, beside success at equal KL: columns of the table of steering."""
@@ -105,7 +102,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
             **({"criteria_combined": _combined_table(combined)} if combined else {}),
             **({"criteria_outcomes": pd.DataFrame(correlations)} if correlations else {}),
         },
-        figures={"criteria_agreement": partial(_draw, agreement, scores)} if pairs else {},
+        figures=_figures(tables, at_share, agreement, scores),
     )
 
 
@@ -120,13 +117,11 @@ def _equal_share_sentences(at_share: Sequence[EqualShare]) -> list[str]:
         compared = sorted(
             (row for row in compared if row.p is not None), key=lambda row: -row.payoff
         )
-        better = [
-            row for row in compared if row.p is not None and row.p <= LEVEL and row.payoff > 1
-        ]
+        better = [row for row in compared if row.is_sure and row.payoff > 1]
         if not compared:
             continue
         names = ", ".join(
-            f"{row.score} {row.payoff:.2f} ({row.payoff_low:.2f} to {row.payoff_high:.2f})"
+            f"{row.score} {with_interval(row.payoff, row.payoff_low, row.payoff_high)}"
             for row in better
         )
         start = (
@@ -343,33 +338,20 @@ def _agreement_sentences(agreement: pd.DataFrame) -> list[str]:
     return [f"Rank correlation with {name}: {'; '.join(sentences)}."] if sentences else []
 
 
-def _draw(agreement: pd.DataFrame, scores: Sequence[str]) -> Figure:
-    """Return rank correlation of every two scores, and what they share of their first features."""
-    from steerlens.report.figures import style
-    from steerlens.results.text import visible
+def _figures(
+    tables: RunTables,
+    at_share: Sequence[EqualShare],
+    agreement: pd.DataFrame,
+    scores: Sequence[str],
+) -> dict[str, Callable[[], Figure]]:
+    from steerlens.report.figures import criteria as drawn
+    from steerlens.report.figures.output_score import subtitle
 
-    n = len(scores)
-    figure = style.new_figure(4 + 1.1 * n, 2.4 + 0.45 * n)
-    panels = figure.subplots(1, 2, sharey=True)
-    index_of = {name: index for index, name in enumerate(scores)}
-    top = int(agreement["top"].to_numpy().max())
-    titles = {"spearman": "rank correlation (Spearman)", "top_shared": f"shared of the first {top}"}
-    for axes, (column, title) in zip(panels, titles.items(), strict=True):
-        grid = np.eye(n)
-        for row in agreement.to_dict("records"):
-            i, j = index_of[row["one"]], index_of[row["other"]]
-            grid[i, j] = grid[j, i] = row[column]
-        axes.imshow(grid, vmin=-1, vmax=1, cmap="RdBu_r", aspect="auto")
-        for i, j in itertools.product(range(n), repeat=2):
-            color = "white" if abs(grid[i, j]) > DARK else style.INK
-            axes.text(
-                j, i, f"{grid[i, j]:.2f}", ha="center", va="center", fontsize=8, color=color
-            )  # fmt: skip
-        names = [visible(name).replace("_", " ") for name in scores]
-        axes.set_xticks(range(n), names, rotation=40, ha="right", parse_math=False)
-        axes.set_yticks(range(n), names, parse_math=False)
-        axes.set_title(title)
-        axes.grid(False)
-    pairs = style.n_of(agreement["features"], "feature")
-    style.headline(figure, "Do the scores agree?", pairs, "over the features that have both")
-    return figure
+    figures: dict[str, Callable[[], Figure]] = {}
+    rows = [row for row in at_share if row.share == SHARES[COMPARED]]
+    if any(row.p is not None for row in rows):
+        counted = subtitle(features_alone(tables.steering).dropna(subset=["best_factor"]))
+        figures["criteria_payoff"] = partial(drawn.payoffs, rows, counted)
+    if len(agreement):
+        figures["criteria_agreement"] = partial(drawn.agreement, agreement, scores)
+    return figures
