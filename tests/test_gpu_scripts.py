@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +21,7 @@ from experiments.gpu import llama, pack, receive, results, stack, train
 from experiments.smollm2 import step
 from experiments.smollm2.activations import residuals as hooked_residuals
 from experiments.smollm2.step import Settings
+from steerlens.config.compose import compose
 
 D_IN, D_SAE, K = 16, 48, 4
 CPU = torch.device("cpu")
@@ -264,3 +268,84 @@ def test_results_with_a_missing_part_give_the_files_that_are_whole(
     (tmp_path / "one" / "results.001").write_bytes(b"x" * 4096)
     with pytest.raises(SystemExit, match="aren't of one archive"):
         results.join(tmp_path / "one", tmp_path / "none")
+
+
+PYTHON = """#!/bin/sh
+{ printf '%s\\t' "$@"; echo; } >> "$CALLS"
+for word; do
+  case $word in paths.output_dir=*)
+    mkdir -p "${word#*=}"
+    echo '{"state": "done"}' > "${word#*=}/status.json"
+    echo '{}' > "${word#*=}/summary.json";;
+  esac
+done
+"""
+"""A python3 that writes down how it is called, and leaves finished runs."""
+
+
+def studies(folder: Path, seconds: int) -> list[list[str]]:
+    """How `studies.sh` calls python3 where there is time for so much, word by word."""
+    python, calls = folder / "bin" / "python3", folder / "calls"
+    python.parent.mkdir(exist_ok=True)
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    calls.write_text("")
+    env = {"SCRATCH": str(folder), "CALLS": str(calls), "HOME": str(folder)}
+    env["PATH"] = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    script = [*("bash", "experiments/gpu/studies.sh"), str(folder / "out"), str(seconds)]
+    subprocess.run(script, check=True, env=env, cwd=pack.ROOT, capture_output=True)
+    return [line.rstrip("\t").split("\t") for line in calls.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("is_sent", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_every_study_composes_and_what_has_ended_is_left_alone(
+    is_sent: bool, tmp_path: Path
+) -> None:
+    if is_sent:
+        (tmp_path / "site" / "steerlens_smollm2" / "smollm2-topk").mkdir(parents=True)
+    calls = studies(tmp_path, 1000)
+    runs = [words[2:] for words in calls if words[:2] == ["-m", "steerlens"]]
+    *of_default, planned = runs
+    names = [word.partition("=")[2] for words in runs for word in words if "experiment=" in word]
+    assert names[:4] == ["criteria", "criteria", "criteria", "factors"]  # the most wanted first
+    assert {"table1_smollm2", "lenses", "capability", "filter", "one_release"} <= {*names}
+    for words in of_default:
+        config = compose(words)
+        assert config.model.path == str(tmp_path / "model")
+        of_release = Path(str(config.sae.path))
+        assert of_release.name in ("smollm2-topk", "smollm2-batchtopk")
+        assert of_release.is_relative_to(tmp_path) is not is_sent
+    assert compose(planned).plan is True
+    assert ("experiments.gpu.text" in {words[1] for words in calls}) is not is_sent
+    stored = [words[-1] for words in calls if words[1] == "experiments.tables"]
+    folders = {
+        word.partition("=")[2] for words in of_default for word in words if "output_dir" in word
+    }
+    assert {Path(folder).name for folder in stored} == {Path(folder).name for folder in folders}
+    again = [words for words in studies(tmp_path, 1000) if words[:2] == ["-m", "steerlens"]]
+    assert [words[2:] for words in again] == [planned]
+
+
+def test_without_time_left_no_study_begins(tmp_path: Path) -> None:
+    begun = [words for words in studies(tmp_path, 10) if words[:2] == ["-m", "steerlens"]]
+    assert [words[-1] for words in begun] == ["plan=true"]
+    assert "criteria_0: no time left" in (tmp_path / "out" / "studies.log").read_text()
+
+
+def test_the_package_of_the_default_travels_to_where_it_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack, "STAGE", tmp_path / ".gpu")
+    monkeypatch.setattr(pack, "common_nouns", lambda: ["house"])
+    (package := tmp_path / "steerlens_smollm2" / "smollm2-topk").mkdir(parents=True)
+    (package / "cfg.json").write_text("{}")
+    (tmp_path / "model.gguf").write_bytes(b"x")
+    (tmp_path / "model").mkdir()
+    arguments = Namespace(
+        model=tmp_path / "model", gguf=tmp_path / "model.gguf", scratch=tmp_path,
+        wheels=tmp_path, shipped=package.parent,
+    )  # fmt: skip
+    names = [name for _, name in pack.payload(arguments)]
+    assert names[-1] == "site/steerlens_smollm2/smollm2-topk/cfg.json"
+    arguments.shipped = None
+    assert not [name for _, name in pack.payload(arguments) if name.startswith("site/")]

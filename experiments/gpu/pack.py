@@ -1,9 +1,11 @@
 """Stage what a machine with a GPU and without a network needs, in calls of at most 60 MiB.
 
-    python -m experiments.gpu.pack --model DIR --gguf FILE --scratch DIR --wheels DIR
+    python -m experiments.gpu.pack --model DIR --gguf FILE --scratch DIR --wheels DIR \\
+      [--shipped DIR]
 
 Writes `.gpu/call_1`, `.gpu/call_2`, ... (ignored by git): wheels, token files, held-out samples,
-the nouns of the prompts, the tokenizer, and the model's GGUF file in parts. Prints what each call
+the nouns of the prompts, the tokenizer, the model's GGUF file in parts, and with `--shipped` the
+package of the default's SAEs, so that none need be trained there. Prints what each call
 sends, the work tree included, and refuses a work tree that leaves no room for a part.
 `receive.py` takes it apart on the other side.
 """
@@ -81,6 +83,10 @@ def payload(arguments: argparse.Namespace) -> Iterator[tuple[Path, str]]:
             yield arguments.model / name, f"tokenizer/{name}"
     for part in parts(arguments.gguf, STAGE / "parts"):
         yield part, f"gguf/{part.name}"
+    if arguments.shipped:
+        for file in sorted(arguments.shipped.rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                yield file, f"site/{arguments.shipped.name}/{file.relative_to(arguments.shipped)}"
 
 
 def into_calls(sizes: list[int], room: int) -> list[int]:
@@ -108,6 +114,7 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, required=True)
     parser.add_argument("--scratch", type=Path, required=True, help="of experiments/smollm2")
     parser.add_argument("--wheels", type=Path, required=True)
+    parser.add_argument("--shipped", type=Path, help="packages/smollm2/steerlens_smollm2")
     arguments = parser.parse_args()
     tree = work_tree()
     n_tree = sum(tree.values())

@@ -4,16 +4,20 @@
 
 counts the matrix products of a run (`steerlens.runs.plan.price`) and divides by a share of the
 GPU's peak. The share is what our benchmarks reach of plain matrix products on a CPU (README, "How
-fast"); whether a GPU reaches it is not measured.
+fast"); whether a GPU reaches it is not measured. Below the table stands what the headers of
+`conf/experiment` say of experiments whose subjects need a GPU or the hub.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 from steerlens.config.compose import compose
 from steerlens.config.parse import parse_layers
 from steerlens.report.terminal import duration
 from steerlens.results.text import markdown_table
-from steerlens.runs.plan.price import Flops
+from steerlens.runs.plan.price import NEW, Flops
 from steerlens.runs.plan.price import flops as flops_of
 
 SUBJECTS = ("gemma-2-2b", "gemma-2-9b", "llama-3.1-8b", "pythia-70m")
@@ -32,18 +36,24 @@ TEXTS = 13 * 50
 NEUTRAL_PROMPTS = 50
 CORPUS = 1e6
 """Tokens of a corpus."""
+CONCEPT_TEXTS, CONCEPT_TOKENS = 790_000, 128
+"""Texts of Table 1 with all methods, and tokens of each (README.md)."""
+LEAST_MINUTES = 1
+"""Of a subject: importing, loading weights and SAEs, figures and the report."""
 
 
-def flops(subject: str) -> Flops:
-    """Return what the pieces of a run on the subject take."""
+@cache
+def flops(subject: str, n_new: int = NEW) -> Flops:
+    """Return what the pieces of a run on the subject take, with `n_new` tokens in a text."""
     config = compose([f"subject={subject}"])
     n_layers = config.model.n_layers
     assert n_layers
-    each = flops_of(config.model, config.sae, config.evaluator, n_layers, untied=UNTIED)
+    each = flops_of(config.model, config.sae, config.evaluator, n_layers, n_new, UNTIED)
     assert each
     return each
 
 
+@cache
 def runs(subject: str) -> dict[str, float]:
     """FLOPs of the experiments, each from nothing."""
     config = compose([f"subject={subject}", "layer=late"])
@@ -61,6 +71,36 @@ def runs(subject: str) -> dict[str, float]:
         "steering": steered(n_layers),
         "figure_5": steered(late),
         "appendix_d": FEATURES * n_layers * NEUTRAL_PROMPTS * one.score,
+    }
+
+
+def takes(flops_of_subject: Mapping[str, float]) -> str:
+    """Return what the header of an experiment says of its time on an H100: the least possible, by
+    the FLOPs of its subjects, one after the other.
+    """
+    seconds = sum(flops_of_subject.values()) / (PEAK["H100 SXM"] * SHARE[0])
+    minutes = max(round(seconds / 60), LEAST_MINUTES * len(flops_of_subject))
+    hours, rest = divmod(minutes, 60)
+    length = f"{hours} h {rest} min" if hours else f"{minutes} min"
+    return f"at least {length} (H100), counted for {', '.join(flops_of_subject)}"
+
+
+def takes_of_run(run: str, subjects: Sequence[str]) -> str:
+    """Return the same of one of `runs`."""
+    return takes({subject: runs(subject)[run] for subject in subjects})
+
+
+def takes_elsewhere() -> dict[str, str]:
+    """Return the same of experiments that are no run of `runs`, by their names."""
+    late = compose(["subject=gemma-2-2b", "layer=late"])
+    assert late.model.n_layers
+    n_late = len(parse_layers("late", late.model.n_layers, late.model.late_from))
+    return {
+        "gemma_2_2b": takes({"gemma-2-2b": 16_384 * n_late * flops("gemma-2-2b").score}),
+        "paper/appendix_d": takes_of_run("appendix_d", SUBJECTS[:2]),
+        "paper/table1": takes(
+            {"gemma-2-9b-it": CONCEPT_TEXTS * flops("gemma-2-9b-it", CONCEPT_TOKENS).text}
+        ),
     }
 
 
@@ -82,3 +122,5 @@ def table() -> str:
 
 if __name__ == "__main__":
     print(table())
+    for name, text in takes_elsewhere().items():
+        print(f"experiment={name}: {text}")

@@ -12,6 +12,7 @@ import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.paper.cost import takes_of_run
 from steerlens.config.entries import conf_dir, header
 from steerlens.storage.files import write_text
 
@@ -128,12 +129,15 @@ def files() -> dict[Path, str]:
 def _content(shown: Shown) -> str:
     sweep = f" -m subject={shown.subjects}" if shown.subjects else ""
     whole = conf_dir() / "experiment" / "paper" / f"{shown.of}.yaml"
-    takes = header(whole.read_text(encoding="utf-8")).takes if not sweep else None
+    takes = header(whole.read_text(encoding="utf-8")).takes
+    if shown.subjects:
+        run = shown.name if shown.layer else shown.of
+        takes = takes_of_run(run, shown.subjects.split(","))
     lines = [
         "# @package _global_",
         *textwrap.wrap(shown.about, 100, initial_indent="# ", subsequent_indent="# "),
         f"#   steerlens experiment=paper/{shown.name}{sweep}",
-        *([f"# Takes: {takes}"] if takes else []),
+        f"# Takes: {takes}",
         "defaults:",
         f"  - /experiment/paper/{shown.of}",
         "",

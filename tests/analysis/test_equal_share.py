@@ -12,6 +12,7 @@ from steerlens.analysis.equal_share import (
     kept_by,
     max_t,
     payoff_at_equal_share,
+    surely_better,
 )
 from tests.support.frames import steering
 
@@ -86,6 +87,56 @@ def test_max_t_holds_its_level_over_all_criteria_together() -> None:
         assert (outside <= (p_C <= 0.06)).all()
         wrong += bool(outside.any())
     assert 1 <= wrong <= 22  # 5 % of 200 is 10; each of 20 alone would be wrong in 128
+
+
+@pytest.mark.parametrize("pooling", [POOLED, WITHIN_LAYERS])
+def test_intervals_p_values_and_what_is_surely_better_are_those_of_a_loop(pooling: str) -> None:
+    rows, share, resamples = table(), 0.25, 200
+    success, layer = rows["success_20"].to_numpy(float), rows["layer"].to_numpy(int)
+    group = np.zeros_like(layer) if pooling == POOLED else layer
+    names = ("output_score", "input_score", "random_score")
+    picked = [
+        np.concatenate(
+            [
+                of_group[np.argsort(-rows[name].to_numpy(float)[of_group])][: len(of_group) // 4]
+                for of_group in (np.flatnonzero(group == g) for g in set(group.tolist()))
+            ]
+        )
+        for name in names
+    ]
+
+    def payoffs(sample: np.ndarray) -> list[float]:
+        """Of a sample of features, some there twice, what each score's choice among them has."""
+        of_scores = []
+        for chosen in picked:
+            kept = [i for i in sample if i in chosen]
+            means = {g: success[[i for i in sample if group[i] == g]].mean() for g in set(group)}
+            of_scores.append(success[kept].mean() / np.mean([means[group[i]] for i in kept]))
+        return of_scores
+
+    counts_RN = counts_within(layer, resamples, np.random.default_rng(0))
+    values = np.array(payoffs(np.arange(len(rows))))
+    resampled = np.array(
+        [payoffs(np.repeat(np.arange(len(rows)), n.astype(int))) for n in counts_RN]
+    )
+    spread = resampled.std(axis=0)
+    largest = [max(abs(one - values) / spread) for one in resampled]
+    found = payoff_at_equal_share(rows, [share], resamples)
+    by_score = {row.score: row for row in found if row.kept == pooling}
+    better = set()
+    for at, name in enumerate(names):
+        row = by_score[name]
+        more_extreme = sum(one >= abs(values[at] - 1) / spread[at] for one in largest)
+        p = (1 + more_extreme) / (1 + resamples)
+        half_width = np.quantile(largest, 0.95) * spread[at]
+        assert row.payoff == pytest.approx(values[at])
+        assert row.p == pytest.approx(p)
+        assert row.payoff_low == pytest.approx(max(0, values[at] - half_width))
+        assert row.payoff_high == pytest.approx(values[at] + half_width)
+        if p <= 0.05 and values[at] > 1:
+            better.add(name)
+    if pooling == POOLED:
+        assert surely_better(found, share) & {*names} == better == {"output_score", "input_score"}
 
 
 def test_resamples_have_as_many_of_each_layer() -> None:

@@ -362,6 +362,41 @@ def test_the_search_knows_every_rule(rule: str) -> None:
     )
 
 
+@pytest.mark.parametrize("rule", ["paper", "kl"])
+def test_the_range_after_a_search_is_the_widest_of_tried_factors_that_are_all_allowed(
+    rule: str,
+) -> None:
+    rng, choice, ranges, without = np.random.default_rng(3), ChoiceConfig(rule=rule), set(), 0
+    grid = (*(-factor for factor in GRID), 0.0, *GRID)
+    for _ in range(60):
+        strength = rng.lognormal(1, 2)  # so that of some features every factor is too much
+        kl = {factor: strength * abs(factor) * rng.lognormal(-1, 1) for factor in grid}
+        curve: Measured = {
+            factor: FactorMeans(5 * rng.random() * (factor != 0), 10.0, kl=kl[factor])
+            for factor in grid
+        }
+        known = search(curve, grid, choice)
+        means = {factor: FactorMeans(*of_factor) for factor, of_factor in known.items()}
+        allowed = [
+            f for f in means if (means[f].kl <= 1 if rule == "kl" else means[f].success <= 3)
+        ]
+        best = best_factors(known, choice)
+        low, high = safe_range(known, best, choice)
+        if not best:
+            assert np.isnan([low, high]).all()
+            without += 1
+            continue
+        tried = sorted(factor for factor in known if factor * best[0] > 0)
+        windows = [
+            (tried[i], tried[j]) for i in range(len(tried)) for j in range(i, len(tried))
+            if {*tried[i : j + 1]} <= {*allowed} and tried[i] <= best[0] <= tried[j]
+        ]  # fmt: skip
+        assert (low, high) == max(windows, key=lambda ends: ends[1] - ends[0])
+        ranges.add((low, high))
+    assert len(ranges) > 20
+    assert rule == "paper" or without > 3
+
+
 def search(measured: Measured, grid: tuple[float, ...], choice: ChoiceConfig = PAPER) -> Measured:
     """What a search from coarse to fine has measured when it is done."""
     known: dict[float, Any] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import yaml
 
 from steerlens.cli.help import help_text
 from steerlens.config import catalog
-from steerlens.config.entries import conf_dir, known_models
+from steerlens.config.entries import conf_dir, known_models, options
 from steerlens.config.registry import parts_of
 from steerlens.config.schema import STEERED_BY
 from steerlens.errors import SteerlensError
@@ -25,6 +26,27 @@ def test_every_file_of_conf_is_listed() -> None:
         shown = catalog.listing(kind)
         for file in (conf_dir() / group).glob("*.yaml"):
             assert f"{group}={file.stem} " in shown
+
+
+LENGTH = r"(\d+ h( \d+ min)?|\d+ min( \d+ s)?|\d+ s)"
+ON = r"\((\d+ cores?|half a core|a fifth of a core)\)"
+DURATIONS = {
+    "measured": rf"{LENGTH} {ON}( (of|without) .+)?",
+    "estimated": rf"about {LENGTH} {ON}, estimated( (from|for) .+)?",
+    "counted": rf"at least {LENGTH} \(H100\), counted for .+",
+}
+
+
+def test_every_experiment_is_listed_with_a_line_and_how_long_it_takes() -> None:
+    rows = [re.split(r" {2,}", line) for line in catalog.listing("experiments").splitlines()]
+    assert [name for name, *_ in rows] == [f"experiment={name}" for name in options()["experiment"]]
+    kinds = set()
+    for name, duration, about in rows:
+        kind = [kind for kind, form in DURATIONS.items() if re.fullmatch(form, duration)]
+        assert len(kind) == 1, f"{name}: {duration}"
+        assert about.endswith((".", "?")), name
+        kinds.update(kind)
+    assert kinds == {*DURATIONS}
 
 
 def test_every_scoring_method_is_listed_with_its_first_line() -> None:

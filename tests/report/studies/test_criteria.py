@@ -12,6 +12,7 @@ from steerlens.analysis.null_criteria import beside_null
 from steerlens.analysis.series import Series
 from steerlens.config.schema import ChoiceConfig, StudyConfig
 from steerlens.errors import SteerlensError
+from steerlens.report.figures import style
 from steerlens.report.studies.criteria import answer
 from steerlens.results import STEERING
 from steerlens.results.folder import RunTables
@@ -80,11 +81,46 @@ def test_a_best_guide_no_better_than_chance_is_said_to_be_none() -> None:
     assert "rises or falls with none of the scores." in text
 
 
-def test_numbers_on_dark_colours_are_white() -> None:
-    axes = answer([series()], StudyConfig()).figures["criteria_agreement"]().axes[0]
-    for text in axes.texts:
-        assert (text.get_color() == "white") == (abs(float(text.get_text())) > 0.6)
-    assert len({text.get_color() for text in axes.texts}) == 2
+def test_correlations_are_below_the_diagonal_and_shared_features_above() -> None:
+    found = answer([series()], StudyConfig())
+    axes = found.figures["criteria_agreement"]().axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    written = {tuple(map(int, text.get_position())): text for text in axes.texts}
+    assert len(written) == 2 * len(found.tables["criteria_agreement"])
+    for row in found.tables["criteria_agreement"].to_dict("records"):
+        first, last = sorted(names.index(row[key].replace("_", " ")) for key in ("one", "other"))
+        below, above = written[first, last], written[last, first]
+        assert float(below.get_text()) == pytest.approx(row["spearman"], abs=0.0051)
+        assert below.get_text() != "-0.00"
+        assert above.get_text() == f"{row['top_shared']:.0%}"
+        assert (below.get_color() == "white") == (abs(row["spearman"]) > 0.6)
+        assert (above.get_color() == "white") == (row["top_shared"] > 0.7)  # 1/4 is chance
+
+
+def test_the_figure_of_payoffs_tells_who_surely_beats_chance() -> None:
+    found = answer([series()], StudyConfig())
+    figure = found.figures["criteria_payoff"]()
+    table = found.tables["criteria_payoff"].set_index(["kept", "share", "score"])
+    for axes, kept in zip(figure.axes, ("pooled", "within layers"), strict=True):
+        rows = table.loc[(kept, 0.25)]
+        names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        by_payoff = table.loc[("pooled", 0.25)].sort_values("payoff", ascending=False)
+        assert names == [name.replace("_", " ") for name in by_payoff.index]
+        points = [line for line in axes.lines if line.get_marker() == "o"]
+        for name, point in zip(by_payoff.index, points, strict=True):
+            row = rows.loc[name]
+            assert point.get_xdata()[0] == row["payoff"]
+            is_hollow = point.get_markerfacecolor() == "white"
+            assert is_hollow == (row["p"] > 0.05)
+            assert (point.get_color() == style.BLUE) == (not is_hollow and row["payoff"] > 1)
+        assert axes.lines[0].get_xdata()[0] == 1  # chance
+    assert {point.get_color() for point in points} == {style.BLUE, style.RED, style.MUTED}
+
+
+def test_without_intervals_no_payoff_is_drawn() -> None:
+    made = series()
+    few = dataclasses.replace(made.tables, steering=made.tables.steering.head(20))
+    assert "criteria_payoff" not in answer([Series("a", [], few)], StudyConfig()).figures
 
 
 def test_features_that_were_only_scored_count_for_agreement() -> None:
@@ -146,4 +182,8 @@ def test_scores_are_held_against_success_at_equal_kl_and_concept_success() -> No
     assert by.loc[("success at a KL of 1", "input_score"), "spearman"] == pytest.approx(-1)
     assert abs(by.loc[("concept success", "output_score"), "spearman"]) < 0.2
     assert by.loc[("success", "output_score"), "spearman"] > 0.9
-    assert "Rank correlation with success at a KL of 1: " in " ".join(found.sentences)
+    sentences = " ".join(found.sentences)
+    assert "Rank correlation with success at a KL of 1, 4 scores compared at once: " in sentences
+    assert "output_score 1 (1 to 1)" in sentences
+    assert "input_score -1 (-1 to -1)" in sentences
+    assert "with concept success, 4 scores compared at once: none of them surely" in sentences

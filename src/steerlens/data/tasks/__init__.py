@@ -3,7 +3,8 @@
 `NAME.yaml` says how a task is asked, `NAME.jsonl` has its items, which
 `experiments.capability.items` has made. The folder serves the harness itself, too:
 `lm_eval --include_path FOLDER --tasks NAME`. The items of definitions and opposites are from
-WordNet, whose licence lies beside them.
+WordNet, whose licence lies beside them. A task without items of its own reads those of a package
+(`pairs`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlens.config.schema import EvaluateConfig
+from steerlens.data.tasks import pairs
 from steerlens.errors import SteerlensError, unknown
 
 if TYPE_CHECKING:
@@ -34,8 +36,8 @@ INSTALL = "pip install 'steerlens[capability]'"
 
 
 def shipped_tasks() -> list[str]:
-    """Return the names of the tasks that ship."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    """Return the names of the tasks whose items ship."""
+    return sorted(path.stem for path in FOLDER.glob("*.jsonl"))
 
 
 def read(name: str, **_metadata: Any) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def check_tasks(config: EvaluateConfig) -> None:
     """Refuse, before anything is loaded, tasks that can't be run.
 
     Raises:
-        SteerlensError: the harness isn't installed, or there is no such task.
+        SteerlensError: the harness isn't installed, or what a task reads; there is no such task.
     """
     if not config.tasks:
         return
@@ -58,7 +60,9 @@ def check_tasks(config: EvaluateConfig) -> None:
         raise SteerlensError(
             f"evaluate.tasks needs lm-evaluation-harness, which isn't installed: {INSTALL}"
         )
-    if {*config.tasks} <= {*shipped_tasks()}:
+    if pairs.TASK in config.tasks:
+        pairs.pairs_file(pairs.CONCEPT)  # refuses where there are none
+    if {*config.tasks} <= {*shipped_tasks(), pairs.TASK}:
         return
     names = _manager(tuple(config.tasks), config.folder).all_tasks
     for name in config.tasks:

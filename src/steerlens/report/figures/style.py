@@ -23,7 +23,7 @@ from steerlens.storage.files import atomic_write, make_folder
 
 # Okabe and Ito's palette: told apart under every common kind of colour blindness.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-INK, MUTED, GRID = "#222222", "#666666", "#dddddd"
+INK, MUTED, GREY, GRID = "#222222", "#666666", "#b8b8b8", "#dddddd"
 PALETTE = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", INK)
 """All of Okabe and Ito's that are dark enough for a line."""
 MARKERS = "os^vDPX"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 """Shares of the features at which criteria are drawn."""
+
+SORTED_AT = 0.2
+"""Share at which the lines are sorted, the best first."""
+
+MOST = 6
+"""More lines can't be told apart: the others are grey."""
 
 SUCCESS = "mean success@20 at the best factor"
 
@@ -87,8 +93,22 @@ def by_criterion(steering: pd.DataFrame) -> Figure | None:
     figure = style.new_figure(8.6, 4.8)
     axes = figure.subplots()
     _unselected(axes, by_score)
-    for index, criterion in enumerate(by_score):
-        _criterion(axes, criterion, index)
+    lines = sorted(_lines(by_score), key=lambda line: line.compared, reverse=True)
+    n_named = len(lines) if len(lines) <= MOST else MOST
+    for index, line in enumerate(lines[:n_named]):
+        axes.plot(
+            line.shares,
+            line.success,
+            color=style.PALETTE[index % len(style.PALETTE)],
+            marker=style.MARKERS[index % len(style.MARKERS)],
+            ls="--" if line.is_reversed else "-",
+            label=line.label,
+        )
+    others = lines[n_named:]
+    for line in others:
+        # One entry of the legend for all of them.
+        label = f"{len(others)} others" if line is others[0] else None
+        axes.plot(line.shares, line.success, color=style.GREY, lw=1, zorder=1.5, label=label)
     axes.set(xscale="log", xlabel="share of features selected", ylabel=SUCCESS)
     axes.set_ylim(bottom=0)
     axes.set_xticks(SHARES, minor=False)
@@ -165,25 +185,33 @@ def _unselected(axes: Axes, by_score: list[Criterion]) -> None:
     axes.axhline(at_shares[0][1].unfiltered, color=style.MUTED, lw=1.2, label="no selection")
 
 
-def _criterion(axes: Axes, criterion: Criterion, index: int) -> None:
-    """Draw a line of the highest scores; dashed that of the lowest, where these are the better
-    ones.
+class _Line(NamedTuple):
+    label: str
+    shares: Sequence[float]
+    success: Sequence[float]
+    compared: float
+    """Success at the share by which lines are sorted; -1 where there is none."""
+    is_reversed: bool
+
+
+def _lines(by_score: Sequence[Criterion]) -> Iterator[_Line]:
+    """Give a line of the highest scores of each criterion; one of the lowest, where these are the
+    better ones.
     """
-    pairs = zip(SHARES, criterion.highest, strict=True)
-    best = [(share, payoff.success.value) for share, payoff in pairs if payoff]
-    color = style.PALETTE[index % len(style.PALETTE)]
-    # Another marker for each, and of those with one colour too.
-    marker = style.MARKERS[(index + index // len(style.PALETTE)) % len(style.MARKERS)]
-    name = visible(criterion.score).replace("_", " ")
-    label = name
-    if criterion.spearman:
-        label += f" (rank correlation {criterion.spearman.value:.2f})"
-    axes.plot(*np.reshape(best, (-1, 2)).T, color=color, marker=marker, label=label)
-    if criterion.better_reversed:
-        pairs = zip(SHARES, criterion.lowest, strict=True)
-        worst = [(share, payoff.success.value) for share, payoff in pairs if payoff]
-        label = f"{name}, lowest first"
-        axes.plot(*np.reshape(worst, (-1, 2)).T, color=color, ls="--", marker=marker, label=label)
+    for criterion in by_score:
+        name = visible(criterion.score).replace("_", " ")
+        label = name
+        if criterion.spearman:
+            label += f" (rank correlation {criterion.spearman.value:.2f})"
+        sides = [(label, criterion.highest, False)]
+        if criterion.better_reversed:
+            sides.append((f"{name}, lowest first", criterion.lowest, True))
+        for title, at_shares, is_reversed in sides:
+            pairs = zip(SHARES, at_shares, strict=True)
+            success = {share: payoff.success.value for share, payoff in pairs if payoff}
+            yield _Line(
+                title, [*success], [*success.values()], success.get(SORTED_AT, -1.0), is_reversed
+            )
 
 
 def _columns(rows: Sequence[Estimate | Draws | None]) -> np.ndarray:

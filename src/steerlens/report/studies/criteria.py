@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from steerlens.analysis.equal_share import (
 from steerlens.analysis.factors import choose_factors
 from steerlens.analysis.null_criteria import beside_null
 from steerlens.analysis.payoff import SHARES, Criterion, criteria, scores_of
+from steerlens.analysis.rank_correlations import correlations_at_once
 from steerlens.analysis.resampling import FEWEST, LEVEL, spearman, sure, top_weights
 from steerlens.analysis.series import Series
 from steerlens.analysis.steering_summary import COMPARED
@@ -50,9 +51,6 @@ TOP = 100
 features any two scores share all."""
 RESAMPLES = 200
 """Of thousands of features: more would show nothing else."""
-
-DARK = 0.6
-"""Colours of larger numbers are too dark for dark letters."""
 
 OUTCOMES = {"success": "success_20", "concept success": "concept_success"}
 """What scores may guide to, beside success at equal KL: columns of the table of steering."""
@@ -104,7 +102,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
             **({"criteria_combined": _combined_table(combined)} if combined else {}),
             **({"criteria_outcomes": pd.DataFrame(correlations)} if correlations else {}),
         },
-        figures={"criteria_agreement": partial(_draw, agreement, scores)} if pairs else {},
+        figures=_figures(tables, at_share, agreement, scores),
     )
 
 
@@ -119,13 +117,11 @@ def _equal_share_sentences(at_share: Sequence[EqualShare]) -> list[str]:
         compared = sorted(
             (row for row in compared if row.p is not None), key=lambda row: -row.payoff
         )
-        better = [
-            row for row in compared if row.p is not None and row.p <= LEVEL and row.payoff > 1
-        ]
+        better = [row for row in compared if row.is_sure and row.payoff > 1]
         if not compared:
             continue
         names = ", ".join(
-            f"{row.score} {row.payoff:.2f} ({row.payoff_low:.2f} to {row.payoff_high:.2f})"
+            f"{row.score} {with_interval(row.payoff, row.payoff_low, row.payoff_high)}"
             for row in better
         )
         start = (
@@ -157,33 +153,41 @@ def _outcomes(tables: RunTables) -> dict[str, pd.DataFrame]:
 
 
 def _correlations(tables: RunTables, scores: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rank correlation of every score with every outcome that there is."""
+    """Return the rank correlation of every score with every outcome that there is, with intervals
+    that hold for all scores of an outcome at once.
+    """
     correlations = []
+    keys, steering = list(FEATURES.keys), features_alone(tables.steering)
     for name, rows in _outcomes(tables).items():
-        both: Any = features_alone(tables.steering)[[*FEATURES.keys, *scores]]
-        both = both.merge(rows, on=list(FEATURES.keys))
-        outcome_N = both["outcome"].to_numpy(float)
-        for score in scores:
-            score_N = both[score].to_numpy(float, na_value=np.nan)
-            correlation = spearman(score_N, outcome_N, RESAMPLES, np.random.default_rng(0))
-            if correlation:
-                n = int((~np.isnan(score_N)).sum())
-                about = {"outcome": name, "score": score, "features": n}
-                correlations.append(about | interval_columns("spearman", correlation))
+        both: Any = steering[[*keys, *scores]].merge(rows, on=keys).sort_values(keys)
+        layer_keys = [key for key in keys if key != "feature"]
+        of_outcome = correlations_at_once(
+            {score: both[score].to_numpy(float, na_value=np.nan) for score in scores},
+            both["outcome"].to_numpy(float),
+            both.groupby(layer_keys, dropna=False).ngroup().to_numpy(),
+        )
+        for correlation in of_outcome:
+            about = {"outcome": name, "score": correlation.score, "features": correlation.features}
+            of_score = interval_columns("spearman", correlation.spearman)
+            correlations.append({**about, **of_score, "p": correlation.p})
     return correlations
 
 
 def _correlation_sentences(correlations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return of every outcome but success, which others tell, the scores by their correlation."""
+    """Return of every outcome but success, which others tell, the scores that surely go with it."""
     sentences = []
     for outcome in dict.fromkeys(row["outcome"] for row in correlations):
         rows = [row for row in correlations if row["outcome"] == outcome]
-        rows = sorted(rows, key=lambda row: -abs(row["spearman"]))
+        surely = [row for row in rows if row["p"] <= LEVEL]
+        surely = sorted(surely, key=lambda row: -abs(row["spearman"]))
         if outcome != "success":
             numbers = ", ".join(
-                f"{row['score']} {interval_of(row, 'spearman', '.3g')}" for row in rows
+                f"{row['score']} {interval_of(row, 'spearman', '.3g')}" for row in surely
             )
-            sentences.append(f"Rank correlation with {outcome}: {numbers}.")
+            sentences.append(
+                f"Rank correlation with {outcome}, {len(rows)} scores compared at once: "
+                + (f"{numbers}." if numbers else "none of them surely goes with it.")
+            )
     return sentences
 
 
@@ -334,33 +338,20 @@ def _agreement_sentences(agreement: pd.DataFrame) -> list[str]:
     return [f"Rank correlation with {name}: {'; '.join(sentences)}."] if sentences else []
 
 
-def _draw(agreement: pd.DataFrame, scores: Sequence[str]) -> Figure:
-    """Return rank correlation of every two scores, and what they share of their first features."""
-    from steerlens.report.figures import style
-    from steerlens.results.text import visible
+def _figures(
+    tables: RunTables,
+    at_share: Sequence[EqualShare],
+    agreement: pd.DataFrame,
+    scores: Sequence[str],
+) -> dict[str, Callable[[], Figure]]:
+    from steerlens.report.figures import criteria as drawn
+    from steerlens.report.figures.output_score import subtitle
 
-    n = len(scores)
-    figure = style.new_figure(4 + 1.1 * n, 2.4 + 0.45 * n)
-    panels = figure.subplots(1, 2, sharey=True)
-    index_of = {name: index for index, name in enumerate(scores)}
-    top = int(agreement["top"].to_numpy().max())
-    titles = {"spearman": "rank correlation (Spearman)", "top_shared": f"shared of the first {top}"}
-    for axes, (column, title) in zip(panels, titles.items(), strict=True):
-        grid = np.eye(n)
-        for row in agreement.to_dict("records"):
-            i, j = index_of[row["one"]], index_of[row["other"]]
-            grid[i, j] = grid[j, i] = row[column]
-        axes.imshow(grid, vmin=-1, vmax=1, cmap="RdBu_r", aspect="auto")
-        for i, j in itertools.product(range(n), repeat=2):
-            color = "white" if abs(grid[i, j]) > DARK else style.INK
-            axes.text(
-                j, i, f"{grid[i, j]:.2f}", ha="center", va="center", fontsize=8, color=color
-            )  # fmt: skip
-        names = [visible(name).replace("_", " ") for name in scores]
-        axes.set_xticks(range(n), names, rotation=40, ha="right", parse_math=False)
-        axes.set_yticks(range(n), names, parse_math=False)
-        axes.set_title(title)
-        axes.grid(False)
-    pairs = style.n_of(agreement["features"], "feature")
-    style.headline(figure, "Do the scores agree?", pairs, "over the features that have both")
-    return figure
+    figures: dict[str, Callable[[], Figure]] = {}
+    rows = [row for row in at_share if row.share == SHARES[COMPARED]]
+    if any(row.p is not None for row in rows):
+        counted = subtitle(features_alone(tables.steering).dropna(subset=["best_factor"]))
+        figures["criteria_payoff"] = partial(drawn.payoffs, rows, counted)
+    if len(agreement):
+        figures["criteria_agreement"] = partial(drawn.agreement, agreement, scores)
+    return figures
