@@ -8,7 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steerlens.results.text import csv_text, markdown, visible, visible_token, visible_tokens
+from steerlens.results.text import (
+    csv_text,
+    interval_of,
+    markdown,
+    visible,
+    visible_token,
+    visible_tokens,
+    with_interval,
+)
 from tests.support.frames import NASTY
 from tests.support.markdown import rendered
 
@@ -74,3 +82,16 @@ def test_no_cell_of_csv_is_a_formula_and_numbers_stay() -> None:
     ]
     assert rows[0][1] == "-1.5"
     assert csv_text(pd.DataFrame(columns=pd.Index(["a", "b"]))).strip() == "a,b"
+
+
+def test_a_number_stands_with_its_interval_where_it_has_one() -> None:
+    assert with_interval(0.5, 0.4, 0.6) == "0.50 (0.40 to 0.60)"
+    named = with_interval(1234.5, 0.44444, 2e4, ".3g", " times", is_named=True)
+    assert named == "1.23e+03 times (95 % interval 0.444 to 2e+04)"
+    assert with_interval(np.float64(2), None, None, ".3g", " times", is_named=True) == "2 times"
+    assert with_interval(2, 1, float("nan")) == "2.00"
+    for null in (None, pd.NA, float("nan")):
+        assert with_interval(null, 1, 2, unit=" times") == "-"
+    row = {"success": 1.5, "success_low": 1, "success_high": 2}
+    assert interval_of(row, "success", ".1f") == "1.5 (1.0 to 2.0)"
+    assert interval_of(row, "success", ".1f", is_named=True) == "1.5 (95 % interval 1.0 to 2.0)"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from steerlens.config.compose import compose
@@ -28,9 +29,12 @@ from steerlens.config.schema import (
     RunConfig,
     TrackingConfig,
 )
+from steerlens.results import FEATURES, GENERATIONS, NULL_SCORES, STEERING
 from steerlens.results.folder import ASIDE
 from steerlens.runs.preflight import check
+from steerlens.storage.files import read_json
 from tests.support.axbench import save_concepts, save_instructions
+from tests.support.frames import assert_identical
 
 FOLDER = conf_dir() / "experiment"
 EXPERIMENTS = sorted(
@@ -394,3 +398,43 @@ def test_a_study_of_one_feature_is_told_without_a_claim(
     rows = [row for table in summary["study"]["tables"].values() for row in table]
     ends = [value for row in rows for key, value in row.items() if key.endswith("_low")]
     assert set(ends) <= {None}
+
+
+@pytest.mark.slow
+def test_the_criteria_in_shards_are_those_of_the_whole(
+    folders: Folders, text: Path, undrawn_figures: None, compared_once: None, tmp_path: Path
+) -> None:
+    from steerlens.runs.run import run
+    from steerlens.runs.sweep import join
+
+    config = first_steps(composed("criteria"), *folders("smollm2"), text)
+    assert config.steer.search
+    assert config.choice.split
+    config.features.n = 9  # which two shards share unequally
+    config.steer.factors = [0.4, 1.0, 4.0, 8.0, 20.0]
+
+    def finished(shard: str | None) -> Path:
+        name = f"shard_{shard[0]}" if shard else "whole"
+        paths = dataclasses.replace(
+            config.paths, output_dir=str(tmp_path / name), cache_dir=str(tmp_path / f"{name}_cache")
+        )
+        part = dataclasses.replace(config, shard=shard, paths=paths)
+        check(part)
+        run(part)
+        return tmp_path / name
+
+    whole = finished(None)
+    parts = [finished(shard) for shard in ("1/2", "0/2")]
+    joined = join(parts, tmp_path / "joined", show=False).folder
+    for table in (FEATURES, STEERING, NULL_SCORES):
+        expected = table.read(whole)
+        assert_identical(table.read(joined).loc[:, list(expected)], expected)
+    texts = pd.concat([GENERATIONS.read(part) for part in parts])
+    keys = list(GENERATIONS.keys)
+    ordered = [
+        rows.sort_values(keys, ignore_index=True) for rows in (texts, GENERATIONS.read(whole))
+    ]
+    assert_identical(*ordered)
+    ours, expected = (read_json(folder / "summary.json")["study"] for folder in (joined, whole))
+    assert ours == expected
+    assert {"criteria", "criteria_payoff", "criteria_outcomes"} <= set(ours["tables"])

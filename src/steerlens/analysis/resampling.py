@@ -54,11 +54,11 @@ def spearman(
         return None
     a_N, b_N = (np.unique(values[has], return_inverse=True)[1] for values in (score_N, success_N))
     n = int(has.sum())
-    (value,) = _rank_correlations(a_N, b_N, np.ones((1, n)))
+    (value,) = rank_correlations(a_N, b_N, np.ones((1, n)))
     if np.isnan(value):
         return None
     resampled = [
-        _rank_correlations(a_N, b_N, counts_RN)
+        rank_correlations(a_N, b_N, counts_RN)
         for counts_RN in counts_of_resamples(n, resamples, rng)
     ]
     return estimate(value, np.concatenate(resampled), n)
@@ -78,7 +78,7 @@ def p_of_rank_correlation(score_N: np.ndarray, success_N: np.ndarray) -> float |
     return float(result.pvalue)
 
 
-def _rank_correlations(a_N: np.ndarray, b_N: np.ndarray, counts_RN: np.ndarray) -> np.ndarray:
+def rank_correlations(a_N: np.ndarray, b_N: np.ndarray, counts_RN: np.ndarray) -> np.ndarray:
     """Return, as (R,), the correlation of the mean ranks of features that are there `counts_RN`
     times each.
 

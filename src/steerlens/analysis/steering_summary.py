@@ -20,7 +20,7 @@ from steerlens.analysis.payoff import (
 from steerlens.analysis.resampling import FEWEST, mean_or_none, plain
 from steerlens.results import features_alone
 from steerlens.results.folder import RunTables
-from steerlens.results.text import counted, visible
+from steerlens.results.text import counted, number, visible, with_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,10 +101,15 @@ def steering_explanation(
     lines.append(f"{steered} {'was' if n == 1 else 'were'} steered{where}.")
     best, unsteered = summary["best_factor"], summary["unsteered"]
     if decided:
+        success, unsteered_success, perplexity, unsteered_perplexity = (
+            number(means[name], ".3g")
+            for name in ("success_20", "perplexity")
+            for means in (best, unsteered)
+        )
         lines.append(
-            f"At the best factor mean success@20 is {_number(best['success_20'])} (unsteered "
-            f"{_number(unsteered['success_20'])}) and mean perplexity "
-            f"{_number(best['perplexity'])} (unsteered {_number(unsteered['perplexity'])})."
+            f"At the best factor mean success@20 is {success} (unsteered "
+            f"{unsteered_success}) and mean perplexity {perplexity} "
+            f"(unsteered {unsteered_perplexity})."
         )
     lines += [
         _payoff_sentence(threshold, payoff_of)
@@ -129,7 +134,7 @@ def steering_explanation(
         without = summary["decided"]["success_20"] if name == "without_success" else None
         line = f"{meaning}: {summary[name]:,} of {counted(n, 'feature')}"
         if without is not None:
-            line += f"; the others have mean success@20 {_number(without)}"
+            line += f"; the others have mean success@20 {number(without, '.3g')}"
         lines.append(f"{line}.")
     if near := summary["near_ties"]["texts"]:
         lines.append(
@@ -297,11 +302,4 @@ def _criterion_sentence(
 
 
 def _estimate(estimate: Mapping[str, Any], unit: str = "") -> str:
-    value = f"{estimate['value']:.3g}{unit}"
-    if estimate["low"] is None:
-        return value
-    return f"{value} (95 % interval {estimate['low']:.3g} to {estimate['high']:.3g})"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+    return with_interval(**estimate, spec=".3g", unit=unit, is_named=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from steerlens.analysis.agreement import CLOSE, Agreement
 from steerlens.analysis.ratings import JudgesAgreement
-from steerlens.results.text import markdown, markdown_table, visible
+from steerlens.results.text import markdown, markdown_table, visible, with_interval
 
 
 def judges_lines(by_aspect: Mapping[str, JudgesAgreement]) -> list[str]:
@@ -14,7 +14,7 @@ def judges_lines(by_aspect: Mapping[str, JudgesAgreement]) -> list[str]:
     sentences = []
     for aspect, agreement in by_aspect.items():
         measures = [
-            f"{name} {estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+            f"{name} {with_interval(*estimate)}"
             for name, estimate in (
                 ("equal ratings", agreement.exact),
                 ("weighted kappa", agreement.kappa),
@@ -56,9 +56,7 @@ def _exact(value: float) -> str:
 def _spearman(agreement: Agreement) -> str:
     if agreement.spearman is None:
         return ""
-    value, low, high = agreement.spearman
-    between = "" if low is None else f" (95 % interval {low:.4f} to {high:.4f})"
-    return f"Spearman {value:.4f}{between}, "
+    return f"Spearman {with_interval(*agreement.spearman, spec='.4f', is_named=True)}, "
 
 
 def agreement_table(agreements: Sequence[Agreement], names: Sequence[str]) -> str | None:

@@ -259,6 +259,4 @@ def _beside(example: SteeredExample, steered: bool) -> str:
 
 
 def _estimate(estimate: Mapping[str, Any] | None) -> str:
-    if not estimate:
-        return "-"
-    return with_interval(estimate["value"], estimate["low"], estimate["high"])
+    return with_interval(**estimate) if estimate else "-"

@@ -57,20 +57,38 @@ def printable(text: str) -> str:
     return "".join(char if char == "\\" else _visible(char, first=False) for char in text)
 
 
-def with_interval(value: Any, low: Any, high: Any, spec: str = ".2f") -> str:
-    """Return `0.50 (0.40 to 0.60)`; the value alone where it has no interval, `-` for null."""
+def with_interval(
+    value: Any, low: Any, high: Any, spec: str = ".2f", unit: str = "", is_named: bool = False
+) -> str:
+    """Return `0.50 (0.40 to 0.60)`; the value alone where it has no interval, `-` for null.
+
+    Args:
+        value: the number.
+        low: the lower end of its interval; null where there is none.
+        high: the upper end.
+        spec: how all three are formatted.
+        unit: stands behind the value.
+        is_named: whether the interval says what it is, as in a sentence:
+            `0.50 (95 % interval 0.40 to 0.60)`.
+    """
     texts = [
         format(number, spec) if isinstance(number, int | float) and number == number else None
         for number in (value, low, high)
     ]
-    if texts[0] is None or None in texts:
-        return texts[0] or "-"
-    return f"{texts[0]} ({texts[1]} to {texts[2]})"
+    if texts[0] is None:
+        return "-"
+    if None in texts:
+        return f"{texts[0]}{unit}"
+    name = "95 % interval " if is_named else ""
+    return f"{texts[0]}{unit} ({name}{texts[1]} to {texts[2]})"
 
 
-def interval_of(row: Mapping[str, Any], name: str, spec: str = ".2f") -> str:
+def interval_of(
+    row: Mapping[str, Any], name: str, spec: str = ".2f", is_named: bool = False
+) -> str:
     """Return a number of a table's row with its interval, `name_low` to `name_high`."""
-    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], spec)
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return with_interval(row[name], low, high, spec, is_named=is_named)
 
 
 def counted(n: int, noun: str) -> str:

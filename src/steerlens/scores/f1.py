@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 BEST = "best"
 
+TIMED_TEXTS = (8, 4)
+"""Of a topic, to learn from and to test on, that a plan times."""
+
 
 @dataclass
 class F1Config(ScoreConfig):
@@ -93,6 +96,14 @@ class F1Config(ScoreConfig):
         names = [BEST, *TOPICS] if self.labels == EMBEDDED else [BEST, *concept_names(path)]
         if self.topic not in names:
             raise unknown(f"concept of score.labels={self.labels}", self.topic, names)
+
+    def reduced(self) -> tuple[ScoreConfig, float]:
+        """Return the settings with fewer texts of each topic; see `ScoreConfig.reduced`."""
+        if self.labels != EMBEDDED:
+            return self, 1.0
+        n_train, n_test = min(self.n_train, TIMED_TEXTS[0]), min(self.n_test, TIMED_TEXTS[1])
+        fewer = dataclasses.replace(self, n_train=n_train, n_test=n_test)
+        return fewer, (self.n_train + self.n_test) / (n_train + n_test)
 
     def uses(self) -> Sequence[str]:
         """Return which of the run's seed and corpus the numbers depend on."""

@@ -182,4 +182,8 @@ def test_scores_are_held_against_success_at_equal_kl_and_concept_success() -> No
     assert by.loc[("success at a KL of 1", "input_score"), "spearman"] == pytest.approx(-1)
     assert abs(by.loc[("concept success", "output_score"), "spearman"]) < 0.2
     assert by.loc[("success", "output_score"), "spearman"] > 0.9
-    assert "Rank correlation with success at a KL of 1: " in " ".join(found.sentences)
+    sentences = " ".join(found.sentences)
+    assert "Rank correlation with success at a KL of 1, 4 scores compared at once: " in sentences
+    assert "output_score 1 (1 to 1)" in sentences
+    assert "input_score -1 (-1 to -1)" in sentences
+    assert "with concept success, 4 scores compared at once: none of them surely" in sentences

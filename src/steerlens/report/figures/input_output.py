@@ -19,6 +19,7 @@ from steerlens.report.figures.output_score import (
     shares_above,
     subtitle,
 )
+from steerlens.results.text import with_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,8 +72,8 @@ def against(frame: pd.DataFrame) -> Figure | None:
     share, expected = counts["hybrid_share"], counts["hybrid_share_if_independent"]
     parts = [f"{share:.1%} have both ≥ {HYBRID:g} ({expected:.1%} if independent)"]
     if counts["ratio_interval"]:
-        low, high = counts["ratio_interval"]
-        parts.append(f"ratio {counts['ratio']:.2f}, 95 % interval {low:.2f} to {high:.2f}")
+        ratio = with_interval(counts["ratio"], *counts["ratio_interval"], is_named=True)
+        parts.append(f"ratio {ratio}")
     title, how = "Input against output score", style.SEPARATOR.join(parts)
     style.headline(figure, title, subtitle(both), how)
     return figure

@@ -32,7 +32,8 @@ from steerlens.analysis.equal_share import (
 from steerlens.analysis.factors import choose_factors
 from steerlens.analysis.null_criteria import beside_null
 from steerlens.analysis.payoff import SHARES, Criterion, criteria, scores_of
-from steerlens.analysis.resampling import FEWEST, spearman, sure, top_weights
+from steerlens.analysis.rank_correlations import correlations_at_once
+from steerlens.analysis.resampling import FEWEST, LEVEL, spearman, sure, top_weights
 from steerlens.analysis.series import Series
 from steerlens.analysis.steering_summary import COMPARED
 from steerlens.config.schema import StudyConfig
@@ -123,7 +124,7 @@ def _equal_share_sentences(at_share: Sequence[EqualShare]) -> list[str]:
         if not compared:
             continue
         names = ", ".join(
-            f"{row.score} {row.payoff:.2f} ({row.payoff_low:.2f} to {row.payoff_high:.2f})"
+            f"{row.score} {with_interval(row.payoff, row.payoff_low, row.payoff_high)}"
             for row in better
         )
         start = (
@@ -155,33 +156,41 @@ def _outcomes(tables: RunTables) -> dict[str, pd.DataFrame]:
 
 
 def _correlations(tables: RunTables, scores: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rank correlation of every score with every outcome that there is."""
+    """Return the rank correlation of every score with every outcome that there is, with intervals
+    that hold for all scores of an outcome at once.
+    """
     correlations = []
+    keys, steering = list(FEATURES.keys), features_alone(tables.steering)
     for name, rows in _outcomes(tables).items():
-        both: Any = features_alone(tables.steering)[[*FEATURES.keys, *scores]]
-        both = both.merge(rows, on=list(FEATURES.keys))
-        outcome_N = both["outcome"].to_numpy(float)
-        for score in scores:
-            score_N = both[score].to_numpy(float, na_value=np.nan)
-            correlation = spearman(score_N, outcome_N, RESAMPLES, np.random.default_rng(0))
-            if correlation:
-                n = int((~np.isnan(score_N)).sum())
-                about = {"outcome": name, "score": score, "features": n}
-                correlations.append(about | interval_columns("spearman", correlation))
+        both: Any = steering[[*keys, *scores]].merge(rows, on=keys).sort_values(keys)
+        layer_keys = [key for key in keys if key != "feature"]
+        of_outcome = correlations_at_once(
+            {score: both[score].to_numpy(float, na_value=np.nan) for score in scores},
+            both["outcome"].to_numpy(float),
+            both.groupby(layer_keys, dropna=False).ngroup().to_numpy(),
+        )
+        for correlation in of_outcome:
+            about = {"outcome": name, "score": correlation.score, "features": correlation.features}
+            of_score = interval_columns("spearman", correlation.spearman)
+            correlations.append({**about, **of_score, "p": correlation.p})
     return correlations
 
 
 def _correlation_sentences(correlations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return of every outcome but success, which others tell, the scores by their correlation."""
+    """Return of every outcome but success, which others tell, the scores that surely go with it."""
     sentences = []
     for outcome in dict.fromkeys(row["outcome"] for row in correlations):
         rows = [row for row in correlations if row["outcome"] == outcome]
-        rows = sorted(rows, key=lambda row: -abs(row["spearman"]))
+        surely = [row for row in rows if row["p"] <= LEVEL]
+        surely = sorted(surely, key=lambda row: -abs(row["spearman"]))
         if outcome != "success":
             numbers = ", ".join(
-                f"{row['score']} {interval_of(row, 'spearman', '.3g')}" for row in rows
+                f"{row['score']} {interval_of(row, 'spearman', '.3g')}" for row in surely
             )
-            sentences.append(f"Rank correlation with {outcome}: {numbers}.")
+            sentences.append(
+                f"Rank correlation with {outcome}, {len(rows)} scores compared at once: "
+                + (f"{numbers}." if numbers else "none of them surely goes with it.")
+            )
     return sentences
 
 

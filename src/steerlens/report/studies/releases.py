@@ -287,9 +287,8 @@ def _sentences(series: Sequence[Series], ranked: Any, by: str) -> list[str]:
         else:
             clear.append(f"{pair} ({gap.value:.3g}, {gap.low:.3g} to {gap.high:.3g})")
     first = ranked.iloc[0]
-    low, high = first[f"{by}_low"], first[f"{by}_high"]
-    between = "" if pd.isna(low) else f" (95 % interval {low:.3g} to {high:.3g})"
-    sentences = [f"Ranked by {phrase}: {first['release']} is first with {first[by]:.3g}{between}."]
+    merit = interval_of(first.to_dict(), by, ".3g", is_named=True)
+    sentences = [f"Ranked by {phrase}: {first['release']} is first with {merit}."]
     if not clear:
         listed = ", ".join(f"{row['release']} {row[by]:.3g}" for row in ranked.to_dict("records"))
         sentences = [f"By {phrase} no release is surely better than the next: {listed}."]

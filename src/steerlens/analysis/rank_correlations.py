@@ -1,0 +1,85 @@
+"""How criteria go with an outcome of features, corrected for their number.
+
+Rank correlations with intervals that are simultaneous over all criteria, from bootstrap samples
+within layers, as `equal_share` has them for what a criterion buys.
+
+Dimension letters: N features, C criteria, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from steerlens.analysis.equal_share import counts_within, max_t
+from steerlens.analysis.resampling import FEWEST, RESAMPLES, Estimate, rank_correlations
+
+ROUNDING = 1e-9
+
+
+class RankCorrelation(NamedTuple):
+    """A criterion's rank correlation with an outcome, beside those of all others."""
+
+    score: str
+    features: int
+    """How many have the score."""
+    spearman: Estimate
+    """With the simultaneous interval of all criteria."""
+    p: float
+    """Two-sided p-value of no correlation, corrected for the number of criteria."""
+
+
+def correlations_at_once(
+    scores: Mapping[str, np.ndarray],
+    outcome_N: np.ndarray,
+    layers_N: np.ndarray,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[RankCorrelation]:
+    """Return the rank correlation of every criterion with the outcome; one that is constant, or of
+    fewer than `FEWEST` features, is left out.
+
+    Args:
+        scores: (N,) each, NaN where a feature has none.
+        outcome_N: what criteria may tell.
+        layers_N: each feature's layer, as a number from 0; samples have as many of each.
+        resamples: number of bootstrap samples.
+        seed: which.
+    """
+    counts_RN = counts_within(layers_N, resamples, np.random.default_rng(seed))
+    each_1N = np.ones((1, len(outcome_N)))
+    value_of: dict[str, float] = {}
+    resampled = []
+    for name, score_N in scores.items():
+        has = ~np.isnan(score_N)
+        if has.sum() < FEWEST:
+            continue
+        ranks = [np.unique(column[has], return_inverse=True)[1] for column in (score_N, outcome_N)]
+        (value,) = rank_correlations(*ranks, each_1N[:, has])
+        if np.isfinite(value):
+            value_of[name] = float(value)
+            resampled.append(rank_correlations(*ranks, counts_RN[:, has]))
+    if not value_of:
+        return []
+    value_C = np.array([*value_of.values()])
+    resampled_RC = np.stack(resampled, axis=1)
+    # Of a criterion in the outcome's own order every sample says the same.
+    width_C, p_C = np.zeros(len(value_C)), np.full(len(value_C), 1 / (1 + resamples))
+    varies_C = np.nanstd(resampled_RC, axis=0) > ROUNDING
+    if varies_C.any():
+        of_varying = max_t(value_C[varies_C], resampled_RC[:, varies_C], null=0.0)
+        width_C[varies_C], p_C[varies_C] = of_varying
+    low_C, high_C = np.maximum(value_C - width_C, -1), np.minimum(value_C + width_C, 1)
+    return [
+        RankCorrelation(
+            score=name,
+            features=int((~np.isnan(scores[name])).sum()),
+            spearman=Estimate(value, low, high),
+            p=p,
+        )
+        for (name, value), low, high, p in zip(
+            value_of.items(), low_C.tolist(), high_C.tolist(), p_C.tolist(), strict=True
+        )
+    ]
