@@ -5,9 +5,9 @@ From the top of the repository (the default model; a minute on one core):
     OMP_NUM_THREADS=1 python -m experiments.benchmarks.metrics
 
 In this one process and in seconds of its processor time: texts of some features at several factors,
-as `concept=WORD` makes them (requests inside the chat template), then each metric of them that is
-on by default. Nothing is read from the cache of finished work. More arguments are settings of the
-run.
+as `concept=WORD` makes them (requests inside the chat template), prompts included, then each metric
+of them that is on by default. Nothing is read from the cache of finished work. More arguments are
+settings of the run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from steerlens.config.compose import compose
 from steerlens.config.settings import parse_settings
 from steerlens.engine.generation import generate
-from steerlens.engine.run_context import ScoreRun
+from steerlens.engine.run_context import RunContext
 from steerlens.engine.subject import load_subjects
 from steerlens.runs.models import steering_of
 from steerlens.steering.features import SteeredVectors, text_rows
@@ -40,17 +40,21 @@ def main() -> None:
     factors = [float(factor) for factor in args.factors.split(",")]
     arms = {(feature, "", ""): factors for feature in range(args.features)}
     rows = text_rows(arms, steering)
-    run, metric_run = ScoreRun(), MetricRun(chat_template=bool(generation.chat_template))
+    run = RunContext()
     vectors = SteeredVectors(subject, steering.steer, generation, run)
 
     def seconds_of_texts() -> float:
         nonlocal texts
+        run.cache.prompt_states.clear()
         start = time.process_time()
         texts = generate(subject, rows, steering.steer, generation, run, vectors=vectors.by_row)
         return time.process_time() - start
 
     texts = generate(subject, rows.head(16), steering.steer, generation, run)  # what happens once
     of_texts = min(seconds_of_texts() for _ in range(args.rounds))
+    metric_run = MetricRun(
+        chat_template=bool(generation.chat_template), prompt_states=run.cache.prompt_states
+    )
     columns = Texts(
         features=texts["feature"].to_numpy(dtype="int64"),
         prompts=texts["prompt"].tolist(),

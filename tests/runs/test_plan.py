@@ -66,6 +66,12 @@ def plan(words: list[str], capsys: pytest.CaptureFixture[str]) -> Rows:
     return planned
 
 
+def test_a_corpus_that_nothing_reads_is_told_before_the_run_too(plan: Rows) -> None:
+    assert "corpus=embedded:" not in plan(*SCORES)
+    rows = plan(*SCORES, "corpus.n_tokens=500")
+    assert rows["corpus=embedded:"] == "nothing in this run reads a corpus."
+
+
 def test_rates_are_those_that_were_measured_before(plan: Rows) -> None:
     steers = (*STEERS, "steer.factors=[2,8]")
     assert plan(*steers)["time"].startswith("not measured yet; plan=measure")
@@ -79,6 +85,8 @@ def test_rates_are_those_that_were_measured_before(plan: Rows) -> None:
     )
     other = plan(*steers, "score.prompt=Another prompt")
     assert other["time"].startswith("not measured yet")
+    other = plan(*steers, "metrics.drift.enabled=true")  # half as much again of a text
+    assert "is not measured yet" in other["steering"]
 
 
 def test_the_lens_and_the_judge_are_planned(plan: Rows, tmp_path: Path) -> None:
@@ -211,6 +219,14 @@ def test_what_is_on_another_machine_is_planned_and_priced_by_its_shapes(
     assert "500 sampled without steering for outcome; score.run=DIR" in text
     nothing = dataclasses.replace(config.model, n_params=None)
     assert price(parse_settings(dataclasses.replace(config, model=nothing)), 140, 2, 9) is None
+
+
+def test_counting_examples_is_priced_as_the_pass_that_it_is() -> None:
+    words = ["subject=gemma-2-2b", "score=output", "layer=12", "corpus.n_tokens=1000"]
+    for more, is_read in (([], False), (["features.min_examples=5"], True)):
+        parts = price(parse_settings(compose([*words, *more])), 10, 1, 0)
+        assert parts is not None
+        assert ("corpus" in parts) == is_read
 
 
 def test_a_plan_is_true_false_or_measure(words: list[str]) -> None:

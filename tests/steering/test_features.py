@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from steerlens.config.schema import (
     SteerConfig,
 )
 from steerlens.config.settings import SteeringSettings, parse_steering, parse_subject
+from steerlens.engine import prompts as engine_prompts
 from steerlens.engine.generation import ROW, generate
 from steerlens.engine.subject import LoadedModel, Subject
-from steerlens.engine.subject.forward import block_input, hooks_on
+from steerlens.engine.subject.forward import entering_block, hooks_on
 from steerlens.errors import SteerlensError
 from steerlens.results import GENERATIONS, features_alone
 from steerlens.scores import RunContext
@@ -34,7 +35,6 @@ from steerlens.steering.metrics import (
     Texts,
     degeneracy,
     drift,
-    likelihood,
     perplexity,
     success,
 )
@@ -196,12 +196,12 @@ def test_kl_is_measured_of_texts_that_a_killed_run_has_left(
     assert again.loc[again["factor"] != 0, "kl"].notna().all()
 
 
-def made(subject: Subject) -> dict[str, Any]:
+def made(subject: Subject, run: RunContext | None = None) -> dict[str, Any]:
     """Columns of texts of a feature that have just been generated, and what they were made of."""
-    settings = GenerationConfig(stop=None)
-    vectors = SteeredVectors(subject, SteerConfig(), settings, RunContext())
+    settings, run = GenerationConfig(stop=None), run or RunContext()
+    vectors = SteeredVectors(subject, SteerConfig(), settings, run)
     rows = text_rows({(5, "", ""): [0.0, 2.0]}, settings_of(samples=1))
-    texts = generate(subject, rows, SteerConfig(), settings, RunContext(), vectors=vectors.by_row)
+    texts = generate(subject, rows, SteerConfig(), settings, run, vectors=vectors.by_row)
     return {
         "features": texts["feature"].to_numpy(dtype="int64"),
         "prompts": texts["prompt"].tolist(),
@@ -212,57 +212,75 @@ def made(subject: Subject) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("site", ["resid_pre", "resid_post", "mlp_out"])
-def test_perplexity_goes_on_from_the_block_that_generation_has_edited(
-    tiny_subject: MakeSubject, site: str
+@pytest.mark.parametrize(
+    ("site", "layer"),
+    [("resid_pre", 0), ("resid_pre", 1), ("resid_post", 1), ("resid_post", 3), ("mlp_out", 1)],
+)
+def test_perplexity_goes_on_from_what_generation_has_not_edited(
+    tiny_subject: MakeSubject, site: str, layer: int
 ) -> None:
-    subject = tiny_subject("llama", "jumprelu", layer=1, site=site)
+    subject = tiny_subject("llama", "jumprelu", layer=layer, site=site)
+    assert subject.lm.n_layers == 4  # so that 3 is the last
     columns = made(subject)
 
-    def measured(columns: dict[str, Any]) -> tuple[Sequence[float | None], int]:
-        n_rows: list[int] = []
-
-        def count(x_BLD: torch.Tensor, hook: Any) -> None:
-            n_rows.append(len(x_BLD))
-
-        with hooks_on(subject.lm.bridge, [(block_input(0), count)]):
+    def measured(columns: dict[str, Any]) -> tuple[Sequence[float | None], set[tuple[int, int]]]:
+        entered: list[int] = []
+        left: list[int] = []
+        hooks = [
+            (entering_block(0), lambda x_BLD, hook: entered.append(len(x_BLD))),
+            ("unembed.hook_in", lambda x_BLD, hook: left.append(len(x_BLD))),
+        ]
+        with hooks_on(subject.lm.bridge, hooks):
             column = perplexity.measure(
                 Texts(**columns), subject, perplexity.Config(), MetricRun()
             )["perplexity"]
-        return column, sum(n_rows)
+        return column, {*zip(entered, left, strict=True)}
 
-    whole, n_whole = measured({**columns, "made_of": None})
-    going_on, n_going_on = measured(columns)
+    whole, rows_of_whole = measured({**columns, "made_of": None})
+    going_on, rows = measured(columns)
     assert going_on == pytest.approx(whole, rel=1e-5)
-    assert n_going_on < n_whole
+    assert all(n_entered == n_left for n_entered, n_left in rows_of_whole)
+    assert any(n_entered == 1 < n_left for n_entered, n_left in rows)
+
+
+def test_prompts_are_not_run_again_for_what_goes_on_from_them(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunContext()
+    columns = made(subject, run)
+
+    def measured(states: Any) -> Mapping[str, Any]:
+        metric_run = MetricRun(prompt_states=states)
+        return perplexity.measure(Texts(**columns), subject, perplexity.Config(), metric_run)
+
+    expected = measured(None)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a prompt is run again")
+
+    monkeypatch.setattr(engine_prompts, "final_vectors", refuse)
+    assert measured(run.cache.prompt_states) == expected  # to the last bit
 
 
 def test_kl_is_of_the_tokens_that_were_generated_whatever_the_text_is_cut_into(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch
+    subject: Subject,
 ) -> None:
     columns = made(subject)
     of_texts = columns.pop("texts")
-    begun: list[tuple[int, ...]] = []
-    begin = likelihood._begin
 
-    def noted(lm: LoadedModel, beginnings: Sequence[tuple[int, ...]], *rest: Any) -> Any:
-        begun.extend(beginnings)
-        return begin(lm, beginnings, *rest)
-
-    monkeypatch.setattr(likelihood, "_begin", noted)
-
-    def measured(of_metric: list[str], done: list[int]) -> Any:
+    def measured(of_metric: list[str], done: list[int], states: dict[Any, Any]) -> Any:
         texts = Texts(texts=of_metric, **columns)
-        run = MetricRun(progress=done.append)
+        run = MetricRun(progress=done.append, prompt_states=states)
         return perplexity.measure(texts, subject, perplexity.Config(), run)["kl"]
 
-    kl = measured(of_texts, [])
+    kl = measured(of_texts, [], {})
+    states: dict[Any, Any] = {}
     for other in ("w50", " w50"):
-        begun.clear()
         done: list[int] = []
-        assert measured([other] * len(of_texts), done) == pytest.approx(kl, rel=1e-4)
+        states.clear()
+        assert measured([other] * len(of_texts), done, states) == pytest.approx(kl, rel=1e-4)
         assert sum(done) == len(of_texts)
-    assert len(begun) == len(PROMPTS)  # both readings go on from the same
+    assert len(states) == len(PROMPTS)  # both readings go on from the same
     assert sorted(kl)[:2] == [0, 0]
     assert max(kl) > 1e-3
 

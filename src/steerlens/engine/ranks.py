@@ -59,12 +59,16 @@ def _logits_in_chunks(head: Head, h_BD: torch.Tensor) -> Iterator[tuple[int, tor
     n_rows = len(h_BD)
     width = min(head.d_vocab, TOKENS_AT_ONCE * h_BD.element_size())
     product = torch.empty(n_rows * width, dtype=h_BD.dtype, device=h_BD.device)
-    logits = torch.empty(n_rows * width, dtype=torch.float32, device=h_BD.device)
+    logits = product
+    if product.dtype != torch.float32:
+        logits = torch.empty_like(product, dtype=torch.float32)
     for start in range(0, head.d_vocab, width):
         size = min(width, head.d_vocab - start)
         product_BC, logits_BC = (flat[: n_rows * size].view(-1, size) for flat in (product, logits))
         head.logits(h_BD, slice(start, start + size), out=product_BC)
-        yield start, head.finish(logits_BC.copy_(product_BC))
+        if product is not logits:
+            logits_BC.copy_(product_BC)
+        yield start, head.finish(logits_BC)
 
 
 def _add_logsumexp(lse_B: torch.Tensor, logits_BC: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from steerlens.storage.store import Store
 
 if TYPE_CHECKING:
     from steerlens.engine.activations import Activations
-    from steerlens.engine.generation.decoding import PromptStates
+    from steerlens.engine.prompts import PromptStates
     from steerlens.engine.subject import Subject
 
 
@@ -54,6 +54,8 @@ class GroupCache:
     """Mean Jacobians from the SAEs' hooks, by hook name."""
     later: dict[tuple[str, int | None], list[Subject]] = field(default_factory=dict)
     """The subjects after each, by its hook name and how many are wanted."""
+    prompt_states: PromptStates = field(default_factory=dict)
+    """What prompts have left in the model, from which texts go on."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +81,21 @@ class RunContext:
     """File of examples of the run's SAE that stands for the corpus."""
     store: Store | None = None
     """Where finished scores are kept."""
-    prompt_states: PromptStates | None = None
-    """What prompts have left, where texts of the same ones are asked for again and again; None =
-    prompts are run anew for each call of `generate`."""
     later: Callable[[int], Iterable[Subject]] = _no_subjects
     """Loads the SAEs of the run's layers after this one, in rising order."""
     cache: GroupCache = field(default_factory=GroupCache)
     """What has been computed for the group of SAEs that is worked on."""
 
+    @property
+    def prompt_bytes(self) -> int:
+        """Give the bytes of `memory_budget` that are for what prompts have left."""
+        return self.memory_budget // 8
+
     def for_group(self) -> RunContext:
-        """Give the same context for another group of SAEs, of which nothing is computed yet."""
-        return replace(self, cache=GroupCache())
+        """Give the same context for another group of SAEs, of which nothing is computed yet; what
+        prompts have left in the model is the same for all.
+        """
+        return replace(self, cache=GroupCache(prompt_states=self.cache.prompt_states))
 
     def later_subjects(self, subject: Subject, at_most: int | None = None) -> list[Subject]:
         """Return the run's subjects of layers after `subject`'s, the nearest first, loaded once.

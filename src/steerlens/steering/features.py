@@ -223,9 +223,7 @@ class SteeredVectors:
         vectors = [self.by_row.get(key, TextVectors()) for key in keys]
         lengths = [len(ids) for ids in texts["token_ids"]]
         return [
-            TextVectors(
-                _of_length(made_of.drawn_TD, length), _of_length(made_of.entering_TD, length - 1)
-            )
+            TextVectors(*(_of_length(part_TD, length) for part_TD in made_of))
             for made_of, length in zip(vectors, lengths, strict=True)
         ]
 
@@ -352,7 +350,12 @@ def measure_groups(
     tables = [texts.reset_index(drop=True) for texts, _ in with_texts]
     every = vectors or [None] * len(groups)
     sources = [each for each, (texts, _) in zip(every, groups, strict=True) if len(texts)]
-    metric_run = MetricRun(ctx.memory_budget, evaluator=evaluator, chat_template=chat_template)
+    metric_run = MetricRun(
+        ctx.memory_budget,
+        evaluator=evaluator,
+        chat_template=chat_template,
+        prompt_states=ctx.cache.prompt_states,
+    )
     for name, metric in metrics(of_features="feature" in tables[0]).items():
         words = concept if needs_feature(metric) else ()
         config = settings.get(name) or metric.Config()

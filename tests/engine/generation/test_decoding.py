@@ -13,12 +13,13 @@ import torch
 
 from steerlens import SteerlensError, load_subject
 from steerlens.config.schema import POSITIONS
-from steerlens.engine.generation.decoding import LENGTHS, PromptStates, _state_bytes, decode
+from steerlens.engine.generation.decoding import decode
 from steerlens.engine.generation.sampling import Sampling
 from steerlens.engine.generation.stopping import Stopping
 from steerlens.engine.intervention import Operation, feature_targets
 from steerlens.engine.intervention.hooks import SteeringHooks
 from steerlens.engine.padding import ROWS, next_multiple
+from steerlens.engine.prompts import LENGTHS, _state_bytes
 from steerlens.engine.subject import Subject
 from steerlens.scores import RunContext
 from tests.support.generating import (
@@ -116,7 +117,7 @@ def test_prompts_that_come_again_are_not_run_again_and_give_the_same_bits(
         return real(bridge, tokens_BL, *args, **kwargs)
 
     monkeypatch.setattr(bridge_type, "forward", noted)
-    run = RunContext(prompt_states=PromptStates(2**30))
+    run = RunContext()
 
     def forwards_of(factor: float, run: RunContext) -> tuple[int, pd.DataFrame]:
         forwards.clear()
@@ -138,14 +139,20 @@ def test_prompts_that_come_again_are_not_run_again_and_give_the_same_bits(
 
 def test_states_of_prompts_take_no_more_memory_than_they_may(tiny_subject: MakeSubject) -> None:
     subject = tiny_subject()
-    states = PromptStates(10_000)
-    run = RunContext(prompt_states=states)
+    run = RunContext(memory_budget=80_000)
+    assert run.prompt_bytes == 10_000
+    n_prompts = []
     for prompt in PROMPTS:
         rows = rows_of(prompts=[prompt])
         again = texts_of(subject, rows, run, **SAMPLED)
         pd.testing.assert_frame_equal(again, texts_of(subject, rows, **SAMPLED))
-        assert sum(map(_state_bytes, states._states.values())) <= 10_000
-    texts_of(subject, rows_of(), RunContext(prompt_states=PromptStates(0)), **SAMPLED)
+        states = run.cache.prompt_states.values()
+        assert sum(map(_state_bytes, states)) <= 10_000
+        n_prompts.append(len(states))
+    assert 0 < max(n_prompts) < len(PROMPTS)
+    run = RunContext(memory_budget=0)
+    texts_of(subject, rows_of(), run, **SAMPLED)
+    assert not run.cache.prompt_states
 
 
 def test_progress_counts_every_token(subject: Subject) -> None:

@@ -160,7 +160,7 @@ def test_sharing_the_prompt_changes_nothing(
     tiny_subject: MakeSubject, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm, rng = tiny_subject(kind).lm, np.random.default_rng(0)
-    beginnings = [[0, *rng.integers(3, D_VOCAB, n).tolist()] for n in (0, 1, 5, 5, 9)]
+    beginnings = [[0, *rng.integers(3, D_VOCAB, n).tolist()] for n in (0, 1, 5, 15, 29)]
     prompts = [*range(5), *rng.integers(1, 5, 60).tolist()]
     texts = [
         beginnings[i] + rng.integers(3, D_VOCAB, rng.integers(1, 30)).tolist() for i in prompts

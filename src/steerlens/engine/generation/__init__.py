@@ -53,7 +53,7 @@ class TextVectors(NamedTuple):
     drawn_TD: torch.Tensor | None = None
     """Final normed vectors that its tokens were drawn from, of a steered text."""
     entering_TD: torch.Tensor | None = None
-    """(T - 1, D): what its tokens but the last brought to the first block that the edit can change,
+    """What the token before each of its tokens brought to the first block that the edit can change,
     which without the edit is the same."""
 
 

@@ -8,10 +8,9 @@ Finished rows leave as soon as the batch is padded to fewer without them.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -20,20 +19,11 @@ from steerlens.engine.generation.sampling import Noise, Sampling, next_tokens
 from steerlens.engine.generation.stopping import Stopping
 from steerlens.engine.intervention import looks_back
 from steerlens.engine.intervention.hooks import Edits
-from steerlens.engine.padding import ROWS, next_multiple, padded, with_rows
+from steerlens.engine.padding import next_multiple, padded, with_rows
+from steerlens.engine.prompts import LENGTHS, PromptStates, left_filled, prompt_state
 from steerlens.engine.subject import Subject
-from steerlens.engine.subject.forward import (
-    block_input,
-    copied,
-    final_vectors,
-    joined,
-    left_padded,
-    new_cache,
-)
+from steerlens.engine.subject.forward import copied, entering_block, final_vectors, left_padded
 from steerlens.errors import SteerlensError
-
-LENGTHS = 8
-"""Prompts are padded to a multiple of so many tokens."""
 
 
 @dataclass
@@ -54,48 +44,8 @@ class Continuation:
     """Final normed vectors, (D,), that its tokens were drawn from, where they are wanted and the
     text is steered."""
     entering: list[torch.Tensor] = field(default_factory=list)
-    """What its tokens but the last brought to the first block that an edit can change, (D,): the
-    same without the edit. Where they are wanted, and have been looked at."""
-
-
-class PromptState(NamedTuple):
-    """What forwards of P prompts without an edit have left."""
-
-    cache: Any
-    """Keys and values (P, ...) of the positions before the first that an edit can change."""
-    plain_PV: torch.Tensor | None
-    """Logits after the prompts; None where no row is steered."""
-
-
-class PromptStates:
-    """The state of each of the latest prompts, so that texts of prompts that come again begin at
-    once.
-
-    What they begin from is the same to the last bit.
-    """
-
-    def __init__(self, n_bytes: int) -> None:
-        """Keep at most `n_bytes` of keys, values and logits."""
-        self._n_bytes = n_bytes
-        self._states: OrderedDict[Hashable, PromptState] = OrderedDict()
-
-    def get(self, key: Hashable) -> PromptState | None:
-        """Return the state that was added under `key`, if it is still there."""
-        if key in self._states:
-            self._states.move_to_end(key)
-        return self._states.get(key)
-
-    def add(self, key: Hashable, state: PromptState) -> None:
-        """Keep a state, and drop those that were asked for longest ago where it doesn't fit."""
-        self._states[key] = state
-        while sum(map(_state_bytes, self._states.values())) > self._n_bytes:
-            self._states.popitem(last=False)
-
-
-def _state_bytes(state: PromptState) -> int:
-    layers = (layer for layer in state.cache.layers if layer.is_initialized)
-    parts = [part for layer in layers for part in (layer.keys, layer.values)]
-    return sum(part.nbytes for part in [*parts, state.plain_PV] if part is not None)
+    """What the token before each of its tokens brought to the first block that an edit can change,
+    (D,): the same without the edit. Where they are wanted, and have been looked at."""
 
 
 def padded_length(subject: Subject, length: int, max_new_tokens: int) -> int:
@@ -123,6 +73,7 @@ def decode(
     watch: Callable[[Sequence[Continuation]], None] | None = None,
     keep_vectors: bool = False,
     states: PromptStates | None = None,
+    state_bytes: int = 0,
 ) -> list[Continuation]:
     """Continue each row's prompt until `stopping` ends it.
 
@@ -140,7 +91,8 @@ def decode(
         full: how many rows a full batch has; None = as many as this one.
         watch: called with all rows after each of their tokens; what it raises ends the batch.
         keep_vectors: whether texts have their `vectors` and what is `entering`.
-        states: of prompts of earlier batches; None = every prompt is run.
+        states: of prompts that have been run before; None = every prompt is run.
+        state_bytes: how much memory `states` may take.
 
     Raises:
         SteerlensError: logits overflow in the run's dtype.
@@ -154,8 +106,10 @@ def decode(
     hooks.select(torch.tensor(rows))
     noise = Noise([seeds[row] for row in rows])
     first_block = hooks.first_block if keep_vectors else None
-    forward = _Forward(subject, prompts, stopping.max_new_tokens, first_block, states)
-    logits_BV, kl_B = forward.prompt(with_rows(prompt_B, len(texts)), hooks)
+    forward = _Forward(subject, prompts, stopping.max_new_tokens, first_block)
+    logits_BV, kl_B = forward.prompt(
+        with_rows(prompt_B, len(texts)), hooks, {} if states is None else states, state_bytes
+    )
     while True:
         _refuse_overflow(subject, logits_BV, kl_B, texts, hooks)
         if kl_B is not None:
@@ -163,6 +117,10 @@ def decode(
                 if text:
                     text.first_step_kl = kl
         _note_edits(texts, hooks, forward.h_BD if keep_vectors else None)
+        if forward.entering_BD is not None:
+            for text, entering_D in zip(texts, forward.entering_BD, strict=True):
+                if text:
+                    text.entering.append(entering_D)
         token_B, near_B = (column.tolist() for column in next_tokens(logits_BV, sampling, noise))
         progress(sum(text is not None for text in texts))
         for row, (text, token, near) in enumerate(zip(texts, token_B, near_B, strict=True)):
@@ -186,10 +144,6 @@ def decode(
             texts = [texts[row] for row in rows]
             token_B = [token_B[row] for row in rows]
         logits_BV, kl_B = forward.next(torch.tensor(token_B), hooks)
-        if forward.entering_BD is not None:
-            for text, entering_D in zip(texts, forward.entering_BD, strict=True):
-                if text:
-                    text.entering.append(entering_D)
 
 
 def _note_edits(
@@ -248,18 +202,13 @@ class _Forward:
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
         first_block: int | None = None,
-        states: PromptStates | None = None,
     ) -> None:
         self._subject = subject
-        self._states = states
+        self._prompts = prompts
         self._first_block = first_block
         self._bridge = subject.lm.bridge
         self._length = padded_length(subject, max(map(len, prompts)), max_new_tokens)
-        n_padding = torch.tensor([self._length - len(prompt) for prompt in prompts])
-        padding = subject.bos if subject.bos is not None else prompts[0][0]
-        rows = [[padding] * (self._length - len(prompt)) + list(prompt) for prompt in prompts]
-        self._tokens_PL = torch.tensor(rows, device=subject.lm.device)
-        self._n_padding = n_padding.to(subject.lm.device)
+        self._n_padding = torch.empty(0)
         self._cache: Any = None
         self.h_BD = torch.empty(0)
         """Final normed vectors of the last forward with the edits."""
@@ -267,59 +216,23 @@ class _Forward:
         """What enters block `first_block` at the last position of the last forward with the edits;
         None where there is no such block."""
 
-    def prompt(self, prompt_B: torch.Tensor, hooks: Edits) -> tuple[torch.Tensor, torch.Tensor]:
+    def prompt(
+        self, prompt_B: torch.Tensor, hooks: Edits, states: PromptStates, state_bytes: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits (B, V) after each row's prompt, and the KL (B,) from the unsteered ones."""
-        prompt_B = prompt_B.to(self._n_padding.device)
-        first = hooks.first_position(self._length)
-        hooks.is_prompt = True
-        state = self._state(first, hooks.steers)
-        self._cache, self._n_padding = copied(state.cache), self._n_padding[prompt_B]
+        lm, first = self._subject.lm, hooks.first_position(self._length)
+        state = prompt_state(
+            lm, self._prompts, self._length, first, hooks.steers, states, state_bytes
+        )
+        tokens_PL, n_padding_P = left_filled(self._prompts, self._length, lm.device)
+        prompt_B = prompt_B.to(lm.device)
+        self._cache, self._n_padding = state.cache, n_padding_P[prompt_B]
         self._cache.reorder_cache(prompt_B)
-        steered_BV = self._run_edited(self._tokens_PL[prompt_B][:, first:], hooks)
+        hooks.is_prompt = True
+        steered_BV = self._run_edited(tokens_PL[prompt_B][:, first:], hooks)
         if state.plain_PV is None:
             return steered_BV, torch.zeros(len(steered_BV))
         return steered_BV, _kl(hooks, steered_BV, state.plain_PV, prompt_B)
-
-    def _state(self, first: int, steers: bool) -> PromptState:
-        """Return what the prompts leave before the position `first`, and where rows are steered
-        their logits.
-        """
-        keys = [
-            (self._bridge, first, steers, n_padding, *tokens)
-            for n_padding, tokens in zip(
-                self._n_padding.tolist(), self._tokens_PL.tolist(), strict=True
-            )
-        ]
-        states = {key: self._states.get(key) for key in keys} if self._states else {}
-        missing = [index for index, key in enumerate(keys) if states.get(key) is None]
-        # Always as many at once, because how many there are depends on the batch. On a CPU each by
-        # itself: its time goes by tokens, and whoever plays has a single prompt.
-        at_once = 1 if self._tokens_PL.device.type == "cpu" else ROWS
-        n_padding_P = self._n_padding
-        for start in range(0, len(missing), at_once):
-            indices = missing[start : start + at_once]
-            tokens_RL = with_rows(self._tokens_PL[indices], at_once)
-            self._n_padding = with_rows(n_padding_P[indices], at_once)
-            self._cache, plain_RV = new_cache(self._bridge), None
-            if first > 0:
-                self._run(tokens_RL[:, :first], [])
-            before = self._cache
-            if steers:
-                self._cache = copied(before)
-                plain_RV = self._run(tokens_RL[:, first:], [])
-            for row, index in enumerate(indices):
-                cache = copied(before)
-                cache.reorder_cache(torch.tensor([row], device=n_padding_P.device))
-                plain_1V = None if plain_RV is None else plain_RV[row, None].clone()
-                states[keys[index]] = state = PromptState(cache, plain_1V)
-                if self._states:
-                    self._states.add(keys[index], state)
-        self._n_padding = n_padding_P
-        of_prompts = [state for key in keys if (state := states[key])]
-        plain = [state.plain_PV for state in of_prompts if state.plain_PV is not None]
-        return PromptState(
-            joined([state.cache for state in of_prompts]), torch.cat(plain) if plain else None
-        )
 
     def next(self, token_B: torch.Tensor, hooks: Edits) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return logits (B, V) after one more token, and the KL if this is the first edited
@@ -347,11 +260,11 @@ class _Forward:
         """Return logits (B, V) of the last position with the edits; the cache grows."""
 
         def look(x_BLD: torch.Tensor, hook: Any) -> None:
-            self.entering_BD = x_BLD[:, -1]
+            self.entering_BD = x_BLD[:, -1].clone()  # of one position, whatever was run
 
         looks: list[tuple[str, Any]] = []
         if self._first_block is not None:  # first, because the edit may be at the same hook
-            looks = [(block_input(self._first_block), look)]
+            looks = [(entering_block(self._first_block), look)]
         self.h_BD = self._vectors(tokens_BL, [*looks, *hooks.hooks()])
         return self._logits(self.h_BD)
 

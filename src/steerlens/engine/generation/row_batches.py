@@ -12,12 +12,7 @@ import torch
 from steerlens.config.schema import GenerationConfig, SteerConfig
 from steerlens.config.steering import parse_stop
 from steerlens.engine.cached_rows import GROUP
-from steerlens.engine.generation.decoding import (
-    Continuation,
-    PromptStates,
-    decode,
-    padded_length,
-)
+from steerlens.engine.generation.decoding import Continuation, decode, padded_length
 from steerlens.engine.generation.sampling import Sampling
 from steerlens.engine.generation.stopping import EOS, Stopping
 from steerlens.engine.intervention import check_affine
@@ -95,7 +90,6 @@ def texts_in_batches(
         prompt: padded_length(subject, len(ids), settings.max_new_tokens)
         for prompt, ids in prompts.items()
     }
-    states = ctx.prompt_states or PromptStates(ctx.memory_budget // 8)
     finished: list[pd.DataFrame] = []
 
     def run_batch(part: slice, full: int) -> None:
@@ -112,7 +106,8 @@ def texts_in_batches(
 
         texts = decode(
             subject, [prompts[index] for index in distinct], prompt_B, hooks, seeds, sampling,
-            stopping, advance, full, show if watch else None, note is not None, states,
+            stopping, advance, full, show if watch else None, note is not None,
+            ctx.cache.prompt_states, ctx.prompt_bytes,
         )  # fmt: skip
         if note:
             note(batch, texts)

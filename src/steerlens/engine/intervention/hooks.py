@@ -46,7 +46,9 @@ class Edits(Protocol):
 
     @property
     def first_block(self) -> int | None:
-        """The first block that an edit can change, within it or at its input; None = any."""
+        """The first block that an edit can change, within it or at its input, which may be after
+        the last; None = any.
+        """
         ...
 
     @property
@@ -147,8 +149,8 @@ class SteeringHooks:
 
     @property
     def first_block(self) -> int:
-        """Give the block that the SAE reads and writes in."""
-        return self._subject.layer
+        """Give the first block that the edit changes, after the one whose output it is made at."""
+        return self._subject.site.first_changed_block
 
     @property
     def factor_B(self) -> torch.Tensor:

@@ -50,9 +50,11 @@ def final_vectors(
     return captured[0]
 
 
-def block_input(layer: int) -> str:
-    """Return the name of the hook of what enters a block."""
-    return f"blocks.{layer}.hook_in"
+def entering_block(block: int) -> str:
+    """Return the name of the hook of what enters a block, before an edit at the block before; of
+    one after the last, of what leaves the model's blocks.
+    """
+    return "blocks.0.hook_in" if block == 0 else f"blocks.{block - 1}.hook_out"
 
 
 @contextmanager

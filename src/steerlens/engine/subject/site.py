@@ -58,6 +58,13 @@ class Site:
         return self.layer + (not self.write.endswith("hook_resid_pre"))
 
     @property
+    def first_changed_block(self) -> int:
+        """The first block in which the edit changes anything, its input included; after the last
+        where the edit is at its output.
+        """
+        return self.layer + self.write.endswith("hook_resid_post")
+
+    @property
     def is_z(self) -> bool:
         """Whether the SAE reads the heads' outputs, before W_O."""
         return self.write.endswith("attn.hook_z")

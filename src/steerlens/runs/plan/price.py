@@ -98,7 +98,8 @@ def price(
         return None
     scores = settings.scores
     parts = {name: _of_score(scores[name], n_features, n_layers, settings) for name in scores}
-    if settings.corpus.n_tokens and any(score.corpus_pass() for score in scores.values()):
+    has_pass = settings.counts_need_a_pass or any(score.corpus_pass() for score in scores.values())
+    if settings.corpus.n_tokens and has_pass:
         parts["corpus"] = settings.corpus.n_tokens * each.token
     parts["texts"] = n_texts * each.text
     # The divergence is of the steered model, whoever measures the perplexity.

@@ -99,6 +99,7 @@ def _key(settings: Settings) -> dict[str, Any]:
         "steers": bool(steering.factors),
         "texts": {name: value for name, value in generation.items() if name not in OF_ROWS},
         "edit": {name: getattr(steering.steer, name) for name in OF_EDIT},
+        "metrics": {name: dataclasses.asdict(metric) for name, metric in steering.metrics.items()},
         "concepts": settings.concepts is not None,
         "evaluator": settings.evaluator and dataclasses.asdict(settings.evaluator),
     }

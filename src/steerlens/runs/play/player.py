@@ -64,7 +64,6 @@ def load_player(
         tables: of the run; None = there is no run.
         finished: folder where texts are kept that are asked for again while it plays.
     """
-    from steerlens.engine.generation.decoding import PromptStates
     from steerlens.engine.subject import WeightCache
     from steerlens.scores.concepts import Vocabulary
 
@@ -86,8 +85,7 @@ def load_player(
     vocabulary = Vocabulary(lm.tokenizer)
     words = subject_words(config)
     # Nothing is kept in the cache: these texts are asked for again now or never.
-    states = PromptStates(ctx.memory_budget // 8)
-    ctx = replace(ctx, store=Store(finished), prompt_states=states)
+    ctx = replace(ctx, store=Store(finished))
 
     def write(writing: Writing, tell: Tell) -> None:
         write_texts(writing, tell, subject_of, steering, ctx, words)

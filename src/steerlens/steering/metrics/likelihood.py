@@ -1,27 +1,34 @@
 """How probable texts are for a model, many at a time, without their logits in memory.
 
-Texts that go on from the same prompt share its work: the prompt runs once, and only what differs
-runs in a row for each text, on the prompt's keys and values. How a text is cut, padded and batched
-depends on the text and its prompt alone, so that its number doesn't depend on the others.
+Texts that go on from the same prompt share its work: the prompt runs once, or has been run where
+the texts were generated, and only its last token and what differs run in a row for each text, on
+the prompt's keys and values. How a text is cut, padded and batched depends on the text and its
+prompt alone, so that its number doesn't depend on the others.
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from steerlens.engine.generation import TextVectors
 from steerlens.engine.memory import batches, rows_that_fit
-from steerlens.engine.padding import ROWS, next_multiple, padded
+from steerlens.engine.padding import next_multiple, padded
+from steerlens.engine.prompts import LENGTHS as PROMPT_LENGTHS
+from steerlens.engine.prompts import PromptStates, prompt_state
 from steerlens.engine.ranks import log_probability, log_probability_and_divergence
 from steerlens.engine.subject import LoadedModel
-from steerlens.engine.subject.forward import block_input, copied, empty_cache, final_vectors
+from steerlens.engine.subject.forward import (
+    empty_cache,
+    entering_block,
+    final_vectors,
+    left_padded,
+)
 from steerlens.engine.subject.head import Head
 from steerlens.errors import SteerlensError
 
@@ -72,6 +79,7 @@ def likelihood_and_divergence(
     answers_only: bool,
     made_of: Sequence[TextVectors],
     first_block: int = 0,
+    states: PromptStates | None = None,
 ) -> tuple[list[float], list[float | None]]:
     """Return `mean_negative_log_likelihood`, and from the same logits the mean KL divergence (nats)
     of steered next-token distributions from this model's, on each text after its prompt.
@@ -86,66 +94,68 @@ def likelihood_and_divergence(
         made_of: what each text was made of, of at least as many tokens as there are after the
             prompt. Without vectors that they were drawn from, it has no divergence; with what
             entered a block, only that block and the later ones are run.
-        first_block: the block that it entered.
+        first_block: the block that it entered; of one after the last, what left the blocks.
+        states: what prompts have left in the model; None = they are all run.
 
     Raises:
         SteerlensError: logits overflow in the model's dtype.
     """
-    means = np.zeros(len(texts))
-    divergences: list[float | None] = [None] * len(texts)
-    shared = [0] * len(texts)
-    if _can_share(lm):
-        shared = [_shared_length(ids, prompt) for ids, prompt in zip(texts, prompts, strict=True)]
-    first = [len(prompt) if answers_only else 1 for prompt in prompts]
     # In 16 bits the same vectors from another batch are rounded otherwise, visibly.
     goes_on = lm.dtype == torch.float32 and not lm.rows_from_start
-    entering = [made_of_text.entering_TD if goes_on else None for made_of_text in made_of]
-    for begun, n_begun, going_on in _begun(lm, texts, shared, memory_budget, not answers_only):
-        by_length = _of_same_length(lm, texts, n_begun, going_on)
-        for length, later, group in _by_first_block(by_length, entering, prompts, n_begun):
+    can_share = _can_share(lm)
+    readings: list[_Reading] = []
+    beginnings: dict[tuple[int, ...], int] = {}
+    for ids, prompt, vectors in zip(texts, prompts, made_of, strict=True):
+        n_shared = _shared_length(ids, prompt) if can_share else 0
+        n_new = len(ids) - len(prompt)
+        entering_TD = vectors.entering_TD if goes_on and 1 < n_shared == len(prompt) else None
+        readings.append(
+            _Reading(
+                ids=ids,
+                n_begun=max(0, n_shared - 1),
+                first=max(len(prompt) if answers_only else 1, n_shared),
+                drawn_TD=None if vectors.drawn_TD is None else vectors.drawn_TD[:n_new],
+                entering_TD=None if entering_TD is None else entering_TD[:n_new],
+            )
+        )
+        if n_shared > 1 and not answers_only:
+            beginnings.setdefault(tuple(ids[:n_shared]), len(texts) + len(beginnings))
+    # What beginnings are for themselves, once for all texts.
+    readings += [_Reading(ids, 0, 1) for ids in beginnings]
+    nll = np.zeros(len(readings))
+    divergences: list[float | None] = [None] * len(readings)
+    states = {} if states is None else states
+    for shape, group in _of_same_shape(readings, int(lm.bridge.cfg.n_ctx)).items():
 
-            def run(
-                rows: slice,
-                full: int,
-                begun: _Begun | None = begun,
-                group: list[int] = group,
-                length: int = length,
-                later: bool = later,
-            ) -> None:
-                group_texts = [texts[index] for index in group[rows]]
-                group_first = [first[index] for index in group[rows]]
-                shape = (padded(len(group_texts), full, lm.device, length), length)
-                steered = [
-                    None if vectors_TD is None else vectors_TD[: len(texts[index]) - len(prompt)]
-                    for index in group[rows]
-                    for vectors_TD, prompt in [(made_of[index].drawn_TD, prompts[index])]
-                ]
-                from_block = None
-                if later:
-                    parts = [
-                        entering_TD[: len(texts[index]) - len(prompts[index]) - 1]
-                        for index in group[rows]
-                        if (entering_TD := entering[index]) is not None
-                    ]
-                    from_block = (first_block, parts)
-                nll_B, kl_of_row = _negative_log_likelihood(
-                    lm, group_texts, group_first, begun, shape, steered, from_block
-                )
-                for row, kl in kl_of_row.items():
-                    divergences[group[rows][row]] = kl
-                n_counted = [
-                    len(ids) - at for ids, at in zip(group_texts, group_first, strict=True)
-                ]
-                means[group[rows]] = nll_B.cpu().numpy() / n_counted
+        def run(rows: slice, full: int, shape: _Shape = shape, group: list[int] = group) -> None:
+            n_rows = padded(len(group[rows]), full, lm.device, shape.length)
+            nll_B, kl_of_row = _negative_log_likelihood(
+                lm,
+                [readings[index] for index in group[rows]],
+                n_rows,
+                shape,
+                first_block,
+                states,
+                memory_budget // 8,
+            )
+            nll[group[rows]] = nll_B.cpu().numpy()
+            for row, kl in kl_of_row.items():
+                divergences[group[rows][row]] = kl
 
-            size = _rows_at_once(lm, n_begun, length, memory_budget)
-            for n_done in batches(len(group), size, run):
-                progress(n_done)
+        n_done = 0
+        for n_rows in batches(len(group), _rows_at_once(lm, shape, memory_budget), run):
+            progress(sum(index < len(texts) for index in group[n_done : n_done + n_rows]))
+            n_done += n_rows
+    means = []
+    for index, (ids, prompt) in enumerate(zip(texts, prompts, strict=True)):
+        beginning = beginnings.get(tuple(ids[: readings[index].n_begun + 1]))
+        total = nll[index] if beginning is None else nll[index] + nll[beginning]
+        means.append(float(total) / (len(ids) - (len(prompt) if answers_only else 1)))
     if not np.isfinite(means).all():
         raise SteerlensError(
             f"{lm.name} gives NaN or infinite log-probabilities in {lm.dtype}; use dtype=float32."
         )
-    return means.tolist(), divergences
+    return means, divergences[: len(texts)]
 
 
 def _can_share(lm: LoadedModel) -> bool:
@@ -167,178 +177,111 @@ def _shared_length(ids: Sequence[int], prompt: Sequence[int]) -> int:
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """P beginnings of one length, run once."""
+class _Reading:
+    """A text that is read from somewhere on."""
 
-    number: Mapping[tuple[int, ...], int]
-    """The row of each."""
-    cache: Any
-    """Their keys and values."""
-    h_PD: torch.Tensor
-    """Final normed vectors of their last positions."""
-    nll_P: torch.Tensor
-    """Negative log-probability of their tokens but the first, float64; 0 where they don't count."""
-
-    def cache_of_rows(self, which_B: torch.Tensor, first_block: int = 0) -> Any:
-        """Return keys and values in B rows from a block on, and in one before: a copy, because a
-        forward appends to what it is given.
-        """
-        cache = copied(self.cache)
-        for block, layer in enumerate(cache.layers):
-            layer.reorder_cache(which_B if block >= first_block else which_B[:1])
-        return cache
+    ids: Sequence[int]
+    n_begun: int
+    """How many of its first tokens aren't run in its own row: those that it has in common with its
+    prompt, but the last of these, which predicts what is the text's."""
+    first: int
+    """Where the tokens begin that count."""
+    drawn_TD: torch.Tensor | None = None
+    """What its last T tokens were drawn from."""
+    entering_TD: torch.Tensor | None = None
+    """What the tokens that are run bring to a later block, where that is known."""
 
 
-def _begun(
-    lm: LoadedModel,
-    texts: Sequence[Sequence[int]],
-    shared: Sequence[int],
-    memory_budget: int,
-    counts: bool,
-) -> Iterator[tuple[_Begun | None, int, list[int]]]:
-    """Yield beginnings of `shared` tokens that have been run, their length, and indices of the
-    texts that go on from them; with None and 0, the texts that share nothing.
+class _Shape(NamedTuple):
+    """What readings have in common that share batches."""
+
+    n_before: int
+    """How long the beginnings are with their padding; 0 = there is none."""
+    length: int
+    """How many tokens are run after it, padding at the end included."""
+    is_later: bool
+    """Whether a later block is the first to be run in a row for each."""
+    n_padding: int = 0
+    """Of the beginnings, where a later block is the first: the blocks before run in one row, whose
+    positions and mask serve all."""
+
+
+def _of_same_shape(readings: Sequence[_Reading], n_ctx: int) -> dict[_Shape, list[int]]:
+    """Return indices of `readings` by their shape, the longest first. Padding goes as far as the
+    model's context.
     """
-    going_on: dict[int, dict[tuple[int, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
-    for index, length in enumerate(shared):
-        going_on[length][tuple(texts[index][:length])].append(index)
-    if alone := going_on.pop(0, None):
-        yield None, 0, alone[()]
-    for length, groups in going_on.items():
-        beginnings = list(groups)
-        finished: list[_Begun] = []
-
-        def run(
-            rows: slice, full: int, beginnings: Any = beginnings, finished: Any = finished
-        ) -> None:
-            finished.append(_begin(lm, beginnings[rows], full, counts))
-
-        for _ in batches(len(beginnings), _rows_at_once(lm, 0, length, memory_budget), run):
-            begun = finished.pop()
-            yield begun, length, [index for ids in begun.number for index in groups[ids]]
-
-
-def _begin(
-    lm: LoadedModel, beginnings: Sequence[tuple[int, ...]], full: int, counts: bool
-) -> _Begun:
-    """Run beginnings of one length; with `counts`, their own tokens are predicted, too."""
-    length = len(beginnings[0])
-    cache = empty_cache(lm.bridge)
-    # Few rows: a longer one costs less than more of them (see `padding`).
-    longer = next_multiple(length, ROWS)
-    windows = [getattr(layer, "sliding_window", None) or math.inf for layer in cache.layers]
-    if longer > int(lm.bridge.cfg.n_ctx) or longer >= min(windows, default=math.inf):
-        longer = length  # what slides out of a window can't be cut off again
-    shape = (padded(len(beginnings), full, lm.device, longer), longer)
-    tokens_PL, real_PL = _filled(beginnings, shape, lm.device)
-    h_PLD = _normed(lm, tokens_PL, cache)[:, :length]
-    if longer > length:
-        cache.crop(length - longer)  # so many of the last
-    nll_P = torch.zeros(len(h_PLD), dtype=torch.float64, device=h_PLD.device)
-    if counts:
-        nll_P = _sum(lm.head, h_PLD[:, :-1], tokens_PL[:, 1:length], real_PL[:, 1:length])
-    return _Begun(
-        number={ids: row for row, ids in enumerate(beginnings)},
-        cache=cache,
-        h_PD=h_PLD[:, -1],
-        nll_P=nll_P,
-    )
-
-
-def _of_same_length(
-    lm: LoadedModel, texts: Sequence[Sequence[int]], n_begun: int, indices: Iterable[int]
-) -> dict[int, list[int]]:
-    """Return `indices` by how many tokens are run after the first `n_begun`: all but the last,
-    padded to a multiple of `LENGTHS` as far as the model's context goes. Longest first.
-    """
-    most = int(lm.bridge.cfg.n_ctx) - n_begun
-    groups: dict[int, list[int]] = defaultdict(list)
-    for index in indices:
-        length = next_multiple(len(texts[index]) - n_begun - 1, LENGTHS)
-        groups[min(length, most)].append(index)
+    groups: dict[_Shape, list[int]] = defaultdict(list)
+    for index, reading in enumerate(readings):
+        length = next_multiple(len(reading.ids) - reading.n_begun - 1, LENGTHS)
+        length = min(length, n_ctx - reading.n_begun)
+        n_before = reading.n_begun
+        if n_before:
+            # As where texts are generated, which has run them.
+            n_padded = next_multiple(n_before + 1, PROMPT_LENGTHS) - 1
+            n_before = n_padded if n_padded + length <= n_ctx else n_before
+        is_later = reading.entering_TD is not None
+        n_padding = n_before - reading.n_begun if is_later else 0
+        groups[_Shape(n_before, length, is_later, n_padding)].append(index)
     return dict(sorted(groups.items(), reverse=True))
 
 
-def _by_first_block(
-    by_length: Mapping[int, list[int]],
-    entering: Sequence[torch.Tensor | None],
-    prompts: Sequence[Sequence[int]],
-    n_begun: int,
-) -> Iterator[tuple[int, bool, list[int]]]:
-    """Yield texts of a length that begin alike: whether a later block is their first, of which we
-    know what enters it after the prompt, and their indices.
-    """
-    for length, indices in by_length.items():
-        for later in (False, True):
-            group = [
-                index
-                for index in indices
-                if later == (entering[index] is not None and n_begun == len(prompts[index]) > 0)
-            ]
-            if group:
-                yield length, later, group
-
-
-def _rows_at_once(lm: LoadedModel, n_begun: int, length: int, memory_budget: int) -> int:
-    """Return rows of `length` tokens in a batch: from half of the budget, because beginnings
-    stay while the texts that go on from them are run.
+def _rows_at_once(lm: LoadedModel, shape: _Shape, memory_budget: int) -> int:
+    """Return rows in a batch: from half of the budget, because beginnings stay while the texts that
+    go on from them are run.
     """
     tokens = TOKENS_ON_CPU if lm.device.type == "cpu" else TOKENS_ON_GPU
-    per_row = max(1, length) * _bytes_per_token(lm, n_begun + length)
-    return rows_that_fit(memory_budget // 2, per_row, tokens // max(1, length))
+    length = max(1, shape.length)
+    per_row = length * _bytes_per_token(lm, shape.n_before + length)
+    return rows_that_fit(memory_budget // 2, per_row, tokens // length)
 
 
 def _negative_log_likelihood(
     lm: LoadedModel,
-    texts: Sequence[Sequence[int]],
-    first: Sequence[int],
-    begun: _Begun | None,
-    shape: tuple[int, int],
-    steered: Sequence[torch.Tensor | None],
-    from_block: tuple[int, Sequence[torch.Tensor]] | None = None,
+    readings: Sequence[_Reading],
+    n_rows: int,
+    shape: _Shape,
+    first_block: int,
+    states: PromptStates,
+    state_bytes: int,
 ) -> tuple[torch.Tensor, dict[int, float]]:
-    """Return the negative log-probability of each text's tokens from the one at `first` on, (B,)
-    float64, and the mean divergence of the `steered` ones, by row.
+    """Return the negative log-probability of each reading's tokens that count, (B,) float64, and
+    the mean divergence of those that were steered, by row.
 
-    `shape` is that of the tokens that are run, padding included; `steered` has the vectors (T, D)
-    that each text's last T tokens were drawn from, and `from_block` a block, and what the tokens of
-    each text after the beginning, but the last, bring to it: where that is known, the blocks before
-    run in one row, which is given up there.
+    Where what enters `first_block` is known, the blocks before run in one row, which is given up
+    there.
     """
-    n_rows, length = shape
-    if begun is None:
-        tokens_BL, real_BL = _filled(texts, (n_rows, length + 1), lm.device)
-        for row, at in enumerate(first):
-            real_BL[row, :at] = False
-        h_BLD = _normed(lm, tokens_BL[:, :-1])
-        ends = [len(ids) - 1 for ids in texts]
-        return _read(lm.head, h_BLD, tokens_BL[:, 1:], real_BL[:, 1:], steered, ends)
-    n_begun = len(next(iter(begun.number)))
-    rest_BL, real_BL = _filled([ids[n_begun:] for ids in texts], (n_rows, length + 1), lm.device)
-    for row, at in enumerate(first):
-        real_BL[row, : max(0, at - n_begun)] = False
-    which_B = torch.zeros(n_rows, dtype=torch.int64)
-    which_B[: len(texts)] = torch.tensor([begun.number[tuple(ids[:n_begun])] for ids in texts])
-    which_B = which_B.to(begun.h_PD.device)
-    h_BLD = begun.h_PD[which_B, None]
-    if length > 0:
-        if from_block is None:
-            h_rest = _normed(lm, rest_BL[:, :-1], begun.cache_of_rows(which_B))
-        else:
-            block, parts = from_block
-            entering_BLD = begun.h_PD.new_zeros(n_rows, length, begun.h_PD.shape[1])
-            for row, part_TD in enumerate(parts):
-                entering_BLD[row, : len(part_TD)] = part_TD
-            h_rest = final_vectors(
-                lm.bridge,
-                rest_BL[:1, :-1],
-                [(block_input(block), lambda x_1LD, hook: entering_BLD.to(x_1LD))],
-                begun.cache_of_rows(which_B, block),
-            )
-        h_BLD = torch.cat([h_BLD, h_rest], dim=1)
-    ends = [len(ids) - n_begun for ids in texts]
-    nll_B, kl_of_row = _read(lm.head, h_BLD, rest_BL, real_BL, steered, ends)
-    return begun.nll_P[which_B][: len(texts)] + nll_B, kl_of_row
+    parts = [reading.ids[reading.n_begun :] for reading in readings]
+    tokens_BL, real_BL = _filled(parts, (n_rows, shape.length + 1), lm.device)
+    for row, reading in enumerate(readings):
+        real_BL[row, : reading.first - reading.n_begun] = False
+    tokens, cache = tokens_BL[:, :-1], None
+    hooks: list[tuple[str, Any]] = []
+    inputs: dict[str, Any] = {}
+    if shape.n_before:
+        which: dict[tuple[int, ...], int] = {}
+        for reading in readings:
+            which.setdefault(tuple(reading.ids[: reading.n_begun + 1]), len(which))
+        rows = [which[tuple(reading.ids[: reading.n_begun + 1])] for reading in readings]
+        which_B = torch.tensor(rows + [0] * (n_rows - len(rows)), device=lm.device)
+        length = shape.n_before + 1
+        cache = prompt_state(lm, [*which], length, shape.n_before, False, states, state_bytes).cache
+        n_padding_P = torch.tensor([length - len(ids) for ids in which], device=lm.device)
+        for block, layer in enumerate(cache.layers):
+            in_one_row = shape.is_later and block < first_block
+            layer.reorder_cache(which_B[:1] if in_one_row else which_B)
+        rows_B = which_B[:1] if shape.is_later else which_B
+        inputs = left_padded(n_padding_P[rows_B], shape.n_before, shape.length)
+    if shape.is_later:
+        entering_BLD = torch.zeros(n_rows, shape.length, lm.d_model, device=lm.device)
+        for row, reading in enumerate(readings):
+            if reading.entering_TD is not None:
+                entering_BLD[row, : len(reading.entering_TD)] = reading.entering_TD
+        hooks = [(entering_block(first_block), lambda x_1LD, hook: entering_BLD.to(x_1LD))]
+        tokens = tokens[:1]
+    h_BLD = final_vectors(lm.bridge, tokens, hooks, cache, **inputs)
+    steered = [reading.drawn_TD for reading in readings]
+    ends = [len(part) - 1 for part in parts]
+    return _read(lm.head, h_BLD, tokens_BL[:, 1:], real_BL[:, 1:], steered, ends)
 
 
 def _read(
@@ -399,13 +342,6 @@ def _filled(
         tokens_BL[row, : len(ids)] = ids
         real_BL[row, : len(ids)] = True
     return torch.from_numpy(tokens_BL).to(device), torch.from_numpy(real_BL).to(device)
-
-
-def _normed(lm: LoadedModel, tokens_BL: torch.Tensor, cache: Any = None) -> torch.Tensor:
-    """Return the final normed vectors (B, L, D) of all positions, after those that `cache`
-    remembers.
-    """
-    return final_vectors(lm.bridge, tokens_BL, cache=cache)
 
 
 def _bytes_per_token(lm: LoadedModel, length: int) -> int:

@@ -118,7 +118,8 @@ def measure(
             *(same.get(index, nothing) for index in fit),
             *(text.vectors for text in beside.values()),
         ],
-        subject.layer,
+        subject.site.first_changed_block,
+        run.prompt_states,
     )
     column: list[float | None] = [None] * len(texts)
     for index, mean in zip(fit, means, strict=False):
@@ -155,7 +156,8 @@ def measure_model(
         run.progress,
         True,
         [text.vectors for text in steered.values()],
-        subject.layer,
+        subject.site.first_changed_block,
+        run.prompt_states,
     )
     return {"kl": _kl(texts.factors, dict(zip(steered, divergences, strict=True)))}
 

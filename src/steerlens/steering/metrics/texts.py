@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from steerlens.engine.generation import TextVectors
+    from steerlens.engine.prompts import PromptStates
     from steerlens.engine.subject import LoadedModel
 
 
@@ -59,6 +60,8 @@ class MetricRun:
     """The model that judges texts; None = the subject's own, unsteered."""
     chat_template: bool = False
     """Whether prompts were requests inside a chat template, and texts the answers."""
+    prompt_states: PromptStates | None = None
+    """What prompts have left in the model where texts were generated."""
 
 
 def without_closing(token_ids: Sequence[int], special: Collection[int]) -> Sequence[int]:
