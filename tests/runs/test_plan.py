@@ -66,6 +66,12 @@ def plan(words: list[str], capsys: pytest.CaptureFixture[str]) -> Rows:
     return planned
 
 
+def test_a_corpus_that_nothing_reads_is_told_before_the_run_too(plan: Rows) -> None:
+    assert "corpus=embedded:" not in plan(*SCORES)
+    rows = plan(*SCORES, "corpus.n_tokens=500")
+    assert rows["corpus=embedded:"] == "nothing in this run reads a corpus."
+
+
 def test_rates_are_those_that_were_measured_before(plan: Rows) -> None:
     steers = (*STEERS, "steer.factors=[2,8]")
     assert plan(*steers)["time"].startswith("not measured yet; plan=measure")

@@ -34,8 +34,8 @@ ABOUT = {
     "join": "Join the tables of finished runs and sweeps, shards among them, with a row for "
     "each job in sweep.csv, figures and a report. Of one sweep it does so in the sweep's "
     "folder, else in paths.output_dir, by default outputs/join/TIME.",
-    "list": "Show what there is to choose from, a line each: experiments with how long they "
-    "take, where that has been measured. Of `releases` and `saes` a name shows what is in it. "
+    "list": "Show what there is to choose from, a line each, and for experiments how long they "
+    "take: measured, estimated or counted. Of `releases` and `saes` a name shows what is in it. "
     "The filter keeps the lines that have it.",
     "play": "Load a subject once, by default the default's or that of the run in DIR, and serve a "
     "page to this machine's browser, with a card that steers: a prompt, features found by token, "

@@ -121,6 +121,8 @@ def failure(
         )
     message = f"{key or 'configuration'}{where}: {_first_line(cause)}"
     for override in parsed:
+        if "'dict'" in message and override.key_or_group.startswith(f"{key}."):
+            return _unknown_key(override.key_or_group, [], where)
         if override.key_or_group == key and ("string" in message or "Optional" in message):
             text = override.get_value_string()
             return SteerlensError(f"{message}; if a text is meant, write {quoted(key, text)}")

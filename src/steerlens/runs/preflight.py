@@ -10,6 +10,7 @@ from pathlib import Path
 from steerlens.config.belonging import refuse_other_model
 from steerlens.config.concepts import check_concepts
 from steerlens.config.judge import check_judge, local_model
+from steerlens.config.kinds import PUBLISHED, kind_of
 from steerlens.config.parse import parse_feature_file, parse_ids
 from steerlens.config.saes import layers_with_sae
 from steerlens.config.schema import (
@@ -130,6 +131,8 @@ def tell_begin(config: RunConfig, is_sweep: bool = False) -> None:
     """Say what was asked for: importing and loading take longer than people wait for a sign."""
     start = "a sweep, whose first job is " if is_sweep else ""
     subject = f"{config.model.title} with {config.sae.title}, layer {config.layer}"
+    if kind_of(config) is PUBLISHED:
+        subject = "from published numbers, without a model"
     print(visible(f"{start}{config.name}, {subject} ..."), file=sys.stderr, flush=True)
 
 

@@ -112,10 +112,18 @@ def _plan(config: RunConfig, settings: Settings) -> None:
         if config.plan == "measure" or weights_are_here(settings.subject):
             refuse_unloadable(settings)
         print_plan(settings, measures=config.plan == "measure")
+        _tell_sources(config, settings)
         return
     if config.reference.alone:
         read_reference(config.reference)
     print("This would show what is published; nothing is scored (plan=true stops here).")
+
+
+def _tell_sources(config: RunConfig, settings: Settings) -> None:
+    """Print what isn't read in the place of something else, or not at all."""
+    if settings.kind is not PUBLISHED:
+        for note in filter(None, (source_note(config), unread_note(config, usual_values))):
+            print(note)
 
 
 def refuse_unloadable(settings: Settings, spare: int = 0) -> None:
@@ -159,9 +167,7 @@ def _carry_out(
     for warning in settings.warnings:
         logger.warning("%s", warning)
         folder.note_line(warning)
-    if settings.kind is not PUBLISHED:
-        for note in filter(None, (source_note(config), unread_note(config, usual_values))):
-            print(note)
+    _tell_sources(config, settings)
     if reference:
         reference.write(target)
     if reference and reference.alone:

@@ -163,6 +163,28 @@ def test_rows_of_table_1_have_titles_instead_of_keys() -> None:
     assert titles == ["SAE (S_out ≥ 0.01)", "SAE (confidence)", "My output_scores"]
 
 
+def test_a_study_comes_first_in_words_and_with_its_figures(tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "criteria_payoff.png").write_bytes(b"\x89PNG")
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    rows = [{"score": "output_score", "surely_better": True, "success_0.25": 1.5, "n": None}]
+    study = {
+        "name": "criteria",
+        "sentences": ["The answer."],
+        "tables": {"criteria_payoff": rows, "empty": []},
+        "figures": ["criteria_payoff", "../secret", "not_drawn"],
+    }
+    data = data_of(save_page(tables(), tmp_path, study=study))
+    assert data["overview"]["sentences"][0] == "The answer."
+    (table,) = data["tables"]
+    assert table["title"] == "Criteria payoff"
+    assert table["header"] == ["score", "surely better", "success, first 25%", "n"]
+    assert table["rows"] == [["output_score", "yes", "1.5", "-"]]
+    assert data["figures"] == [
+        {"title": "Criteria payoff", "png": "data:image/png;base64,iVBORw=="}
+    ]
+
+
 def test_few_steered_features_show_more_of_their_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     cards_room = import_module("steerlens.report.page.cards")
     monkeypatch.setattr(cards_room, "PROMPTS", 1)
@@ -280,7 +302,7 @@ def test_tables_of_a_study_are_on_the_page(tmp_path: Path) -> None:
     rows = {"rules_compared": [{"rule": "kl", "success": 1.5}], "empty": []}
     study = {"name": "factors", "sentences": ["It is so."], "tables": rows}
     (table,) = run_page(run, {**summarise(run), "study": study}, tmp_path).tables
-    assert table.title == "rules compared"
+    assert table.title == "Rules compared"
     assert [*table.header] == ["rule", "success"]
     assert [[*row] for row in table.rows] == [["kl", "1.5"]]
     assert run_page(run, summarise(run), tmp_path).tables == []

@@ -18,6 +18,7 @@ from steerlens.report.page.cards import card_order, cards, n_in_the_page
 from steerlens.report.page.concepts import concept_results
 from steerlens.report.page.contents import Page
 from steerlens.report.page.joined import (
+    answer_figures,
     answer_tables,
     write_comparison_page,
     write_sweep_page,
@@ -64,6 +65,7 @@ def run_page(tables: RunTables, summary: Mapping[str, Any], folder: Path) -> Pag
         concepts=concept_results(tables, is_of_a_concept(tables)),
         ratings=(rated := ratings(tables, summary.get("study"))),
         tables=() if rated else answer_tables(summary.get("study")),
+        figures=answer_figures(summary.get("study"), folder),
     )
 
 

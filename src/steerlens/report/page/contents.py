@@ -274,6 +274,15 @@ class PlainTable:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A figure of a study."""
+
+    title: str
+    png: str
+    """The file, as the address of an image has it."""
+
+
+@dataclass(frozen=True)
 class SeriesScores:
     """One of several results that are laid over each other."""
 
@@ -295,6 +304,7 @@ class Page:
     concepts: Sequence[Concept] = ()
     ratings: Ratings | None = None
     tables: Sequence[PlainTable] = ()
+    figures: Sequence[Drawn] = ()
     series: Sequence[SeriesScores] = ()
     live: Any = None
     """What a served page has to know to ask its server (`report.play.Live`); null from disk."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +15,8 @@ from steerlens.report.answer import answer_cells
 from steerlens.report.concept_page import is_of_a_concept
 from steerlens.report.page.cards import card_order, cards, n_in_the_page
 from steerlens.report.page.concepts import concept_results
-from steerlens.report.page.contents import Overview, Page, PlainTable, SeriesScores
-from steerlens.report.page.overview import run_sentences
+from steerlens.report.page.contents import Drawn, Overview, Page, PlainTable, SeriesScores
+from steerlens.report.page.overview import key_numbers, run_sentences, run_title
 from steerlens.report.page.ratings import ratings
 from steerlens.report.page.render import write_html
 from steerlens.report.page.scores import feature_table, layer_scores, threshold_points
@@ -39,7 +41,8 @@ def write_sweep_page(
     page = Page(
         title=visible(title),
         overview=_overview("sweep", title, study, notes, folder),
-        tables=[jobs, *answer_tables(study)],
+        tables=[*answer_tables(study), jobs],
+        figures=answer_figures(study, folder),
         series=_series(series, summary["series"]),
     )
     if len(series) != 1:
@@ -50,7 +53,12 @@ def write_sweep_page(
     sentences = run_sentences(tables, {**of_run, "study": study})
     page = dataclasses.replace(
         page,
-        overview=dataclasses.replace(page.overview, sentences=list(map(visible, sentences))),
+        title=visible(run_title(of_run)),
+        overview=dataclasses.replace(
+            page.overview,
+            sentences=list(map(visible, sentences)),
+            key_numbers=[*key_numbers(tables, of_run)],
+        ),
         features=feature_table(tables),
         ranked_by=of_run.get("ranked_by"),
         layers=[] if is_of_a_concept(tables) else layer_scores(tables),
@@ -94,9 +102,10 @@ def _overview(
 ) -> Overview:
     record = read_json(folder / SWEEP_FILE)
     words = record.get("command") if isinstance(record, dict) else None
+    asked = f", for the study {study['name']}" if study else ""
     return Overview(
         kind=kind,
-        question=visible(f"A sweep of {counted}."),
+        question=visible(f"A sweep of {counted}{asked}."),
         sentences=[visible(line) for line in (study or {}).get("sentences", [])],
         notes=[visible(line) for line in notes],
         state="done",
@@ -120,7 +129,31 @@ def answer_tables(study: Mapping[str, Any] | None) -> list[PlainTable]:
     """Give the tables of the study, as the report has them."""
     tables = (study or {}).get("tables") or {}
     return [
-        PlainTable(visible(str(name)).replace("_", " "), *answer_cells(rows))
+        PlainTable(_title(str(name)).capitalize(), list(map(_title, header)), _cells(cells))
         for name, rows in tables.items()
         if rows
+        for header, cells in [answer_cells(rows)]
     ]
+
+
+def _title(key: str) -> str:
+    """Return what the page calls a column or a table of a study."""
+    if of_share := re.fullmatch(r"(\w+)_(0\.\d+)", key):
+        return f"{of_share[1].replace('_', ' ')}, first {float(of_share[2]):.0%}"
+    return visible(key).replace("_", " ")
+
+
+def _cells(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    yes_or_no = {"True": "yes", "False": "no"}
+    return [[yes_or_no.get(cell, cell) for cell in row] for row in rows]
+
+
+def answer_figures(study: Mapping[str, Any] | None, folder: Path) -> list[Drawn]:
+    """Give the figures of the study that were drawn in `folder`."""
+    figures = []
+    for name in (study or {}).get("figures") or []:
+        path = folder / "figures" / f"{name}.png"
+        if re.fullmatch(r"\w+", str(name)) and path.is_file():
+            png = base64.b64encode(path.read_bytes()).decode()
+            figures.append(Drawn(_title(name).capitalize(), f"data:image/png;base64,{png}"))
+    return figures

@@ -129,7 +129,7 @@ def run_sentences(tables: RunTables, summary: Mapping[str, Any]) -> list[str]:
     lines += coverage_explanation(summary.get("coverage"))
     lines += reference_lines(tables)
     study = summary.get("study")
-    return [*lines, *(study["sentences"] if study else [])]
+    return [*(study["sentences"] if study else []), *lines]  # what was asked comes first
 
 
 def _steered_toward(tables: RunTables, words: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -78,7 +78,12 @@ def write_answer(
         name: table.astype(object).where(table.notna(), None).to_dict("records")
         for name, table in result.tables.items()
     }
-    summary = {"name": config.name, "sentences": list(result.sentences), "tables": rows}
+    summary = {
+        "name": config.name,
+        "sentences": list(result.sentences),
+        "tables": rows,
+        "figures": list(result.figures),
+    }
     return summary, _draw(result.figures, folder)
 
 

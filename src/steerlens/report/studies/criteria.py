@@ -55,6 +55,9 @@ RESAMPLES = 200
 OUTCOMES = {"success": "success_20", "concept success": "concept_success"}
 """What scores may guide to, beside success at equal KL: columns of the table of steering."""
 
+TOLD = 2
+"""Scores that agree most, and as many that agree least, are told; the table has all."""
+
 GUIDE = f"success_{SHARES[COMPARED]:g}"
 
 
@@ -319,23 +322,25 @@ def _selecting(guides: pd.DataFrame, share: str) -> list[str]:
 
 
 def _agreement_sentences(agreement: pd.DataFrame) -> list[str]:
-    """Return of the output score, which others agree most and least."""
+    """Return which scores agree most with the output score, and which least."""
     if agreement.empty:
         return [
             f"No two scores differ on {FEWEST} features or more, so nothing is said of whether "
             "they agree."
         ]
-    sentences = []
+    parts = []
     name = "output_score"
     rows = agreement.loc[(agreement["one"] == name) | (agreement["other"] == name)]
     for row in rows.sort_values("spearman", ascending=False).to_dict("records"):
         other_score = row["other"] if row["one"] == name else row["one"]
-        sentences.append(
+        parts.append(
             f"{other_score} {row['spearman']:.2f} (Kendall {row['kendall']:.2f}; "
             f"{row['top_shared']:.0%} of the first {row['top']}, "
             f"{row['top_shared_by_chance']:.0%} by chance)"
         )
-    return [f"Rank correlation with {name}: {'; '.join(sentences)}."] if sentences else []
+    if len(parts) > 2 * TOLD:
+        parts = [*parts[:TOLD], "...", *parts[-TOLD:]]
+    return [f"Rank correlation with {name}: {'; '.join(parts)}."] if parts else []
 
 
 def _figures(

@@ -37,8 +37,13 @@
     })));
   }
 
-  steerlens.parts.push(["results", data.overview.kind === "comparison" ? "Side by side" : data.overview.kind === "sweep" ? "Jobs" : "Study", () => {
-    const parts = [overlay(), success(), ...data.tables.map((one) => make("div", { class: "plain" }, make("h3", { text: one.title }), steerlens.table(one.header, one.rows, { label: one.title })))].filter(Boolean);
-    return parts.length ? section("results", data.overview.kind === "comparison" ? "Two results over each other" : data.overview.kind === "sweep" ? "Jobs and what they found" : "What the study found", null, ...parts) : null;
+  // Beside the table of its jobs a sweep with a study has those of its answer.
+  const isStudied = data.overview.kind !== "sweep" || data.tables.length > 1 || data.figures.length > 0;
+  const [short, title] = data.overview.kind === "comparison" ? ["Side by side", "Two results over each other"]
+    : isStudied ? ["Study", "What the study found"] : ["Jobs", "Jobs and what they found"];
+  steerlens.parts.push(["results", short, () => {
+    const drawn = data.figures.map((one) => make("figure", { class: "drawn" }, make("img", { src: one.png, alt: one.title, loading: "lazy" })));
+    const parts = [...drawn, overlay(), success(), ...data.tables.map((one) => make("div", { class: "plain" }, make("h3", { text: one.title }), steerlens.table(one.header, one.rows, { label: one.title })))].filter(Boolean);
+    return parts.length ? section("results", title, null, ...parts) : null;
   }]);
 })();
