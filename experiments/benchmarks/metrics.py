@@ -21,7 +21,8 @@ from steerlens.engine.generation import generate
 from steerlens.engine.run_context import RunContext
 from steerlens.engine.subject import load_subjects
 from steerlens.runs.models import steering_of
-from steerlens.steering.features import SteeredVectors, text_rows
+from steerlens.steering.features import text_rows
+from steerlens.steering.measured import SteeredVectors
 from steerlens.steering.metrics import MetricRun, Texts, metrics
 
 SETTINGS = ["layer=19", "steer=grid", "generation.n_prompts=10", "generation.chat_template=auto"]

@@ -83,9 +83,9 @@ def _misfit(
     takes_more = len(parameters) < len(every)
     names = [each.name for each in parameters]
     by_position = [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY]
-    given = {*by_position[: len(args)], *kwargs}
+    passed = {*by_position[: len(args)], *kwargs}
     missing = [each.name for each in parameters if each.default is each.empty]
-    missing = [needed for needed in missing if needed not in given]
+    missing = [needed for needed in missing if needed not in passed]
     for key in kwargs.keys() - set(names):
         # What goes into **settings may be a misspelt argument, where one is missing.
         if not takes_more or difflib.get_close_matches(key, missing, cutoff=0.75):

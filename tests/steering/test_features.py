@@ -29,7 +29,8 @@ from steerlens.engine.subject.forward import entering_block, hooks_on
 from steerlens.errors import SteerlensError
 from steerlens.results import GENERATIONS, features_alone
 from steerlens.scores import RunContext
-from steerlens.steering.features import SteeredVectors, steer_layer, steer_together, text_rows
+from steerlens.steering.features import steer_layer, steer_together, text_rows
+from steerlens.steering.measured import SteeredVectors
 from steerlens.steering.metrics import (
     MetricRun,
     Texts,

@@ -56,11 +56,11 @@ def correlations_at_once(
         has = ~np.isnan(score_N)
         if has.sum() < FEWEST:
             continue
-        ranks = [np.unique(column[has], return_inverse=True)[1] for column in (score_N, outcome_N)]
-        (value,) = rank_correlations(*ranks, each_1N[:, has])
+        a_n, b_n = (np.unique(x_N[has], return_inverse=True)[1] for x_N in (score_N, outcome_N))
+        (value,) = rank_correlations(a_n, b_n, each_1N[:, has])
         if np.isfinite(value):
             value_of[name] = float(value)
-            resampled.append(rank_correlations(*ranks, counts_RN[:, has]))
+            resampled.append(rank_correlations(a_n, b_n, counts_RN[:, has]))
     if not value_of:
         return []
     value_C = np.array([*value_of.values()])

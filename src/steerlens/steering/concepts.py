@@ -20,7 +20,7 @@ from steerlens.judges.lexical import LexicalJudge, Lexicon, fit_reading
 from steerlens.judges.vocabulary import fit_vocabularies
 from steerlens.results import CHOOSING, CONCEPTS, EVALUATING, FEATURES, RATINGS
 from steerlens.scores.scoring import score_layer
-from steerlens.steering.features import SteeredVectors, measure_groups, texts_at_once
+from steerlens.steering.measured import SteeredVectors, measure_groups, texts_at_once
 from steerlens.steering.methods.arms import PROMPT, UNSTEERED, SteeringMethod, learn_arms
 from steerlens.steering.methods.prompt import prompted
 

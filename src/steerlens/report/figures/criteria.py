@@ -41,9 +41,9 @@ def payoffs(rows: Sequence[EqualShare], counted: str) -> Figure:
     scores = [row.score for row in best_first]
     figure = style.new_figure(9.4, 1.9 + 0.27 * len(scores))
     panels = figure.subplots(1, len(PANELS), sharex=True, sharey=True)
-    for axes, (kept, (title, label)) in zip(panels, PANELS.items(), strict=True):
+    for axes, (pooling, (title, label)) in zip(panels, PANELS.items(), strict=True):
         axes.axvline(1, color=style.INK, ls="--", lw=1.2)
-        row_of = {row.score: row for row in rows if row.kept == kept}
+        row_of = {row.score: row for row in rows if row.kept == pooling}
         for y, score in enumerate(scores):
             if score not in row_of:
                 _beside(axes, y, "too few have it", style.MUTED)

@@ -104,10 +104,10 @@ def by_criterion(steering: pd.DataFrame) -> Figure | None:
             ls="--" if line.is_reversed else "-",
             label=line.label,
         )
-    others = lines[n_named:]
-    for line in others:
+    unnamed = lines[n_named:]
+    for line in unnamed:
         # One entry of the legend for all of them.
-        label = f"{len(others)} others" if line is others[0] else None
+        label = f"{len(unnamed)} others" if line is unnamed[0] else None
         axes.plot(line.shares, line.success, color=style.GREY, lw=1, zorder=1.5, label=label)
     axes.set(xscale="log", xlabel="share of features selected", ylabel=SUCCESS)
     axes.set_ylim(bottom=0)

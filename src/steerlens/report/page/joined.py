@@ -102,10 +102,10 @@ def _overview(
 ) -> Overview:
     record = read_json(folder / SWEEP_FILE)
     words = record.get("command") if isinstance(record, dict) else None
-    asked = f", for the study {study['name']}" if study else ""
+    purpose = f", for the study {study['name']}" if study else ""
     return Overview(
         kind=kind,
-        question=visible(f"A sweep of {counted}{asked}."),
+        question=visible(f"A sweep of {counted}{purpose}."),
         sentences=[visible(line) for line in (study or {}).get("sentences", [])],
         notes=[visible(line) for line in notes],
         state="done",
