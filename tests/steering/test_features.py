@@ -36,6 +36,7 @@ from steerlens.steering.metrics import (
     Texts,
     degeneracy,
     drift,
+    likelihood,
     perplexity,
     success,
 )
@@ -242,6 +243,31 @@ def test_perplexity_goes_on_from_what_generation_has_not_edited(
     assert going_on == pytest.approx(whole, rel=1e-5)
     assert all(n_entered == n_left for n_entered, n_left in rows_of_whole)
     assert any(n_entered == 1 < n_left for n_entered, n_left in rows)
+
+
+def test_nothing_is_run_for_texts_that_were_not_steered(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = made(subject)
+    unsteered = [index for index, factor in enumerate(columns["factors"]) if factor == 0]
+    vectors = columns["made_of"]()
+    made_of = [vectors[index] for index in unsteered]
+    prompts = [subject.to_tokens(columns["prompts"][index])[0].tolist() for index in unsteered]
+    texts = [
+        [*prompt, *columns["token_ids"][index]]
+        for prompt, index in zip(prompts, unsteered, strict=True)
+    ]
+    asked = (subject.lm, texts, prompts, 2**28, lambda done: None, True)
+    expected = likelihood.mean_negative_log_likelihood(*asked)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("something is run")
+
+    monkeypatch.setattr(likelihood, "final_vectors", refuse)
+    monkeypatch.setattr(engine_prompts, "final_vectors", refuse)
+    means, divergences = likelihood.likelihood_and_divergence(*asked, made_of)
+    assert means == pytest.approx(expected, rel=1e-5)
+    assert divergences == [None] * len(unsteered)
 
 
 def test_prompts_are_not_run_again_for_what_goes_on_from_them(

@@ -55,6 +55,8 @@ class TextVectors(NamedTuple):
     entering_TD: torch.Tensor | None = None
     """What the token before each of its tokens brought to the first block that the edit can change,
     which without the edit is the same."""
+    plain_TD: torch.Tensor | None = None
+    """What `drawn_TD` would be, of a text that isn't steered."""
 
 
 Vectors = dict[tuple[Any, ...], TextVectors]
@@ -145,11 +147,11 @@ def generate_groups(
 
     def note(batch: pd.DataFrame, texts: Sequence[Continuation]) -> None:
         keys = batch[by].itertuples(index=False, name=None)
-        for number, row, text in zip(
-            batch[GROUP].to_numpy(dtype=int).tolist(), keys, texts, strict=True
-        ):
+        numbers, factors = batch[GROUP].to_numpy(dtype=int).tolist(), batch["factor"].tolist()
+        for number, row, factor, text in zip(numbers, keys, factors, texts, strict=True):
             if (vectors_of_group := vectors_of[number]) is not None:
-                parts = (text.vectors, text.entering)
+                drawn, plain = (text.vectors, []) if factor else ([], text.vectors)
+                parts = (drawn, text.entering, plain)
                 vectors_of_group[row] = TextVectors(
                     *(torch.stack(part) if part else None for part in parts)
                 )

@@ -41,8 +41,7 @@ class Continuation:
     """Norm of the change / norm of the vector that it changed, the mean over edited positions; None
     of an edit that isn't of one vector."""
     vectors: list[torch.Tensor] = field(default_factory=list)
-    """Final normed vectors, (D,), that its tokens were drawn from, where they are wanted and the
-    text is steered."""
+    """Final normed vectors, (D,), that its tokens were drawn from, where they are wanted."""
     entering: list[torch.Tensor] = field(default_factory=list)
     """What the token before each of its tokens brought to the first block that an edit can change,
     (D,): the same without the edit. Where they are wanted, and have been looked at."""
@@ -116,7 +115,11 @@ def decode(
             for text, kl in zip(texts, kl_B.tolist(), strict=True):
                 if text:
                     text.first_step_kl = kl
-        _note_edits(texts, hooks, forward.h_BD if keep_vectors else None)
+        _note_edits(texts, hooks)
+        if keep_vectors:
+            for text, h_D in zip(texts, forward.h_BD, strict=True):
+                if text:
+                    text.vectors.append(h_D)
         if forward.entering_BD is not None:
             for text, entering_D in zip(texts, forward.entering_BD, strict=True):
                 if text:
@@ -146,21 +149,15 @@ def decode(
         logits_BV, kl_B = forward.next(torch.tensor(token_B), hooks)
 
 
-def _note_edits(
-    texts: Sequence[Continuation | None], hooks: Edits, h_BD: torch.Tensor | None
-) -> None:
-    """Write down how strongly each text that is still going has been edited so far, and with
-    `h_BD` the vectors that its next token is drawn from.
-    """
+def _note_edits(texts: Sequence[Continuation | None], hooks: Edits) -> None:
+    """Write down how strongly each text that is still going has been edited so far."""
     if not hooks.steers:
         return
     factor_B = hooks.factor_B.tolist()
     dose_B = [None] * len(texts) if hooks.dose_B is None else hooks.dose_B.tolist()
-    for row, (text, factor, dose) in enumerate(zip(texts, factor_B, dose_B, strict=True)):
+    for text, factor, dose in zip(texts, factor_B, dose_B, strict=True):
         if text and factor != 0:
             text.relative_dose = dose
-            if h_BD is not None:
-                text.vectors.append(h_BD[row])
 
 
 def _refuse_overflow(

@@ -93,7 +93,8 @@ def likelihood_and_divergence(
         answers_only: as there.
         made_of: what each text was made of, of at least as many tokens as there are after the
             prompt. Without vectors that they were drawn from, it has no divergence; with what
-            entered a block, only that block and the later ones are run.
+            entered a block, only that block and the later ones are run, and with an unsteered
+            text's, nothing.
         first_block: the block that it entered; of one after the last, what left the blocks.
         states: what prompts have left in the model; None = they are all run.
 
@@ -108,14 +109,18 @@ def likelihood_and_divergence(
     for ids, prompt, vectors in zip(texts, prompts, made_of, strict=True):
         n_shared = _shared_length(ids, prompt) if can_share else 0
         n_new = len(ids) - len(prompt)
-        entering_TD = vectors.entering_TD if goes_on and 1 < n_shared == len(prompt) else None
+        drawn_TD, entering_TD, plain_TD = (
+            None if part_TD is None else part_TD[:n_new] for part_TD in vectors
+        )
+        goes_on_here = goes_on and 1 < n_shared == len(prompt)
         readings.append(
             _Reading(
                 ids=ids,
                 n_begun=max(0, n_shared - 1),
                 first=max(len(prompt) if answers_only else 1, n_shared),
-                drawn_TD=None if vectors.drawn_TD is None else vectors.drawn_TD[:n_new],
-                entering_TD=None if entering_TD is None else entering_TD[:n_new],
+                drawn_TD=drawn_TD,
+                entering_TD=entering_TD if goes_on_here else None,
+                plain_TD=plain_TD if goes_on_here else None,
             )
         )
         if n_shared > 1 and not answers_only:
@@ -190,6 +195,13 @@ class _Reading:
     """What its last T tokens were drawn from."""
     entering_TD: torch.Tensor | None = None
     """What the tokens that are run bring to a later block, where that is known."""
+    plain_TD: torch.Tensor | None = None
+    """What running them would give, where that is known."""
+
+
+TOKENS, ENTERING, FINAL = "tokens", "entering", "final"
+"""From where on texts are run: from their tokens; from the vectors that enter a later block, the
+blocks before in one row, which is given up there; or not at all, from the vectors at the end."""
 
 
 class _Shape(NamedTuple):
@@ -199,11 +211,11 @@ class _Shape(NamedTuple):
     """How long the beginnings are with their padding; 0 = there is none."""
     length: int
     """How many tokens are run after it, padding at the end included."""
-    is_later: bool
-    """Whether a later block is the first to be run in a row for each."""
+    source: str
+    """What is run: `TOKENS`, `ENTERING` or `FINAL`."""
     n_padding: int = 0
-    """Of the beginnings, where a later block is the first: the blocks before run in one row, whose
-    positions and mask serve all."""
+    """Of the beginnings, where the first blocks run in one row, whose positions and mask serve
+    all."""
 
 
 def _of_same_shape(readings: Sequence[_Reading], n_ctx: int) -> dict[_Shape, list[int]]:
@@ -214,14 +226,19 @@ def _of_same_shape(readings: Sequence[_Reading], n_ctx: int) -> dict[_Shape, lis
     for index, reading in enumerate(readings):
         length = next_multiple(len(reading.ids) - reading.n_begun - 1, LENGTHS)
         length = min(length, n_ctx - reading.n_begun)
+        if reading.plain_TD is not None:
+            groups[_Shape(0, length, FINAL)].append(index)
+            continue
         n_before = reading.n_begun
         if n_before:
             # As where texts are generated, which has run them.
             n_padded = next_multiple(n_before + 1, PROMPT_LENGTHS) - 1
             n_before = n_padded if n_padded + length <= n_ctx else n_before
-        is_later = reading.entering_TD is not None
-        n_padding = n_before - reading.n_begun if is_later else 0
-        groups[_Shape(n_before, length, is_later, n_padding)].append(index)
+        if reading.entering_TD is not None:
+            shape = _Shape(n_before, length, ENTERING, n_before - reading.n_begun)
+        else:
+            shape = _Shape(n_before, length, TOKENS)
+        groups[shape].append(index)
     return dict(sorted(groups.items(), reverse=True))
 
 
@@ -247,13 +264,18 @@ def _negative_log_likelihood(
     """Return the negative log-probability of each reading's tokens that count, (B,) float64, and
     the mean divergence of those that were steered, by row.
 
-    Where what enters `first_block` is known, the blocks before run in one row, which is given up
-    there.
+    `first_block` is the one of which it is known what enters it.
     """
     parts = [reading.ids[reading.n_begun :] for reading in readings]
     tokens_BL, real_BL = _filled(parts, (n_rows, shape.length + 1), lm.device)
     for row, reading in enumerate(readings):
         real_BL[row, : reading.first - reading.n_begun] = False
+    steered = [reading.drawn_TD for reading in readings]
+    ends = [len(part) - 1 for part in parts]
+    if shape.source == FINAL:
+        plain_BLD = _filled_vectors([reading.plain_TD for reading in readings], n_rows, shape)
+        return _read(lm.head, plain_BLD, tokens_BL[:, 1:], real_BL[:, 1:], steered, ends)
+    is_later = shape.source == ENTERING
     tokens, cache = tokens_BL[:, :-1], None
     hooks: list[tuple[str, Any]] = []
     inputs: dict[str, Any] = {}
@@ -267,20 +289,15 @@ def _negative_log_likelihood(
         cache = prompt_state(lm, [*which], length, shape.n_before, False, states, state_bytes).cache
         n_padding_P = torch.tensor([length - len(ids) for ids in which], device=lm.device)
         for block, layer in enumerate(cache.layers):
-            in_one_row = shape.is_later and block < first_block
+            in_one_row = is_later and block < first_block
             layer.reorder_cache(which_B[:1] if in_one_row else which_B)
-        rows_B = which_B[:1] if shape.is_later else which_B
+        rows_B = which_B[:1] if is_later else which_B
         inputs = left_padded(n_padding_P[rows_B], shape.n_before, shape.length)
-    if shape.is_later:
-        entering_BLD = torch.zeros(n_rows, shape.length, lm.d_model, device=lm.device)
-        for row, reading in enumerate(readings):
-            if reading.entering_TD is not None:
-                entering_BLD[row, : len(reading.entering_TD)] = reading.entering_TD
+    if is_later:
+        entering_BLD = _filled_vectors([reading.entering_TD for reading in readings], n_rows, shape)
         hooks = [(entering_block(first_block), lambda x_1LD, hook: entering_BLD.to(x_1LD))]
         tokens = tokens[:1]
     h_BLD = final_vectors(lm.bridge, tokens, hooks, cache, **inputs)
-    steered = [reading.drawn_TD for reading in readings]
-    ends = [len(part) - 1 for part in parts]
     return _read(lm.head, h_BLD, tokens_BL[:, 1:], real_BL[:, 1:], steered, ends)
 
 
@@ -342,6 +359,17 @@ def _filled(
         tokens_BL[row, : len(ids)] = ids
         real_BL[row, : len(ids)] = True
     return torch.from_numpy(tokens_BL).to(device), torch.from_numpy(real_BL).to(device)
+
+
+def _filled_vectors(
+    texts: Sequence[torch.Tensor | None], n_rows: int, shape: _Shape
+) -> torch.Tensor:
+    """Return the vectors (T, D) of texts, which all have some, as (B, L, D), zeros after them."""
+    vectors = [vectors_TD for vectors_TD in texts if vectors_TD is not None]
+    filled_BLD = vectors[0].new_zeros(n_rows, shape.length, vectors[0].shape[1])
+    for row, vectors_TD in enumerate(vectors):
+        filled_BLD[row, : len(vectors_TD)] = vectors_TD
+    return filled_BLD
 
 
 def _bytes_per_token(lm: LoadedModel, length: int) -> int:
