@@ -86,7 +86,7 @@ def _misfit(
     passed = {*by_position[: len(args)], *kwargs}
     missing = [each.name for each in parameters if each.default is each.empty]
     missing = [needed for needed in missing if needed not in passed]
-    for key in kwargs.keys() - set(names):
+    for key in [key for key in kwargs if key not in names]:
         # What goes into **settings may be a misspelt argument, where one is missing.
         if not takes_more or difflib.get_close_matches(key, missing, cutoff=0.75):
             return unknown(f"argument of {name}()", key, missing if takes_more else names)

@@ -56,7 +56,7 @@ def calls(
         "feature": {"layer": 2, "id": 1},
         "figures": {},
     }
-    suitable["generate"] |= {"max_new_tokens": 1, "metrics": []}
+    suitable["generate"] |= {"max_new_tokens": 1}
     every = FUNCTIONS | {name: getattr(run, name) for name in METHODS}
     assert suitable.keys() == every.keys(), "a function is new: give arguments that suit it"
     return {name: (every[name], suitable[name]) for name in every}
@@ -115,6 +115,7 @@ def is_of(annotation: str, value: Any) -> bool:
 @pytest.mark.parametrize("name", [*FUNCTIONS.keys() - {"load_subject"}, *METHODS])
 def test_a_value_that_is_none_of_an_argument_is_told_in_a_sentence(calls: Any, name: str) -> None:
     function, suitable = calls[name]
+    assert outcome(function, **suitable) is None
     for key, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             continue

@@ -285,7 +285,7 @@ def _refuse_unknown(
     """Refuse a setting that neither `function` nor the dataclasses `kinds` have."""
     valid = {field.name for kind in kinds for field in fields(kind)}
     arguments = [name for name in signature(function).parameters if name != "settings"]
-    for key in settings.keys() - valid:
+    for key in [key for key in settings if key not in valid]:
         raise unknown(f"setting of {whose}", key, valid.union(arguments))
 
 

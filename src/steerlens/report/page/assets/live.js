@@ -18,7 +18,7 @@
     const prompt = make("textarea", { id: "live-prompt", rows: "2", maxlength: String(live.limits.prompt), spellcheck: "false" });
     prompt.value = live.prompt;
     const template = make("input", { type: "checkbox", checked: live.chat_template });
-    const search = make("input", { type: "search", id: "live-search", placeholder: "token, number, layer / number, concept", autocomplete: "off", spellcheck: "false" });
+    const search = make("input", { type: "search", id: "live-search", placeholder: "token, number, concept", autocomplete: "off", spellcheck: "false" });
     const asConcept = make("button", { type: "button", text: "Find as a concept" });
     const matches = make("ul", { class: "matches", "aria-label": "Features to choose" });
     const chips = make("ul", { class: "chosen", "aria-label": "Chosen features" });
