@@ -248,6 +248,21 @@ def test_sigterm_ends_with_its_exit_code(
     assert "\nsteerlens: ended by SIGTERM; what is finished is kept" in err
 
 
+def test_a_server_that_sigterm_ends_keeps_nothing(
+    steerlens: Steerlens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ModuleType("steerlens.runs.play")
+    server.play = lambda words: os.kill(os.getpid(), signal.SIGTERM)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "steerlens.runs.play", server)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        code, _, err = steerlens("play")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert code == 143
+    assert err.splitlines()[-1] == "steerlens: ended by SIGTERM."
+
+
 @pytest.mark.parametrize("debug", ["false", "true"])
 def test_escapes_in_errors_are_shown_not_sent(steerlens: Steerlens, debug: str) -> None:
     code, _, err = steerlens(*GPT2, "seed=17", f"debug={debug}")

@@ -36,8 +36,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         with _warnings_shown():
             sys.exit(_dispatch(words))
     except Terminated:
-        goes_on = "what is finished is kept, and the same command goes on from there"
-        print(f"steerlens: ended by SIGTERM; {goes_on}.", file=sys.stderr)
+        goes_on = "; what is finished is kept, and the same command goes on from there"
+        is_server = words[:1] == ["play"]
+        print(f"steerlens: ended by SIGTERM{'' if is_server else goes_on}.", file=sys.stderr)
         sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         print("steerlens: interrupted", file=sys.stderr)

@@ -14,6 +14,7 @@ from steerlens.analysis.series import Series
 from steerlens.analysis.summary import summarise
 from steerlens.report.answer import answer_section, print_answer
 from steerlens.report.page.contents import PlainTable
+from steerlens.report.page.overview import run_sentences, run_title
 from steerlens.report.studies import write_answer
 from steerlens.report.tables import print_sentences, print_table
 from steerlens.report.terminal import console_on
@@ -93,7 +94,7 @@ def write_sweep_report(
         ],
     }
     write_json(folder / SUMMARY_FILE, summary)
-    write_text(folder / REPORT_FILE, _report(rows, summary, figures, folder))
+    write_text(folder / REPORT_FILE, _report(rows, series, summary, figures, folder))
     if page:
         from steerlens.report.page import write_sweep_page
 
@@ -106,6 +107,7 @@ def write_sweep_report(
 
 def _report(
     rows: pd.DataFrame,
+    series: Sequence[Series],
     summary: Mapping[str, Any],
     figures: Mapping[str, Sequence[Path]],
     folder: Path,
@@ -116,10 +118,17 @@ def _report(
         f"- job {markdown(visible(name))} {markdown(visible(why))}"
         for name, why in summary["failed"].items()
     ]
+    title, sentences = [_counted(rows)], []
+    if len(series) == 1:  # parts of one result, which is told as a run's
+        title.insert(0, run_title(summary["series"][0]))
+        of_run = {**summary["series"][0], "study": summary["study"]}
+        sentences = run_sentences(series[0].tables, of_run)
     parts = [
-        f"# {_counted(rows)}",
+        f"# {markdown(visible(title[0]))}",
+        *title[1:],
         *["\n".join([*failed, *(f"- {markdown(visible(job))}" for job in summary["left_out"])])],
-        *answer_section(summary["study"]),
+        *["\n".join(f"- {markdown(visible(line))}" for line in sentences)],
+        *answer_section(summary["study"], with_sentences=not sentences),
         *[
             f"![{name.replace('_', ' ')}]({path.relative_to(folder).as_posix()})"
             for name, paths in figures.items()

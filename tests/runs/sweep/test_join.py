@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 
 from steerlens.errors import SteerlensError
+from steerlens.report.page.overview import run_sentences, run_title
 from steerlens.results import COVERAGE, FEATURES, NULL_SCORES, STEERING
 from steerlens.results.folder import RunTables
 from steerlens.results.tables.sweep import SWEEP
+from steerlens.results.text import markdown, visible
 from steerlens.runs.sweep import join, join_sweep
 from steerlens.runs.sweep.join import merge
 from steerlens.storage.files import read_json
@@ -78,6 +80,18 @@ def test_shards_come_in_their_order_not_that_of_the_jobs(tmp_path: Path) -> None
     join_sweep(sweep)
     joined = FEATURES.read(sweep)
     assert_identical(joined.loc[:, list(whole)], whole)
+
+
+def test_the_report_of_one_result_in_parts_begins_as_its_page_does(tmp_path: Path) -> None:
+    sweep = save_sweep(tmp_path / "sweep")
+    for job, layer in enumerate((1, 3)):
+        save_job(sweep / str(job), {"layer": str(layer)}, features=frame([layer]))
+    joined = join_sweep(sweep)
+    (summary,) = read_json(sweep / "summary.json")["series"]
+    title, jobs, told = (sweep / "report.md").read_text().split("\n\n")[:3]
+    assert (title, jobs) == (f"# {run_title(summary)}", "2 jobs: 2 done")
+    sentences = run_sentences(joined.series[0].tables, summary)
+    assert told.splitlines() == [f"- {markdown(visible(line))}" for line in sentences]
 
 
 def test_merged_runs_have_all_rows_and_count_what_was_left_out_of_pmi() -> None:
