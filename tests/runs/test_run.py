@@ -330,6 +330,18 @@ def test_a_multirun_gives_each_job_a_folder_and_goes_on_after_a_failure(
     assert not list((tmp_path / "sweep").glob("*/report.html"))
 
 
+@pytest.mark.slow
+def test_jobs_have_pages_where_they_are_asked_for(
+    steerlens: Run, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    words = ("features=random", "features.n=3", "paths.report=true", "paths.output_dir=unused")
+    done = steerlens("-m", "layer=1,3", sweep, *words)
+    assert done.returncode == 0, done.stderr
+    pages = [*(tmp_path / "sweep").rglob("report.html")]
+    assert {page.parent.name for page in pages} == {"0", "1", "sweep"}
+
+
 def test_input_scores_come_from_a_text_file(
     steerlens: Run, folders: dict[str, Path], tmp_path: Path
 ) -> None:

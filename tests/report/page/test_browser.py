@@ -136,6 +136,24 @@ def test_a_click_on_a_point_opens_its_card(opened: Opened, page: Path) -> None:
     assert opened.faults == []
 
 
+def test_the_plot_shows_one_layer_where_that_is_chosen(opened: Opened, page: Path) -> None:
+    opened.open(page)
+    count = opened.tab.locator(".panel:has(#scatter) .count")
+    of_layer = opened.tab.evaluate("""() => {
+      const { features } = steerlens.data;
+      return features.layer.filter((layer, row) => layer === features.layers[0]).length;
+    }""")
+    every = count.inner_text()
+    choice = opened.tab.locator(".panel:has(#scatter) select").first
+    layer = choice.locator("option").nth(1).inner_text()
+    choice.select_option(layer)
+    shown = int(count.inner_text().split()[0])
+    assert 0 < shown <= of_layer < int(every.split()[0])
+    choice.select_option("all")
+    assert count.inner_text() == every
+    assert opened.faults == []
+
+
 def test_search_by_token_sorts_and_filters(opened: Opened, page: Path) -> None:
     opened.open(page)
     search = opened.tab.locator("input[type=search]")
