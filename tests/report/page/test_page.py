@@ -9,6 +9,7 @@ import json
 import re
 from html import unescape
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,8 @@ from steerlens.report.page.ratings import _tables as rated_arms
 from steerlens.report.page.render import CHARTS, to_json
 from steerlens.results import FEATURES
 from steerlens.results.folder import RunTables
+from steerlens.storage.files import write_json
+from steerlens.storage.provenance import PROVENANCE_FILE
 from tests.report.page.runs import HOSTILE, hostile_tables, save_page, without_texts
 from tests.support.frames import frame, tables
 
@@ -238,6 +241,12 @@ def test_numbers_that_32_bits_would_change_have_64(tmp_path: Path) -> None:
 def test_an_unfinished_run_is_told(tmp_path: Path) -> None:
     run = dataclasses.replace(tables(), unfinished="this run was killed")
     assert data_of(save_page(run, tmp_path))["overview"]["state"] == "this run was killed"
+
+
+def test_a_run_of_another_version_is_told(tmp_path: Path) -> None:
+    write_json(tmp_path / PROVENANCE_FILE, {"versions": {"steerlens": "0.0.9"}})
+    notes = data_of(save_page(tables(), tmp_path))["overview"]["notes"]
+    assert f"The run is of steerlens 0.0.9; the page was made by {version('steerlens')}." in notes
 
 
 def test_long_texts_are_cut_and_say_so() -> None:
