@@ -85,6 +85,9 @@ def test_rates_are_those_that_were_measured_before(plan: Rows) -> None:
     )
     other = plan(*steers, "score.prompt=Another prompt")
     assert other["time"].startswith("not measured yet")
+    other = plan(*steers, "lens=effect")  # many forwards of a feature's own
+    assert other["time"].startswith("not measured yet")
+    assert other["lens"] == "effect, every feature amplified after 8 neutral prompts"
     other = plan(*steers, "metrics.drift.enabled=true")  # half as much again of a text
     assert "is not measured yet" in other["steering"]
 

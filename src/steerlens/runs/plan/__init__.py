@@ -105,10 +105,13 @@ def _texts_of(settings: Settings) -> list[tuple[str, str]]:
 
 
 def _lens_of(settings: Settings) -> list[tuple[str, str]]:
-    """Return where the Jacobian lens comes from, if it is the run's."""
+    """Return what the run's lens takes, unless it is the logit lens, which takes no forward."""
     lens = settings.lens
-    if lens.name != "jacobian":
+    if lens.name == "logit":
         return []
+    if lens.name == "effect":
+        prompts = f"{lens.n_prompts} neutral prompts"
+        return [("lens", f"effect, every feature amplified after {prompts}")]
     if lens.path and lens.path == settings.subject.sae.jacobians:
         return [("lens", f"jacobian, read from {Path(lens.path).name}, which ships")]
     if lens.path:

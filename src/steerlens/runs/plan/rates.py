@@ -94,6 +94,7 @@ def _key(settings: Settings) -> dict[str, Any]:
         "sae": dataclasses.asdict(subject.sae),
         "where": [subject.device, subject.dtype, subject.device_map],
         "scores": {name: dataclasses.asdict(score) for name, score in settings.scores.items()},
+        "lens": dataclasses.asdict(settings.lens),
         "logit_lens_k": settings.logit_lens_k,
         "corpus": dataclasses.asdict(settings.corpus),
         "steers": bool(steering.factors),
