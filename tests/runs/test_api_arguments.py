@@ -112,7 +112,7 @@ def is_of(annotation: str, value: Any) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", [*FUNCTIONS.keys() - {"load_subject"}, *METHODS])
+@pytest.mark.parametrize("name", [*sorted(FUNCTIONS.keys() - {"load_subject"}), *METHODS])
 def test_a_value_that_is_none_of_an_argument_is_told_in_a_sentence(calls: Any, name: str) -> None:
     function, suitable = calls[name]
     assert outcome(function, **suitable) is None

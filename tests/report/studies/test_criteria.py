@@ -109,11 +109,11 @@ def test_the_figure_of_payoffs_tells_who_surely_beats_chance() -> None:
         points = [line for line in axes.lines if line.get_marker() == "o"]
         for name, point in zip(by_payoff.index, points, strict=True):
             row = rows.loc[name]
-            assert point.get_xdata()[0] == row["payoff"]
+            assert np.asarray(point.get_xdata())[0] == row["payoff"]
             is_hollow = point.get_markerfacecolor() == "white"
             assert is_hollow == (row["p"] > 0.05)
             assert (point.get_color() == style.BLUE) == (not is_hollow and row["payoff"] > 1)
-        assert axes.lines[0].get_xdata()[0] == 1  # chance
+        assert np.asarray(axes.lines[0].get_xdata())[0] == 1  # chance
     assert {point.get_color() for point in points} == {style.BLUE, style.RED, style.MUTED}
 
 
