@@ -112,7 +112,17 @@ def is_of(annotation: str, value: Any) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", [*sorted(FUNCTIONS.keys() - {"load_subject"}), *METHODS])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            # As many texts as values of all its arguments.
+            pytest.param(name, marks=pytest.mark.slow) if name == "generate" else name
+            for name in sorted(FUNCTIONS.keys() - {"load_subject"})
+        ),
+        *METHODS,
+    ],
+)
 def test_a_value_that_is_none_of_an_argument_is_told_in_a_sentence(calls: Any, name: str) -> None:
     function, suitable = calls[name]
     assert outcome(function, **suitable) is None

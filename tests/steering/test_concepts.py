@@ -423,14 +423,17 @@ def test_a_plan_has_the_texts_and_ratings_that_are_made(
 ) -> None:
     monkeypatch.setattr("steerlens.data.concept_sets.load.load_concepts", lambda *_: unnamed())
     config = config_of(whole[1])
-    found = plan_concepts.planned_concepts(parse_settings(config), subject.layer, 1)
+    planned = plan_concepts.planned_concepts(parse_settings(config), subject.layer, 1)
     n = len(whole[0].ratings)
-    assert found == (3, len(METHODS) + 1, n, f"{2 * n} by judge=lexical, for nothing")
+    rating = f"{2 * n} by judge=lexical, for nothing"
+    assert planned == (3, len(METHODS) + 1, n, rating, ("LoReFT",))
     config.judge = JudgeConfig("openai", model="gpt-4o-mini")
     priced = plan_concepts.planned_concepts(parse_settings(config), subject.layer, 2)
     assert priced.texts == 2 * n
     assert f"{4 * n} by gpt-4o-mini, about " in priced.rating
     config.judge, lacking = JudgeConfig("lexical"), tiny_concepts(n=3, n_texts=(1, 12))
+    assert config.concepts is not None
+    config.concepts.source = "folder"  # whose texts a plan reads
     monkeypatch.setattr("steerlens.data.concept_sets.load.load_concepts", lambda *_: lacking)
     with pytest.raises(SteerlensError, match="at least two texts with it and two without"):
         plan_concepts.planned_concepts(parse_settings(config), subject.layer, 1)
