@@ -280,18 +280,26 @@ def _negative_log_likelihood(
     hooks: list[tuple[str, Any]] = []
     inputs: dict[str, Any] = {}
     if shape.n_before:
-        which: dict[tuple[int, ...], int] = {}
+        index_of_beginning: dict[tuple[int, ...], int] = {}
         for reading in readings:
-            which.setdefault(tuple(reading.ids[: reading.n_begun + 1]), len(which))
-        rows = [which[tuple(reading.ids[: reading.n_begun + 1])] for reading in readings]
-        which_B = torch.tensor(rows + [0] * (n_rows - len(rows)), device=lm.device)
+            index_of_beginning.setdefault(
+                tuple(reading.ids[: reading.n_begun + 1]), len(index_of_beginning)
+            )
+        rows = [
+            index_of_beginning[tuple(reading.ids[: reading.n_begun + 1])] for reading in readings
+        ]
+        beginning_B = torch.tensor(rows + [0] * (n_rows - len(rows)), device=lm.device)
         length = shape.n_before + 1
-        cache = prompt_state(lm, [*which], length, shape.n_before, False, states, state_bytes).cache
-        n_padding_P = torch.tensor([length - len(ids) for ids in which], device=lm.device)
+        cache = prompt_state(
+            lm, [*index_of_beginning], length, shape.n_before, False, states, state_bytes
+        ).cache
+        n_padding_P = torch.tensor(
+            [length - len(ids) for ids in index_of_beginning], device=lm.device
+        )
         for block, layer in enumerate(cache.layers):
             in_one_row = is_later and block < first_block
-            layer.reorder_cache(which_B[:1] if in_one_row else which_B)
-        rows_B = which_B[:1] if is_later else which_B
+            layer.reorder_cache(beginning_B[:1] if in_one_row else beginning_B)
+        rows_B = beginning_B[:1] if is_later else beginning_B
         inputs = left_padded(n_padding_P[rows_B], shape.n_before, shape.length)
     if is_later:
         entering_BLD = _filled_vectors([reading.entering_TD for reading in readings], n_rows, shape)
