@@ -247,6 +247,7 @@ def test_a_score_of_few_features_selects_no_more_than_it_has() -> None:
 def test_scores_are_numbers_and_near_names_are_suggested() -> None:
     table = steering(note="a", flag=True)
     assert scores_of(table) == [
+        "concept_score",
         "output_score",
         "output_score_delta",
         "output_score_mean",

@@ -59,7 +59,7 @@ def test_a_word_is_found_where_its_tokens_are_added() -> None:
         (
             scored().head(0),
             steered().head(0),
-            "no feature has one of its tokens among its first 20",
+            "no feature has one of its tokens among the first 20 that",
         ),
         (scored(concept_score=[0.001, 0.002, 0.0]), steered().head(0), "toward it is 0.002, and"),
         (scored(), steered(best_factor=None, concept_success=None), "no factor may be chosen"),
@@ -108,3 +108,6 @@ def test_candidates_have_a_token_of_the_word_among_the_first_ones() -> None:
     ]
     assert sorted(got) == sorted(expected)
     assert lens_candidates(features, {"c": [99]}, 3).empty
+    by_lens = lens_candidates(features.assign(promoted_token_ids=ids[::-1]), tokens, 2)
+    of_a = by_lens.loc[by_lens["word"] == "a", ["layer", "feature"]]
+    assert of_a.to_numpy().tolist() == [[3, 0], [3, 1]]

@@ -112,6 +112,8 @@ def test_every_setting_is_read_or_refused(plain: RunConfig, kind: str) -> None:
     config = of_kind(plain, kind)
     of_no_word = {"features.examples"} | ({"features.top_k"} if kind != "words" else set())
     beside = of_no_word if kind in ("scores", "features", "words") else set()
+    if kind in ("scores", "features", "concept"):
+        beside |= {"features.per_word"}
     if kind in ("features", "concept", "words"):
         beside |= {"choice.perplexity_ratio", "choice.kl_budget", "choice.dose_budget"}
         beside |= {"judge"}  # of choice.rule=judge

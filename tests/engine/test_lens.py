@@ -18,6 +18,7 @@ from steerlens import SteerlensError, score_features
 from steerlens.config.prompts import PROMPTS
 from steerlens.config.schema import CorpusConfig, LensConfig
 from steerlens.engine import jacobian as module
+from steerlens.engine import lens as lens_module
 from steerlens.engine.corpus_pass import activations_of, read_corpus
 from steerlens.engine.jacobian import (
     Halves,
@@ -28,6 +29,7 @@ from steerlens.engine.jacobian import (
 )
 from steerlens.engine.lens import (
     convergence,
+    effect_tokens,
     promoted_logits,
     promoted_slopes,
     promoted_tokens,
@@ -311,6 +313,30 @@ def test_effect_tokens_are_those_whose_probability_rises_most(tiny_subject: Make
         torch.testing.assert_close(rise_V[own], rise_V.topk(6).values, rtol=1e-3, atol=1e-6)
     of_rows = promoted_tokens_of_directions(subject, features, subject.sae.W_dec[features], 6, ctx)
     assert torch.equal(of_rows, tokens)
+
+
+def test_another_run_finds_the_tokens_of_another_lens_in_the_store(
+    tiny_subject: MakeSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = tiny_subject("llama", layer=1)
+    ctx = RunContext(lens=LensConfig("effect", n_prompts=2), store=Store(tmp_path / "store"))
+    every = torch.arange(D_SAE)
+    promoted_tokens(subject, every[:9], 5, ctx)
+    asked: list[int] = []
+
+    def counted(subject: Subject, ids: torch.Tensor, *args: Any) -> torch.Tensor:
+        asked.extend(ids.tolist())
+        return effect_tokens(subject, ids, *args)
+
+    monkeypatch.setattr(lens_module, "effect_tokens", counted)
+    tokens = promoted_tokens(subject, every.flip(0), 5, ctx.for_group())
+    assert sorted(asked) == every[9:].tolist()
+    alone = promoted_tokens(subject, every, 5, RunContext(lens=ctx.lens))
+    assert torch.equal(tokens.flip(0), alone)
+    other_prompts = dataclasses.replace(ctx.for_group(), lens=LensConfig("effect", n_prompts=3))
+    asked.clear()
+    promoted_tokens(subject, every[:2], 5, other_prompts)
+    assert asked == [0, 1]
 
 
 def test_a_fitted_file_is_read_and_one_of_another_model_or_layer_refused(

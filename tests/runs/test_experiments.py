@@ -121,6 +121,8 @@ FIGURES = {
     "factors": "factors",
     "capability": "capability",
     "lenses": "lenses",
+    "lenses_words": "lenses",
+    "criteria_words": "criteria_agreement",
     "dataset_size": "sizes",
     "dataset_size_texts": "sizes",
     "table1_embedded": "table1_factor",

@@ -11,6 +11,7 @@ import pytest
 
 from steerlens.analysis.toward import best_toward
 from steerlens.config.compose import compose
+from steerlens.errors import SteerlensError
 from steerlens.results import FEATURES, GENERATIONS, STEERING, WORDS
 from steerlens.runs.preflight import check
 from steerlens.runs.run import run
@@ -155,7 +156,10 @@ def test_steering_has_the_unsteered_rate_beside_the_steered(demo: Path) -> None:
     ("settings", "reason"),
     [
         (["selection.threshold=0.999"], "and below 0.999 a feature hardly steers"),
-        (["features.top_k=1"], "no feature has one of its tokens among its first 1 "),
+        (
+            ["features.top_k=1"],
+            "no feature has one of its tokens among the first 1 that it promotes",
+        ),
         (["steer.factors=[0.000001]"], "no more of its tokens than the unsteered ones"),
     ],
 )
@@ -177,3 +181,53 @@ def test_a_run_that_finds_nothing_says_so_and_is_done(
     assert reason in shown
     assert "Nothing here steers toward" in (got / "report.md").read_text()
     assert len(FEATURES.read(got)) == summary["words"][0]["candidates"]
+
+
+def test_random_candidates_of_each_word_are_all_that_is_scored_and_steered_with(
+    folder: Path, demo: Path, undrawn_figures: None
+) -> None:
+    words = WORD_LIST[1:4]
+    some = (
+        "experiment=criteria_words", "score=output", "features.per_word=2", "study.name=null",
+        "toward.threshold=0", "choice.split=true",
+    )  # fmt: skip
+    got = finished(folder, "per_word", *some, f"toward.words={words}")
+    features, every = FEATURES.read(got), FEATURES.read(demo)
+    token_of = WORDS.read(got).set_index("word")["token_ids"]
+    stands_for = {
+        word: {
+            (layer, feature)
+            for layer, feature, ids in every[
+                ["layer", "feature", "logit_lens_token_ids"]
+            ].itertuples(index=False)
+            if {*ids} & {*token_of[word]}
+        }
+        for word in words
+    }
+    keys = {*features[["layer", "feature"]].itertuples(index=False, name=None)}
+    assert keys <= set.union(*stands_for.values())
+    for word, candidates in stands_for.items():
+        for layer in (1, 2):
+            of_layer = {key for key in candidates if key[0] == layer}
+            assert len(keys & of_layer) >= min(2, len(of_layer)), word
+    steered = STEERING.read(got)
+    assert {*steered[["layer", "feature"]].itertuples(index=False, name=None)} == keys
+    assert all(steered["concept_score"].notna().tolist())
+    # One word's draw doesn't hang on the others.
+    alone = finished(folder, "per_word_alone", *some, f"toward.words=[{words[1]}]")
+    drawn = {*FEATURES.read(alone)[["layer", "feature"]].itertuples(index=False, name=None)}
+    assert drawn <= keys
+    assert len(drawn) < len(stands_for[words[1]])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["features.per_word=2"], "features.per_word.*toward.words"),
+        (["features.per_word=0", "toward.words=[w96]"], "features.per_word=0 must be at least 1"),
+        (["features.per_word=2", "features.n=3", "toward.words=[w96]"], "are both given"),
+    ],
+)
+def test_candidates_of_words_need_words(folder: Path, settings: list[str], message: str) -> None:
+    with pytest.raises(SteerlensError, match=message):
+        finished(folder, "refused", "steer=grid", *settings)

@@ -57,11 +57,13 @@ class Combined(NamedTuple):
     pair_less_single: Estimate
 
 
-def combined_criteria(steering: pd.DataFrame, seed: int = 0) -> list[Combined]:
+def combined_criteria(
+    steering: pd.DataFrame, seed: int = 0, success: str = "success_20"
+) -> list[Combined]:
     """Return the comparison pooled and within layers; [] of fewer than three criteria, where fewer
     than `FEWEST` features would be kept, or without any success.
     """
-    rows, success_N, layers_N = steered_features(steering)
+    rows, success_N, layers_N = steered_features(steering, success)
     if len(rows) * COMBINED_SHARE < FEWEST:
         return []
     scores = {

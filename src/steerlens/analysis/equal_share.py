@@ -55,13 +55,15 @@ class EqualShare(NamedTuple):
         return self.p is not None and self.p <= LEVEL
 
 
-def steered_features(steering: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+def steered_features(
+    steering: pd.DataFrame, success: str = "success_20"
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Return the rows of features without a control and with a best factor, in a fixed order, their
     success (N,), and the number of the layer of each, from 0, (N,).
     """
-    rows = features_alone(steering).dropna(subset=["best_factor", "success_20"])
+    rows = features_alone(steering).dropna(subset=["best_factor", success])
     rows = rows.sort_values(list(FEATURES.keys), ignore_index=True)
-    success_N = rows["success_20"].to_numpy(dtype=float, na_value=np.nan)
+    success_N = rows[success].to_numpy(dtype=float, na_value=np.nan)
     layer_keys = ["model", "sae", "hook_name", "layer"]
     return rows, success_N, rows.groupby(layer_keys, dropna=False).ngroup().to_numpy()
 
@@ -71,14 +73,22 @@ def payoff_at_equal_share(
     shares: Sequence[float] = SHARES,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    success: str = "success_20",
 ) -> list[EqualShare]:
     """Return every criterion that is filled at every share, pooled and within layers.
 
     Features are rows without a control and with a best factor. One without a score isn't kept by
     it; a criterion with too few scores is left out. Those that tie for the last places count in
     part.
+
+    Args:
+        steering: the table.
+        shares: of the features that are kept.
+        resamples: number of bootstrap samples.
+        seed: which.
+        success: the column that is success.
     """
-    rows, success_N, layers_N = steered_features(steering)
+    rows, success_N, layers_N = steered_features(steering, success)
     if rows.empty:
         return []
     scores = {

@@ -255,6 +255,7 @@ def criteria(
     draws: int = DRAWS,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    success: str = "success_20",
 ) -> list[Criterion]:
     """Return every score that is filled as a guide to steering: the same number of features by
     each.
@@ -262,8 +263,17 @@ def criteria(
     Unfiltered are all features with a best factor, and shares are of these; one without a score
     isn't selected by it. Features that tie for the last places count in part, so that no order of
     rows decides. Higher is taken to be better, and the opposite shown beside it.
+
+    Args:
+        steering: the table.
+        shares: of the features that are selected.
+        draws: number of random selections.
+        resamples: number of bootstrap samples.
+        seed: which.
+        success: the column that is success.
     """
-    rows = _with_factor(_features(steering))
+    rows = _with_factor(_features(steering), success)
+    success_N = _array(rows, success)
     scores = {name: _array(rows, name) for name in scores_of(rows)}
     scored = {name: int((~np.isnan(score_N)).sum()) for name, score_N in scores.items()}
     filled = [name for name in scores if scored[name]]
@@ -275,7 +285,11 @@ def criteria(
         size = max(1, round(share * len(rows)))
         enough = [(name, sign) for name, sign in by_score if scored[name] >= size]
         weights = [top_weights(sign * scores[name], size) for name, sign in enough]
-        payoffs = _payoffs(np.array(weights), size, rows, draws, resamples, rng) if enough else []
+        payoffs = (
+            _payoffs(np.array(weights), size, rows, draws, resamples, rng, success)
+            if enough
+            else []
+        )
         at_share = dict(zip(enough, payoffs, strict=True))
         for key, listed in by_score.items():
             listed.append(at_share.get(key))
@@ -283,8 +297,8 @@ def criteria(
         Criterion(
             score=name,
             scored=scored[name],
-            spearman=spearman(scores[name], _array(rows, "success_20"), resamples, rng),
-            p=p_of_rank_correlation(scores[name], _array(rows, "success_20")),
+            spearman=spearman(scores[name], success_N, resamples, rng),
+            p=p_of_rank_correlation(scores[name], success_N),
             highest=tuple(by_score[name, 1]),
             lowest=tuple(by_score[name, -1]),
         )
@@ -341,11 +355,12 @@ def _payoffs(
     draws: int,
     resamples: int,
     rng: np.random.Generator,
+    success: str = "success_20",
 ) -> list[Payoff]:
     """Return the payoff of every row of weights, each of which selects `size` of the features
     `rows`.
     """
-    success_N, layers_N = _array(rows, "success_20"), _layers(rows)
+    success_N, layers_N = _array(rows, success), _layers(rows)
     random_DN = rng.permuted(np.tile(np.arange(len(success_N)) < size, (draws, 1)), axis=1)
     random_D = weighted_means(random_DN, success_N)
     # Subsets of one size: the mean over them is that of the features they hold, counted as often.
@@ -370,7 +385,7 @@ def _payoffs(
         ],
         (draws, len(weights_CN)),
     )
-    mean_N = rows["success_20"].astype(float).groupby(layers_N).transform("mean").to_numpy()
+    mean_N = rows[success].astype(float).groupby(layers_N).transform("mean").to_numpy()
     expected_C = weighted_means(weights_CN, mean_N)
     over_expected_C = estimates_over_groups(weights_CN, success_N, layers_N, resamples, same)
     return [
@@ -395,8 +410,8 @@ def _features(steering: pd.DataFrame) -> pd.DataFrame:
     return features_alone(steering).sort_values(list(FEATURES.keys), ignore_index=True)
 
 
-def _with_factor(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.dropna(subset=["best_factor", "success_20"], ignore_index=True)
+def _with_factor(rows: pd.DataFrame, success: str = "success_20") -> pd.DataFrame:
+    return rows.dropna(subset=["best_factor", success], ignore_index=True)
 
 
 def _layers(rows: pd.DataFrame) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerlens.analysis.factors import no_factor
 from steerlens.config.schema import ChoiceConfig
-from steerlens.results import FEATURES, features_alone
+from steerlens.results import FEATURES, features_alone, promoted_ids
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,13 +46,13 @@ def word_row(
         scored: its candidates, with `layer`, `feature` and `concept_score`.
         steering: the rows of `steering.parquet` of the features that were steered with toward it.
         threshold: the least output score toward it of a feature to steer with; None = any.
-        top_k: number of logit-lens tokens by which candidates were found.
+        top_k: number of promoted tokens by which candidates were found.
         choice: how factors were chosen.
     """
     row: dict[str, Any] = {"word": word, "candidates": len(scored)}
     row |= {"tokens": [*tokens.values()], "token_ids": [*tokens]}
     if scored.empty:
-        why = f"no feature has one of its tokens among its first {top_k} logit-lens tokens"
+        why = f"no feature has one of its tokens among the first {top_k} that it promotes"
         return {**row, "reason": why}
     order = ["concept_score", "layer", "feature"]
     nearest = scored.sort_values(order, ascending=[False, True, True]).iloc[0]
@@ -116,14 +116,17 @@ def lens_candidates(
     """Return the features that may stand for each word: `word`, and the keys of the table of
     features.
 
-    A feature is a candidate where a token of the word is among its first `top_k` logit-lens tokens.
+    A feature is a candidate where a token of the word is among the first `top_k` that it promotes
+    by the run's lens.
 
     Args:
-        features: rows of `features.parquet`, with `logit_lens_token_ids`.
+        features: rows of `features.parquet`, with their tokens.
         tokens: ids of the tokens that stand for each word.
-        top_k: number of logit-lens tokens that are looked at.
+        top_k: number of promoted tokens that are looked at.
     """
     import pandas as pd
+
+    promoted = promoted_ids(features)
 
     words_of: dict[int, list[str]] = {}
     for word, ids in tokens.items():
@@ -131,9 +134,9 @@ def lens_candidates(
             words_of.setdefault(id_, []).append(word)
     rows = [
         {"word": word, **dict(zip(FEATURES.keys, key, strict=True))}
-        for *key, lens in features[[*FEATURES.keys, "logit_lens_token_ids"]].itertuples(
-            index=False, name=None
+        for key, ids in zip(
+            features[[*FEATURES.keys]].itertuples(index=False, name=None), promoted, strict=True
         )
-        for word in dict.fromkeys(w for id_ in lens[:top_k] for w in words_of.get(id_, ()))
+        for word in dict.fromkeys(w for id_ in ids[:top_k] for w in words_of.get(id_, ()))
     ]
     return pd.DataFrame(rows, columns=["word", *FEATURES.keys])

@@ -93,6 +93,7 @@ CONDITIONS: Mapping[str, tuple[Callable[[RunConfig], bool], str]] = {
         lambda config: config.features.concept is not None or config.toward.words is not None,
         "features.concept or toward.words",
     ),
+    "features.per_word": (lambda config: config.toward.words is not None, "toward.words"),
     "features.examples": (
         lambda config: config.features.concept is not None,
         "features.concept",

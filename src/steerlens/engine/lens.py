@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from steerlens.config.prompts import effect_prompts
+from steerlens.config.registry import BLOCK
 from steerlens.config.schema import LENSES
+from steerlens.engine.cached_rows import cached_rows
 from steerlens.engine.intervention import decoder_rows
 from steerlens.engine.jacobian import jacobian
 from steerlens.engine.logit_lens import (
@@ -28,6 +30,9 @@ from steerlens.engine.subject import Subject
 from steerlens.storage.provenance import file_identity
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
     from steerlens.engine.run_context import RunContext
 
 LOGIT, JACOBIAN, EFFECT = LENSES
@@ -54,9 +59,9 @@ def promoted_tokens(
     memo_FK = ctx.cache.lens_tokens.get(subject.hook_name)
     if memo_FK is None or memo_FK.shape[1] < k:
         memo_FK = torch.full((subject.d_sae, k), -1, dtype=torch.int64)
-    missing = features[memo_FK[features, 0] < 0]
+    missing = features[memo_FK[features, 0] < 0].unique()
     if len(missing):
-        memo_FK[missing] = _tokens(subject, missing, None, memo_FK.shape[1], ctx)
+        memo_FK[missing] = _stored_tokens(subject, missing, memo_FK.shape[1], ctx)
     ctx.cache.lens_tokens[subject.hook_name] = memo_FK
     return memo_FK[features, :k]
 
@@ -107,6 +112,28 @@ def promoted_slopes(
         for linear_D, tokens_K in zip(linear_FD, tokens_FK, strict=True)
     ]
     return torch.stack(slopes).cpu()
+
+
+def _stored_tokens(
+    subject: Subject, features: torch.Tensor, k: int, ctx: RunContext
+) -> torch.Tensor:
+    """Return the tokens of different features, (n, k): those of the store, and what is missing
+    there, a block at a time.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    def compute(missing: pd.DataFrame) -> Iterator[pa.Table]:
+        ids = torch.from_numpy(missing["feature"].to_numpy(copy=True))
+        for ids_B in ids.split(BLOCK):
+            tokens_BK = _tokens(subject, ids_B, None, k, ctx).int().numpy()
+            yield pa.table({"feature": ids_B.numpy(), "tokens": [*tokens_BK]})
+
+    key = {**subject.key, **lens_key(ctx), "promoted": k} if ctx.store else {}
+    rows = pd.DataFrame({"feature": features.numpy()})
+    table = cached_rows(ctx.store, key, rows, ["feature"], compute)
+    tokens = table["tokens"].combine_chunks().flatten().to_numpy()
+    return torch.from_numpy(tokens.astype("int64")).view(len(features), k)
 
 
 def _tokens(

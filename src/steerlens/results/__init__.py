@@ -18,6 +18,7 @@ from steerlens.results.tables.features import (
     SAES,
     SCORES,
     Score,
+    promoted_ids,
 )
 from steerlens.results.tables.steering import (
     CAPABILITY,
@@ -55,6 +56,7 @@ __all__ = [
     "Score",
     "Table",
     "features_alone",
+    "promoted_ids",
 ]
 
 REPORT_FILE, SUMMARY_FILE = "report.md", "summary.json"

@@ -168,7 +168,7 @@ def find(
     for sentence in sentences:
         if not isinstance(sentence, str) or not sentence.strip():
             raise SteerlensError(f"examples: {sentence!r} is no text; give sentences.")
-    of_concept = candidates(subject, tokens, k, examples=sentences, memory_budget=ctx.memory_budget)
+    of_concept = candidates(subject, tokens, ctx, k, examples=sentences)
     ids = [candidate.feature for candidate in of_concept]
     config = ConceptScoreConfig(concept=names)
     frame = FEATURES.frame(

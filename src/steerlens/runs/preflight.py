@@ -213,13 +213,15 @@ def _check_judge_of_factors(judge: JudgeConfig | None, is_toward: bool) -> None:
 
 
 def _check_features(features: FeaturesConfig) -> None:
-    ways = ("ids", "n", "file", "concept")
+    ways = ("ids", "n", "file", "concept", "per_word")
     ways_given = [name for name in ways if getattr(features, name) is not None]
     if len(ways_given) > 1:
         both = " and ".join(f"features.{name}" for name in ways_given)
         raise SteerlensError(f"{both} are both given; choose one of them.")
-    if features.n is not None and features.n < 1:
-        raise SteerlensError(f"features.n={features.n} must be at least 1.")
+    for name in ("n", "per_word"):
+        number = getattr(features, name)
+        if number is not None and number < 1:
+            raise SteerlensError(f"features.{name}={number} must be at least 1.")
     if features.min_examples is not None:
         least = f"features.min_examples={features.min_examples}"
         if features.min_examples < 1:

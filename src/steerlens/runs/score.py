@@ -194,7 +194,8 @@ def _write_cards(
 
 
 def features_of(subject: Subject, settings: Settings, labels: Labels, ctx: RunContext) -> list[int]:
-    """Choose the features of a layer that the run looks at, the candidates of its concept if any.
+    """Choose the features of a layer that the run looks at, the candidates of its concept or its
+    words if those are asked for.
 
     Args:
         subject: the layer's model and SAE.
@@ -203,6 +204,8 @@ def features_of(subject: Subject, settings: Settings, labels: Labels, ctx: RunCo
         ctx: holds what the pass over the corpus has counted.
     """
     chosen = settings.features
+    if chosen.per_word is not None:
+        return part(_drawn_of_words(subject, settings, chosen.per_word, ctx), settings.shard)
     if not settings.features_concept:
         fired_F = _pieces_fired(subject, settings, ctx) if chosen.min_examples else None
         ids = select_features(chosen, subject.layer, subject.d_sae, ctx.seed, fired_F)
@@ -214,12 +217,38 @@ def features_of(subject: Subject, settings: Settings, labels: Labels, ctx: RunCo
         of_concept = candidates(
             subject,
             concept_tokens(subject.lm.tokenizer, settings.features_concept),
+            ctx,
             k=chosen.top_k,
             labels={feature: text for feature, (text, _) in labels.items()},
             examples=chosen.examples,
-            memory_budget=ctx.memory_budget,
         )
     return part(sorted(candidate.feature for candidate in of_concept), settings.shard)
+
+
+def _drawn_of_words(
+    subject: Subject, settings: Settings, per_word: int, ctx: RunContext
+) -> list[int]:
+    """Draw features of a layer that may stand for each of `toward.words`; one may for several.
+
+    Of each word they are the first ones in a random order of all the layer's features, so that
+    another word changes nobody else's.
+    """
+    import numpy as np
+
+    from steerlens.engine.logit_lens import kept_logit_lens
+    from steerlens.scores.concepts import candidates
+    from steerlens.steering.coverage import tokens_or_reason
+
+    rank_F = np.random.default_rng([ctx.seed, subject.layer]).permutation(subject.d_sae)
+    drawn: set[int] = set()
+    top_k = settings.features.top_k
+    with kept_logit_lens(subject, top_k, ctx.store):
+        for tokens in tokens_or_reason(subject.lm.tokenizer, settings.toward_words).values():
+            if isinstance(tokens, str):
+                continue
+            ids = [candidate.feature for candidate in candidates(subject, tokens, ctx, k=top_k)]
+            drawn |= {*sorted(ids, key=lambda feature: rank_F[feature])[:per_word]}
+    return sorted(drawn)
 
 
 def _pieces_fired(subject: Subject, settings: Settings, ctx: RunContext) -> np.ndarray:

@@ -33,7 +33,7 @@ def steer_toward_words(
 ) -> None:
     """Steer toward one word of `toward.words` after the other until enough have a feature.
 
-    Candidates are found by the logit-lens tokens in the table of features, and those of all words
+    Candidates are found by the promoted tokens in the table of features, and those of all words
     are scored together; a feature is steered with toward one word only.
 
     Args:

@@ -39,6 +39,7 @@ def score_layer(
     ids = np.asarray(features, dtype=np.int64)
     # As many tokens as any method wants, so that the logit lens runs once.
     k = max([logit_lens_k, *(getattr(config, "top_k", 0) for config in configs.values())])
+    promoted_tokens(subject, torch.empty(0, dtype=torch.int64), k, ctx)  # a memo of this width
     with kept_logit_lens(subject, k, ctx.store):
         # First the scores, a block of features at a time, so that the first is there soon.
         tables = [_score(subject, ids, config, ctx) for config in configs.values()]
@@ -52,7 +53,7 @@ def score_layer(
         "logit_lens_tokens": decode_tokens(subject, lens),
         "logit_lens_token_ids": lens.tolist(),
     }
-    if ctx.lens.name != LOGIT and any(config.uses_lens() for config in configs.values()):
+    if ctx.lens.name != LOGIT:
         promoted = promoted_tokens(subject, torch.from_numpy(ids), k, ctx)[:, :logit_lens_k]
         columns["promoted_tokens"] = decode_tokens(subject, promoted)
         columns["promoted_token_ids"] = promoted.tolist()

@@ -30,7 +30,7 @@ class Best(NamedTuple):
     """The feature with the highest output score toward a word; null where there is no candidate."""
 
     candidates: int
-    """Features that have one of the word's tokens among their logit-lens tokens."""
+    """Features that have one of the word's tokens among those they promote."""
     feature: int | None = None
     concept_score: float | None = None
 
@@ -115,7 +115,7 @@ def _reason(
 ) -> str | None:
     """Return why a column of `row` is null, where one is."""
     if row["feature"] is None:
-        return f"no feature has a token of it among its first {coverage.top_k} logit-lens tokens"
+        return f"no feature has a token of it among the first {coverage.top_k} that it promotes"
     if not is_steered:
         return f"no feature has an output score of {coverage.threshold:g} toward it"
     if row["best_factor"] is None:
@@ -137,14 +137,14 @@ def best_features(
     Args:
         subject: model and SAE.
         words: each with its tokens.
-        top_k: of a feature's logit-lens tokens, how many are compared with the word's.
+        top_k: of the tokens that a feature promotes, how many are compared with the word's.
         score: prompt and factor of the output score.
         ctx: memory and progress.
     """
     pairs = [
         (word, candidate.feature)
         for word, tokens in words.items()
-        for candidate in candidates(subject, tokens, top_k, memory_budget=ctx.memory_budget)
+        for candidate in candidates(subject, tokens, ctx, top_k)
     ]
     scored: dict[str, list[tuple[int, float]]] = {word: [] for word in words}
     scores = scores_toward(subject, pairs, words, score, ctx)["output_score"]

@@ -187,3 +187,25 @@ def test_scores_are_held_against_success_at_equal_kl_and_concept_success() -> No
     assert "output_score 1 (1 to 1)" in sentences
     assert "input_score -1 (-1 to -1)" in sentences
     assert "with concept success, 4 scores compared at once: none of them surely" in sentences
+
+
+def test_success_is_what_the_run_s_choice_says() -> None:
+    rng = np.random.default_rng(3)
+    score, other = rng.random(N), rng.random(N)
+    scores = {"output_score": score, "concept_score": other, "input_score": rng.random(N)}
+    steered = steering((0, 1), N // 2, success_20=score, concept_success=other, **scores)
+    features = frame((0, 1), N // 2, **scores)
+    tables = RunTables(features, steering=steered)
+    by_own = answer([Series("a", [], tables)], StudyConfig())
+    assert by_own.tables["criteria"]["score"].iloc[0] == "output_score"
+    choice = ChoiceConfig(success="concept_success")
+    by_word = answer([Series("a", [], dataclasses.replace(tables, choice=choice))], StudyConfig())
+    criteria = by_word.tables["criteria"].set_index("score")
+    assert criteria.index[0] == "concept_score"
+    best = np.sort(other)[-round(0.25 * N) :]
+    assert criteria.loc["concept_score", "success_0.25"] == pytest.approx(best.mean())
+    payoff = by_word.tables["criteria_payoff"].set_index(["score", "kept", "share"])
+    row = payoff.loc[("concept_score", "pooled", 0.25)]
+    assert row["payoff"] == pytest.approx(best.mean() / other.mean())
+    assert "have mean concept success" in " ".join(by_word.sentences)
+    assert by_word.tables["criteria_combined"]["single"].str.startswith("concept_score").all()

@@ -13,6 +13,7 @@ from steerlens.analysis.series import Series
 from steerlens.config.schema import StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.studies.lenses import answer, counted_texts
+from steerlens.results import WORDS
 from steerlens.results.folder import RunTables
 from tests.support.frames import frame, generations
 
@@ -106,3 +107,44 @@ def test_what_cannot_be_compared_is_refused() -> None:
     other = dataclasses.replace(jacobian, tables=jacobian.tables.of_layers([7]))
     with pytest.raises(SteerlensError, match="no feature of all results"):
         answer([logit, other], StudyConfig())
+
+
+def of_lens(lens: str, added: list[float | None], words: list[str] | None = None) -> Series:
+    rows = [
+        {
+            "word": word,
+            "token_ids": [index],
+            "concept_success": None if value is None else value + 0.5,
+            "concept_success_unsteered": None if value is None else 0.5,
+            "reason": "no feature" if value is None else None,
+        }
+        for index, (word, value) in enumerate(
+            zip(words or [f"w{n}" for n in range(len(added))], added, strict=True)
+        )
+    ]
+    # A word that the vocabulary can't form says nothing of a lens.
+    rows.append({"word": "zzz", "reason": "no token stands for it"})
+    return Series(lens, [], dataclasses.replace(tables(lens), words=WORDS.frame(rows)))
+
+
+def test_of_words_lenses_are_compared_by_what_features_write_of_them() -> None:
+    logit = [1.0, None, 2.0, None, 0.5, 1.0, None, 3.0, 1.5]
+    jacobian = [0.5, 1.0, 2.0, None, 0.5, 1.0, 0.25, None, 1.5]
+    found = answer([of_lens("jacobian", jacobian), of_lens("logit", logit)], StudyConfig())
+    rows: Any = found.tables["lenses"].set_index("lens")
+    assert rows["words"].tolist() == [9, 9]
+    assert rows["found"].tolist() == pytest.approx([6 / 9, 7 / 9])
+    assert rows["tokens_added"].tolist() == pytest.approx([9 / 9, 6.75 / 9])
+    less = [(b or 0) - (a or 0) for a, b in zip(logit, jacobian, strict=True)]
+    assert rows.loc["jacobian", "tokens_added_more"] == pytest.approx(np.mean(less))
+    low, high = (rows.loc["jacobian", f"tokens_added_more_{end}"] for end in ("low", "high"))
+    assert low < np.mean(less) < high
+    assert pd.isna(rows.loc["logit", "found_more"])
+    assert "9 words): logit 67%" in found.sentences[0]
+    axes = found.figures["lenses"]().axes[0]
+    assert len(axes.get_yticklabels()) == 9
+    few = answer([of_lens("logit", logit[:3]), of_lens("jacobian", jacobian[:3])], StudyConfig())
+    assert "3 words can't tell lenses apart" in few.sentences[-1]
+    assert pd.isna(few.tables["lenses"]["found_low"]).all()
+    with pytest.raises(SteerlensError, match="no word that all of them share"):
+        answer([of_lens("logit", [1.0]), of_lens("jacobian", [1.0], ["other"])], StudyConfig())

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from steerlens import SteerlensError
+from steerlens.config.schema import LensConfig
+from steerlens.engine.lens import promoted_tokens
+from steerlens.engine.run_context import RunContext
 from steerlens.engine.subject import Subject
 from steerlens.scores.concepts import (
     FileTokenizer,
@@ -19,7 +24,7 @@ from steerlens.scores.concepts import (
     names,
 )
 from tests.support.naive import naive_logit_lens
-from tests.support.tiny import D_SAE, MODELS
+from tests.support.tiny import D_MODEL, D_SAE, MODELS
 from tests.support.trained import FOLDER, trained_subject
 
 SPACED = ("_file", "file", "_Files", "FILE", "_filing", "_profile", "_fi", "_unfiled", "\n", "_the")
@@ -110,12 +115,33 @@ def test_logit_lens_candidates_equal_a_loop_over_whole_logits(
         if ranks:
             words = tuple(tokens.texts[own[rank]] for rank in ranks)
             expected[feature] = (ranks[0], len(ranks), words)
-    found = candidates(subject, tokens, memory_budget=20_000)
+    found = candidates(subject, tokens, RunContext(memory_budget=20_000))
     assert expected
     assert {row.feature: (row.rank, row.count, row.tokens) for row in found} == expected
     order = [(row.rank, -row.count, row.feature) for row in found]
     assert order == sorted(order)  # type: ignore[type-var]
-    assert {row.routes for row in found} == {("logit_lens",)}
+    assert {row.routes for row in found} == {("lens",)}
+
+
+@pytest.mark.parametrize("name", ["jacobian", "effect"])
+def test_candidates_are_those_of_the_run_s_lens(
+    tiny_subject: Callable[..., Subject], name: str, tmp_path: Path
+) -> None:
+    subject = tiny_subject("llama", layer=1)
+    file = tmp_path / "lens.safetensors"
+    save_file({"J": torch.randn(1, D_MODEL, D_MODEL), "source_layers": torch.tensor([1])}, file)
+    lens = LensConfig(name, n_prompts=2, path=str(file) if name == "jacobian" else None)
+    ctx = RunContext(lens=lens)
+    tokens = concept_tokens(subject.lm.tokenizer, ["experience", "Note", "that", "From"])
+    promoted = promoted_tokens(subject, torch.arange(D_SAE), 20, ctx).tolist()
+    expected = {
+        feature: [rank for rank, token in enumerate(own) if token in tokens.texts]
+        for feature, own in enumerate(promoted)
+    }
+    found = {row.feature: (row.rank, row.count) for row in candidates(subject, tokens, ctx)}
+    assert found == {f: (ranks[0], len(ranks)) for f, ranks in expected.items() if ranks}
+    by_logit = {row.feature for row in candidates(subject, tokens, RunContext())}
+    assert found.keys() != by_logit
 
 
 def test_labels_and_examples_bring_in_features_and_more_routes_come_first(
@@ -123,25 +149,25 @@ def test_labels_and_examples_bring_in_features_and_more_routes_come_first(
 ) -> None:
     subject = tiny_subject()
     tokens = concept_tokens(subject.lm.tokenizer, "experience")
-    writes = {row.feature for row in candidates(subject, tokens)}
+    writes = {row.feature for row in candidates(subject, tokens, RunContext())}
     silent = next(feature for feature in range(D_SAE) if feature not in writes)
     both = min(writes)
     labels = {silent: "Past experiences", both: "EXPERIENCE", 7: "inexperienced"}
-    found = candidates(subject, tokens, labels=labels)
+    found = candidates(subject, tokens, RunContext(), labels=labels)
     assert found[0].feature == both
-    assert found[0].routes == ("logit_lens", "label")
+    assert found[0].routes == ("lens", "label")
     row = next(row for row in found if row.feature == silent)
     assert (row.routes, row.rank, row.count, row.label) == (("label",), None, 0, "Past experiences")
     assert 7 in writes or 7 not in {row.feature for row in found}
 
     examples = ["my experience", "From experience , that"]
     active_F = mean_max_activation(subject, examples)
-    found = candidates(subject, tokens, examples=examples, n_examples=5)
+    found = candidates(subject, tokens, RunContext(), examples=examples, n_examples=5)
     fired = {row.feature: row.activation for row in found if "examples" in row.routes}
     assert fired.keys() == set(active_F.topk(5).indices.tolist())
     assert all(active_F[feature] == value for feature, value in fired.items())
-    none = candidates(subject, tokens, examples=examples, reference_F=active_F)
-    assert {row.routes for row in none} == {("logit_lens",)}
+    none = candidates(subject, tokens, RunContext(), examples=examples, reference_F=active_F)
+    assert {row.routes for row in none} == {("lens",)}
 
 
 def test_mean_max_activation_is_that_of_each_text_alone_without_bos(
@@ -172,7 +198,7 @@ def test_the_words_of_a_trained_model_are_found() -> None:
     subject = trained_subject()
     tokens = concept_tokens(subject.lm.tokenizer, "file")
     assert set(tokens.texts.values()) >= {" file", " files", "file", " File"}
-    assert candidates(subject, tokens)[0].count >= 3
+    assert candidates(subject, tokens, RunContext())[0].count >= 3
     pieces = concept_tokens(subject.lm.tokenizer, "normalizations").texts.values()
     assert any("normal" in text.lower() for text in pieces)
     with pytest.raises(SteerlensError, match="no token of the vocabulary stands for 'zxqw'"):

@@ -102,7 +102,9 @@ def _named_after(path: str) -> str:
 
 @dataclass
 class FeaturesConfig:
-    """Which features to score. At most one of `ids`, `n`, `file`, `concept`; none = all."""
+    """Which features to score. At most one of `ids`, `n`, `file`, `concept`, `per_word`; none =
+    all.
+    """
 
     ids: Any = None
     """Explicit ids, the same in every layer: `[1,2,3]`."""
@@ -112,8 +114,12 @@ class FeaturesConfig:
     """JSON file `{"layer": [ids]}`."""
     concept: Any = None
     """The features that may stand for this word or phrase."""
+    per_word: int | None = None
+    """Of each of `toward.words` in each layer, so many of the features that may stand for it, at
+    random, drawn from `seed` and the layer."""
     top_k: int = 20
-    """Of a feature's logit-lens tokens, how many are compared with the concept's."""
+    """Of the tokens that a feature promotes by the run's lens, how many are compared with the
+    concept's."""
     examples: list[str] = field(default_factory=list)
     """Sentences about the concept: features that fire on them are candidates, too."""
     min_examples: int | None = None

@@ -125,6 +125,7 @@ class CoverageConfig:
     words: Any = None
     """`[network,date]`, or a file with a word a line; null = none. Each shard does a part."""
     top_k: int = 20
-    """Of a feature's logit-lens tokens, how many are compared with the word's."""
+    """Of the tokens that a feature promotes by the run's lens, how many are compared with the
+    word's."""
     threshold: float = 0.1
     """Only features with at least this output score toward the word are steered with."""

@@ -36,7 +36,7 @@ from steerlens.analysis.rank_correlations import correlations_at_once
 from steerlens.analysis.resampling import FEWEST, LEVEL, spearman, sure, top_weights
 from steerlens.analysis.series import Series
 from steerlens.analysis.steering_summary import COMPARED
-from steerlens.config.schema import StudyConfig
+from steerlens.config.schema import SUCCESS, StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.studies import Answer, interval_columns
 from steerlens.results import FEATURES, features_alone
@@ -54,6 +54,9 @@ RESAMPLES = 200
 
 OUTCOMES = {"success": "success_20", "concept success": "concept_success"}
 """What scores may guide to, beside success at equal KL: columns of the table of steering."""
+
+TITLES = {name: name.replace("success_", "success@").replace("_", " ") for name in SUCCESS}
+"""What sentences call success, by `choice.success`."""
 
 TOLD = 2
 """Scores that agree most, and as many that agree least, are told; the table has all."""
@@ -80,18 +83,20 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     )
     pairs = [pair for pair in every if pair]
     agreement = pd.DataFrame(pairs)
-    by_score = criteria(tables.steering) if len(tables.steering) else []
-    at_share = payoff_at_equal_share(tables.steering) if len(tables.steering) else []
+    steering = tables.steering
+    success = tables.choice.success if tables.choice else SUCCESS[0]
+    by_score = criteria(steering, success=success) if len(steering) else []
+    at_share = payoff_at_equal_share(steering, success=success) if len(steering) else []
     guides = pd.DataFrame(_guides(by_score, surely_better(at_share, SHARES[COMPARED])))
     if len(guides):
         guides = guides.sort_values(GUIDE, ascending=False, ignore_index=True)
     equal = pd.DataFrame(at_share)
-    combined = combined_criteria(tables.steering) if len(tables.steering) else []
+    combined = combined_criteria(steering, success=success) if len(steering) else []
     correlations = _correlations(tables, scores) if len(tables.steering) else []
     notes = [f"Only {series[0].label} is looked at."] if len(series) > 1 else []
     return Answer(
         sentences=[
-            *_guide_sentences(by_score, guides),
+            *_guide_sentences(by_score, guides, TITLES[success]),
             *_equal_share_sentences(at_share),
             *_combined_sentences(combined),
             *_correlation_sentences(correlations),
@@ -277,7 +282,9 @@ def _pair(score: str, other_score: str, values: Mapping[str, np.ndarray]) -> dic
     }
 
 
-def _guide_sentences(criteria: Sequence[Criterion], guides: pd.DataFrame) -> list[str]:
+def _guide_sentences(
+    criteria: Sequence[Criterion], guides: pd.DataFrame, success: str
+) -> list[str]:
     """Return what is surely a guide to success; of too few features only how many it takes."""
     if guides.empty:
         return ["Nothing was steered, so no score can be judged as a guide."]
@@ -292,7 +299,7 @@ def _guide_sentences(criteria: Sequence[Criterion], guides: pd.DataFrame) -> lis
         few = selected.selected if selected else 0
         sentences = [f"{share} of the features, {few}, are too few to compare selections by."]
     else:
-        sentences = _selecting(guides, share)
+        sentences = _selecting(guides, share, success)
     rises = guides.loc[guides["surely_correlated"] & (guides["spearman"] > 0), "score"]
     falls = guides.loc[guides["surely_correlated"] & (guides["spearman"] < 0), "score"]
     parts = [
@@ -305,7 +312,7 @@ def _guide_sentences(criteria: Sequence[Criterion], guides: pd.DataFrame) -> lis
     return [*sentences, f"Success surely {' and '.join(parts)}."]
 
 
-def _selecting(guides: pd.DataFrame, share: str) -> list[str]:
+def _selecting(guides: pd.DataFrame, share: str, success: str) -> list[str]:
     better = guides.loc[guides["surely_better"]]
     if better.empty:
         return [
@@ -315,7 +322,7 @@ def _selecting(guides: pd.DataFrame, share: str) -> list[str]:
     best = better.iloc[0]
     return [
         f"Surely more than at random gives selecting by {', '.join(better['score'])}.",
-        f"Of these {best['score']} has most: {share} of the features by it have mean success@20 "
+        f"Of these {best['score']} has most: {share} of the features by it have mean {success} "
         f"{interval_of(best, GUIDE, '.3g')}, {interval_of(best, 'over_random', '.3g')} times as "
         "many at random.",
     ]

@@ -7,6 +7,10 @@ its steered texts have at least one of them (`texts_with`), and how many of them
 prompts. So no factor is chosen: choosing one would count the logit lens's tokens. Means are over
 features, their 95 % bootstrap intervals over features within layers, each for itself; what a lens
 has more than the first one is compared feature by feature.
+
+Of runs that steer toward words (`toward.words`), whose candidates the lens has found: for how many
+words a feature steers toward them (`found`), and how many of the word's tokens the best feature's
+texts have more than unsteered ones (`tokens_added`, 0 where there is none), compared word by word.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from steerlens.analysis.series import Series
 from steerlens.config.schema import LENSES, StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.studies import Answer, interval_columns
-from steerlens.results import FEATURES, features_alone
+from steerlens.results import FEATURES, features_alone, promoted_ids
 from steerlens.results.folder import RunTables
 from steerlens.results.text import counted, interval_of
 
@@ -40,14 +44,18 @@ OUTCOMES = {
     "tokens": "of its tokens are in a steered text, beyond an unsteered one",
 }
 OF_TEXTS = ("texts_with", "tokens")
+OF_WORDS = {
+    "found": "of the words have a feature that steers toward them",
+    "tokens_added": "of a word's tokens its best feature adds to a text, 0 where it has none",
+}
 
 
 def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     """Return every lens's outcomes, overall, by layer and by factor, the logit lens first.
 
     Raises:
-        SteerlensError: two results are of the same lens, or nothing was measured of features that
-            all of them have.
+        SteerlensError: two results are of the same lens, or nothing was measured of features or
+            words that all of them have.
     """
     by_lens: dict[str, RunTables] = {}
     for member in series:
@@ -56,6 +64,8 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
             raise SteerlensError(f"there are two results of lens={lens}; this study wants one.")
         by_lens[lens] = member.tables
     by_lens = {lens: by_lens[lens] for lens in LENSES if lens in by_lens}
+    if all(len(tables.words) for tables in by_lens.values()):
+        return _answer_of_words(by_lens)
     texts_of = {lens: counted_texts(tables) for lens, tables in by_lens.items()}
     outcomes_of = {
         lens: of_features(tables.features, texts_of[lens]) for lens, tables in by_lens.items()
@@ -73,14 +83,14 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
         raise SteerlensError(
             "no feature of all results has an outcome; add score=lens_precision, or steer=grid."
         )
-    overall = pd.DataFrame(_rows(outcomes_of, measured))
+    overall = pd.DataFrame(_rows(outcomes_of, measured, "features"))
     layers = shared.get_level_values("layer")
     by_layer = pd.DataFrame(
         [
             {"layer": int(layer), **row}
             for layer in sorted(set(layers))
             for row in _rows(
-                {k: of.loc[layers == layer] for k, of in outcomes_of.items()}, measured
+                {k: of.loc[layers == layer] for k, of in outcomes_of.items()}, measured, "features"
             )
         ]
     )
@@ -89,9 +99,39 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     if len(by_factor):
         tables["lenses_factors"] = by_factor
     return Answer(
-        sentences=[*_sentences(overall, measured)],
+        sentences=[*_sentences(overall, {name: OUTCOMES[name] for name in measured}, "feature")],
         tables=tables,
         figures={"lenses": partial(_draw, by_layer, measured)},
+    )
+
+
+def _answer_of_words(by_lens: Mapping[str, RunTables]) -> Answer:
+    """Return for how many words each lens finds a feature that steers toward them, and how far."""
+    outcomes_of = {lens: of_words(tables.words) for lens, tables in by_lens.items()}
+    shared = functools.reduce(
+        pd.Index.intersection, [outcomes.index for outcomes in outcomes_of.values()]
+    )
+    if shared.empty:
+        raise SteerlensError("the results have tried no word that all of them share.")
+    outcomes_of = {lens: outcomes.loc[shared] for lens, outcomes in outcomes_of.items()}
+    overall = pd.DataFrame(_rows(outcomes_of, [*OF_WORDS], "words"))
+    by_word = pd.concat(
+        [outcomes.reset_index().assign(lens=lens) for lens, outcomes in outcomes_of.items()]
+    )
+    return Answer(
+        sentences=[*_sentences(overall, OF_WORDS, "word")],
+        tables={"lenses": overall, "lenses_words": by_word},
+        figures={"lenses": partial(_draw_words, by_word)},
+    )
+
+
+def of_words(words: pd.DataFrame) -> pd.DataFrame:
+    """Return the outcomes of each word of `words.parquet` that the vocabulary can form."""
+    formed = words.loc[words["token_ids"].notna()].set_index("word")
+    found = formed["reason"].isna()
+    added: Any = formed["concept_success"] - formed["concept_success_unsteered"]
+    return pd.DataFrame(
+        {"found": found.astype(float), "tokens_added": added.where(found, 0.0).astype(float)}
     )
 
 
@@ -100,20 +140,17 @@ def counted_texts(tables: RunTables) -> pd.DataFrame:
     lens's tokens, `tokens`, how many of them a text has, and both of the unsteered texts.
     """
     features: Any = tables.features
-    column = "logit_lens_token_ids" if (tables.lens or LOGIT) == LOGIT else "promoted_token_ids"
-    promoted: Any = features.set_index(KEYS)[column].dropna()
+    promoted: Any = promoted_ids(features.set_index(KEYS)).dropna()
     rows = []
     texts = features_alone(tables.generations)
     # Tables that are published lack what was written: that isn't 0 tokens of any lens.
     is_written = any(len(ids) for ids in texts["token_ids"])
     groups: Any = texts.groupby(KEYS, sort=False) if is_written else ()
     for key, of_feature in groups:
-        promoted_ids = promoted.get(key)
-        if promoted_ids is None or not len(promoted_ids):
+        own_ids = promoted.get(key)
+        if own_ids is None or not len(own_ids):
             continue
-        hits_N = np.array(
-            [np.isin(ids, promoted_ids).sum() for ids in of_feature["token_ids"]], float
-        )
+        hits_N = np.array([np.isin(ids, own_ids).sum() for ids in of_feature["token_ids"]], float)
         hits = pd.DataFrame(
             {"factor": of_feature["factor"], "texts_with": hits_N > 0, "tokens": hits_N}
         )
@@ -137,15 +174,20 @@ def of_features(features: pd.DataFrame, texts: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rows(
-    outcomes_of: Mapping[str, pd.DataFrame], measured: Sequence[str]
+    outcomes_of: Mapping[str, pd.DataFrame], measured: Sequence[str], of_what: str
 ) -> Iterator[dict[str, Any]]:
     """Yield a row of each lens: the mean of each outcome, and how much more that is than the
-    first's.
+    first's; `of_what` names the column of how many there are.
     """
     first, *_ = outcomes_of.values()
-    layers_N = first.reset_index().groupby(KEYS[:-1], dropna=False).ngroup().to_numpy()
+    layer_keys = [name for name in KEYS[:-1] if name in first.index.names]
+    layers_N = (
+        first.reset_index().groupby(layer_keys, dropna=False).ngroup().to_numpy()
+        if layer_keys
+        else np.zeros(len(first), dtype=int)
+    )
     for lens, outcomes in outcomes_of.items():
-        row: dict[str, Any] = {"lens": lens, "features": len(outcomes)}
+        row: dict[str, Any] = {"lens": lens, of_what: len(outcomes)}
         for name in measured:
             values_N = outcomes[name].to_numpy(dtype=float)
             row |= interval_columns(name, mean_within(values_N, layers_N))
@@ -173,10 +215,10 @@ def _by_factor(texts_of: Mapping[str, pd.DataFrame], shared: pd.Index) -> Iterat
             yield {"lens": lens, "factor": factor, "features": len(rows), **means}
 
 
-def _sentences(overall: pd.DataFrame, measured: Sequence[str]) -> Iterator[str]:
-    first, n = overall["lens"].iloc[0], int(overall["features"].iloc[0])
-    for name in measured:
-        spec = ".2f" if name == "tokens" else ".0%"
+def _sentences(overall: pd.DataFrame, meanings: Mapping[str, str], of_what: str) -> Iterator[str]:
+    first, n = overall["lens"].iloc[0], int(overall[f"{of_what}s"].iloc[0])
+    for name, meaning in meanings.items():
+        spec = ".2f" if name.startswith("tokens") else ".0%"
         parts = []
         for row in overall.to_dict("records"):
             more = f"{name}_more"
@@ -188,9 +230,40 @@ def _sentences(overall: pd.DataFrame, measured: Sequence[str]) -> Iterator[str]:
                     else f", {interval_of(row, more, '+' + spec)} beside {first}"
                 )
             )
-        yield f"How many {OUTCOMES[name]} ({counted(n, 'feature')}): {'; '.join(parts)}."
+        yield f"How many {meaning} ({counted(n, of_what)}): {'; '.join(parts)}."
     if n < FEWEST:
-        yield f"{counted(n, 'feature')} can't tell lenses apart; it takes at least {FEWEST}."
+        yield f"{counted(n, of_what)} can't tell lenses apart; it takes at least {FEWEST}."
+
+
+def _draw_words(by_word: pd.DataFrame) -> Figure:
+    """Return for each word what its best feature adds, a mark for each lens; the words that most
+    is added of first.
+    """
+    from steerlens.report.figures import style
+
+    added: Any = by_word.pivot(index="word", columns="lens", values="tokens_added")
+    added = added[list(dict.fromkeys(by_word["lens"]))]
+    added = added.loc[added.mean(axis=1).sort_values(kind="stable").index]
+    figure = style.new_figure(6.4, 1.4 + 0.2 * len(added))
+    axes = figure.subplots()
+    rows_W = np.arange(len(added))
+    axes.hlines(rows_W, 0, added.max(axis=1), color=style.PALETTE[-1], alpha=0.3, linewidth=1)
+    for index, lens in enumerate(added):
+        offset = 0.2 * (index - (len(added.columns) - 1) / 2)
+        axes.plot(
+            added[lens].to_numpy(), rows_W + offset, linestyle="none", label=str(lens),
+            color=style.PALETTE[index], marker=style.MARKERS[index], markersize=4,
+        )  # fmt: skip
+    axes.set_yticks(rows_W, [str(word) for word in added.index])
+    axes.set_xlabel("tokens of the word that the best feature adds to a text")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    style.headline(
+        figure,
+        "Which lens finds features that steer toward a word?",
+        counted(len(added), "word"),
+        "at each feature's best factor; 0 where no feature steers toward it",
+    )
+    return figure
 
 
 def _draw(by_layer: pd.DataFrame, measured: Sequence[str]) -> Figure:

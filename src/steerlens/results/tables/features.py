@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steerlens.results.table import Column, Table
 from steerlens.results.tables.columns import LAYER, SUBJECT
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FEATURES = Table(
     file="features.parquet",
@@ -160,6 +163,15 @@ FEATURES = Table(
 """One row per feature: its scores."""
 
 
+def promoted_ids(features: pd.DataFrame) -> pd.Series:
+    """Return the ids of the tokens that each feature promotes, best first, by its run's lens: rows
+    of `FEATURES`, whose logit-lens tokens they are where the run has no other.
+    """
+    has_other_lens = any(features["promoted_token_ids"].notna().tolist())
+    ids: Any = features["promoted_token_ids" if has_other_lens else "logit_lens_token_ids"]
+    return ids
+
+
 class Score(NamedTuple):
     """What is made of a number that a method gives features."""
 
@@ -174,7 +186,7 @@ class Score(NamedTuple):
 
 
 SCORES = {
-    "concept_score": Score("toward", "output score toward the concept's tokens", selects=False),
+    "concept_score": Score("toward", "output score toward the concept's tokens"),
     "output_score": Score(
         "S_out", "output score: rank and probability of its own tokens when raised"
     ),

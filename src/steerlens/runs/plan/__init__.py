@@ -258,7 +258,10 @@ def _about(n_texts: int, rates: Rates | None) -> str:
 def _features(settings: Settings, layer: int, d_sae: int) -> list[int]:
     # Which features fire often enough, only the pass tells: at most all of them.
     chosen = dataclasses.replace(settings.features, min_examples=None)
-    return part(select_features(chosen, layer, d_sae, settings.seed), settings.shard)
+    ids = select_features(chosen, layer, d_sae, settings.seed)
+    if chosen.per_word is not None:  # which may stand for a word, only the lens tells
+        ids = ids[: chosen.per_word * len(settings.toward_words)]
+    return part(ids, settings.shard)
 
 
 def _scores_and_texts(settings: Settings, measured: Measured | None) -> list[tuple[str, str]]:
@@ -274,6 +277,8 @@ def _scores_and_texts(settings: Settings, measured: Measured | None) -> list[tup
     ids = {layer: _features(settings, layer, d_sae) for layer, d_sae in sizes.items()}
     counts = {layer: len(of_layer) for layer, of_layer in ids.items()}
     features_row = f"{sum(counts.values()):,}"
+    if settings.features.per_word is not None:
+        features_row += " at most: some words have fewer"
     if settings.features_concept:
         candidates = (measured and measured.candidates) or {
             layer: finished.candidates(layer, d_sae) for layer, d_sae in sizes.items()

@@ -2,7 +2,8 @@
 
 A feature is a candidate by one route or more:
 
-- `logit_lens`: a token of the concept is among the feature's top-k logit-lens tokens;
+- `lens`: a token of the concept is among the k tokens that the feature promotes most, by the run's
+  lens;
 - `label`: the feature's label (Neuronpedia's, say) names the concept;
 - `examples`: the feature fires more on the user's own sentences than on ordinary text.
 """
@@ -21,6 +22,7 @@ from steerlens.scores.concepts.inflection import content_words, forms
 if TYPE_CHECKING:
     import torch
 
+    from steerlens.engine.run_context import RunContext
     from steerlens.engine.subject import Subject
 
 SHORTEST_PIECE = 4
@@ -42,7 +44,7 @@ class Candidate(NamedTuple):
     feature: int
     routes: tuple[str, ...]
     rank: int | None
-    """0-based rank of the best concept token among the feature's logit-lens tokens."""
+    """0-based rank of the best concept token among those that the feature promotes."""
     count: int
     """Number of concept tokens among the top k."""
     tokens: tuple[str, ...]
@@ -123,12 +125,12 @@ class Vocabulary:
 def candidates(
     subject: Subject,
     tokens: ConceptTokens,
+    ctx: RunContext,
     k: int = 20,
     labels: Mapping[int, str] | None = None,
     examples: Sequence[str] = (),
     reference_F: torch.Tensor | None = None,
     n_examples: int = 20,
-    memory_budget: int = 2 * 1024**3,
 ) -> list[Candidate]:
     """Return the features of `subject` that may stand for a concept, the most promising first.
 
@@ -138,21 +140,21 @@ def candidates(
     Args:
         subject: the model and its SAE.
         tokens: from `concept_tokens`.
-        k: number of logit-lens tokens of each feature that are looked at.
+        ctx: the lens, memory, and what is computed once.
+        k: number of tokens that each feature promotes which are looked at.
         labels: label by feature; one that names a concept makes its feature a candidate.
         examples: sentences about the concept.
         reference_F: `mean_max_activation` of ordinary text; None = 0.
         n_examples: number of features that `examples` may bring in.
-        memory_budget: bytes for the logits of one chunk of features.
     """
-    written = _by_logit_lens(subject, tokens, k, memory_budget)
+    written = _by_lens(subject, tokens, k, ctx)
     named = {feature for feature, text in (labels or {}).items() if names(text, tokens.concepts)}
     fired = _by_examples(subject, examples, reference_F, n_examples) if examples else {}
     table = []
     for feature in written.keys() | named | fired.keys():
         ranks = written.get(feature, {})
         routes = {
-            "logit_lens": feature in written,
+            "lens": feature in written,
             "label": feature in named,
             "examples": feature in fired,
         }
@@ -210,15 +212,15 @@ def _promise(row: Candidate, k: int) -> tuple[float, ...]:
     return (-len(row.routes), rank, -row.count, -(row.activation or 0.0), row.feature)
 
 
-def _by_logit_lens(
-    subject: Subject, tokens: ConceptTokens, k: int, memory_budget: int
+def _by_lens(
+    subject: Subject, tokens: ConceptTokens, k: int, ctx: RunContext
 ) -> dict[int, dict[int, int]]:
     """Return, for each feature that has a concept token: the token by its rank."""
     import torch
 
-    from steerlens.engine.logit_lens import logit_lens
+    from steerlens.engine.lens import promoted_tokens
 
-    tokens_FK = logit_lens(subject, torch.arange(subject.d_sae), k, memory_budget)
+    tokens_FK = promoted_tokens(subject, torch.arange(subject.d_sae), k, ctx)
     hits_FK = torch.isin(tokens_FK, torch.tensor(list(tokens.texts)))
     by_feature: dict[int, dict[int, int]] = {}
     for feature, rank in hits_FK.nonzero().tolist():
