@@ -194,8 +194,8 @@ def test_success_is_what_the_run_s_choice_says() -> None:
     score, other = rng.random(N), rng.random(N)
     scores = {"output_score": score, "concept_score": other, "input_score": rng.random(N)}
     steered = steering((0, 1), N // 2, success_20=score, concept_success=other, **scores)
-    features = frame((0, 1), N // 2, **scores)
-    tables = RunTables(features, steering=steered)
+    del scores["concept_score"]  # the table of features knows no word
+    tables = RunTables(frame((0, 1), N // 2, **scores), steering=steered)
     by_own = answer([Series("a", [], tables)], StudyConfig())
     assert by_own.tables["criteria"]["score"].iloc[0] == "output_score"
     choice = ChoiceConfig(success="concept_success")
@@ -208,4 +208,6 @@ def test_success_is_what_the_run_s_choice_says() -> None:
     row = payoff.loc[("concept_score", "pooled", 0.25)]
     assert row["payoff"] == pytest.approx(best.mean() / other.mean())
     assert "have mean concept success" in " ".join(by_word.sentences)
+    outcomes = by_word.tables["criteria_outcomes"].set_index(["outcome", "score"])
+    assert outcomes.loc[("concept success", "concept_score"), "spearman"] == pytest.approx(1)
     assert by_word.tables["criteria_combined"]["single"].str.startswith("concept_score").all()

@@ -92,7 +92,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
         guides = guides.sort_values(GUIDE, ascending=False, ignore_index=True)
     equal = pd.DataFrame(at_share)
     combined = combined_criteria(steering, success=success) if len(steering) else []
-    correlations = _correlations(tables, scores) if len(tables.steering) else []
+    correlations = _correlations(tables) if len(tables.steering) else []
     notes = [f"Only {series[0].label} is looked at."] if len(series) > 1 else []
     return Answer(
         sentences=[
@@ -160,12 +160,16 @@ def _outcomes(tables: RunTables) -> dict[str, pd.DataFrame]:
     }
 
 
-def _correlations(tables: RunTables, scores: Sequence[str]) -> list[dict[str, Any]]:
+def _correlations(tables: RunTables) -> list[dict[str, Any]]:
     """Return the rank correlation of every score with every outcome that there is, with intervals
     that hold for all scores of an outcome at once.
+
+    Scores are those of the table of steering, which has also the output score toward the word that
+    a feature was steered toward.
     """
     correlations = []
     keys, steering = list(FEATURES.keys), features_alone(tables.steering)
+    scores = [name for name in scores_of(steering) if any(steering[name].notna().tolist())]
     for name, rows in _outcomes(tables).items():
         both: Any = steering[[*keys, *scores]].merge(rows, on=keys).sort_values(keys)
         layer_keys = [key for key in keys if key != "feature"]
