@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PANELS = {
-    POOLED: ("kept of all layers together", "times the success\nof as many at random"),
-    WITHIN_LAYERS: ("kept of each layer", "times the success\nof as many of the same layer"),
+    POOLED: ("kept of all layers together", "times the {}\nof as many at random"),
+    WITHIN_LAYERS: ("kept of each layer", "times the {}\nof as many of the same layer"),
 }
 """How features are kept: title and axis."""
 
@@ -27,13 +27,14 @@ DARK = 0.6
 """Colours of larger numbers are too dark for dark letters."""
 
 
-def payoffs(rows: Sequence[EqualShare], counted: str) -> Figure:
+def payoffs(rows: Sequence[EqualShare], counted: str, success: str = "success") -> Figure:
     """Return how many times the success of as many at random the features have that each score puts
     first, the best score on top.
 
     Args:
         rows: of one share.
         counted: what was steered, and how many.
+        success: what it is called.
     """
     best_first = sorted(
         (row for row in rows if row.kept == POOLED), key=lambda row: row.payoff, reverse=True
@@ -59,7 +60,7 @@ def payoffs(rows: Sequence[EqualShare], counted: str) -> Figure:
             axes.plot(row.payoff, y, "o", color=color, mfc=face, ms=6)
             _beside(axes, y, numbers, color)
         axes.set_title(title, loc="left")
-        axes.set_xlabel(label)
+        axes.set_xlabel(label.format(success))
         axes.set_xlim(left=0)
         axes.grid(visible=False, axis="y")
     names = [visible(score).replace("_", " ") for score in scores]

@@ -110,7 +110,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
             **({"criteria_combined": _combined_table(combined)} if combined else {}),
             **({"criteria_outcomes": pd.DataFrame(correlations)} if correlations else {}),
         },
-        figures=_figures(tables, at_share, agreement, scores),
+        figures=_figures(tables, at_share, agreement, scores, TITLES[success]),
     )
 
 
@@ -359,6 +359,7 @@ def _figures(
     at_share: Sequence[EqualShare],
     agreement: pd.DataFrame,
     scores: Sequence[str],
+    success: str,
 ) -> dict[str, Callable[[], Figure]]:
     from steerlens.report.figures import criteria as drawn
     from steerlens.report.figures.output_score import subtitle
@@ -367,7 +368,7 @@ def _figures(
     rows = [row for row in at_share if row.share == SHARES[COMPARED]]
     if any(row.p is not None for row in rows):
         counted = subtitle(features_alone(tables.steering).dropna(subset=["best_factor"]))
-        figures["criteria_payoff"] = partial(drawn.payoffs, rows, counted)
+        figures["criteria_payoff"] = partial(drawn.payoffs, rows, counted, success)
     if len(agreement):
         figures["criteria_agreement"] = partial(drawn.agreement, agreement, scores)
     return figures
