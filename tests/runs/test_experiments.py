@@ -263,7 +263,11 @@ def first_steps(config: RunConfig, model: Path, saes: Path, text: Path) -> RunCo
             config.sae, release=None, sae_id=None, path=str(saes), layers=None, d_sae=None
         ),
         layer=config.layer if layer_numbers(config.layer) is None else LAYERS[-1],
-        features=dataclasses.replace(features, n=several if (features.n or 1) > 1 else features.n),
+        features=dataclasses.replace(
+            features,
+            n=several if (features.n or 1) > 1 else features.n,
+            per_word=features.per_word and several,
+        ),
         score=_few_prompts(config.score),
         steer=dataclasses.replace(steer, factors=steer.factors and [0.4, 20.0]),
         generation=dataclasses.replace(
