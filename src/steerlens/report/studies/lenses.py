@@ -128,10 +128,10 @@ def _answer_of_words(by_lens: Mapping[str, RunTables]) -> Answer:
 def of_words(words: pd.DataFrame) -> pd.DataFrame:
     """Return the outcomes of each word of `words.parquet` that the vocabulary can form."""
     formed = words.loc[words["token_ids"].notna()].set_index("word")
-    found = formed["reason"].isna()
+    steers = formed["reason"].isna()
     added: Any = formed["concept_success"] - formed["concept_success_unsteered"]
     return pd.DataFrame(
-        {"found": found.astype(float), "tokens_added": added.where(found, 0.0).astype(float)}
+        {"found": steers.astype(float), "tokens_added": added.where(steers, 0.0).astype(float)}
     )
 
 

@@ -189,7 +189,7 @@ def features_alone(rows: pd.DataFrame) -> pd.DataFrame:
 _TOKENS = Column("list<string>", "The tokens that stand for the word; null where none does.")
 
 _CANDIDATES = Column(
-    "int64", "How many features have one of these among their first logit-lens tokens."
+    "int64", "How many features have one of these among the first tokens that they promote."
 )
 
 _BEST_FACTOR = Column("double", "The steering factor that the numbers beside it are of.")

@@ -13,6 +13,7 @@ import numpy as np
 
 from steerlens.config.folders import sae_facts, sae_folders
 from steerlens.config.identity import model_identity
+from steerlens.config.schema import LENSES
 from steerlens.config.settings import Settings
 from steerlens.engine.run_context import RunContext
 from steerlens.runs.plan.rates import OF_EDIT, OF_ROWS
@@ -103,11 +104,11 @@ class Finished:
         """Count the features that may stand for the run's concept by their logit-lens tokens.
 
         Returns:
-            None where that isn't known: their tokens aren't there, or labels and examples may bring
-            in more.
+            None where that isn't known: their tokens aren't there, another lens finds them, or
+            labels and examples may bring in more.
         """
         features = self.settings.features
-        if self.settings.labels or features.examples:
+        if self.settings.labels or features.examples or self.settings.lens.name != LENSES[0]:
             return None
         for key in self._keys_of_layer(layer):
             if key.get("logit_lens", 0) >= features.top_k:

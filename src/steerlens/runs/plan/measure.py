@@ -77,6 +77,8 @@ def measure(settings: Settings) -> Measured:
                 ctx = RunContext(
                     settings.subject.memory_budget,
                     settings.seed,
+                    corpus=settings.corpus,
+                    lens=settings.lens,
                     store=Store(settings.cache_dir / "scores"),
                 )
                 with phase(f"layer {layer}: looking for the concept's features"):
