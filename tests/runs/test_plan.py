@@ -181,6 +181,11 @@ def test_candidates_of_a_concept_are_counted_once_their_tokens_are_known(
     assert plan(*concept)["features"] == measured["features"]
     run(compose([*words, *concept]))
     assert len(FEATURES.read(tmp_path / "out")) == n
+    other_lens = (*concept, "lens=effect", "lens.n_prompts=1")
+    assert plan(*other_lens)["features"] == unknown["features"]
+    by_effect = int(plan(*other_lens, "plan=measure")["features"].split()[0])
+    run(compose([*words, *other_lens, f"paths.output_dir={tmp_path / 'effect'}"]))
+    assert len(FEATURES.read(tmp_path / "effect")) == by_effect
 
 
 def test_texts_in_the_cache_are_told(plan: Rows, words: list[str]) -> None:
