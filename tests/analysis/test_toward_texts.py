@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from steerlens.analysis.toward_texts import Toward, steered_toward
+from steerlens.config.schema import ChoiceConfig
 from steerlens.results.folder import RunTables
 from tests.support.frames import frame, generations, steering
 
@@ -13,12 +14,14 @@ WORD = {"word": "sun", "token_ids": [7], "tokens": [" sun"]}
 PROMPTS = ("Note that", "In the")
 
 
-def toward(texts: pd.DataFrame, best_factor: float | None = 2.0) -> list[Toward]:
+def toward(
+    texts: pd.DataFrame, best_factor: float | None = 2.0, choice: ChoiceConfig | None = None
+) -> list[Toward]:
     rows = steering(
         [4], 2, concept=["sun", "moon"], best_factor=best_factor, concept_success=[1.0, 2.0],
         concept_success_unsteered=[0.0, 0.0], concept_token=" sun",
     )  # fmt: skip
-    return steered_toward(RunTables(frame([4], 2), texts, rows), WORD)
+    return steered_toward(RunTables(frame([4], 2), texts, rows, choice=choice), WORD)
 
 
 @pytest.fixture
@@ -47,6 +50,12 @@ def test_each_prompts_unsteered_text_stands_beside_that_of_the_best_factor(
         assert spans == [" sun"]
     assert feature.writes[0] == " sun"
     assert feature.adds
+
+
+def test_texts_of_prompts_that_chose_the_factor_are_not_counted(texts: pd.DataFrame) -> None:
+    (feature,) = toward(texts, choice=ChoiceConfig(split=True))
+    assert (feature.n_texts, feature.n_with_token, feature.n_with_token_unsteered) == (1, 1, 0)
+    assert [pair.prompt for pair in feature.pairs] == ["Note that"]
 
 
 def test_without_a_factor_there_are_no_pairs(texts: pd.DataFrame) -> None:

@@ -173,6 +173,13 @@ def test_the_template_is_told() -> None:
     assert template_sentence(plain) == "Texts go on from 2 prompts, without a chat template."
 
 
+def test_prompts_that_only_chose_the_factor_are_said_not_to_count() -> None:
+    tables = dataclasses.replace(word_tables(), choice=ChoiceConfig(split=True))
+    assert template_sentence(tables).endswith("chose the factor, only the others count.")
+    lines = [str(line.text) for line in concept_page(tables)]
+    assert any("in 1 of 1 texts (unsteered 0)" in line for line in lines)
+
+
 def test_a_label_that_leaves_no_room_is_not_wrapped() -> None:
     where = console(30, terminal=True)
     print_hanging(where, [Line("x" * 30, Text("some words that would be wrapped to nothing"))])

@@ -101,9 +101,9 @@ def choose_factors(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFr
         SteerlensError: a rule that isn't known, texts without success or without what the rule
             weighs it against, a split of features with one prompt.
     """
-    chosen_on, reported_on = halves(generations) if choice.splits else (generations, generations)
+    chosen_on = halves(generations)[0] if choice.splits else generations
     means = by_factor(chosen_on)
-    reported = by_factor(reported_on) if choice.splits else means
+    reported = by_factor(reported_texts(generations, choice)) if choice.splits else means
     features = means[[*FEATURE]].drop_duplicates(ignore_index=True)
     each = measured_by_factor(means, choice)
     ranked = [best_factors(measured, choice) for measured in each]
@@ -300,6 +300,13 @@ def halves(generations: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     prompts["odd"] = features.cumcount() % 2 == 1
     odd = generations.loc[:, keys].merge(prompts, how="left", on=keys)["odd"].to_numpy(dtype=bool)
     return generations.loc[~odd], generations.loc[odd]
+
+
+def reported_texts(generations: pd.DataFrame, choice: ChoiceConfig) -> pd.DataFrame:
+    """Return the texts that means are of: with `choice.splits` those of the prompts on which no
+    factor was chosen, or all.
+    """
+    return halves(generations)[1] if choice.splits else generations
 
 
 def choosing_prompts(prompts: Iterable[str], choice: ChoiceConfig) -> list[str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from steerlens.analysis.factors import reported_texts
 from steerlens.analysis.roles import Continuation, success_spans
 from steerlens.analysis.toward import best_toward
+from steerlens.config.schema import ChoiceConfig
 from steerlens.results import features_alone
 from steerlens.results.folder import RunTables
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
 class Pair(NamedTuple):
@@ -46,7 +48,8 @@ class Toward(NamedTuple):
 
 
 def steered_toward(tables: RunTables, word: Mapping[str, Any]) -> list[Toward]:
-    """Return the features that were steered with toward a word, the best first.
+    """Return the features that were steered with toward a word, the best first, with the texts
+    that their means are of.
 
     Args:
         tables: of the run.
@@ -56,15 +59,16 @@ def steered_toward(tables: RunTables, word: Mapping[str, Any]) -> list[Toward]:
     ids = word["token_ids"] or []  # earlier runs have none beside their tokens
     texts = dict(zip(ids, word["tokens"], strict=True)) if ids else {}
     return [
-        _toward(row, tables.generations, texts)
+        _toward(row, tables, texts)
         for row in best_toward(tables.steering.loc[concept]).to_dict("records")
     ]
 
 
-def _toward(row: Mapping[str, Any], generations: pd.DataFrame, tokens: Mapping[int, str]) -> Toward:
+def _toward(row: Mapping[str, Any], tables: RunTables, tokens: Mapping[int, str]) -> Toward:
     """Return a steered feature with its texts; `tokens` of the concept by their ids."""
-    alone = features_alone(generations)
+    alone = features_alone(tables.generations)
     texts = alone.loc[(alone["layer"] == row["layer"]) & (alone["feature"] == row["feature"])]
+    texts = reported_texts(texts, tables.choice or ChoiceConfig())
     sides = [
         texts.loc[texts["factor"] == factor] if isinstance(factor, float) else texts.head(0)
         for factor in (0.0, row["best_factor"])

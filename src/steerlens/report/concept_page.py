@@ -162,14 +162,17 @@ def subject_words(command: str | None) -> str:
 
 
 def template_sentence(tables: RunTables) -> str:
-    """Say what the model was asked, and how."""
+    """Say what the model was asked, and how, and which of its texts count."""
     n = tables.generations["prompt"].nunique()
     prompts = f"{n} prompt{'s' * (n != 1)}"
+    counted = ""
+    if tables.choice and tables.choice.splits:
+        counted = "; every second one chose the factor, only the others count"
     if tables.chat_template is None:
-        return f"Texts go on from {prompts}."
+        return f"Texts go on from {prompts}{counted}."
     if tables.chat_template:
-        return f"Texts answer {prompts} inside the model's chat template."
-    return f"Texts go on from {prompts}, without a chat template."
+        return f"Texts answer {prompts} inside the model's chat template{counted}."
+    return f"Texts go on from {prompts}, without a chat template{counted}."
 
 
 def share_sentence(feature: Toward) -> str:
