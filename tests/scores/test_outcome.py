@@ -125,6 +125,17 @@ def test_texts_without_the_outcome_are_left_out(tiny_subject: MakeSubject, tmp_p
     assert frame["outcome_texts"].tolist() == [50]
 
 
+def test_a_run_stored_without_its_texts_is_refused(
+    tiny_subject: MakeSubject, tmp_path: Path
+) -> None:
+    run = save_run(tmp_path / "run", tiny_subject("llama", "topk"))
+    texts = GENERATIONS.read(run)
+    texts["token_ids"] = [[] for _ in range(len(texts))]
+    GENERATIONS.write(texts, run)
+    with pytest.raises(SteerlensError, match="has no tokens of its texts"):
+        outcome.Config(run=str(run)).check()
+
+
 def test_without_variance_or_enough_texts_there_is_no_correlation() -> None:
     z_N, y_N = np.arange(30.0), np.arange(30.0) % 7
     assert outcome.correlation(z_N, y_N) == pytest.approx(np.corrcoef(z_N, y_N)[0, 1])

@@ -209,7 +209,8 @@ def outcomes_of_run(folder: Path, outcome: str) -> pd.DataFrame:
     `prompt`, `token_ids` and `outcome`, NaN where it is each feature's own success.
 
     Raises:
-        SteerlensError: there is no run, it has no texts, or none with this outcome.
+        SteerlensError: there is no run, it has no texts or no tokens of them, or none with this
+            outcome.
     """
     if not folder.is_dir():
         raise SteerlensError(f"score.run: there is no folder {folder}.")
@@ -224,6 +225,11 @@ def outcomes_of_run(folder: Path, outcome: str) -> pd.DataFrame:
             texts = texts.assign(together=None)
     if texts.empty:
         raise SteerlensError(f"score.run={folder} has no texts; name a run that has steered.")
+    if not any(len(ids) for ids in texts["token_ids"]):
+        raise SteerlensError(
+            f"score.run={folder} has no tokens of its texts, which are read again: stored tables "
+            "lack them; name the folder of the run itself."
+        )
     if has_own:
         return texts.assign(outcome=np.nan)
     if outcome not in (columns := _numbers(texts)):
