@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from steerlens.analysis.equal_share import (
+    BEYOND_UNSTEERED,
     POOLED,
     WITHIN_LAYERS,
     counts_within,
@@ -155,6 +156,38 @@ def test_a_criterion_with_too_few_scores_is_left_out() -> None:
     assert list(kept) == ["whole"]
     assert kept["whole"].tolist() == [0, 0, 0, 1, 0, 0, 0, 1]
     assert list(kept_by({"rare": rare}, 0.25, np.zeros(8, dtype=int))) == ["rare"]
+
+
+def test_a_score_gains_nothing_by_being_missing_where_success_is_low() -> None:
+    """Half of the features lack the score, and these have no success; of the others it is noise."""
+    success = np.tile([1.0, 0.0], N)
+    noise = np.where(success > 0, np.random.default_rng(2).random(2 * N), np.nan)
+    rows = steering((0, 1), N, success_20=success, random_score=noise)
+    of_score = [row for row in payoff_at_equal_share(rows) if row.score == "random_score"]
+    assert [row.payoff for row in of_score] == [1.0] * len(of_score)
+    assert [row.features for row in of_score if row.kept == POOLED] == [6, 15, 30]
+
+
+def test_tokens_that_unsteered_texts_have_anyway_are_no_merit() -> None:
+    """One score is high where the unsteered texts have the tokens, the other where steering adds
+    them.
+    """
+    rng = np.random.default_rng(3)
+    unsteered, added = rng.random(2 * N), rng.random(2 * N)
+    rows = steering(
+        (0, 1), N, success_20=unsteered + added, success_20_unsteered=unsteered,
+        input_score=unsteered, output_score=added,
+    )  # fmt: skip
+    beyond = {
+        row.score: row
+        for row in payoff_at_equal_share(rows, [0.25])
+        if (row.kept, row.counted) == (POOLED, BEYOND_UNSTEERED)
+    }
+    best = np.argsort(-added)[: N // 2]
+    assert beyond["output_score"].payoff == pytest.approx(added[best].mean() / added.mean())
+    assert beyond["output_score"].is_sure
+    assert beyond["input_score"].payoff == pytest.approx(1, abs=0.15)
+    assert not beyond["input_score"].is_sure
 
 
 def test_fewer_than_eight_kept_have_no_interval() -> None:

@@ -1,7 +1,9 @@
 """What every criterion buys at an equal share of the features kept, corrected for their number.
 
-Payoff is the mean success of the features that a criterion keeps over that of as many at random:
-pooled, the highest of all layers together; within layers, the same share of each layer. Intervals
+Payoff is the mean success of the features that a criterion keeps over that of as many at random of
+those that have its score: pooled, the highest of all layers together; within layers, the same share
+of each layer. Of features without the score success may be another, which is no merit of the score.
+It is counted as such and beyond that of unsteered texts, which have some tokens anyway. Intervals
 are simultaneous over all criteria (single-step max-T): the largest studentised deviation of any of
 them in bootstrap samples, which are drawn within layers, sets the width of all.
 
@@ -29,6 +31,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 POOLED, WITHIN_LAYERS = "pooled", "within layers"
+AS_SUCH, BEYOND_UNSTEERED = "success", "success beyond unsteered"
+
+
+class Comparison(NamedTuple):
+    """What all criteria are compared in at once."""
+
+    kept: str
+    """pooled, or within layers."""
+    counted: str
+    """success, or success beyond unsteered."""
+    share: float
 
 
 class EqualShare(NamedTuple):
@@ -37,10 +50,14 @@ class EqualShare(NamedTuple):
     score: str
     kept: str
     """pooled, or within layers."""
+    counted: str
+    """success, or success beyond unsteered."""
     share: float
+    """Of the features that have the score."""
     features: float
     """How many are kept."""
     success: float
+    """What is counted, their mean."""
     payoff: float
     """success / that of as many at random, within layers of as many of each layer."""
     payoff_low: float | None
@@ -75,11 +92,11 @@ def payoff_at_equal_share(
     seed: int = 0,
     success: str = "success_20",
 ) -> list[EqualShare]:
-    """Return every criterion that is filled at every share, pooled and within layers.
+    """Return every criterion that is filled at every share, pooled and within layers, of success
+    and, where the table has it, of success beyond unsteered.
 
-    Features are rows without a control and with a best factor. One without a score isn't kept by
-    it; a criterion with too few scores is left out. Those that tie for the last places count in
-    part.
+    Features are rows without a control and with a best factor; of each criterion those that have
+    its score. Those that tie for the last places count in part.
 
     Args:
         steering: the table.
@@ -96,13 +113,21 @@ def payoff_at_equal_share(
         for name in scores_of(rows)
         if any(rows[name].notna().tolist())
     }
+    counted = {AS_SUCH: success_N}
+    if f"{success}_unsteered" in rows:
+        unsteered_N = rows[f"{success}_unsteered"].to_numpy(dtype=float, na_value=np.nan)
+        if not np.isnan(unsteered_N).any():
+            counted[BEYOND_UNSTEERED] = success_N - unsteered_N
     counts_RN = counts_within(layers_N, resamples, np.random.default_rng(seed))
-    rows_of_criteria: list[EqualShare] = []
-    for pooling, groups_N in ((POOLED, np.zeros_like(layers_N)), (WITHIN_LAYERS, layers_N)):
-        for share in shares:
-            weights = kept_by(scores, share, groups_N)
-            rows_of_criteria += _at_share(pooling, share, weights, success_N, groups_N, counts_RN)
-    return rows_of_criteria
+    return [
+        row
+        for name, counted_N in counted.items()
+        for pooling, groups_N in ((POOLED, np.zeros_like(layers_N)), (WITHIN_LAYERS, layers_N))
+        for share in shares
+        for row in _at_share(
+            Comparison(pooling, name, share), scores, counted_N, groups_N, counts_RN
+        )
+    ]
 
 
 def surely_better(at_shares: Sequence[EqualShare], share: float) -> set[str]:
@@ -112,7 +137,9 @@ def surely_better(at_shares: Sequence[EqualShare], share: float) -> set[str]:
     return {
         row.score
         for row in at_shares
-        if (row.kept, row.share) == (POOLED, share) and row.is_sure and row.payoff > 1
+        if (row.kept, row.counted, row.share) == (POOLED, AS_SUCH, share)
+        and row.is_sure
+        and row.payoff > 1
     }
 
 
@@ -164,41 +191,40 @@ def max_t(
 
 
 def _at_share(
-    pooling: str,
-    share: float,
-    weights: Mapping[str, np.ndarray],
-    success_N: np.ndarray,
+    compared: Comparison,
+    scores: Mapping[str, np.ndarray],
+    counted_N: np.ndarray,
     groups_N: np.ndarray,
     counts_RN: np.ndarray,
 ) -> list[EqualShare]:
-    if not weights:
-        return []
-    weights_CN = np.stack(list(weights.values()))
-    one_1N = np.ones((1, len(success_N)))
-    (value_C,) = over_as_many_in_each_group(weights_CN, success_N, groups_N, one_1N)
-    resampled_RC = over_as_many_in_each_group(weights_CN, success_N, groups_N, counts_RN)
-    kept_C = weights_CN.sum(axis=1)
-    width_C = p_C = np.full(len(value_C), np.nan)
-    told_C = np.isfinite(value_C) & (kept_C >= FEWEST)
-    if told_C.any():
-        width_C, p_C = (np.full(len(value_C), np.nan) for _ in range(2))
-        width_C[told_C], p_C[told_C] = max_t(value_C[told_C], resampled_RC[:, told_C])
-    return [
-        EqualShare(
-            score=name,
-            kept=pooling,
-            share=share,
-            features=float(kept_C[index]),
-            success=float(weights_CN[index] @ success_N / kept_C[index]),
-            payoff=float(value_C[index]),
-            # Success is never below 0, and so is no payoff.
-            payoff_low=_number(max(value_C[index] - width_C[index], 0)),
-            payoff_high=_number(value_C[index] + width_C[index]),
-            p=_number(p_C[index]),
+    rows, resampled = [], []
+    once_1N = np.ones((1, len(counted_N)))
+    for name, score_N in scores.items():
+        scored_N = ~np.isnan(score_N)
+        groups = groups_N[scored_N]
+        kept = kept_by({name: score_N[scored_N]}, compared.share, groups)
+        weights_1N = np.stack(list(kept.values()))
+        of_scored = (weights_1N, counted_N[scored_N], groups)
+        ((payoff,),) = over_as_many_in_each_group(*of_scored, once_1N[:, scored_N])
+        if not np.isfinite(payoff):
+            continue
+        n_kept = float(weights_1N.sum())
+        mean = float(weights_1N[0] @ counted_N[scored_N] / n_kept)
+        rows.append(EqualShare(name, *compared, n_kept, mean, float(payoff), None, None, None))
+        resampled.append(over_as_many_in_each_group(*of_scored, counts_RN[:, scored_N])[:, 0])
+    told = [index for index, row in enumerate(rows) if row.features >= FEWEST]
+    if not told:
+        return rows
+    payoff_C = np.array([rows[index].payoff for index in told])
+    widths, ps = max_t(payoff_C, np.stack([resampled[index] for index in told], axis=1))
+    for index, width, p in zip(told, widths.tolist(), ps.tolist(), strict=True):
+        low, high = rows[index].payoff - width, rows[index].payoff + width
+        if compared.counted == AS_SUCH:
+            low = max(low, 0)  # success is never below 0, and so is no payoff
+        rows[index] = rows[index]._replace(
+            payoff_low=_number(low), payoff_high=_number(high), p=_number(p)
         )
-        for index, name in enumerate(weights)
-        if np.isfinite(value_C[index])
-    ]
+    return rows
 
 
 def _number(value: float) -> float | None:

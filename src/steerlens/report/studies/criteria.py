@@ -6,8 +6,8 @@ other: Spearman's and Kendall's rank correlation and how many of the first hundr
 share. Where random directions were scored, the output score also takes part as its place among
 them: `1 - output_score_p`, and less the mean of its layer's. The best pair of scores is held
 against the best score, both chosen and counted on different features; and every score against
-success, concept success, and success at the factors that rule=kl chooses. Scores agree or not over
-all scored features, and guide or not over those that were steered.
+success, concept success, and success at the factors that rule=kl chooses among those tried. Scores
+agree or not over all scored features, and guide or not over those that were steered.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import pandas as pd
 
 from steerlens.analysis.combined_criteria import Combined, combined_criteria
 from steerlens.analysis.equal_share import (
+    AS_SUCH,
+    BEYOND_UNSTEERED,
     POOLED,
     WITHIN_LAYERS,
     EqualShare,
@@ -53,7 +55,7 @@ RESAMPLES = 200
 """Of thousands of features: more would show nothing else."""
 
 OUTCOMES = {"success": "success_20", "concept success": "concept_success"}
-"""What scores may guide to, beside success at equal KL: columns of the table of steering."""
+"""What scores may guide to, beside success within a budget of KL: columns of the steering table."""
 
 TITLES = {name: name.replace("success_", "success@").replace("_", " ") for name in SUCCESS}
 """What sentences call success, by `choice.success`."""
@@ -120,8 +122,9 @@ def _equal_share_sentences(at_share: Sequence[EqualShare]) -> list[str]:
     """
     share = SHARES[COMPARED]
     sentences = []
-    for pooling in (POOLED, WITHIN_LAYERS):
-        compared = [row for row in at_share if (row.kept, row.share) == (pooling, share)]
+    for counted, pooling in itertools.product((AS_SUCH, BEYOND_UNSTEERED), (POOLED, WITHIN_LAYERS)):
+        key = (pooling, counted, share)
+        compared = [row for row in at_share if (row.kept, row.counted, row.share) == key]
         compared = sorted(
             (row for row in compared if row.p is not None), key=lambda row: -row.payoff
         )
@@ -133,27 +136,29 @@ def _equal_share_sentences(at_share: Sequence[EqualShare]) -> list[str]:
             for row in better
         )
         start = (
-            f"Keeping {share:.0%} of the features {pooling}, {len(compared)} scores compared at "
-            "once"
+            f"Keeping {share:.0%} of the features that have a score {pooling}, {len(compared)} "
+            "scores compared at once"
         )
         if names:
-            sentences.append(f"{start}: more success than as many at random has {names}.")
+            sentences.append(f"{start}: more {counted} than as many at random has {names}.")
         else:
-            sentences.append(f"{start}: none has surely more success than as many at random.")
+            sentences.append(f"{start}: none has surely more {counted} than as many at random.")
     return sentences
 
 
 def _outcomes(tables: RunTables) -> dict[str, pd.DataFrame]:
     """Return what scores may guide to, each as a table of features with the column `outcome`:
-    success, concept success, and success at equal KL, the factor chosen by rule=kl from the same
-    texts.
+    success, concept success, and success within a budget of KL, the factor chosen by rule=kl from
+    the texts of the factors that were tried.
     """
     keys, steering = list(FEATURES.keys), features_alone(tables.steering)
     by_name: dict[str, Any] = {name: steering[[*keys, column]] for name, column in OUTCOMES.items()}
     texts = features_alone(tables.generations)
     if tables.choice is not None and any(texts["kl"].notna().tolist()):
         at_kl = choose_factors(texts, dataclasses.replace(tables.choice, rule="kl"))
-        by_name[f"success at a KL of {tables.choice.kl_budget:g}"] = at_kl[[*keys, "success_20"]]
+        by_name[f"success within a KL of {tables.choice.kl_budget:g}"] = at_kl[
+            [*keys, "success_20"]
+        ]
     return {
         name: rows.set_axis([*keys, "outcome"], axis=1).dropna(subset=["outcome"])
         for name, rows in by_name.items()
@@ -365,7 +370,7 @@ def _figures(
     from steerlens.report.figures.output_score import subtitle
 
     figures: dict[str, Callable[[], Figure]] = {}
-    rows = [row for row in at_share if row.share == SHARES[COMPARED]]
+    rows = [row for row in at_share if (row.counted, row.share) == (AS_SUCH, SHARES[COMPARED])]
     if any(row.p is not None for row in rows):
         counted = subtitle(features_alone(tables.steering).dropna(subset=["best_factor"]))
         figures["criteria_payoff"] = partial(drawn.payoffs, rows, counted, success)
