@@ -399,3 +399,13 @@ def test_usual_factors_are_not_warned_of() -> None:
     assert not output.Config().warnings()
     assert not output.Config(factor=1e3).warnings()
     assert not load_part("scores", "random").Config().warnings()
+
+
+def test_capability_without_tasks_has_nothing_to_answer() -> None:
+    message = refusal("experiment=capability", "evaluate.tasks=[]")
+    assert message.startswith("experiment=capability has no tasks: evaluate.tasks=[...] names them")
+
+
+def test_a_lens_file_of_another_model_is_answered_with_a_lens_file() -> None:
+    with pytest.raises(SteerlensError, match=r"choose a file of gpt2-small, or if that is"):
+        refuse_other_model("lens.path=x", "pythia-70m", compose(GPT2).model)

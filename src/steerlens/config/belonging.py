@@ -20,7 +20,10 @@ def refuse_other_model(item: str, model_name: str, model: ModelConfig) -> None:
         return
     saes = [name for name, entry in entries("sae").items() if entry.get("model") == model.name]
     alternative = f"sae={' or sae='.join(saes)}" if saes else "sae=local sae.path=DIR"
-    alternative = "that model" if item.startswith("reference.") else alternative
+    if item.startswith("reference."):
+        alternative = "that model"
+    elif item.startswith("lens."):
+        alternative = f"a file of {model.title}"
     same = shlex.quote(override("model.aliases", [model_name]))
     raise SteerlensError(
         f"{item} belongs to the model {model_name}, not to {model.title}; choose "

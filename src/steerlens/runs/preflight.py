@@ -36,7 +36,7 @@ from steerlens.config.steering import (
     check_study,
     check_toward,
 )
-from steerlens.data.tasks import check_tasks
+from steerlens.data.tasks import check_tasks, shipped_tasks
 from steerlens.engine.examples import read_metadata, refuse_missing_layers
 from steerlens.engine.lens_file import is_of_pytorch, model_beside, read_lens_file
 from steerlens.errors import SteerlensError, unknown
@@ -75,6 +75,11 @@ def check(config: RunConfig) -> None:
     check_choice(config.choice)
     check_lens(config.lens, settings.scores)
     check_evaluate(config.evaluate)
+    if config.study.name == "capability" and not config.evaluate.tasks:
+        raise SteerlensError(
+            "experiment=capability has no tasks: evaluate.tasks=[...] names them; the tasks that "
+            f"need no download are {', '.join(shipped_tasks())}."
+        )
     if config.choice.success == "concept_success" and config.concept is None and not toward:
         raise SteerlensError("choice.success=concept_success needs concept=WORD.")
     if steers and config.choice.rule == JUDGE:

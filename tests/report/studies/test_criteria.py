@@ -158,7 +158,7 @@ def test_the_output_scores_place_among_random_directions_takes_part() -> None:
     payoffs = found.tables["criteria_payoff"].set_index(["score", "kept", "share"])
     assert payoffs.loc[("1 - output_score_p", "within layers", 0.25), "p"] <= 0.05
     text = " ".join(found.sentences)
-    assert "Keeping 25% of the features within layers" in text
+    assert "Keeping 25% of the features that have a score within layers" in text
     assert "more success than as many at random has 1 - output_score_p" in text
 
 
@@ -177,13 +177,15 @@ def test_scores_are_held_against_success_at_equal_kl_and_concept_success() -> No
     tables = dataclasses.replace(tables, steering=STEERING.frame(steered))
     found = answer([dataclasses.replace(made, tables=tables)], StudyConfig())
     by = found.tables["criteria_outcomes"].set_index(["outcome", "score"])
-    assert by.loc[("success at a KL of 1", "output_score"), "spearman"] == pytest.approx(1)
-    assert by.loc[("success at a KL of 1", "output_score"), "features"] == 40
-    assert by.loc[("success at a KL of 1", "input_score"), "spearman"] == pytest.approx(-1)
+    assert by.loc[("success within a KL of 1", "output_score"), "spearman"] == pytest.approx(1)
+    assert by.loc[("success within a KL of 1", "output_score"), "features"] == 40
+    assert by.loc[("success within a KL of 1", "input_score"), "spearman"] == pytest.approx(-1)
     assert abs(by.loc[("concept success", "output_score"), "spearman"]) < 0.2
     assert by.loc[("success", "output_score"), "spearman"] > 0.9
     sentences = " ".join(found.sentences)
-    assert "Rank correlation with success at a KL of 1, 4 scores compared at once: " in sentences
+    assert (
+        "Rank correlation with success within a KL of 1, 4 scores compared at once: " in sentences
+    )
     assert "output_score 1 (1 to 1)" in sentences
     assert "input_score -1 (-1 to -1)" in sentences
     assert "with concept success, 4 scores compared at once: none of them surely" in sentences

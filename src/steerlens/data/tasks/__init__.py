@@ -84,7 +84,7 @@ def load_tasks(config: EvaluateConfig) -> list[Task]:
         try:
             with quiet():
                 tasks |= manager.load([name])["tasks"]
-        except IndexError as error:  # the harness looks at the first one
+        except (IndexError, StopIteration) as error:  # the harness looks at the first one
             raise SteerlensError(f"evaluate.tasks=[{name}] has no items.") from error
         except Exception as error:
             # Whatever of the harness, of `datasets` or of the network it is.
