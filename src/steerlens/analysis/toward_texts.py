@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from steerlens.analysis.factors import reported_texts
 from steerlens.analysis.roles import Continuation, success_spans
 from steerlens.analysis.toward import best_toward
@@ -73,7 +75,9 @@ def _toward(row: Mapping[str, Any], tables: RunTables, tokens: Mapping[int, str]
         texts.loc[texts["factor"] == factor] if isinstance(factor, float) else texts.head(0)
         for factor in (0.0, row["best_factor"])
     ]
-    n_texts = [int((side["concept_success"] > 0).sum()) for side in sides]
+    n_texts = [
+        int((side["concept_success"].to_numpy(float, na_value=np.nan) > 0).sum()) for side in sides
+    ]
     continuations: list[dict[str, Continuation]] = [{}, {}]
     for side, of_side in zip(sides, continuations, strict=True):
         for text in side.drop_duplicates("prompt").to_dict("records"):

@@ -180,6 +180,8 @@ def test_scores_are_held_against_success_at_equal_kl_and_concept_success() -> No
     assert by.loc[("success within a KL of 1", "output_score"), "spearman"] == pytest.approx(1)
     assert by.loc[("success within a KL of 1", "output_score"), "features"] == 40
     assert by.loc[("success within a KL of 1", "input_score"), "spearman"] == pytest.approx(-1)
+    assert by.loc[("success at a KL of 1", "output_score"), "spearman"] == pytest.approx(1)
+    assert by.loc[("success at a KL of 1", "output_score"), "features"] == 40
     assert abs(by.loc[("concept success", "output_score"), "spearman"]) < 0.2
     assert by.loc[("success", "output_score"), "spearman"] > 0.9
     sentences = " ".join(found.sentences)

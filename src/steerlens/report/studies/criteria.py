@@ -6,7 +6,7 @@ other: Spearman's and Kendall's rank correlation and how many of the first hundr
 share. Where random directions were scored, the output score also takes part as its place among
 them: `1 - output_score_p`, and less the mean of its layer's. The best pair of scores is held
 against the best score, both chosen and counted on different features; and every score against
-success, concept success, and success at the factors that rule=kl chooses among those tried. Scores
+success, concept success, success at the same KL, and at the factors that rule=kl chooses. Scores
 agree or not over all scored features, and guide or not over those that were steered.
 """
 
@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from steerlens.analysis.combined_criteria import Combined, combined_criteria
+from steerlens.analysis.equal_kl import success_at_kl
 from steerlens.analysis.equal_share import (
     AS_SUCH,
     BEYOND_UNSTEERED,
@@ -31,7 +32,7 @@ from steerlens.analysis.equal_share import (
     payoff_at_equal_share,
     surely_better,
 )
-from steerlens.analysis.factors import choose_factors
+from steerlens.analysis.factors import choose_factors, reported_texts
 from steerlens.analysis.null_criteria import beside_null
 from steerlens.analysis.payoff import SHARES, Criterion, criteria, scores_of
 from steerlens.analysis.rank_correlations import correlations_at_once
@@ -148,17 +149,18 @@ def _equal_share_sentences(at_share: Sequence[EqualShare]) -> list[str]:
 
 def _outcomes(tables: RunTables) -> dict[str, pd.DataFrame]:
     """Return what scores may guide to, each as a table of features with the column `outcome`:
-    success, concept success, and success within a budget of KL, the factor chosen by rule=kl from
-    the texts of the factors that were tried.
+    success, concept success, success at the same KL, between the factors that were tried, and
+    success within a budget of it, the factor chosen of these by rule=kl.
     """
     keys, steering = list(FEATURES.keys), features_alone(tables.steering)
     by_name: dict[str, Any] = {name: steering[[*keys, column]] for name, column in OUTCOMES.items()}
     texts = features_alone(tables.generations)
     if tables.choice is not None and any(texts["kl"].notna().tolist()):
-        at_kl = choose_factors(texts, dataclasses.replace(tables.choice, rule="kl"))
-        by_name[f"success within a KL of {tables.choice.kl_budget:g}"] = at_kl[
-            [*keys, "success_20"]
-        ]
+        choice, budget = tables.choice, tables.choice.kl_budget
+        at_kl = success_at_kl(reported_texts(texts, choice), budget, "success_20")
+        by_name[f"success at a KL of {budget:g}"] = at_kl[[*keys, "outcome"]]
+        within_kl = choose_factors(texts, dataclasses.replace(choice, rule="kl"))
+        by_name[f"success within a KL of {budget:g}"] = within_kl[[*keys, "success_20"]]
     return {
         name: rows.set_axis([*keys, "outcome"], axis=1).dropna(subset=["outcome"])
         for name, rows in by_name.items()
