@@ -32,7 +32,7 @@ def steered(halves: bool, seed: int = 0) -> pd.DataFrame:
 
 def test_a_pair_that_success_is_the_sum_of_is_surely_better() -> None:
     rows = combined_criteria(steered(halves=True))
-    assert [row.kept for row in rows] == ["pooled", "within layers"]
+    assert [row.pooling for row in rows] == ["pooled", "within layers"]
     for row in rows:
         assert {*row.pair.split(" (")[0].split(" + ")} == {"output_score", "input_score"}
         assert row.single.split(" (")[0] in ("output_score", "input_score")
@@ -63,7 +63,7 @@ def test_the_study_says_it_and_few_features_say_nothing() -> None:
     found = answer([Series("a", [], RunTables(features, steering=table))], StudyConfig())
     text = " ".join(found.sentences)
     assert "the pair is surely better (difference 0." in text
-    assert list(found.tables["criteria_combined"]["kept"]) == ["pooled", "within layers"]
+    assert list(found.tables["criteria_combined"]["pooling"]) == ["pooled", "within layers"]
     assert combined_criteria(table.head(20)) == []
     assert combined_criteria(table.assign(input_score=None, random_score=None)) == []
     assert combined_criteria(table.assign(success_20=0.0)) == []

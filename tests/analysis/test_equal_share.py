@@ -37,7 +37,7 @@ def test_payoffs_are_means_of_the_highest_over_means_of_as_many() -> None:
     rows = table()
     success, score = (rows[name].to_numpy(float) for name in ("success_20", "output_score"))
     layer = rows["layer"].to_numpy(int)
-    by_key = {(row.score, row.kept, row.share): row for row in payoff_at_equal_share(rows)}
+    by_key = {(row.score, row.pooling, row.share): row for row in payoff_at_equal_share(rows)}
     best = np.argsort(-score)[: N // 2]
     pooled = by_key["output_score", POOLED, 0.25]
     assert pooled.features == N // 2
@@ -50,7 +50,7 @@ def test_payoffs_are_means_of_the_highest_over_means_of_as_many() -> None:
 
 
 def test_a_score_that_only_tells_layers_buys_nothing_within_them() -> None:
-    by_key = {(row.score, row.kept, row.share): row for row in payoff_at_equal_share(table())}
+    by_key = {(row.score, row.pooling, row.share): row for row in payoff_at_equal_share(table())}
     pooled, inside = (by_key["input_score", kept, 0.5] for kept in (POOLED, WITHIN_LAYERS))
     assert pooled.payoff > 1.3
     assert pooled.p is not None
@@ -67,7 +67,7 @@ def test_a_score_that_only_tells_layers_buys_nothing_within_them() -> None:
 
 def test_more_criteria_widen_all_intervals() -> None:
     few, many = (
-        {(row.score, row.kept, row.share): row for row in payoff_at_equal_share(table(n))}
+        {(row.score, row.pooling, row.share): row for row in payoff_at_equal_share(table(n))}
         for n in (0, 30)
     )
     key = ("output_score", POOLED, 0.25)
@@ -76,6 +76,9 @@ def test_more_criteria_widen_all_intervals() -> None:
     assert low_of_few is not None
     assert low_of_many is not None
     assert low_of_many < low_of_few < few[key].payoff
+    assert few[key].alone_low == pytest.approx(many[key].alone_low)
+    assert few[key].alone_low is not None
+    assert low_of_few <= few[key].alone_low
 
 
 def test_max_t_holds_its_level_over_all_criteria_together() -> None:
@@ -123,7 +126,7 @@ def test_intervals_p_values_and_what_is_surely_better_are_those_of_a_loop(poolin
     spread = resampled.std(axis=0)
     largest = [max(abs(one - values) / spread) for one in resampled]
     found = payoff_at_equal_share(rows, [share], resamples)
-    by_score = {row.score: row for row in found if row.kept == pooling}
+    by_score = {row.score: row for row in found if row.pooling == pooling}
     better = set()
     for at, name in enumerate(names):
         row = by_score[name]
@@ -165,7 +168,7 @@ def test_a_score_gains_nothing_by_being_missing_where_success_is_low() -> None:
     rows = steering((0, 1), N, success_20=success, random_score=noise)
     of_score = [row for row in payoff_at_equal_share(rows) if row.score == "random_score"]
     assert [row.payoff for row in of_score] == [1.0] * len(of_score)
-    assert [row.features for row in of_score if row.kept == POOLED] == [6, 15, 30]
+    assert [row.features for row in of_score if row.pooling == POOLED] == [6, 15, 30]
 
 
 def test_tokens_that_unsteered_texts_have_anyway_are_no_merit() -> None:
@@ -181,7 +184,7 @@ def test_tokens_that_unsteered_texts_have_anyway_are_no_merit() -> None:
     beyond = {
         row.score: row
         for row in payoff_at_equal_share(rows, [0.25])
-        if (row.kept, row.counted) == (POOLED, BEYOND_UNSTEERED)
+        if (row.pooling, row.counted) == (POOLED, BEYOND_UNSTEERED)
     }
     best = np.argsort(-added)[: N // 2]
     assert beyond["output_score"].payoff == pytest.approx(added[best].mean() / added.mean())

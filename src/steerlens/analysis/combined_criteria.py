@@ -43,7 +43,7 @@ COMBINED_SHARE = SHARES[1]
 class Combined(NamedTuple):
     """What the best criterion and the best pair keep of features that didn't choose them."""
 
-    kept: str
+    pooling: str
     """pooled, or within layers."""
     share: float
     features: int

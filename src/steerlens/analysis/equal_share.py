@@ -37,7 +37,7 @@ AS_SUCH, BEYOND_UNSTEERED = "success", "success beyond unsteered"
 class Comparison(NamedTuple):
     """What all criteria are compared in at once."""
 
-    kept: str
+    pooling: str
     """pooled, or within layers."""
     counted: str
     """success, or success beyond unsteered."""
@@ -48,7 +48,7 @@ class EqualShare(NamedTuple):
     """A criterion at one share kept, beside all others at that share."""
 
     score: str
-    kept: str
+    pooling: str
     """pooled, or within layers."""
     counted: str
     """success, or success beyond unsteered."""
@@ -60,11 +60,14 @@ class EqualShare(NamedTuple):
     """What is counted, their mean."""
     payoff: float
     """success / that of as many at random, within layers of as many of each layer."""
-    payoff_low: float | None
+    payoff_low: float | None = None
     """Simultaneous interval of all criteria; null where fewer than 8 features are kept."""
-    payoff_high: float | None
-    p: float | None
+    payoff_high: float | None = None
+    p: float | None = None
     """Two-sided p-value of payoff = 1, corrected for the number of criteria."""
+    alone_low: float | None = None
+    """Interval of this criterion by itself, for a claim that was made before the others were."""
+    alone_high: float | None = None
 
     @property
     def is_sure(self) -> bool:
@@ -137,7 +140,7 @@ def surely_better(at_shares: Sequence[EqualShare], share: float) -> set[str]:
     return {
         row.score
         for row in at_shares
-        if (row.kept, row.counted, row.share) == (POOLED, AS_SUCH, share)
+        if (row.pooling, row.counted, row.share) == (POOLED, AS_SUCH, share)
         and row.is_sure
         and row.payoff > 1
     }
@@ -197,32 +200,36 @@ def _at_share(
     groups_N: np.ndarray,
     counts_RN: np.ndarray,
 ) -> list[EqualShare]:
-    rows, resampled = [], []
+    rows: list[EqualShare] = []
+    resampled: list[np.ndarray] = []
     once_1N = np.ones((1, len(counted_N)))
     for name, score_N in scores.items():
         scored_N = ~np.isnan(score_N)
         groups = groups_N[scored_N]
-        kept = kept_by({name: score_N[scored_N]}, compared.share, groups)
-        weights_1N = np.stack(list(kept.values()))
-        of_scored = (weights_1N, counted_N[scored_N], groups)
+        (weight_N,) = kept_by({name: score_N[scored_N]}, compared.share, groups).values()
+        of_scored = (weight_N[None], counted_N[scored_N], groups)
         ((payoff,),) = over_as_many_in_each_group(*of_scored, once_1N[:, scored_N])
-        if not np.isfinite(payoff):
-            continue
-        n_kept = float(weights_1N.sum())
-        mean = float(weights_1N[0] @ counted_N[scored_N] / n_kept)
-        rows.append(EqualShare(name, *compared, n_kept, mean, float(payoff), None, None, None))
-        resampled.append(over_as_many_in_each_group(*of_scored, counts_RN[:, scored_N])[:, 0])
-    told = [index for index, row in enumerate(rows) if row.features >= FEWEST]
-    if not told:
+        if np.isfinite(payoff):
+            n_features = float(weight_N.sum())
+            mean = float(weight_N @ counted_N[scored_N] / n_features)
+            rows.append(EqualShare(name, *compared, n_features, mean, float(payoff)))
+            resampled.append(over_as_many_in_each_group(*of_scored, counts_RN[:, scored_N])[:, 0])
+    enough = [index for index, row in enumerate(rows) if row.features >= FEWEST]
+    if not enough:
         return rows
-    payoff_C = np.array([rows[index].payoff for index in told])
-    widths, ps = max_t(payoff_C, np.stack([resampled[index] for index in told], axis=1))
-    for index, width, p in zip(told, widths.tolist(), ps.tolist(), strict=True):
-        low, high = rows[index].payoff - width, rows[index].payoff + width
-        if compared.counted == AS_SUCH:
-            low = max(low, 0)  # success is never below 0, and so is no payoff
-        rows[index] = rows[index]._replace(
-            payoff_low=_number(low), payoff_high=_number(high), p=_number(p)
+    payoff_C = np.array([rows[index].payoff for index in enough])
+    resampled_RC = np.stack([resampled[index] for index in enough], axis=1)
+    width_C, p_C = max_t(payoff_C, resampled_RC)
+    least = 0 if compared.counted == AS_SUCH else -np.inf  # success is never below 0
+    for at, index in enumerate(enough):
+        row, column = rows[index], slice(at, at + 1)
+        (width_alone,), _ = max_t(payoff_C[column], resampled_RC[:, column])
+        rows[index] = row._replace(
+            payoff_low=_number(max(row.payoff - width_C[at], least)),
+            payoff_high=_number(row.payoff + width_C[at]),
+            p=_number(p_C[at]),
+            alone_low=_number(max(row.payoff - width_alone, least)),
+            alone_high=_number(row.payoff + width_alone),
         )
     return rows
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,9 +13,6 @@ from steerlens.analysis.toward import best_toward
 from steerlens.config.schema import ChoiceConfig
 from steerlens.results import features_alone
 from steerlens.results.folder import RunTables
-
-if TYPE_CHECKING:
-    pass
 
 
 class Pair(NamedTuple):

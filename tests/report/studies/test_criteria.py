@@ -100,7 +100,7 @@ def test_correlations_are_below_the_diagonal_and_shared_features_above() -> None
 def test_the_figure_of_payoffs_tells_who_surely_beats_chance() -> None:
     found = answer([series()], StudyConfig())
     figure = found.figures["criteria_payoff"]()
-    table = found.tables["criteria_payoff"].set_index(["kept", "share", "score"])
+    table = found.tables["criteria_payoff"].set_index(["pooling", "share", "score"])
     for axes, kept in zip(figure.axes, ("pooled", "within layers"), strict=True):
         rows = table.loc[(kept, 0.25)]
         names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
@@ -155,7 +155,7 @@ def test_the_output_scores_place_among_random_directions_takes_part() -> None:
     np.testing.assert_allclose(less, np.where(np.arange(N) < N // 2, score, score - 5))
     guides = found.tables["criteria"].set_index("score")
     assert guides.loc["1 - output_score_p", "spearman"] == pytest.approx(1)
-    payoffs = found.tables["criteria_payoff"].set_index(["score", "kept", "share"])
+    payoffs = found.tables["criteria_payoff"].set_index(["score", "pooling", "share"])
     assert payoffs.loc[("1 - output_score_p", "within layers", 0.25), "p"] <= 0.05
     text = " ".join(found.sentences)
     assert "Keeping 25% of the features that have a score within layers" in text
@@ -208,7 +208,7 @@ def test_success_is_what_the_run_s_choice_says() -> None:
     assert criteria.index[0] == "concept_score"
     best = np.sort(other)[-round(0.25 * N) :]
     assert criteria.loc["concept_score", "success_0.25"] == pytest.approx(best.mean())
-    payoff = by_word.tables["criteria_payoff"].set_index(["score", "kept", "share"])
+    payoff = by_word.tables["criteria_payoff"].set_index(["score", "pooling", "share"])
     row = payoff.loc[("concept_score", "pooled", 0.25)]
     assert row["payoff"] == pytest.approx(best.mean() / other.mean())
     assert "have mean concept success" in " ".join(by_word.sentences)

@@ -37,14 +37,14 @@ def payoffs(rows: Sequence[EqualShare], counted: str, success: str = "success") 
         success: what it is called.
     """
     best_first = sorted(
-        (row for row in rows if row.kept == POOLED), key=lambda row: row.payoff, reverse=True
+        (row for row in rows if row.pooling == POOLED), key=lambda row: row.payoff, reverse=True
     )
     scores = [row.score for row in best_first]
     figure = style.new_figure(9.4, 1.9 + 0.27 * len(scores))
     panels = figure.subplots(1, len(PANELS), sharex=True, sharey=True)
     for axes, (pooling, (title, label)) in zip(panels, PANELS.items(), strict=True):
         axes.axvline(1, color=style.INK, ls="--", lw=1.2)
-        row_of = {row.score: row for row in rows if row.kept == pooling}
+        row_of = {row.score: row for row in rows if row.pooling == pooling}
         for y, score in enumerate(scores):
             if score not in row_of:
                 _beside(axes, y, "too few have it", style.MUTED)

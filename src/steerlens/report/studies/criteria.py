@@ -125,7 +125,7 @@ def _equal_share_sentences(at_share: Sequence[EqualShare]) -> list[str]:
     sentences = []
     for counted, pooling in itertools.product((AS_SUCH, BEYOND_UNSTEERED), (POOLED, WITHIN_LAYERS)):
         key = (pooling, counted, share)
-        compared = [row for row in at_share if (row.kept, row.counted, row.share) == key]
+        compared = [row for row in at_share if (row.pooling, row.counted, row.share) == key]
         compared = sorted(
             (row for row in compared if row.p is not None), key=lambda row: -row.payoff
         )
@@ -219,7 +219,7 @@ def _combined_sentences(rows: Sequence[Combined]) -> list[str]:
         if less.low is not None and less.high is not None and not less.low <= 0 <= less.high:
             verdict = "is surely better" if less.low > 0 else "is surely worse"
         sentences.append(
-            f"Two scores together, chosen and counted on different features ({row.kept}, "
+            f"Two scores together, chosen and counted on different features ({row.pooling}, "
             f"{row.share:.0%} kept): the best pair, {row.pair}, has "
             f"{with_interval(*row.pair_payoff)} times the success of as many at random, "
             f"the best score, {row.single}, {with_interval(*row.single_payoff)}; the pair "
