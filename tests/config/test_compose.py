@@ -276,7 +276,7 @@ def test_every_experiment_names_its_command_and_changes_only_what_its_run_reads(
         (["steer.operator.x=1"], "'steer.operator' is a plain value"),
         (["score.input.top_k=3"], "score=input isn't chosen: add 'score=[output,input]'"),
         (["score.output.promt=x"], "did you mean 'score.output.prompt'?"),
-        (["score.factor=abc"], "score.factor: Value 'abc'"),
+        (["score.factor=abc"], "score.factor: 'abc' is no number."),
         (
             ["score=all", "score.factor=3"],
             "'score.output.factor' or 'score.token_confidence.factor'?",
@@ -284,7 +284,11 @@ def test_every_experiment_names_its_command_and_changes_only_what_its_run_reads(
         (["score=all", "score.outptu.factor=3"], "did you mean 'score.output'?"),
         (["hydra.swep.dir=x"], "did you mean 'hydra.sweep'"),
         (["~modle"], "unknown key 'modle'; did you mean 'model'?"),
-        (["seed=abc"], "seed: Value 'abc' of type 'str' could not be converted to Integer."),
+        (["seed=abc"], "seed: 'abc' is no whole number."),
+        (["seed=null"], "seed: it can't be null"),
+        (["choice.kl_budget=abc"], "choice.kl_budget: 'abc' is no number."),
+        (["steer.keep_error=5.5"], "steer.keep_error: '5.5' is neither true nor false."),
+        (["evaluate.tasks=abc"], "evaluate.tasks: needs a list, like [a,b]."),
         (["score.prompt=[a]"], """if a text is meant, write 'score.prompt="[a]"'"""),
         (["score.prompt=null"], """if a text is meant, write 'score.prompt="null"'"""),
         (["score.prompt= a"], """to keep ' a', write 'score.prompt=" a"'"""),
@@ -332,7 +336,7 @@ def test_a_mistake_is_told_in_one_sentence(overrides: list[str], expected: str) 
         ),
         ("leyer: 3", "unknown key 'leyer' in experiment/mine.yaml; did you mean 'layer'"),
         ("score:\n  promt: x", "unknown key 'score.promt' in experiment/mine.yaml"),
-        ("seed: abc", "seed in experiment/mine.yaml: Value 'abc'"),
+        ("seed: abc", "seed in experiment/mine.yaml: 'abc' is no whole number"),
         ("model: gemma-2-2b", "write '- override /model: gemma-2-2b'"),
         ("subject: gemma-2-2b", "or in a file with '- override /subject: NAME'"),
         ("defaults:\n  - override /model: gema-2-2b", "unknown model 'gema-2-2b'"),
@@ -415,7 +419,7 @@ def test_a_sweep_over_no_experiment_is_refused() -> None:
 
 def test_a_sweep_in_an_experiment_file_is_checked_too(my_conf: Path) -> None:
     text = "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 1,x"
-    with pytest.raises(SteerlensError, match="seed: Value 'x'"):
+    with pytest.raises(SteerlensError, match="seed: 'x' is no whole number"):
         compose_jobs(write_experiment(my_conf, text))
 
 

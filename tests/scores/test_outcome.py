@@ -123,6 +123,11 @@ def test_texts_without_the_outcome_are_left_out(tiny_subject: MakeSubject, tmp_p
     GENERATIONS.write(texts, run)
     frame = score_features(subject, "outcome", [11], run=str(run), outcome="perplexity")
     assert frame["outcome_texts"].tolist() == [50]
+    warned = outcome.Config(run=str(run), outcome="perplexity").warnings()
+    assert warned == [
+        f"10 of 60 texts in {run} have no perplexity: score outcome is over the others."
+    ]
+    assert not outcome.Config(run=str(run)).warnings()
 
 
 def test_a_run_stored_without_its_texts_is_refused(
@@ -150,6 +155,7 @@ def test_what_cannot_work_is_refused(tiny_subject: MakeSubject, tmp_path: Path) 
         ({"outcome": "llm_concept"}, "known of the texts of a run alone: add score.run=DIR"),
         ({"outcome": "concept_success"}, "give score.concept=WORD"),
         ({"run": str(tmp_path / "no")}, "score.run: there is no folder"),
+        ({"run": str(tmp_path)}, "is no run's folder: it has no features.parquet"),
         ({"run": run, "outcome": "perplexty"}, "did you mean 'perplexity'"),
         ({"samples": 1}, "gives 20 texts, and fewer than 30"),
         ({"temperature": 0.0}, "temperature=0.0 of score outcome must be above 0"),

@@ -84,8 +84,7 @@ def typed_settings(kind: type[T], settings: Mapping[str, Any], whose: str = "") 
         names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
         raise unknown(f"setting{whose}", str(error.full_key), names) from None
     except OmegaConfBaseException as error:
-        why = str(error).splitlines()[0].rstrip(".")
-        raise SteerlensError(f"{error.full_key}{whose}: {why}.") from error
+        raise SteerlensError(f"{error.full_key}{whose}: {explain.reason(error)}.") from error
     assert isinstance(typed, kind)
     return typed
 

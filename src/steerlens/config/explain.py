@@ -63,6 +63,16 @@ NEEDED = {
     "folder with the ratings that the authors have published.",
 }
 """What to say of a value that has to be given, where there is more to say than its key."""
+REPHRASED = (
+    (r"Value '(.*)' of type '\w+' could not be converted to Integer", r"'\1' is no whole number"),
+    (r"Value '(.*)' of type '\w+' could not be converted to Float", r"'\1' is no number"),
+    (r"Value '(.*)' is not a valid bool.*", r"'\1' is neither true nor false"),
+    (r"Invalid value assigned: \w+ is not a ListConfig.*", "needs a list, like [a,b]"),
+    (r"Cannot assign \w+ to Dict.*", "needs keys and values, like {a:1}"),
+    (r"Cannot convert '(?:list|dict)' to string: '(.*)'", r"\1 is no single text"),
+    (r"field '.*' is not Optional", "it can't be null"),
+)
+"""OmegaConf's reasons, as patterns, and what is said in their place."""
 
 
 def failure(
@@ -119,11 +129,12 @@ def failure(
             f"'{group}: {name}'{where} is no set of values; to choose an option write "
             f"'- override /{group}: {name}' under 'defaults:'."
         )
-    message = f"{key or 'configuration'}{where}: {_first_line(cause)}"
+    original = _first_line(cause)
+    message = f"{key or 'configuration'}{where}: {reason(cause)}"
     for override in parsed:
-        if "'dict'" in message and override.key_or_group.startswith(f"{key}."):
+        if "'dict'" in original and override.key_or_group.startswith(f"{key}."):
             return _unknown_key(override.key_or_group, [], where)
-        if override.key_or_group == key and ("string" in message or "Optional" in message):
+        if override.key_or_group == key and ("string" in original or "Optional" in original):
             text = override.get_value_string()
             return SteerlensError(f"{message}; if a text is meant, write {quoted(key, text)}")
     return SteerlensError(message + ".")
@@ -185,12 +196,10 @@ def unresolved(error: OmegaConfBaseException) -> SteerlensError:
         if isinstance(cause, SteerlensError):  # by one of our resolvers
             return cause
         cause = cause.__cause__ or cause.__context__
-    return SteerlensError(
-        f"{error.full_key or 'the configuration'}: {_first_line(error)} "
-        "(a literal ${ is written \\${)."
-        if "nterpolation" in type(error).__name__ or "Grammar" in type(error).__name__
-        else f"{error.full_key or 'the configuration'}: {_first_line(error)}."
-    )
+    message = f"{error.full_key or 'the configuration'}: {reason(error)}"
+    if "nterpolation" in type(error).__name__ or "Grammar" in type(error).__name__:
+        return SteerlensError(f"{message} (a literal ${{ is written \\${{).")
+    return SteerlensError(f"{message}.")
 
 
 def _missing_option(error: MissingConfigException, broken: Mapping[str, str]) -> SteerlensError:
@@ -354,6 +363,15 @@ def _omegaconf_cause(error: BaseException | None) -> OmegaConfBaseException | No
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def reason(error: OmegaConfBaseException) -> str:
+    """Return why OmegaConf refuses a value, in words that don't speak of its own types."""
+    first_line = _first_line(error)
+    for pattern, words in REPHRASED:
+        if match := re.fullmatch(pattern, first_line):
+            return match.expand(words)
+    return first_line
 
 
 def _first_line(error: Exception) -> str:

@@ -20,7 +20,7 @@ from steerlens.config.parse import parse_concept
 from steerlens.config.prompts import PROMPTS
 from steerlens.config.registry import TIMED_PROMPTS
 from steerlens.errors import SteerlensError, unknown
-from steerlens.results import CONCEPTS, GENERATIONS, RATINGS
+from steerlens.results import CONCEPTS, FEATURES, GENERATIONS, RATINGS
 from steerlens.results.folder import read_tables
 from steerlens.scores import RunContext, ScoreConfig
 
@@ -117,6 +117,20 @@ class OutcomeConfig(ScoreConfig):
         if self.run is not None:
             refuse_other_subject(Path(self.run), read_tables(Path(self.run)).features, model, sae)
 
+    def warnings(self) -> list[str]:
+        """Say how many texts of the run lack the outcome; see `ScoreConfig.warnings`."""
+        lines = super().warnings()
+        if self.run is None or self.outcome in (SUCCESS, CONCEPT_SUCCESS):
+            return lines
+        texts = _texts_of_run(Path(self.run), self.outcome)
+        n_without = len(texts) - texts[self.outcome].count()
+        if n_without:
+            lines.append(
+                f"{n_without:,} of {len(texts):,} texts in {self.run} have no {self.outcome}: "
+                "score outcome is over the others."
+            )
+        return lines
+
     def looks_up(self) -> Any:
         """Return the concept whose tokens are counted; see `ScoreConfig.looks_up`."""
         return self.concept if self.outcome == CONCEPT_SUCCESS and self.run is None else None
@@ -212,8 +226,22 @@ def outcomes_of_run(folder: Path, outcome: str) -> pd.DataFrame:
         SteerlensError: there is no run, it has no texts or no tokens of them, or none with this
             outcome.
     """
+    texts = _texts_of_run(folder, outcome)
+    if outcome in (SUCCESS, CONCEPT_SUCCESS):
+        return texts.assign(outcome=np.nan)
+    texts = texts.loc[texts[outcome].notna()]
+    return texts.assign(outcome=texts[outcome].to_numpy(dtype=float))
+
+
+def _texts_of_run(folder: Path, outcome: str) -> pd.DataFrame:
+    """Return the texts of a run, of the table that has the outcome; refuse a run without."""
     if not folder.is_dir():
         raise SteerlensError(f"score.run: there is no folder {folder}.")
+    if not (folder / FEATURES.file).is_file():
+        raise SteerlensError(
+            f"score.run={folder} is no run's folder: it has no {FEATURES.file}; name the folder "
+            "that a run has printed as its results."
+        )
     tables = read_tables(folder)
     texts = tables.generations
     has_own = outcome in (SUCCESS, CONCEPT_SUCCESS)
@@ -230,12 +258,9 @@ def outcomes_of_run(folder: Path, outcome: str) -> pd.DataFrame:
             f"score.run={folder} has no tokens of its texts, which are read again: stored tables "
             "lack them; name the folder of the run itself."
         )
-    if has_own:
-        return texts.assign(outcome=np.nan)
-    if outcome not in (columns := _numbers(texts)):
+    if not has_own and outcome not in (columns := _numbers(texts)):
         raise unknown(f"outcome of the texts in {folder}", outcome, columns)
-    texts = texts.loc[texts[outcome].notna()]
-    return texts.assign(outcome=texts[outcome].to_numpy(dtype=float))
+    return texts
 
 
 def refuse_other_subject(folder: Path, rows: pd.DataFrame, model: str, sae: str) -> None:

@@ -21,6 +21,7 @@ from steerlens.report.studies.table1 import (
     LEADERBOARD,
     PUBLISHED,
     UNFILTERED,
+    UNSTEERED,
     answer,
 )
 from steerlens.results import EVALUATING
@@ -149,6 +150,37 @@ def test_differences_are_paired_by_concept(tables: RunTables, found: Answer) -> 
         & (table["aggregation"] == "per_text")
     ].to_dict("records")
     assert f"{UNFILTERED} less DiffMean is {unfiltered['difference']:+.3f} (" in text
+
+
+def test_every_method_is_compared_with_no_steering(tables: RunTables) -> None:
+    """Here without variance: unsteered texts have 1 each, DiffMean's 2, SAE's and Random's 0."""
+    ratings, numbers = tables.ratings, {"DiffMean": 2, "SAE": 0, "Random": 0, "Prompt": 1}
+    unsteered = ratings.loc[ratings["method"] == "Random"].assign(method=UNSTEERED)
+    ratings = pd.concat([ratings, unsteered], ignore_index=True)
+    rating = ratings["method"].map({**numbers, UNSTEERED: 1}).astype("Int64")
+    ratings = ratings.assign(lexical_concept=rating, lexical_fluency=rating)
+    concepts = tables.concepts
+    of_random = concepts.loc[concepts["method"] == "Random"].assign(method=UNSTEERED)
+    concepts = pd.concat([concepts, of_random], ignore_index=True)
+    answer = answered(
+        RunTables(**{**vars(tables), "ratings": ratings, "concepts": concepts}),
+    )
+    table = answer.tables["table1_differences"]
+    rows = table.loc[(table["baseline"] == UNSTEERED) & (table["aggregation"] == "per_text")]
+    rows = rows.set_index("method")
+    for method, number in numbers.items():
+        name = UNFILTERED if method == "SAE" else method
+        assert rows.loc[name, "concepts"] == N_CONCEPTS
+        for column in ("difference", "difference_low", "difference_high"):
+            assert rows.loc[name, column] == number - 1
+    assert UNSTEERED not in rows.index
+    (sentence,) = (line for line in answer.sentences if "not corrected" in line)
+    assert "DiffMean above no steering and SAE (no filter)" in sentence
+    assert "Random below no steering" in sentence
+    assert "Prompt" not in sentence
+    equal = ratings.assign(lexical_concept=1, lexical_fluency=1)
+    same = RunTables(**{**vars(tables), "ratings": equal, "concepts": concepts})
+    assert "none is told apart from no steering." in " ".join(answered(same).sentences)
 
 
 def test_the_two_aggregations_and_the_two_kinds_never_share_a_column(tables: RunTables) -> None:

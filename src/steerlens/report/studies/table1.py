@@ -10,6 +10,7 @@ intervals over concepts.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -52,8 +53,8 @@ SAID = (MAIN, 0.1)
 """Thresholds of which sentences are said."""
 BY_CONFIDENCE = "SAE (token_confidence_delta)"
 """As many features as output_score >= `MAIN` leaves, those with the highest."""
-OTHERS = ("DiffMean", "ReFT-r1", "RePS", "Random")
-"""What SAE rows are compared with, concept by concept."""
+BASELINES = ("DiffMean", "ReFT-r1", "RePS", "Random")
+"""What SAE rows are compared with, concept by concept; every row is with `UNSTEERED`."""
 
 PUBLISHED = {
     "SAE (output_score >= 0.1)": (0.546, 0.470),
@@ -153,6 +154,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
         sentences=[
             *_judges(ratings, kinds),
             *_difference_sentences(differences),
+            *_unsteered_sentences(differences),
             *_missing(ratings, kinds),
             *left_out,
         ],
@@ -282,23 +284,26 @@ def _learnt_from(row: Row, member: Series) -> dict[str, float | None]:
 def _differences(
     rows: Sequence[Row], numbers_of: dict[tuple[str, str], pd.DataFrame]
 ) -> Iterator[dict[str, Any]]:
-    of_sae = [row for row in rows if row.method.startswith(SAE)]
-    baselines = [row for row in rows if row.method in OTHERS]
+    pairs = [
+        (row, baseline)
+        for row, baseline in itertools.product(rows, rows)
+        if (baseline.method in BASELINES and row.method.startswith(SAE))
+        or (baseline.method == UNSTEERED and row is not baseline)
+    ]
     for (kind, aggregation), numbers in numbers_of.items():
         for layer in sorted(set(numbers["layer"])):
             of_layer = numbers.loc[numbers["layer"] == layer]
-            for row in of_sae:
-                for baseline in baselines:
-                    less, n = paired_difference(row.select(of_layer), baseline.select(of_layer))
-                    yield {
-                        "judge": kind,
-                        "aggregation": aggregation,
-                        "layer": layer,
-                        "method": row.method,
-                        "baseline": baseline.method,
-                        "concepts": n,
-                        **interval_columns("difference", less),
-                    }
+            for row, baseline in pairs:
+                less, n = paired_difference(row.select(of_layer), baseline.select(of_layer))
+                yield {
+                    "judge": kind,
+                    "aggregation": aggregation,
+                    "layer": layer,
+                    "method": row.method,
+                    "baseline": baseline.method,
+                    "concepts": n,
+                    **interval_columns("difference", less),
+                }
 
 
 def _judges(ratings: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
@@ -349,6 +354,33 @@ def _difference_sentences(differences: pd.DataFrame) -> list[str]:
     return [*compared, left_out]
 
 
+def _unsteered_sentences(differences: pd.DataFrame) -> list[str]:
+    """Return which methods' texts are rated apart from those of no steering."""
+    if not len(differences):
+        return []
+    rows = differences.loc[
+        (differences["aggregation"] == PER_TEXT)
+        & (differences["baseline"] == UNSTEERED)
+        & (differences["concepts"] >= FEWEST)
+    ]
+    sentences = []
+    for (layer, kind), of_layer in rows.groupby(["layer", "judge"]):
+        above, below = (
+            of_layer.loc[of_layer["difference_low"] > 0, "method"],
+            of_layer.loc[of_layer["difference_high"] < 0, "method"],
+        )
+        apart = [
+            f"{', '.join(methods)} {side} no steering"
+            for methods, side in ((above, "above"), (below, "below"))
+            if len(methods)
+        ]
+        sentences.append(
+            f"Layer {layer}, {kind}: of {len(of_layer)} rows, by intervals not corrected for "
+            f"their number, {' and '.join(apart) or 'none is told apart from no steering'}."
+        )
+    return sentences
+
+
 def _missing(ratings: Any, kinds: Sequence[str]) -> list[str]:
     """Return ratings that are missing, and why."""
     sentences = []
@@ -376,7 +408,7 @@ def _by_threshold(numbers: Any, rows: Sequence[Row]) -> dict[int, list[Curve]]:
         estimates = [over_concepts(_filtered(threshold, of_layer)) for threshold in MORE_THRESHOLDS]
         curves = [Curve("SAE, filtered", list(MORE_THRESHOLDS), estimates)]
         for row in rows:
-            if row.method in (UNFILTERED, "Prompt", *OTHERS):
+            if row.method in (UNFILTERED, "Prompt", *BASELINES):
                 curves.append(Curve(row.method, [], [over_concepts(row.select(of_layer))]))
         curves_of[int(str(layer))] = curves
     return curves_of
