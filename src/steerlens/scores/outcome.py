@@ -122,7 +122,7 @@ class OutcomeConfig(ScoreConfig):
         lines = super().warnings()
         if self.run is None or self.outcome in (SUCCESS, CONCEPT_SUCCESS):
             return lines
-        texts = _texts_of_run(Path(self.run), self.outcome)
+        texts: Any = _texts_of_run(Path(self.run), self.outcome)
         n_without = len(texts) - texts[self.outcome].count()
         if n_without:
             lines.append(
