@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
-from steerlens.analysis.equal_share import counts_within
+from steerlens.analysis.equal_share import WITHIN_LAYERS, counts_within
 from steerlens.analysis.rank_correlations import correlations_at_once
 
 N = 60
@@ -51,6 +53,44 @@ def test_values_intervals_and_p_values_are_those_of_a_loop() -> None:
     by_score = {row.score: row.p for row in found}
     assert by_score["follows"] <= 0.05
     assert by_score["rare"] > 0.05
+
+
+def test_within_layers_a_layers_level_says_nothing() -> None:
+    """By shares of its layer that a feature is above, in a plain loop over bootstrap samples."""
+    scores, outcome_N, layers_N = made()
+    resamples = 100
+    in_layers = partial(correlations_at_once, resamples=resamples, pooling=WITHIN_LAYERS)
+    within = {row.score: row for row in in_layers(scores, outcome_N, layers_N)}
+    raised = {row.score: row for row in in_layers(scores, outcome_N + 10 * layers_N, layers_N)}
+    assert raised == within
+    counts_RN = counts_within(layers_N, resamples, np.random.default_rng(0)).astype(int)
+
+    def correlation(score_N: np.ndarray, sample: np.ndarray) -> float:
+        has = [i for i in sample if not np.isnan(score_N[i])]
+        shares: list[tuple[float, float]] = []
+        for layer in set(layers_N[has]):
+            members = [i for i in has if layers_N[i] == layer]
+            ranks = [rankdata(x_N[members]) for x_N in (score_N, outcome_N)]
+            middle = (len(members) + 1) / 2
+            shares += [tuple((pair - middle) / len(members)) for pair in np.transpose(ranks)]
+        a, b = np.transpose(shares)
+        return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+    for name, score_N in scores.items():
+        row = within[name]
+        assert row.spearman.value == pytest.approx(correlation(score_N, np.arange(N)))
+        drawn = [correlation(score_N, np.repeat(np.arange(N), counts)) for counts in counts_RN]
+        alone = in_layers({name: score_N}, outcome_N, layers_N)[0].spearman
+        spread = np.std(drawn)
+        largest = np.abs(np.array(drawn) - row.spearman.value) / spread
+        assert alone.high == pytest.approx(
+            min(1, row.spearman.value + np.quantile(largest, 0.95) * spread)
+        )
+    level = {"level": layers_N + np.arange(N) * 1e-3 * (-1) ** np.arange(N)}
+    of_level = outcome_N + 10 * layers_N
+    assert correlations_at_once(level, of_level, layers_N, resamples)[0].spearman.value > 0.8
+    (row,) = in_layers(level, of_level, layers_N)
+    assert abs(row.spearman.value) < 0.3
 
 
 def test_more_criteria_widen_all_intervals() -> None:

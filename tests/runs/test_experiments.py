@@ -316,10 +316,15 @@ def _few_prompts(scores: Mapping[str, ScoreConfig]) -> dict[str, ScoreConfig]:
     """Give a single score of several prompts three of them, and a score of texts few of them."""
     few: Any = {"prompts": ["the", "Note that", "In my experience,"]}
     texts: Any = {**few, "samples": 12, "max_new_tokens": 6}
+    labelled: Any = {"n_train": 4, "n_test": 2, "max_tokens": 8}
     if len(scores) > 1:
-        return {
+        several = {
             name: dataclasses.replace(score, **texts) if hasattr(score, "samples") else score
             for name, score in scores.items()
+        }
+        return {
+            name: dataclasses.replace(score, **labelled) if hasattr(score, "n_train") else score
+            for name, score in several.items()
         }
     return {
         name: dataclasses.replace(score, **few) if hasattr(score, "prompts") else score

@@ -115,10 +115,9 @@ def test_of_several_concepts_a_feature_has_the_one_that_it_learnt_best(
 
 
 def test_as_the_best_of_the_embedded_concepts_it_takes_part_in_the_criteria() -> None:
-    scores = "score=[all,mean_logit,gradient,outcome,side_effects,f1]"
-    words = ["experiment=criteria", scores, "score.f1.labels=embedded", "score.f1.topic=best"]
-    config = compose(words)
+    config = compose(["experiment=criteria"])
     check(config)
+    assert (config.score["f1"].topic, config.score["f1"].min_output_score) == ("best", 0)
     fewer, times = config.score["f1"].reduced()
     assert (fewer.n_train, fewer.n_test, times) == (8, 4, 9)
     assert "f1" in scores_of(steering((0,), 2, f1=[0.5, 0.25]))

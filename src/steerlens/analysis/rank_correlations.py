@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from steerlens.analysis.equal_share import counts_within, max_t
+from steerlens.analysis.equal_share import POOLED, WITHIN_LAYERS, counts_within, max_t
 from steerlens.analysis.resampling import FEWEST, RESAMPLES, Estimate, rank_correlations
 
 ROUNDING = 1e-9
@@ -37,6 +37,8 @@ def correlations_at_once(
     layers_N: np.ndarray,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    *,
+    pooling: str = POOLED,
 ) -> list[RankCorrelation]:
     """Return the rank correlation of every criterion with the outcome; one that is constant, or of
     fewer than `FEWEST` features, is left out.
@@ -47,7 +49,9 @@ def correlations_at_once(
         layers_N: each feature's layer, as a number from 0; samples have as many of each.
         resamples: number of bootstrap samples.
         seed: which.
+        pooling: pooled, or within layers: by each feature's rank in its layer.
     """
+    ranked_in_N = layers_N if pooling == WITHIN_LAYERS else np.zeros_like(layers_N)
     counts_RN = counts_within(layers_N, resamples, np.random.default_rng(seed))
     each_1N = np.ones((1, len(outcome_N)))
     value_of: dict[str, float] = {}
@@ -57,10 +61,10 @@ def correlations_at_once(
         if has.sum() < FEWEST:
             continue
         a_n, b_n = (np.unique(x_N[has], return_inverse=True)[1] for x_N in (score_N, outcome_N))
-        (value,) = rank_correlations(a_n, b_n, each_1N[:, has])
+        (value,) = rank_correlations(a_n, b_n, each_1N[:, has], ranked_in_N[has])
         if np.isfinite(value):
             value_of[name] = float(value)
-            resampled.append(rank_correlations(a_n, b_n, counts_RN[:, has]))
+            resampled.append(rank_correlations(a_n, b_n, counts_RN[:, has], ranked_in_N[has]))
     if not value_of:
         return []
     value_C = np.array([*value_of.values()])

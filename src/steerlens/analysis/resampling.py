@@ -78,12 +78,30 @@ def p_of_rank_correlation(score_N: np.ndarray, success_N: np.ndarray) -> float |
     return float(result.pvalue)
 
 
-def rank_correlations(a_N: np.ndarray, b_N: np.ndarray, counts_RN: np.ndarray) -> np.ndarray:
+def rank_correlations(
+    a_N: np.ndarray, b_N: np.ndarray, counts_RN: np.ndarray, groups_N: np.ndarray | None = None
+) -> np.ndarray:
     """Return, as (R,), the correlation of the mean ranks of features that are there `counts_RN`
     times each.
 
+    With `groups_N` ranks are within each group, as shares of it: a group's level tells nothing.
     `a_N` and `b_N` are places of values in their order, from 0. NaN where one is constant.
     """
+    if groups_N is None:
+        groups_N = np.zeros_like(a_N)
+    products_3R = np.zeros((3, len(counts_RN)))
+    for group in np.unique(groups_N):
+        of_group = groups_N == group
+        counts_Rn = counts_RN[:, of_group]
+        n_R = np.maximum(counts_Rn.sum(axis=1), 1)
+        products_3R += _rank_products(a_N[of_group], b_N[of_group], counts_Rn) / n_R**2
+    together_R, a_R, b_R = products_3R
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return together_R / np.sqrt(a_R * b_R)
+
+
+def _rank_products(a_N: np.ndarray, b_N: np.ndarray, counts_RN: np.ndarray) -> np.ndarray:
+    """Return, as (3, R), the sums of products of centred ranks: a with b, a with a, b with b."""
     middle_R1 = (counts_RN.sum(axis=1, keepdims=True) + 1) / 2
     centred = []
     for code_N in (a_N, b_N):
@@ -96,11 +114,8 @@ def rank_correlations(a_N: np.ndarray, b_N: np.ndarray, counts_RN: np.ndarray) -
         centred.append((rank_RK - middle_R1)[:, code_N])
     a, b = centred
     counted_a, counted_b = counts_RN * a, counts_RN * b
-    together_R, a_R, b_R = (
-        np.einsum("rn,rn->r", x, y) for x, y in ((counted_a, b), (counted_a, a), (counted_b, b))
-    )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return together_R / np.sqrt(a_R * b_R)
+    pairs = ((counted_a, b), (counted_a, a), (counted_b, b))
+    return np.stack([np.einsum("rn,rn->r", x, y) for x, y in pairs])
 
 
 def top_weights(score_N: np.ndarray, size: int) -> np.ndarray:

@@ -36,7 +36,7 @@ def series(**columns: object) -> Series:
 
 def test_scores_of_the_same_order_agree_and_share_their_first_quarter() -> None:
     table = answer([series()], StudyConfig()).tables["criteria_agreement"]
-    pairs = table.set_index(["one", "other"])
+    pairs = table.set_index(["score", "other_score"])
     same = pairs.loc["output_score", "token_confidence_delta"]
     against = pairs.loc["output_score", "input_score"]
     assert same["spearman"] == pytest.approx(1)
@@ -52,7 +52,11 @@ def test_scores_of_the_same_order_agree_and_share_their_first_quarter() -> None:
 
 def test_kendall_and_what_is_shared_equal_a_count_of_all_pairs() -> None:
     made = series()
-    row = answer([made], StudyConfig()).tables["criteria_agreement"].set_index(["one", "other"])
+    row = (
+        answer([made], StudyConfig())
+        .tables["criteria_agreement"]
+        .set_index(["score", "other_score"])
+    )
     found = row.loc["output_score", "random_score"]
     a, b = (made.tables.features[name].to_numpy(float) for name in ("output_score", "random_score"))
     agree = [np.sign(a[i] - a[j]) * np.sign(b[i] - b[j]) for i in range(N) for j in range(i)]
@@ -88,7 +92,9 @@ def test_correlations_are_below_the_diagonal_and_shared_features_above() -> None
     written = {tuple(map(int, text.get_position())): text for text in axes.texts}
     assert len(written) == 2 * len(found.tables["criteria_agreement"])
     for row in found.tables["criteria_agreement"].to_dict("records"):
-        first, last = sorted(names.index(row[key].replace("_", " ")) for key in ("one", "other"))
+        first, last = sorted(
+            names.index(row[key].replace("_", " ")) for key in ("score", "other_score")
+        )
         below, above = written[first, last], written[last, first]
         assert float(below.get_text()) == pytest.approx(row["spearman"], abs=0.0051)
         assert below.get_text() != "-0.00"
@@ -149,7 +155,7 @@ def test_the_output_scores_place_among_random_directions_takes_part() -> None:
         null_scores=null_scores((0, 1), 9, output_score=[0.0] * 9 + [5.0] * 9),
     )
     found = answer([Series("a", [], tables)], StudyConfig())
-    pairs = found.tables["criteria_agreement"].set_index(["one", "other"])
+    pairs = found.tables["criteria_agreement"].set_index(["score", "other_score"])
     assert ("1 - output_score_p", "output_score - null") in pairs.index
     less = beside_null(tables).features["output_score - null"].to_numpy(float)
     np.testing.assert_allclose(less, np.where(np.arange(N) < N // 2, score, score - 5))
@@ -176,7 +182,10 @@ def test_scores_are_held_against_success_at_equal_kl_and_concept_success() -> No
     steered = tables.steering.assign(concept_success=np.random.default_rng(5).random(N))
     tables = dataclasses.replace(tables, steering=STEERING.frame(steered))
     found = answer([dataclasses.replace(made, tables=tables)], StudyConfig())
-    by = found.tables["criteria_outcomes"].set_index(["outcome", "score"])
+    outcomes = found.tables["criteria_outcomes"]
+    by = outcomes.loc[outcomes["pooling"] == "pooled"].set_index(["outcome", "score"])
+    within = outcomes.loc[outcomes["pooling"] == "within layers"].set_index(["outcome", "score"])
+    assert within.loc[("success at a KL of 1", "output_score"), "spearman"] == pytest.approx(1)
     assert by.loc[("success within a KL of 1", "output_score"), "spearman"] == pytest.approx(1)
     assert by.loc[("success within a KL of 1", "output_score"), "features"] == 40
     assert by.loc[("success within a KL of 1", "input_score"), "spearman"] == pytest.approx(-1)
@@ -186,11 +195,14 @@ def test_scores_are_held_against_success_at_equal_kl_and_concept_success() -> No
     assert by.loc[("success", "output_score"), "spearman"] > 0.9
     sentences = " ".join(found.sentences)
     assert (
-        "Rank correlation with success within a KL of 1, 4 scores compared at once: " in sentences
+        "Rank correlation with success within a KL of 1, pooled, 4 scores compared at once: "
+        in sentences
     )
     assert "output_score 1 (1 to 1)" in sentences
     assert "input_score -1 (-1 to -1)" in sentences
-    assert "with concept success, 4 scores compared at once: none of them surely" in sentences
+    assert (
+        "with concept success, pooled, 4 scores compared at once: none of them surely" in sentences
+    )
 
 
 def test_success_is_what_the_run_s_choice_says() -> None:
@@ -212,6 +224,8 @@ def test_success_is_what_the_run_s_choice_says() -> None:
     row = payoff.loc[("concept_score", "pooled", 0.25)]
     assert row["payoff"] == pytest.approx(best.mean() / other.mean())
     assert "have mean concept success" in " ".join(by_word.sentences)
-    outcomes = by_word.tables["criteria_outcomes"].set_index(["outcome", "score"])
-    assert outcomes.loc[("concept success", "concept_score"), "spearman"] == pytest.approx(1)
+    outcomes = by_word.tables["criteria_outcomes"].set_index(["outcome", "pooling", "score"])
+    for pooling in ("pooled", "within layers"):
+        of_word = outcomes.loc[("concept success", pooling, "concept_score")]
+        assert of_word["spearman"] == pytest.approx(1)
     assert by_word.tables["criteria_combined"]["single"].str.startswith("concept_score").all()

@@ -93,7 +93,7 @@ def agreement(pairs: pd.DataFrame, scores: Sequence[str]) -> Figure:
     index_of = {name: index for index, name in enumerate(scores)}
     grid_NN = np.full((n, n), np.nan)
     for row in pairs.to_dict("records"):
-        first, last = sorted((index_of[row["one"]], index_of[row["other"]]))
+        first, last = sorted((index_of[row["score"]], index_of[row["other_score"]]))
         grid_NN[last, first] = row["spearman"]
         grid_NN[first, last] = row["top_shared"]
     chance = float(np.median(pairs["top_shared_by_chance"].to_numpy(float)))

@@ -180,33 +180,43 @@ def _correlations(tables: RunTables) -> list[dict[str, Any]]:
     for name, rows in _outcomes(tables).items():
         both: Any = steering[[*keys, *scores]].merge(rows, on=keys).sort_values(keys)
         layer_keys = [key for key in keys if key != "feature"]
-        of_outcome = correlations_at_once(
-            {score: both[score].to_numpy(float, na_value=np.nan) for score in scores},
-            both["outcome"].to_numpy(float),
-            both.groupby(layer_keys, dropna=False).ngroup().to_numpy(),
-        )
-        for correlation in of_outcome:
-            about = {"outcome": name, "score": correlation.score, "features": correlation.features}
-            of_score = interval_columns("spearman", correlation.spearman)
-            correlations.append({**about, **of_score, "p": correlation.p})
+        values = {score: both[score].to_numpy(float, na_value=np.nan) for score in scores}
+        layers_N = both.groupby(layer_keys, dropna=False).ngroup().to_numpy()
+        for pooling in (POOLED, WITHIN_LAYERS):
+            correlations += [
+                {
+                    "outcome": name,
+                    "pooling": pooling,
+                    "score": row.score,
+                    "features": row.features,
+                    **interval_columns("spearman", row.spearman),
+                    "p": row.p,
+                }
+                for row in correlations_at_once(
+                    values, both["outcome"].to_numpy(float), layers_N, pooling=pooling
+                )
+            ]
     return correlations
 
 
 def _correlation_sentences(correlations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return of every outcome but success, which others tell, the scores that surely go with it."""
+    """Return of every outcome the scores that surely go with it; of success pooled others tell."""
     sentences = []
-    for outcome in dict.fromkeys(row["outcome"] for row in correlations):
-        rows = [row for row in correlations if row["outcome"] == outcome]
+    for outcome, pooling in dict.fromkeys((row["outcome"], row["pooling"]) for row in correlations):
+        if (outcome, pooling) == ("success", POOLED):
+            continue
+        rows = [
+            row for row in correlations if (row["outcome"], row["pooling"]) == (outcome, pooling)
+        ]
         surely = [row for row in rows if row["p"] <= LEVEL]
         surely = sorted(surely, key=lambda row: -abs(row["spearman"]))
-        if outcome != "success":
-            numbers = ", ".join(
-                f"{row['score']} {interval_of(row, 'spearman', '.3g')}" for row in surely
-            )
-            sentences.append(
-                f"Rank correlation with {outcome}, {len(rows)} scores compared at once: "
-                + (f"{numbers}." if numbers else "none of them surely goes with it.")
-            )
+        numbers = ", ".join(
+            f"{row['score']} {interval_of(row, 'spearman', '.3g')}" for row in surely
+        )
+        sentences.append(
+            f"Rank correlation with {outcome}, {pooling}, {len(rows)} scores compared at once: "
+            + (f"{numbers}." if numbers else "none of them surely goes with it.")
+        )
     return sentences
 
 
@@ -282,8 +292,8 @@ def _pair(score: str, other_score: str, values: Mapping[str, np.ndarray]) -> dic
     shared = np.minimum(top_weights(a_N, size), top_weights(b_N, size)).sum()
     tau: Any = kendalltau(a_N, b_N)
     return {
-        "one": score,
-        "other": other_score,
+        "score": score,
+        "other_score": other_score,
         "features": len(a_N),
         **interval_columns("spearman", correlation),
         "kendall": float(tau.statistic),
@@ -348,9 +358,9 @@ def _agreement_sentences(agreement: pd.DataFrame) -> list[str]:
         ]
     parts = []
     name = "output_score"
-    rows = agreement.loc[(agreement["one"] == name) | (agreement["other"] == name)]
+    rows = agreement.loc[(agreement["score"] == name) | (agreement["other_score"] == name)]
     for row in rows.sort_values("spearman", ascending=False).to_dict("records"):
-        other_score = row["other"] if row["one"] == name else row["one"]
+        other_score = row["other_score"] if row["score"] == name else row["score"]
         parts.append(
             f"{other_score} {row['spearman']:.2f} (Kendall {row['kendall']:.2f}; "
             f"{row['top_shared']:.0%} of the first {row['top']}, "
