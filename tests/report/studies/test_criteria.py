@@ -229,3 +229,16 @@ def test_success_is_what_the_run_s_choice_says() -> None:
         of_word = outcomes.loc[("concept success", pooling, "concept_score")]
         assert of_word["spearman"] == pytest.approx(1)
     assert by_word.tables["criteria_combined"]["single"].str.startswith("concept_score").all()
+
+
+def test_of_one_layer_nothing_is_said_twice() -> None:
+    rng = np.random.default_rng(8)
+    scores = {"output_score": rng.random(N), "input_score": rng.random(N)}
+    steered = steering((0,), N, success_20=rng.random(N), **scores)
+    of_layer = answer(
+        [Series("a", [], RunTables(frame((0,), N, **scores), steering=steered))], StudyConfig()
+    )
+    text = " ".join(of_layer.sentences)
+    assert "within layers" not in text
+    assert "25% of the features that have a score pooled" in text
+    assert {*of_layer.tables["criteria_outcomes"]["pooling"]} == {"pooled", "within layers"}

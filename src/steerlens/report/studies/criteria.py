@@ -96,13 +96,15 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     equal = pd.DataFrame(at_share)
     combined = combined_criteria(steering, success=success) if len(steering) else []
     correlations = _correlations(tables) if len(tables.steering) else []
+    # Of a single layer both say the same.
+    poolings = (POOLED, WITHIN_LAYERS) if features["layer"].nunique() > 1 else (POOLED,)
     notes = [f"Only {series[0].label} is looked at."] if len(series) > 1 else []
     return Answer(
         sentences=[
             *_guide_sentences(by_score, guides, TITLES[success]),
-            *_equal_share_sentences(at_share),
-            *_combined_sentences(combined),
-            *_correlation_sentences(correlations),
+            *_equal_share_sentences(at_share, poolings),
+            *_combined_sentences(combined, poolings),
+            *_correlation_sentences(correlations, poolings),
             *_agreement_sentences(agreement),
             *notes,
         ],
@@ -117,13 +119,13 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
     )
 
 
-def _equal_share_sentences(at_share: Sequence[EqualShare]) -> list[str]:
+def _equal_share_sentences(at_share: Sequence[EqualShare], poolings: Sequence[str]) -> list[str]:
     """Return which scores keep features that have more success than as many at random, corrected
     for the number of scores.
     """
     share = SHARES[COMPARED]
     sentences = []
-    for counted, pooling in itertools.product((AS_SUCH, BEYOND_UNSTEERED), (POOLED, WITHIN_LAYERS)):
+    for counted, pooling in itertools.product((AS_SUCH, BEYOND_UNSTEERED), poolings):
         key = (pooling, counted, share)
         compared = [row for row in at_share if (row.pooling, row.counted, row.share) == key]
         compared = sorted(
@@ -199,10 +201,13 @@ def _correlations(tables: RunTables) -> list[dict[str, Any]]:
     return correlations
 
 
-def _correlation_sentences(correlations: Sequence[Mapping[str, Any]]) -> list[str]:
+def _correlation_sentences(
+    correlations: Sequence[Mapping[str, Any]], poolings: Sequence[str]
+) -> list[str]:
     """Return of every outcome the scores that surely go with it; of success pooled others tell."""
     sentences = []
-    for outcome, pooling in dict.fromkeys((row["outcome"], row["pooling"]) for row in correlations):
+    outcomes = dict.fromkeys(row["outcome"] for row in correlations)
+    for outcome, pooling in itertools.product(outcomes, poolings):
         if (outcome, pooling) == ("success", POOLED):
             continue
         rows = [
@@ -220,10 +225,12 @@ def _correlation_sentences(correlations: Sequence[Mapping[str, Any]]) -> list[st
     return sentences
 
 
-def _combined_sentences(rows: Sequence[Combined]) -> list[str]:
+def _combined_sentences(rows: Sequence[Combined], poolings: Sequence[str]) -> list[str]:
     """Return whether two scores together select better than the best one."""
     sentences = []
     for row in rows:
+        if row.pooling not in poolings:
+            continue
         less = row.pair_less_single
         verdict = "can't be told from it"
         if less.low is not None and less.high is not None and not less.low <= 0 <= less.high:
