@@ -10,9 +10,9 @@ from steerlens.analysis.equal_share import (
     POOLED,
     WITHIN_LAYERS,
     counts_within,
-    kept_by,
     max_t,
     payoff_at_equal_share,
+    selection_weights,
     surely_better,
 )
 from tests.support.frames import steering
@@ -155,10 +155,10 @@ def test_a_criterion_with_too_few_scores_is_left_out() -> None:
     groups = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     rare = np.array([1.0, 2, np.nan, np.nan, np.nan, np.nan, np.nan, np.nan])
     whole = np.arange(8.0)
-    kept = kept_by({"rare": rare, "whole": whole}, 0.25, groups)
+    kept = selection_weights({"rare": rare, "whole": whole}, 0.25, groups)
     assert list(kept) == ["whole"]
     assert kept["whole"].tolist() == [0, 0, 0, 1, 0, 0, 0, 1]
-    assert list(kept_by({"rare": rare}, 0.25, np.zeros(8, dtype=int))) == ["rare"]
+    assert list(selection_weights({"rare": rare}, 0.25, np.zeros(8, dtype=int))) == ["rare"]
 
 
 def test_a_score_gains_nothing_by_being_missing_where_success_is_low() -> None:

@@ -21,7 +21,7 @@ from steerlens.analysis.equal_share import (
     POOLED,
     WITHIN_LAYERS,
     counts_within,
-    kept_by,
+    selection_weights,
     steered_features,
 )
 from steerlens.analysis.payoff import SHARES, scores_of
@@ -114,7 +114,7 @@ def _compared(
         for at, candidates in enumerate((ranks, pairs)):
             best = _best(candidates, success_N, groups_N, train_N)
             picked[at][best] += 1
-            (of_test,) = kept_by(
+            (of_test,) = selection_weights(
                 {best: candidates[best][test_N]}, COMBINED_SHARE, groups_N[test_N]
             ).values()
             weights[at, test_N] = of_test
@@ -157,7 +157,7 @@ def _best(
     train_N: np.ndarray,
 ) -> str:
     """Return the candidate whose choice of the training features has most success."""
-    weights = kept_by(
+    weights = selection_weights(
         {name: rank_N[train_N] for name, rank_N in candidates.items()},
         COMBINED_SHARE,
         groups_N[train_N],

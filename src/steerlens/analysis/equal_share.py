@@ -146,7 +146,7 @@ def surely_better(at_shares: Sequence[EqualShare], share: float) -> set[str]:
     }
 
 
-def kept_by(
+def selection_weights(
     scores: Mapping[str, np.ndarray], share: float, groups_N: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Return the weights (N,) of the features that each criterion keeps, `share` of each group;
@@ -206,7 +206,7 @@ def _at_share(
     for name, score_N in scores.items():
         scored_N = ~np.isnan(score_N)
         groups = groups_N[scored_N]
-        (weight_N,) = kept_by({name: score_N[scored_N]}, compared.share, groups).values()
+        (weight_N,) = selection_weights({name: score_N[scored_N]}, compared.share, groups).values()
         of_scored = (weight_N[None], counted_N[scored_N], groups)
         ((payoff,),) = over_as_many_in_each_group(*of_scored, once_1N[:, scored_N])
         if np.isfinite(payoff):

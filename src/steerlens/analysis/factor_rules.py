@@ -74,7 +74,7 @@ class OnPrompts(NamedTuple):
 
     rule: str
     prompts: int
-    others: int
+    prompts_counted: int
     features: int
     with_factor: float
     """Share of the features that have a factor, mean over draws."""
@@ -106,7 +106,7 @@ def success_at_equal_damage(grid: TextGrid, choice: ChoiceConfig) -> Iterator[At
     Between two limits both are interpolated. Features are resampled within layers, all rules with
     the same ones.
     """
-    on_choosing, on_others = map(grid.on, halves_of_prompts(grid.n_prompts))
+    on_choosing, on_counting = map(grid.on, halves_of_prompts(grid.n_prompts))
     counts_RF = counts_within(grid.groups_F, RESAMPLES, np.random.default_rng(0))
     counts_RF = np.concatenate([np.ones((1, len(grid.layers_F))), counts_RF])
     indices = np.flatnonzero(grid.factors_K >= 0)
@@ -121,14 +121,14 @@ def success_at_equal_damage(grid: TextGrid, choice: ChoiceConfig) -> Iterator[At
         )
     for damage, levels in DAMAGES.items():
         success_of = {
-            rule: _interpolated(on_others, "success", chosen_NF, damage, levels, counts_RF)
+            rule: _interpolated(on_counting, "success", chosen_NF, damage, levels, counts_RF)
             for rule, chosen_NF in chosen.items()
             if len(chosen_NF)
         }
         for rule, success_RL in success_of.items():
             over_RL = success_RL - success_of[SAME_FACTOR]
             (degeneracy_L,) = _interpolated(
-                on_others, "degeneracy", chosen[rule], damage, levels, counts_RF[:1]
+                on_counting, "degeneracy", chosen[rule], damage, levels, counts_RF[:1]
             )
             for at, level in enumerate(levels):
                 yield AtDamage(
@@ -214,15 +214,15 @@ def held_out(grid: TextGrid, choice: ChoiceConfig, rules: Sequence[str]) -> Iter
             with_factor, shares, allowed = [], [], []
             for draw in range(DRAWS):
                 order = np.random.default_rng([draw, size]).permutation(n)
-                on_choosing, on_others = grid.on(order[:size]), grid.on(order[size:])
+                on_choosing, on_counting = grid.on(order[:size]), grid.on(order[size:])
                 chosen_F = chosen_factors(on_choosing, of_rule)
-                best_F = chosen_factors(on_others, of_rule)
+                best_F = chosen_factors(on_counting, of_rule)
                 has_F = grid.factors_K[chosen_F] != 0
                 with_factor.append(float(has_F.mean()))
-                most = np.nansum(on_others.at(best_F, "success"))
-                reached = np.nansum(on_others.at(chosen_F, "success"))
+                most = np.nansum(on_counting.at(best_F, "success"))
+                reached = np.nansum(on_counting.at(chosen_F, "success"))
                 shares.append(float(reached / most) if most else np.nan)
-                measured = on_others.measured()
+                measured = on_counting.measured()
                 still = [
                     float(grid.factors_K[chosen]) in merits(measured[feature], of_rule)
                     for feature, chosen in enumerate(chosen_F)
@@ -259,15 +259,15 @@ def common_to_layers(grid: TextGrid, choice: ChoiceConfig) -> Iterator[Common]:
     the other half, as that of the factor which the feature's own texts of the first half choose.
     Layers with one feature are left out.
     """
-    on_choosing, on_others = map(grid.on, halves_of_prompts(grid.n_prompts))
+    on_choosing, on_counting = map(grid.on, halves_of_prompts(grid.n_prompts))
     own_F = chosen_factors(on_choosing, choice)
-    merit_FK, merit_others_FK = (_merits(means, choice) for means in (on_choosing, on_others))
+    merit_FK, merit_counting_FK = (_merits(means, choice) for means in (on_choosing, on_counting))
     steered_K = np.flatnonzero(grid.factors_K > 0)
     for group in np.unique(grid.groups_F):
         (members,) = np.nonzero(grid.groups_F == group)
         if len(members) < 2 or not len(steered_K):
             continue
-        each_F = merit_others_FK[members, own_F[members]]
+        each_F = merit_counting_FK[members, own_F[members]]
         for common, cost_FK in (
             ("factor", np.broadcast_to(grid.factors_K, grid.success_FKP.shape[:2])),
             ("relative_dose", on_choosing.relative_dose_FK),
@@ -286,15 +286,15 @@ def common_to_layers(grid: TextGrid, choice: ChoiceConfig) -> Iterator[Common]:
             # What the others choose, each in turn left out.
             goal_M = (merit_MG.sum(axis=0) - merit_MG).argmax(axis=1)
             chosen_M = factor_MG[np.arange(len(members)), goal_M]
-            common_M = merit_others_FK[members, chosen_M]
+            common_M = merit_counting_FK[members, chosen_M]
             yield Common(
                 int(grid.layers_F[members[0]]),
                 common,
                 float(np.median(goals[goal_M])),
                 len(members),
                 _ratio(common_M, each_F),
-                float(nan_mean(on_others.success_FK[members, chosen_M], axis=0)),
-                float(nan_mean(on_others.success_FK[members, own_F[members]], axis=0)),
+                float(nan_mean(on_counting.success_FK[members, chosen_M], axis=0)),
+                float(nan_mean(on_counting.success_FK[members, own_F[members]], axis=0)),
             )
 
 

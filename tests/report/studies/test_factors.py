@@ -115,7 +115,7 @@ def test_a_rule_that_spares_what_steering_breaks_has_more_at_equal_damage() -> N
 def test_factors_of_noiseless_texts_hold_on_all_other_prompts() -> None:
     grid = text_grid(texts(APART, n_prompts=15), "success_20")
     rows = [*held_out(grid, KL, ["kl", "dose"])]
-    assert [(row.rule, row.prompts, row.others) for row in rows] == [
+    assert [(row.rule, row.prompts, row.prompts_counted) for row in rows] == [
         ("kl", 5, 10), ("kl", 10, 5), ("dose", 5, 10), ("dose", 10, 5)
     ]  # fmt: skip
     for row in rows:

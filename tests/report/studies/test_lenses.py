@@ -133,18 +133,18 @@ def test_of_words_lenses_are_compared_by_what_features_write_of_them() -> None:
     found = answer([of_lens("jacobian", jacobian), of_lens("logit", logit)], StudyConfig())
     rows: Any = found.tables["lenses"].set_index("lens")
     assert rows["words"].tolist() == [9, 9]
-    assert rows["found"].tolist() == pytest.approx([6 / 9, 7 / 9])
+    assert rows["steerable"].tolist() == pytest.approx([6 / 9, 7 / 9])
     assert rows["tokens_added"].tolist() == pytest.approx([9 / 9, 6.75 / 9])
     less = [(b or 0) - (a or 0) for a, b in zip(logit, jacobian, strict=True)]
     assert rows.loc["jacobian", "tokens_added_more"] == pytest.approx(np.mean(less))
     low, high = (rows.loc["jacobian", f"tokens_added_more_{end}"] for end in ("low", "high"))
     assert low < np.mean(less) < high
-    assert pd.isna(rows.loc["logit", "found_more"])
+    assert pd.isna(rows.loc["logit", "steerable_more"])
     assert "9 words): logit 67%" in found.sentences[0]
     axes = found.figures["lenses"]().axes[0]
     assert len(axes.get_yticklabels()) == 9
     few = answer([of_lens("logit", logit[:3]), of_lens("jacobian", jacobian[:3])], StudyConfig())
     assert "3 words can't tell lenses apart" in few.sentences[-1]
-    assert few.tables["lenses"]["found_low"].isna().tolist() == [True, True]
+    assert few.tables["lenses"]["steerable_low"].isna().tolist() == [True, True]
     with pytest.raises(SteerlensError, match="no word that all of them share"):
         answer([of_lens("logit", [1.0]), of_lens("jacobian", [1.0], ["other"])], StudyConfig())

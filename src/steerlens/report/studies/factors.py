@@ -157,7 +157,7 @@ def _prompt_sentences(rows: Sequence[OnPrompts]) -> list[str]:
             for row in of_size
             if row.success
         )
-        n_counted = of_size[0].others
+        n_counted = of_size[0].prompts_counted
         if numbers:
             sentences.append(
                 f"Factors chosen on {size} prompts have on {n_counted} others, of the most success "

@@ -9,8 +9,9 @@ features, their 95 % bootstrap intervals over features within layers, each for i
 has more than the first one is compared feature by feature.
 
 Of runs that steer toward words (`toward.words`), whose candidates the lens has found: for how many
-words a feature steers toward them (`found`), and how many of the word's tokens the best feature's
-texts have more than unsteered ones (`tokens_added`, 0 where there is none), compared word by word.
+words a feature steers toward them (`steerable`), and how many of the word's tokens the best
+feature's texts have more than unsteered ones (`tokens_added`, 0 where there is none), compared word
+by word.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ OUTCOMES = {
 }
 OF_TEXTS = ("texts_with", "tokens")
 OF_WORDS = {
-    "found": "of the words have a feature that steers toward them",
+    "steerable": "of the words have a feature that steers toward them",
     "tokens_added": "of a word's tokens its best feature adds to a text, 0 where it has none",
 }
 
@@ -131,7 +132,7 @@ def of_words(words: pd.DataFrame) -> pd.DataFrame:
     steers = formed["reason"].isna()
     added: Any = formed["concept_success"] - formed["concept_success_unsteered"]
     return pd.DataFrame(
-        {"found": steers.astype(float), "tokens_added": added.where(steers, 0.0).astype(float)}
+        {"steerable": steers.astype(float), "tokens_added": added.where(steers, 0.0).astype(float)}
     )
 
 
