@@ -224,6 +224,10 @@ def test_what_is_on_another_machine_is_planned_and_priced_by_its_shapes(
     assert parts["perplexity and KL"] == pytest.approx(n_texts * 2 * 26 * (9.242e9 + 2.614e9))
     above = blocks * 25 / 52
     assert parts["output"] == pytest.approx((140 + 2 * 499) * 2 * (above + 2 * unembedding))
+    read = 2 * 20 * (72 + 36) * 128  # layers, topics, texts, tokens
+    assert parts["f1"] == pytest.approx(
+        read * 2 * (blocks + sae) + 140 * 2 * (above + 2 * unembedding)
+    )
     assert "500 sampled without steering for outcome; score.run=DIR" in text
     nothing = dataclasses.replace(config.model, n_params=None)
     assert price(parse_settings(dataclasses.replace(config, model=nothing)), 140, 2, 9) is None

@@ -15,6 +15,7 @@ import torch
 from steerlens import SteerlensError, score_features
 from steerlens.analysis.payoff import scores_of
 from steerlens.config.compose import compose
+from steerlens.data.concept_sets.embedded import TOPICS
 from steerlens.data.concept_sets.labelled import labelled_split, read_labels
 from steerlens.engine.subject import Subject
 from steerlens.runs.preflight import check
@@ -118,9 +119,17 @@ def test_as_the_best_of_the_embedded_concepts_it_takes_part_in_the_criteria() ->
     config = compose(["experiment=criteria"])
     check(config)
     assert (config.score["f1"].topic, config.score["f1"].min_output_score) == ("best", 0)
+    assert config.score["f1"].most_tokens() == len(TOPICS) * (72 + 36) * 128
     fewer, times = config.score["f1"].reduced()
     assert (fewer.n_train, fewer.n_test, times) == (8, 4, 9)
     assert "f1" in scores_of(steering((0,), 2, f1=[0.5, 0.25]))
+
+
+def test_the_tokens_that_it_reads_are_at_most(labels: Path, tmp_path: Path) -> None:
+    assert f1.Config(labels=str(labels), max_tokens=9).most_tokens() == 26 * 9
+    of_topic = f1.Config(labels="embedded", topic="graphs", n_train=3, n_test=2, max_tokens=9)
+    assert of_topic.most_tokens() == 2 * (3 + 2) * 9
+    assert f1.Config(labels=str(tmp_path), topic="graphs").most_tokens() == 0
 
 
 def test_features_below_the_output_score_have_none(tiny_subject: MakeSubject, labels: Path) -> None:

@@ -105,6 +105,16 @@ class F1Config(ScoreConfig):
         fewer = dataclasses.replace(self, n_train=n_train, n_test=n_test)
         return fewer, (self.n_train + self.n_test) / (n_train + n_test)
 
+    def most_tokens(self) -> int:
+        """Return how many tokens a layer reads of labelled texts at most; 0 of a folder's, whose
+        number its texts alone tell.
+        """
+        if self.labels != EMBEDDED:
+            path = Path(self.labels or "")
+            return len(read_labels(path)) * self.max_tokens if path.is_file() else 0
+        n_topics = len(TOPICS) if self.topic == BEST else 2  # the other's texts are negatives
+        return n_topics * (self.n_train + self.n_test) * self.max_tokens
+
     def uses(self) -> Sequence[str]:
         """Return which of the run's seed and corpus the numbers depend on."""
         return ("seed",) if self.labels == EMBEDDED else ()

@@ -110,8 +110,8 @@ def price(
 
 
 def _of_score(score: Any, n_features: int, n_layers: int, settings: Settings) -> float:
-    """Return what a score takes: a position after each of its prompts, texts of its own that every
-    layer's SAE reads, or texts that the features fire on, forward and back.
+    """Return what a score takes: a position after each of its prompts, texts of its own or labelled
+    ones that every layer's SAE reads, or texts that the features fire on, forward and back.
     """
     model, sae = settings.subject.model, settings.subject.sae
     each = flops(model, sae, None, n_layers, getattr(score, "max_new_tokens", NEW))
@@ -121,7 +121,10 @@ def _of_score(score: Any, n_features: int, n_layers: int, settings: Settings) ->
         return score.n_sampled() * (each.text + n_layers * each.perplexity)
     if hasattr(score, "outputs"):
         return n_features * score.max_examples * EXAMPLE * BACKWARD * each.token
-    return n_edited_rows(score, n_features, n_layers) * each.score
+    labelled = 0.0
+    if hasattr(score, "most_tokens") and (of_layer := flops(model, sae, None, n_saes=1)):
+        labelled = n_layers * score.most_tokens() * of_layer.token
+    return labelled + n_edited_rows(score, n_features, n_layers) * each.score
 
 
 def n_prompts_of(score: Any) -> int:
