@@ -14,6 +14,7 @@ from steerlens.analysis.payoff import (
     control_arm,
     criteria,
     payoff,
+    payoff_beyond_unsteered,
     scores_of,
     threshold_curve,
 )
@@ -121,6 +122,29 @@ def test_as_many_of_each_layer_keep_what_the_layer_tells() -> None:
         naive.append(np.concatenate(of_selected).mean())
     assert point.random_within_layers is not None
     assert point.random_within_layers.mean == pytest.approx(np.mean(naive), abs=0.01)
+
+
+def test_beyond_unsteered_is_of_what_steering_adds() -> None:
+    table = steering()
+    assert payoff_beyond_unsteered(table) is None  # it isn't known
+    assert payoff_beyond_unsteered(table.assign(success_20_unsteered=0.0)) == payoff(table)
+    rng = np.random.default_rng(4)
+    table = table.assign(success_20_unsteered=table["success_20"] * rng.random(len(table)))
+    beyond = payoff_beyond_unsteered(table, threshold=0.1)
+    assert beyond is not None
+    own = features(table)
+    added = success(own) - own["success_20_unsteered"].to_numpy(dtype=float)
+    mask = own["output_score"].to_numpy(dtype=float) >= 0.1
+    assert beyond.selected == mask.sum()
+    assert beyond.over_unfiltered is not None
+    assert beyond.over_unfiltered.value == pytest.approx(added[mask].mean() / added.mean())
+    layer = own["layer"].to_numpy()
+    as_many = np.mean([added[layer == of_layer].mean() for of_layer in layer[mask]])
+    assert beyond.over_unfiltered_within_layers is not None
+    assert beyond.over_unfiltered_within_layers.value == pytest.approx(added[mask].mean() / as_many)
+    nothing = payoff_beyond_unsteered(table.assign(success_20_unsteered=9.0))
+    assert nothing is not None
+    assert nothing.over_unfiltered is nothing.over_unfiltered_within_layers is None
 
 
 def test_the_seed_decides_and_the_order_of_the_rows_does_not() -> None:

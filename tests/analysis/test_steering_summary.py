@@ -11,7 +11,7 @@ import pytest
 
 from steerlens.analysis.equal_share import payoff_at_equal_share, surely_better
 from steerlens.analysis.factors import choose_factors
-from steerlens.analysis.payoff import payoff, threshold_curve
+from steerlens.analysis.payoff import payoff, payoff_beyond_unsteered, threshold_curve
 from steerlens.analysis.resampling import FEWEST
 from steerlens.analysis.steering_summary import (
     curve_rows,
@@ -103,6 +103,33 @@ def test_payoff_and_curve_are_tables_pooled_within_layers_and_by_layer(
     assert curve[0.1]["payoff"] == pytest.approx(pooled["payoff"])
     assert point.random_within_layers is not None
     assert curve[0.1]["random_within_layers"] == point.random_within_layers.mean
+
+
+def test_what_steering_adds_to_unsteered_texts_is_told_beside() -> None:
+    run = RunTables(frame(), generations(), steering(success_20_unsteered=0.1))
+    summary = found(run)
+    beyond = payoff_beyond_unsteered(run.steering, threshold=0.1)
+    assert beyond is not None
+    assert beyond.over_unfiltered is not None
+    assert beyond.over_unfiltered_within_layers is not None
+    rows = {row["layer"]: row for row in payoff_rows(summary) if row["threshold"] == 0.1}
+    own, *others = rows
+    assert own == "all"
+    assert others[:3] == [
+        *("within layers", "all, beyond unsteered", "within layers, beyond unsteered")
+    ]
+    pooled, within = (rows[f"{name}, beyond unsteered"] for name in ("all", "within layers"))
+    assert pooled["payoff"] == beyond.over_unfiltered.value > rows["all"]["payoff"]
+    assert within["payoff"] == beyond.over_unfiltered_within_layers.value
+    assert within["unfiltered"] == beyond.unfiltered_within_layers
+    assert re.search(
+        r"Of the tokens that steering adds to the unsteered texts it is \d\.\d+ times \(.*"
+        r" and within layers \d\.\d+ times \(",
+        " ".join(steering_explanation(summary)),
+    )
+    alone = found(RunTables(frame(), generations(), steering([2], 40, success_20_unsteered=0.1)))
+    assert [row["layer"] for row in payoff_rows(alone)] == ["all", "all, beyond unsteered"] * 2
+    assert "within layers" not in " ".join(steering_explanation(alone))
 
 
 def test_the_sentence_says_what_is_left_within_layers(of_many: dict[str, Any]) -> None:

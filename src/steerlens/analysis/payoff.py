@@ -222,19 +222,39 @@ def payoff(
     draws: int = DRAWS,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    success: str = "success_20",
 ) -> Payoff | None:
     """Return what selecting by score >= threshold buys; None where that selects no feature.
 
-    Unfiltered are all features with this score and a best factor.
+    Unfiltered are all features with this score and a best factor; `success` is the column that is
+    success.
     """
     _check(steering, score)
-    rows = _with_factor(_features(steering).dropna(subset=score))
+    rows = _with_factor(_features(steering).dropna(subset=score), success)
     mask_CN = (_array(rows, score) >= threshold)[None]
     selected, rng = int(mask_CN.sum()), np.random.default_rng(seed)
     if not selected:
         return None
-    (payoffs,) = _payoffs(mask_CN, selected, rows, draws, resamples, rng)
+    (payoffs,) = _payoffs(mask_CN, selected, rows, draws, resamples, rng, success)
     return payoffs
+
+
+def payoff_beyond_unsteered(
+    steering: pd.DataFrame, score: str = "output_score", threshold: float = 0.01
+) -> Payoff | None:
+    """Return `payoff` of success less that of unsteered texts, which have some of a feature's
+    tokens anyway; None where that isn't known, or selecting selects no feature.
+
+    A ratio to features that add nothing on average is null.
+    """
+    of_features = features_alone(steering)
+    if not any(of_features["success_20_unsteered"].notna().tolist()):
+        return None
+    added = of_features["success_20"] - of_features["success_20_unsteered"]
+    beyond = payoff(of_features.assign(added=added), score, threshold, success="added")
+    if beyond is not None and beyond.unfiltered_within_layers <= 0:
+        beyond = beyond._replace(over_unfiltered_within_layers=None)
+    return beyond
 
 
 def payoff_by_layer(

@@ -14,6 +14,7 @@ from steerlens.analysis.payoff import (
     control_arm,
     criteria,
     payoff,
+    payoff_beyond_unsteered,
     payoff_by_layer,
     threshold_curve,
 )
@@ -149,7 +150,8 @@ def steering_explanation(
 def payoff_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the payoff at every threshold as a table: pooled, within layers, and in each layer.
 
-    Of one layer alone only the first, since the others are the same.
+    Success is counted as such and beyond the unsteered texts. Of one layer alone there are only the
+    pooled rows, since the others are the same.
 
     Args:
         summary: the part of `summary.json` on steering.
@@ -160,9 +162,15 @@ def payoff_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             continue
         layers = pooled["by_layer"]
         features = sum(layer["features"] for layer in layers)
-        rows.append(_payoff_row(threshold, "all", features, pooled))
+        kinds = [("all", pooled, ""), ("within layers", pooled, WITHIN)]
+        if beyond := pooled["beyond_unsteered"]:
+            kinds += [(f"{name}, {BEYOND}", beyond, kind) for name, _, kind in kinds]
+        rows += [
+            _payoff_row(threshold, name, features, row, kind)
+            for name, row, kind in kinds
+            if len(layers) > 1 or kind != WITHIN
+        ]
         if len(layers) > 1:
-            rows.append(_payoff_row(threshold, "within layers", features, pooled, WITHIN))
             rows += [
                 _payoff_row(threshold, str(layer["layer"]), layer["features"], layer["payoff"])
                 for layer in layers
@@ -190,6 +198,7 @@ def curve_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 WITHIN = "_within_layers"
+BEYOND = "beyond unsteered"
 
 
 def _payoff_row(
@@ -218,14 +227,18 @@ def _columns(name: str, estimate: Mapping[str, Any] | None) -> dict[str, float |
 
 
 def _payoff(steering: pd.DataFrame, threshold: float) -> dict[str, Any] | None:
-    """Return the pooled payoff and the one within layers, with those of each layer; None of
-    nothing.
+    """Return the pooled payoff and the one within layers, both beyond unsteered texts, and those of
+    each layer; None of nothing.
     """
     at_threshold = payoff(steering, threshold=threshold)
     if at_threshold is None:
         return None
     layers = payoff_by_layer(steering, threshold=threshold)
-    return {**plain(at_threshold), "by_layer": [plain(layer) for layer in layers]}
+    return {
+        **plain(at_threshold),
+        "beyond_unsteered": plain(payoff_beyond_unsteered(steering, threshold=threshold)),
+        "by_layer": [plain(layer) for layer in layers],
+    }
 
 
 UNDECIDED = (
@@ -259,14 +272,20 @@ def _payoff_sentence(threshold: str, row: Mapping[str, Any]) -> str:
         return f"{sentence}."
     if n < FEWEST:
         return f"{sentence}; so few say nothing of what selecting them buys (it takes {FEWEST})."
-    within = row["over_unfiltered_within_layers"]
-    if len(row["by_layer"]) < 2 or not within:
-        return f"{sentence}: {_estimate(ratio, ' times')}."
-    return (
-        f"{sentence}: {_estimate(ratio, ' times')}. As many features of each layer have "
-        f"{row['unfiltered_within_layers']:.3g}: within layers it is "
-        f"{_estimate(within, ' times')}."
-    )
+    within, beyond = row["over_unfiltered_within_layers"], row["beyond_unsteered"] or {}
+    is_of_layers = len(row["by_layer"]) > 1
+    sentence += f": {_estimate(ratio, ' times')}."
+    if is_of_layers and within:
+        sentence += (
+            f" As many features of each layer have {row['unfiltered_within_layers']:.3g}: within "
+            f"layers it is {_estimate(within, ' times')}."
+        )
+    names = ("over_unfiltered", "over_unfiltered_within_layers")[: 1 + is_of_layers]
+    ratios = [_estimate(beyond[name], " times") for name in names if beyond.get(name)]
+    if len(ratios) < len(names):
+        return sentence
+    added = " and within layers ".join(ratios)
+    return f"{sentence} Of the tokens that steering adds to the unsteered texts it is {added}."
 
 
 def _criterion_sentence(
