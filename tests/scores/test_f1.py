@@ -119,6 +119,9 @@ def test_as_the_best_of_the_embedded_concepts_it_takes_part_in_the_criteria() ->
     config = compose(["experiment=criteria"])
     check(config)
     assert (config.score["f1"].topic, config.score["f1"].min_output_score) == ("best", 0)
+    assert [*compose(["experiment=criteria", "score=[output,mean_logit]"]).score] == [
+        *("output", "mean_logit")
+    ]
     assert config.score["f1"].most_tokens() == len(TOPICS) * (72 + 36) * 128
     fewer, times = config.score["f1"].reduced()
     assert (fewer.n_train, fewer.n_test, times) == (8, 4, 9)
