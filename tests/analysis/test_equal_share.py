@@ -76,9 +76,10 @@ def test_more_criteria_widen_all_intervals() -> None:
     assert low_of_few is not None
     assert low_of_many is not None
     assert low_of_many < low_of_few < few[key].payoff
-    assert few[key].alone_low == pytest.approx(many[key].alone_low)
-    assert few[key].alone_low is not None
-    assert low_of_few <= few[key].alone_low
+    alone_low = few[key].alone_low
+    assert alone_low == pytest.approx(many[key].alone_low)
+    assert alone_low is not None
+    assert low_of_few <= alone_low
 
 
 def test_max_t_holds_its_level_over_all_criteria_together() -> None:

@@ -157,7 +157,8 @@ def test_every_method_is_compared_with_no_steering(tables: RunTables) -> None:
     ratings, numbers = tables.ratings, {"DiffMean": 2, "SAE": 0, "Random": 0, "Prompt": 1}
     unsteered = ratings.loc[ratings["method"] == "Random"].assign(method=UNSTEERED)
     ratings = pd.concat([ratings, unsteered], ignore_index=True)
-    rating = ratings["method"].map({**numbers, UNSTEERED: 1}).astype("Int64")
+    of_method = {**numbers, UNSTEERED: 1}
+    rating = pd.array([of_method[method] for method in ratings["method"]], dtype="Int64")
     ratings = ratings.assign(lexical_concept=rating, lexical_fluency=rating)
     concepts = tables.concepts
     of_random = concepts.loc[concepts["method"] == "Random"].assign(method=UNSTEERED)

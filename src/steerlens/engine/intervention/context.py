@@ -115,8 +115,9 @@ def _targets(
     for name, values in (("weights", weights), ("max_activation", max_activation)):
         numbers = None
         if values is not None:
-            is_list = isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping)
-            listed = values if is_list else [values]
+            listed: Iterable[Any] = [values]
+            if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping):
+                listed = values
             numbers = torch.tensor(
                 [[_finite(name, value) for value in listed]], dtype=torch.float64
             )
