@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from steerlens.analysis.payoff import SHARES, scores_of
+from steerlens.analysis.payoff import SHARES, beyond_unsteered, scores_of
 from steerlens.analysis.resampling import (
     FEWEST,
     LEVEL,
@@ -117,10 +117,8 @@ def payoff_at_equal_share(
         if any(rows[name].notna().tolist())
     }
     counted = {AS_SUCH: success_N}
-    if f"{success}_unsteered" in rows:
-        unsteered_N = rows[f"{success}_unsteered"].to_numpy(dtype=float, na_value=np.nan)
-        if not np.isnan(unsteered_N).any():
-            counted[BEYOND_UNSTEERED] = success_N - unsteered_N
+    if (added_N := beyond_unsteered(rows, success)) is not None:
+        counted[BEYOND_UNSTEERED] = added_N
     counts_RN = counts_within(layers_N, resamples, np.random.default_rng(seed))
     return [
         row

@@ -248,13 +248,21 @@ def payoff_beyond_unsteered(
     A ratio to features that add nothing on average is null.
     """
     of_features = features_alone(steering)
-    if not any(of_features["success_20_unsteered"].notna().tolist()):
+    added = beyond_unsteered(of_features, "success_20")
+    if added is None:
         return None
-    added = of_features["success_20"] - of_features["success_20_unsteered"]
-    beyond = payoff(of_features.assign(added=added), score, threshold, success="added")
-    if beyond is not None and beyond.unfiltered_within_layers <= 0:
-        beyond = beyond._replace(over_unfiltered_within_layers=None)
-    return beyond
+    return payoff(of_features.assign(added=added), score, threshold, success="added")
+
+
+def beyond_unsteered(rows: pd.DataFrame, success: str) -> np.ndarray | None:
+    """Return success less that of the unsteered texts of the same prompts, (N,), NaN where there is
+    no success; None where a row with success lacks the latter.
+    """
+    if f"{success}_unsteered" not in rows:
+        return None
+    added_N = _array(rows, success) - _array(rows, f"{success}_unsteered")
+    is_known_N = ~np.isnan(_array(rows, success))
+    return None if np.isnan(added_N[is_known_N]).any() else added_N
 
 
 def payoff_by_layer(
@@ -395,7 +403,8 @@ def _payoffs(
         mean: float, resampled_R: np.ndarray, below: float, below_R: np.ndarray
     ) -> Estimate | None:
         with np.errstate(divide="ignore", invalid="ignore"):
-            return estimate(mean / below, resampled_R / below_R, size) if below > 0 else None
+            positive_R = np.where(below_R > 0, below_R, np.nan)
+            return estimate(mean / below, resampled_R / positive_R, size) if below > 0 else None
 
     # Those that tie for the last places count in part, here as there.
     within_DC = np.reshape(

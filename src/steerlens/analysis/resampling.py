@@ -167,13 +167,14 @@ def over_as_many_in_each_group(
 
     The latter is the mean over all ways to draw them: each feature selected stands for the mean of
     its group. In sample R features are there `counts_RN` times. NaN where a selection is empty, or
-    the mean below is 0.
+    the mean below isn't above 0: of features that add nothing nothing is a multiple.
     """
     in_group_NG = np.eye(groups_N.max(initial=-1) + 1)[groups_N]
     with np.errstate(divide="ignore", invalid="ignore"):
         mean_RG = (counts_RN * success_N) @ in_group_NG / (counts_RN @ in_group_NG)
         mean_RN = np.nan_to_num(mean_RG)[:, groups_N]
-        return (counts_RN * success_N) @ weights_CN.T / ((counts_RN * mean_RN) @ weights_CN.T)
+        below_RC = (counts_RN * mean_RN) @ weights_CN.T
+        return (counts_RN * success_N) @ weights_CN.T / np.where(below_RC > 0, below_RC, np.nan)
 
 
 def estimates_over_groups(

@@ -164,7 +164,7 @@ def test_the_output_scores_place_among_random_directions_takes_part() -> None:
     payoffs = found.tables["criteria_payoff"].set_index(["score", "pooling", "share"])
     assert payoffs.loc[("1 - output_score_p", "within layers", 0.25), "p"] <= 0.05
     text = " ".join(found.sentences)
-    assert "Keeping 25% of the features that have a score within layers" in text
+    assert "Keeping 25% of the features that have a score, within layers" in text
     assert "more success than as many at random has 1 - output_score_p" in text
 
 
@@ -240,5 +240,5 @@ def test_of_one_layer_nothing_is_said_twice() -> None:
     )
     text = " ".join(of_layer.sentences)
     assert "within layers" not in text
-    assert "25% of the features that have a score pooled" in text
+    assert "25% of the features that have a score, pooled" in text
     assert {*of_layer.tables["criteria_outcomes"]["pooling"]} == {"pooled", "within layers"}

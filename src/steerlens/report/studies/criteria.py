@@ -139,8 +139,8 @@ def _equal_share_sentences(at_share: Sequence[EqualShare], poolings: Sequence[st
             for row in better
         )
         start = (
-            f"Keeping {share:.0%} of the features that have a score {pooling}, {len(compared)} "
-            "scores compared at once"
+            f"Keeping {share:.0%} of the features that have a score, {pooling} ({len(compared)} "
+            "scores compared at once)"
         )
         if names:
             sentences.append(f"{start}: more {counted} than as many at random has {names}.")
