@@ -311,12 +311,13 @@ def test_the_whole_sweep_is_one_wandb_run_in_the_group_of_its_jobs(tmp_path: Pat
         text = text.replace("mode: disabled", "mode: offline")
         (folder / "config.yaml").write_text(text.replace("group: null", "group: demo sweep"))
     join_sweep(sweep)
-    (run,) = (sweep / "wandb").glob("offline-run-*")
-    data = b"".join(file.read_bytes() for file in run.glob("*.wandb"))
+    (first,) = (sweep / "wandb").glob("offline-run-*/run-*.wandb")
+    data = first.read_bytes()
+    files = [str(file) for file in first.parent.rglob("*")]
     for written in (b"demo sweep", b"summary", b"sweep.table.json", b"scores_by_layer"):
-        assert written in data or any(written.decode() in str(file) for file in run.rglob("*"))
-    first = run.name.rpartition("-")[2]
+        assert written in data or any(written.decode() in file for file in files)
     save_job(sweep / "2", {"seed": "2"})
     join_sweep(sweep)
-    ids = {one.name.rpartition("-")[2] for one in (sweep / "wandb").glob("offline-run-*")}
-    assert ids == {first}  # uploaded, both are the same run
+    # The file's name is the run's id; two runs of one second get folders with a suffix beside it.
+    written_runs = [file.name for file in (sweep / "wandb").glob("offline-run-*/run-*.wandb")]
+    assert written_runs == [first.name] * 2  # uploaded, both are the same run
