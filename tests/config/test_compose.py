@@ -257,6 +257,48 @@ def test_every_experiment_names_its_command_and_changes_only_what_its_run_reads(
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
+        (
+            ["experiment=criteria_words", "steer=none"],
+            [
+                "steer=none says steer.factors=null, but experiment=criteria_words sets [1,2,4,8], "
+                "which holds; to change it, add steer.factors=null."
+            ],
+        ),
+        (
+            ["experiment=table1_embedded", "steer=none"],
+            [
+                "steer=none says steer.factors=null, but experiment=table1_embedded sets "
+                "[0.25,0.5,1,2,4], which holds; to change it, add steer.factors=null."
+            ],
+        ),
+        (["experiment=criteria_words", "steer=none", "steer.factors=null"], []),
+        (["experiment=filter", "steer=none"], []),  # it takes an option, and sets nothing of it
+        (["experiment=criteria", "score=[output,mean_logit]"], []),
+        (["steer=none"], []),
+    ],
+)
+def test_an_option_that_an_experiment_overrules_is_told(
+    overrides: list[str], expected: list[str]
+) -> None:
+    assert list(compose(overrides).chosen.overruled) == expected
+    assert parse_settings(compose(overrides)).warnings == expected
+
+
+def test_an_option_of_ones_own_that_takes_in_another_is_overruled_by_what_both_set(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - /experiment/criteria_words\n\nname: mine\n"
+    )
+    folder = f"hydra.searchpath=[{tmp_path}]"
+    (line,) = compose([folder, "experiment=mine", "steer=none"]).chosen.overruled
+    assert "experiment=mine sets [1,2,4,8]" in line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
         (["modle=x"], "unknown key 'modle'; did you mean 'model'?"),
         (["modle@score=x"], "unknown group 'modle'; did you mean 'model'?"),
         (["model=gemma-2-2"], "unknown model 'gemma-2-2'; did you mean 'gemma-2-2b'"),

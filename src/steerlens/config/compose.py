@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,9 +27,9 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from steerlens.config import explain
-from steerlens.config.entries import conf_dir, needed_keys, open_keys
+from steerlens.config.entries import conf_dir, needed_keys, open_keys, option_settings
 from steerlens.config.kinds import kind_of, refuse_ignored
-from steerlens.config.overrides import jobs, n_jobs, override, parse, with_experiment
+from steerlens.config.overrides import as_typed, jobs, n_jobs, override, parse, with_experiment
 from steerlens.config.parse import parse_scores
 from steerlens.config.resolvers import register
 from steerlens.config.schema import MISSING, Chosen, RunConfig
@@ -245,8 +246,35 @@ def to_config(tree: DictConfig, hydra: Any = None) -> RunConfig:
         refuse_ignored(config, usual_values)
     except SteerlensError as error:  # for whoever wants to run it: see `preflight.check`
         refusal = str(error)
-    config.chosen = replace(config.chosen, kind=kind, refusal=refusal)
+    overruled = _overruled(tree, tree.get("hydra") if hydra is None else hydra)
+    config.chosen = replace(config.chosen, kind=kind, refusal=refusal, overruled=overruled)
     return config
+
+
+def _overruled(tree: DictConfig, hydra: Any) -> tuple[str, ...]:
+    """Say which values of options that somebody has typed are the experiment's instead: Hydra
+    takes an experiment's own values after all options.
+    """
+    if hydra is None or hydra.runtime.choices.get("experiment") is None:
+        return ()
+    choices = hydra.runtime.choices
+    folders = tuple(str(entry).removeprefix("file://") for entry in hydra.searchpath)
+    typed = {word.lstrip("+~").partition("=")[0] for word in hydra.overrides.task}
+    of_experiment = option_settings("experiment", choices["experiment"], folders)
+    lines = []
+    for group in sorted(typed & {*choices} - {"experiment", "subject"}):
+        options = [choices[group]] if isinstance(choices[group], str) else choices[group] or []
+        for option in options:
+            for key, value in option_settings(group, option, folders).items():
+                if key in typed or of_experiment.get(key, value) == value:
+                    continue
+                wanted = override(key, value)
+                lines.append(
+                    f"{group}={option} says {wanted}, but "
+                    f"experiment={choices['experiment']} sets {as_typed(of_experiment[key])}, "
+                    f"which holds; to change it, add {shlex.quote(wanted)}."
+                )
+    return tuple(lines)
 
 
 def _leave_open(tree: DictConfig, hydra: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -62,24 +63,39 @@ def needed_keys(group: str, option: str, folders: tuple[str, ...] = ()) -> list[
         option: the file's name; of a file that is nowhere nothing is known.
         folders: those of the user's own beside `conf/`.
     """
+    return open_keys(option_settings(group, option, folders))
+
+
+def option_settings(group: str, option: str, folders: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return what an option's file, and those that it takes in, set: values as written by their
+    whole keys. The arguments are as of `needed_keys`.
+    """
     files = [Path(folder) / group / f"{option}.yaml" for folder in (conf_dir(), *folders)]
     file = next((file for file in files if file.is_file()), None)
-    return [] if file is None else _needed_keys(group, file.read_text(encoding="utf-8"), folders)
+    return {} if file is None else _settings(group, file.read_text(encoding="utf-8"), folders)
 
 
 @cache
-def _needed_keys(group: str, text: str, folders: tuple[str, ...]) -> list[str]:
+def _settings(group: str, text: str, folders: tuple[str, ...]) -> dict[str, Any]:
     values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     if not isinstance(values, dict):
-        return []
+        return {}
     package = re.search(r"^# @package (\S+)", text, re.MULTILINE)
     prefix = group if package is None else package[1]
-    keys = []
+    settings: dict[str, Any] = {}
     for entry in values.pop("defaults", None) or []:
         if isinstance(entry, str) and entry.startswith("/"):
             default_group, _, name = entry[1:].partition("/")
-            keys += needed_keys(default_group, name, folders)
-    return [*keys, *open_keys(values, "" if prefix == "_global_" else f"{prefix}.")]
+            settings |= option_settings(default_group, name, folders)
+    return settings | dict(_leaves(values, "" if prefix == "_global_" else f"{prefix}."))
+
+
+def _leaves(values: dict[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def open_keys(values: Any, prefix: str = "") -> list[str]:

@@ -155,6 +155,8 @@ class Settings:
     concepts: ConceptsConfig | None
     judge: JudgeConfig | None
     reference: ReferenceConfig
+    overruled: tuple[str, ...]
+    """Sentences on values of options which the experiment sets otherwise."""
 
     @property
     def loads_subject(self) -> bool:
@@ -173,6 +175,7 @@ class Settings:
     def warnings(self) -> list[str]:
         """Say what of the settings works but is hardly meant, in sentences."""
         lines = [line for method in self.scores.values() for line in method.warnings()]
+        lines += self.overruled
         n_chosen, n_prompts = self.steering.generation.n_prompts, len(self.steering.prompts)
         if self.steering.factors and self.concepts is None and (n_chosen or 0) > n_prompts:
             lines.append(
@@ -276,4 +279,5 @@ def parse_settings(config: RunConfig) -> Settings:
         concepts=config.concepts,
         judge=config.judge,
         reference=config.reference,
+        overruled=config.chosen.overruled,
     )

@@ -170,6 +170,8 @@ class Chosen:
     """The kind of run that was asked for: see `config.kinds`."""
     refusal: str | None = None
     """Why such a run is refused: it would ignore a setting that somebody has asked for."""
+    overruled: tuple[str, ...] = ()
+    """Values of options that somebody has typed and the experiment sets otherwise, in sentences."""
 
 
 def metric_defaults() -> dict[str, Any]:
