@@ -3,7 +3,7 @@
 Rank correlations with intervals that are simultaneous over all criteria, from bootstrap samples
 within layers, as `equal_share` has them for what a criterion buys.
 
-Dimension letters: N features, C criteria, R resamples.
+Dimension letters: N features, n of them with the score, C criteria, R resamples.
 """
 
 from __future__ import annotations
@@ -31,6 +31,16 @@ class RankCorrelation(NamedTuple):
     """Two-sided p-value of no correlation, corrected for the number of criteria."""
 
 
+def rank_correlation(
+    score_n: np.ndarray, outcome_n: np.ndarray, groups_n: np.ndarray, counts_Rn: np.ndarray
+) -> np.ndarray:
+    """Return Spearman's correlation (R,) of a score with an outcome, by ranks in each group, of
+    features that are there `counts_Rn` times; NaN where one of the two is constant.
+    """
+    a_n, b_n = (np.unique(x_n, return_inverse=True)[1] for x_n in (score_n, outcome_n))
+    return rank_correlations(a_n, b_n, counts_Rn, groups_n)
+
+
 def correlations_at_once(
     scores: Mapping[str, np.ndarray],
     outcome_N: np.ndarray,
@@ -53,18 +63,18 @@ def correlations_at_once(
     """
     ranked_in_N = layers_N if pooling == WITHIN_LAYERS else np.zeros_like(layers_N)
     counts_RN = counts_within(layers_N, resamples, np.random.default_rng(seed))
-    each_1N = np.ones((1, len(outcome_N)))
+    once_1N = np.ones((1, len(outcome_N)))
     value_of: dict[str, float] = {}
     resampled = []
     for name, score_N in scores.items():
         has = ~np.isnan(score_N)
         if has.sum() < FEWEST:
             continue
-        a_n, b_n = (np.unique(x_N[has], return_inverse=True)[1] for x_N in (score_N, outcome_N))
-        (value,) = rank_correlations(a_n, b_n, each_1N[:, has], ranked_in_N[has])
+        data = (score_N[has], outcome_N[has], ranked_in_N[has])
+        (value,) = rank_correlation(*data, once_1N[:, has])
         if np.isfinite(value):
             value_of[name] = float(value)
-            resampled.append(rank_correlations(a_n, b_n, counts_RN[:, has], ranked_in_N[has]))
+            resampled.append(rank_correlation(*data, counts_RN[:, has]))
     if not value_of:
         return []
     value_C = np.array([*value_of.values()])

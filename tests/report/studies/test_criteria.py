@@ -75,6 +75,36 @@ def test_the_best_guide_is_first_and_the_one_against_is_told() -> None:
     assert "more than at random gives selecting by output_score, token_confidence_delta." in text
 
 
+def test_scores_are_held_against_the_output_score() -> None:
+    rng = np.random.default_rng(0)
+    success = rng.random(N)
+    made = series(
+        output_score=success + rng.normal(0, 0.5, N),
+        lens_precision=success + rng.normal(0, 0.1, N),
+        token_confidence_delta=rng.random(N),
+    )
+    made.tables.steering["success_20"] = success
+    result = answer([made], StudyConfig())
+    rows: Any = result.tables["criteria_differences"]
+    assert set(rows["measure"]) == {
+        "rank correlation",
+        *(f"payoff of {percent}%" for percent in (10, 25, 50)),
+    }
+    assert set(rows["reference"]) == {"output_score"}
+    differences = rows.set_index(["measure", "outcome", "pooling", "score"])["difference"]
+    outcomes: Any = result.tables["criteria_outcomes"]
+    correlations = outcomes.set_index(["outcome", "pooling", "score"])
+    for score in ("input_score", "lens_precision", "random_score", "token_confidence_delta"):
+        own, reference = (
+            correlations["spearman"]["success", "pooled", name] for name in (score, "output_score")
+        )
+        difference = differences["rank correlation", "success", "pooled", score]
+        assert difference == pytest.approx(own - reference)
+    (told,) = [line for line in result.sentences if "beside that of output_score" in line]
+    assert "surely better: lens_precision by" in told
+    assert "not told from it: none; surely worse: 3." in told  # those that follow nothing
+
+
 def test_a_best_guide_no_better_than_chance_is_said_to_be_none() -> None:
     rng = np.random.default_rng(1)
     same = {"output_score": rng.random(N), "input_score": rng.random(N), "success_20": 1.0}

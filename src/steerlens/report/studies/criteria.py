@@ -6,22 +6,24 @@ other: Spearman's and Kendall's rank correlation and how many of the first hundr
 share. Where random directions were scored, the output score also takes part as its place among
 them: `1 - output_score_p`, and less the mean of its layer's. The best pair of scores is held
 against the best score, both chosen and counted on different features; and every score against
-success, concept success, success at the same KL, and at the factors that rule=kl chooses. Scores
-agree or not over all scored features, and guide or not over those that were steered.
+success, concept success, success at the same KL, and at the factors that rule=kl chooses, by itself
+and beside the output score. Scores agree or not over all scored features, and guide or not over
+those that were steered.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from steerlens.analysis.combined_criteria import Combined, combined_criteria
+from steerlens.analysis.criteria_differences import REFERENCE, differences_at_once, payoff_of
 from steerlens.analysis.equal_kl import success_at_kl
 from steerlens.analysis.equal_share import (
     AS_SUCH,
@@ -35,7 +37,7 @@ from steerlens.analysis.equal_share import (
 from steerlens.analysis.factors import choose_factors, reported_texts
 from steerlens.analysis.null_criteria import beside_null
 from steerlens.analysis.payoff import SHARES, Criterion, criteria, scores_of
-from steerlens.analysis.rank_correlations import correlations_at_once
+from steerlens.analysis.rank_correlations import correlations_at_once, rank_correlation
 from steerlens.analysis.resampling import FEWEST, LEVEL, spearman, sure, top_weights
 from steerlens.analysis.series import Series
 from steerlens.analysis.steering_summary import COMPARED
@@ -95,7 +97,9 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
         guides = guides.sort_values(GUIDE, ascending=False, ignore_index=True)
     equal = pd.DataFrame(at_share)
     combined = combined_criteria(steering, success=success) if len(steering) else []
-    correlations = _correlations(tables) if len(tables.steering) else []
+    outcomes = list(_outcomes(tables)) if len(tables.steering) else []
+    correlations = _correlations(outcomes)
+    differences = _differences(outcomes)
     # Of a single layer both say the same.
     poolings = (POOLED, WITHIN_LAYERS) if features["layer"].nunique() > 1 else (POOLED,)
     notes = [f"Only {series[0].label} is looked at."] if len(series) > 1 else []
@@ -105,6 +109,8 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
             *_equal_share_sentences(at_share, poolings),
             *_combined_sentences(combined, poolings),
             *_correlation_sentences(correlations, poolings),
+            # Within layers, where the layer's level can't be the merit of a score.
+            *_difference_sentences(differences, poolings[-1]),
             *_agreement_sentences(agreement),
             *notes,
         ],
@@ -114,6 +120,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
             **({"criteria_payoff": equal} if len(equal) else {}),
             **({"criteria_combined": _combined_table(combined)} if combined else {}),
             **({"criteria_outcomes": pd.DataFrame(correlations)} if correlations else {}),
+            **({"criteria_differences": pd.DataFrame(differences)} if differences else {}),
         },
         figures=_figures(tables, at_share, agreement, scores, TITLES[success]),
     )
@@ -149,12 +156,26 @@ def _equal_share_sentences(at_share: Sequence[EqualShare], poolings: Sequence[st
     return sentences
 
 
-def _outcomes(tables: RunTables) -> dict[str, pd.DataFrame]:
-    """Return what scores may guide to, each as a table of features with the column `outcome`:
-    success, concept success, success at the same KL, between the factors that were tried, and
-    success within a budget of it, the factor chosen of these by rule=kl.
+class Outcome(NamedTuple):
+    """What scores may guide to, of N features."""
+
+    name: str
+    values_N: np.ndarray
+    scores: dict[str, np.ndarray]
+    """(N,) each."""
+    layers_N: np.ndarray
+    """Each feature's layer, as a number from 0."""
+
+
+def _outcomes(tables: RunTables) -> Iterator[Outcome]:
+    """Return success, concept success, success at the same KL, between the factors that were tried,
+    and success within a budget of it, the factor chosen of these by rule=kl.
+
+    Scores are those of the table of steering, which has also the output score toward the word that
+    a feature was steered toward.
     """
     keys, steering = list(FEATURES.keys), features_alone(tables.steering)
+    scores = [name for name in scores_of(steering) if any(steering[name].notna().tolist())]
     by_name: dict[str, Any] = {name: steering[[*keys, column]] for name, column in OUTCOMES.items()}
     texts = features_alone(tables.generations)
     if tables.choice is not None and any(texts["kl"].notna().tolist()):
@@ -163,42 +184,92 @@ def _outcomes(tables: RunTables) -> dict[str, pd.DataFrame]:
         by_name[f"success at a KL of {budget:g}"] = at_kl[[*keys, "outcome"]]
         within_kl = choose_factors(texts, dataclasses.replace(choice, rule="kl"))
         by_name[f"success within a KL of {budget:g}"] = within_kl[[*keys, "success_20"]]
-    return {
-        name: rows.set_axis([*keys, "outcome"], axis=1).dropna(subset=["outcome"])
-        for name, rows in by_name.items()
-    }
-
-
-def _correlations(tables: RunTables) -> list[dict[str, Any]]:
-    """Return the rank correlation of every score with every outcome that there is, with intervals
-    that hold for all scores of an outcome at once.
-
-    Scores are those of the table of steering, which has also the output score toward the word that
-    a feature was steered toward.
-    """
-    correlations = []
-    keys, steering = list(FEATURES.keys), features_alone(tables.steering)
-    scores = [name for name in scores_of(steering) if any(steering[name].notna().tolist())]
-    for name, rows in _outcomes(tables).items():
+    for name, rows in by_name.items():
+        rows = rows.set_axis([*keys, "outcome"], axis=1).dropna(subset=["outcome"])
         both: Any = steering[[*keys, *scores]].merge(rows, on=keys).sort_values(keys)
         layer_keys = [key for key in keys if key != "feature"]
-        values = {score: both[score].to_numpy(float, na_value=np.nan) for score in scores}
-        layers_N = both.groupby(layer_keys, dropna=False).ngroup().to_numpy()
-        for pooling in (POOLED, WITHIN_LAYERS):
-            correlations += [
-                {
-                    "outcome": name,
-                    "pooling": pooling,
-                    "score": row.score,
-                    "features": row.features,
-                    **interval_columns("spearman", row.spearman),
-                    "p": row.p,
-                }
-                for row in correlations_at_once(
-                    values, both["outcome"].to_numpy(float), layers_N, pooling=pooling
-                )
-            ]
-    return correlations
+        yield Outcome(
+            name,
+            both["outcome"].to_numpy(float),
+            {score: both[score].to_numpy(float, na_value=np.nan) for score in scores},
+            both.groupby(layer_keys, dropna=False).ngroup().to_numpy(),
+        )
+
+
+def _correlations(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Return the rank correlation of every score with every outcome that there is, with intervals
+    that hold for all scores of an outcome at once.
+    """
+    return [
+        {
+            "outcome": outcome.name,
+            "pooling": pooling,
+            "score": row.score,
+            "features": row.features,
+            **interval_columns("spearman", row.spearman),
+            "p": row.p,
+        }
+        for outcome in outcomes
+        for pooling in (POOLED, WITHIN_LAYERS)
+        for row in correlations_at_once(
+            outcome.scores, outcome.values_N, outcome.layers_N, pooling=pooling
+        )
+    ]
+
+
+def _differences(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Return what every score is worth less what the output score is, in rank correlation with
+    every outcome and in what as large a share by it has of it.
+    """
+    measures = {"rank correlation": rank_correlation}
+    measures |= {f"payoff of {share:.0%}": payoff_of(share) for share in SHARES}
+    return [
+        {
+            "measure": measure,
+            "outcome": outcome.name,
+            "pooling": pooling,
+            "score": row.score,
+            "features": row.features,
+            "value": row.value,
+            "reference": REFERENCE,
+            "reference_value": row.reference_value,
+            **interval_columns("difference", row.difference),
+            "p": row.p,
+        }
+        for outcome, (measure, worth), pooling in itertools.product(
+            outcomes, measures.items(), (POOLED, WITHIN_LAYERS)
+        )
+        for row in differences_at_once(
+            worth, outcome.scores, outcome.values_N, outcome.layers_N, pooling=pooling
+        )
+    ]
+
+
+def _difference_sentences(differences: Sequence[Mapping[str, Any]], pooling: str) -> list[str]:
+    """Return of every outcome which scores are surely better than the output score at ranking
+    features, and which can't be told from it.
+    """
+    sentences = []
+    for outcome in dict.fromkeys(row["outcome"] for row in differences):
+        key = ("rank correlation", outcome, pooling)
+        rows = [
+            row for row in differences if (row["measure"], row["outcome"], row["pooling"]) == key
+        ]
+        if not rows:
+            continue
+        surely = [row for row in rows if row["p"] <= LEVEL]
+        better = [
+            f"{row['score']} by {interval_of(row, 'difference', '.2g')}"
+            for row in surely
+            if row["difference"] > 0
+        ]
+        same = [row["score"] for row in rows if row["p"] > LEVEL]
+        sentences.append(
+            f"Rank correlation with {outcome}, {pooling}, beside that of {REFERENCE} ({len(rows)} "
+            f"others compared at once): surely better: {', '.join(better) or 'none'}; not told "
+            f"from it: {', '.join(same) or 'none'}; surely worse: {len(surely) - len(better)}."
+        )
+    return sentences
 
 
 def _correlation_sentences(
