@@ -105,6 +105,19 @@ def test_scores_are_held_against_the_output_score() -> None:
     assert "not told from it: none; surely worse: 3." in told  # those that follow nothing
 
 
+def test_what_unsteered_texts_have_anyway_is_no_merit_of_a_score() -> None:
+    rng = np.random.default_rng(0)
+    unsteered, added = rng.random(N), rng.random(N)
+    made = series(output_score=unsteered, input_score=added)
+    made.tables.steering["success_20"] = unsteered + added
+    made.tables.steering["success_20_unsteered"] = unsteered
+    table: Any = answer([made], StudyConfig()).tables["criteria_outcomes"]
+    spearman = table.set_index(["outcome", "pooling", "score"])["spearman"]
+    assert spearman["success", "pooled", "output_score"] > 0.5
+    assert abs(spearman["success beyond unsteered", "pooled", "output_score"]) < 0.2
+    assert spearman["success beyond unsteered", "pooled", "input_score"] == pytest.approx(1)
+
+
 def test_a_best_guide_no_better_than_chance_is_said_to_be_none() -> None:
     rng = np.random.default_rng(1)
     same = {"output_score": rng.random(N), "input_score": rng.random(N), "success_20": 1.0}

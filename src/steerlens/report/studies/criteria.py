@@ -6,9 +6,9 @@ other: Spearman's and Kendall's rank correlation and how many of the first hundr
 share. Where random directions were scored, the output score also takes part as its place among
 them: `1 - output_score_p`, and less the mean of its layer's. The best pair of scores is held
 against the best score, both chosen and counted on different features; and every score against
-success, concept success, success at the same KL, and at the factors that rule=kl chooses, by itself
-and beside the output score. Scores agree or not over all scored features, and guide or not over
-those that were steered.
+success, concept success, success beyond unsteered texts, success at the same KL, and at the factors
+that rule=kl chooses, by itself and beside the output score. Scores agree or not over all scored
+features, and guide or not over those that were steered.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from steerlens.analysis.equal_share import (
 )
 from steerlens.analysis.factors import choose_factors, reported_texts
 from steerlens.analysis.null_criteria import beside_null
-from steerlens.analysis.payoff import SHARES, Criterion, criteria, scores_of
+from steerlens.analysis.payoff import SHARES, Criterion, beyond_unsteered, criteria, scores_of
 from steerlens.analysis.rank_correlations import correlations_at_once, rank_correlation
 from steerlens.analysis.resampling import FEWEST, LEVEL, spearman, sure, top_weights
 from steerlens.analysis.series import Series
@@ -168,8 +168,9 @@ class Outcome(NamedTuple):
 
 
 def _outcomes(tables: RunTables) -> Iterator[Outcome]:
-    """Return success, concept success, success at the same KL, between the factors that were tried,
-    and success within a budget of it, the factor chosen of these by rule=kl.
+    """Return success, concept success, success beyond that of unsteered texts, success at the same
+    KL, between the factors that were tried, and success within a budget of it, the factor chosen of
+    these by rule=kl.
 
     Scores are those of the table of steering, which has also the output score toward the word that
     a feature was steered toward.
@@ -177,6 +178,8 @@ def _outcomes(tables: RunTables) -> Iterator[Outcome]:
     keys, steering = list(FEATURES.keys), features_alone(tables.steering)
     scores = [name for name in scores_of(steering) if any(steering[name].notna().tolist())]
     by_name: dict[str, Any] = {name: steering[[*keys, column]] for name, column in OUTCOMES.items()}
+    if (added_N := beyond_unsteered(steering, "success_20")) is not None:
+        by_name[BEYOND_UNSTEERED] = steering[keys].assign(outcome=added_N)
     texts = features_alone(tables.generations)
     if tables.choice is not None and any(texts["kl"].notna().tolist()):
         choice, budget = tables.choice, tables.choice.kl_budget
