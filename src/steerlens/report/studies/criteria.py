@@ -224,8 +224,8 @@ def _differences(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Return what every score is worth less what the output score is, in rank correlation with
     every outcome and in what as large a share by it has of it.
     """
-    measures = {"rank correlation": rank_correlation}
-    measures |= {f"payoff of {share:.0%}": payoff_of(share) for share in SHARES}
+    share = SHARES[COMPARED]
+    measures = {"rank correlation": rank_correlation, f"payoff of {share:.0%}": payoff_of(share)}
     return [
         {
             "measure": measure,
