@@ -13,18 +13,17 @@ features, and guide or not over those that were steered.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from steerlens.analysis.combined_criteria import Combined, combined_criteria
 from steerlens.analysis.criteria_differences import REFERENCE, differences_at_once, payoff_of
-from steerlens.analysis.equal_kl import success_at_kl
+from steerlens.analysis.criteria_outcomes import Outcome, outcomes_of
 from steerlens.analysis.equal_share import (
     AS_SUCH,
     BEYOND_UNSTEERED,
@@ -34,9 +33,8 @@ from steerlens.analysis.equal_share import (
     payoff_at_equal_share,
     surely_better,
 )
-from steerlens.analysis.factors import choose_factors, reported_texts
 from steerlens.analysis.null_criteria import beside_null
-from steerlens.analysis.payoff import SHARES, Criterion, beyond_unsteered, criteria, scores_of
+from steerlens.analysis.payoff import SHARES, Criterion, criteria, scores_of
 from steerlens.analysis.rank_correlations import correlations_at_once, rank_correlation
 from steerlens.analysis.resampling import FEWEST, LEVEL, spearman, sure, top_weights
 from steerlens.analysis.series import Series
@@ -44,7 +42,7 @@ from steerlens.analysis.steering_summary import COMPARED
 from steerlens.config.schema import SUCCESS, StudyConfig
 from steerlens.errors import SteerlensError
 from steerlens.report.studies import Answer, interval_columns
-from steerlens.results import FEATURES, features_alone
+from steerlens.results import features_alone
 from steerlens.results.folder import RunTables
 from steerlens.results.text import interval_of, with_interval
 
@@ -56,9 +54,6 @@ TOP = 100
 features any two scores share all."""
 RESAMPLES = 200
 """Of thousands of features: more would show nothing else."""
-
-OUTCOMES = {"success": "success_20", "concept success": "concept_success"}
-"""What scores may guide to, beside success within a budget of KL: columns of the steering table."""
 
 TITLES = {name: name.replace("success_", "success@").replace("_", " ") for name in SUCCESS}
 """What sentences call success, by `choice.success`."""
@@ -97,7 +92,7 @@ def answer(series: Sequence[Series], config: StudyConfig) -> Answer:
         guides = guides.sort_values(GUIDE, ascending=False, ignore_index=True)
     equal = pd.DataFrame(at_share)
     combined = combined_criteria(steering, success=success) if len(steering) else []
-    outcomes = list(_outcomes(tables)) if len(tables.steering) else []
+    outcomes = list(outcomes_of(tables)) if len(tables.steering) else []
     correlations = _correlations(outcomes)
     differences = _differences(outcomes)
     # Of a single layer both say the same.
@@ -154,49 +149,6 @@ def _equal_share_sentences(at_share: Sequence[EqualShare], poolings: Sequence[st
         else:
             sentences.append(f"{start}: none has surely more {counted} than as many at random.")
     return sentences
-
-
-class Outcome(NamedTuple):
-    """What scores may guide to, of N features."""
-
-    name: str
-    values_N: np.ndarray
-    scores: dict[str, np.ndarray]
-    """(N,) each."""
-    layers_N: np.ndarray
-    """Each feature's layer, as a number from 0."""
-
-
-def _outcomes(tables: RunTables) -> Iterator[Outcome]:
-    """Return success, concept success, success beyond that of unsteered texts, success at the same
-    KL, between the factors that were tried, and success within a budget of it, the factor chosen of
-    these by rule=kl.
-
-    Scores are those of the table of steering, which has also the output score toward the word that
-    a feature was steered toward.
-    """
-    keys, steering = list(FEATURES.keys), features_alone(tables.steering)
-    scores = [name for name in scores_of(steering) if any(steering[name].notna().tolist())]
-    by_name: dict[str, Any] = {name: steering[[*keys, column]] for name, column in OUTCOMES.items()}
-    if (added_N := beyond_unsteered(steering, "success_20")) is not None:
-        by_name[BEYOND_UNSTEERED] = steering[keys].assign(outcome=added_N)
-    texts = features_alone(tables.generations)
-    if tables.choice is not None and any(texts["kl"].notna().tolist()):
-        choice, budget = tables.choice, tables.choice.kl_budget
-        at_kl = success_at_kl(reported_texts(texts, choice), budget, "success_20")
-        by_name[f"success at a KL of {budget:g}"] = at_kl[[*keys, "outcome"]]
-        within_kl = choose_factors(texts, dataclasses.replace(choice, rule="kl"))
-        by_name[f"success within a KL of {budget:g}"] = within_kl[[*keys, "success_20"]]
-    for name, rows in by_name.items():
-        rows = rows.set_axis([*keys, "outcome"], axis=1).dropna(subset=["outcome"])
-        both: Any = steering[[*keys, *scores]].merge(rows, on=keys).sort_values(keys)
-        layer_keys = [key for key in keys if key != "feature"]
-        yield Outcome(
-            name,
-            both["outcome"].to_numpy(float),
-            {score: both[score].to_numpy(float, na_value=np.nan) for score in scores},
-            both.groupby(layer_keys, dropna=False).ngroup().to_numpy(),
-        )
 
 
 def _correlations(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
