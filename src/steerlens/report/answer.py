@@ -11,6 +11,10 @@ from steerlens.report.tables import print_sentences, print_table
 from steerlens.results.text import markdown, markdown_table, visible, with_interval
 
 
+MOST_ROWS = 30
+"""Rows of a study's table in the report; its file has the others."""
+
+
 def answer_section(study: Mapping[str, Any] | None, with_sentences: bool = True) -> list[str]:
     """Return the report's parts on the study, if there is one; `with_sentences` where the report
     doesn't have them before.
@@ -22,9 +26,11 @@ def answer_section(study: Mapping[str, Any] | None, with_sentences: bool = True)
         parts.append("\n".join(f"- {markdown(visible(line))}" for line in study["sentences"]))
     for name, rows in study["tables"].items():
         if rows:
-            header, cells = answer_cells(rows)
+            header, cells = answer_cells(rows[:MOST_ROWS])
             cells = [[markdown(cell) for cell in row] for row in cells]
-            parts += [f"`{name}.csv`", markdown_table([markdown(title) for title in header], cells)]
+            more = f", the first {MOST_ROWS} of {len(rows)} rows" * (len(rows) > MOST_ROWS)
+            parts.append(f"`{name}.csv`{more}")
+            parts.append(markdown_table([markdown(title) for title in header], cells))
     return parts
 
 

@@ -85,6 +85,16 @@ def test_a_number_is_shown_with_its_interval_and_names_are_escaped(tmp_path: Pat
     assert "It is *so*." in shown
 
 
+def test_a_long_table_is_in_its_file_and_its_beginning_in_the_report() -> None:
+    rows = [{"score": f"s{i}", "x": float(i)} for i in range(40)]
+    study = {"name": "criteria", "sentences": [], "tables": {"long": rows, "short": rows[:30]}}
+    text = "\n".join(answer_section(study))
+    assert "`long.csv`, the first 30 of 40 rows" in text
+    assert "`short.csv`\n" in text
+    assert text.count("| s29 |") == 2
+    assert "| s30 |" not in text
+
+
 def test_a_study_without_an_answer_says_why_and_loses_nothing(tmp_path: Path) -> None:
     series = [Series("a", [], RunTables(frame().drop(index=range(36)), study=StudyConfig("sizes")))]
     summary, figures = write_answer(series, tmp_path)

@@ -41,9 +41,18 @@
   const isStudied = data.overview.kind !== "sweep" || data.tables.length > 1 || data.figures.length > 0;
   const [short, title] = data.overview.kind === "comparison" ? ["Side by side", "Two results over each other"]
     : isStudied ? ["Study", "What the study found"] : ["Jobs", "Jobs and what they found"];
+  const LONG = 30; // rows: longer tables of a study are folded away, or the others couldn't be seen
+
+  function plain(one) {
+    const rows = steerlens.table(one.header, one.rows, { label: one.title });
+    const isLong = isStudied && one.rows.length > LONG;
+    return make("div", { class: "plain" }, make("h3", { text: one.title }),
+      isLong ? make("details", { class: "facts more" }, make("summary", { text: `${number(one.rows.length)} rows` }), rows) : rows);
+  }
+
   steerlens.parts.push(["results", short, () => {
     const drawn = data.figures.map((one) => make("figure", { class: "drawn" }, make("img", { src: one.png, alt: one.title, loading: "lazy" })));
-    const parts = [...drawn, overlay(), success(), ...data.tables.map((one) => make("div", { class: "plain" }, make("h3", { text: one.title }), steerlens.table(one.header, one.rows, { label: one.title })))].filter(Boolean);
+    const parts = [...drawn, overlay(), success(), ...data.tables.map(plain)].filter(Boolean);
     return parts.length ? section("results", title, null, ...parts) : null;
   }]);
 })();
