@@ -10,7 +10,6 @@ from rich.console import Console
 from steerlens.report.tables import print_sentences, print_table
 from steerlens.results.text import markdown, markdown_table, visible, with_interval
 
-
 MOST_ROWS = 30
 """Rows of a study's table in the report; its file has the others."""
 
