@@ -51,6 +51,7 @@ class JudgeServer:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._at_once = 0
+        self._closed = threading.Event()
         handler = type("Handler", (_Handler,), {"judge": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._http.daemon_threads = True
@@ -64,7 +65,14 @@ class JudgeServer:
         self._thread.start()
         return self
 
+    @property
+    def under_way(self) -> int:
+        """How many requests wait for their answers."""
+        with self._lock:
+            return self._at_once
+
     def __exit__(self, *_: object) -> None:
+        self._closed.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -79,7 +87,7 @@ class JudgeServer:
         try:
             told = self.answer(body["messages"][-1]["content"], number)
             reply = Reply(text=told) if isinstance(told, str) else told
-            time.sleep(reply.delay)
+            self._closed.wait(reply.delay)
             return reply
         finally:
             with self._lock:
