@@ -25,7 +25,6 @@ from steerlens.analysis.equal_share import (
 )
 from steerlens.analysis.resampling import (
     FEWEST,
-    LEVEL,
     RESAMPLES,
     Estimate,
     over_as_many_in_each_group,
@@ -53,11 +52,6 @@ class Difference(NamedTuple):
     """value - reference_value, with the simultaneous interval of all criteria."""
     p: float
     """Two-sided p-value of no difference, corrected for the number of criteria."""
-
-    @property
-    def is_sure(self) -> bool:
-        """Whether one of the two is surely better."""
-        return self.p <= LEVEL
 
 
 def payoff_of(share: float) -> Worth:
