@@ -70,6 +70,20 @@ def test_an_offline_run_lies_in_the_folder_and_nowhere_else(
     assert [path for path in home.rglob("*") if "wandb" in path.name] == []
 
 
+def test_tables_of_results_with_long_labels_are_logged_each(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = start(TrackingConfig(mode="offline"), tmp_path, {}, id="0123456789abcdef")
+    for end in ("a", "b"):
+        label = f"features/sae.path=/{'a folder/' * 30}{end}"
+        tracker.log_rows(label, [{"x": end}])
+    tracker.log_rows("sweep", [{"x": "c"}])
+    tracker.finish({})
+    assert warnings(caplog) == []
+    files = (tmp_path / "wandb").glob("offline-run-*/files/media/table/**/*.json")
+    assert sorted(json.loads(file.read_text())["data"][0][0] for file in files) == ["a", "b", "c"]
+
+
 def test_two_runs_of_one_process_have_their_own_files(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import secrets
@@ -29,6 +30,10 @@ MODES = ("offline", "online", "disabled")
 
 TABLE_ROWS = 1000
 """Rows of a table in W&B: what a browser still shows well. The files have all."""
+
+NAME_CHARACTERS = 100
+"""Of a table's name: W&B keeps a table as an artifact, called by the run and the table, with at most
+128 characters."""
 
 PAGE_BYTES = 10_000_000
 """A larger page is an artifact: W&B shows none of this size in its panels."""
@@ -60,6 +65,16 @@ class Tracker(Protocol):
     def finish(self, summary: Mapping[str, Any], failed: bool = False) -> None:
         """End the run, with the content of `summary.json`."""
         ...
+
+
+def _artifact_name(name: str) -> str:
+    """Return a table's name, a long one cut and told from the others by its digest: the label of a
+    result has every setting in which it differs, paths among them.
+    """
+    if len(name) <= NAME_CHARACTERS:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: NAME_CHARACTERS - len(digest) - 1]}-{digest}"
 
 
 class NullTracker:
@@ -243,7 +258,7 @@ class WandbTracker:
     def _log_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         columns = list(rows[0]) if rows else []
         data = [list(row.values()) for row in rows]
-        self._run.log({name: self._wandb.Table(columns=columns, data=data)})
+        self._run.log({_artifact_name(name): self._wandb.Table(columns=columns, data=data)})
 
     def _log_figures(self, figures: Mapping[str, list[Path]]) -> None:
         pictures = {
