@@ -24,6 +24,15 @@ def shipped_path(name: str) -> Path:
     return (_module_folder() or Path(MODULE)) / name
 
 
+def shipped_name(value: object) -> object:
+    """Return a path in the distribution by its name there, which is the same wherever that is
+    installed; anything else as it is.
+    """
+    if not isinstance(value, str) or f"/{MODULE}/" not in value:
+        return value
+    return f"{MODULE}/{value.rpartition(f'/{MODULE}/')[2]}"
+
+
 def missing_release(folder: Path) -> SteerlensError | None:
     """Return the error for a release's `folder` that doesn't exist; None for any other folder."""
     if folder != shipped_path(folder.name):

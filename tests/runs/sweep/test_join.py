@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from steerlens.errors import SteerlensError
 from steerlens.report.page.overview import run_sentences, run_title
@@ -17,7 +18,8 @@ from steerlens.results.tables.sweep import SWEEP
 from steerlens.results.text import markdown, visible
 from steerlens.runs.sweep import join, join_sweep
 from steerlens.runs.sweep.join import merge
-from steerlens.storage.files import read_json
+from steerlens.storage.files import read_json, write_json
+from steerlens.storage.provenance import PROVENANCE_FILE
 from tests.support.frames import assert_identical, frame, null_scores, tables
 from tests.support.steering import steering
 from tests.support.sweeps import save_failed_job, save_job, save_run, save_sweep
@@ -273,6 +275,25 @@ def test_sweeps_and_runs_are_joined_in_a_folder_of_their_own(tmp_path: Path) -> 
     assert [job.name for job in joined.jobs] == ["sweep/0", "run"]
     assert set(FEATURES.read(tmp_path / "out")["model"]) == {"toy", "another"}
     assert not (sweep / "features.parquet").exists()
+
+
+@pytest.mark.parametrize(("other_digest", "n_series"), [("a", 1), ("b", 2)])
+def test_where_the_saes_that_ship_are_installed_tells_no_results_apart(
+    tmp_path: Path, other_digest: str, n_series: int
+) -> None:
+    runs = []
+    for shard, digest in (("0/2", "a"), ("1/2", other_digest)):
+        home = f"/home/{shard[0]}/site-packages/steerlens_smollm2"
+        run = save_run(tmp_path / shard[0], frame((int(shard[0]),)))
+        config = yaml.safe_load((run / "config.yaml").read_text()) | {"shard": shard}
+        config["sae"] |= {"path": f"{home}/smollm2-topk", "examples": f"{home}/examples/a.parquet"}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        saes = {"3": {"files": [{"file": "sae_weights.safetensors", "sha256": digest}]}}
+        write_json(run / PROVENANCE_FILE, {"saes": saes})
+        runs.append(run)
+    joined = join(runs, tmp_path / "joined")
+    assert len(joined.series) == n_series
+    assert ("sae.path" in joined.series[0].label) == (n_series == 2)
 
 
 def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ TABLE_ROWS = 1000
 """Rows of a table in W&B: what a browser still shows well. The files have all."""
 
 NAME_CHARACTERS = 100
-"""Of a table's name: W&B keeps a table as an artifact, called by the run and the table, with at most
-128 characters."""
+"""Of a table's name: W&B keeps a table as an artifact, called by the run and the table, with 128
+characters at most."""
 
 PAGE_BYTES = 10_000_000
 """A larger page is an artifact: W&B shows none of this size in its panels."""

@@ -13,12 +13,13 @@ from typing import Any
 
 from steerlens.config.schema import RunConfig
 from steerlens.config.score_keys import in_short
+from steerlens.config.shipped import shipped_name
 from steerlens.errors import SteerlensError
 from steerlens.results import FEATURES, SUMMARY_FILE
 from steerlens.results.folder import ASIDE, read_settings, unfinished
 from steerlens.results.status import LEFT_OUT, begin, read_status
 from steerlens.storage.files import CONFIG_FILE, JOB_FILE, SWEEP_FILE, read_json, write_json
-from steerlens.storage.provenance import code_digest
+from steerlens.storage.provenance import PROVENANCE_FILE, code_digest
 
 Settings = dict[str, str]
 
@@ -192,7 +193,13 @@ def settings_of(jobs: Sequence[Job], resolved: bool = False) -> dict[str, Settin
     settings_of_jobs = [
         settings for settings in every.values() if settings
     ]  # a job that failed early has none
-    differ = [key for key in keys if len({settings.get(key) for settings in settings_of_jobs}) > 1]
+    # What ships is the same wherever it is installed, unless its SAEs are others.
+    is_shipped_alike = _ship_the_same_saes(jobs)
+    differ = []
+    for key in keys:
+        values = {settings.get(key) for settings in settings_of_jobs}
+        if len({shipped_name(value) for value in values} if is_shipped_alike else values) > 1:
+            differ.append(key)
     # An option of a group changes many keys: its name says it all.
     chosen = [key.rpartition(".")[0] for key in differ if key.endswith((".name", ".method"))]
     names = [key for key in differ if not key.startswith(tuple(f"{group}." for group in chosen))]
@@ -202,6 +209,20 @@ def settings_of(jobs: Sequence[Job], resolved: bool = False) -> dict[str, Settin
         name: {renamed.get(key, key): settings[key] for key in names if key in settings}
         for name, settings in every.items()
     }
+
+
+def _ship_the_same_saes(jobs: Sequence[Job]) -> bool:
+    """Return whether no two jobs have read other files as the same layer of the same release."""
+    files_of: dict[tuple[object, str], object] = {}
+    for job in jobs:
+        release = shipped_name((read_settings(job.folder).get("sae") or {}).get("path"))
+        provenance = read_json(job.folder / PROVENANCE_FILE)
+        saes = provenance.get("saes") if isinstance(provenance, dict) else None
+        for layer, sae in (saes or {}).items():
+            files = (sae or {}).get("files")
+            if files_of.setdefault((release, layer), files) != files:
+                return False
+    return True
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Settings:
