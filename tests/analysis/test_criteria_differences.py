@@ -101,6 +101,14 @@ def test_a_score_in_the_references_order_is_the_same() -> None:
     assert row.p == 1
 
 
+def test_a_score_that_is_better_in_every_sample_is_surely_better() -> None:
+    _, outcome_N, layers_N = made()
+    scores = {"output_score": -outcome_N, "own": outcome_N}
+    (row,) = differences_at_once(rank_correlation, scores, outcome_N, layers_N, RESAMPLES)
+    assert row.difference == pytest.approx((2, 2, 2))
+    assert row.p == pytest.approx(1 / (1 + RESAMPLES))
+
+
 def test_within_layers_a_layers_level_is_no_merit() -> None:
     scores, outcome_N, layers_N = made()
     levels = {"output_score": scores["output_score"], "of_layer": layers_N + scores["output_score"]}

@@ -291,9 +291,12 @@ def test_an_option_of_ones_own_that_takes_in_another_is_overruled_by_what_both_s
     (tmp_path / "experiment" / "mine.yaml").write_text(
         "# @package _global_\ndefaults:\n  - /experiment/criteria_words\n\nname: mine\n"
     )
+    (tmp_path / "steer").mkdir()
+    (tmp_path / "steer" / "nothing.yaml").write_text("defaults:\n  - none\n  - _self_\n")
     folder = f"hydra.searchpath=[{tmp_path}]"
-    (line,) = compose([folder, "experiment=mine", "steer=none"]).chosen.overruled
-    assert "experiment=mine sets [1,2,4,8]" in line
+    for option in ("none", "nothing"):
+        (line,) = compose([folder, "experiment=mine", f"steer={option}"]).chosen.overruled
+        assert f"steer={option} says steer.factors=null, but experiment=mine sets" in line
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from steerlens.analysis.equal_share import (
     POOLED,
     WITHIN_LAYERS,
     counts_within,
-    max_t,
     selection_weights,
+    simultaneous,
 )
 from steerlens.analysis.resampling import (
     FEWEST,
@@ -32,7 +32,6 @@ from steerlens.analysis.resampling import (
 
 REFERENCE = "output_score"
 """The paper's criterion, against which the others are held."""
-ROUNDING = 1e-9
 
 Worth = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """What a score (n,) is worth for an outcome (n,) in groups (n,), of features that are there counts
@@ -111,12 +110,7 @@ def differences_at_once(
         return []
     difference_C = np.array([value - reference_value for *_, value, reference_value in rows])
     resampled_RC = np.stack(resampled, axis=1)
-    # Two scores of the same order differ in no sample.
-    width_C, p_C = np.zeros(len(rows)), np.ones(len(rows))
-    varies_C = np.nanstd(resampled_RC, axis=0) > ROUNDING
-    if varies_C.any():
-        of_varying = max_t(difference_C[varies_C], resampled_RC[:, varies_C], null=0.0)
-        width_C[varies_C], p_C[varies_C] = of_varying
+    width_C, p_C = simultaneous(difference_C, resampled_RC, null=0.0)
     return [
         Difference(*row, Estimate(value, value - width, value + width), p)
         for row, value, width, p in zip(

@@ -30,6 +30,8 @@ from steerlens.results import FEATURES, features_alone
 if TYPE_CHECKING:
     import pandas as pd
 
+ROUNDING = 1e-9
+
 POOLED, WITHIN_LAYERS = "pooled", "within layers"
 AS_SUCH, BEYOND_UNSTEERED = "success", "success beyond unsteered"
 
@@ -189,6 +191,20 @@ def max_t(
     t_C = np.abs(value_C - null) / sd_C
     p_C = (1 + (largest_R[:, None] >= t_C).sum(axis=0)) / (1 + len(largest_R))
     return np.quantile(largest_R, 1 - LEVEL) * sd_C, np.where(np.isnan(sd_C), np.nan, p_C)
+
+
+def simultaneous(
+    value_C: np.ndarray, resampled_RC: np.ndarray, null: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return half widths and p-values, (C,), as `max_t` does; a value that is the same in every
+    sample is certain, and widens no other.
+    """
+    width_C = np.zeros(len(value_C))
+    p_C = np.where(np.abs(value_C - null) > ROUNDING, 1 / (1 + len(resampled_RC)), 1.0)
+    varies_C = np.nanstd(resampled_RC, axis=0) > ROUNDING
+    if varies_C.any():
+        width_C[varies_C], p_C[varies_C] = max_t(value_C[varies_C], resampled_RC[:, varies_C], null)
+    return width_C, p_C
 
 
 def _at_share(

@@ -13,10 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from steerlens.analysis.equal_share import POOLED, WITHIN_LAYERS, counts_within, max_t
+from steerlens.analysis.equal_share import POOLED, WITHIN_LAYERS, counts_within, simultaneous
 from steerlens.analysis.resampling import FEWEST, RESAMPLES, Estimate, rank_correlations
-
-ROUNDING = 1e-9
 
 
 class RankCorrelation(NamedTuple):
@@ -79,12 +77,7 @@ def correlations_at_once(
         return []
     value_C = np.array([*value_of.values()])
     resampled_RC = np.stack(resampled, axis=1)
-    # Of a criterion in the outcome's own order every sample says the same.
-    width_C, p_C = np.zeros(len(value_C)), np.full(len(value_C), 1 / (1 + resamples))
-    varies_C = np.nanstd(resampled_RC, axis=0) > ROUNDING
-    if varies_C.any():
-        of_varying = max_t(value_C[varies_C], resampled_RC[:, varies_C], null=0.0)
-        width_C[varies_C], p_C[varies_C] = of_varying
+    width_C, p_C = simultaneous(value_C, resampled_RC, null=0.0)
     low_C, high_C = np.maximum(value_C - width_C, -1), np.minimum(value_C + width_C, 1)
     return [
         RankCorrelation(

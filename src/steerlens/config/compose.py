@@ -268,11 +268,11 @@ def _overruled(tree: DictConfig, hydra: Any) -> tuple[str, ...]:
             for key, value in option_settings(group, option, folders).items():
                 if key in typed or of_experiment.get(key, value) == value:
                     continue
-                wanted = override(key, value)
+                setting = override(key, value)
                 lines.append(
-                    f"{group}={option} says {wanted}, but "
+                    f"{group}={option} says {setting}, but "
                     f"experiment={choices['experiment']} sets {as_typed(of_experiment[key])}, "
-                    f"which holds; to change it, add {shlex.quote(wanted)}."
+                    f"which holds; to change it, add {shlex.quote(setting)}."
                 )
     return tuple(lines)
 

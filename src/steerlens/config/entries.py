@@ -87,6 +87,8 @@ def _settings(group: str, text: str, folders: tuple[str, ...]) -> dict[str, Any]
         if isinstance(entry, str) and entry.startswith("/"):
             default_group, _, name = entry[1:].partition("/")
             settings |= option_settings(default_group, name, folders)
+        elif isinstance(entry, str):  # of its own group; a schema is no file
+            settings |= option_settings(group, entry, folders)
     return settings | dict(_leaves(values, "" if prefix == "_global_" else f"{prefix}."))
 
 

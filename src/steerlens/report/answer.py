@@ -27,9 +27,10 @@ def answer_section(study: Mapping[str, Any] | None, with_sentences: bool = True)
         if rows:
             header, cells = answer_cells(rows[:MOST_ROWS])
             cells = [[markdown(cell) for cell in row] for row in cells]
-            more = f", the first {MOST_ROWS} of {len(rows)} rows" * (len(rows) > MOST_ROWS)
-            parts.append(f"`{name}.csv`{more}")
-            parts.append(markdown_table([markdown(title) for title in header], cells))
+            is_long = len(rows) > MOST_ROWS
+            shown = f", the first {MOST_ROWS} of {len(rows)} rows" if is_long else ""
+            table = markdown_table([markdown(title) for title in header], cells)
+            parts += [f"`{name}.csv`{shown}", table]
     return parts
 
 
