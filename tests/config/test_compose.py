@@ -315,6 +315,10 @@ def test_an_option_of_ones_own_that_takes_in_another_is_overruled_by_what_both_s
         (["++leyer=3"], "unknown key 'leyer'; did you mean 'layer'"),
         (["score.promt=x"], "unknown key 'score.promt'; did you mean 'score.prompt'?"),
         (["prompt=x"], "unknown key 'prompt'; did you mean 'score.prompt'?"),
+        (
+            ["score=gradient", "gradient.target=promoted"],
+            "unknown key 'gradient'; did you mean 'score.gradient'?",
+        ),
         (["layer.x=3"], "'layer' is a plain value"),
         (["labels.path=x"], "unknown key 'labels.path'; 'labels' is a plain value, without keys"),
         (["seed.x=1"], "'seed' is a plain value"),

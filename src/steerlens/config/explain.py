@@ -326,10 +326,12 @@ def _as_typed(key: str, parsed: Sequence[Override]) -> str:
 
 def _elsewhere(full_key: str) -> list[str]:
     """Return where a key belongs that was given without its group, such as `score.prompt` for
-    `prompt`.
+    `prompt`, and `score.gradient` for the method's own settings.
     """
     if "." in full_key:
         return []
+    if full_key in parts_of("scores"):
+        return [f"score.{full_key}"]
     groups = {
         field.name: [inner.name for inner in dataclasses.fields(field.default_factory)]
         for field in key_fields(RunConfig)
